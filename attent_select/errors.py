@@ -1,0 +1,62 @@
+"""The errors a user can meet, and the exit code each one ends a command with.
+
+Here: the hierarchy. Not here: printing them (`pipeline/cli.py`). An error's text says what is wrong,
+which file or key, what was expected, and what to do next.
+"""
+
+
+class AttentError(Exception):
+    """Root of every error that attent-select raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(AttentError, ValueError):
+    """The configuration, an argument or the data is wrong; the user can change it."""
+
+    exit_code = 2
+
+
+class MissingError(InputError, FileNotFoundError):
+    """A file, shard, round or checkpoint that was named is not there."""
+
+    # FileNotFoundError's own __str__ shows an errno; ours shows the message alone.
+    __str__ = Exception.__str__
+
+
+class ExistsError(InputError, FileExistsError):
+    """The output is there already; nothing was overwritten."""
+
+    __str__ = Exception.__str__
+
+
+class CorpusMismatchError(InputError):
+    """Losses, an index or a checkpoint were made from another corpus, or a shard has changed."""
+
+
+class StorageError(AttentError, OSError):
+    """Storage failed after its retries: unreachable, refused, or a short answer."""
+
+    __str__ = Exception.__str__
+
+
+class ClusterError(AttentError, RuntimeError):
+    """The Dask cluster was lost or cannot run the work. Running the command again goes on."""
+
+    exit_code = 130
+
+
+class SampleError(AttentError, ValueError):
+    """One sample cannot be used. `status` is one of `schema.STATUSES`, never `ok`."""
+
+    def __init__(self, message: str, *, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Crosses process borders on Dask: keyword-only arguments need telling.
+        return _sample_error, (str(self), self.status)
+
+
+def _sample_error(message: str, status: str) -> SampleError:
+    return SampleError(message, status=status)

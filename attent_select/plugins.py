@@ -1,0 +1,40 @@
+"""Finds strategies, shard formats and tasks by name, without registries.
+
+The file name in a plug-in package is the key (`strategies/soft.py` is `soft`) and its class is that
+name in CamelCase (`Soft`, `ImageClassification`). A dotted path (`my_package.my_module.MyTask`) names
+someone else's. Not here: what a plug-in must do (`Strategy`, `ShardFormat`, `Task` say that).
+"""
+
+import importlib
+import pkgutil
+from typing import Any
+
+from attent_select.errors import InputError
+
+
+def names(package: str) -> list[str]:
+    """The keys of the plug-ins in `package`, sorted."""
+    found = importlib.import_module(package)
+    return sorted(module.name for module in pkgutil.iter_modules(found.__path__))
+
+
+def load(package: str, name: str) -> Any:
+    """The class of plug-in `name` of `package`, or the class at the dotted path `name`.
+
+    Raises:
+        InputError: there is no such plug-in, module or class.
+    """
+    if "." in name:
+        module_name, _, class_name = name.rpartition(".")
+    elif name in names(package):
+        module_name = f"{package}.{name}"
+        class_name = "".join(word.capitalize() for word in name.split("_"))
+    else:
+        known = ", ".join(names(package))
+        raise InputError(
+            f"no plug-in {name!r} in {package}: expected one of {known}, or a dotted path to a class"
+        )
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"cannot load {name!r}: {error}") from error

@@ -1,0 +1,98 @@
+"""Column names and dtypes of every table at rest, defined once.
+
+Here: names, polars schemas, the values of `status` and `origin`, the sample key. Not here: how the
+tables are encoded on disk (`catalogs`), or where they live (`catalogs/layout.py`).
+"""
+
+from typing import Final
+
+import polars as pl
+
+SCHEMA_VERSION: Final = 1
+
+SHARD_ID: Final = "shard_id"
+ROW: Final = "row"
+LOSS: Final = "loss"
+NUM_UNITS: Final = "num_units"
+STATUS: Final = "status"
+MEASURED_STEP: Final = "measured_step"
+ORIGIN: Final = "origin"
+VISITS: Final = "visits"
+WEIGHT: Final = "weight"
+PROBABILITY: Final = "probability"
+
+# Why a sample has no loss. `ok` is the only status whose loss is not null.
+OK: Final = "ok"
+STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom")
+
+SCORED: Final = "scored"
+OBSERVED: Final = "observed"
+
+Schema = dict[str, type[pl.DataType]]
+
+# One row per shard of the corpus, in shard_id order.
+MANIFEST: Final[Schema] = {
+    SHARD_ID: pl.UInt32,
+    "uri": pl.String,
+    "format": pl.String,
+    "num_samples": pl.UInt32,
+    "num_bytes": pl.UInt64,
+    "etag": pl.String,
+}
+
+# One row per member (file) of a WebDataset tar; `offset` and `num_bytes` are of the member's data.
+MEMBERS: Final[Schema] = {
+    ROW: pl.UInt32,
+    "key": pl.String,
+    "ext": pl.String,
+    "offset": pl.UInt64,
+    "num_bytes": pl.UInt32,
+}
+
+# One row per sample. `loss` is in nats, the mean over the sample's counted units; null unless ok.
+LOSSES: Final[Schema] = {
+    SHARD_ID: pl.UInt32,
+    ROW: pl.UInt32,
+    LOSS: pl.Float32,
+    NUM_UNITS: pl.UInt32,
+    STATUS: pl.String,
+    MEASURED_STEP: pl.UInt64,
+    ORIGIN: pl.String,
+    VISITS: pl.UInt16,
+}
+
+# One row per trained sample and visit, in any order. `step` is the optimizer step that used it.
+OBSERVED_LOSSES: Final[Schema] = {
+    SHARD_ID: pl.UInt32,
+    ROW: pl.UInt32,
+    LOSS: pl.Float32,
+    NUM_UNITS: pl.UInt32,
+    "step": pl.UInt64,
+}
+
+# One row per shard: where its losses are and what they look like.
+SNAPSHOT: Final[Schema] = {
+    SHARD_ID: pl.UInt32,
+    "part": pl.String,
+    "row_group": pl.UInt32,
+    "num_rows": pl.UInt32,
+    "num_ok": pl.UInt32,
+    "loss_min": pl.Float32,
+    "loss_max": pl.Float32,
+    "loss_sum": pl.Float64,
+}
+
+# One row per selected sample, sorted by (shard_id, row).
+INDEX: Final[Schema] = {
+    SHARD_ID: pl.UInt32,
+    ROW: pl.UInt32,
+    WEIGHT: pl.Float32,
+    PROBABILITY: pl.Float32,
+}
+
+
+def sample_key() -> pl.Expr:
+    """`shard_id << 32 | row` as u64: unique per sample, used for hashing and for breaking ties."""
+    return pl.col(SHARD_ID).cast(pl.UInt64) * pl.lit(1 << 32, dtype=pl.UInt64) + pl.col(ROW).cast(
+        pl.UInt64
+    )

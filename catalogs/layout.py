@@ -1,0 +1,85 @@
+"""Every path of a run, built once.
+
+Here: strings. Not here: reading or writing them (`catalogs/storage.py`). A run lives under one fsspec
+URL or local folder; `Layout(run)` names what is in it.
+"""
+
+from dataclasses import dataclass
+
+
+def join(base: str, *names: str) -> str:
+    """`base/name/name…`, for URLs and local paths alike."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths under one run."""
+
+    run: str
+
+    @property
+    def config(self) -> str:
+        return join(self.run, "run.yaml")
+
+    @property
+    def manifest(self) -> str:
+        return join(self.run, "corpus", "manifest.parquet")
+
+    def members(self, shard_id: int) -> str:
+        return join(self.run, "corpus", "members", f"{shard_id:08d}.parquet")
+
+    @property
+    def spans(self) -> str:
+        """Span files: written by scoring workers, compacted into parts, then deleted."""
+        return join(self.run, "losses", "spans")
+
+    def span(self, digest: str) -> str:
+        return join(self.spans, f"{digest}.parquet")
+
+    @property
+    def parts(self) -> str:
+        return join(self.run, "losses", "parts")
+
+    def part(self, digest: str) -> str:
+        return join(self.parts, f"{digest}.parquet")
+
+    def observed(self, round_number: int) -> str:
+        return join(self.run, "losses", "observed", f"{round_number:05d}")
+
+    @property
+    def snapshots(self) -> str:
+        return join(self.run, "losses", "snapshots")
+
+    def snapshot(self, round_number: int) -> str:
+        return join(self.snapshots, f"{round_number:05d}.parquet")
+
+    @property
+    def indexes(self) -> str:
+        return join(self.run, "index")
+
+    def index(self, round_number: int) -> str:
+        return join(self.indexes, f"{round_number:05d}.parquet")
+
+    @property
+    def checkpoints(self) -> str:
+        return join(self.run, "checkpoints")
+
+    @property
+    def initial_checkpoint(self) -> str:
+        """The weights before the first step: what the first round is scored with."""
+        return join(self.checkpoints, "initial")
+
+    def checkpoint(self, round_number: int) -> str:
+        return join(self.checkpoints, f"{round_number:05d}")
+
+    @property
+    def metrics(self) -> str:
+        return join(self.run, "metrics")
+
+    def round_metrics(self, round_number: int) -> str:
+        return join(self.metrics, f"{round_number:05d}.parquet")
+
+    @property
+    def report(self) -> str:
+        return join(self.run, "report.html")

@@ -1,0 +1,77 @@
+"""What a shard format must do, and the values that cross that seam.
+
+Here: the protocol and its values. Not here: the formats themselves (`catalogs/formats/`, one file
+each) or which bytes to request (`catalogs/read_plan.py`). A new format is one new file; the suite under
+`tests/conformance/` finds and tests it because it exists.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+# One sample: column name → plain Python value (bytes, str, int, float, list, dict or None).
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One row of the manifest. `members_uri` is set for formats that keep a member index."""
+
+    shard_id: int
+    uri: str
+    format: str
+    num_samples: int
+    num_bytes: int
+    etag: str
+    members_uri: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What ingesting a shard found: sample count, column names, and (tars) the member index."""
+
+    num_samples: int
+    columns: tuple[str, ...]
+    members: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Samples in the order of the rows that were asked for, and what getting them cost.
+
+    `bytes_selected` is the extent of the selected samples in their shard (tar: headers and padding
+    included; Parquet: the share of the column chunks read). Read amplification is
+    `bytes_read / bytes_selected`.
+    """
+
+    samples: list[Sample]
+    bytes_read: int
+    bytes_selected: int
+    num_requests: int
+
+
+class ShardFormat(Protocol):
+    """Reads and writes shards of one format. Stateless: instances carry no data."""
+
+    suffixes: tuple[str, ...]
+
+    def inspect(self, url: str) -> Inspection:
+        """Look through a shard once. Raises `InputError` naming the shard when it is damaged."""
+        ...
+
+    def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
+        """The samples at `rows` (strictly increasing), only `columns`.
+
+        Raises:
+            InputError: a column is not in the shard, or the shard is damaged.
+            MissingError: the shard is gone.
+            CorpusMismatchError: the shard is not the object that was ingested (etag).
+        """
+        ...
+
+    def write(self, path: Path, samples: Iterable[Sample]) -> None:
+        """Write a local shard, byte-identical for equal samples."""
+        ...

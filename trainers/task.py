@@ -1,0 +1,71 @@
+"""What a task must do, and the values that cross that seam.
+
+Here: the protocol. Not here: the tasks (`trainers/tasks/`, one file each) and the models
+(`trainers/hf.py`). A task is a frozen dataclass: its fields are its settings (the `task:` section of
+the configuration), its methods what scoring and training share. The suite under `tests/conformance/`
+tests every file in `tasks/` because it exists.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from catalogs.shard_format import Sample
+
+# One prepared sample: tensors and numbers of one sample, ready to be collated.
+Item = dict[str, Any]
+# One collated batch: tensors whose first dimension is the batch.
+Batch = dict[str, torch.Tensor]
+
+
+class Models(Protocol):
+    """Builds, loads and saves the model of a run."""
+
+    def build(self, seed: int) -> torch.nn.Module:
+        """A new model, the same bits for the same seed."""
+        ...
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        """The model saved in a local folder. Raises `InputError` if any weight is missing or left over."""
+        ...
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        """Save to a local folder (safetensors)."""
+        ...
+
+
+class Task(Protocol):
+    """What a model learns: from a sample to a loss."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a sample that `prepare` reads."""
+        ...
+
+    def models(self, settings: dict[str, Any]) -> Models:
+        """The model store for the `model:` section of the configuration."""
+        ...
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
+        """Decode one sample; `num_units` in the item is its cost. Random augmentation only with `generator`.
+
+        Raises:
+            SampleError: the sample cannot be used; its status says why.
+        """
+        ...
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Stack prepared samples."""
+        ...
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns loss float32[batch] (nats, mean over counted units) and num_units int64[batch]."""
+        ...
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """The field's metrics over held-out batches, in eval mode; always has `eval_loss`."""
+        ...
