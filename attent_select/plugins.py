@@ -1,8 +1,8 @@
 """Finds strategies, shard formats and tasks by name, without registries.
 
 The file name in a plug-in package is the key (`strategies/soft.py` is `soft`) and its class is that
-name in CamelCase (`Soft`, `ImageClassification`). A dotted path (`my_package.my_module.MyTask`) names
-someone else's. Not here: what a plug-in must do (`Strategy`, `ShardFormat`, `Task` say that).
+name in CamelCase (`Soft`, `ImageClassification`). A dotted path (`my_package.my_module.MyTask`)
+names someone else's. Not here: what a plug-in must do (`Strategy`, `ShardFormat`, `Task` say that).
 """
 
 import importlib
@@ -32,7 +32,7 @@ def load(package: str, name: str) -> Any:
     else:
         known = ", ".join(names(package))
         raise InputError(
-            f"no plug-in {name!r} in {package}: expected one of {known}, or a dotted path to a class"
+            f"no plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
         )
     try:
         return getattr(importlib.import_module(module_name), class_name)

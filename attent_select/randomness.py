@@ -41,14 +41,14 @@ def stream_key(seed: int, *purposes: int) -> int:
 
 
 def uniform(key: int, counter: pl.Expr) -> pl.Expr:
-    """float64 uniforms in the open interval (0, 1), on the midpoints of 2^-53: never 0, never 1.
+    """float64 uniforms in (0, 1], multiples of 2^-53: exact, and never 0, so that ln is finite.
 
     Args:
         key: from `stream_key`.
         counter: u64 expression, for a sample its `sample_key()`.
     """
     mantissa = bits(key, counter) // _u64(1 << 11)
-    return (mantissa.cast(pl.Float64) + 0.5) * 2.0**-53
+    return (mantissa.cast(pl.Float64) + 1.0) * 2.0**-53
 
 
 def bits(key: int, counter: pl.Expr) -> pl.Expr:

@@ -1,0 +1,19 @@
+"""The words and the decisions: schemas, errors, strategies, schedules, the exact top m.
+
+Pure: nothing here opens a file or knows a clock. Losses come in as a polars LazyFrame and the
+teaching subset goes out as one.
+"""
+
+from attent_select.schedules import Interval, Ratio, Round, Schedule, plan
+from attent_select.teaching import Selection, num_samples_of, select
+
+__all__ = [
+    "Interval",
+    "Ratio",
+    "Round",
+    "Schedule",
+    "Selection",
+    "num_samples_of",
+    "plan",
+    "select",
+]

@@ -1,0 +1,173 @@
+"""Turns a schedule's settings into the list of rounds, before the run starts.
+
+Here: pure functions of settings and sizes. Not here: running the rounds (`pipeline/rounds.py`). All
+optimizer steps are known in advance, so that the learning rate decays fully over the whole plan.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attent_select.errors import InputError
+from attent_select.teaching import num_samples_of
+
+Phase = Literal["warmup", "teach", "anneal"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The share of the corpus in the teaching subset, over the teaching epochs.
+
+    With t from 0 (first teaching round) to 1 (last): fixed is `start`; incremental is
+    start + (end − start)·t; cosine is end + (start − end)·(1 + cos πt)/2, slow at both ends.
+
+    Attributes:
+        kind: the curve.
+        start: ratio of the first teaching round, in (0, 1].
+        end: ratio of the last, in (0, 1]; left out for `fixed`.
+    """
+
+    kind: Literal["fixed", "cosine", "incremental"] = "fixed"
+    start: float = 0.5
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("end", self.end)):
+            if value is not None and not 0 < value <= 1:
+                raise InputError(f"{name}: {value} is outside (0, 1]")
+        if (self.end is None) != (self.kind == "fixed"):
+            raise InputError(
+                "end: a fixed ratio has only a start"
+                if self.kind == "fixed"
+                else f"end: a {self.kind} ratio needs one"
+            )
+
+    def at(self, t: float) -> float:
+        """The ratio at t in [0, 1]."""
+        if self.end is None:
+            return self.start
+        if self.kind == "incremental":
+            return self.start + (self.end - self.start) * t
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * t)) / 2
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How many epochs a teaching subset is used for before the teacher looks again.
+
+    Attributes:
+        kind: fixed is always `epochs`; incremental is epochs + i·growth for the i-th teaching
+            round.
+        epochs: at least 1.
+        growth: epochs added per round, at least 1; only for `incremental`.
+    """
+
+    kind: Literal["fixed", "incremental"] = "fixed"
+    epochs: int = 1
+    growth: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs: {self.epochs} is less than 1")
+        if self.growth < 1:
+            raise InputError(f"growth: {self.growth} is less than 1")
+
+    def at(self, index: int) -> int:
+        """Epochs of the `index`-th teaching round."""
+        return self.epochs + (index * self.growth if self.kind == "incremental" else 0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to look, how much to teach, and when to train on everything.
+
+    Attributes:
+        epochs: passes in all, each over the round's own subset; at least 1.
+        warmup_epochs: the first of them on all data, before any selection.
+        anneal_epochs: the last of them on all data.
+        ratio: share of the corpus in between.
+        interval: epochs between selections.
+    """
+
+    epochs: int = 10
+    warmup_epochs: int = 0
+    anneal_epochs: int = 0
+    ratio: Ratio = field(default_factory=Ratio)
+    interval: Interval = field(default_factory=Interval)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs: {self.epochs} is less than 1")
+        for name in ("warmup_epochs", "anneal_epochs"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: {getattr(self, name)} is negative")
+        if self.warmup_epochs + self.anneal_epochs > self.epochs:
+            raise InputError(
+                f"epochs: {self.epochs} is less than warmup_epochs ({self.warmup_epochs}) + "
+                f"anneal_epochs ({self.anneal_epochs})"
+            )
+
+
+@dataclass(frozen=True)
+class Round:
+    """Score, select, train.
+
+    Attributes:
+        number: 0, 1, 2 …
+        phase: warm-up and annealing train on all data.
+        ratio: share of the corpus trained on.
+        num_samples: that share in samples.
+        epochs: passes over the subset.
+        first_step: optimizer steps before this round.
+        num_steps: optimizer steps in this round, ⌈num_samples / batch_size⌉ per epoch.
+    """
+
+    number: int
+    phase: Phase
+    ratio: float
+    num_samples: int
+    epochs: int
+    first_step: int
+    num_steps: int
+
+
+def plan(schedule: Schedule, *, num_samples: int, batch_size: int) -> tuple[Round, ...]:
+    """The rounds of a run over `num_samples` samples with a global batch of `batch_size`.
+
+    Raises:
+        InputError: no samples, or a batch size below 1.
+    """
+    if num_samples < 1:
+        raise InputError("the corpus has no samples: nothing to plan")
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size} is less than 1")
+    rounds: list[Round] = []
+    step = 0
+    for phase, ratio, epochs in _phases(schedule):
+        m = num_samples_of(ratio, total=num_samples)
+        num_steps = epochs * math.ceil(m / batch_size)
+        rounds.append(Round(len(rounds), phase, ratio, m, epochs, step, num_steps))
+        step += num_steps
+    return tuple(rounds)
+
+
+def _phases(schedule: Schedule) -> list[tuple[Phase, float, int]]:
+    phases: list[tuple[Phase, float, int]] = []
+    if schedule.warmup_epochs:
+        phases.append(("warmup", 1.0, schedule.warmup_epochs))
+    intervals = _intervals(schedule)
+    last = max(1, len(intervals) - 1)
+    phases += [("teach", schedule.ratio.at(i / last), n) for i, n in enumerate(intervals)]
+    if schedule.anneal_epochs:
+        phases.append(("anneal", 1.0, schedule.anneal_epochs))
+    return phases
+
+
+def _intervals(schedule: Schedule) -> list[int]:
+    """Epochs of each teaching round; the last is cut short where the teaching epochs end."""
+    left = schedule.epochs - schedule.warmup_epochs - schedule.anneal_epochs
+    intervals: list[int] = []
+    while left > 0:
+        intervals.append(min(left, schedule.interval.at(len(intervals))))
+        left -= intervals[-1]
+    return intervals

@@ -1,0 +1,25 @@
+"""hard: the largest losses, where the learner is furthest from its target."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from attent_select.schema import LOSS
+from attent_select.strategy import Candidates
+
+
+@dataclass(frozen=True)
+class Hard:
+    """key = ℓ, the loss in nats. Nothing is random: a selected row has probability 1.
+
+    Source: the "hard" selection of AtteNT, arXiv 2602.20461.
+    """
+
+    needs_losses: ClassVar[bool] = True
+
+    def key(self, candidates: Candidates) -> pl.Expr:
+        return pl.col(LOSS).cast(pl.Float64)
+
+    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
+        return pl.lit(1.0, dtype=pl.Float64)

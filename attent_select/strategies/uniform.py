@@ -1,0 +1,28 @@
+"""uniform: a fresh random subset each round, without looking at a loss.
+
+The control that every other strategy has to beat.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from attent_select.strategy import Candidates
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """key = u, with u uniform per (seed, round, sample). Every row has probability m / n.
+
+    Source: Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
+    Learning" (RS2), ICLR 2024.
+    """
+
+    needs_losses: ClassVar[bool] = False
+
+    def key(self, candidates: Candidates) -> pl.Expr:
+        return candidates.uniform
+
+    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
+        return pl.lit(candidates.num_selected / candidates.num_eligible, dtype=pl.Float64)

@@ -1,0 +1,45 @@
+"""What a selection strategy must do, and what it is given to do it with.
+
+Here: the protocol and its values. Not here: the strategies (`attent_select/strategies/`, one file
+each), the search for the cutoff (`top_m.py`) or what surrounds a strategy (`teaching.py`).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import polars as pl
+
+from attent_select.distribution import LossDistribution
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rows to choose from: how many, how their losses lie, and one random number for each.
+
+    `losses` is None for a strategy that does not need losses. `uniform` is a float64 expression in
+    (0, 1], its own per (seed, round, sample).
+    """
+
+    num_eligible: int
+    num_selected: int
+    losses: LossDistribution | None
+    uniform: pl.Expr
+
+
+class Strategy(Protocol):
+    """Maps a row to a key; the rows with the largest keys are the teaching subset."""
+
+    needs_losses: ClassVar[bool]
+
+    def key(self, candidates: Candidates) -> pl.Expr:
+        """float64 per row, never NaN or null: larger is selected first."""
+        ...
+
+    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
+        """float64 per row: the probability that the row is selected.
+
+        Args:
+            candidates: as given to `key`.
+            first_excluded: the largest key that was not selected.
+        """
+        ...
