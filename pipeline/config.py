@@ -1,0 +1,190 @@
+"""Where a run's configuration comes from, what is wrong with it, and freezing it.
+
+Here: YAML → checked `RunConfig`, and run.yaml. Everything is checked before any work, storage
+included, and each problem is one line with the key's path. Not here: the sections (`settings.py`),
+the wording of what pydantic finds (`validation.py`), acting on a configuration.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import yaml
+
+from attent_select.errors import AttentError, InputError, MissingError
+from attent_select.plugins import load as load_plugin
+from attent_select.schema import LOSSES
+from attent_select.teaching import select
+from catalogs import storage
+from catalogs.layout import Layout
+from pipeline.settings import RunConfig, SelectionSettings
+from pipeline.validation import all_problems, check
+
+# What may change when a run goes on: where and how fast it runs, never what comes out.
+_CHANGEABLE = ("run", "cluster", "scoring.max_failed_share")
+
+_SECRET_KEY = re.compile(
+    r"(^|_)(secret|password|passwd|api_?key|credentials?|((hub|auth|access|session)_)?token)$",
+    re.IGNORECASE,
+)
+_SECRET_URL = re.compile(
+    r"://[^/@\s]*:[^/@\s]*@|[?&](sig|signature|x-amz-signature|token)=", re.IGNORECASE
+)
+
+
+def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> RunConfig:
+    """A configuration from plain values, with its plug-ins loaded and everything checked.
+
+    Raises:
+        InputError: one line per problem. Storage is only looked at when the values are sound.
+    """
+    from trainers.fit import TrainingSettings
+
+    values = {"selection": {}, "training": {}, **values}
+    if lines := list(_secrets(values, path="")):
+        raise all_problems(lines, source=source)
+    task = _plugin(values, "task", key="name", package="trainers.tasks", source=source)
+    strategy = _plugin(
+        values, "selection", key="strategy", package="attent_select.strategies", source=source
+    )
+    config = check(RunConfig[task, strategy, TrainingSettings], values, source=source)
+    if lines := list(_unusable(config)):
+        raise all_problems(lines, source=source)
+    return config
+
+
+def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a YAML file, or the frozen one of a run.
+
+    Args:
+        source: path or URL of a `.yaml` file, or of a run.
+        overrides: `dotted.key=value` (the value is YAML), each replacing one key of the file.
+
+    Raises:
+        MissingError: there is no such file or run.
+        InputError: it is not YAML, or one line per problem in it.
+    """
+    source = storage.normalise(source)
+    if source.endswith((".yaml", ".yml")):
+        return parse(_override(_yaml(source), overrides), source=source)
+    frozen = Layout(source).config
+    if storage.info(frozen) is None:
+        raise MissingError(
+            f"{source}: no run.yaml there, so it is not a run; start one with "
+            "`attent run CONFIG.yaml` whose key `run` names this place"
+        )
+    return parse(_override(_yaml(frozen) | {"run": source}, overrides), source=frozen)
+
+
+def freeze(config: RunConfig) -> None:
+    """Writes run.yaml once; later only checks that nothing but the cluster has changed.
+
+    Raises:
+        InputError: the run was started with other settings; names the keys that differ.
+    """
+    url = Layout(config.run).config
+    now = config.resolved()
+    if storage.info(url) is None:
+        text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True)
+        storage.publish(url, text.encode())
+        return
+    before, after = dict(_leaves(_yaml(url))), dict(_leaves(now))
+    lines = [
+        f"{key}: the run was started with {before.get(key)!r}, now it is {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not _is_changeable(key)
+    ]
+    if lines:
+        lines.append("go on with the settings of run.yaml, or choose another `run`")
+        raise all_problems(lines, source=url)
+
+
+def _yaml(url: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(storage.read(url))
+    except yaml.YAMLError as error:
+        raise InputError(f"{url}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{url}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"--set {override}: expected key=value, such as schedule.epochs=3")
+        *sections, name = key.split(".")
+        section = values
+        for part in sections:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise InputError(f"--set {override}: {part} is not a section")
+        section[name] = yaml.safe_load(text)
+    return values
+
+
+def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, source: str) -> Any:
+    chosen = values.get(section)
+    default = SelectionSettings.model_fields[key].default if section == "selection" else None
+    name = chosen.get(key, default) if isinstance(chosen, Mapping) else None
+    if not isinstance(name, str):
+        raise InputError(f"{source}: {section}.{key}: is missing or is not a name")
+    try:
+        return load_plugin(package, name)
+    except InputError as error:
+        raise InputError(f"{source}: {section}.{key}: {error}") from error
+
+
+def _unusable(config: RunConfig) -> Iterator[str]:
+    """What is well-formed but cannot work: shards that are not there, a `where` that is no SQL."""
+    for section in ("corpus", "evaluation"):
+        shards = getattr(config, section)
+        for pattern in shards.shards if shards is not None else ():
+            try:
+                storage.expand([pattern])
+            except AttentError as error:
+                yield f"{section}.shards: {error}"
+    try:
+        config.task.settings.models(config.model)
+    except InputError as error:
+        yield f"model: {error}"
+    schema = LOSSES | config.scoring.carry_schema
+    try:
+        select(
+            pl.LazyFrame(schema=schema),
+            strategy=config.selection.settings,
+            num_samples=0,
+            where=config.selection.where,
+        )
+    except InputError as error:
+        yield f"selection.{error}"
+
+
+def _secrets(value: Any, *, path: str) -> Iterator[str]:
+    """run.yaml is a plain file that travels with the run: nothing secret may get into it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            here = f"{path}.{key}" if path else str(key)
+            if _SECRET_KEY.search(str(key)) and isinstance(inner, str):
+                yield f"{here}: looks like a credential; credentials come from the environment"
+            else:
+                yield from _secrets(inner, path=here)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _secrets(inner, path=path)
+    elif isinstance(value, str) and _SECRET_URL.search(value):
+        yield f"{path}: the URL holds a credential; credentials come from the environment"
+
+
+def _leaves(value: Any, *, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, path=f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _is_changeable(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in _CHANGEABLE)

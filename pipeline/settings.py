@@ -1,0 +1,184 @@
+"""The sections of a run's configuration: what may stand in them, with units and defaults.
+
+Here: frozen models. Not here: reading, checking against storage and freezing them (`config.py`).
+The settings of a task, a strategy, a schedule and the training are the frozen dataclasses of those
+packages; their fields appear in the file under the same names.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+import polars as pl
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from attent_select.errors import InputError
+from attent_select.schedules import Schedule
+from catalogs import storage
+from pipeline.validation import SETTINGS
+
+TaskT = TypeVar("TaskT")
+StrategyT = TypeVar("StrategyT")
+TrainingT = TypeVar("TrainingT")
+
+_CARRIED: Mapping[str, type[pl.DataType]] = {
+    "string": pl.String,
+    "integer": pl.Int64,
+    "number": pl.Float64,
+    "boolean": pl.Boolean,
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ShardSettings(_Section):
+    """Which shards: URLs, folders or globs of Parquet files or WebDataset tars."""
+
+    shards: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("shards")
+    @classmethod
+    def _absolute(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(storage.normalise(url) for url in shards)
+
+
+class TaskSettings(_Section, Generic[TaskT]):
+    """What the model learns: the task's name, and beside it the task's own settings."""
+
+    name: str
+    settings: TaskT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        return _nested(values, own=("name",))
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return _flattened(serialise(self))
+
+
+class SelectionSettings(_Section, Generic[StrategyT]):
+    """How the teaching subset is chosen: the strategy's name, and beside it its own settings.
+
+    `where` is a polars SQL condition over the losses and the carried columns.
+    """
+
+    strategy: str = "soft"
+    where: str | None = None
+    settings: StrategyT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        return _nested(values, own=("strategy", "where"))
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return _flattened(serialise(self))
+
+
+class ScoringSettings(_Section):
+    """How losses are measured.
+
+    Attributes:
+        span_samples: rows per task; a task should take half a minute or more.
+        part_samples: rows per part of the catalog.
+        batch_units: units (tokens, pixels, 1 per class label) per forward pass.
+        dtype: autocast of the forward pass; losses are float32.
+        carry: columns of the samples that are kept beside the losses, name → type.
+        max_failed_share: more samples without a loss than this share stop the run.
+    """
+
+    span_samples: int = Field(50_000, ge=1)
+    part_samples: int = Field(2_000_000, ge=1)
+    batch_units: int | None = Field(None, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
+    max_failed_share: float = Field(0.1, ge=0, le=1)
+
+    @property
+    def carry_schema(self) -> dict[str, type[pl.DataType]]:
+        return {name: _CARRIED[kind] for name, kind in self.carry.items()}
+
+
+class ClusterSettings(_Section):
+    """Where scoring and ingesting run.
+
+    Attributes:
+        scheduler: `local` (processes on this machine) or the address of a Dask scheduler.
+        workers: processes of a local cluster.
+        threads_per_worker: tasks at a time in each of them.
+        torch_threads: threads of each task's arithmetic.
+        memory_limit: per local worker, as Dask writes it (`auto`, `4GB`).
+        dashboard: address of the Dask dashboard of a local cluster, such as `:8787`.
+        window: tasks in flight per thread of the cluster.
+        patience_seconds: how long the cluster may be without any worker before the run ends.
+        connect_timeout_seconds: for the scheduler to answer.
+        worker_timeout_seconds: for the first worker to appear.
+    """
+
+    scheduler: str = "local"
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    threads_per_worker: int = Field(1, ge=1)
+    torch_threads: int = Field(1, ge=1)
+    memory_limit: str = "auto"
+    dashboard: str | None = None
+    window: int = Field(2, ge=1)
+    patience_seconds: float = Field(60.0, gt=0)
+    connect_timeout_seconds: float = Field(10.0, gt=0)
+    worker_timeout_seconds: float = Field(120.0, gt=0)
+
+    @field_validator("scheduler")
+    @classmethod
+    def _address(cls, scheduler: str) -> str:
+        if scheduler != "local" and not re.match(r"(tcp|tls|ucx|ws|wss)://.+", scheduler):
+            raise InputError("expected `local` or an address such as tcp://10.0.0.1:8786")
+        return scheduler
+
+
+class RunConfig(_Section, Generic[TaskT, StrategyT, TrainingT]):
+    """All sections of a run."""
+
+    run: str = Field(min_length=1)
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    corpus: ShardSettings
+    evaluation: ShardSettings | None = None
+    task: TaskSettings[TaskT]
+    model: dict[str, Any]
+    selection: SelectionSettings[StrategyT]
+    schedule: Schedule = Schedule()
+    scoring: ScoringSettings = ScoringSettings()
+    training: TrainingT
+    cluster: ClusterSettings = ClusterSettings()
+
+    @field_validator("run")
+    @classmethod
+    def _absolute(cls, run: str) -> str:
+        return storage.normalise(run).rstrip("/")
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, defaults included, as plain YAML values."""
+        return self.model_dump(mode="json")
+
+
+def _nested(values: Any, *, own: tuple[str, ...]) -> Any:
+    """The file's flat section as the model's: what is not the section's own is the plug-in's."""
+    if not isinstance(values, Mapping) or SETTINGS in values:
+        return values
+    rest = {key: value for key, value in values.items() if key not in own}
+    return {key: value for key, value in values.items() if key in own} | {SETTINGS: rest}
+
+
+def _flattened(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != SETTINGS} | values[SETTINGS]

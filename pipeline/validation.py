@@ -1,0 +1,95 @@
+"""Turns what pydantic found wrong into lines that a person can act on.
+
+Here: `check` (values → validated model, or one `InputError` with a line per problem) and the
+words. Not here: what is valid (`settings.py`, and the settings dataclasses of strategies,
+schedules, tasks).
+"""
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from attent_select.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# A section that names a plug-in keeps the plug-in's own settings in this field; the file has them
+# side by side with the name, and so must a message.
+SETTINGS = "settings"
+
+_EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
+# How the settings dataclasses begin a message: `start: 1.4 is outside (0, 1]`.
+_NAMES_A_FIELD = re.compile(r"^[a-z_]+: ")
+
+
+def check(model: type[Model], values: Mapping[str, Any], *, source: str) -> Model:
+    """`values` as a `model`.
+
+    Raises:
+        InputError: one line per problem, each with the key's path; `source` says where they stand.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_line(model, problem) for problem in error.errors(include_url=False)]
+        raise all_problems(lines, source=source) from None
+
+
+def all_problems(lines: Iterable[str], *, source: str) -> InputError:
+    """One error of all `lines`, each problem once."""
+    unique = list(dict.fromkeys(lines))
+    if len(unique) == 1:
+        return InputError(f"{source}: {unique[0]}")
+    return InputError("\n  ".join([f"{source}: {len(unique)} problems", *unique]))
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """`did you mean 'x'?`, or the known words when none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    location, kind = problem["loc"], problem["type"]
+    path = ".".join(str(part) for part in location if part != SETTINGS) or "the file"
+    if kind in _EXTRA:
+        known = _keys_at(model, location[:-1])
+        return f"{path}: unknown key, {did_you_mean(str(location[-1]), known)}"
+    if kind == "missing":
+        return f"{path}: is missing"
+    if kind == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{path}.{message}" if _NAMES_A_FIELD.match(message) else f"{path}: {message}"
+    message = problem["msg"].replace("Input should be", "expected").replace("Input", "it")
+    return f"{path}: {message}, found {problem['input']!r}"
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that the section at `location` knows."""
+    section: Any = model
+    outer: list[str] = []
+    for part in location:
+        outer = [name for name in _fields(section) if name != SETTINGS] if part == SETTINGS else []
+        section = _class_in(_fields(section).get(str(part)))
+    inner = [name for name in _fields(section) if name != SETTINGS]
+    return outer + inner
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    if dataclasses.is_dataclass(section):
+        hints = typing.get_type_hints(section)
+        return {field.name: hints[field.name] for field in dataclasses.fields(section)}
+    return {}
+
+
+def _class_in(annotation: Any) -> Any:
+    """The settings class in `X` or `X | None`."""
+    choices = [annotation, *typing.get_args(annotation)]
+    return next((choice for choice in choices if _fields(choice)), None)
