@@ -19,8 +19,9 @@ _DROPPED_BITS: Final = 11
 
 def bucket(loss: pl.Expr) -> pl.Expr:
     """u32 bucket of a finite float32 loss; rows of one bucket agree to 2^-12, relative."""
-    positive_zero = loss.cast(pl.Float32) + pl.lit(0.0, dtype=pl.Float32)
-    return positive_zero.reinterpret(dtype=pl.UInt32) // pl.lit(1 << _DROPPED_BITS, dtype=pl.UInt32)
+    loss = loss.cast(pl.Float32)
+    pattern = pl.when(loss == 0.0).then(0).otherwise(loss.reinterpret(dtype=pl.UInt32))
+    return pattern.cast(pl.UInt32) // pl.lit(1 << _DROPPED_BITS, dtype=pl.UInt32)
 
 
 @dataclass(frozen=True)

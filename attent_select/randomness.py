@@ -36,7 +36,7 @@ def stream_key(seed: int, *purposes: int) -> int:
     """The u64 key of the stream for (seed, purposes…): draws with it are `mix(key + counter)`."""
     key = _mix_int(seed & _MASK)
     for purpose in purposes:
-        key = _mix_int(key ^ _mix_int(purpose & _MASK))
+        key = _mix_int(key ^ (purpose & _MASK))
     return key
 
 

@@ -53,9 +53,10 @@ def with_order(rows: pl.LazyFrame, key: pl.Expr) -> pl.LazyFrame:
     """Adds ORDER and SAMPLE_KEY (u64): ascending by both is descending by `key` (float64).
 
     The pattern of a float64 read as an integer keeps its order for positive numbers and reverses it
-    for negative ones; adding 0.0 first makes −0.0 equal to 0.0. A NaN key is not allowed.
+    for negative ones; −0.0 is made 0.0 first. A NaN key is not allowed.
     """
-    pattern = (key + 0.0).reinterpret(dtype=pl.UInt64)
+    # Not by adding 0.0: polars optimises that away.
+    pattern = pl.when(key == 0.0).then(0.0).otherwise(key).reinterpret(dtype=pl.UInt64)
     order = pl.when(pattern < _u64(_SIGN)).then(_u64(_SIGN - 1) - pattern).otherwise(pattern)
     # Materialised before any filter or aggregate: inline in `filter` it costs several times the
     # CPU.

@@ -1,0 +1,175 @@
+"""select(): exactly m rows, the same however the losses are stored, and honest about the rest."""
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attent_select import plugins, select
+from attent_select.errors import InputError
+from attent_select.schema import INDEX
+from attent_select.strategies.hard import Hard
+from attent_select.strategies.soft import Soft
+from attent_select.strategies.uniform import Uniform
+from attent_select.strategy import Strategy
+
+ALL = [
+    plugins.load("attent_select.strategies", n)() for n in plugins.names("attent_select.strategies")
+]
+
+LOSSES = st.lists(
+    st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, -0.0, 1.0, 1.0])),
+    min_size=1,
+    max_size=60,
+)
+
+
+def catalog(losses: list[float | None] | np.ndarray, *, rows_per_shard: int = 7) -> pl.LazyFrame:
+    position = np.arange(len(losses), dtype=np.uint32)
+    return pl.LazyFrame(
+        {
+            "shard_id": position // np.uint32(rows_per_shard),
+            "row": position % np.uint32(rows_per_shard),
+            "loss": pl.Series(losses, dtype=pl.Float32, strict=False),
+        }
+    )
+
+
+def chosen(selection_rows: pl.LazyFrame) -> list[tuple[int, int]]:
+    return sorted(selection_rows.collect().select("shard_id", "row").rows())
+
+
+@pytest.mark.parametrize("strategy", ALL, ids=lambda s: type(s).__name__)
+def test_a_selection_has_exactly_m_distinct_rows_with_the_index_schema(strategy: Strategy) -> None:
+    losses = np.random.default_rng(1).gamma(1, 1, 1000)
+    for m in (0, 1, 123, 1000):
+        selection = select(catalog(losses), strategy=strategy, num_samples=m)
+        rows = selection.rows.collect()
+        assert dict(rows.schema) == INDEX
+        assert rows.select("shard_id", "row").n_unique() == len(rows) == selection.num_samples == m
+        assert rows["probability"].is_between(0, 1, closed="right").all()
+
+
+@given(losses=LOSSES, data=st.data())
+def test_hard_takes_the_largest_finite_losses_and_breaks_ties_by_sample(
+    losses: list[float | None], data: st.DataObject
+) -> None:
+    finite = [
+        (i // 7, i % 7, loss + 0.0)
+        for i, loss in enumerate(losses)
+        if loss is not None and np.isfinite(loss)
+    ]
+    m = data.draw(st.integers(0, len(finite)))
+    selection = select(catalog(losses), strategy=Hard(), num_samples=m)
+    expected = sorted(finite, key=lambda r: (-r[2], r[0], r[1]))[:m]
+    assert chosen(selection.rows) == sorted((shard, row) for shard, row, _ in expected)
+    assert selection.total == len(losses)
+    assert selection.eligible == len(finite)
+    assert selection.without_loss == len(losses) - len(finite)
+    assert selection.threshold == (expected[-1][2] if expected else None)
+
+
+@pytest.mark.parametrize("strategy", ALL, ids=lambda s: type(s).__name__)
+def test_a_selection_is_the_same_whatever_the_parts_and_their_order(
+    strategy: Strategy, tmp_path: object
+) -> None:
+    losses = np.random.default_rng(2).gamma(1, 1, 2000).astype(np.float32).round(2)
+    whole = catalog(losses)
+    expected = select(whole, strategy=strategy, ratio=0.3, seed=5, round_number=2)
+    for num_parts in (2, 9):
+        parts = [
+            whole.slice(i * 2000 // num_parts, 2000 // num_parts + 1) for i in range(num_parts)
+        ]
+        mixed = pl.concat(parts[::-1]).unique(["shard_id", "row"])
+        again = select(mixed, strategy=strategy, ratio=0.3, seed=5, round_number=2)
+        assert chosen(again.rows) == chosen(expected.rows)
+        assert again.threshold == expected.threshold
+
+
+@pytest.mark.parametrize("strategy", [Uniform(), Soft()], ids=lambda s: type(s).__name__)
+def test_seed_and_round_each_change_a_random_selection(strategy: Strategy) -> None:
+    losses = catalog(np.random.default_rng(3).gamma(1, 1, 500))
+    first = select(losses, strategy=strategy, ratio=0.5, seed=0, round_number=0)
+    for seed, round_number in ((1, 0), (0, 1)):
+        other = select(losses, strategy=strategy, ratio=0.5, seed=seed, round_number=round_number)
+        assert chosen(other.rows) != chosen(first.rows)
+
+
+@pytest.mark.parametrize(
+    "strategy", [Uniform(), Soft(), Soft(temperature=0.3)], ids=["uniform", "soft", "soft, τ 0.3"]
+)
+def test_losses_over_their_probabilities_estimate_the_corpus_mean_without_bias(
+    strategy: Strategy,
+) -> None:
+    losses = np.random.default_rng(4).gamma(1, 1, 60).astype(np.float32)
+    estimates = []
+    for seed in range(150):
+        rows = select(catalog(losses), strategy=strategy, num_samples=20, seed=seed).rows.collect()
+        at = rows["shard_id"].to_numpy() * 7 + rows["row"].to_numpy()
+        estimates.append((losses[at] / rows["probability"].to_numpy()).sum() / len(losses))
+    standard_error = np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - losses.mean()) < 4 * standard_error
+    # Tight enough to notice probabilities that are off by a tenth.
+    assert standard_error < 0.025 * losses.mean()
+
+
+def test_soft_prefers_large_losses_and_a_low_temperature_makes_it_hard() -> None:
+    losses = catalog(np.random.default_rng(5).gamma(1, 1, 3000))
+    mean = lambda strategy: (  # noqa: E731
+        select(losses, strategy=strategy, ratio=0.2)
+        .rows.join(losses, on=["shard_id", "row"])
+        .select(pl.col("loss").mean())
+        .collect()
+        .item()
+    )
+    uniform, warm, cool, hard = (
+        mean(s) for s in (Uniform(), Soft(temperature=2), Soft(temperature=0.5), Hard())
+    )
+    assert uniform < warm < cool < hard
+    cold = select(losses, strategy=Soft(temperature=1e-9, clip_high=1.0), ratio=0.2)
+    assert chosen(cold.rows) == chosen(select(losses, strategy=Hard(), ratio=0.2).rows)
+
+
+def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
+    losses = catalog(np.arange(70)).with_columns(source=pl.col("shard_id") % 2)
+    selection = select(losses, strategy=Hard(), ratio=0.5, where="source = 1")
+    assert (selection.total, selection.eligible, selection.num_samples) == (70, 35, 35)
+    assert {shard % 2 for shard, _ in chosen(selection.rows)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 6}, "only 4 of 5 are eligible, 1 without a finite loss"),
+        ({"num_samples": -1}, "-1 is negative"),
+        ({"ratio": 0.0}, "outside"),
+        ({"ratio": 1.5}, "outside"),
+        ({}, "either num_samples or ratio"),
+        ({"ratio": 0.5, "where": "los > 1"}, 'unable to find column "los"'),
+        ({"ratio": 0.5, "where": "loss +"}, "is not a condition"),
+        ({"ratio": 0.5, "where": "loss + 1"}, "expected a condition"),
+        ({"ratio": 0.5, "where": "row in (select row from read_csv('x'))"}, "not allowed"),
+    ],
+)
+def test_what_cannot_be_done_is_an_input_error_that_says_why(
+    arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        select(catalog([1, 2, None, 3, 4]), strategy=Hard(), **arguments)  # type: ignore[arg-type]
+
+
+def test_losses_without_a_loss_column_are_refused_unless_none_is_needed() -> None:
+    bare = catalog([1, 2, 3]).drop("loss")
+    with pytest.raises(InputError, match="no column loss: the losses have shard_id, row"):
+        select(bare, strategy=Hard(), ratio=0.5)
+    assert len(select(bare, strategy=Uniform(), num_samples=2).rows.collect()) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0}, {"temperature": float("nan")}, {"clip_low": 0.9, "clip_high": 0.5}],
+)
+def test_soft_refuses_settings_that_make_no_sense(settings: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        Soft(**settings)
