@@ -44,8 +44,12 @@ class Layout:
     def part(self, digest: str) -> str:
         return join(self.parts, f"{digest}.parquet")
 
+    @property
+    def all_observed(self) -> str:
+        return join(self.run, "losses", "observed")
+
     def observed(self, round_number: int) -> str:
-        return join(self.run, "losses", "observed", f"{round_number:05d}")
+        return join(self.all_observed, f"{round_number:05d}")
 
     @property
     def snapshots(self) -> str:

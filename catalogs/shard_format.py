@@ -57,6 +57,8 @@ class ShardFormat(Protocol):
     """Reads and writes shards of one format. Stateless: instances carry no data."""
 
     suffixes: tuple[str, ...]
+    # Whether samples are found through a member index that ingesting wrote (`Inspection.members`).
+    keeps_members: bool
 
     def inspect(self, url: str) -> Inspection:
         """Look through a shard once. Raises `InputError` naming the shard when it is damaged."""

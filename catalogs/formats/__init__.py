@@ -1,0 +1,1 @@
+"""Shard formats: one file each; the file name is the format's name."""

@@ -1,0 +1,7 @@
+"""Data at rest: storage, shard formats, the corpus, the loss catalog and index files."""
+
+from catalogs.corpus import Corpus
+from catalogs.index import IndexFile
+from catalogs.losses import LossCatalog
+
+__all__ = ["Corpus", "IndexFile", "LossCatalog"]

@@ -1,0 +1,122 @@
+"""Parquet shards: one row, one sample.
+
+Here: samples ↔ Parquet. Not here: how the bytes are fetched (`catalogs/parquet_file.py`). Only the row
+groups and columns that hold the wanted rows are read.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attent_select.errors import InputError, MissingError
+from catalogs import parquet_file, storage
+from catalogs.cache import BoundedCache
+from catalogs.parquet_file import Footer
+from catalogs.read_plan import Fetched, checked_columns, checked_rows
+from catalogs.shard_format import Inspection, Reading, Sample, Shard
+
+# A shard this small is cheaper read whole, footer and all, than footer first.
+_SMALL_SHARD_BYTES = 4 << 20
+_GROUP_SAMPLES = 1024
+
+_footers: BoundedCache[Footer] = BoundedCache(max_bytes=128 << 20)
+
+
+class Parquet:
+    """The Parquet shard format."""
+
+    suffixes: tuple[str, ...] = (".parquet",)
+    keeps_members = False
+
+    def inspect(self, url: str) -> Inspection:
+        """Sample count and columns, from the footer."""
+        found = storage.info(url)
+        if found is None:
+            raise MissingError(f"{url} is not there: expected a Parquet file")
+        footer = parquet_file.load_footer(url, num_bytes=found.num_bytes, etag=found.etag)
+        return Inspection(num_samples=footer.num_rows, columns=tuple(footer.schema.names))
+
+    def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
+        """The samples at `rows`, from the row groups that hold them."""
+        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        if len(wanted) == 0:
+            return Reading([], bytes_read=0, bytes_selected=0, num_requests=0)
+        footer, whole = _footer(shard)
+        checked_columns(columns, known=footer.schema.names, url=shard.uri)
+        in_group = np.searchsorted(footer.starts, wanted, side="right") - 1
+        groups = np.unique(in_group).tolist()
+        fetched = whole or parquet_file.fetch(
+            shard.uri, footer=footer, groups=groups, columns=columns, etag=shard.etag
+        )
+        samples: list[Sample] = []
+        bytes_selected = 0.0
+        tables = parquet_file.decode(
+            shard.uri, fetched, footer=footer, groups=groups, columns=columns
+        )
+        for group, table in zip(groups, tables, strict=True):
+            positions = wanted[in_group == group] - footer.starts[group]
+            samples.extend(_chosen(table, positions).to_pylist())
+            share = len(positions) / table.num_rows
+            bytes_selected += footer.group_bytes(group, columns) * share
+        return Reading(samples, fetched.num_bytes, round(bytes_selected), len(fetched.ranges))
+
+    def write(self, path: Path, samples: Iterable[Sample]) -> None:
+        """Columns in the order of their names; their types are those of the first row group."""
+        remaining = iter(samples)
+        first = list(itertools.islice(remaining, _GROUP_SAMPLES))
+        if not first:
+            raise InputError(f"no samples to write to {path}: expected at least one")
+        schema = _schema(first, path)
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            group = first
+            while group:
+                writer.write_table(_table(group, schema, path))
+                group = list(itertools.islice(remaining, _GROUP_SAMPLES))
+
+
+def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
+    """The footer, and the whole shard if that was read to get it."""
+    key = (shard.uri, shard.etag)
+    if (known := _footers.get(key)) is not None:
+        return known, None
+    if shard.num_bytes > _SMALL_SHARD_BYTES:
+        footer = parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+        return _footers.put(key, footer, num_bytes=footer.num_bytes), None
+    data = storage.read(shard.uri, etag=shard.etag)
+    footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
+    _footers.put(key, footer, num_bytes=footer.num_bytes)
+    return footer, Fetched([(0, len(data))], [data])
+
+
+def _chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
+    if len(positions) == table.num_rows:
+        return table
+    # A mask, not `take`: take joins chunks, and long binary columns overflow 2 GiB.
+    mask = np.zeros(table.num_rows, dtype=np.bool_)
+    mask[positions] = True
+    return table.filter(pa.array(mask))
+
+
+def _schema(samples: Sequence[Sample], path: Path) -> pa.Schema:
+    names = sorted({name for sample in samples for name in sample})
+    columns = {name: [sample.get(name) for sample in samples] for name in names}
+    try:
+        return pa.table(columns).schema
+    except (pa.ArrowException, TypeError) as error:
+        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+
+
+def _table(samples: Sequence[Sample], schema: pa.Schema, path: Path) -> pa.Table:
+    try:
+        unknown = {name for sample in samples for name in sample} - set(schema.names)
+        if unknown:
+            raise InputError(f"cannot write {path}: column {min(unknown)!r} only starts midway")
+        columns = {name: [sample.get(name) for sample in samples] for name in schema.names}
+        return pa.table(columns, schema=schema)
+    except (pa.ArrowException, TypeError) as error:
+        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error

@@ -1,0 +1,123 @@
+"""Storage on the local file system.
+
+Here: reading, listing and atomically publishing files at absolute paths. Not here: any other URL
+(`catalogs/storage.py`).
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from attent_select.errors import AttentError, StorageError
+from catalogs.objects import ObjectInfo, Range, check_etag, check_length, missing
+
+# A file that is being written beside its final place. Listings skip what a crash left behind.
+_TEMPORARY_SUFFIX = ".attent-tmp"
+
+
+class LocalFiles:
+    """Storage whose URLs are absolute paths."""
+
+    def read(self, url: str, *, etag: str | None = None) -> bytes:
+        with _opened(url, etag=etag) as file:
+            return file.read()
+
+    def read_ranges(
+        self, url: str, ranges: Sequence[Range], *, etag: str | None = None
+    ) -> list[bytes]:
+        with _opened(url, etag=etag) as file:
+            descriptor = file.fileno()
+            return [check_length(url, _pread(descriptor, wanted), wanted) for wanted in ranges]
+
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        with _translated(prefix):
+            path = Path(prefix)
+            if path.is_dir():
+                return list(_walk(path))
+            return [_info(prefix, path.stat())] if path.exists() else []
+
+    def publish(self, url: str, data: bytes | Path) -> None:
+        path = Path(url)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+        with _translated(url):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _write_synced(temporary, data)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+
+    def delete(self, url: str) -> None:
+        with _translated(url):
+            Path(url).unlink(missing_ok=True)
+
+
+def _info(url: str, status: os.stat_result) -> ObjectInfo:
+    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+    return ObjectInfo(url=url, num_bytes=status.st_size, etag=etag)
+
+
+def _walk(folder: Path) -> Iterator[ObjectInfo]:
+    for path in folder.rglob("*"):
+        # A file deleted between the listing and the stat is as good as never listed.
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode) and not path.name.endswith(_TEMPORARY_SUFFIX):
+                yield _info(str(path), status)
+
+
+def _pread(descriptor: int, wanted: Range) -> bytes:
+    offset, num_bytes = wanted
+    data = os.pread(descriptor, num_bytes, offset)
+    # One pread returns at most 2 GiB on Linux; go on until the end of the range or of the file.
+    while len(data) < num_bytes:
+        more = os.pread(descriptor, num_bytes - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _write_synced(path: Path, data: bytes | Path) -> None:
+    with path.open("xb") as file:
+        if isinstance(data, Path):
+            with data.open("rb") as source:
+                shutil.copyfileobj(source, file, length=1 << 20)
+        else:
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(url: str, *, etag: str | None) -> Iterator[BinaryIO]:
+    with _translated(url), Path(url).open("rb") as file:
+        # The etag of the open file, so that a file replaced under the same name is noticed.
+        check_etag(url, found=_info(url, os.fstat(file.fileno())).etag, expected=etag)
+        yield file
+
+
+@contextlib.contextmanager
+def _translated(url: str) -> Iterator[None]:
+    try:
+        yield
+    except AttentError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise missing(url) from error
+    except OSError as error:
+        raise StorageError(f"{url}: {error.strerror or error}") from error

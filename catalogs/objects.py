@@ -1,0 +1,75 @@
+"""What storage is made of: objects, the protocol of a store, and the checks every store makes.
+
+Here: values and pure checks. Not here: local files (`catalogs/local_files.py`), remote stores and the
+functions everyone calls (`catalogs/storage.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from attent_select.errors import CorpusMismatchError, MissingError, StorageError
+
+# (offset, num_bytes) within an object.
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One stored object. `etag` changes whenever its bytes do."""
+
+    url: str
+    num_bytes: int
+    etag: str
+
+
+class Storage(Protocol):
+    """Bytes at URLs of one kind. Every method may be called from many threads."""
+
+    def read(self, url: str, *, etag: str | None = None) -> bytes:
+        """All bytes of an object."""
+        ...
+
+    def read_ranges(
+        self, url: str, ranges: Sequence[Range], *, etag: str | None = None
+    ) -> list[bytes]:
+        """The bytes of each range, in the order of `ranges`."""
+        ...
+
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        """The object at `prefix`, or every object under the folder `prefix`; in any order."""
+        ...
+
+    def publish(self, url: str, data: bytes | Path) -> None:
+        """Put a complete object in place; readers see the old one or the new one, never a piece."""
+        ...
+
+    def delete(self, url: str) -> None:
+        """Remove an object; nothing happens if it is not there."""
+        ...
+
+
+def missing(url: str) -> MissingError:
+    """The error for an object that is not there."""
+    return MissingError(f"{url} is not there: expected a file or object with that name")
+
+
+def check_etag(url: str, *, found: str, expected: str | None) -> None:
+    """Raises `CorpusMismatchError` unless `found` is the etag that was expected (None: any)."""
+    if expected is not None and found != expected:
+        raise CorpusMismatchError(
+            f"{url} has changed since it was ingested: its etag is {found}, the corpus says"
+            f" {expected}. Put the old file back, or ingest the new one into a new run"
+        )
+
+
+def check_length(url: str, data: bytes, wanted: Range) -> bytes:
+    """`data` itself. Raises `StorageError` unless it is as long as was asked for."""
+    offset, num_bytes = wanted
+    if len(data) != num_bytes:
+        raise StorageError(
+            f"{url}: asked for {num_bytes} bytes at offset {offset}, got {len(data)};"
+            " the object is shorter than expected or the connection was cut"
+        )
+    return data

@@ -1,0 +1,197 @@
+"""One Parquet file through ranges: its footer, and only the row groups and columns that are needed.
+
+Here: pyarrow on top of `catalogs/storage.py`, for local files and any URL alike. Not here: samples
+(`catalogs/formats/parquet.py`) and lazy scans of many files (`catalogs/frames.py`).
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attent_select.errors import InputError
+from catalogs import read_plan, storage
+from catalogs.read_plan import Extent, Fetched
+
+# Enough for the footer of most files, so that one request gets it.
+_TAIL_BYTES = 1 << 16
+_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Footer:
+    """Where everything is in one Parquet file.
+
+    `starts` is int64[groups + 1], the first row of each row group and the number of rows;
+    `offsets` and `sizes` are int64[groups, leaves], the column chunks; `leaves` says which belong to
+    each top-level column.
+    """
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    starts: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    leaves: dict[str, slice]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """What keeping this footer costs, about."""
+        return int(self.metadata.serialized_size) * 4 + self.offsets.nbytes * 2
+
+    def group_bytes(self, group: int, columns: Sequence[str]) -> int:
+        """Compressed size of the column chunks of `columns` in one row group."""
+        return sum(int(self.sizes[group, self.leaves[name]].sum()) for name in columns)
+
+    def extents(self, groups: Sequence[int], columns: Sequence[str]) -> list[Extent]:
+        """Where the column chunks of `columns` in the row groups `groups` lie."""
+        chosen = [leaf for name in columns for leaf in range(*self.leaves[name].indices(1 << 30))]
+        offsets, sizes = self.offsets[groups][:, chosen], self.sizes[groups][:, chosen]
+        return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
+
+
+def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:
+    """Read and parse the footer of a file of `num_bytes` bytes.
+
+    Raises:
+        InputError: it is not a whole Parquet file.
+    """
+    length = min(num_bytes, _TAIL_BYTES)
+    tail = storage.read_ranges(url, [(num_bytes - length, length)], etag=etag)[0]
+    needed = footer_bytes(tail, url=url, num_bytes=num_bytes)
+    if needed > length:
+        tail = storage.read_ranges(url, [(num_bytes - needed, needed)], etag=etag)[0]
+    return parse_footer(tail, url=url, num_bytes=num_bytes)
+
+
+def footer_bytes(tail: bytes, *, url: str, num_bytes: int) -> int:
+    """How many bytes at the end of the file the footer takes, its frame included."""
+    if num_bytes < 12 or tail[-4:] != _MAGIC:
+        raise InputError(
+            f"{url} is not a whole Parquet file: expected it to end in 'PAR1', found"
+            f" {bytes(tail[-4:])!r}. It may be cut off; write or copy it again"
+        )
+    needed = int.from_bytes(tail[-8:-4], "little") + 8
+    if needed > num_bytes:
+        raise InputError(f"{url} is damaged: its footer says it is longer than the file")
+    return needed
+
+
+def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
+    """The footer in the last bytes of a file. Raises `InputError` if it cannot be understood."""
+    footer_bytes(tail, url=url, num_bytes=num_bytes)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(tail))
+        schema = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{url} is damaged: its Parquet footer cannot be read ({error})"
+        ) from error
+    groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
+    chunks = [[group.column(leaf) for leaf in range(metadata.num_columns)] for group in groups]
+    shape = (len(groups), metadata.num_columns)
+    offsets = np.array([[_start(chunk) for chunk in row] for row in chunks], np.int64).reshape(
+        shape
+    )
+    sizes = np.array(
+        [[chunk.total_compressed_size for chunk in row] for row in chunks], np.int64
+    ).reshape(shape)
+    if sizes.size and int((offsets + sizes).max()) > num_bytes:
+        raise InputError(f"{url} is damaged: its footer names bytes beyond the end of the file")
+    starts = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
+    return Footer(metadata, schema, starts, offsets, sizes, _leaves(schema))
+
+
+def fetch(
+    url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str], etag: str | None
+) -> Fetched:
+    """Read the column chunks of `columns` in the row groups `groups`, in few requests."""
+    cost = (
+        read_plan.LOCAL_REQUEST_BYTES if storage.is_local(url) else read_plan.REMOTE_REQUEST_BYTES
+    )
+    ranges = read_plan.coalesce(footer.extents(groups, columns), request_bytes=cost)
+    return Fetched(ranges, storage.read_ranges(url, ranges, etag=etag))
+
+
+def decode(
+    url: str, fetched: Fetched, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """One table for each of `groups`. Raises `InputError` naming the file if a page is damaged."""
+    try:
+        file = pq.ParquetFile(
+            pa.PythonFile(_FetchedFile(fetched), mode="r"),
+            metadata=footer.metadata,
+            pre_buffer=False,
+        )
+        for group in groups:
+            # Many threads call this at once: each decodes by itself.
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
+            yield table.select(list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{url} is damaged: {error}. Write or copy it again") from error
+
+
+class _FetchedFile(io.RawIOBase):
+    """A read-only file with holes: pyarrow reads only what was fetched."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        super().__init__()
+        self._fetched = fetched
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        end = sum(self._fetched.ranges[-1]) if self._fetched.ranges else 0
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: end}[whence]
+        )
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> Any:
+        # A memoryview: pyarrow takes it without a copy.
+        piece = self._fetched.cut(self._position, size)
+        self._position += size
+        return piece
+
+
+def _start(chunk: Any) -> int:
+    dictionary = chunk.dictionary_page_offset
+    return int(min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset)
+
+
+def _leaves(schema: pa.Schema) -> dict[str, slice]:
+    slices, first = {}, 0
+    for field in schema:
+        last = first + _num_leaves(field.type)
+        slices[field.name] = slice(first, last)
+        first = last
+    return slices
+
+
+def _num_leaves(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _num_leaves(kind.storage_type)
+    if pa.types.is_dictionary(kind) or kind.num_fields == 0:
+        return 1
+    return sum(_num_leaves(kind.field(position).type) for position in range(kind.num_fields))
