@@ -1,0 +1,104 @@
+"""`attent query`: SQL over a run's tables, and the tables themselves as LazyFrames.
+
+Here: what the tables are, and which statements may touch them. polars' SQL would also read any file
+of the machine (`read_parquet('/…')`) and answer DELETE with success, so a statement is parsed, checked,
+and only what was checked is executed. Not here: printing (`cli.py`).
+"""
+
+from collections.abc import Callable
+
+import polars as pl
+import sqlglot
+from sqlglot import expressions as exp
+
+from attent_select import schema
+from attent_select.errors import InputError
+from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
+from catalogs.layout import Layout
+from pipeline import metrics
+
+# The dialect whose text comes back unchanged for the SQL that polars knows.
+_DIALECT = "duckdb"
+
+
+def query(run: str, sql: str) -> pl.DataFrame:
+    """The rows of one SELECT (or WITH … SELECT) over a run's tables.
+
+    Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
+    manifest), `metrics` (a row per round).
+
+    Raises:
+        InputError: not one SELECT, another table or a table function is named, or polars cannot run it.
+        MissingError: the run has no such table yet.
+    """
+    checked, names = checked_select(sql, tables=TABLES)
+    tables = {name: TABLES[name](run) for name in names}
+    try:
+        return pl.SQLContext(frames=tables).execute(checked).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
+
+
+def checked_select(sql: str, *, tables: object) -> tuple[str, set[str]]:
+    """The statement to execute, and which of `tables` it reads.
+
+    Raises:
+        InputError: anything but one SELECT over these tables.
+    """
+    known = set(tables)  # type: ignore[call-overload]
+    try:
+        statements = sqlglot.parse(sql, dialect=_DIALECT, error_level=sqlglot.ErrorLevel.RAISE)
+    except sqlglot.errors.SqlglotError as error:
+        raise InputError(f"the query does not parse: {str(error).splitlines()[0]}") from error
+    if len(statements) != 1 or not isinstance(statements[0], exp.Select | exp.SetOperation):
+        raise InputError("a query is one SELECT or WITH statement")
+    statement = statements[0]
+    if statement.find(exp.Into, exp.DML, exp.DDL, exp.Command):
+        raise InputError("a query only reads: expected SELECT without INTO or other statements")
+    named = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
+    used = set()
+    for table in statement.find_all(exp.Table):
+        if not isinstance(table.this, exp.Identifier) or table.args.get("db"):
+            raise InputError(f"{table.sql(dialect=_DIALECT)}: table functions are not allowed")
+        if table.name not in known | named:
+            raise InputError(f"no table {table.name!r}: expected {', '.join(sorted(known))}")
+        used.add(table.name)
+    # Written anew from the parsed tree: what was checked is what runs.
+    return statement.sql(dialect=_DIALECT, comments=False), used & known
+
+
+def losses(run: str) -> pl.LazyFrame:
+    """The newest loss of every sample, `schema.LOSSES` and the carried columns."""
+    return LossCatalog(run).latest()
+
+
+def index(run: str) -> pl.LazyFrame:
+    """The rows of every round's index, `schema.INDEX` with `round` u32 first."""
+    files = storage.list_objects(Layout(run).indexes)
+    rounds = [
+        IndexFile.open(Layout(run).index(number))
+        .frame()
+        .select(pl.lit(number, dtype=pl.UInt32).alias("round"), *schema.INDEX)
+        for number in sorted(int(file.url.rsplit("/", 1)[1].split(".")[0]) for file in files)
+    ]
+    empty = pl.LazyFrame(schema={"round": pl.UInt32, **schema.INDEX})
+    return pl.concat([empty, *rounds])
+
+
+def corpus(run: str) -> pl.LazyFrame:
+    """The manifest, `schema.MANIFEST`."""
+    Corpus.open(run)  # says what to do when there is none
+    return frames.read_frame(Layout(run).manifest, schema=dict(schema.MANIFEST))[0].lazy()
+
+
+def _metrics(run: str) -> pl.LazyFrame:
+    """One row per finished round; see `metrics.table`."""
+    return metrics.table(run).lazy()
+
+
+TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
+    "losses": losses,
+    "index": index,
+    "corpus": corpus,
+    "metrics": _metrics,
+}

@@ -1,0 +1,186 @@
+"""`attent report`: one self-contained HTML page about a run, and its charts as PNG files.
+
+Here: putting the page together. Not here: the numbers (`figures.py`) or the charts (`charts.py`). The
+page needs no network: the chart libraries and the pictures are inside it.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from attent_select.errors import MissingError
+from catalogs import Corpus, storage
+from catalogs.layout import Layout, join
+from catalogs.shard_format import Sample
+from pipeline import charts, config, figures, metrics
+
+_STAGES = ("score", "select", "train", "evaluate")
+_NUM_HARDEST = 24
+_TEXT_CHARACTERS = 600
+_IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+def write_report(
+    run: str,
+    *,
+    controls: Mapping[str, str] | None = None,
+    out: str | None = None,
+    png: bool = False,
+) -> str:
+    """Write the report of a run and return its URL.
+
+    Args:
+        run: the run; its finished rounds are shown.
+        controls: other runs to compare with, name → run.
+        out: where to write; `report.html` in the run if left out.
+        png: also write every chart as a PNG file into the folder `report` beside the page.
+
+    Raises:
+        MissingError: no round of the run is finished yet.
+    """
+    settings = config.load(run)
+    tables = {
+        name: metrics.table(url) for name, url in {"this run": run, **(controls or {})}.items()
+    }
+    if tables["this run"].is_empty():
+        raise MissingError(
+            f"{run} has no finished round to report on: run `attent run {run}` first"
+        )
+    drawn = list(_charts(run, tables))
+    columns = tuple(settings.task.settings.columns)
+    hardest = figures.hardest(run, num_samples=_NUM_HARDEST, columns=columns)
+    page = Template((Path(__file__).parent / "report_template.html").read_text()).substitute(
+        title=html.escape(f"attent-select: {run.rstrip('/').rsplit('/', 1)[-1]}"),
+        about=html.escape(_about(run, settings)),
+        libraries=vl_convert.javascript_bundle(),
+        summary=_summary(tables),
+        charts="".join(f'<div id="chart{i}"></div>' for i in range(len(drawn))),
+        # A spec may hold user text: `</script>` must not end the script early.
+        specs=json.dumps([chart.to_dict() for chart in drawn]).replace("<", "\\u003c"),
+        samples=_samples(hardest),
+    )
+    url = Layout(run).report if out is None else storage.normalise(out)
+    if png:
+        _publish_pngs(drawn, folder=join(url.rpartition("/")[0], "report"))
+    storage.publish(url, page.encode())
+    return url
+
+
+def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[alt.Chart | alt.LayerChart]:
+    histograms = figures.loss_histograms(run)
+    if len(histograms):
+        yield charts.loss_distribution(histograms)
+    yield charts.ratio_and_coverage(figures.coverage(run))
+    yield charts.overlap_between_rounds(figures.overlaps(run))
+    yield charts.seconds_per_stage(_stages(tables["this run"]))
+    curves = pl.concat(
+        [_with_totals(table).with_columns(arm=pl.lit(name)) for name, table in tables.items()],
+        how="diagonal",
+    )
+    for metric in _qualities(curves):
+        for against, title in (("samples_so_far", "samples seen"), ("seconds_so_far", "seconds")):
+            yield charts.learning_curve(curves, metric=metric, against=against, title=title)
+
+
+def _about(run: str, settings: Any) -> str:
+    corpus = Corpus.open(run)
+    return (
+        f"{corpus.num_samples:,} samples in {len(corpus.shards):,} shards · task "
+        f"{settings.task.name} · strategy {settings.selection.strategy} · seed {settings.seed}"
+    )
+
+
+def _with_totals(table: pl.DataFrame) -> pl.DataFrame:
+    stages = [pl.col(name) for name in _stage_columns(table)]
+    return table.with_columns(
+        samples_so_far=pl.col("samples_seen").cum_sum(),
+        seconds_so_far=pl.sum_horizontal(stages).cum_sum(),
+    )
+
+
+def _stage_columns(table: pl.DataFrame) -> list[str]:
+    return [name for stage in _STAGES if (name := f"{stage}_seconds") in table.columns]
+
+
+def _stages(table: pl.DataFrame) -> pl.DataFrame:
+    long = table.unpivot(_stage_columns(table), index="round", variable_name="stage")
+    return long.select(
+        "round", pl.col("stage").str.strip_suffix("_seconds"), pl.col("value").alias("seconds")
+    )
+
+
+def _qualities(table: pl.DataFrame) -> list[str]:
+    """The metrics of the evaluation, or the training loss where there is none."""
+    known = [name for name in ("accuracy", "perplexity", "eval_loss") if name in table.columns]
+    return known[:2] or ["train_loss"]
+
+
+def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
+    qualities = _qualities(pl.concat(list(tables.values()), how="diagonal"))
+    titles = ["", "rounds", "samples seen", *(f"{stage} s" for stage in _STAGES), "total s"]
+    titles += [name.replace("_", " ") for name in qualities]
+    rows = []
+    for name, table in tables.items():
+        seconds = [
+            table[f"{stage}_seconds"].sum() if f"{stage}_seconds" in table.columns else 0.0
+            for stage in _STAGES
+        ]
+        cells = [name, f"{len(table)}", f"{table['samples_seen'].sum():,.0f}"]
+        cells += [f"{value:.1f}" for value in [*seconds, sum(seconds)]]
+        cells += [f"{table[q][-1]:.4f}" if q in table.columns else "" for q in qualities]
+        rows.append(cells)
+    return _table(titles, rows)
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _samples(hardest: list[figures.HardSample]) -> str:
+    if not hardest:
+        return "<p>No losses were measured in this run.</p>"
+    shown = [(_figure(hard.sample), hard) for hard in hardest]
+    kind = "text" if shown[0][0].startswith("<pre>") else ""
+    cells = "".join(
+        f"<figure>{figure}<figcaption>loss {hard.loss:.3f} · shard {hard.shard_id}, row {hard.row}"
+        f"{_short_values(hard.sample)}</figcaption></figure>"
+        for figure, hard in shown
+    )
+    return f'<div class="samples {kind}">{cells}</div>'
+
+
+def _figure(sample: Sample) -> str:
+    """The sample's picture if it has one, else its texts."""
+    for value in sample.values():
+        if isinstance(value, bytes) and (kind := _image_type(value)):
+            encoded = base64.b64encode(value).decode()
+            return f'<img alt="" src="data:image/{kind};base64,{encoded}">'
+    texts = [value for value in sample.values() if isinstance(value, str)]
+    return f"<pre>{html.escape(chr(10).join(texts)[:_TEXT_CHARACTERS])}</pre>"
+
+
+def _short_values(sample: Sample) -> str:
+    numbers = {k: v for k, v in sample.items() if isinstance(v, int | float)}
+    return "".join(html.escape(f" · {name} {value}") for name, value in numbers.items())
+
+
+def _image_type(value: bytes) -> str | None:
+    return next((kind for magic, kind in _IMAGE_TYPES.items() if value.startswith(magic)), None)
+
+
+def _publish_pngs(drawn: list[Any], *, folder: str) -> None:
+    for i, chart in enumerate(drawn):
+        picture = vl_convert.vegalite_to_png(chart.to_dict(), scale=2)
+        storage.publish(join(folder, f"{i:02d}.png"), picture)
