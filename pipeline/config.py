@@ -39,7 +39,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     Raises:
         InputError: one line per problem. Storage is only looked at when the values are sound.
     """
-    from trainers.fit import TrainingSettings
+    from trainers.settings import TrainingSettings
 
     values = {"selection": {}, "training": {}, **values}
     if lines := list(_secrets(values, path="")):

@@ -33,7 +33,8 @@ class HardSample:
 def loss_histograms(run: str) -> pl.DataFrame:
     """Per scored round: `round`, `low` and `high` of each bin (nats), and the `share` of samples.
 
-    All rounds share their bins, up to the 99.5 % quantile of the first; the last bin holds the rest.
+    All rounds share their bins, up to the 99.5 % quantile of the first; the last bin holds the
+    rest.
     """
     catalog = LossCatalog(run)
     rounds = catalog.rounds()

@@ -1,8 +1,8 @@
 """`attent query`: SQL over a run's tables, and the tables themselves as LazyFrames.
 
 Here: what the tables are, and which statements may touch them. polars' SQL would also read any file
-of the machine (`read_parquet('/…')`) and answer DELETE with success, so a statement is parsed, checked,
-and only what was checked is executed. Not here: printing (`cli.py`).
+of the machine (`read_parquet('/…')`) and answer DELETE with success, so a statement is parsed,
+checked, and only what was checked is executed. Not here: printing (`cli.py`).
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ def query(run: str, sql: str) -> pl.DataFrame:
     manifest), `metrics` (a row per round).
 
     Raises:
-        InputError: not one SELECT, another table or a table function is named, or polars cannot run it.
+        InputError: not one SELECT, another table or a table function is named, or polars cannot run
+            it.
         MissingError: the run has no such table yet.
     """
     checked, names = checked_select(sql, tables=TABLES)

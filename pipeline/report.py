@@ -1,7 +1,7 @@
 """`attent report`: one self-contained HTML page about a run, and its charts as PNG files.
 
-Here: putting the page together. Not here: the numbers (`figures.py`) or the charts (`charts.py`). The
-page needs no network: the chart libraries and the pictures are inside it.
+Here: putting the page together. Not here: the numbers (`figures.py`) or the charts (`charts.py`).
+The page needs no network: the chart libraries and the pictures are inside it.
 """
 
 import base64

@@ -23,8 +23,7 @@ Model = TypeVar("Model", bound=BaseModel)
 SETTINGS = "settings"
 
 _EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
-# How the settings dataclasses begin a message: `start: 1.4 is outside (0, 1]`.
-_NAMES_A_FIELD = re.compile(r"^[a-z_]+: ")
+_FIRST_WORD = re.compile(r"[a-z_]+")
 
 
 def check(model: type[Model], values: Mapping[str, Any], *, source: str) -> Model:
@@ -42,7 +41,7 @@ def check(model: type[Model], values: Mapping[str, Any], *, source: str) -> Mode
 
 def all_problems(lines: Iterable[str], *, source: str) -> InputError:
     """One error of all `lines`, each problem once."""
-    unique = list(dict.fromkeys(lines))
+    unique = list(dict.fromkeys(" ".join(line.split()) for line in lines))
     if len(unique) == 1:
         return InputError(f"{source}: {unique[0]}")
     return InputError("\n  ".join([f"{source}: {len(unique)} problems", *unique]))
@@ -63,10 +62,18 @@ def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if kind == "missing":
         return f"{path}: is missing"
     if kind == "value_error":
-        message = str(problem["ctx"]["error"])
-        return f"{path}.{message}" if _NAMES_A_FIELD.match(message) else f"{path}: {message}"
-    message = problem["msg"].replace("Input should be", "expected").replace("Input", "it")
+        return _own_message(model, location, path, str(problem["ctx"]["error"]))
+    message = problem["msg"].replace("Input should be", "expected").replace("tuple", "list")
     return f"{path}: {message}, found {problem['input']!r}"
+
+
+def _own_message(
+    model: type[BaseModel], location: Sequence[str | int], path: str, message: str
+) -> str:
+    """A settings dataclass may begin with one of its fields: `start: 1.4 is outside (0, 1]`."""
+    word = _FIRST_WORD.match(message)
+    names_a_field = word is not None and word.group() in _keys_at(model, location)
+    return f"{path}.{message}" if names_a_field else f"{path}: {message}"
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

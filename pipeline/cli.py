@@ -1,0 +1,254 @@
+"""The command line: `attent COMMAND`, a thin skin over the Python functions.
+
+Here: arguments and options of every command. Not here: the work (each command imports it when it
+runs, so that `attent --help` is quick), printing and exit codes (`console.py`).
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.console import answer, show_values
+
+app = typer.Typer(
+    name="attent",
+    help="Train attention models on the part of a huge corpus that teaches the most right now.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replaces a key of the configuration."),
+]
+Round = Annotated[
+    int | None, typer.Option("--round", min=0, help="Which round; default: the next unfinished.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="`local`, or a Dask scheduler's address (tcp://…).")
+]
+
+
+@app.command()
+def demo(
+    task: Annotated[str, typer.Option(help="`vision` or `text`.")] = "vision",
+    out: Annotated[str, typer.Option(metavar="RUN", help="Folder of the demo.")] = "attent-demo",
+    as_json: Json = False,
+) -> None:
+    """The whole loop on real data, on this machine, against all data and a random subset."""
+
+    def work() -> Any:
+        from pipeline.demo import run_demo
+
+        return run_demo(task, out=out)
+
+    def show(result: Any) -> None:
+        from pipeline.demo import show_table
+
+        show_table(result)
+
+    answer(work, as_json=as_json, show=show)
+
+
+@app.command()
+def ingest(
+    shards: Annotated[list[str], typer.Argument(metavar="SHARD_URL…", help="URLs or globs.")],
+    out: Annotated[str, typer.Option(metavar="RUN", help="The run to create.")],
+    convert: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="Write new shards first: parquet or webdataset."),
+    ] = None,
+    shard_samples: Annotated[int, typer.Option(min=1, help="Samples per new shard.")] = 10_000,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Builds the manifest of a corpus (from JSONL, Parquet or image folders with --convert)."""
+
+    def work() -> Any:
+        from pipeline import stages
+
+        return stages.ingest_shards(
+            shards, out=out, convert=convert, shard_samples=shard_samples, scheduler=scheduler
+        )
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
+def score(
+    run: Run,
+    round_number: Round = None,
+    scheduler: Scheduler = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Annotates the corpus with the loss of every sample."""
+
+    def work() -> Any:
+        from pipeline import stages
+
+        return stages.score(
+            run, round_number=round_number, scheduler=scheduler, overrides=overrides or ()
+        )
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
+def select(
+    losses: Annotated[
+        str,
+        typer.Argument(metavar="LOSSES", help="A run, or Parquet files with shard_id, row, loss."),
+    ],
+    out: Annotated[str, typer.Option(metavar="INDEX", help="The index file to write.")],
+    ratio: Annotated[float | None, typer.Option(help="Share of the corpus, in (0, 1].")] = None,
+    num_samples: Annotated[int | None, typer.Option(min=1, help="Samples to select.")] = None,
+    strategy: Annotated[str, typer.Option(help="Name of a strategy.")] = "soft",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="A condition that eligible rows fulfil.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
+    round_number: Annotated[int, typer.Option("--round", min=0, help="Draws anew.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Picks the teaching subset from losses and writes an index file."""
+
+    def work() -> Any:
+        from pipeline.selecting import select_losses
+
+        return select_losses(
+            losses,
+            out=out,
+            strategy=strategy,
+            settings=settings or (),
+            ratio=ratio,
+            num_samples=num_samples,
+            where=where,
+            seed=seed,
+            round_number=round_number,
+        )
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
+def stream(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="A run.")],
+    index: Annotated[str, typer.Option(metavar="INDEX", help="An index file.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Global batch size.")],
+    world_size: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
+    rank: Annotated[int, typer.Option(min=0, help="Which of them to walk.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the index.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order.")] = 0,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Only the digests of the order; reads no sample.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Walks the training stream without training: throughput, bytes, read amplification."""
+
+    def work() -> Any:
+        from pipeline.walk import walk
+
+        return walk(
+            corpus,
+            index=index,
+            batch_size=batch_size,
+            world_size=world_size,
+            rank=rank,
+            epochs=epochs,
+            seed=seed,
+            digest_only=digest,
+        )
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
+def train(
+    run: Run, round_number: Round = None, overrides: Set = None, as_json: Json = False
+) -> None:
+    """Trains one round on its index file."""
+
+    def work() -> Any:
+        from pipeline import stages
+
+        return stages.train(run, round_number=round_number, overrides=overrides or ())
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command("run")
+def run_all(
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="Or a run to go on with.")],
+    scheduler: Scheduler = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """All rounds: score, select, train. Run it again to go on after an interruption."""
+
+    def work() -> Any:
+        from pipeline import stages
+
+        return stages.run(config, scheduler=scheduler, overrides=overrides or ())
+
+    def show(result: Any) -> None:
+        from pipeline.rounds import show_rounds
+
+        show_rounds(result)
+
+    answer(work, as_json=as_json, show=show)
+
+
+@app.command()
+def query(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
+    as_json: Json = False,
+) -> None:
+    """SQL over the tables losses, index, corpus and metrics of a run."""
+
+    def work() -> Any:
+        from pipeline.query import query as ask
+
+        frame = ask(run, sql)
+        return {"columns": frame.columns, "rows": frame.rows()} if as_json else frame
+
+    answer(work, as_json=as_json, show=lambda frame: typer.echo(str(frame)))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
+    out: Annotated[str | None, typer.Option(help="Default: RUN/report.html.")] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RUN", help="A run to compare with; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Writes one self-contained HTML file about a run."""
+
+    def work() -> Any:
+        from pipeline.report import write_report
+
+        controls = dict(pair.split("=", 1) for pair in control or ())
+        return {"report": write_report(run, controls=controls, out=out)}
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What a command says: one JSON object or lines for people, errors, exit codes, progress bars.
+
+Here: everything that prints. Not here: the commands (`cli.py`). Results go to stdout, everything else to
+stderr, so that `--json` gives exactly one JSON object.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import typer
+
+from attent_select.errors import AttentError
+
+INTERRUPTED = 130
+
+
+def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Runs a command's work and prints its result: as JSON, or for people with `show`.
+
+    An `AttentError` becomes one message on stderr and its exit code; an interrupt says how to go on.
+    """
+    try:
+        with _interruptible(), contextlib.redirect_stdout(sys.stderr):
+            result = work()
+    except AttentError as error:
+        typer.echo(f"attent: {error}", err=True)
+        if error.exit_code == INTERRUPTED:
+            typer.echo(_how_to_go_on(), err=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo(f"attent: interrupted. {_how_to_go_on()}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(plain(result), ensure_ascii=False))
+    else:
+        show(result)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses and numbers as JSON has them; a number that is not finite becomes null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def show_values(result: Any) -> None:
+    """`name: value` lines."""
+    for name, value in plain(result).items():
+        typer.echo(f"{name}: {_readable(value)}")
+
+
+@contextlib.contextmanager
+def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr when that is a terminal; yields a function that adds to it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(f"{title} [progress.percentage]{{task.percentage:>3.0f}}%"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr."""
+    typer.echo(message, err=True)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_readable(inner)}" for key, inner in value.items()) or "none"
+    return str(value)
+
+
+def _how_to_go_on() -> str:
+    return f"To go on: {shlex.join(['attent', *sys.argv[1:]])}"
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """A polite kill (batch systems send SIGTERM) ends a command like Ctrl-C does."""
+
+    def interrupt(signum: int, frame: object) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

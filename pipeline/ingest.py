@@ -1,0 +1,123 @@
+"""Finds the shards of a corpus, looks through each once on the cluster, and writes the manifest.
+
+Here: shard URLs → `Corpus` of a run. Not here: what a shard's format must hold (`catalogs/formats/`),
+making shards of other files (`convert.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from attent_select.errors import ExistsError
+from catalogs import Corpus, storage
+from catalogs.corpus import format_of, inspect_shard
+from catalogs.layout import Layout, join
+from catalogs.objects import ObjectInfo
+from catalogs.shard_format import Inspection
+from pipeline.cluster import Client, run_tasks
+from pipeline.console import progress
+from pipeline.convert import convert as convert_samples
+
+_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What a corpus holds: sizes in bytes and samples; `seconds` is 0 if it was ingested before."""
+
+    num_shards: int
+    num_samples: int
+    num_bytes: int
+    corpus_id: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One shard to look through. A member index is written to `members_url` by the worker."""
+
+    shard_id: int
+    stored: ObjectInfo
+    format: str
+    members_url: str
+
+    def __str__(self) -> str:
+        return f"shard {self.shard_id} ({self.stored.url})"
+
+
+def ingest(
+    shards: Sequence[str],
+    *,
+    run: str,
+    client: Client,
+    convert: str | None = None,
+    shard_samples: int = 10_000,
+) -> IngestResult:
+    """Writes the manifest of the corpus that `shards` (URLs, folders, globs) name into `run`.
+
+    Shard ids follow the sorted URLs. With `convert` (the name of a shard format) `shards` are Parquet
+    files, JSON Lines or an image folder, and new shards of `shard_samples` samples are written to
+    `run`/corpus/shards first.
+
+    Ingesting the same shards again does nothing.
+
+    Raises:
+        InputError: a URL names nothing, a shard is damaged or empty.
+        ExistsError: the run has another corpus.
+    """
+    started = monotonic()
+    if convert is not None:
+        shards = convert_samples(
+            shards,
+            to=join(run, "corpus", "shards"),
+            shard_format=convert,
+            shard_samples=shard_samples,
+        )
+    found = storage.expand(shards)
+    if (existing := _existing(run, found)) is not None:
+        return _result(existing, seconds=0.0)
+    corpus = Corpus.from_inspections(_inspections(found, run=run, client=client))
+    corpus.save(run)
+    return _result(corpus, seconds=monotonic() - started)
+
+
+def _existing(run: str, found: Sequence[ObjectInfo]) -> Corpus | None:
+    if storage.info(Layout(run).manifest) is None:
+        return None
+    corpus = Corpus.open(run)
+    if [(shard.uri, shard.etag) for shard in corpus.shards] != [(o.url, o.etag) for o in found]:
+        raise ExistsError(
+            f"{run} has a corpus of other shards ({len(corpus.shards)} shards, corpus "
+            f"{corpus.corpus_id}), and a corpus never changes: choose another run"
+        )
+    return corpus
+
+
+def _inspections(
+    found: Sequence[ObjectInfo], *, run: str, client: Client
+) -> list[tuple[ObjectInfo, str, Inspection]]:
+    layout = Layout(run)
+    looks = [
+        _Look(shard_id, stored, format_of(stored.url), layout.members(shard_id))
+        for shard_id, stored in enumerate(found)
+    ]
+    inspections: dict[int, Inspection] = {}
+    with progress("ingesting", total=len(looks), unit="shards") as advance:
+        for look, inspection in run_tasks(client, _inspect, looks, window=_WINDOW):
+            inspections[look.shard_id] = inspection
+            advance(1)
+    return [(look.stored, look.format, inspections[look.shard_id]) for look in looks]
+
+
+def _inspect(look: _Look) -> Inspection:
+    return inspect_shard(look.stored.url, look.format, members_url=look.members_url)
+
+
+def _result(corpus: Corpus, *, seconds: float) -> IngestResult:
+    return IngestResult(
+        num_shards=len(corpus.shards),
+        num_samples=corpus.num_samples,
+        num_bytes=corpus.num_bytes,
+        corpus_id=corpus.corpus_id,
+        seconds=seconds,
+    )

@@ -1,0 +1,147 @@
+"""From losses to an index file, outside of a run's rounds: `attent select`.
+
+Here: finding the losses and the strategy, writing the index. Not here: choosing rows
+(`attent_select`), the rounds of a run (`rounds.py`).
+"""
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import polars as pl
+import yaml
+
+from attent_select.errors import ExistsError, InputError
+from attent_select.plugins import load as load_plugin
+from attent_select.schema import ROW, SHARD_ID
+from attent_select.strategy import Strategy
+from attent_select.teaching import select
+from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
+from catalogs.layout import Layout
+from pipeline.settings import SelectionSettings
+from pipeline.validation import check
+
+
+@dataclass(frozen=True)
+class SelectResult:
+    """What was selected. `digest` is of the sorted (shard_id, row)."""
+
+    selected: int
+    total: int
+    eligible: int
+    threshold: float | None
+    digest: str
+    seconds: float
+    peak_rss_bytes: int
+
+
+def select_losses(
+    losses: str,
+    *,
+    out: str,
+    strategy: str = "soft",
+    settings: Sequence[str] = (),
+    ratio: float | None = None,
+    num_samples: int | None = None,
+    where: str | None = None,
+    seed: int = 0,
+    round_number: int = 0,
+) -> SelectResult:
+    """Writes the teaching subset of `losses` as the index file `out`.
+
+    Args:
+        losses: URL of a run (its newest losses count), or a URL, folder or glob of Parquet files with
+            shard_id, row and loss.
+        out: URL of the index file; it must not exist.
+        strategy: a plug-in's name.
+        settings: `key=value` for each setting of the strategy that is not the default.
+        ratio: share of all rows, in (0, 1]; or
+        num_samples: how many rows.
+        where: a polars SQL condition that eligible rows fulfil.
+        seed: of the random draw.
+        round_number: each round draws anew.
+
+    Raises:
+        InputError: losses, settings or budget are wrong.
+        ExistsError: `out` is there already.
+    """
+    started = monotonic()
+    if (ratio is None) == (num_samples is None):
+        raise InputError("give either --ratio or --num-samples")
+    chosen = _strategy(strategy, settings=settings)
+    frame, provenance = _losses(losses)
+    selection = select(
+        frame,
+        strategy=chosen,
+        num_samples=num_samples,
+        ratio=ratio,
+        seed=seed,
+        round_number=round_number,
+        where=where,
+    )
+    how = {"strategy": repr(chosen), "where": where, "seed": seed, "round": round_number}
+    index = _write(out, selection.rows, provenance=provenance | how)
+    return SelectResult(
+        selected=index.num_samples,
+        total=selection.total,
+        eligible=selection.eligible,
+        threshold=selection.threshold,
+        digest=index.digest,
+        seconds=monotonic() - started,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would also count what the parent held before exec
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _write(out: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]) -> IndexFile:
+    if storage.info(out) is not None:
+        raise ExistsError(f"{out} is there already: choose another --out, or delete it")
+    try:
+        return IndexFile.write(out, rows, provenance=provenance)
+    except InputError:
+        # Someone else's files need not be in (shard, row) order; sorting holds the subset in memory.
+        return IndexFile.write(out, rows.sort(SHARD_ID, ROW), provenance=provenance)
+
+
+def _strategy(name: str, *, settings: Sequence[str]) -> Strategy:
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: expected key=value, such as temperature=0.5")
+        values[key] = yaml.safe_load(text)
+    plugin = load_plugin("attent_select.strategies", name)
+    section = check(
+        SelectionSettings[plugin], {"strategy": name, **values}, source=f"--strategy {name}"
+    )
+    return section.settings
+
+
+def _losses(url: str) -> tuple[pl.LazyFrame, dict[str, Any]]:
+    """The losses in (shard, row) order, and where they come from."""
+    url = storage.normalise(url)
+    if storage.info(Layout(url).manifest) is not None:
+        corpus = Corpus.open(url)
+        return LossCatalog(url).latest(), {"corpus_id": corpus.corpus_id, "losses": url}
+    found = [item.url for item in storage.expand([url])]
+    names = frames.polars_schema(frames.footer_of(found[0]))
+    if missing := {SHARD_ID, ROW} - names.keys():
+        raise InputError(
+            f"{found[0]} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
+            "files with shard_id, row and loss"
+        )
+    return frames.scan(found, schema=names), {"corpus_id": None, "losses": url}

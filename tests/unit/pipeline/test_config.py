@@ -1,0 +1,155 @@
+"""The configuration: what is refused, in which words; overrides; freezing."""
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from attent_select.errors import InputError, MissingError
+from catalogs.formats.parquet import Parquet
+from pipeline import config
+
+TEXT = """
+corpus: {shards: [SHARDS/*.parquet]}
+task: {name: image_classification, image_size: 8, num_channels: 1}
+model: {config: {model_type: vit}}
+selection: {strategy: soft, temperature: 0.5, where: num_units > 0}
+schedule: {epochs: 3, warmup_epochs: 1, ratio: {start: 0.3}}
+training: {batch_size: 64}
+"""
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict[str, Any]:
+    """A sound configuration of a run over one shard of one image."""
+    image = io.BytesIO()
+    Image.new("L", (8, 8)).save(image, format="PNG")
+    (tmp_path / "shards").mkdir()
+    shard = tmp_path / "shards" / "0.parquet"
+    Parquet().write(shard, [{"image": image.getvalue(), "label": 3}])
+    text = TEXT.replace("SHARDS", str(tmp_path / "shards"))
+    return {"run": str(tmp_path / "run"), **yaml.safe_load(text)}
+
+
+def replaced(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of `values` with one key replaced."""
+    result = copy.deepcopy(values)
+    *sections, key = path.split(".")
+    section = result
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[key] = value
+    return result
+
+
+PROBLEMS = [
+    ("schedule.ratoi", 3, "schedule.ratoi: unknown key, did you mean 'ratio'?"),
+    ("scheduel", {}, "scheduel: unknown key, did you mean 'schedule'?"),
+    ("task.imagesize", 9, "task.imagesize: unknown key, did you mean 'image_size'?"),
+    ("selection.temprature", 2, "selection.temprature: unknown key, did you mean 'temperature'?"),
+    ("selection.whre", "x", "selection.whre: unknown key, did you mean 'where'?"),
+    ("training.xyz", 2, "training.xyz: unknown key, known here: arguments, batch_size, "),
+    ("schedule.ratio.start", 1.4, "schedule.ratio.start: 1.4 is outside (0, 1]"),
+    ("schedule.ratio.start", 0, "schedule.ratio.start: 0.0 is outside (0, 1]"),
+    ("schedule.ratio.kind", "cosin", "schedule.ratio.kind: expected 'fixed', 'cosine' or "),
+    ("schedule.warmup_epochs", 9, "schedule.epochs: 3 is less than warmup_epochs (9) + "),
+    ("schedule.epochs", "x", "schedule.epochs: expected a valid integer"),
+    ("schedule.interval.epochs", 0, "schedule.interval.epochs: 0 is less than 1"),
+    ("schedule", None, "schedule: expected"),
+    ("seed", -1, "seed: expected greater than or equal to 0, found -1"),
+    ("training.batch_size", 0, "training.batch_size is 0"),
+    ("selection.temperature", -1, "selection.temperature: -1.0 is not a positive number"),
+    ("selection.strategy", "sof", "selection.strategy: no plug-in 'sof'"),
+    ("selection.where", "nun_units > 3", "selection.where: 'nun_units > 3' is not a condition"),
+    ("task.name", "x", "task.name: no plug-in 'x'"),
+    ("task.name", 3, "task.name: is missing or is not a name"),
+    ("model", {}, "model: the model needs `path`, or `config`"),
+    ("corpus.shards", [], "corpus.shards: "),
+    ("corpus.shards", "/x", "corpus.shards: expected a valid list, found '/x'"),
+    ("corpus.shards", ["/nowhere/*.parquet"], "corpus.shards: nothing is at /nowhere/*.parquet"),
+    ("evaluation.shards", ["/nowhere/x"], "evaluation.shards: nothing is at /nowhere/x"),
+    ("corpus.shards", ["gopher://x/y"], "corpus.shards: cannot read gopher://x/y"),
+    ("cluster.scheduler", "dask", "cluster.scheduler: expected `local` or an address"),
+    ("cluster.workers", 0, "cluster.workers: expected greater than or equal to 1, found 0"),
+    ("scoring.carry.source", "int", "scoring.carry.source: expected 'string', 'integer'"),
+    ("training.arguments.hub_token", "x", "training.arguments.hub_token: looks like a credential"),
+    ("corpus.shards", ["s3://key:secret@bucket/x"], "corpus.shards: the URL holds a credential"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), PROBLEMS)
+def test_each_problem_is_one_line_with_the_key_s_path(
+    values: dict[str, Any], path: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        config.parse(replaced(values, path, value), source="c.yaml")
+    assert str(caught.value).startswith(f"c.yaml: {expected}")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_several_problems_are_told_at_once(values: dict[str, Any]) -> None:
+    wrong = replaced(replaced(values, "sede", 1), "schedule.ratio.start", 2)
+    with pytest.raises(InputError) as caught:
+        config.parse(wrong, source="c.yaml")
+    head, *lines = str(caught.value).splitlines()
+    assert head == "c.yaml: 2 problems"
+    assert sorted(line.strip().split(":")[0] for line in lines) == ["schedule.ratio.start", "sede"]
+
+
+def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
+    del values["corpus"]
+    with pytest.raises(InputError, match="corpus: is missing"):
+        config.parse(values)
+
+
+def test_a_secret_is_not_repeated_in_the_message(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        config.parse(replaced(values, "corpus.shards", ["s3://key:hunter2@bucket/x"]))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_override_replaces_one_key_of_the_file(values: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(values))
+    loaded = config.load(str(file), overrides=["schedule.epochs=5", "cluster.workers=3"])
+    assert (loaded.schedule.epochs, loaded.cluster.workers) == (5, 3)
+
+
+def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("- a\n- b\n")
+    with pytest.raises(InputError, match="expected keys and values, found list"):
+        config.load(str(file))
+    file.write_text("a: [")
+    with pytest.raises(InputError, match="not YAML"):
+        config.load(str(file))
+
+
+def test_a_folder_without_run_yaml_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"no run\.yaml there"):
+        config.load(str(tmp_path))
+
+
+def test_a_frozen_run_reads_back_as_the_same_configuration(values: dict[str, Any]) -> None:
+    parsed = config.parse(values)
+    config.freeze(parsed)
+    assert config.load(parsed.run) == parsed
+
+
+def test_going_on_with_another_cluster_is_allowed(values: dict[str, Any]) -> None:
+    config.freeze(config.parse(values))
+    config.freeze(config.parse(replaced(values, "cluster.workers", 7)))
+
+
+def test_going_on_with_other_settings_names_every_key_that_differs(values: dict[str, Any]) -> None:
+    config.freeze(config.parse(values))
+    other = replaced(replaced(values, "seed", 4), "selection.temperature", 2.0)
+    with pytest.raises(InputError) as caught:
+        config.freeze(config.parse(other))
+    assert "seed: the run was started with 0, now it is 4" in str(caught.value)
+    assert "selection.temperature: the run was started with 0.5, now it is 2.0" in str(caught.value)
