@@ -1,9 +1,9 @@
 """What a task must do, and the values that cross that seam.
 
 Here: the protocol. Not here: the tasks (`trainers/tasks/`, one file each) and the models
-(`trainers/hf.py`). A task is a frozen dataclass: its fields are its settings (the `task:` section of
-the configuration), its methods what scoring and training share. The suite under `tests/conformance/`
-tests every file in `tasks/` because it exists.
+(`trainers/hf/`). A task is a frozen dataclass: its fields are its settings (the `task:` section
+of the configuration), its methods what scoring and training share. The suite under
+`tests/conformance/` tests every file in `tasks/` because it exists.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,9 @@ class Models(Protocol):
         ...
 
     def load(self, folder: Path) -> torch.nn.Module:
-        """The model saved in a local folder. Raises `InputError` if any weight is missing or left over."""
+        """The model saved in a local folder. Raises `InputError` if any weight is missing or left
+        over.
+        """
         ...
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
@@ -49,7 +51,8 @@ class Task(Protocol):
         ...
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """Decode one sample; `num_units` in the item is its cost. Random augmentation only with `generator`.
+        """Decode one sample; `num_units` in the item is its cost. Random augmentation only with
+        `generator`.
 
         Raises:
             SampleError: the sample cannot be used; its status says why.
@@ -63,7 +66,7 @@ class Task(Protocol):
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns loss float32[batch] (nats, mean over counted units) and num_units int64[batch]."""
+        """loss float32[batch] (nats, mean over counted units) and num_units int64[batch]."""
         ...
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:

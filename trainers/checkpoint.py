@@ -1,0 +1,176 @@
+"""Checkpoints: folders that count only once their marker is there.
+
+Here: the marker `checkpoint.json`, which names every file with its size and the digest of the
+weights, and is published last. Not here: how weights are written (`trainers/hf`), or which
+checkpoint a round starts from (`pipeline`). A killed upload leaves files without a marker: that
+never happened.
+"""
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attent_select.errors import InputError, StorageError
+from catalogs import storage
+from catalogs.layout import join
+from trainers.task import Models
+
+MARKER = "checkpoint.json"
+_LIBRARIES = ("torch", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint.
+
+    `step` counts the optimizer steps behind the weights; `stream` is the stream's state; `progress`
+    is what the round had measured so far; `result` is there when the round was finished.
+    """
+
+    url: str
+    step: int
+    weights_digest: str
+    files: dict[str, int]
+    stream: dict[str, Any] | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """A local folder with the files: the checkpoint itself, or a copy removed afterwards."""
+        if storage.is_local(self.url):
+            yield Path(storage.normalise(self.url))
+            return
+        with tempfile.TemporaryDirectory(prefix="attent-checkpoint-") as folder:
+            storage.download_folder(self.url, Path(folder))
+            yield Path(folder)
+
+    def load(self, models: Models) -> torch.nn.Module:
+        """The model, compared with the digest that was taken when it was saved.
+
+        Raises:
+            InputError: the weights do not fit the model, or are not the ones that were saved.
+        """
+        with self.local() as folder:
+            model = models.load(folder)
+        found = weights_digest(model)
+        if found != self.weights_digest:
+            raise InputError(
+                f"the weights loaded from {self.url} have digest {found}, those saved had "
+                f"{self.weights_digest}: the files have changed, or this version of transformers "
+                f"reads them differently (saved with {self.versions})"
+            )
+        return model
+
+
+def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.open`)
+    """The checkpoint at `url`; None when there is none with a marker.
+
+    Raises:
+        StorageError: a file that the marker names is missing or has another size.
+    """
+    marker = join(url, MARKER)
+    if storage.info(marker) is None:
+        return None
+    content = json.loads(storage.read(marker))
+    found = {item.url: item.num_bytes for item in storage.list_objects(url)}
+    base = storage.normalise(url)
+    for name, num_bytes in content["files"].items():
+        if found.get(join(base, name)) != num_bytes:
+            raise StorageError(
+                f"checkpoint {url} is damaged: {name} has {found.get(join(base, name))} bytes, "
+                f"expected {num_bytes}. Delete the folder and run again"
+            )
+    return Checkpoint(url=url, **content)
+
+
+def newest(url: str) -> Checkpoint | None:
+    """The marked checkpoint `step-<n>` under `url` with the largest n."""
+    base = storage.normalise(url)
+    names = {item.url.removeprefix(base).lstrip("/") for item in storage.list_objects(url)}
+    marked = [
+        name.split("/")[0] for name in names if name.startswith("step-") and name.endswith(MARKER)
+    ]
+    if not marked:
+        return None
+    return open(join(url, max(marked, key=lambda name: int(name.removeprefix("step-")))))
+
+
+def publish(
+    folder: Path,
+    *,
+    url: str,
+    step: int,
+    weights_digest: str,
+    stream: dict[str, Any] | None = None,
+    progress: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+) -> Checkpoint:
+    """Copy a local folder to `url`, then its marker; what an earlier attempt left goes first."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    storage.delete(join(url, MARKER))
+    wanted = {join(storage.normalise(url), name) for name in files}
+    steps = join(storage.normalise(url), "step-")
+    leftovers = [item.url for item in storage.list_objects(url) if not item.url.startswith(steps)]
+    storage.delete_all(left for left in leftovers if left not in wanted)
+    for name in files:
+        storage.publish(join(url, name), folder / name)
+    saved = Checkpoint(
+        url=url,
+        step=step,
+        weights_digest=weights_digest,
+        files=files,
+        stream=stream,
+        progress=progress or {},
+        result=result,
+        versions={"python": platform.python_version()}
+        | {name: version(name) for name in _LIBRARIES},
+    )
+    content = {name: value for name, value in asdict(saved).items() if name != "url"}
+    storage.publish(join(url, MARKER), json.dumps(content, indent=1).encode())
+    return saved
+
+
+def discard(url: str) -> None:
+    """Remove a checkpoint: its marker first, so that a piece of it never counts."""
+    storage.delete(join(url, MARKER))
+    storage.delete_folder(url)
+
+
+def discard_steps(url: str) -> None:
+    """Remove every `step-<n>` under `url`, marked or not."""
+    base = storage.normalise(url)
+    names = {item.url.removeprefix(base).lstrip("/") for item in storage.list_objects(url)}
+    for folder in sorted({name.split("/")[0] for name in names if name.startswith("step-")}):
+        discard(join(url, folder))
+
+
+def save_initial(models: Models, *, seed: int, url: str) -> Checkpoint:
+    """Publish a new model as the checkpoint of step 0; one that is there already is kept."""
+    if (found := open(url)) is not None:
+        return found
+    model = models.build(seed)
+    with tempfile.TemporaryDirectory(prefix="attent-checkpoint-") as folder:
+        models.save(model, Path(folder))
+        return publish(Path(folder), url=url, step=0, weights_digest=weights_digest(model))
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Hash of the names, dtypes, shapes and bits of every parameter and persistent buffer."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""Evaluation: held-out samples → batches, and a model in eval mode while it lasts.
+
+Here: what every task's `evaluate` needs. Not here: the metrics (`tasks/`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from attent_select.errors import SampleError
+from catalogs.shard_format import Sample
+from trainers.task import Batch, Task
+
+
+def held_out_batches(
+    task: Task, samples: Iterable[Sample], *, batch_size: int = 256
+) -> Iterator[Batch]:
+    """Collated batches of up to `batch_size` samples, in order; samples that cannot be used are
+    left out.
+    """
+    items = []
+    for sample in samples:
+        try:
+            items.append(task.prepare(sample, generator=None))
+        except SampleError:
+            continue
+        if len(items) == batch_size:
+            yield task.collate(items)
+            items = []
+    if items:
+        yield task.collate(items)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
+    """Eval mode without gradients; yields a function that moves a batch to the model's device."""
+    was_training = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield lambda batch: {
+                name: value.to(device, non_blocking=True) for name, value in batch.items()
+            }
+    finally:
+        model.train(was_training)

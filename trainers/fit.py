@@ -1,0 +1,273 @@
+"""`fit`: trains one round, from one published checkpoint to the next, and survives being killed.
+
+Here: where training starts and goes on, what is recorded, the end of the round. Not here: the steps
+themselves (`trainers/hf/training_loop.py`), the marker (`checkpoint.py`).
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from attent_select.errors import ExistsError, InputError, MissingError
+from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
+from catalogs.layout import join
+from trainers import checkpoint as checkpoints
+from trainers.checkpoint import Checkpoint, weights_digest
+from trainers.hf.training_loop import Hooks, Steps, train_steps
+from trainers.settings import TrainingSettings
+from trainers.stream import TeachingStream
+from trainers.task import Batch, Models, Task
+
+__all__ = ["FitResult", "TrainingSettings", "fit"]
+
+OnLosses = Callable[[int, pl.DataFrame], None]
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a round did. `train_loss` is Σ weight·loss over the samples seen, by their number
+    (nats); `seconds` is the time spent in training steps, over all attempts; `metrics` are the
+    evaluation's.
+    """
+
+    train_loss: float
+    samples_seen: int
+    num_steps: int
+    seconds: float
+    checkpoint: str
+    metrics: dict[str, float]
+
+
+def fit(
+    stream: TeachingStream,
+    *,
+    task: Task,
+    models: Models,
+    start: str | None,
+    out: str,
+    settings: TrainingSettings,
+    first_step: int,
+    total_steps: int,
+    seed: int,
+    on_losses: OnLosses | None = None,
+    evaluation: Iterable[Batch] | None = None,
+    on_step: OnStep | None = None,
+) -> FitResult:
+    """Train all steps of `stream` and publish a checkpoint at `out`.
+
+    Called again after it was killed, it goes on from the newest checkpoint inside the round; called
+    again after it was done, it only returns what it had returned. Every rank calls it.
+
+    Args:
+        stream: the round's samples for this rank, with the batch sizes of `settings`.
+        task: gives the loss.
+        models: builds, loads and saves the model.
+        start: URL of the checkpoint that the round starts from; None builds a new model.
+        out: URL of the checkpoint to publish; inside the round `out/step-<n>`.
+        settings: how to train.
+        first_step: optimizer steps of all rounds before this one.
+        total_steps: optimizer steps of the whole plan: the horizon of the learning rate.
+        seed: of dropout, and of the model when it is built.
+        on_losses: gets (first step, `OBSERVED_LOSSES`) for ranges of steps, on the writing rank;
+            after a kill the same range may come again, with the same rows.
+        evaluation: held-out batches; evaluated at the end, on the writing rank.
+        on_step: gets the number of optimizer steps done, after each.
+
+    Raises:
+        MissingError: there is no checkpoint at `start`.
+        ExistsError: `out` holds a checkpoint of something else.
+        InputError: settings do not fit the stream, the process or the checkpoint; training
+            diverged.
+    """
+    steps = Steps(
+        first=first_step, last=first_step + stream.num_steps, total=total_steps, seed=seed
+    )
+    _check(stream, settings=settings, steps=steps)
+    if (done := checkpoints.open(out)) is not None:
+        return _recorded(done, stream=stream)
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
+    source, resumed = _source(start, out=out, steps=steps)
+    stream.load_state_dict(stream.state_at(0) if resumed is None else resumed.stream or {})
+    with (
+        tempfile.TemporaryDirectory(prefix="attent-fit-") as work,
+        nullcontext() if source is None else source.local() as folder,
+    ):
+        model = models.build(seed) if source is None else source.load(models)
+        progress = _Progress() if resumed is None else _Progress(**resumed.progress)
+        round_ = _Round(stream, model, steps, out, progress, on_losses, on_step, folder)
+        if stream.next_step < stream.num_steps:
+            train_steps(
+                model,
+                stream=stream,
+                task=task,
+                models=models,
+                settings=settings,
+                steps=steps,
+                resume=_trainer_state(folder, steps=steps),
+                work=Path(work),
+                hooks=Hooks(round_.observed, round_.checkpoint, round_.step),
+            )
+        if _is_writer():
+            metrics = {} if evaluation is None else task.evaluate(model, evaluation)
+            round_.finish(metrics)
+    _wait_for_writer()
+    done = checkpoints.open(out)
+    assert done is not None
+    return _recorded(done, stream=stream)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Sums over the round so far; kept in its checkpoints, so a resumed round reports the whole."""
+
+    loss_sum: float = 0.0
+    samples_seen: int = 0
+    seconds: float = 0.0
+
+
+class _Round:
+    """What the training loop calls back: records losses, publishes checkpoints."""
+
+    def __init__(
+        self,
+        stream: TeachingStream,
+        model: torch.nn.Module,
+        steps: Steps,
+        out: str,
+        progress: _Progress,
+        on_losses: OnLosses | None,
+        on_step: OnStep | None,
+        folder: Path | None,
+    ) -> None:
+        self._stream, self._model, self._steps, self._out = stream, model, steps, out
+        self._on_losses, self._on_step = on_losses, on_step
+        self._progress = progress
+        self._since = time.perf_counter()
+        # The local folder to publish at the end; where nothing is left to train, what was resumed.
+        self._final = folder
+
+    def step(self, step: int) -> None:
+        if self._on_step is not None:
+            self._on_step(step)
+
+    def observed(self, first_step: int, frame: pl.DataFrame) -> None:
+        now = time.perf_counter()
+        loss_sum = (frame[LOSS].cast(pl.Float64) * frame[WEIGHT].cast(pl.Float64)).sum()
+        self._progress = _Progress(
+            loss_sum=self._progress.loss_sum + loss_sum,
+            samples_seen=self._progress.samples_seen + frame.height,
+            seconds=self._progress.seconds + now - self._since,
+        )
+        self._since = now
+        if self._on_losses is not None and _is_writer():
+            self._on_losses(first_step, frame.select(list(OBSERVED_LOSSES)))
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        if step >= self._steps.last:
+            self._final = folder
+            return
+        before = checkpoints.newest(self._out)
+        self._publish(folder, url=join(self._out, f"step-{step}"), step=step)
+        shutil.rmtree(folder)
+        if before is not None and before.step < step:
+            checkpoints.discard(before.url)
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Publish the round's checkpoint, with its result, and remove those inside the round."""
+        assert self._final is not None
+        seen = self._progress.samples_seen
+        result = FitResult(
+            train_loss=self._progress.loss_sum / max(seen, 1),
+            samples_seen=seen,
+            num_steps=self._steps.last - self._steps.first,
+            seconds=self._progress.seconds,
+            checkpoint=self._out,
+            metrics=metrics,
+        )
+        self._publish(self._final, url=self._out, step=self._steps.last, result=result)
+        checkpoints.discard_steps(self._out)
+
+    def _publish(
+        self, folder: Path, *, url: str, step: int, result: FitResult | None = None
+    ) -> None:
+        checkpoints.publish(
+            folder,
+            url=url,
+            step=step,
+            weights_digest=weights_digest(self._model),
+            stream=self._stream.state_at(step - self._steps.first),
+            progress=asdict(self._progress),
+            result=None if result is None else asdict(result),
+        )
+
+
+def _check(stream: TeachingStream, *, settings: TrainingSettings, steps: Steps) -> None:
+    if stream.num_steps == 0:
+        raise InputError("the index selects no full batch: nothing to train on")
+    if stream.order.batch_size != settings.batch_size:
+        raise InputError(
+            f"the stream's batch_size is {stream.order.batch_size}, the settings' "
+            f"{settings.batch_size}: expected the same global batch size"
+        )
+    if steps.last > steps.total:
+        raise InputError(
+            f"steps {steps.first} to {steps.last} pass the plan's total of {steps.total}"
+        )
+
+
+def _source(
+    start: str | None, *, out: str, steps: Steps
+) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """(where weights and optimizer come from, the same if it lies inside this round)."""
+    if (resumed := checkpoints.newest(out)) is not None:
+        if not steps.first < resumed.step <= steps.last:
+            raise InputError(
+                f"{resumed.url} is at step {resumed.step}, outside this round's {steps.first} to "
+                f"{steps.last}: delete {out} or choose another place"
+            )
+        return resumed, resumed
+    if start is None:
+        if steps.first:
+            raise InputError(f"a round that starts at step {steps.first} needs a start checkpoint")
+        return None, None
+    if (found := checkpoints.open(start)) is None:
+        raise MissingError(f"no checkpoint at {start}: expected a folder with {checkpoints.MARKER}")
+    if found.step != steps.first:
+        raise InputError(f"{start} is at step {found.step}, the round starts at {steps.first}")
+    return found, None
+
+
+def _trainer_state(folder: Path | None, *, steps: Steps) -> Path | None:
+    """The folder, if optimizer and scheduler are to be restored from it."""
+    if folder is not None and (folder / "trainer_state.json").is_file():
+        return folder
+    if steps.first:
+        raise InputError(f"{folder} has no optimizer state: expected that of step {steps.first}")
+    return None
+
+
+def _recorded(done: Checkpoint, *, stream: TeachingStream) -> FitResult:
+    if done.result is None or done.stream != stream.state_at(stream.num_steps):
+        raise ExistsError(
+            f"{done.url} holds a checkpoint of another round, index or order: remove it first"
+        )
+    return replace(FitResult(**done.result), checkpoint=done.url)
+
+
+def _is_writer() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _wait_for_writer() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,11 @@
+"""The only door to transformers, accelerate and peft."""
+
+import transformers
+
+from trainers.hf.models import HuggingFaceModels, load_tokenizer
+
+# Loading and saving says in bars and many lines what our own checks say in one error.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+__all__ = ["HuggingFaceModels", "load_tokenizer"]

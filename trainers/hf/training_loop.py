@@ -1,0 +1,288 @@
+"""Steps of training with `transformers.Trainer`, on a stream that shards itself.
+
+Here: what has to be said to the Trainer so that sharding, scale, random state and resuming are
+exact.
+Not here: which checkpoint to start from, markers, evaluation (`trainers/fit.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch.utils.data import DataLoader
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from attent_select.errors import InputError
+from attent_select.randomness import Purpose, stream_key
+from trainers.observed import ObservedLosses, to_frame
+from trainers.settings import TrainingSettings
+from trainers.stream import TeachingStream
+from trainers.task import Batch, Models, Task
+
+# Decided here or by the stream; another value would break what this file promises.
+_OURS = {
+    "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
+    "data_seed",
+    "gradient_accumulation_steps", "save_strategy", "save_steps", "eval_strategy", "do_eval",
+    "ignore_data_skip", "remove_unused_columns", "accelerator_config", "auto_find_batch_size",
+    "dataloader_num_workers", "resume_from_checkpoint", "load_best_model_at_end", "bf16", "fp16",
+    "learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
+}  # fmt: skip
+# Observed losses are handed over at least this often, at multiples of it: the same after a resume.
+_OBSERVE_STEPS = 500
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A round's optimizer steps, `first` (where the stream's step 0 lies) to `last` (exclusive), of
+    a plan of `total`.
+    """
+
+    first: int
+    last: int
+    total: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls: `observed` on every rank, with the losses of all ranks from that step
+    on; `checkpoint` on the writing rank, with the step and a local folder; `step` after each
+    update.
+    """
+
+    observed: Callable[[int, pl.DataFrame], None]
+    checkpoint: Callable[[int, Path], None]
+    step: Callable[[int], None]
+
+
+def train_steps(
+    model: torch.nn.Module,
+    *,
+    stream: TeachingStream,
+    task: Task,
+    models: Models,
+    settings: TrainingSettings,
+    steps: Steps,
+    resume: Path | None,
+    work: Path,
+    hooks: Hooks,
+) -> None:
+    """Train `model` in place.
+
+    `resume` is a folder that a previous call saved: optimizer, scheduler and step come from it; the
+    weights are already in `model`. Every rank must call this. `hooks.checkpoint` is called every
+    `settings.save_steps` steps and at the end, with a folder under `work`.
+    """
+    trainer = _RoundTrainer(
+        _Learner(model, task),
+        stream,
+        settings=settings,
+        steps=steps,
+        models=models,
+        work=work,
+        hooks=hooks,
+    )
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+
+
+class _Learner(torch.nn.Module):
+    """The model with its task's loss as `forward`, so that DDP and autocast see the whole of it."""
+
+    def __init__(self, model: torch.nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.task.per_sample_loss(self.model, batch)
+
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        self.model.activation_checkpointing_enable(**settings)  # type: ignore[operator]
+
+
+class _RoundTrainer(Trainer):
+    """One rank's Trainer for one round."""
+
+    # The stream puts the denominator of the whole global batch into every micro-batch.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        learner: _Learner,
+        stream: TeachingStream,
+        *,
+        settings: TrainingSettings,
+        steps: Steps,
+        models: Models,
+        work: Path,
+        hooks: Hooks,
+    ) -> None:
+        arguments = _arguments(settings, stream=stream, steps=steps, work=work)
+        _check_ranks(stream, arguments)
+        super().__init__(
+            model=learner,
+            args=arguments,
+            train_dataset=stream,
+            callbacks=[_RoundCallback(self, steps=steps, save_steps=settings.save_steps)],
+        )
+        self.remove_callback(PrinterCallback)  # stdout belongs to the command's own answer
+        self._steps, self._models, self._hooks = steps, models, hooks
+        self._observed = ObservedLosses()
+        self._observed_from = steps.first + stream.next_step
+        self._part = 0
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        # Not through accelerator.prepare: it would shard a stream that has already sharded itself.
+        return DataLoader(self.train_dataset, batch_size=None, num_workers=0)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        step = int(inputs["step"]) + self._steps.first
+        if step != self.state.global_step:
+            raise RuntimeError(
+                f"the stream is at step {step}, the Trainer at {self.state.global_step}: samples "
+                "would be trained on in another order than the stream's"
+            )
+        # Counted, not carried on: the same dropout after a resume, whatever happened in between.
+        self._part = (self._part + 1) % self.args.gradient_accumulation_steps
+        rank = self.args.process_index
+        set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, step, rank, self._part) % 2**32)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,  # noqa: FBT001, FBT002  (the Trainer's signature)
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        losses, num_units = model(inputs)
+        self._observed.add(inputs, loss=losses, num_units=num_units, step=self.state.global_step)
+        # DDP averages the gradients of the ranks: times their number, they add up.
+        total = (inputs["weight"] * losses).sum() / inputs["denominator"]
+        return total * self.accelerator.num_processes
+
+    def hand_over_observed(self) -> None:
+        """Give the losses of all ranks since the last time to the hook."""
+        rows = self._observed.take(device=self.args.device)
+        rows = self.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
+        frame = to_frame(self.accelerator.gather(rows))
+        first, self._observed_from = self._observed_from, self.state.global_step
+        self._hooks.observed(first, frame)
+
+    def after_step(self) -> None:
+        self._hooks.step(self.state.global_step)
+
+    def after_save(self) -> None:
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            self._hooks.checkpoint(self.state.global_step, folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # The Trainer's own would add a pickle of its arguments.
+        if self.args.should_save:
+            assert output_dir is not None
+            self._models.save(self.model.model, Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The Trainer's own leaves modules of many architectures at their initial values, with only
+        # a warning; the weights were loaded, and compared with their digest, before.
+        return
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Random numbers are counted from (seed, step, rank): there is no state.
+        return
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        return
+
+
+class _RoundCallback(TrainerCallback):
+    """Saves inside the round, and stops it at its end: the horizon of the schedule lies further."""
+
+    def __init__(self, trainer: _RoundTrainer, *, steps: Steps, save_steps: int) -> None:
+        self._trainer = trainer
+        self._steps = steps
+        self._save_steps = save_steps
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        step = state.global_step
+        at_end = step >= self._steps.last
+        control.should_save = at_end or (self._save_steps > 0 and step % self._save_steps == 0)
+        control.should_training_stop = at_end
+        if control.should_save or step % _OBSERVE_STEPS == 0:
+            # Before the checkpoint: what a killed run hands over twice is the same both times.
+            self._trainer.hand_over_observed()
+        self._trainer.after_step()
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._trainer.after_save()
+
+
+def _arguments(
+    settings: TrainingSettings, *, stream: TeachingStream, steps: Steps, work: Path
+) -> TrainingArguments:
+    if taken := sorted(_OURS & set(settings.arguments)):
+        raise InputError(
+            f"training.arguments may not set {', '.join(taken)}: attent-select decides these; the "
+            "training section has keys for those that are yours"
+        )
+    ours = {
+        "output_dir": str(work),
+        "max_steps": steps.total,
+        "per_device_train_batch_size": stream.micro_batch_size,
+        "gradient_accumulation_steps": stream.parts_per_step,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "lr_scheduler_type": settings.lr_scheduler,
+        "warmup_steps": settings.warmup_steps,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.dtype == "bfloat16",
+        "seed": stream_key(steps.seed, Purpose.TRAIN_STEP) % 2**32,
+        "save_strategy": "no",  # the callback decides
+        "ignore_data_skip": True,  # the stream starts at its own step
+        "remove_unused_columns": False,
+        "average_tokens_across_devices": False,
+        "logging_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    try:
+        return TrainingArguments(**ours | settings.arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"training settings are refused by transformers: {error}") from error
+
+
+def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
+    expected = (arguments.process_index, arguments.world_size)
+    if (stream.rank, stream.world_size) != expected:
+        raise InputError(
+            f"the stream is for rank {stream.rank} of {stream.world_size}, this process is rank "
+            f"{expected[0]} of {expected[1]}: build the stream with the launcher's RANK and "
+            "WORLD_SIZE"
+        )
+    if arguments.n_gpu > 1:
+        raise InputError(
+            "several GPUs in one process: start one process per GPU (torchrun), or show only one "
+            "(CUDA_VISIBLE_DEVICES)"
+        )

@@ -1,0 +1,62 @@
+"""Settings of training and reading ahead: plain values.
+
+Here: names, defaults, checks. Not here: what is done with them (`fit.py`, `stream.py`,
+`scorer.py`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from attent_select.errors import InputError
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """How far a rank reads ahead. `max_bytes` bounds what was read and not yet prepared, and again
+    what was prepared and not yet handed out, beside the one shuffle block that is being handed out.
+    """
+
+    num_read_threads: int = 4
+    num_prepare_threads: int = 2
+    max_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("num_read_threads", "num_prepare_threads", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a round trains.
+
+    `batch_size` is global: samples per optimizer step over all ranks; `micro_batch_size` is what
+    one rank takes through the model at once (None: its whole share). `save_steps` is the distance
+    of the checkpoints inside a round (0: only at its end). `dtype` is that of the computation
+    (autocast); the weights stay float32. `torch_threads` is part of what makes two runs the same
+    bit by bit. `arguments` goes unchanged to `transformers.TrainingArguments`.
+    """
+
+    batch_size: int = 256
+    micro_batch_size: int | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    lr_scheduler: str = "cosine"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    save_steps: int = 0
+    dtype: str = "float32"
+    torch_threads: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}: expected at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise InputError(f"micro_batch_size is {self.micro_batch_size}: expected at least 1")
+        if self.save_steps < 0:
+            raise InputError(f"save_steps is {self.save_steps}: expected 0 (off) or more")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")

@@ -1,0 +1,200 @@
+"""TeachingStream: the samples of an index as an iterable of collated micro-batches.
+
+Here: the stream's settings, its position and its face to torch. Not here: the order (`order.py`),
+the reading (`rank_reader.py`). Works in a plain loop, under `DataLoader(stream, batch_size=None,
+num_workers=0)`, in `fit` and in Lightning. It shards itself: never pass it to
+`accelerator.prepare`, which would shard it once more and silently drop samples.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from attent_select.errors import CorpusMismatchError, InputError
+from catalogs.corpus import Corpus
+from catalogs.index import IndexFile
+from trainers.order import DEFAULT_BLOCK_BYTES, Order, Selected, order_digest, rank_share
+from trainers.rank_reader import RankReader, StreamStats
+from trainers.settings import ReadAhead
+from trainers.task import Batch, Task
+
+
+class TeachingStream(IterableDataset[Batch]):
+    """Micro-batches of one rank, over the global batches of a canonical order.
+
+    A batch holds the tensors of `task.collate` and
+        shard_id, row  int64[batch]     which samples these are
+        weight         float32[batch]   from the index; 0 for a stand-in that must not count
+        denominator    float32 scalar   the global batch size: the step's loss is Σ weight·loss / it
+        step           int64 scalar     optimizer step since the start of this stream
+    There is no `__len__` on purpose: with one, the Trainer would cut the horizon into epochs of it.
+    """
+
+    def __init__(
+        self,
+        index: IndexFile,
+        corpus: Corpus,
+        task: Task | None = None,
+        *,
+        seed: int,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        epochs: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        tail: str = "pad",
+        start_step: int = 0,
+        block_bytes: int = DEFAULT_BLOCK_BYTES,
+        read_ahead: ReadAhead | None = None,
+        max_skipped_share: float = 0.01,
+    ) -> None:
+        """Set up the stream; nothing but the index is read yet.
+
+        Args:
+            index: the selected rows.
+            corpus: where they are.
+            task: prepares and collates; None gives the four bookkeeping tensors only.
+            seed: of the order and of augmentation.
+            batch_size: samples per optimizer step, over all ranks.
+            micro_batch_size: at most this many samples at once on a rank (None: its whole share).
+            epochs: passes over the index, each in another order.
+            rank: of this process.
+            world_size: number of ranks.
+            tail: `pad` or `drop` the last, incomplete global batch of an epoch.
+            start_step: where to begin.
+            block_bytes: bytes at rest that are shuffled together, over all ranks; part of the
+                order.
+            read_ahead: threads and memory.
+            max_skipped_share: more unusable samples than this share end training.
+        """
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank {rank} of {world_size}: expected 0 <= rank < world_size")
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise InputError(f"micro_batch_size is {micro_batch_size}: expected at least 1")
+        self.rank, self.world_size = rank, world_size
+        rows = dict(index.rows_by_shard())
+        shards = {shard_id: corpus.shard(shard_id) for shard_id in rows}
+        sizes = {key: shard.num_bytes / max(shard.num_samples, 1) for key, shard in shards.items()}
+        self.order = Order(
+            Selected.of(rows, sample_bytes=sizes),
+            seed=seed,
+            batch_size=batch_size,
+            epochs=epochs,
+            tail=tail,
+            block_bytes=block_bytes,
+        )
+        share = -(-batch_size // world_size)
+        self.micro_batch_size = min(micro_batch_size or share, share)
+        self.parts_per_step = -(-share // self.micro_batch_size)
+        self.stats = StreamStats(padded=self.order.num_padded, dropped=self.order.num_dropped)
+        self._identity = {
+            "corpus_id": corpus.corpus_id,
+            "index_digest": index.digest,
+            "seed": seed,
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "tail": tail,
+            "block_bytes": block_bytes,
+        }
+        self._reader = RankReader(
+            order=self.order,
+            corpus=corpus,
+            task=task,
+            rank=rank,
+            world_size=world_size,
+            parts_per_step=self.parts_per_step,
+            read_ahead=read_ahead or ReadAhead(),
+            max_skipped_share=max_skipped_share,
+            stats=self.stats,
+        )
+        self._next_step = self._checked_step(start_step)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps from the start of the first epoch to the end of the last."""
+        return self.order.num_steps
+
+    @property
+    def num_samples(self) -> int:
+        """Samples handed out over all epochs and ranks."""
+        return self.order.num_samples
+
+    @property
+    def next_step(self) -> int:
+        """The step that the next iteration begins with."""
+        return self._next_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Micro-batches from `next_step` on. Closing the iterator stops its threads."""
+        if get_worker_info() is not None:
+            raise InputError(
+                "a TeachingStream reads with its own threads: use DataLoader(stream, "
+                "batch_size=None, num_workers=0)"
+            )
+        started = time.perf_counter()
+        batches = self._reader.batches(self._next_step)
+        part = 0
+        try:
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                now = time.perf_counter()
+                if batch is None:
+                    return
+                self.stats.blocked_seconds += now - asked
+                self.stats.first_batch_seconds = self.stats.first_batch_seconds or now - started
+                yield batch
+                part = (part + 1) % self.parts_per_step
+                if part == 0:
+                    self._next_step = int(batch["step"]) + 1
+        finally:
+            batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads now
+
+    def state_dict(self) -> dict[str, Any]:
+        """What identifies the order, and the samples consumed: whole optimizer steps only.
+
+        A loader that reads ahead has consumed more than was trained on: a trainer that knows its
+        optimizer step asks `state_at` instead.
+        """
+        return self.state_at(self._next_step)
+
+    def state_at(self, step: int) -> dict[str, Any]:
+        """The state after `step` optimizer steps of this stream."""
+        return self._identity | {"samples_consumed": step * self.order.batch_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, at any world size and micro-batch size.
+
+        Raises:
+            CorpusMismatchError: it was taken over another corpus or index.
+            InputError: it was taken with other settings of the order.
+        """
+        for name, value in self._identity.items():
+            if state.get(name) != value:
+                kind = CorpusMismatchError if name in ("corpus_id", "index_digest") else InputError
+                raise kind(
+                    f"the stream's state has {name} {state.get(name)!r}, this stream {value!r}: a "
+                    "stream goes on only over the same order"
+                )
+        self._next_step = self._checked_step(state["samples_consumed"] // self.order.batch_size)
+
+    def order_digest(self) -> str:
+        """Hash of the whole global order: the same for every world size. Reads nothing."""
+        return self.order.digest()
+
+    def rank_digest(self) -> str:
+        """Hash of the order of this rank's samples. Reads nothing."""
+        shares = (
+            (step, rank_share(ids, rank=self.rank, world_size=self.world_size))
+            for step, ids in self.order.steps()
+        )
+        return order_digest(self.order.selected, shares)
+
+    def _checked_step(self, step: int) -> int:
+        if not 0 <= step <= self.order.num_steps:
+            raise InputError(
+                f"step {step}: expected 0 to {self.order.num_steps}, the stream's steps"
+            )
+        return step
