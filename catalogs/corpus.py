@@ -1,7 +1,7 @@
 """The corpus: its manifest, and reading samples by shard and row.
 
-Here: which shards there are, in which order, and whether they still are what was ingested. Not here:
-what is inside a shard (`catalogs/formats/`), finding and inspecting shards in parallel
+Here: which shards there are, in which order, and whether they still are what was ingested. Not
+here: what is inside a shard (`catalogs/formats/`), finding and inspecting shards in parallel
 (`pipeline/ingest.py`).
 """
 

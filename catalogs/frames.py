@@ -61,7 +61,7 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def publish_tables(
     url: str, tables: Iterable[pa.Table], *, schema: pa.Schema, notes: Callable[[], Notes]
 ) -> None:
-    """Publish a Parquet file: a row group for each table, and what `notes()` says after the last."""
+    """Publish Parquet: a row group for each table, and what `notes()` says after the last."""
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         path = Path(folder) / "table.parquet"
         write_tables(path, tables, schema=schema, notes=notes)
@@ -113,7 +113,7 @@ def polars_schema(footer: parquet_file.Footer) -> SchemaDict:
 
 
 def scan(urls: Sequence[str], *, schema: SchemaDict) -> pl.LazyFrame:
-    """The rows of many Parquet files, lazily, in the order of `urls`; each has at least `schema`."""
+    """The rows of Parquet files that have at least `schema`, lazily, in the order of `urls`."""
     if not urls:
         return pl.LazyFrame(schema=schema)
     if all(storage.is_local(url) for url in urls):

@@ -1,7 +1,7 @@
 """Every path of a run, built once.
 
-Here: strings. Not here: reading or writing them (`catalogs/storage.py`). A run lives under one fsspec
-URL or local folder; `Layout(run)` names what is in it.
+Here: strings. Not here: reading or writing them (`catalogs/storage/`). A run lives under one
+fsspec URL or local folder; `Layout(run)` names what is in it.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Rows of losses → one part of the catalog, and what a snapshot says about it.
 
-Here: the checks on scored rows, and the encoding of a part (one row group per shard). Not here: where
-parts live and which of them count (`catalogs/losses.py`).
+Here: the checks on scored rows, and the encoding of a part (one row group per shard). Not here:
+where parts live and which of them count (`catalogs/losses.py`).
 """
 
 import hashlib
@@ -112,13 +112,9 @@ def build_part(
             notes=lambda: notes,
         )
         with path.open("rb") as file:
-            part = hashlib.file_digest(file, _hasher).hexdigest()
+            part = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
         storage.publish(Layout(run).part(part), path)
     return PartSummary(part, tuple(spans), tuple(_summaries(shards, part)))
-
-
-def _hasher() -> "hashlib._Hash":
-    return hashlib.blake2b(digest_size=16)
 
 
 def _summaries(shards: Sequence[pl.DataFrame], part: str) -> Iterator[ShardLosses]:

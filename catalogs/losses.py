@@ -1,7 +1,7 @@
 """The loss catalog: what the learner's loss on every sample was, per round.
 
-Here: span files (what scoring workers write), snapshots (the commit), reading the newest losses, and
-the losses observed while training. Not here: how a part is encoded (`catalogs/loss_parts.py`),
+Here: span files (what scoring workers write), snapshots (the commit), reading the newest losses,
+and the losses observed while training. Not here: how a part is encoded (`catalogs/loss_parts.py`),
 computing losses (`trainers`), choosing rows (`attent_select`).
 
 A snapshot maps every shard to a row group of a part; parts that no snapshot names never happened.

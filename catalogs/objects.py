@@ -1,15 +1,16 @@
 """What storage is made of: objects, the protocol of a store, and the checks every store makes.
 
-Here: values and pure checks. Not here: local files (`catalogs/local_files.py`), remote stores and the
-functions everyone calls (`catalogs/storage.py`).
+Here: values, pure checks, and the translation of other people's errors. Not here: any store, and
+the functions that everyone calls (`catalogs/storage/`).
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attent_select.errors import CorpusMismatchError, MissingError, StorageError
+from attent_select.errors import AttentError, CorpusMismatchError, MissingError, StorageError
 
 # (offset, num_bytes) within an object.
 Range = tuple[int, int]
@@ -73,3 +74,24 @@ def check_length(url: str, data: bytes, wanted: Range) -> bytes:
             " the object is shorter than expected or the connection was cut"
         )
     return data
+
+
+def unquoted(etag: str | None) -> str:
+    """An etag without the quotes and the weakness mark of HTTP."""
+    return (etag or "").removeprefix("W/").strip('"')
+
+
+@contextlib.contextmanager
+def translated(url: str, *more: type[Exception]) -> Iterator[None]:
+    """Turns what stores raise (`OSError`, `ValueError`, `more`) into our errors naming `url`."""
+    kinds: tuple[type[Exception], ...] = (OSError, ValueError, *more)
+    try:
+        yield
+    except AttentError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise missing(url) from error
+    except kinds as error:
+        # obstore appends pages of debugging output; the cause keeps them.
+        said = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
+        raise StorageError(f"{url}: {' '.join(said.split())}") from error

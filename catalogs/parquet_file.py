@@ -1,6 +1,6 @@
 """One Parquet file through ranges: its footer, and only the row groups and columns that are needed.
 
-Here: pyarrow on top of `catalogs/storage.py`, for local files and any URL alike. Not here: samples
+Here: pyarrow on top of `catalogs/storage/`, for local files and any URL alike. Not here: samples
 (`catalogs/formats/parquet.py`) and lazy scans of many files (`catalogs/frames.py`).
 """
 
@@ -28,8 +28,8 @@ class Footer:
     """Where everything is in one Parquet file.
 
     `starts` is int64[groups + 1], the first row of each row group and the number of rows;
-    `offsets` and `sizes` are int64[groups, leaves], the column chunks; `leaves` says which belong to
-    each top-level column.
+    `offsets` and `sizes` are int64[groups, leaves], the column chunks; `leaves` says which of them
+    belong to each top-level column.
     """
 
     metadata: pq.FileMetaData
@@ -119,10 +119,8 @@ def fetch(
     url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str], etag: str | None
 ) -> Fetched:
     """Read the column chunks of `columns` in the row groups `groups`, in few requests."""
-    cost = (
-        read_plan.LOCAL_REQUEST_BYTES if storage.is_local(url) else read_plan.REMOTE_REQUEST_BYTES
-    )
-    ranges = read_plan.coalesce(footer.extents(groups, columns), request_bytes=cost)
+    extents = footer.extents(groups, columns)
+    ranges = read_plan.coalesce(extents, request_bytes=storage.request_bytes(url))
     return Fetched(ranges, storage.read_ranges(url, ranges, etag=etag))
 
 

@@ -1,11 +1,11 @@
 """Rows → requests: which bytes of a shard to ask for. Pure.
 
-Here: coalescing extents into ranges, and finding the bytes again in what came back. Not here: reading
-(`catalogs/storage.py`) or where a sample lies in its shard (`catalogs/formats/`).
+Here: coalescing extents into ranges, and finding the bytes again in what came back. Not here:
+reading (`catalogs/storage/`) or where a sample lies in its shard (`catalogs/formats/`).
 
-A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents closer than
-that are cheaper as one range. As a cost in bytes this greedy merge is optimal, and reading a whole
-shard is merely its extreme case.
+A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents closer
+than that are cheaper as one range. As a cost in bytes this greedy merge is optimal, and reading a
+whole shard is merely its extreme case.
 """
 
 from bisect import bisect_right
@@ -20,15 +20,13 @@ from attent_select.errors import InputError
 # (offset, num_bytes) within a shard.
 Extent = tuple[int, int]
 
-# About 25 ms at 40 MB/s, and what a system call on a local file costs.
-REMOTE_REQUEST_BYTES = 1 << 20
-LOCAL_REQUEST_BYTES = 1 << 14
-
 
 def coalesce(extents: Sequence[Extent], *, request_bytes: int) -> list[Extent]:
     """The fewest-cost ranges that cover `extents` (in any order), sorted and disjoint."""
     ranges: list[Extent] = []
     for offset, num_bytes in sorted(extents):
+        if num_bytes == 0:
+            continue
         if ranges:
             start, length = ranges[-1]
             if offset - (start + length) <= request_bytes:
@@ -47,6 +45,8 @@ class Fetched:
 
     def cut(self, offset: int, num_bytes: int) -> memoryview:
         """The bytes of an extent that lies within one of the ranges."""
+        if num_bytes == 0:
+            return memoryview(b"")
         position = bisect_right(self.ranges, offset, key=lambda extent: extent[0]) - 1
         start = offset - self.ranges[position][0] if position >= 0 else -1
         piece = memoryview(self.data[position])[start : start + num_bytes] if start >= 0 else b""

@@ -1,11 +1,11 @@
 """Parquet shards: one row, one sample.
 
-Here: samples ↔ Parquet. Not here: how the bytes are fetched (`catalogs/parquet_file.py`). Only the row
-groups and columns that hold the wanted rows are read.
+Here: samples ↔ Parquet. Not here: how the bytes are fetched (`catalogs/parquet_file.py`). Only the
+row groups and columns that hold the wanted rows are read.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ from catalogs.parquet_file import Footer
 from catalogs.read_plan import Fetched, checked_columns, checked_rows
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 
-# A shard this small is cheaper read whole, footer and all, than footer first.
-_SMALL_SHARD_BYTES = 4 << 20
+# A shard that costs no more than so many requests is read whole rather than footer first.
+_SMALL_SHARD_REQUESTS = 4
+# A row group is written when it has so many samples or, about, bytes.
 _GROUP_SAMPLES = 1024
+_GROUP_BYTES = 8 << 20
 
 _footers: BoundedCache[Footer] = BoundedCache(max_bytes=128 << 20)
 
@@ -67,16 +69,27 @@ class Parquet:
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Columns in the order of their names; their types are those of the first row group."""
-        remaining = iter(samples)
-        first = list(itertools.islice(remaining, _GROUP_SAMPLES))
-        if not first:
+        groups = _groups(samples)
+        first = next(groups, None)
+        if first is None:
             raise InputError(f"no samples to write to {path}: expected at least one")
         schema = _schema(first, path)
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            group = first
-            while group:
+            for group in itertools.chain([first], groups):
                 writer.write_table(_table(group, schema, path))
-                group = list(itertools.islice(remaining, _GROUP_SAMPLES))
+
+
+def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
+    num_bytes = 0
+    for sample in samples:
+        group.append(sample)
+        num_bytes += sum(len(value) for value in sample.values() if isinstance(value, bytes | str))
+        if len(group) == _GROUP_SAMPLES or num_bytes >= _GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
 
 
 def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
@@ -84,7 +97,7 @@ def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
     key = (shard.uri, shard.etag)
     if (known := _footers.get(key)) is not None:
         return known, None
-    if shard.num_bytes > _SMALL_SHARD_BYTES:
+    if shard.num_bytes > _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri):
         footer = parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
         return _footers.put(key, footer, num_bytes=footer.num_bytes), None
     data = storage.read(shard.uri, etag=shard.etag)

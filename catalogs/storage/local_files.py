@@ -1,7 +1,7 @@
 """Storage on the local file system.
 
 Here: reading, listing and atomically publishing files at absolute paths. Not here: any other URL
-(`catalogs/storage.py`).
+(its neighbours).
 """
 
 import contextlib
@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from attent_select.errors import AttentError, StorageError
-from catalogs.objects import ObjectInfo, Range, check_etag, check_length, missing
+from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated
 
 # A file that is being written beside its final place. Listings skip what a crash left behind.
 _TEMPORARY_SUFFIX = ".attent-tmp"
@@ -35,7 +34,7 @@ class LocalFiles:
             return [check_length(url, _pread(descriptor, wanted), wanted) for wanted in ranges]
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
-        with _translated(prefix):
+        with translated(prefix):
             path = Path(prefix)
             if path.is_dir():
                 return list(_walk(path))
@@ -44,7 +43,7 @@ class LocalFiles:
     def publish(self, url: str, data: bytes | Path) -> None:
         path = Path(url)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
-        with _translated(url):
+        with translated(url):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _write_synced(temporary, data)
@@ -54,7 +53,7 @@ class LocalFiles:
             _sync_folder(path.parent)
 
     def delete(self, url: str) -> None:
-        with _translated(url):
+        with translated(url):
             Path(url).unlink(missing_ok=True)
 
 
@@ -105,19 +104,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(url: str, *, etag: str | None) -> Iterator[BinaryIO]:
-    with _translated(url), Path(url).open("rb") as file:
+    with translated(url), Path(url).open("rb") as file:
         # The etag of the open file, so that a file replaced under the same name is noticed.
         check_etag(url, found=_info(url, os.fstat(file.fileno())).etag, expected=etag)
         yield file
-
-
-@contextlib.contextmanager
-def _translated(url: str) -> Iterator[None]:
-    try:
-        yield
-    except AttentError:
-        raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise missing(url) from error
-    except OSError as error:
-        raise StorageError(f"{url}: {error.strerror or error}") from error

@@ -1,6 +1,6 @@
 """Shell patterns over URLs: braces and globs. Pure.
 
-Here: text. Not here: listing anything (`catalogs/storage.py`).
+Here: text. Not here: listing anything (`catalogs/storage/`).
 """
 
 import fnmatch

@@ -1,0 +1,105 @@
+"""Storage at any URL that fsspec knows.
+
+Here: `memory://`, `hf://`, `http://` and whatever else has a driver, and ranged reads of the S3
+servers that obstore does not understand. Not here: s3, gs and az as such (`object_store`).
+
+A driver's `pipe_file` and `put_file` are trusted to be atomic, as they are on object stores; never
+open a remote file for writing, because closing it after an exception publishes half of it.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from attent_select.errors import StorageError
+from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated, unquoted
+
+_ETAGS = ("ETag", "etag", "md5", "checksum")
+_TIMES = ("mtime", "LastModified", "modified", "created")
+_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 6}}
+
+
+def s3_endpoint() -> str:
+    """The S3 server that the environment names; empty for Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+class FsspecFiles:
+    """Storage whose URLs any fsspec driver reads."""
+
+    def read(self, url: str, *, etag: str | None = None) -> bytes:
+        with translated(url):
+            files, path = _driver(url)
+            _check_etag(files, url, path, etag)
+            return bytes(files.cat_file(path))
+
+    def read_ranges(
+        self, url: str, ranges: Sequence[Range], *, etag: str | None = None
+    ) -> list[bytes]:
+        with translated(url):
+            files, path = _driver(url)
+            _check_etag(files, url, path, etag)
+            starts = [offset for offset, _ in ranges]
+            ends = [offset + num_bytes for offset, num_bytes in ranges]
+            found = files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+            pairs = zip(found, ranges, strict=True)
+            return [check_length(url, bytes(data), wanted) for data, wanted in pairs]
+
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        with translated(prefix):
+            files, path = _driver(prefix)
+            found = files.find(path, detail=True).items()
+            return [_info(_spelt(name, path, prefix), detail) for name, detail in found]
+
+    def publish(self, url: str, data: bytes | Path) -> None:
+        with translated(url):
+            files, path = _driver(url)
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if isinstance(data, Path):
+                files.put_file(str(data), path)
+            else:
+                files.pipe_file(path, data)
+
+    def delete(self, url: str) -> None:
+        with translated(url), contextlib.suppress(FileNotFoundError):
+            files, path = _driver(url)
+            files.rm_file(path)
+
+
+def _driver(url: str) -> tuple[Any, str]:
+    # Listings are not cached: another process may have written since.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if url.startswith("s3://"):
+        # Named here as well: fsspec keeps clients by their options, not by the environment.
+        options |= {"endpoint_url": s3_endpoint() or None, "config_kwargs": _TIMEOUTS}
+    try:
+        files, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise StorageError(f"{url} needs another package: {error}") from error
+    return files, path
+
+
+def _spelt(name: str, path: str, prefix: str) -> str:
+    """The URL of a listed name. Drivers leave out scheme and host, each in its own way."""
+    below = name.removeprefix(path.rstrip("/")).strip("/")
+    return f"{prefix}/{below}" if below else prefix
+
+
+def _info(url: str, detail: dict[str, Any]) -> ObjectInfo:
+    size = int(detail["size"])
+    for name in _ETAGS:
+        if etag := detail.get(name):
+            return ObjectInfo(url, size, unquoted(str(etag)))
+    stamp = next((found for name in _TIMES if (found := detail.get(name))), 0)
+    seconds = stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)
+    return ObjectInfo(url, size, f"{seconds:.6f}-{size:x}")
+
+
+def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:
+    if etag is not None:
+        check_etag(url, found=_info(url, files.info(path)).etag, expected=etag)

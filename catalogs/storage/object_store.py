@@ -1,0 +1,134 @@
+"""Storage in the buckets of s3, gs and az, through obstore.
+
+Here: one client per bucket and process, and which servers answer ranged requests as they should.
+Not here: what to do with those that do not (`fsspec_files`).
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import obstore
+import obstore.store
+from obstore.exceptions import BaseError
+
+from catalogs.layout import join
+from catalogs.objects import (
+    ObjectInfo,
+    Range,
+    Storage,
+    check_etag,
+    check_length,
+    translated,
+    unquoted,
+)
+from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
+
+SCHEMES: Final = ("s3", "gs", "az")
+
+_CONCURRENCY = 16
+_OPTIONS: Final[dict[str, Any]] = {
+    "connect_timeout": timedelta(seconds=10),
+    # Between two pieces of an answer, and for a whole one: a shard of some GB takes its time.
+    "read_timeout": timedelta(seconds=60),
+    "timeout": timedelta(minutes=20),
+}
+_RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=180)}
+
+
+def object_store(url: str) -> Storage:
+    """The store of the bucket that `url` is in."""
+    scheme, _, rest = url.partition("://")
+    endpoint = s3_endpoint() if scheme == "s3" else ""
+    return _object_store(f"{scheme}://{rest.partition('/')[0]}", endpoint, os.getpid())
+
+
+class ObjectStore:
+    """Storage in one bucket.
+
+    Some servers answer a ranged request with 200 instead of 206, which obstore refuses. The first
+    ranged request is the probe: if it is refused so, this and all later ones go through fsspec.
+    """
+
+    def __init__(self, root: str, *, endpoint: str) -> None:
+        self._root = root
+        self._answers_ranges = True
+        config: Any = {"endpoint": endpoint} if endpoint else {}
+        options: Any = _OPTIONS | {"allow_http": endpoint.startswith("http://")}
+        self._store: Any = obstore.store.from_url(
+            root, config=config, client_options=options, retry_config=_RETRIES
+        )
+
+    def read(self, url: str, *, etag: str | None = None) -> bytes:
+        with translated(url, BaseError):
+            return self._get(url, {}, etag)
+
+    def read_ranges(
+        self, url: str, ranges: Sequence[Range], *, etag: str | None = None
+    ) -> list[bytes]:
+        with translated(url, BaseError):
+            if self._answers_ranges:
+                try:
+                    return self._ranges(url, ranges, etag)
+                except BaseError as error:
+                    if "NotPartial" not in str(error):
+                        raise
+                    self._answers_ranges = False
+        return FsspecFiles().read_ranges(url, ranges, etag=etag)
+
+    def list_objects(self, prefix: str) -> list[ObjectInfo]:
+        key = self._key(prefix)
+        with translated(prefix, BaseError):
+            if key:
+                with contextlib.suppress(FileNotFoundError):
+                    return [self._info(obstore.head(self._store, key))]
+            pages = obstore.list(self._store, prefix=key or None)
+            return [self._info(meta) for page in pages for meta in page]
+
+    def publish(self, url: str, data: bytes | Path) -> None:
+        # One PUT, or for large data a multipart upload that counts once it is completed.
+        with translated(url, BaseError):
+            obstore.put(self._store, self._key(url), data)
+
+    def delete(self, url: str) -> None:
+        with translated(url, BaseError), contextlib.suppress(FileNotFoundError):
+            obstore.delete(self._store, self._key(url))
+
+    def _ranges(self, url: str, ranges: Sequence[Range], etag: str | None) -> list[bytes]:
+        def fetch(wanted: Range) -> bytes:
+            offset, num_bytes = wanted
+            data = self._get(url, {"range": (offset, offset + num_bytes)}, etag)
+            return check_length(url, data, wanted)
+
+        if len(ranges) == 1:
+            return [fetch(ranges[0])]
+        return list(_pool(os.getpid()).map(fetch, ranges))
+
+    def _get(self, url: str, options: Any, etag: str | None) -> bytes:
+        answer = obstore.get(self._store, self._key(url), options=options)
+        check_etag(url, found=self._info(answer.meta).etag, expected=etag)
+        return bytes(answer.bytes())
+
+    def _key(self, url: str) -> str:
+        return url.removeprefix(self._root).lstrip("/")
+
+    def _info(self, meta: Any) -> ObjectInfo:
+        stamp = f"{meta['last_modified'].timestamp():.3f}-{meta['size']:x}"
+        etag = unquoted(meta["e_tag"]) or stamp
+        return ObjectInfo(join(self._root, meta["path"]), meta["size"], etag)
+
+
+# Both once per process: neither clients nor threads survive a fork.
+@functools.lru_cache(maxsize=64)
+def _object_store(root: str, endpoint: str, _pid: int) -> ObjectStore:
+    return ObjectStore(root, endpoint=endpoint)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="attent-ranges")
