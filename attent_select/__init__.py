@@ -5,10 +5,11 @@ teaching subset goes out as one.
 """
 
 from attent_select.schedules import Interval, Ratio, Round, Schedule, plan
-from attent_select.teaching import Selection, num_samples_of, select
+from attent_select.teaching import Preview, Selection, num_samples_of, select
 
 __all__ = [
     "Interval",
+    "Preview",
     "Ratio",
     "Round",
     "Schedule",

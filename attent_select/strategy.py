@@ -14,32 +14,36 @@ from attent_select.distribution import LossDistribution
 
 @dataclass(frozen=True)
 class Candidates:
-    """The rows to choose from: how many, how their losses lie, and one random number for each.
+    """The rows to choose from: how their losses lie, and one random number for each.
 
-    `losses` is None for a strategy that does not need losses. `uniform` is a float64 expression in
-    (0, 1], its own per (seed, round, sample).
+    `losses` is None unless the strategy needs their distribution. `uniform` is a float64 expression
+    in (0, 1], its own per (seed, round, sample).
     """
 
-    num_eligible: int
-    num_selected: int
     losses: LossDistribution | None
     uniform: pl.Expr
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the keys: m rows of n, and the largest key that was not selected."""
+
+    num_selected: int
+    num_eligible: int
+    first_excluded: float
 
 
 class Strategy(Protocol):
     """Maps a row to a key; the rows with the largest keys are the teaching subset."""
 
     needs_losses: ClassVar[bool]
+    # Whether the key uses `Candidates.losses`, which costs one more pass over the catalog.
+    needs_distribution: ClassVar[bool]
 
     def key(self, candidates: Candidates) -> pl.Expr:
         """float64 per row, never NaN or null: larger is selected first."""
         ...
 
-    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
-        """float64 per row: the probability that the row is selected.
-
-        Args:
-            candidates: as given to `key`.
-            first_excluded: the largest key that was not selected.
-        """
+    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+        """float64 per row: the probability that the row is selected."""
         ...

@@ -1,6 +1,6 @@
 """select(): from the loss catalog to the teaching subset, exactly m rows.
 
-Here: what surrounds one strategy (which rows are eligible, the budget, weights and probabilities).
+Here: what surrounds one strategy (which rows are eligible, the budget, weights, probabilities).
 Not here: the strategies (`strategies/`), the search for the cutoff (`top_m.py`), reading the
 catalog or writing the index (`catalogs`).
 """
@@ -12,16 +12,30 @@ from typing import Final
 
 import polars as pl
 
-from attent_select import distribution, top_m
+from attent_select import top_m
+from attent_select.distribution import LossDistribution, bucket
 from attent_select.errors import InputError
 from attent_select.randomness import Purpose, stream_key, uniform
 from attent_select.schema import INDEX, LOSS, PROBABILITY, ROW, SHARD_ID, WEIGHT, sample_key
-from attent_select.strategy import Candidates, Strategy
+from attent_select.strategy import Candidates, Outcome, Strategy
 
-_BUCKET: Final = "__bucket"
 _COUNT: Final = "__count"
+_BUCKET: Final = "__bucket"
 _ELIGIBLE: Final = "__eligible"
 _SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is known of a catalog without scanning it: makes a selection faster, never different.
+
+    Attributes:
+        total: rows of the catalog.
+        rows: some of them, from many places, with the catalog's columns; a million are plenty.
+    """
+
+    total: int
+    rows: pl.LazyFrame
 
 
 @dataclass(frozen=True)
@@ -32,27 +46,25 @@ class Selection:
         rows: schema `INDEX`, in the order of the input. Lazy: collecting it is the last scan.
         num_samples: m, the rows selected.
         total: rows of the catalog.
-        eligible: rows that could have been selected. without_loss: rows left out because their loss
-        is null, NaN or infinite (0 for a strategy that
-            needs no losses).
-        threshold: the smallest selected key (for `hard` a loss in nats); None if nothing is
-            selected.
+        eligible: rows that could have been selected; the others have no finite loss, or `where`
+            excludes them.
+        threshold: the smallest selected key (for `hard` a loss in nats); None if m is 0.
     """
 
     rows: pl.LazyFrame
     num_samples: int
     total: int
     eligible: int
-    without_loss: int
     threshold: float | None
 
 
 @dataclass(frozen=True)
 class _Census:
+    """One pass over the catalog: how many rows, and how the losses of the eligible ones lie."""
+
     total: int
     eligible: int
-    without_loss: int
-    losses: distribution.LossDistribution | None
+    losses: LossDistribution | None
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -71,49 +83,48 @@ def select(
     seed: int = 0,
     round_number: int = 0,
     where: str | None = None,
+    preview: Preview | None = None,
 ) -> Selection:
-    """The teaching subset: exactly m rows with the largest keys of `strategy`, ties by sample_key.
+    """The teaching subset: exactly m rows with the largest keys of `strategy`.
 
-    The same rows come out whatever the number of parts, threads or machines.
+    Ties are broken by sample_key. The same rows come out whatever the number of parts, threads or
+    machines, in memory that does not grow with the catalog or with m.
 
     Args:
         losses: one row per sample with shard_id u32, row u32, and loss f32 (nats) unless the
-            strategy
-            needs none; more columns may stand beside them for `where`.
+            strategy needs none; more columns may stand beside them for `where`.
         strategy: from `attent_select.strategies`, or anything with that protocol.
         num_samples: m. Give either this or `ratio`.
         ratio: m as a share of all rows, in (0, 1].
         seed: of the run.
         round_number: each round draws anew.
         where: a polars SQL condition that eligible rows fulfil, such as `num_units > 10`.
+        preview: saves passes over the catalog.
 
     Raises:
-        InputError: a column is missing, `where` does not parse, or fewer rows are eligible than
-            asked.
+        InputError: a column is missing, `where` does not parse, or too few rows are eligible.
     """
-    if (num_samples is None) == (ratio is None):
-        raise InputError("give either num_samples or ratio")
     eligible = _eligible(losses, strategy=strategy, where=where)
-    census = _census(eligible, strategy=strategy)
-    if num_samples is None:
-        assert ratio is not None
-        num_samples = num_samples_of(ratio, total=census.total)
-    _check_budget(num_samples, census)
+    if strategy.needs_distribution or preview is None:
+        census = _census(eligible, strategy=strategy)
+    else:
+        census = _Census(preview.total, preview.total, None)
+    m = _budget(num_samples, ratio, total=census.total)
+    if m == 0:
+        return Selection(pl.LazyFrame(schema=INDEX), 0, census.total, census.eligible, None)
+    top_m.check_enough(census.eligible, num_selected=m)
     candidates = Candidates(
-        num_eligible=census.eligible,
-        num_selected=num_samples,
         losses=census.losses,
         uniform=uniform(stream_key(seed, Purpose.SELECT, round_number), sample_key()),
     )
-    rows, threshold = _cut(eligible, strategy, candidates)
-    return Selection(
-        rows=rows,
-        num_samples=num_samples,
-        total=census.total,
-        eligible=census.eligible,
-        without_loss=census.without_loss,
-        threshold=threshold,
-    )
+    pilot = None
+    if preview is not None:
+        some = _eligible(preview.rows, strategy=strategy, where=where)
+        pilot = _pilot(some, strategy.key(candidates), census=census)
+    keyed = _keyed(eligible, strategy.key(candidates))
+    cut = top_m.cut(keyed, m, pilot=pilot)
+    rows = _index_rows(keyed.filter(cut.last.includes()), strategy, candidates, cut, m)
+    return Selection(rows, m, census.total, cut.num_rows, cut.last.key)
 
 
 def _eligible(losses: pl.LazyFrame, *, strategy: Strategy, where: str | None) -> pl.LazyFrame:
@@ -145,67 +156,58 @@ def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
 
 
 def _census(eligible: pl.LazyFrame, *, strategy: Strategy) -> _Census:
-    """One pass: how many rows there are, and the histogram of the losses that may be selected."""
-    group = pl.when(_ELIGIBLE).then(
-        distribution.bucket(pl.col(LOSS)) if strategy.needs_losses else pl.lit(0, dtype=pl.UInt32)
-    )
-    lost = (
-        pl.col(LOSS).is_finite().fill_null(False).not_() if strategy.needs_losses else pl.lit(False)
-    )
+    group = bucket(pl.col(LOSS)) if strategy.needs_distribution else pl.lit(0, dtype=pl.UInt32)
     counts = (
         eligible.select(
-            group.alias(_BUCKET),
+            pl.when(_ELIGIBLE).then(group).alias(_BUCKET),
             # Counts are u64 sums: polars lengths are u32 and wrap beyond 2^32 rows.
             pl.lit(1, dtype=pl.UInt64).alias(_COUNT),
-            lost.cast(pl.UInt64).alias("lost"),
         )
         .group_by(_BUCKET)
-        .agg(pl.col(_COUNT).sum(), pl.col("lost").sum())
+        .agg(pl.col(_COUNT).sum())
         .collect(engine="streaming")
     )
     chosen = counts.filter(pl.col(_BUCKET).is_not_null())
-    return _Census(
-        total=int(counts[_COUNT].sum()),
-        eligible=int(chosen[_COUNT].sum()),
-        without_loss=int(counts["lost"].sum()),
-        losses=distribution.LossDistribution.from_buckets(
-            chosen[_BUCKET].to_numpy(), chosen[_COUNT].to_numpy()
-        )
-        if strategy.needs_losses
-        else None,
-    )
+    buckets, rows = chosen[_BUCKET].to_numpy(), chosen[_COUNT].to_numpy()
+    losses = LossDistribution.from_buckets(buckets, rows) if strategy.needs_distribution else None
+    return _Census(int(counts[_COUNT].sum()), int(chosen[_COUNT].sum()), losses)
 
 
-def _check_budget(num_samples: int, census: _Census) -> None:
+def _budget(num_samples: int | None, ratio: float | None, *, total: int) -> int:
+    if (num_samples is None) == (ratio is None):
+        raise InputError("give either num_samples or ratio")
+    if ratio is not None:
+        return num_samples_of(ratio, total=total)
+    assert num_samples is not None
     if num_samples < 0:
         raise InputError(f"num_samples: {num_samples} is negative")
-    if num_samples > census.eligible:
-        lost = f", {census.without_loss} without a finite loss" if census.without_loss else ""
-        raise InputError(
-            f"{num_samples} samples asked for, but only {census.eligible} of {census.total} are "
-            f"eligible{lost}: ask for at most {census.eligible}, or loosen `where`"
-        )
+    return num_samples
 
 
-def _cut(
-    eligible: pl.LazyFrame, strategy: Strategy, candidates: Candidates
-) -> tuple[pl.LazyFrame, float | None]:
-    """The selected rows with weight and probability, and the smallest selected key."""
-    m, n = candidates.num_selected, candidates.num_eligible
-    empty = pl.LazyFrame(schema=INDEX)
-    if m == 0:
-        return empty, None
-    ordered = top_m.with_order(eligible.filter(_ELIGIBLE), strategy.key(candidates))
-    last, *excluded = top_m.positions(ordered, [m - 1] if m == n else [m - 1, m])
-    probability = (
-        strategy.probability(candidates, first_excluded=excluded[0].key)
-        if excluded
-        else pl.lit(1.0, dtype=pl.Float64)
-    )
-    rows = ordered.filter(last.includes()).select(
+def _keyed(eligible: pl.LazyFrame, key: pl.Expr) -> pl.LazyFrame:
+    return eligible.filter(_ELIGIBLE).with_columns(key.alias(top_m.KEY))
+
+
+def _pilot(some: pl.LazyFrame, key: pl.Expr, *, census: _Census) -> top_m.Pilot:
+    """The keys of the previewed rows, and how many rows of the catalog they stand for."""
+    rows = some.with_columns(key.alias(top_m.KEY)).select(_ELIGIBLE, top_m.KEY).collect()
+    keys = rows.filter(_ELIGIBLE)[top_m.KEY]
+    if census.losses is not None:
+        return top_m.Pilot.of(keys, num_rows=census.eligible)
+    return top_m.Pilot.of(keys, num_rows=census.total * len(keys) // max(1, len(rows)))
+
+
+def _index_rows(
+    kept: pl.LazyFrame, strategy: Strategy, candidates: Candidates, cut: top_m.Cut, m: int
+) -> pl.LazyFrame:
+    """The selected rows in the schema of an index."""
+    probability = pl.lit(1.0, dtype=pl.Float64)
+    if cut.first_excluded is not None:
+        outcome = Outcome(m, cut.num_rows, first_excluded=cut.first_excluded.key)
+        probability = strategy.probability(candidates, outcome)
+    return kept.select(
         pl.col(SHARD_ID).cast(INDEX[SHARD_ID]),
         pl.col(ROW).cast(INDEX[ROW]),
         pl.lit(1.0, dtype=pl.Float32).alias(WEIGHT),
         probability.cast(pl.Float32).alias(PROBABILITY),
     )
-    return rows, last.key

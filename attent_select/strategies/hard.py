@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 
 from attent_select.schema import LOSS
-from attent_select.strategy import Candidates
+from attent_select.strategy import Candidates, Outcome
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,10 @@ class Hard:
     """
 
     needs_losses: ClassVar[bool] = True
+    needs_distribution: ClassVar[bool] = False
 
     def key(self, candidates: Candidates) -> pl.Expr:
         return pl.col(LOSS).cast(pl.Float64)
 
-    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
+    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
         return pl.lit(1.0, dtype=pl.Float64)

@@ -8,7 +8,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.strategy import Candidates
+from attent_select.strategy import Candidates, Outcome
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Soft:
     clip_high: float = 0.99
 
     needs_losses: ClassVar[bool] = True
+    needs_distribution: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -50,8 +51,8 @@ class Soft:
     def key(self, candidates: Candidates) -> pl.Expr:
         return self._logit(candidates) - (0.0 - candidates.uniform.log()).log()
 
-    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
-        return 1.0 - (-((self._logit(candidates) - first_excluded).exp())).exp()
+    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+        return 1.0 - (-((self._logit(candidates) - outcome.first_excluded).exp())).exp()
 
     def _logit(self, candidates: Candidates) -> pl.Expr:
         losses = candidates.losses

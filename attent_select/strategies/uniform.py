@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from attent_select.strategy import Candidates
+from attent_select.strategy import Candidates, Outcome
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class Uniform:
     """
 
     needs_losses: ClassVar[bool] = False
+    needs_distribution: ClassVar[bool] = False
 
     def key(self, candidates: Candidates) -> pl.Expr:
         return candidates.uniform
 
-    def probability(self, candidates: Candidates, *, first_excluded: float) -> pl.Expr:
-        return pl.lit(candidates.num_selected / candidates.num_eligible, dtype=pl.Float64)
+    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+        return pl.lit(outcome.num_selected / outcome.num_eligible, dtype=pl.Float64)

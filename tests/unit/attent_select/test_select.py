@@ -66,7 +66,6 @@ def test_hard_takes_the_largest_finite_losses_and_breaks_ties_by_sample(
     assert chosen(selection.rows) == sorted((shard, row) for shard, row, _ in expected)
     assert selection.total == len(losses)
     assert selection.eligible == len(finite)
-    assert selection.without_loss == len(losses) - len(finite)
     assert selection.threshold == (expected[-1][2] if expected else None)
 
 
@@ -141,7 +140,7 @@ def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 6}, "only 4 of 5 are eligible, 1 without a finite loss"),
+        ({"num_samples": 6}, "6 samples asked for, but only 4 are eligible"),
         ({"num_samples": -1}, "-1 is negative"),
         ({"ratio": 0.0}, "outside"),
         ({"ratio": 1.5}, "outside"),

@@ -1,4 +1,4 @@
-"""The search for the cutoff, against a full sort of the same rows."""
+"""The search for the cut, against a full sort of the same rows, whatever the pilot says."""
 
 import math
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attent_select import top_m
+from attent_select import radix, top_m
+from attent_select.errors import InputError
 
 KEYS = st.one_of(
     st.floats(allow_nan=False, width=32),
@@ -21,22 +22,85 @@ def frame_of(keys: list[float]) -> pl.LazyFrame:
         {
             "shard_id": np.arange(len(keys), dtype=np.uint32) // 3,
             "row": np.arange(len(keys), dtype=np.uint32) % 3,
-            "key": np.array(keys, dtype=np.float64),
+            top_m.KEY: np.array(keys, dtype=np.float64),
         }
     )
 
 
 def reference(keys: list[float]) -> list[tuple[float, int]]:
     """(key, sample_key) by descending key, then ascending sample_key."""
-    rows = [(key + 0.0, (i // 3 << 32) | i % 3) for i, key in enumerate(keys)]
+    rows = [(key, (i // 3 << 32) | i % 3) for i, key in enumerate(keys)]
     return sorted(rows, key=lambda row: (-row[0], row[1]))
 
 
-@pytest.fixture(params=[1, 4, 1 << 20], ids=lambda rows: f"edge of {rows} rows")
-def edge_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A small edge bucket makes the descent go through every level, even on few rows."""
-    monkeypatch.setattr(top_m, "_EDGE_ROWS", request.param)
-    return request.param
+def check_cut(keys: list[float], num_selected: int, *, pilot: top_m.Pilot | None) -> None:
+    expected = reference(keys)
+    found = top_m.cut(frame_of(keys), num_selected, pilot=pilot)
+    assert (found.last.key, found.last.sample_key) == expected[num_selected - 1]
+    assert found.num_rows == len(keys)
+    if num_selected < len(keys):
+        assert found.first_excluded is not None
+        excluded = (found.first_excluded.key, found.first_excluded.sample_key)
+        assert excluded == expected[num_selected]
+    else:
+        assert found.first_excluded is None
+    kept = frame_of(keys).filter(found.last.includes()).collect()
+    chosen = [(shard << 32) | row for shard, row in kept.select("shard_id", "row").iter_rows()]
+    assert sorted(chosen) == sorted(key for _, key in expected[:num_selected])
+
+
+@given(
+    keys=st.lists(KEYS, min_size=1, max_size=40),
+    hints=st.none() | st.lists(KEYS, max_size=10),
+    data=st.data(),
+)
+def test_the_cut_is_exact_whatever_the_pilot_says(
+    keys: list[float], hints: list[float] | None, data: st.DataObject
+) -> None:
+    num_selected = data.draw(st.integers(1, len(keys)))
+    stands_for = data.draw(st.integers(1, 100))
+    limit = data.draw(st.sampled_from([1, 3, 1000]))
+    pilot = None if hints is None else top_m.Pilot.of(pl.Series(hints, dtype=pl.Float64),
+                                                      num_rows=stands_for)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(top_m, "_MAX_BRACKET_ROWS", limit)
+        check_cut(keys, num_selected, pilot=pilot)
+
+
+def test_a_good_pilot_finds_the_cut_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = np.random.default_rng(0).normal(size=100_000)
+    pilot = top_m.Pilot.of(pl.Series(keys[::10]), num_rows=len(keys))
+    monkeypatch.setattr(top_m, "_MAX_GUESSES", 1)
+    monkeypatch.setattr(top_m, "_by_radix", None)
+    for num_selected in (1, 20_000, 99_999):
+        check_cut(keys.tolist(), num_selected, pilot=pilot)
+
+
+def test_a_pilot_from_unlike_rows_is_corrected_by_what_was_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = np.random.default_rng(0).normal(size=100_000)
+    unlike = keys[::10] + 0.1
+    monkeypatch.setattr(top_m, "_by_radix", None)
+    check_cut(keys.tolist(), 20_000, pilot=top_m.Pilot.of(pl.Series(unlike), num_rows=100_000))
+    monkeypatch.setattr(top_m, "_MAX_GUESSES", 1)
+    with pytest.raises(TypeError):  # the first guess alone does not do: the case is a real one
+        check_cut(keys.tolist(), 20_000, pilot=top_m.Pilot.of(pl.Series(unlike), num_rows=100_000))
+
+
+def test_a_bracket_with_too_many_rows_is_never_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top_m, "_MAX_BRACKET_ROWS", 100)
+    pilot = top_m.Pilot.of(pl.Series([1.0] * 50), num_rows=1000)
+    counted = top_m._count(frame_of([1.0] * 1000), low=1.0, high=1.0)
+    assert (counted.num_rows, counted.above, counted.complete) == (1000, 0, False)
+    assert len(counted.inside) <= 101
+    check_cut([1.0] * 1000, 400, pilot=pilot)
+
+
+def test_more_rows_than_there_are_is_an_input_error_that_says_how_many() -> None:
+    for pilot in (None, top_m.Pilot.of(pl.Series([1.0]), num_rows=5)):
+        with pytest.raises(InputError, match="6 samples asked for, but only 5 are eligible"):
+            top_m.cut(frame_of([1.0] * 5), 6, pilot=pilot)
 
 
 @given(keys=st.lists(KEYS, min_size=1, max_size=40), data=st.data())
@@ -44,32 +108,10 @@ def test_every_rank_is_the_row_that_a_full_sort_puts_there(
     keys: list[float], data: st.DataObject
 ) -> None:
     ranks = data.draw(st.lists(st.integers(0, len(keys) - 1), min_size=1, max_size=3))
+    # A small edge bucket makes the descent go through every level, even on few rows.
     edge = data.draw(st.sampled_from([1, 4, 1 << 20]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(top_m, "_EDGE_ROWS", edge)
-        ordered = top_m.with_order(frame_of(keys), pl.col("key"))
-        found = top_m.positions(ordered, ranks)
+        patch.setattr(radix, "_EDGE_ROWS", edge)
+        found = radix.positions(radix.with_order(frame_of(keys), pl.col(top_m.KEY)), ranks)
     expected = reference(keys)
-    assert [(p.key, p.sample_key) for p in found] == [expected[rank] for rank in ranks]
-
-
-def test_when_all_keys_are_equal_the_sample_keys_decide(edge_rows: int) -> None:
-    ordered = top_m.with_order(frame_of([2.5] * 30), pl.col("key"))
-    (last,) = top_m.positions(ordered, [9])
-    chosen = ordered.filter(last.includes()).collect()
-    assert chosen.select("shard_id", "row").rows() == [(i // 3, i % 3) for i in range(10)]
-
-
-def test_the_cutoff_keeps_exactly_the_rows_up_to_it(edge_rows: int) -> None:
-    keys = np.random.default_rng(0).normal(size=500).round(1).tolist()
-    ordered = top_m.with_order(frame_of(keys), pl.col("key"))
-    (last,) = top_m.positions(ordered, [123])
-    chosen = ordered.filter(last.includes()).collect()
-    assert sorted(chosen[top_m.SAMPLE_KEY]) == sorted(k for _, k in reference(keys)[:124])
-
-
-def test_positions_compare_as_their_rows_do() -> None:
-    ordered = top_m.with_order(frame_of([1.0, 3.0, -2.0, 3.0]), pl.col("key"))
-    found = top_m.positions(ordered, [0, 1, 2, 3])
-    assert found == sorted(found)
-    assert [p.key for p in found] == [3.0, 3.0, 1.0, -2.0]
+    assert found == [expected[rank] for rank in ranks]
