@@ -162,7 +162,7 @@ class _Round:
 
     def observed(self, first_step: int, frame: pl.DataFrame) -> None:
         now = time.perf_counter()
-        loss_sum = (frame[LOSS].cast(pl.Float64) * frame[WEIGHT].cast(pl.Float64)).sum()
+        loss_sum = float((frame[LOSS].cast(pl.Float64) * frame[WEIGHT].cast(pl.Float64)).sum())
         self._progress = _Progress(
             loss_sum=self._progress.loss_sum + loss_sum,
             samples_seen=self._progress.samples_seen + frame.height,

@@ -59,5 +59,5 @@ def to_frame(rows: torch.Tensor) -> pl.DataFrame:
             f"{first['shard_id']:.0f}, row {first['row']:.0f} is {first['loss']}; lower the "
             "learning rate or warm up longer, and start the round again"
         )
-    dtypes = {**schema.OBSERVED_LOSSES, schema.WEIGHT: pl.Float32}
+    dtypes: schema.Schema = {**schema.OBSERVED_LOSSES, schema.WEIGHT: pl.Float32}
     return table.cast(dtypes).sort("step", schema.SHARD_ID, schema.ROW)

@@ -67,7 +67,7 @@ class Selected:
 
     def shard_ordinals(self, ids: Ids) -> Ids:
         """For each id the `k` of its shard in `shard_ids`."""
-        return np.searchsorted(self.starts, ids, side="right") - 1
+        return np.asarray(np.searchsorted(self.starts, ids, side="right") - 1, dtype=np.int64)
 
     def shards_of(self, ids: Ids) -> npt.NDArray[np.uint32]:
         return self.shard_ids[self.shard_ordinals(ids)]

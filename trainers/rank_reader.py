@@ -6,7 +6,8 @@ Here: the two stages of threads and what flows between them. Not here: the order
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -80,7 +81,7 @@ class RankReader:
     # cost.
     _prepared_bytes: list[int] = field(default_factory=list)
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Generator[Batch, None, None]:
         """Collated micro-batches from `start_step` to the end."""
         read = ordered_map(
             self._read,
@@ -130,11 +131,11 @@ class RankReader:
         return dict(zip(ids.tolist(), reading.samples, strict=True))
 
     def _micro_batches(
-        self, start_step: int, read: Iterator[dict[int, Sample]]
+        self, start_step: int, read: Generator[dict[int, Sample], None, None]
     ) -> Iterator[MicroBatch]:
         """Takes samples, in training order, out of what was read; reads on when one is missing."""
         waiting: dict[int, Sample] = {}
-        try:
+        with closing(read):
             for step, ids in self.order.steps(start_step):
                 share = rank_share(ids, rank=self.rank, world_size=self.world_size)
                 for part in np.array_split(share, self.parts_per_step):
@@ -142,8 +143,6 @@ class RankReader:
                         waiting.update(next(read))
                     samples = [waiting.pop(number) for number in part.tolist()]
                     yield MicroBatch(step=step, ids=part, samples=samples)
-        finally:
-            read.close()  # type: ignore[attr-defined]  # a generator: stops its threads now
 
     def _bytes_prepared(self, micro_batch: MicroBatch) -> int:
         # Before the first one is collated its size is unknown: it then runs alone.

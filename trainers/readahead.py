@@ -6,7 +6,7 @@ decoding (Pillow, Arrow, tokenizers, torch) releases the interpreter lock.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
@@ -22,7 +22,7 @@ def ordered_map(
     num_threads: int,
     budget: int,
     cost: Callable[[Item], int],
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yields `function(item)` in the order of `items`, computed ahead by `num_threads` threads.
 
     The summed `cost` of everything started and not yet handed over stays within `budget`; a single

@@ -6,9 +6,11 @@ because a loss can differ in its last bits with the batch it was computed in.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import polars as pl
 import torch
@@ -28,6 +30,19 @@ _BATCHES_AHEAD = 4
 SCORES = {name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")}
 
 
+class Batching(Protocol):
+    """What `ScoringSettings` says; whoever has the same fields will do."""
+
+    @property
+    def batch_units(self) -> int: ...
+    @property
+    def max_batch_samples(self) -> int: ...
+    @property
+    def window_samples(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class ScoringSettings:
     """How rows are put into batches, and in what arithmetic.
@@ -35,35 +50,33 @@ class ScoringSettings:
     A batch holds at most `max_batch_samples` samples, and at most `batch_units` units, padding
     included: samples × the cost of the longest (tokens; 1 for an image). Samples are put into
     batches longest first among `window_samples` consecutive ones. All of these are part of what a
-    loss was measured with; `num_threads` (that prepare samples) is not.
+    loss was measured with.
     """
 
     batch_units: int = 16384
     max_batch_samples: int = 256
     window_samples: int = 1024
     dtype: str = "float32"
-    num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("batch_units", "max_batch_samples", "window_samples", "num_threads"):
+        for name in ("batch_units", "max_batch_samples", "window_samples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """`rows` has the columns of `SCORES`, sorted by row.
+@dataclass
+class ScoringNotes:
+    """What happened beside the losses; filled while scoring.
 
     `num_splits` counts batches that were halved because memory ran out: their losses may differ in
     the last bits from those of another machine. `num_truncated` counts samples cut to the task's
     limit.
     """
 
-    rows: pl.DataFrame
-    num_splits: int
-    num_truncated: int
+    num_splits: int = 0
+    num_truncated: int = 0
 
 
 def best_device() -> torch.device:
@@ -73,24 +86,34 @@ def best_device() -> torch.device:
 
 def score_rows(
     task: Task,
-    *,
     model: torch.nn.Module,
     samples: Iterable[tuple[int, Sample]],
-    settings: ScoringSettings | None = None,
-) -> Scores:
+    *,
+    settings: Batching | None = None,
+    num_threads: int = 2,
+    notes: ScoringNotes | None = None,
+) -> pl.DataFrame:
     """The loss of each `(row, sample)`, in eval mode, in float32 nats.
 
-    The model is moved to the best device and left there. Reading `samples`, preparing and collating
-    them happen in threads, ahead of the model. A sample that cannot be used gets a status and a
-    null loss. Rows are unique; the answer is sorted by row.
+    Args:
+        task: prepares, collates and gives the loss.
+        model: moved to the best device and left there.
+        samples: unique rows; read in a thread of its own, ahead of the model.
+        settings: how batches are made.
+        num_threads: that prepare samples; makes no difference to the result.
+        notes: filled, where given.
+
+    Returns:
+        The columns of `SCORES`, sorted by row. A sample that cannot be used has a status and a
+        null loss.
     """
     settings = settings or ScoringSettings()
     model.to(best_device())
-    scoring = _Scoring(task, model=model, settings=settings)
+    scoring = _Scoring(task, model=model, dtype=settings.dtype, notes=notes or ScoringNotes())
     prepared = ordered_map(
         scoring.prepare,
         _pieces(samples),
-        num_threads=settings.num_threads,
+        num_threads=num_threads,
         budget=2 * settings.window_samples,
         cost=len,
     )
@@ -101,22 +124,21 @@ def score_rows(
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
     )
-    with evaluating(model) as to_device:
+    with evaluating(model) as to_device, closing(batches):
         for rows, items, batch in batches:
             scoring.score(rows, items, to_device(batch))
-    table = pl.DataFrame(scoring.results, schema=SCORES, orient="row").sort(schema.ROW)
-    return Scores(table, num_splits=scoring.num_splits, num_truncated=scoring.num_truncated)
+    return pl.DataFrame(scoring.results, schema=SCORES, orient="row").sort(schema.ROW)
 
 
 class _Scoring:
     """The work on one span, and its results so far."""
 
-    def __init__(self, task: Task, *, model: torch.nn.Module, settings: ScoringSettings) -> None:
-        self._task, self._model = task, model
-        self._bfloat16 = settings.dtype == "bfloat16"
+    def __init__(
+        self, task: Task, *, model: torch.nn.Module, dtype: str, notes: ScoringNotes
+    ) -> None:
+        self._task, self._model, self._notes = task, model, notes
+        self._bfloat16 = dtype == "bfloat16"
         self.results: list[tuple[int, float | None, int, str]] = []
-        self.num_splits = 0
-        self.num_truncated = 0
 
     def prepare(self, piece: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
         """The samples that can be used; the others are results already."""
@@ -139,7 +161,9 @@ class _Scoring:
         except (torch.OutOfMemoryError, MemoryError):
             losses = None  # left first: the exception holds the failed attempt's tensors
         if losses is not None:
-            self.num_truncated += int(batch["truncated"].sum()) if "truncated" in batch else 0
+            self._notes.num_truncated += (
+                int(batch["truncated"].sum()) if "truncated" in batch else 0
+            )
             self.results += [
                 (row, loss, units, schema.OK)
                 if math.isfinite(loss)
@@ -152,7 +176,7 @@ class _Scoring:
         if len(rows) == 1:
             self.results.append((rows[0], None, 0, "oom"))
             return
-        self.num_splits += 1
+        self._notes.num_splits += 1
         device = next(self._model.parameters()).device
         middle = len(rows) // 2
         for half in (slice(None, middle), slice(middle, None)):
@@ -176,23 +200,21 @@ def _pieces(samples: Iterable[tuple[int, Sample]]) -> Iterator[list[tuple[int, S
 
 
 def _planned(
-    prepared: Iterator[list[tuple[int, Item]]], settings: ScoringSettings
+    prepared: Generator[list[tuple[int, Item]], None, None], settings: Batching
 ) -> Iterator[list[tuple[int, Item]]]:
     """The batches: longest first among the samples of a window."""
-    try:
-        window: list[tuple[int, Item]] = []
+    window: list[tuple[int, Item]] = []
+    with closing(prepared):
         for piece in prepared:
             window += piece
             while len(window) >= settings.window_samples:
                 yield from _batches(window[: settings.window_samples], settings)
                 window = window[settings.window_samples :]
         yield from _batches(window, settings)
-    finally:
-        prepared.close()  # type: ignore[attr-defined]  # a generator: stops its threads now
 
 
 def _batches(
-    window: list[tuple[int, Item]], settings: ScoringSettings
+    window: list[tuple[int, Item]], settings: Batching
 ) -> Iterator[list[tuple[int, Item]]]:
     longest_first = sorted(window, key=lambda entry: (-entry[1]["num_units"], entry[0]))
     batch: list[tuple[int, Item]] = []

@@ -8,6 +8,7 @@ num_workers=0)`, in `fit` and in Lightning. It shards itself: never pass it to
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -134,9 +135,8 @@ class TeachingStream(IterableDataset[Batch]):
                 "batch_size=None, num_workers=0)"
             )
         started = time.perf_counter()
-        batches = self._reader.batches(self._next_step)
         part = 0
-        try:
+        with closing(self._reader.batches(self._next_step)) as batches:
             while True:
                 asked = time.perf_counter()
                 batch = next(batches, None)
@@ -149,8 +149,6 @@ class TeachingStream(IterableDataset[Batch]):
                 part = (part + 1) % self.parts_per_step
                 if part == 0:
                     self._next_step = int(batch["step"]) + 1
-        finally:
-            batches.close()  # type: ignore[attr-defined]  # a generator: stops its threads now
 
     def state_dict(self) -> dict[str, Any]:
         """What identifies the order, and the samples consumed: whole optimizer steps only.

@@ -55,8 +55,9 @@ def _in_chunks(
     def losses(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return _cross_entropy(head(part), wanted)
 
-    num_rows = max(chunk_elements // head.weight.shape[0], 1)  # type: ignore[union-attr]
-    chunks = zip(hidden.split(num_rows), targets.split(num_rows), strict=True)
+    vocabulary = next(head.parameters()).shape[0]
+    num_rows = max(chunk_elements // vocabulary, 1)
+    chunks = zip(torch.split(hidden, num_rows), torch.split(targets, num_rows), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([losses(part, wanted) for part, wanted in chunks])
     # Recomputed in the backward pass, or every chunk's logits would be kept for it.
@@ -91,7 +92,7 @@ def _is_plain(model: Any, backbone: torch.nn.Module, head: torch.nn.Module) -> b
     model.eval()
     try:
         with torch.no_grad():
-            tokens = torch.arange(4, device=head.weight.device)[None]  # type: ignore[union-attr]
+            tokens = torch.arange(4, device=next(model.parameters()).device)[None]
             expected = model(input_ids=tokens, use_cache=False).logits
             found = head(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
             return bool(torch.equal(expected, found))

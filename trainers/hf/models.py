@@ -55,7 +55,8 @@ class HuggingFaceModels:
             config = dict(self.settings["config"])
             try:
                 built = AutoConfig.for_model(config.pop("model_type"), **config)
-                return self._class.from_config(built, dtype=torch.float32)
+                model: torch.nn.Module = self._class.from_config(built, dtype=torch.float32)
+                return model
             except (ValueError, TypeError, ImportError) as error:
                 raise InputError(f"the model cannot be built: {error}") from error
 

@@ -138,6 +138,7 @@ class _RoundTrainer(Trainer):
             callbacks=[_RoundCallback(self, steps=steps, save_steps=settings.save_steps)],
         )
         self.remove_callback(PrinterCallback)  # stdout belongs to the command's own answer
+        self._learner, self._stream, self._work = learner, stream, work
         self._steps, self._models, self._hooks = steps, models, hooks
         self._observed = ObservedLosses()
         self._observed_from = steps.first + stream.next_step
@@ -145,7 +146,7 @@ class _RoundTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         # Not through accelerator.prepare: it would shard a stream that has already sharded itself.
-        return DataLoader(self.train_dataset, batch_size=None, num_workers=0)
+        return DataLoader(self._stream, batch_size=None, num_workers=0)
 
     def training_step(
         self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None
@@ -172,8 +173,8 @@ class _RoundTrainer(Trainer):
         losses, num_units = model(inputs)
         self._observed.add(inputs, loss=losses, num_units=num_units, step=self.state.global_step)
         # DDP averages the gradients of the ranks: times their number, they add up.
-        total = (inputs["weight"] * losses).sum() / inputs["denominator"]
-        return total * self.accelerator.num_processes
+        total: torch.Tensor = (inputs["weight"] * losses).sum() / inputs["denominator"]
+        return total * int(self.accelerator.num_processes)
 
     def hand_over_observed(self) -> None:
         """Give the losses of all ranks since the last time to the hook."""
@@ -188,14 +189,14 @@ class _RoundTrainer(Trainer):
 
     def after_save(self) -> None:
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = self._work / f"checkpoint-{self.state.global_step}"
             self._hooks.checkpoint(self.state.global_step, folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The Trainer's own would add a pickle of its arguments.
         if self.args.should_save:
             assert output_dir is not None
-            self._models.save(self.model.model, Path(output_dir))
+            self._models.save(self._learner.model, Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The Trainer's own leaves modules of many architectures at their initial values, with only
@@ -245,7 +246,7 @@ def _arguments(
             f"training.arguments may not set {', '.join(taken)}: attent-select decides these; the "
             "training section has keys for those that are yours"
         )
-    ours = {
+    ours: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
         "per_device_train_batch_size": stream.micro_batch_size,

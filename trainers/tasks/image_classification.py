@@ -121,7 +121,7 @@ class ImageClassification:
 
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    logits = model(pixel_values=batch["pixel_values"]).logits
+    logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
     # A label outside the head is a device-side assert on a GPU, which ends the process.
     if (highest := int(batch["labels"].max())) >= logits.shape[1]:
         raise InputError(
