@@ -34,6 +34,7 @@ Scheduler = Annotated[
 
 @app.command()
 def demo(
+    *,
     task: Annotated[str, typer.Option(help="`vision` or `text`.")] = "vision",
     out: Annotated[str, typer.Option(metavar="RUN", help="Folder of the demo.")] = "attent-demo",
     as_json: Json = False,
@@ -55,6 +56,7 @@ def demo(
 
 @app.command()
 def ingest(
+    *,
     shards: Annotated[list[str], typer.Argument(metavar="SHARD_URL…", help="URLs or globs.")],
     out: Annotated[str, typer.Option(metavar="RUN", help="The run to create.")],
     convert: Annotated[
@@ -79,6 +81,7 @@ def ingest(
 
 @app.command()
 def score(
+    *,
     run: Run,
     round_number: Round = None,
     scheduler: Scheduler = None,
@@ -99,6 +102,7 @@ def score(
 
 @app.command()
 def select(
+    *,
     losses: Annotated[
         str,
         typer.Argument(metavar="LOSSES", help="A run, or Parquet files with shard_id, row, loss."),
@@ -140,6 +144,7 @@ def select(
 
 @app.command()
 def stream(
+    *,
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="A run.")],
     index: Annotated[str, typer.Option(metavar="INDEX", help="An index file.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Global batch size.")],
@@ -173,7 +178,7 @@ def stream(
 
 @app.command()
 def train(
-    run: Run, round_number: Round = None, overrides: Set = None, as_json: Json = False
+    *, run: Run, round_number: Round = None, overrides: Set = None, as_json: Json = False
 ) -> None:
     """Trains one round on its index file."""
 
@@ -187,6 +192,7 @@ def train(
 
 @app.command("run")
 def run_all(
+    *,
     config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="Or a run to go on with.")],
     scheduler: Scheduler = None,
     overrides: Set = None,
@@ -209,6 +215,7 @@ def run_all(
 
 @app.command()
 def query(
+    *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
     as_json: Json = False,
@@ -226,6 +233,7 @@ def query(
 
 @app.command()
 def report(
+    *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
     out: Annotated[str | None, typer.Option(help="Default: RUN/report.html.")] = None,
     control: Annotated[

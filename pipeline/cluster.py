@@ -1,7 +1,7 @@
 """The only door to Dask: a cluster, and plain functions on its workers in a rolling window.
 
 Here: connecting, running plain functions on workers, noticing that a cluster is lost. Not here:
-what the functions do (`ingest.py`, `score.py`) or the settings (`settings.py`). No Dask
+what the functions do (`ingest.py`, `scoring.py`) or the settings (`settings.py`). No Dask
 collections: a task is one picklable value in and one small value out; data never travels through
 the scheduler.
 """
@@ -12,6 +12,7 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 from attent_select.errors import ClusterError, InputError
 from pipeline.settings import ClusterSettings
 
-__all__ = ["Client", "connect", "run_tasks"]
+__all__ = ["Client", "connect", "connect_when_needed", "run_tasks"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -56,18 +57,33 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         yield client
 
 
+@contextmanager
+def connect_when_needed(settings: ClusterSettings) -> Iterator[Callable[[], Client]]:
+    """Like `connect`, but yields a function that connects when it is first called."""
+    with contextlib.ExitStack() as stack:
+        connected: list[Client] = []
+
+        def client() -> Client:
+            if not connected:
+                connected.append(stack.enter_context(connect(settings)))
+            return connected[0]
+
+        yield client
+
+
 def run_tasks(
     client: Client,
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     *,
-    window: int,
+    window_per_thread: int = 2,
     patience_seconds: float = 60.0,
 ) -> Iterator[tuple[Task, Result]]:
-    """Yields (task, function(task)) in order of completion, at most `window` tasks in flight.
+    """Yields (task, function(task)) in order of completion.
 
-    `tasks` is drawn lazily. An exception of a task is raised here, and what is still in flight is
-    cancelled (a task that runs already runs to its end: tasks must be safe to repeat).
+    `tasks` is drawn lazily, `window_per_thread` times as many as the cluster has threads at the
+    moment. An exception of a task is raised here, and what is still in flight is cancelled (a task
+    that runs already runs to its end: tasks must be safe to repeat).
 
     Raises:
         ClusterError: the scheduler or all of its workers were gone for `patience_seconds`.
@@ -77,6 +93,7 @@ def run_tasks(
     waiting = iter(tasks)
     try:
         while True:
+            window = max(1, window_per_thread * _size(client).threads)
             while len(running) < window and (task := next(waiting, _NO_TASK)) is not _NO_TASK:
                 future = client.submit(function, task, pure=False)
                 running[future] = task
@@ -92,6 +109,12 @@ def run_tasks(
 
 
 _NO_TASK: Any = object()
+
+
+@dataclass(frozen=True)
+class _Size:
+    workers: int
+    threads: int
 
 
 def _result(future: Future, task: object) -> Any:
@@ -114,7 +137,7 @@ def _next_done(
     while True:
         with contextlib.suppress(queue.Empty):
             return done.get(timeout=_POLL_SECONDS)
-        if _num_workers(client) > 0:
+        if _size(client).workers > 0:
             last_seen = monotonic()
         elif monotonic() - last_seen > patience_seconds:
             raise ClusterError(
@@ -122,25 +145,19 @@ def _next_done(
             )
 
 
-def _num_workers(client: Client) -> int:
-    """How many workers the scheduler has; 0 when it does not answer."""
+def _size(client: Client) -> _Size:
+    """Workers and threads of the cluster at the moment; none when the scheduler does not answer."""
     if client.status != "running":
-        return 0
+        return _Size(workers=0, threads=0)
     try:
         identity = client.sync(client.scheduler.identity, n_workers=0, callback_timeout=10)
     except (OSError, TimeoutError, RuntimeError):
-        return 0
-    return int(identity["n_workers"])
+        return _Size(workers=0, threads=0)
+    return _Size(workers=identity["n_workers"], threads=identity["total_threads"])
 
 
 @contextmanager
 def _local_client(settings: ClusterSettings) -> Iterator[Client]:
-    threads = str(settings.torch_threads)
-    environment = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "POLARS_MAX_THREADS": threads,
-    }
     with (
         LocalCluster(
             n_workers=settings.workers,
@@ -150,7 +167,6 @@ def _local_client(settings: ClusterSettings) -> Iterator[Client]:
             dashboard_address=settings.dashboard,
             memory_limit=settings.memory_limit,
             silence_logs=logging.CRITICAL,
-            env=environment,
         ) as cluster,
         Client(cluster) as client,
     ):

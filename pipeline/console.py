@@ -1,7 +1,7 @@
 """What a command says: one JSON object or lines for people, errors, exit codes, progress bars.
 
-Here: everything that prints. Not here: the commands (`cli.py`). Results go to stdout, everything else to
-stderr, so that `--json` gives exactly one JSON object.
+Here: everything that prints. Not here: the commands (`cli.py`). Results go to stdout, everything
+else to stderr, so that `--json` gives exactly one JSON object.
 """
 
 import contextlib
@@ -24,7 +24,8 @@ INTERRUPTED = 130
 def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None]) -> None:
     """Runs a command's work and prints its result: as JSON, or for people with `show`.
 
-    An `AttentError` becomes one message on stderr and its exit code; an interrupt says how to go on.
+    An `AttentError` becomes one message on stderr and its exit code; an interrupt says how to go
+    on.
     """
     try:
         with _interruptible(), contextlib.redirect_stdout(sys.stderr):
@@ -69,7 +70,13 @@ def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], N
         yield lambda _: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn(f"{title} [progress.percentage]{{task.percentage:>3.0f}}%"),

@@ -1,14 +1,14 @@
 """Finds the shards of a corpus, looks through each once on the cluster, and writes the manifest.
 
-Here: shard URLs → `Corpus` of a run. Not here: what a shard's format must hold (`catalogs/formats/`),
-making shards of other files (`convert.py`).
+Here: shard URLs → `Corpus` of a run. Not here: what a shard's format must hold
+(`catalogs/formats/`), making shards of other files (`convert.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from attent_select.errors import ExistsError
+from attent_select.errors import CorpusMismatchError, ExistsError
 from catalogs import Corpus, storage
 from catalogs.corpus import format_of, inspect_shard
 from catalogs.layout import Layout, join
@@ -17,8 +17,6 @@ from catalogs.shard_format import Inspection
 from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress
 from pipeline.convert import convert as convert_samples
-
-_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,9 @@ def ingest(
 ) -> IngestResult:
     """Writes the manifest of the corpus that `shards` (URLs, folders, globs) name into `run`.
 
-    Shard ids follow the sorted URLs. With `convert` (the name of a shard format) `shards` are Parquet
-    files, JSON Lines or an image folder, and new shards of `shard_samples` samples are written to
-    `run`/corpus/shards first.
+    Shard ids follow the sorted URLs. With `convert` (the name of a shard format) `shards` are
+    Parquet files, JSON Lines or an image folder, and new shards of `shard_samples` samples are
+    written to `run`/corpus/shards first.
 
     Ingesting the same shards again does nothing.
 
@@ -74,22 +72,34 @@ def ingest(
             shard_samples=shard_samples,
         )
     found = storage.expand(shards)
-    if (existing := _existing(run, found)) is not None:
-        return _result(existing, seconds=0.0)
+    if (known := ingested(found, run=run)) is not None:
+        return _result(known, seconds=0.0)
     corpus = Corpus.from_inspections(_inspections(found, run=run, client=client))
     corpus.save(run)
     return _result(corpus, seconds=monotonic() - started)
 
 
-def _existing(run: str, found: Sequence[ObjectInfo]) -> Corpus | None:
+def ingested(found: Sequence[ObjectInfo], *, run: str) -> Corpus | None:
+    """The run's corpus, if it was ingested; it must be of exactly the objects `found`.
+
+    Raises:
+        ExistsError: the run has a corpus of other shards.
+        CorpusMismatchError: a shard has changed since.
+    """
     if storage.info(Layout(run).manifest) is None:
         return None
     corpus = Corpus.open(run)
-    if [(shard.uri, shard.etag) for shard in corpus.shards] != [(o.url, o.etag) for o in found]:
+    if [shard.uri for shard in corpus.shards] != [stored.url for stored in found]:
         raise ExistsError(
-            f"{run} has a corpus of other shards ({len(corpus.shards)} shards, corpus "
+            f"{run} has a corpus of {len(corpus.shards)} other shards (corpus "
             f"{corpus.corpus_id}), and a corpus never changes: choose another run"
         )
+    for shard, stored in zip(corpus.shards, found, strict=True):
+        if shard.etag != stored.etag:
+            raise CorpusMismatchError(
+                f"{shard.uri} is not the object that was ingested as shard {shard.shard_id}: its "
+                f"etag is {stored.etag}, expected {shard.etag}. Put it back, or start a new run"
+            )
     return corpus
 
 
@@ -103,7 +113,7 @@ def _inspections(
     ]
     inspections: dict[int, Inspection] = {}
     with progress("ingesting", total=len(looks), unit="shards") as advance:
-        for look, inspection in run_tasks(client, _inspect, looks, window=_WINDOW):
+        for look, inspection in run_tasks(client, _inspect, looks):
             inspections[look.shard_id] = inspection
             advance(1)
     return [(look.stored, look.format, inspections[look.shard_id]) for look in looks]

@@ -54,8 +54,8 @@ def select_losses(
     """Writes the teaching subset of `losses` as the index file `out`.
 
     Args:
-        losses: URL of a run (its newest losses count), or a URL, folder or glob of Parquet files with
-            shard_id, row and loss.
+        losses: URL of a run (its newest losses count), or a URL, folder or glob of Parquet files
+            with shard_id, row and loss.
         out: URL of the index file; it must not exist.
         strategy: a plug-in's name.
         settings: `key=value` for each setting of the strategy that is not the default.
@@ -113,7 +113,7 @@ def _write(out: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]) -> Index
     try:
         return IndexFile.write(out, rows, provenance=provenance)
     except InputError:
-        # Someone else's files need not be in (shard, row) order; sorting holds the subset in memory.
+        # Others' files need not be in (shard, row) order; sorting holds the subset in memory.
         return IndexFile.write(out, rows.sort(SHARD_ID, ROW), provenance=provenance)
 
 

@@ -94,16 +94,22 @@ class ScoringSettings(_Section):
     Attributes:
         span_samples: rows per task; a task should take half a minute or more.
         part_samples: rows per part of the catalog.
-        batch_units: units (tokens, pixels, 1 per class label) per forward pass.
+        batch_units: most units (tokens; 1 for an image) of a forward pass, padding included.
+        max_batch_samples: most samples of a forward pass.
+        window_samples: consecutive rows that are sorted by length before they form batches.
         dtype: autocast of the forward pass; losses are float32.
+        torch_threads: of each task's arithmetic; part of what makes losses equal bit by bit.
         carry: columns of the samples that are kept beside the losses, name → type.
         max_failed_share: more samples without a loss than this share stop the run.
     """
 
     span_samples: int = Field(50_000, ge=1)
     part_samples: int = Field(2_000_000, ge=1)
-    batch_units: int | None = Field(None, ge=1)
+    batch_units: int = Field(16_384, ge=1)
+    max_batch_samples: int = Field(256, ge=1)
+    window_samples: int = Field(1024, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    torch_threads: int = Field(1, ge=1)
     carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
     max_failed_share: float = Field(0.1, ge=0, le=1)
 
@@ -119,7 +125,6 @@ class ClusterSettings(_Section):
         scheduler: `local` (processes on this machine) or the address of a Dask scheduler.
         workers: processes of a local cluster.
         threads_per_worker: tasks at a time in each of them.
-        torch_threads: threads of each task's arithmetic.
         memory_limit: per local worker, as Dask writes it (`auto`, `4GB`).
         dashboard: address of the Dask dashboard of a local cluster, such as `:8787`.
         window: tasks in flight per thread of the cluster.
@@ -131,7 +136,6 @@ class ClusterSettings(_Section):
     scheduler: str = "local"
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     threads_per_worker: int = Field(1, ge=1)
-    torch_threads: int = Field(1, ge=1)
     memory_limit: str = "auto"
     dashboard: str | None = None
     window: int = Field(2, ge=1)

@@ -1,8 +1,8 @@
 """Which rows a scoring task measures, and the digest that names its result. Pure.
 
-Here: corpus → spans → digests. Not here: measuring them (`score.py`) or storing them
-(`catalogs/losses.py`). A digest covers everything that a loss depends on, so a span file that exists is
-the right one, and nobody needs to remember what was finished.
+Here: corpus → spans → digests. Not here: measuring them (`scoring.py`) or storing them
+(`catalogs/losses.py`). A digest covers everything that a loss depends on, so a span file that
+exists is the right one, and nobody needs to remember what was finished.
 """
 
 import dataclasses

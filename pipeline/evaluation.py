@@ -1,0 +1,47 @@
+"""The held-out corpus of a run: ingested beside it, read as batches for a task's `evaluate`.
+
+Here: where it is and reading it. Not here: metrics (`trainers/tasks/`), when to evaluate
+(`rounds.py`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from catalogs import Corpus
+from catalogs.layout import join
+from catalogs.shard_format import Sample
+
+if TYPE_CHECKING:
+    from trainers.task import Batch
+
+_ROWS_AT_A_TIME = 1024
+
+
+def held_out_run(run: str) -> str:
+    """Where the manifest of a run's held-out corpus lies: a run inside the run."""
+    return join(run, "evaluation")
+
+
+@dataclass
+class HeldOut:
+    """Collated held-out batches, as often as they are asked for; `seconds` they took in all."""
+
+    task: Any
+    corpus: Corpus
+    seconds: float = 0.0
+
+    def __iter__(self) -> Iterator["Batch"]:
+        from trainers.evaluation import held_out_batches
+
+        started = monotonic()
+        yield from held_out_batches(self.task, self._samples())
+        self.seconds += monotonic() - started
+
+    def _samples(self) -> Iterator[Sample]:
+        for shard in self.corpus.shards:
+            for first in range(0, shard.num_samples, _ROWS_AT_A_TIME):
+                rows = range(first, min(first + _ROWS_AT_A_TIME, shard.num_samples))
+                reading = self.corpus.read(shard.shard_id, rows=rows, columns=self.task.columns)
+                yield from reading.samples

@@ -1,0 +1,277 @@
+"""The rounds of a run: score → select → train, each piece skipped when its file is there.
+
+Here: the state machine over files. Not here: the stages' own work (`scoring.py`, `attent_select`,
+`trainers/fit.py`) or the commands (`stages.py`). Every piece publishes the one file that makes it
+count last: the snapshot, the index, the checkpoint's marker, the round's metrics. So a run may be
+killed at any moment; running it again finishes what was begun.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from attent_select.errors import InputError, MissingError
+from attent_select.randomness import stream_key
+from attent_select.schedules import Round, plan
+from attent_select.schema import INDEX, PROBABILITY, WEIGHT
+from attent_select.teaching import select
+from catalogs import Corpus, IndexFile, LossCatalog, storage
+from catalogs.layout import Layout
+from pipeline import config as configs
+from pipeline import metrics
+from pipeline.cluster import Client
+from pipeline.console import progress
+from pipeline.evaluation import HeldOut, held_out_run
+from pipeline.ingest import ingest, ingested
+from pipeline.scoring import ScoreResult, score_round
+from pipeline.settings import RunConfig
+
+if TYPE_CHECKING:
+    from trainers import TeachingStream
+    from trainers.fit import FitResult
+
+# Gives the cluster's client, starting the cluster if need be: most of a run goes without one.
+Cluster = Callable[[], Client]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to go: frozen, ingested, planned, with its first checkpoint."""
+
+    config: RunConfig
+    corpus: Corpus
+    rounds: tuple[Round, ...]
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.config.run)
+
+    @property
+    def catalog(self) -> LossCatalog:
+        return LossCatalog(self.config.run, carry=self.config.scoring.carry_schema)
+
+    def round(self, number: int | None) -> Round:
+        """The round with that number; without one, the first that is not finished.
+
+        Raises:
+            InputError: the plan has no such round, or all are finished.
+        """
+        if number is None:
+            unfinished = (r for r in self.rounds if metrics.read(self.config.run, r.number) is None)
+            if (found := next(unfinished, None)) is None:
+                raise InputError(f"{self.config.run}: all {len(self.rounds)} rounds are finished")
+            return found
+        if not number < len(self.rounds):
+            raise InputError(f"--round {number}: the plan has rounds 0 to {len(self.rounds) - 1}")
+        return self.rounds[number]
+
+    def needs_losses(self, round_: Round) -> bool:
+        """Whether the round's subset is chosen by losses (a `where` may ask for them too)."""
+        selection = self.config.selection
+        return round_.phase == "teach" and (
+            selection.settings.needs_losses or selection.where is not None
+        )
+
+    def start_checkpoint(self, round_: Round) -> str:
+        """What the round starts from, and is scored with."""
+        if round_.number == 0:
+            return self.layout.initial_checkpoint
+        return self.layout.checkpoint(round_.number - 1)
+
+
+def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
+    """Freezes the configuration, ingests the corpora and saves the initial model, where not done.
+
+    Raises:
+        InputError: the run was started with other settings, or a corpus cannot be used.
+    """
+    from trainers import checkpoint
+
+    configs.freeze(config)
+    _ingest(config, cluster=cluster)
+    corpus = Corpus.open(config.run)
+    rounds = plan(
+        config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
+    )
+    models = config.task.settings.models(config.model)
+    checkpoint.save_initial(models, seed=config.seed, url=Layout(config.run).initial_checkpoint)
+    return Run(config, corpus, rounds)
+
+
+def score_stage(run: Run, round_: Round, *, cluster: Cluster) -> ScoreResult:
+    """The losses of all samples with the weights that the round starts from."""
+    return score_round(
+        run.config,
+        client=cluster(),
+        round_number=round_.number,
+        checkpoint=run.start_checkpoint(round_),
+    )
+
+
+def select_stage(run: Run, round_: Round) -> IndexFile:
+    """The index file of the round, written unless it is there.
+
+    Raises:
+        MissingError: the round is chosen by losses and was not scored.
+    """
+    url = run.layout.index(round_.number)
+    if storage.info(url) is not None:
+        return IndexFile.open(url, corpus=run.corpus)
+    provenance: dict[str, Any] = {
+        "corpus_id": run.corpus.corpus_id,
+        "num_shards": len(run.corpus.shards),
+        "num_samples": run.corpus.num_samples,
+        "round": asdict(round_),
+        "seed": run.config.seed,
+    }
+    if round_.phase != "teach":
+        return IndexFile.write(url, _all_rows(run.corpus), provenance=provenance)
+    selection = select(
+        _candidates(run, round_),
+        strategy=run.config.selection.settings,
+        num_samples=round_.num_samples,
+        seed=run.config.seed,
+        round_number=round_.number,
+        where=run.config.selection.where,
+    )
+    provenance |= {
+        "selection": run.config.selection.model_dump(mode="json"),
+        "eligible": selection.eligible,
+        "threshold": selection.threshold,
+    }
+    if run.needs_losses(round_):
+        provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
+    return IndexFile.write(url, selection.rows, provenance=provenance)
+
+
+def train_stage(run: Run, round_: Round, *, select_seconds: float = 0.0) -> dict[str, float]:
+    """Trains the round on its index, evaluates, and publishes the round's metrics (returned)."""
+    if (finished := metrics.read(run.config.run, round_.number)) is not None:
+        return finished
+    index = select_stage(run, round_)
+    stream = _stream(run, round_, index)
+    held_out = _held_out(run.config)
+    started = monotonic()
+    result = _fit(run, round_, stream, held_out)
+    evaluate_seconds = held_out.seconds if held_out is not None else 0.0
+    around = monotonic() - started - evaluate_seconds
+    stats = stream.stats
+    values = {
+        "ratio": round_.ratio,
+        "num_samples": index.num_samples,
+        "samples_seen": result.samples_seen,
+        "num_steps": result.num_steps,
+        "train_loss": result.train_loss,
+        "score_seconds": _score_seconds(run, round_),
+        "select_seconds": select_seconds,
+        # A resumed round counts the steps of all attempts, but the time around them of the last.
+        "train_seconds": max(result.seconds, around),
+        "evaluate_seconds": evaluate_seconds,
+        "bytes_read": stats.bytes_read,
+        "bytes_selected": stats.bytes_selected,
+        "num_requests": stats.num_requests,
+        "blocked_seconds": stats.blocked_seconds,
+        "num_skipped": stats.num_skipped,
+        **result.metrics,
+    }
+    metrics.publish(run.config.run, round_.number, values)
+    return values
+
+
+def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str, float]]]:
+    """Does every round that is not finished; yields each with its metrics as soon as it is."""
+    for round_ in run.rounds:
+        if metrics.read(run.config.run, round_.number) is None:
+            is_selected = storage.info(run.layout.index(round_.number)) is not None
+            if run.needs_losses(round_) and not is_selected:
+                score_stage(run, round_, cluster=cluster)
+        started = monotonic()
+        select_stage(run, round_)
+        yield round_, train_stage(run, round_, select_seconds=monotonic() - started)
+
+
+def _candidates(run: Run, round_: Round) -> pl.LazyFrame:
+    if not run.needs_losses(round_):
+        return run.corpus.rows()
+    if round_.number not in run.catalog.rounds():
+        raise MissingError(
+            f"round {round_.number} is chosen by losses and was not scored: run "
+            f"`attent score {run.config.run} --round {round_.number}`"
+        )
+    return run.catalog.latest(round_.number)
+
+
+def _all_rows(corpus: Corpus) -> pl.LazyFrame:
+    return corpus.rows().with_columns(
+        pl.lit(1.0, dtype=INDEX[name]).alias(name) for name in (WEIGHT, PROBABILITY)
+    )
+
+
+def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
+    from trainers import TeachingStream
+
+    training = run.config.training
+    stream = TeachingStream(
+        index,
+        run.corpus,
+        run.config.task.settings,
+        seed=stream_key(run.config.seed, round_.number),
+        batch_size=training.batch_size,
+        micro_batch_size=training.micro_batch_size,
+        epochs=round_.epochs,
+    )
+    if stream.num_steps != round_.num_steps:
+        raise InputError(
+            f"{index.url} selects {index.num_samples} samples, the plan of round {round_.number} "
+            f"has {round_.num_samples}: delete the index, or select as many as planned"
+        )
+    return stream
+
+
+def _fit(
+    run: Run, round_: Round, stream: "TeachingStream", held_out: HeldOut | None
+) -> "FitResult":
+    from trainers.fit import fit
+
+    config, catalog = run.config, run.catalog
+    with progress(f"training {round_.number}", total=round_.num_steps, unit="steps") as advance:
+        return fit(
+            stream,
+            task=config.task.settings,
+            models=config.task.settings.models(config.model),
+            start=run.start_checkpoint(round_),
+            out=run.layout.checkpoint(round_.number),
+            settings=config.training,
+            first_step=round_.first_step,
+            total_steps=sum(each.num_steps for each in run.rounds),
+            seed=config.seed,
+            on_losses=lambda step, rows: catalog.write_observed(
+                round_.number, f"{step:010d}", rows
+            ),
+            evaluation=held_out,
+            on_step=lambda _: advance(1),
+        )
+
+
+def _held_out(config: RunConfig) -> HeldOut | None:
+    if config.evaluation is None:
+        return None
+    return HeldOut(config.task.settings, Corpus.open(held_out_run(config.run)))
+
+
+def _score_seconds(run: Run, round_: Round) -> float:
+    if round_.number not in run.catalog.rounds():
+        return 0.0
+    return float(run.catalog.provenance(round_.number)["seconds"])
+
+
+def _ingest(config: RunConfig, *, cluster: Cluster) -> None:
+    corpora = [(config.corpus, config.run)]
+    if config.evaluation is not None:
+        corpora.append((config.evaluation, held_out_run(config.run)))
+    for section, run in corpora:
+        if ingested(storage.expand(section.shards), run=run) is None:
+            ingest(section.shards, run=run, client=cluster())

@@ -1,0 +1,212 @@
+"""Measures the loss of every sample with one checkpoint, on the cluster, into the loss catalog.
+
+Here: the driver's side: spans → tasks → parts → the snapshot that commits them. Not here: what a
+task does on its worker (`scoring_tasks.py`), which rows a span has and how it is named
+(`spans.py`), the files (`catalogs/losses.py`). Killed at any moment, it redoes only unfinished
+spans.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeVar
+
+import polars as pl
+
+from attent_select.errors import InputError, MissingError
+from attent_select.schema import OK, STATUS
+from catalogs import Corpus, LossCatalog
+from catalogs.layout import Layout
+from catalogs.losses import PartSummary
+from pipeline import spans
+from pipeline.cluster import Client, run_tasks
+from pipeline.console import progress, say
+from pipeline.scoring_tasks import (
+    CompactTask,
+    Measurement,
+    SpanTask,
+    compact_part,
+    measure_span,
+)
+from pipeline.settings import RunConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What scoring did. `failed` counts the samples of the snapshot without a loss, by status."""
+
+    scored: int
+    skipped: int
+    failed: dict[str, int]
+    samples_per_second: float
+    seconds: float
+    snapshot: str
+    catalog_digest: str
+
+
+def score_round(
+    config: RunConfig, *, client: Client, round_number: int, checkpoint: str
+) -> ScoreResult:
+    """The losses of the whole corpus with the weights at `checkpoint`, as the round's snapshot.
+
+    Spans that were measured before (by an interrupted call) are skipped; a snapshot that is there
+    already is left alone.
+
+    Raises:
+        InputError: no such checkpoint, a shard has changed, or more samples than
+            `scoring.max_failed_share` have no loss.
+        ClusterError: the cluster was lost.
+    """
+    started = monotonic()
+    measurement = _measurement(config, checkpoint=checkpoint)
+    catalog = measurement.catalog
+    corpus = catalog.corpus
+    _check_columns(corpus, measurement)
+    snapshot = Layout(config.run).snapshot(round_number)
+    if round_number in catalog.rounds():
+        return _result(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
+    tasks = _plan(corpus, measurement)
+    scored = _measure(tasks, client=client, config=config, done=catalog.span_digests())
+    parts = _compact(tasks, client=client, config=config, round_number=round_number)
+    _check_failed(parts, config=config)
+    seconds = monotonic() - started
+    catalog.publish(
+        round_number,
+        parts,
+        provenance={
+            "checkpoint": checkpoint,
+            "checkpoint_digest": measurement.checkpoint.weights_digest,
+            "measured_step": measurement.checkpoint.step,
+            "seconds": seconds,
+        },
+    )
+    return _result(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
+
+
+def _measurement(config: RunConfig, *, checkpoint: str) -> Measurement:
+    from trainers import checkpoint as checkpoints
+
+    found = checkpoints.open(checkpoint)
+    if found is None:
+        raise MissingError(
+            f"there is no finished checkpoint at {checkpoint}: train the round before this first"
+        )
+    return Measurement(
+        run=config.run,
+        task=config.task.settings,
+        model=config.model,
+        checkpoint=found,
+        settings=config.scoring,
+    )
+
+
+def _check_columns(corpus: Corpus, measurement: Measurement) -> None:
+    for section, columns in (
+        ("task", measurement.task.columns),
+        ("scoring.carry", measurement.settings.carry),
+    ):
+        if missing := [name for name in columns if name not in corpus.columns]:
+            raise InputError(
+                f"{section}: the corpus has no column {', '.join(missing)}; it has "
+                f"{', '.join(corpus.columns)}"
+            )
+
+
+def _plan(corpus: Corpus, measurement: Measurement) -> list[SpanTask]:
+    settings = measurement.settings
+    measured_by = {
+        "weights": measurement.checkpoint.weights_digest,
+        "step": measurement.checkpoint.step,
+        "task": measurement.task,
+        # How much may fail does not change what is measured.
+        "settings": settings.model_dump(exclude={"max_failed_share", "part_samples"}),
+    }
+    return [
+        SpanTask(shard, span, spans.digest(shard, span, measured_by=measured_by), measurement)
+        for shard, span in spans.plan(corpus.shards, span_samples=settings.span_samples)
+    ]
+
+
+def _measure(tasks: list[SpanTask], *, client: Client, config: RunConfig, done: set[str]) -> int:
+    """Has every span measured that is not `done`; returns how many samples that were."""
+    waiting = [task for task in tasks if task.digest not in done]
+    total = sum(task.span.num_rows for task in waiting)
+    num_splits = num_truncated = 0
+    with progress("scoring", total=total, unit="samples") as advance:
+        for task, measured in _tasks_on(client, measure_span, waiting, config):
+            num_splits += measured.num_splits
+            num_truncated += measured.num_truncated
+            advance(task.span.num_rows)
+    if num_splits:
+        say(f"{num_splits} batches did not fit into memory and were halved: lower batch_units")
+    if num_truncated:
+        say(f"{num_truncated} samples were cut to the length that the task allows")
+    return total
+
+
+def _tasks_on(
+    client: Client, function: Callable[[T], R], tasks: Iterable[T], config: RunConfig
+) -> Iterator[tuple[T, R]]:
+    cluster = config.cluster
+    return run_tasks(
+        client,
+        function,
+        tasks,
+        window_per_thread=cluster.window,
+        patience_seconds=cluster.patience_seconds,
+    )
+
+
+def _compact(
+    tasks: list[SpanTask], *, client: Client, config: RunConfig, round_number: int
+) -> list[PartSummary]:
+    groups = spans.parts([task.span for task in tasks], part_samples=config.scoring.part_samples)
+    compactions = (
+        CompactTask(
+            tuple(tasks[position].digest for position in group),
+            round_number,
+            tasks[0].measurement,
+        )
+        for group in groups
+    )
+    done = _tasks_on(client, compact_part, compactions, config)
+    # The order of completion is chance; a snapshot lists its shards in order.
+    return sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
+
+
+def _check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
+    shards = [shard for part in parts for shard in part.shards]
+    total = sum(shard.num_rows for shard in shards)
+    failed = total - sum(shard.num_ok for shard in shards)
+    allowed = config.scoring.max_failed_share
+    if failed > allowed * total:
+        raise InputError(
+            f"{failed} of {total} samples have no loss, more than scoring.max_failed_share "
+            f"{allowed} allows: the span files in {Layout(config.run).spans} say why (column "
+            "status); mend the corpus or the task, or raise the share"
+        )
+
+
+def _result(
+    catalog: LossCatalog, round_number: int, *, snapshot: str, scored: int, seconds: float
+) -> ScoreResult:
+    statuses = (
+        catalog.latest(round_number)
+        .select(STATUS, pl.lit(1, dtype=pl.UInt64).alias("count"))
+        .group_by(STATUS)
+        .agg(pl.col("count").sum())
+        .collect(engine="streaming")
+    )
+    counts = dict(statuses.sort(STATUS).iter_rows())
+    return ScoreResult(
+        scored=scored,
+        skipped=sum(counts.values()) - scored,
+        failed={status: count for status, count in counts.items() if status != OK},
+        samples_per_second=scored / seconds if seconds else 0.0,
+        seconds=seconds,
+        snapshot=snapshot,
+        catalog_digest=catalog.digest(round_number),
+    )

@@ -1,0 +1,144 @@
+"""The Python functions behind `attent ingest`, `score`, `train` and `run`.
+
+Here: a run's name or configuration → a cluster where one is needed → the stage's result. Not here:
+the stages' work (`rounds.py`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from attent_select.schedules import Round
+from catalogs import storage
+from pipeline import config as configs
+from pipeline import rounds
+from pipeline.cluster import Client, connect, connect_when_needed
+from pipeline.ingest import IngestResult, ingest
+from pipeline.rounds import Cluster, Run
+from pipeline.scoring import ScoreResult
+from pipeline.settings import ClusterSettings, RunConfig
+
+
+def score(
+    source: str | RunConfig,
+    *,
+    round_number: int | None = None,
+    client: Client | None = None,
+    scheduler: str | None = None,
+    overrides: Sequence[str] = (),
+) -> ScoreResult:
+    """Measures the losses of the whole corpus with the weights that a round starts from.
+
+    Args:
+        source: a run, a CONFIG.yaml (which creates the run if need be), or a checked configuration.
+        round_number: default: the first round that is not finished.
+        client: of a cluster to use; without one the configuration's is started.
+        scheduler: instead of the configuration's `cluster.scheduler`.
+        overrides: `dotted.key=value`, each replacing a key of the configuration.
+
+    Raises:
+        InputError: the configuration is wrong, or the round before was not trained.
+        ClusterError: the cluster was lost; calling again goes on.
+    """
+    config = _config(source, scheduler=scheduler, overrides=overrides)
+    with _cluster(config, client) as cluster:
+        run = rounds.prepare(config, cluster=cluster)
+        return rounds.score_stage(run, run.round(round_number), cluster=cluster)
+
+
+def train(
+    source: str | RunConfig,
+    *,
+    round_number: int | None = None,
+    client: Client | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains one round (default: the first unfinished) on its index, which is selected if need be.
+
+    Returns `rounds` (one, as `run` describes it) and `checkpoint`, its URL.
+
+    Raises:
+        MissingError: the round is chosen by losses and was not scored.
+    """
+    config = _config(source, scheduler=None, overrides=overrides)
+    with _cluster(config, client) as cluster:
+        run = rounds.prepare(config, cluster=cluster)
+        round_ = run.round(round_number)
+        return _described(run, [(round_, rounds.train_stage(run, round_))])
+
+
+def run(
+    source: str | RunConfig,
+    *,
+    client: Client | None = None,
+    scheduler: str | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Does every round of a run that is not finished. Call it again to go on after a kill.
+
+    Takes what `score` takes. Returns `rounds`, each with `round`, `phase`, `ratio`,
+    `samples_seen`, `train_loss` (nats), the metrics of the evaluation and `seconds` per stage; and
+    `checkpoint`, the URL of the last.
+    """
+    config = _config(source, scheduler=scheduler, overrides=overrides)
+    with _cluster(config, client) as cluster:
+        ready = rounds.prepare(config, cluster=cluster)
+        return _described(ready, list(rounds.all_rounds(ready, cluster=cluster)))
+
+
+def ingest_shards(
+    shards: Sequence[str],
+    *,
+    out: str,
+    convert: str | None = None,
+    shard_samples: int = 10_000,
+    scheduler: str | None = None,
+) -> IngestResult:
+    """`ingest` on a cluster of its own: processes of this machine, or the one at `scheduler`."""
+    with connect(ClusterSettings(scheduler=scheduler or "local")) as client:
+        return ingest(
+            [storage.normalise(url) for url in shards],
+            run=storage.normalise(out),
+            client=client,
+            convert=convert,
+            shard_samples=shard_samples,
+        )
+
+
+def _config(
+    source: str | RunConfig, *, scheduler: str | None, overrides: Sequence[str]
+) -> RunConfig:
+    if isinstance(source, RunConfig):
+        return source
+    if scheduler is not None:
+        overrides = [*overrides, f"cluster.scheduler={scheduler}"]
+    return configs.load(source, overrides=overrides)
+
+
+@contextmanager
+def _cluster(config: RunConfig, client: Client | None) -> Iterator[Cluster]:
+    if client is not None:
+        yield lambda: client
+        return
+    with connect_when_needed(config.cluster) as cluster:
+        yield cluster
+
+
+def _described(run: Run, finished: Sequence[tuple[Round, Mapping[str, float]]]) -> dict[str, Any]:
+    return {
+        "run": run.config.run,
+        "rounds": [_describe(round_, values) for round_, values in finished],
+        "checkpoint": run.layout.checkpoint(finished[-1][0].number),
+    }
+
+
+def _describe(round_: Round, values: Mapping[str, float]) -> dict[str, Any]:
+    stages = [f"{stage}_seconds" for stage in ("score", "select", "train", "evaluate")]
+    seconds = {name.removesuffix("_seconds"): values[name] for name in stages}
+    rest = {name: value for name, value in values.items() if name not in stages}
+    return {
+        "round": round_.number,
+        "phase": round_.phase,
+        **rest,
+        "seconds": seconds | {"total": sum(seconds.values())},
+    }
