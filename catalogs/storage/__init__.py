@@ -25,7 +25,7 @@ from catalogs.objects import ObjectInfo, Range, Storage, missing
 from catalogs.storage import patterns as globs
 from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
-from catalogs.storage.object_store import SCHEMES, object_store
+from catalogs.storage.object_store import SCHEMES, bucket_of
 
 __all__ = ["ObjectInfo", "Range", "Storage"]
 
@@ -208,5 +208,5 @@ def _store(url: str) -> Storage:
     if is_local(url):
         return LocalFiles()
     if url.partition("://")[0] in SCHEMES:
-        return object_store(url)
+        return bucket_of(url)
     return FsspecFiles()

@@ -41,11 +41,11 @@ _OPTIONS: Final[dict[str, Any]] = {
 _RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=180)}
 
 
-def object_store(url: str) -> Storage:
+def bucket_of(url: str) -> Storage:
     """The store of the bucket that `url` is in."""
     scheme, _, rest = url.partition("://")
     endpoint = s3_endpoint() if scheme == "s3" else ""
-    return _object_store(f"{scheme}://{rest.partition('/')[0]}", endpoint, os.getpid())
+    return _bucket(f"{scheme}://{rest.partition('/')[0]}", endpoint, os.getpid())
 
 
 class ObjectStore:
@@ -125,7 +125,7 @@ class ObjectStore:
 
 # Both once per process: neither clients nor threads survive a fork.
 @functools.lru_cache(maxsize=64)
-def _object_store(root: str, endpoint: str, _pid: int) -> ObjectStore:
+def _bucket(root: str, endpoint: str, _pid: int) -> ObjectStore:
     return ObjectStore(root, endpoint=endpoint)
 
 
