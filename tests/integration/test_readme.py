@@ -1,0 +1,193 @@
+"""Every command and every program in README.md and docs/, run as a reader would run it."""
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+
+from pipeline.demo_data import digits
+from tests.servers import S3Server, moto_s3
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+COMMANDS = [
+    line.removeprefix("$ ").split("  #")[0].strip()
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+ON_THE_DEMO = [command for command in COMMANDS if "demo/soft" in command]
+OWN_CORPUS = "attent run examples/s3_cluster.yaml"
+
+# The configuration of the README, made small enough for a test, and pointed at its servers.
+SMALL = {
+    "model": {
+        "config": {
+            "model_type": "vit",
+            "image_size": 8,
+            "num_channels": 3,
+            "patch_size": 4,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_labels": 10,
+        }
+    },
+    "task.image_size": 8,
+    "schedule.epochs": 4,
+    "training.batch_size": 32,
+    "training.micro_batch_size": 16,
+    "training.warmup_steps": 2,
+    "training.dtype": "float32",
+    "scoring.dtype": "float32",
+}
+
+
+def run(command: str, *, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """What a command prints, with `attent` and `python` taken from this environment."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | (env or {})
+    done = subprocess.run(
+        shlex.split(command), cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `make demo` was run."""
+    folder = tmp_path_factory.mktemp("reader")
+    recipe = run("make --dry-run demo", cwd=ROOT).splitlines()[-1]
+    assert recipe.endswith("attent demo --out demo")
+    run("attent demo --out demo", cwd=folder)
+    return folder
+
+
+def test_no_command_of_the_readme_is_left_out() -> None:
+    assert {*ON_THE_DEMO, OWN_CORPUS, "make demo", "make test"} == set(COMMANDS)
+    assert len(ON_THE_DEMO) >= 5
+
+
+def test_make_test_runs_the_checks_and_the_tests() -> None:
+    recipe = run("make --dry-run test", cwd=ROOT)
+    for part in ("ruff format --check", "ruff check", "mypy", "lint-imports", "-m pytest"):
+        assert part in recipe
+
+
+def test_the_commands_on_the_demo_run_in_the_order_of_the_readme(reader: Path) -> None:
+    said = [run(command, cwd=reader) for command in ON_THE_DEMO]
+    assert all(said)
+    assert (reader / "demo/hardest.parquet").is_file()
+    assert (reader / "demo/soft/report.html").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/formats.md", "docs/extending.md"])
+def test_the_programs_of_a_page_run(page: str, reader: Path) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert programs
+    for number, program in enumerate(programs):
+        script = reader / f"program_{number}.py"
+        script.write_text(program)
+        run(f"python {script.name}", cwd=reader)
+
+
+def test_the_configuration_of_the_readme_is_the_example() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    assert shown.group(1) == (ROOT / "examples/s3_cluster.yaml").read_text()
+
+
+def test_the_configuration_of_the_readme_runs_on_s3_and_a_cluster(tmp_path: Path) -> None:
+    with moto_s3() as server:
+        _upload_corpus(server, tmp_path)
+        with _cluster(server.environment) as address:
+            settings = SMALL | {"cluster.scheduler": address}
+            overrides = " ".join(
+                f"--set {shlex.quote(f'{key}={yaml.safe_dump(value, default_flow_style=True)}')}"
+                for key, value in settings.items()
+            )
+            command = f"{OWN_CORPUS} {overrides}"
+            first = run(f"{command} --json", cwd=ROOT, env=server.environment)
+            again = run(f"{command} --json", cwd=ROOT, env=server.environment)
+    result = yaml.safe_load(first)
+    assert result["checkpoint"].startswith("s3://my-bucket/runs/vit-soft/checkpoints/")
+    # 4 epochs: one on all data, then 1 + 1 chosen by loss, then one on all data.
+    assert [round(each["ratio"], 2) for each in result["rounds"]] == RATIOS
+    assert yaml.safe_load(again)["rounds"] == result["rounds"]
+
+
+RATIOS = [1.0, 0.3, 0.6, 1.0]
+
+
+def _upload_corpus(server: S3Server, folder: Path) -> None:
+    from catalogs.formats.webdataset import Webdataset
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+    client.create_bucket(Bucket="my-bucket")
+    training, held_out = digits(seed=0)
+    for place, samples in (("corpus", training[:200]), ("held-out", held_out[:50])):
+        renamed = [{"png": s["image"], "cls": s["label"]} for s in samples]
+        half = len(renamed) // 2
+        for number, part in enumerate((renamed[:half], renamed[half:])):
+            path = folder / f"{place}-{number}.tar"
+            Webdataset().write(path, part)
+            client.upload_file(str(path), "my-bucket", f"{place}/{number:03d}.tar")
+
+
+@contextlib.contextmanager
+def _cluster(environment: dict[str, str]) -> Iterator[str]:
+    """A Dask scheduler and a worker as processes of their own, started as their docs say."""
+    env = os.environ | environment
+    with contextlib.ExitStack() as stack:
+        scheduler = stack.enter_context(
+            _process(["scheduler", "--host", "tcp://127.0.0.1:0", "--no-dashboard"], env=env)
+        )
+        address = _said(scheduler, r"Scheduler at:\s+(tcp://\S+)")
+        worker = stack.enter_context(
+            _process(["worker", address, "--nthreads", "1", "--no-dashboard"], env=env)
+        )
+        _said(worker, r"Registered to:\s+(tcp://\S+)")
+        yield address
+
+
+@contextlib.contextmanager
+def _process(arguments: list[str], *, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    command = [str(BIN / "dask"), *arguments]
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _said(process: subprocess.Popen[str], pattern: str) -> str:
+    """Waits until the process has printed `pattern`; afterwards somebody goes on reading."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(pattern, line):
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            return found.group(1)
+    raise AssertionError(f"{process.args} ended before it said {pattern}: {''.join(lines)}")
