@@ -64,7 +64,12 @@ def list_objects(prefix: str) -> list[ObjectInfo]:
 
 
 def publish(url: str, data: bytes | Path) -> None:
-    """Put a complete object in place: readers see the old one or the new one, never a piece."""
+    """Put a complete object in place: readers see the old one or the new one, never a piece.
+
+    `data` is bytes, or a local file, which stays where it is.
+    """
+    if isinstance(data, Path) and not data.is_file():
+        raise missing(str(data))
     _store(url).publish(normalise(url), data)
 
 

@@ -1,0 +1,59 @@
+"""Braces and globs over URLs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.storage import patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expanded"),
+    [
+        ("s3://b/a-{008..011}.tar", ["008", "009", "010", "011"]),
+        ("s3://b/a-{8..11}.tar", ["8", "9", "10", "11"]),
+        ("s3://b/a-{x,yy,}.tar", ["x", "yy", ""]),
+        ("s3://b/a-{x}.tar", ["{x}"]),
+        ("s3://b/a-{}.tar", ["{}"]),
+        ("s3://b/a-{3..1}.tar", []),
+    ],
+)
+def test_braces_expand_as_in_a_shell(pattern: str, expanded: list[str]) -> None:
+    found = patterns.expand_braces(pattern)
+    assert found == [f"s3://b/a-{piece}.tar" for piece in expanded]
+
+
+def test_several_braces_make_every_combination() -> None:
+    assert patterns.expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
+
+
+@given(st.text(st.characters(exclude_characters="{}")))
+def test_text_without_braces_is_left_alone(text: str) -> None:
+    assert patterns.expand_braces(text) == [text]
+
+
+@pytest.mark.parametrize(
+    ("glob", "url", "matching"),
+    [
+        ("/d/*.tar", "/d/a.tar", True),
+        ("/d/*.tar", "/d/e/a.tar", False),
+        ("/d/*/a.tar", "/d/e/a.tar", True),
+        ("s3://b/d/a-?[0-3].tar", "s3://b/d/a-x3.tar", True),
+        ("s3://b/d/a-?[0-3].tar", "s3://b/d/a-x4.tar", False),
+        ("/d/*.tar", "/d/a.tar.gz", False),
+    ],
+)
+def test_a_star_stays_within_one_folder(glob: str, url: str, *, matching: bool) -> None:
+    assert patterns.is_glob(glob)
+    assert patterns.matcher(glob)(url) is matching
+
+
+def test_listing_starts_at_the_folder_before_the_first_wildcard() -> None:
+    assert patterns.fixed_folder("s3://b/d/e-*/f/*.tar") == "s3://b/d"
+    assert patterns.fixed_folder("s3://b/*.tar") == "s3://b"
+    assert patterns.fixed_folder("/*.tar") == "/"
+
+
+def test_hidden_files_are_those_below_the_folder_that_was_named() -> None:
+    assert patterns.is_hidden("/d/_temporary/0/x.parquet", "/d")
+    assert not patterns.is_hidden("/_d/.e/x.parquet", "/_d/.e")

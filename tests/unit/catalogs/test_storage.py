@@ -1,0 +1,190 @@
+"""The storage door on local files and on an fsspec driver; S3 has tests of its own."""
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from attent_select.errors import CorpusMismatchError, InputError, MissingError, StorageError
+from catalogs import storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path)
+    return f"memory://{request.node.originalname}"
+
+
+def test_what_was_published_is_read_back_whole_and_in_ranges(folder: str) -> None:
+    storage.publish(f"{folder}/deep/er/a.bin", b"0123456789")
+    assert storage.read(f"{folder}/deep/er/a.bin") == b"0123456789"
+    found = storage.read_ranges(f"{folder}/deep/er/a.bin", [(8, 2), (0, 1), (0, 10)])
+    assert found == [b"89", b"0", b"0123456789"]
+
+
+def test_publishing_again_replaces_the_object_and_its_etag(folder: str) -> None:
+    storage.publish(f"{folder}/a.bin", b"old")
+    old = storage.info(f"{folder}/a.bin")
+    storage.publish(f"{folder}/a.bin", b"new")
+    new = storage.info(f"{folder}/a.bin")
+    assert old is not None
+    assert new is not None
+    assert old.etag != new.etag
+    assert storage.read(f"{folder}/a.bin", etag=new.etag) == b"new"
+    with pytest.raises(CorpusMismatchError, match=r"a\.bin has changed"):
+        storage.read(f"{folder}/a.bin", etag=old.etag)
+    with pytest.raises(CorpusMismatchError, match=r"a\.bin has changed"):
+        storage.read_ranges(f"{folder}/a.bin", [(0, 1)], etag=old.etag)
+
+
+def test_a_file_is_published_by_its_path_and_stays_where_it_was(
+    folder: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source.bin"
+    source.write_bytes(b"x" * 3_000_000)
+    storage.publish(f"{folder}/copy.bin", source)
+    assert storage.read(f"{folder}/copy.bin") == source.read_bytes()
+
+
+def test_listing_is_recursive_sorted_and_the_same_as_asking_for_each(folder: str) -> None:
+    for name in ("b/2", "b/10", "a", "c/d/e"):
+        storage.publish(f"{folder}/here/{name}", name.encode())
+    storage.publish(f"{folder}/herein", b"not in the folder")
+    found = storage.list_objects(f"{folder}/here")
+    names = [f"{folder}/here/{name}" for name in ("a", "b/10", "b/2", "c/d/e")]
+    assert [one.url for one in found] == names
+    assert [one.num_bytes for one in found] == [1, 4, 3, 5]
+    assert [storage.info(name) for name in names] == found
+    assert storage.list_objects(f"{folder}/here/a") == found[:1]
+    assert storage.list_objects(f"{folder}/nowhere") == []
+
+
+def test_what_is_not_there_is_missing_and_can_be_deleted(folder: str) -> None:
+    assert storage.info(f"{folder}/no") is None
+    with pytest.raises(MissingError, match=f"{folder}/no is not there"):
+        storage.read(f"{folder}/no")
+    with pytest.raises(MissingError):
+        storage.read_ranges(f"{folder}/no", [(0, 1)])
+    with pytest.raises(MissingError), storage.local_copy(f"{folder}/no"):
+        pass
+    storage.delete(f"{folder}/no")
+    storage.delete_folder(f"{folder}/no")
+
+
+def test_a_deleted_object_is_gone(folder: str) -> None:
+    for name in ("a", "b", "c/d"):
+        storage.publish(f"{folder}/x/{name}", b"1")
+    storage.delete(f"{folder}/x/a")
+    storage.delete_all([f"{folder}/x/b"])
+    assert [one.url for one in storage.list_objects(f"{folder}/x")] == [f"{folder}/x/c/d"]
+    storage.delete_folder(f"{folder}/x")
+    assert storage.list_objects(f"{folder}/x") == []
+
+
+@pytest.mark.parametrize("wanted", [(5, 6), (10, 1), (50, 1)])
+def test_a_range_beyond_the_end_is_a_storage_error(folder: str, wanted: tuple[int, int]) -> None:
+    storage.publish(f"{folder}/a.bin", b"0123456789")
+    with pytest.raises(StorageError, match=r"a\.bin: asked for"):
+        storage.read_ranges(f"{folder}/a.bin", [(0, 1), wanted])
+
+
+def test_folders_go_up_and_come_down(folder: str, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "deep" / "empty").touch()
+    storage.upload_folder(source, f"{folder}/checkpoint")
+    storage.download_folder(f"{folder}/checkpoint", copy)
+    assert (copy / "a.txt").read_text() == "a"
+    assert (copy / "deep" / "empty").read_bytes() == b""
+    with pytest.raises(MissingError):
+        storage.download_folder(f"{folder}/nowhere", copy)
+
+
+def test_a_local_copy_lives_as_long_as_the_block(folder: str) -> None:
+    storage.publish(f"{folder}/a.txt", b"a")
+    with storage.local_copy(f"{folder}/a.txt") as path:
+        assert path.read_bytes() == b"a"
+        assert path.name == "a.txt"
+    assert path.exists() == storage.is_local(folder)
+
+
+def test_expanding_names_every_object_once_in_order(folder: str) -> None:
+    for name in ("a-00.tar", "a-01.tar", "a-02.tar", "b/x.tar", "b/_SUCCESS", "b/.x.crc"):
+        storage.publish(f"{folder}/in/{name}", name.encode())
+    found = storage.expand(
+        [f"{folder}/in/a-{{01..02}}.tar", f"{folder}/in/*.tar", f"{folder}/in/b"]
+    )
+    names = ["a-00.tar", "a-01.tar", "a-02.tar", "b/x.tar"]
+    assert [one.url for one in found] == [f"{folder}/in/{name}" for name in names]
+
+
+@pytest.mark.parametrize("pattern", ["none.tar", "*.parquet", "none/", "a-{00..01}.tar"])
+def test_a_pattern_that_names_nothing_is_an_input_error(folder: str, pattern: str) -> None:
+    storage.publish(f"{folder}/in/a-00.tar", b"1")
+    with pytest.raises(InputError, match=r"nothing is at .*in/"):
+        storage.expand([f"{folder}/in/a-00.tar", f"{folder}/in/{pattern}"])
+
+
+def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_rest(tmp_path: Path) -> None:
+    storage.publish(str(tmp_path / "a.bin"), b"old")
+    unreadable = Path("/proc/self/mem")
+    with pytest.raises(StorageError, match=r"a\.bin"):
+        storage.publish(str(tmp_path / "a.bin"), unreadable)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    assert storage.read(str(tmp_path / "a.bin")) == b"old"
+    # What a killed process leaves behind.
+    (tmp_path / ".a.bin.0123.attent-tmp").write_bytes(b"half")
+    assert [one.url for one in storage.list_objects(str(tmp_path))] == [str(tmp_path / "a.bin")]
+
+
+def test_readers_of_a_file_that_is_replaced_never_see_a_piece(tmp_path: Path) -> None:
+    url = str(tmp_path / "a.bin")
+    versions = [bytes([version]) * 200_000 for version in range(8)]
+    storage.publish(url, versions[0])
+    with ThreadPoolExecutor(4) as pool:
+        writes = [pool.submit(storage.publish, url, version) for version in versions]
+        reads = [pool.submit(storage.read, url) for _ in range(40)]
+    assert all(write.result() is None for write in writes)
+    assert {read.result() for read in reads} <= set(versions)
+
+
+def test_a_published_file_can_be_read_by_others(tmp_path: Path) -> None:
+    storage.publish(str(tmp_path / "a.bin"), b"x")
+    ordinary = tmp_path / "b.bin"
+    ordinary.write_bytes(b"x")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.bin", "b.bin")]
+    assert modes[0] == modes[1]
+
+
+def test_a_url_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert storage.normalise("data/../run/") == f"{tmp_path}/run"
+    assert storage.normalise("file:///data/a%20b") == "/data/a b"
+    assert storage.normalise("~/x") == "/home/me/x"
+    assert storage.normalise("s3://bucket/x/") == "s3://bucket/x"
+    assert storage.is_local("file:///x")
+    assert not storage.is_local("memory://x")
+
+
+def test_a_file_url_and_its_path_are_the_same_object(tmp_path: Path) -> None:
+    storage.publish(f"file://{tmp_path}/a.bin", b"x")
+    assert storage.info(f"file://{tmp_path}/a.bin") == storage.info(f"{tmp_path}/a.bin")
+
+
+def test_publishing_a_file_that_is_not_there_names_that_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no such source"):
+        storage.publish(str(tmp_path / "a.bin"), tmp_path / "no such source")
+
+
+def test_an_unknown_scheme_is_a_storage_error_that_names_it() -> None:
+    with pytest.raises(StorageError, match=r"nosuch://x/y"):
+        storage.read("nosuch://x/y")
+
+
+def test_an_unreadable_folder_is_an_input_error_for_patterns(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read nosuch://x"):
+        storage.expand(["nosuch://x/*.tar"])
