@@ -43,7 +43,7 @@ def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tens
 
 
 def _pixels(data: bytes, *, mode: str, image_size: int) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -56,6 +56,8 @@ def _pixels(data: bytes, *, mode: str, image_size: int) -> np.ndarray:
             return np.array(decoded, dtype=np.uint8)
     except SampleError:
         raise
+    except UnidentifiedImageError as error:
+        raise _unreadable(f"the bytes are none of {', '.join(FORMATS)}") from error
     except Exception as error:
         # Pillow's decoders answer hostile bytes with almost any exception.
         raise _unreadable(f"{type(error).__name__}: {error}") from error

@@ -217,12 +217,12 @@ class RankReader:
         selected, ids = self.order.selected, np.array([number])
         where = f"shard {selected.shards_of(ids)[0]}, row {selected.rows[number]}"
         with self._lock:
-            stats = self.stats
-            stats.num_skipped += 1
-            stats.last_skipped = f"{where}: {error} ({error.status})"
-            seen = stats.num_samples + stats.num_skipped
-        if stats.num_skipped > max(_FORGIVEN, self.max_skipped_share * seen):
+            self.stats.num_skipped += 1
+            self.stats.last_skipped = f"{where}: {error} ({error.status})"
+            skipped = self.stats.num_skipped
+            seen = self.stats.num_samples + skipped
+        if skipped > max(_FORGIVEN, self.max_skipped_share * seen):
             raise InputError(
-                f"{stats.num_skipped} of {seen} samples cannot be used, more than the share of "
-                f"{self.max_skipped_share} that is allowed; the last one: {stats.last_skipped}"
+                f"{skipped} of {seen} samples cannot be used, more than the share of "
+                f"{self.max_skipped_share} that is allowed; the last one: {where}: {error}"
             ) from error

@@ -1,0 +1,276 @@
+"""The stream: what its batches hold, where it goes on, and what it does with samples that fail."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from digits import TASK, png, samples, write_corpus, write_index
+from torch.utils.data import DataLoader
+
+from attent_select.errors import CorpusMismatchError, InputError
+from catalogs.corpus import Corpus
+from catalogs.index import IndexFile
+from trainers import TeachingStream
+from trainers.settings import ReadAhead
+from trainers.task import Batch
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), samples(100))
+
+
+@pytest.fixture
+def index(tmp_path: Path, corpus: Corpus) -> IndexFile:
+    return write_index(tmp_path / "index.parquet", corpus, every=2)
+
+
+def stream_of(index: IndexFile, corpus: Corpus, **settings: Any) -> TeachingStream:
+    return TeachingStream(index, corpus, TASK, **{"seed": 3, "batch_size": 8, **settings})
+
+
+def trained(batches: list[Batch]) -> list[tuple[int, int, int]]:
+    """(step, shard, row) of all that counts, sorted."""
+    found = []
+    for batch in batches:
+        columns = (batch["shard_id"].tolist(), batch["row"].tolist(), batch["weight"].tolist())
+        found += [
+            (int(batch["step"]), shard, row)
+            for shard, row, weight in zip(*columns, strict=True)
+            if weight
+        ]
+    return sorted(found)
+
+
+def our_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("attent-")]
+
+
+def test_an_epoch_holds_every_selected_row_once_with_its_own_image_and_label(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    originals = samples(100)
+    first_rows = [0, *pl.Series([s.num_samples for s in corpus.shards]).cum_sum()]
+    seen = []
+    for batch in stream_of(index, corpus, epochs=2):
+        for place, (shard, row) in enumerate(zip(batch["shard_id"], batch["row"], strict=True)):
+            original = originals[first_rows[int(shard)] + int(row)]
+            item = TASK.prepare(original, generator=None)
+            expected = TASK.collate([item])
+            assert torch.equal(batch["pixel_values"][place], expected["pixel_values"][0])
+            assert batch["labels"][place] == original["label"]
+            seen.append((int(shard), int(row)))
+    assert len(seen) == 2 * index.num_samples
+    assert len(set(seen)) == index.num_samples
+
+
+def test_a_batch_says_which_samples_it_holds_and_how_to_scale_their_losses(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    weights = 0.5 + pl.col("row") % 2
+    index = write_index(tmp_path / "weighted.parquet", corpus, weights=weights)
+    for batch in stream_of(index, corpus, micro_batch_size=3):
+        assert batch["shard_id"].dtype == batch["row"].dtype == torch.int64
+        assert torch.equal(batch["weight"], (0.5 + batch["row"] % 2).to(torch.float32))
+        assert batch["denominator"].dtype == torch.float32
+        assert batch["denominator"].item() == 8.0
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 1, 3])
+@pytest.mark.parametrize("world_size", [2, 3, 4, 9])
+def test_any_number_of_ranks_trains_on_the_same_global_batches(
+    index: IndexFile, corpus: Corpus, world_size: int, micro_batch_size: int | None
+) -> None:
+    alone = trained(list(stream_of(index, corpus)))
+    together, num_batches = [], set()
+    for rank in range(world_size):
+        stream = stream_of(
+            index, corpus, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size
+        )
+        batches = list(stream)
+        assert len(batches) == stream.num_steps * stream.parts_per_step
+        num_batches.add(len(batches))
+        together += trained(batches)
+    assert len(num_batches) == 1
+    assert sorted(together) == alone
+
+
+def test_the_order_digest_is_one_for_all_world_sizes_and_the_rank_digests_differ(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    streams = [stream_of(index, corpus, rank=rank, world_size=2) for rank in (0, 1)]
+    streams.append(stream_of(index, corpus))
+    assert len({stream.order_digest() for stream in streams}) == 1
+    assert len({stream.rank_digest() for stream in streams}) == 3
+    assert stream_of(index, corpus, seed=4).order_digest() != streams[0].order_digest()
+
+
+def test_a_stream_goes_on_from_its_state_at_another_world_size(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    whole = trained(list(stream_of(index, corpus, epochs=2)))
+    first = stream_of(index, corpus, epochs=2, micro_batch_size=4)
+    iterator = iter(first)
+    before = [next(iterator) for _ in range(10)]  # five steps of two micro-batches
+    assert next(iterator)["step"] == 5
+    state = first.state_dict()  # in the middle of step 5: that step is done again
+    iterator.close()  # type: ignore[attr-defined]
+    after = []
+    for rank in (0, 1):
+        second = stream_of(index, corpus, epochs=2, rank=rank, world_size=2)
+        second.load_state_dict(state)
+        after += list(second)
+    assert sorted(trained(before) + trained(after)) == whole
+
+
+def test_a_state_of_another_index_or_order_is_refused_by_name(
+    index: IndexFile, corpus: Corpus, tmp_path: Path
+) -> None:
+    state = stream_of(index, corpus).state_dict()
+    other = write_index(tmp_path / "other.parquet", corpus, every=3)
+    with pytest.raises(CorpusMismatchError, match="index_digest"):
+        stream_of(other, corpus).load_state_dict(state)
+    with pytest.raises(InputError, match="batch_size"):
+        stream_of(index, corpus, batch_size=9).load_state_dict(state)
+
+
+def test_under_a_data_loader_the_batches_are_the_same(index: IndexFile, corpus: Corpus) -> None:
+    loader = DataLoader(stream_of(index, corpus), batch_size=None, num_workers=0)
+    assert trained(list(loader)) == trained(list(stream_of(index, corpus)))
+
+
+def test_worker_processes_are_refused_with_what_to_write_instead(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    loader = DataLoader(stream_of(index, corpus), batch_size=None, num_workers=1)
+    with pytest.raises(InputError, match="num_workers=0"):
+        next(iter(loader))
+
+
+def test_leaving_a_stream_early_leaves_no_thread_behind(index: IndexFile, corpus: Corpus) -> None:
+    iterator = iter(stream_of(index, corpus, epochs=50))
+    next(iterator)
+    assert our_threads()
+    iterator.close()  # type: ignore[attr-defined]
+    assert our_threads() == []
+
+
+def test_memory_and_threads_make_no_difference_to_the_batches(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    narrow = ReadAhead(num_read_threads=1, num_prepare_threads=1, max_bytes=1)
+    wide = ReadAhead(num_read_threads=8, num_prepare_threads=4)
+    first = list(stream_of(index, corpus, read_ahead=narrow))
+    second = list(stream_of(index, corpus, read_ahead=wide))
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_only_shards_with_selected_rows_are_read(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", samples(60))
+    rows = corpus.rows().filter(pl.col("shard_id") == 1)
+    index = IndexFile.write(
+        str(tmp_path / "index.parquet"),
+        rows.with_columns(weight=pl.lit(1.0, pl.Float32), probability=pl.lit(1.0, pl.Float32)),
+        provenance={"corpus_id": corpus.corpus_id},
+    )
+    for shard in (corpus.shards[0], corpus.shards[2]):
+        Path(shard.uri).unlink()
+    stream = stream_of(index, corpus)
+    assert len(trained(list(stream))) == 20
+    assert stream.stats.bytes_selected <= stream.stats.bytes_read <= corpus.shards[1].num_bytes
+
+
+def test_augmentation_depends_on_the_sample_and_the_epoch_and_not_on_the_ranks(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    task = replace(TASK, augment=True, flip=True)
+
+    def images(**settings: Any) -> dict[tuple[int, int, int], torch.Tensor]:
+        stream = TeachingStream(index, corpus, task, seed=3, batch_size=10, epochs=2, **settings)
+        return {
+            (int(batch["step"]) // 6, int(shard), int(row)): image
+            for batch in stream
+            for shard, row, image in zip(
+                batch["shard_id"], batch["row"], batch["pixel_values"], strict=True
+            )
+        }
+
+    alone = images()
+    together = images(rank=0, world_size=2) | images(rank=1, world_size=2)
+    assert alone.keys() == together.keys()
+    assert all(torch.equal(image, together[key]) for key, image in alone.items())
+    changed = [
+        not torch.equal(image, alone[(1, shard, row)])
+        for (epoch, shard, row), image in alone.items()
+        if epoch == 0
+    ]
+    assert sum(changed) > len(changed) / 2
+
+
+def test_samples_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = samples(60)
+    rows[5]["image"] = b"not an image"
+    rows[30]["label"] = None
+    corpus = write_corpus(tmp_path / "corpus", rows)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    stream = stream_of(index, corpus, micro_batch_size=1)
+    batches = list(stream)
+    assert len(batches) == stream.num_steps * 8
+    found = {(shard, row) for _, shard, row in trained(batches)}
+    assert len(found) == 58
+    assert not found & {(0, 5), (1, 10)}
+    assert (stream.stats.num_skipped, stream.stats.num_samples) == (2, 58)
+    # A micro-batch of one bad sample holds another one instead, which must not count.
+    assert sum(float(batch["weight"].sum()) == 0 for batch in batches) == 2 + stream.stats.padded
+
+
+def test_too_many_samples_that_cannot_be_used_end_the_stream_with_the_last_reason(
+    tmp_path: Path,
+) -> None:
+    rows = samples(60)
+    for row in rows[10:40]:
+        row["image"] = b"not an image"
+    corpus = write_corpus(tmp_path / "corpus", rows)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    with pytest.raises(InputError, match=r"\d+ of \d+ samples cannot be used.*none of PNG"):
+        list(stream_of(index, corpus))
+
+
+def test_a_shard_that_is_gone_is_an_error_at_its_place(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", samples(60))
+    index = write_index(tmp_path / "index.parquet", corpus)
+    Path(corpus.shards[1].uri).unlink()
+    with pytest.raises(FileNotFoundError, match=r"001\.parquet"):
+        list(stream_of(index, corpus))
+
+
+def test_without_a_task_the_stream_only_reads(index: IndexFile, corpus: Corpus) -> None:
+    stream = TeachingStream(index, corpus, seed=3, batch_size=8)
+    batches = list(stream)
+    assert trained(batches) == trained(list(stream_of(index, corpus)))
+    assert set(batches[0]) == {"shard_id", "row", "weight", "denominator", "step"}
+    assert stream.stats.bytes_read > 0
+
+
+def test_images_of_different_sizes_make_one_batch(tmp_path: Path) -> None:
+    rows = samples(4)
+    rows[1]["image"] = png(torch.zeros(20, 12, 3, dtype=torch.uint8).numpy())
+    corpus = write_corpus(tmp_path / "corpus", rows, num_shards=1)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    (batch,) = stream_of(index, corpus)
+    assert batch["pixel_values"].shape == (4, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rank": 2, "world_size": 2}, {"micro_batch_size": 0}, {"start_step": 99}]
+)
+def test_a_place_that_does_not_exist_is_refused(
+    index: IndexFile, corpus: Corpus, wrong: dict[str, int]
+) -> None:
+    with pytest.raises(InputError, match="expected"):
+        stream_of(index, corpus, **wrong)
