@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from attent_select import schema
+from attent_select.distribution import LossDistribution, bucket
 from attent_select.randomness import Purpose, bits, stream_key
 from catalogs import Corpus, LossCatalog
 from catalogs.shard_format import Sample
@@ -33,38 +34,30 @@ class HardSample:
 def loss_histograms(run: str) -> pl.DataFrame:
     """Per scored round: `round`, `low` and `high` of each bin (nats), and the `share` of samples.
 
-    All rounds share their bins, up to the 99.5 % quantile of the first; the last bin holds the
-    rest.
+    All rounds share their bins, which reach from the smallest 0.5 % quantile to the largest 99.5 %
+    quantile of any round; what lies outside is counted in the bins at the ends.
     """
     catalog = LossCatalog(run)
-    rounds = catalog.rounds()
-    if not rounds:
+    found = {number: _losses(catalog.latest(number)) for number in catalog.rounds()}
+    found = {number: losses for number, losses in found.items() if losses.num_samples}
+    if not found:
         return pl.DataFrame(schema=["round", "low", "high", "share"])
-    ok = pl.col(schema.LOSS).is_not_null()
-    first = catalog.latest(rounds[0]).filter(ok).select(pl.col(schema.LOSS).quantile(0.995))
-    top = float(first.collect(engine="streaming").item() or 1.0) or 1.0
-    width = top / _BINS
-    position = (pl.col(schema.LOSS).cast(pl.Float64) / width).floor().clip(0, _BINS - 1)
-    tables = []
-    for number in rounds:
-        counts = (
-            catalog.latest(number)
-            .filter(ok)
-            .select(position.alias("bin"), pl.lit(1.0).alias("count"))
-            .group_by("bin")
-            .agg(pl.col("count").sum())
-            .collect(engine="streaming")
-        )
-        every = pl.DataFrame({"bin": np.arange(_BINS, dtype=np.float64)})
-        tables.append(
-            every.join(counts, on="bin", how="left").select(
-                pl.lit(number).alias("round"),
-                (pl.col("bin") * width).alias("low"),
-                ((pl.col("bin") + 1) * width).alias("high"),
-                (pl.col("count").fill_null(0) / counts["count"].sum()).alias("share"),
-            )
-        )
-    return pl.concat(tables)
+    low = min(losses.quantile(0.005) for losses in found.values())
+    high = max(losses.quantile(0.995) for losses in found.values())
+    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "low": edges[:-1],
+                "high": edges[1:],
+                "share": np.histogram(
+                    losses.values.clip(edges[0], edges[-1]), bins=edges, weights=losses.counts
+                )[0]
+                / losses.num_samples,
+            }
+        ).select(pl.lit(number).alias("round"), pl.all())
+        for number, losses in found.items()
+    )
 
 
 def coverage(run: str) -> pl.DataFrame:
@@ -122,7 +115,9 @@ def _sampled_index(run: str) -> tuple[pl.DataFrame, int]:
     corpus = Corpus.open(run)
     key = stream_key(0, Purpose.SPLIT)
     share = min(1.0, _SAMPLED_ROWS / corpus.num_samples)
-    drawn = bits(key, schema.sample_key()) <= pl.lit(int(share * (2**64 - 1)), dtype=pl.UInt64)
+    drawn = bits(key, schema.sample_key()) <= pl.lit(
+        min(2**64 - 1, int(share * 2**64)), dtype=pl.UInt64
+    )
     sampled = corpus.rows().select(drawn.alias("drawn")).filter("drawn")
     num_sampled = len(sampled.collect(engine="streaming"))
     chosen = (
@@ -134,3 +129,14 @@ def _sampled_index(run: str) -> tuple[pl.DataFrame, int]:
         .sort("round", "key")
     )
     return chosen, max(1, num_sampled)
+
+
+def _losses(losses: pl.LazyFrame) -> LossDistribution:
+    counts = (
+        losses.filter(pl.col(schema.LOSS).is_not_null())
+        .select(bucket(pl.col(schema.LOSS)).alias("bucket"), pl.lit(1, dtype=pl.UInt64).alias("n"))
+        .group_by("bucket")
+        .agg(pl.col("n").sum())
+        .collect(engine="streaming")
+    )
+    return LossDistribution.from_buckets(counts["bucket"].to_numpy(), counts["n"].to_numpy())
