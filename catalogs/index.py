@@ -4,6 +4,7 @@ Here: writing it in bounded memory and opening it against its corpus. Not here: 
 (`attent_select`) or reading their samples (`catalogs/corpus.py`).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -99,11 +100,12 @@ class IndexFile:
         columns = [schema.SHARD_ID, schema.ROW, schema.WEIGHT]
         table = self.frame().select(columns).collect(engine="streaming")
         shards, rows, weights = (table[name].to_numpy() for name in columns)
-        ids, firsts = np.unique(shards, return_index=True)
-        ends = [*firsts[1:].tolist(), len(shards)]
+        # Where another shard begins; the rows are sorted.
+        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
         return {
-            int(shard_id): (rows[first:end], weights[first:end])
-            for shard_id, first, end in zip(ids, firsts.tolist(), ends, strict=True)
+            int(shards[first]): (rows[first:end], weights[first:end])
+            for first, end in itertools.pairwise(bounds)
+            if first < end
         }
 
 

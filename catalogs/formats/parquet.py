@@ -116,20 +116,41 @@ def _chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def _schema(samples: Sequence[Sample], path: Path) -> pa.Schema:
-    names = sorted({name for sample in samples for name in sample})
-    columns = {name: [sample.get(name) for sample in samples] for name in names}
-    try:
-        return pa.table(columns).schema
-    except (pa.ArrowException, TypeError) as error:
-        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+    return _inferred(samples, sorted({name for sample in samples for name in sample}), path).schema
 
 
 def _table(samples: Sequence[Sample], schema: pa.Schema, path: Path) -> pa.Table:
+    """A row group. What would not come back as it is (2.5 in a column of integers) is refused."""
+    names = sorted({name for sample in samples for name in sample} | set(schema.names))
+    for field in _inferred(samples, names, path).schema:
+        wanted = schema.field(field.name).type if field.name in schema.names else None
+        if wanted is None or not _fits(field.type, wanted):
+            raise InputError(
+                f"cannot write {path}: column {field.name!r} began as {wanted or 'nothing'} and"
+                f" goes on as {field.type}. Every column needs one type, from the start"
+            )
+    columns = {name: [sample.get(name) for sample in samples] for name in schema.names}
     try:
-        unknown = {name for sample in samples for name in sample} - set(schema.names)
-        if unknown:
-            raise InputError(f"cannot write {path}: column {min(unknown)!r} only starts midway")
-        columns = {name: [sample.get(name) for sample in samples] for name in schema.names}
         return pa.table(columns, schema=schema)
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+
+
+def _inferred(samples: Sequence[Sample], names: Sequence[str], path: Path) -> pa.Table:
+    try:
+        return pa.table({name: [sample.get(name) for sample in samples] for name in names})
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+
+
+def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether pyarrow converts values of type `found` to `wanted` without changing any."""
+    if pa.types.is_null(found) or found == wanted:
+        return True
+    if pa.types.is_list(found) and pa.types.is_list(wanted):
+        return _fits(found.value_type, wanted.value_type)
+    if pa.types.is_struct(found) and pa.types.is_struct(wanted):
+        known = {field.name: field.type for field in wanted}
+        return all(field.name in known and _fits(field.type, known[field.name]) for field in found)
+    # pyarrow refuses integers that a float cannot hold.
+    return bool(pa.types.is_integer(found) and pa.types.is_floating(wanted))

@@ -1,0 +1,158 @@
+"""Parquet shards: layouts that others write. What every format promises is tested elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from attent_select.errors import InputError
+from catalogs import parquet_file, storage
+from catalogs.formats.parquet import Parquet
+from catalogs.shard_format import Shard
+
+
+def shard_of(path: Path) -> Shard:
+    stored = storage.info(str(path))
+    assert stored is not None
+    count = Parquet().inspect(stored.url).num_samples
+    return Shard(0, stored.url, "parquet", count, stored.num_bytes, stored.etag)
+
+
+def read(path: Path, rows: list[int], columns: list[str]) -> list[dict[str, Any]]:
+    return Parquet().read(shard_of(path), rows=rows, columns=columns).samples
+
+
+def test_nested_columns_come_back_as_plain_values(tmp_path: Path) -> None:
+    rows = [
+        {"image": {"bytes": b"x", "path": None}, "a.b": 1, "tags": ["t"], "box": [[1.5]]},
+        {"image": {"bytes": b"y", "path": "p"}, "a.b": 2, "tags": [], "box": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", [0, 1], ["image", "a.b", "tags", "box"]) == rows
+    assert read(tmp_path / "a.parquet", [1], ["box", "image"]) == [
+        {"box": None, "image": {"bytes": b"y", "path": "p"}}
+    ]
+
+
+def test_other_types_come_back_as_plain_values(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "word": pa.array(["a", "b", "a"]).dictionary_encode(),
+            "large": pa.array([b"1", b"2", b"3"], pa.large_binary()),
+            "small": pa.array([1, 2, 3], pa.int8()),
+            "pairs": pa.array([[("k", 1)], [], None], pa.map_(pa.string(), pa.int32())),
+            "fixed": pa.array([b"ab", b"cd", b"ef"], pa.binary(2)),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", [0, 2], table.column_names) == [
+        {"word": "a", "large": b"1", "small": 1, "pairs": [("k", 1)], "fixed": b"ab"},
+        {"word": "a", "large": b"3", "small": 3, "pairs": None, "fixed": b"ef"},
+    ]
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip", "lz4"])
+def test_only_the_row_groups_of_the_rows_are_read(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"x": range(100_000), "y": [f"{n:040d}" for n in range(100_000)]})
+    pq.write_table(table, path, row_group_size=1000, compression=compression)
+    shard = shard_of(path)
+    rows = [5, 42_000, 42_001, 99_999]
+    reading = Parquet().read(shard, rows=rows, columns=["x"])
+    assert [sample["x"] for sample in reading.samples] == rows
+    assert reading.num_requests == 3
+    assert reading.bytes_read < shard.num_bytes / 20
+    assert 0 < reading.bytes_selected < reading.bytes_read
+
+
+def test_a_footer_larger_than_the_first_request_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {f"column {number}": range(300) for number in range(200)}
+    pq.write_table(pa.table(columns), path, row_group_size=10)
+    data = path.read_bytes()
+    assert int.from_bytes(data[-8:-4], "little") > 1 << 16
+    assert read(path, [299], ["column 7"]) == [{"column 7": 299}]
+
+
+def test_empty_row_groups_do_not_shift_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    schema = pa.schema({"x": pa.int64()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for values in ([0, 1], [], [2], []):
+            writer.write_table(pa.table({"x": values}, schema=schema))
+    assert read(path, [1, 2], ["x"]) == [{"x": 1}, {"x": 2}]
+
+
+def test_a_damaged_page_is_an_input_error_that_names_the_shard(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": [f"{n}" for n in range(20_000)]}), path, compression="zstd")
+    data = bytearray(path.read_bytes())
+    data[100:2000] = bytes(1900)
+    path.write_bytes(data)
+    shard = shard_of(path)
+    with pytest.raises(InputError, match=r"a\.parquet is damaged"):
+        Parquet().read(shard, rows=[0], columns=["x"])
+
+
+def test_a_footer_that_lies_about_its_length_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": [1]}), path)
+    path.write_bytes(path.read_bytes()[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(InputError, match=r"a\.parquet is damaged: its footer says"):
+        Parquet().inspect(str(path))
+
+
+def test_a_file_whose_middle_was_lost_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": [f"{n:09d}" for n in range(20_000)]}), path, compression="none")
+    data = path.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    path.write_bytes(data[:1000] + data[-footer:])
+    with pytest.raises(InputError, match="bytes beyond the end"):
+        Parquet().inspect(str(path))
+
+
+def test_large_samples_make_small_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    Parquet().write(path, ({"image": bytes([n]) * (3 << 20)} for n in range(7)))
+    groups = pq.read_metadata(path)
+    assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [{"x": "text"}, {"x": 1, "y": 2}, {"x": 2.5}, {"x": 1 << 64}, {"z": [2.5]}, {"s": {"b": 1}}],
+    ids=["type", "column", "fraction", "size", "list", "struct"],
+)
+def test_samples_of_another_kind_midway_are_an_input_error(
+    tmp_path: Path, late: dict[str, Any]
+) -> None:
+    samples = [{"x": number, "z": [1], "s": {"a": 1}} for number in range(2000)]
+    with pytest.raises(InputError, match=r"cannot write .*a\.parquet"):
+        Parquet().write(tmp_path / "a.parquet", [*samples, late])
+
+
+def test_whole_numbers_may_stand_among_fractions_and_nothing_among_anything(tmp_path: Path) -> None:
+    samples: list[dict[str, Any]] = [{"x": 0.5, "z": [1], "s": {"a": 1, "b": "t"}}] * 1024
+    late = [{"x": 1, "z": [], "s": {"b": None}}, {"x": None, "z": None, "s": None}]
+    Parquet().write(tmp_path / "a.parquet", [*samples, *late])
+    found = read(tmp_path / "a.parquet", [1024, 1025], ["x", "z", "s"])
+    assert found == [{"x": 1.0, "z": [], "s": {"a": None, "b": None}}, late[1]]
+
+
+def test_a_column_that_is_missing_midway_is_null(tmp_path: Path) -> None:
+    Parquet().write(tmp_path / "a.parquet", [{"x": 1, "y": "a"}, {"x": 2}])
+    assert read(tmp_path / "a.parquet", [0, 1], ["y"]) == [{"y": "a"}, {"y": None}]
+
+
+def test_only_what_was_fetched_can_be_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": [1, 2], "y": [3, 4]}), path)
+    stored = storage.info(str(path))
+    assert stored is not None
+    footer = parquet_file.load_footer(stored.url, num_bytes=stored.num_bytes)
+    fetched = parquet_file.fetch(stored.url, footer=footer, groups=[0], columns=["x"], etag=None)
+    (table,) = parquet_file.decode(stored.url, fetched, footer=footer, groups=[0], columns=["x"])
+    assert table.to_pydict() == {"x": [1, 2]}

@@ -1,0 +1,189 @@
+"""WebDataset shards: names, types, foreign tars. What every format promises is tested elsewhere."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attent_select.errors import InputError
+from catalogs import storage
+from catalogs.formats.webdataset import Webdataset
+from catalogs.shard_format import Inspection, Shard
+
+PNG = b"\x89PNG\r\n\x1a\n..."
+
+
+def tar(path: Path, members: list[tuple[str, bytes]], **options: Any) -> str:
+    with tarfile.open(path, "w", **options) as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def read(url: str, columns: list[str]) -> list[dict[str, Any]]:
+    found = Webdataset().inspect(url)
+    rows = range(found.num_samples)
+    return Webdataset().read(as_shard(url, found), rows=rows, columns=columns).samples
+
+
+def as_shard(url: str, found: Inspection) -> Shard:
+    stored = storage.info(url)
+    assert stored is not None
+    return Shard(0, url, "webdataset", found.num_samples, stored.num_bytes, stored.etag)
+
+
+def test_the_column_is_the_extension_and_its_last_piece_only_the_type(tmp_path: Path) -> None:
+    url = tar(
+        tmp_path / "a.tar",
+        [("d.1/0.image.png", PNG), ("d.1/0.cls", b"7"), ("d.1/0.seg.mask.png", b"m")],
+    )
+    found = Webdataset().inspect(url)
+    assert found.columns == ("image", "cls", "seg.mask")
+    assert found.members is not None
+    assert found.members["key"].to_pylist() == ["d.1/0"] * 3
+    assert read(url, ["image", "cls", "seg.mask"]) == [{"image": PNG, "cls": 7, "seg.mask": b"m"}]
+
+
+def test_members_are_decoded_by_their_type_and_nothing_is_unpickled(tmp_path: Path) -> None:
+    members = [
+        ("0.a.cls", b"-3"),
+        ("0.b.index", b"12\n"),
+        ("0.c.txt", "é".encode()),
+        ("0.d.json", b'{"x": [1, null]}'),
+        ("0.e.TXT", b"upper"),
+        ("0.f.pkl", b"\x80\x04K\x01."),
+        ("0.g.pyd", b"\x80\x04K\x01."),
+        ("0.h.jpg", b"\xff\xd8\xff"),
+    ]
+    url = tar(tmp_path / "a.tar", members)
+    assert list(read(url, list("abcdefgh"))[0].values()) == [
+        -3,
+        12,
+        "é",
+        {"x": [1, None]},
+        "upper",
+        b"\x80\x04K\x01.",
+        b"\x80\x04K\x01.",
+        b"\xff\xd8\xff",
+    ]
+
+
+def test_a_member_that_cannot_be_decoded_stays_bytes(tmp_path: Path) -> None:
+    members = [("0.a.cls", b"seven"), ("0.b.txt", b"\xff"), ("0.c.json", b"{"), ("0.d.cls", b"")]
+    url = tar(tmp_path / "a.tar", members)
+    assert read(url, list("abcd")) == [{"a": b"seven", "b": b"\xff", "c": b"{", "d": b""}]
+
+
+def test_a_sample_without_a_member_has_none_there(tmp_path: Path) -> None:
+    url = tar(tmp_path / "a.tar", [("0.png", PNG), ("1.png", PNG), ("1.txt", b"one")])
+    assert read(url, ["png", "txt"]) == [{"png": PNG, "txt": None}, {"png": PNG, "txt": "one"}]
+
+
+def test_what_is_no_part_of_a_sample_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        folder = tarfile.TarInfo("data")
+        folder.type = tarfile.DIRTYPE
+        link = tarfile.TarInfo("data/0.gif")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        for member in (folder, link):
+            archive.addfile(member)
+        for name in ("README", "data/.hidden", "__meta__/info.json", "data/0.txt", "data/1.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"x"))
+    assert read(str(path), ["txt"]) == [{"txt": "x"}, {"txt": "x"}]
+
+
+def test_a_key_that_comes_back_later_is_another_sample(tmp_path: Path) -> None:
+    url = tar(tmp_path / "a.tar", [("0.txt", b"a"), ("1.txt", b"b"), ("0.txt", b"c")])
+    assert [sample["txt"] for sample in read(url, ["txt"])] == ["a", "b", "c"]
+
+
+def test_a_column_twice_in_one_sample_is_an_input_error(tmp_path: Path) -> None:
+    url = tar(tmp_path / "a.tar", [("0.image.png", b"1"), ("0.image.jpg", b"2")])
+    with pytest.raises(InputError, match=r"a\.tar: sample '0' has the column 'image' twice"):
+        Webdataset().inspect(url)
+
+
+@pytest.mark.parametrize("style", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names_are_read(tmp_path: Path, style: int) -> None:
+    key = "ü" * 90 + "/" + "k" * 120
+    url = tar(tmp_path / "a.tar", [(f"{key}.txt", b"a"), ("1.txt", b"b")], format=style)
+    assert [sample["txt"] for sample in read(url, ["txt"])] == ["a", "b"]
+
+
+def test_a_damaged_header_between_two_samples_is_an_input_error(tmp_path: Path) -> None:
+    path = Path(tar(tmp_path / "a.tar", [("0.txt", b"a"), ("1.txt", b"b")]))
+    data = bytearray(path.read_bytes())
+    data[1024 + 148 : 1024 + 156] = b"99999999"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tar is no whole tar: .*byte 1024"):
+        Webdataset().inspect(str(path))
+
+
+def test_the_data_of_large_members_is_skipped_while_inspecting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = bytes(20 << 20)
+    url = tar(tmp_path / "a.tar", [(f"{key}.bin", large) for key in range(3)])
+    read_bytes: list[int] = []
+    original = storage.read_ranges
+
+    def counted(url: str, ranges: Any, *, etag: str | None = None) -> list[bytes]:
+        read_bytes.extend(size for _, size in ranges)
+        return original(url, ranges, etag=etag)
+
+    monkeypatch.setattr(storage, "read_ranges", counted)
+    assert Webdataset().inspect(url).num_samples == 3
+    assert sum(read_bytes) < 40 << 20
+
+
+def test_the_webdataset_library_reads_what_we_write(tmp_path: Path) -> None:
+    import webdataset
+
+    path = tmp_path / "a.tar"
+    samples = [{"image": PNG, "label": number, "text": f"t{number}"} for number in range(3)]
+    Webdataset().write(path, samples)
+    found = webdataset.WebDataset(str(path), shardshuffle=False).decode()
+    got = [(one["image.png"], one["label.cls"], one["text.txt"]) for one in found.map(undecoded)]
+    assert got == [(PNG, number, f"t{number}") for number in range(3)]
+
+
+def undecoded(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample
+
+
+def test_pictures_get_the_extension_of_what_they_are(tmp_path: Path) -> None:
+    pictures = {
+        "a": PNG,
+        "b": b"\xff\xd8\xff\xe0",
+        "c": b"RIFF\0\0\0\0WEBPVP8 ",
+        "d": b"GIF89a",
+        "e": b"anything",
+        "f": b"",
+    }
+    Webdataset().write(tmp_path / "a.tar", [pictures])
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        kinds = [name.rpartition(".")[2] for name in archive.getnames()]
+    assert kinds == ["png", "jpg", "webp", "gif", "bin", "bin"]
+
+
+def test_a_value_that_has_no_type_in_a_tar_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.tar: 'when' of 1"):
+        Webdataset().write(tmp_path / "a.tar", [{"when": 1}, {"when": {1, 2}}])
+    with pytest.raises(InputError, match="sample 0 has no columns"):
+        Webdataset().write(tmp_path / "a.tar", [{}])
+
+
+def test_the_extent_of_a_sample_counts_headers_and_padding(tmp_path: Path) -> None:
+    url = tar(tmp_path / "a.tar", [("0.png", b"x" * 600), ("0.cls", b"1"), ("1.png", b"y")])
+    found = Webdataset().inspect(url)
+    reading = Webdataset().read(as_shard(url, found), rows=[0], columns=["png", "cls"])
+    assert reading.bytes_selected == (512 + 1024) + (512 + 512)
+    assert reading.num_requests == 1
+    assert reading.bytes_read == 1024 + 512 + 1
