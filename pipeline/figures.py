@@ -72,7 +72,7 @@ def coverage(run: str) -> pl.DataFrame:
 
 
 def overlaps(run: str) -> pl.DataFrame:
-    """Per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B| of their subsets."""
+    """Per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B| of the subsets."""
     chosen, _ = _sampled_index(run)
     subsets = {
         number: set(part["key"])
