@@ -64,7 +64,7 @@ class Corpus:
         Raises:
             MissingError: it was never ingested.
         """
-        layout = Layout(run)
+        layout = Layout(storage.normalise(run))
         try:
             frame, notes = frames.read_frame(layout.manifest, schema=dict(schema.MANIFEST))
         except MissingError as error:
@@ -76,7 +76,7 @@ class Corpus:
 
     def save(self, run: str) -> None:
         """Write the member indexes, then the manifest that makes them count."""
-        layout = Layout(run)
+        layout = Layout(storage.normalise(run))
         for shard_id, table in self.unsaved_members.items():
             save_members(layout.members(shard_id), table)
         rows = [{name: getattr(shard, name) for name in schema.MANIFEST} for shard in self.shards]

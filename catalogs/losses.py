@@ -61,9 +61,9 @@ class LossCatalog:
     """
 
     def __init__(self, run: str, *, carry: frames.SchemaDict | None = None) -> None:
-        self.run = run
+        self.run = storage.normalise(run)
         self._carry = carry
-        self._layout = Layout(run)
+        self._layout = Layout(self.run)
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -187,13 +187,14 @@ class LossCatalog:
 
         Equal losses have equal digests, however they are cut into parts.
         """
-        codes = {status: code for code, status in enumerate(schema.STATUSES)}
+        # An Enum and not `replace_strict`, which would hold the whole column in memory.
+        status = pl.col(schema.STATUS).cast(pl.Enum(schema.STATUSES)).to_physical()
         rows = self.latest(round_number).select(
             schema.SHARD_ID,
             schema.ROW,
             pl.col(schema.LOSS).fill_null(float("nan")),
             schema.NUM_UNITS,
-            pl.col(schema.STATUS).replace_strict(codes, return_dtype=pl.UInt8),
+            status.cast(pl.UInt8),
         )
         digest = frames.ColumnDigest(rows.collect_schema().names())
         for batch in rows.collect_batches(maintain_order=True, engine="streaming"):

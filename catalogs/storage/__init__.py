@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ _LOCAL_REQUEST_BYTES = 1 << 14
 _PIECE_BYTES = 64 << 20
 
 _In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 def read(url: str, *, etag: str | None = None) -> bytes:
@@ -92,18 +94,27 @@ def expand(patterns: Sequence[str]) -> list[ObjectInfo]:
     Raises:
         InputError: a pattern names nothing, or cannot be read.
     """
+    wanted = {
+        (pattern, normalise(url)): None
+        for pattern in patterns
+        for url in globs.expand_braces(pattern)
+    }
+    several = Counter(pattern for pattern, _ in wanted)
+    # One listing finds all of a numbered series; asking for each would take as many requests.
+    folders = [_to_list(url, several=several[pattern] > 1) for pattern, url in wanted]
+    listings = dict(_concurrently(_listing, sorted(set(folders))))
     found: dict[str, ObjectInfo] = {}
-    for pattern in patterns:
-        for wanted in globs.expand_braces(pattern):
-            matches = _matches(normalise(wanted))
-            if not matches:
-                where = wanted if wanted == pattern else f"{wanted} (from {pattern})"
-                raise InputError(
-                    f"nothing is at {where}: expected a file, a folder or a pattern with at least"
-                    " one file. Check the spelling, and that the credentials may list it"
-                )
-            found.update((match.url, match) for match in matches)
-    return sorted(found.values(), key=lambda match: match.url)
+    for (pattern, url), folder in zip(wanted, folders, strict=True):
+        matches = globs.matcher(url)
+        named = {one.url: one for one in listings[folder] if matches(one.url)}
+        if not named:
+            where = url if url == normalise(pattern) else f"{url} (from {pattern})"
+            raise InputError(
+                f"nothing is at {where}: expected a file, a folder or a pattern with at least one"
+                " file. Check the spelling, and that the credentials may list it"
+            )
+        found |= named
+    return sorted(found.values(), key=lambda one: one.url)
 
 
 def is_local(url: str) -> bool:
@@ -192,21 +203,26 @@ def _download(source: ObjectInfo, path: Path) -> None:
             file.write(read_ranges(source.url, [piece], etag=source.etag)[0])
 
 
-def _matches(url: str) -> list[ObjectInfo]:
+def _to_list(url: str, *, several: bool) -> str:
+    # A local glob is left to the file system: its folder may be the whole disk.
+    local_glob = is_local(url) and globs.is_glob(url)
+    return url if local_glob else globs.folder_to_list(url, several=several)
+
+
+def _listing(folder: str) -> tuple[str, list[ObjectInfo]]:
     try:
-        if not globs.is_glob(url):
-            return [found for found in list_objects(url) if not globs.is_hidden(found.url, url)]
-        matches = globs.matcher(url)
-        return [found for found in list_objects(globs.fixed_folder(url)) if matches(found.url)]
+        if globs.is_glob(folder):
+            paths = [str(path) for path in Path("/").glob(folder.lstrip("/")) if path.is_file()]
+            return folder, [found for path in paths for found in list_objects(path)]
+        return folder, list_objects(folder)
     except StorageError as error:
-        raise InputError(f"cannot read {url}: {error}") from error
+        raise InputError(f"cannot read {folder}: {error}") from error
 
 
-def _concurrently(function: Callable[[_In], None], items: Iterable[_In]) -> None:
+def _concurrently(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
     # A pool of its own: in the pool of ranges a task could wait for a thread that waits for it.
     with ThreadPoolExecutor(8, thread_name_prefix="attent-storage") as pool:
-        for _ in pool.map(function, items):
-            pass
+        return list(pool.map(function, items))
 
 
 def _store(url: str) -> Storage:

@@ -27,28 +27,32 @@ def is_glob(url: str) -> bool:
     return any(mark in url for mark in "*?[")
 
 
-def fixed_folder(url: str) -> str:
-    """The longest folder before the first wildcard."""
-    first = min(url.index(mark) for mark in "*?[" if mark in url)
-    return url[:first].rpartition("/")[0] or "/"
+def folder_to_list(url: str, *, several: bool) -> str:
+    """What to list to find what `url` names, which is one of `several` of the same pattern."""
+    if is_glob(url):
+        first = min(url.index(mark) for mark in "*?[" if mark in url)
+        return url[:first].rpartition("/")[0] or "/"
+    return (url.rpartition("/")[0] or "/") if several else url
 
 
 def matcher(url: str) -> Callable[[str], bool]:
-    """Whether a URL matches a glob, path piece by path piece (`*` never crosses a `/`)."""
-    wanted = url.split("/")
+    """Whether a listed URL is the object `url`, in the folder `url`, or matches the glob `url`.
 
-    def matches(candidate: str) -> bool:
-        names = candidate.split("/")
-        return len(names) == len(wanted) and all(
-            fnmatch.fnmatchcase(name, pattern) for name, pattern in zip(names, wanted, strict=True)
-        )
+    `*` never crosses a `/`. Files in a folder that start with `.` or `_` do not count.
+    """
+    if is_glob(url):
+        pieces = [re.compile(fnmatch.translate(piece)) for piece in url.split("/")]
+        return lambda found: _all_match(pieces, found.split("/"))
+    below = url.rstrip("/") + "/"
+    return lambda found: found == url or (found.startswith(below) and not _is_hidden(found, below))
 
-    return matches
+
+def _all_match(pieces: list[re.Pattern[str]], names: list[str]) -> bool:
+    return len(names) == len(pieces) and all(map(re.Pattern.match, pieces, names))
 
 
-def is_hidden(url: str, folder: str) -> bool:
-    """Whether a piece of the path below `folder` starts with `.` or `_` (`_SUCCESS`, `.crc`)."""
-    return any(name.startswith((".", "_")) for name in url.removeprefix(folder).split("/"))
+def _is_hidden(found: str, below: str) -> bool:
+    return any(name.startswith((".", "_")) for name in found.removeprefix(below).split("/"))
 
 
 def _choices(inside: str) -> list[str]:

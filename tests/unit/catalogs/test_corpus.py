@@ -72,6 +72,17 @@ def test_workers_may_publish_the_member_index_themselves(tmp_path: Path) -> None
     assert found == [{"label": 1}, {"label": 3}]
 
 
+def test_a_run_that_was_opened_by_a_relative_path_works_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = written(tmp_path / "w", [4], kind="webdataset")
+    monkeypatch.chdir(tmp_path)
+    Corpus.from_inspections(inspected(urls)).save("run")
+    corpus = Corpus.open("run")
+    monkeypatch.chdir("/")
+    assert corpus.read(0, rows=[2], columns=["label"]).samples == [{"label": 2}]
+
+
 def test_a_run_without_a_corpus_says_to_ingest_first(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="run `attent ingest` first"):
         Corpus.open(str(tmp_path))

@@ -48,12 +48,29 @@ def test_a_star_stays_within_one_folder(glob: str, url: str, *, matching: bool) 
     assert patterns.matcher(glob)(url) is matching
 
 
+def test_a_folder_names_what_is_in_it_at_any_depth_except_hidden_files() -> None:
+    matches = patterns.matcher("/_d/.e")
+    assert matches("/_d/.e/x.parquet")
+    assert matches("/_d/.e/f/x.parquet")
+    assert not matches("/_d/.e/_temporary/0/x.parquet")
+    assert not matches("/_d/.e/.x.crc")
+    assert not matches("/_d/.ef/x.parquet")
+
+
+def test_an_object_is_named_by_its_url_even_if_it_is_hidden() -> None:
+    assert patterns.matcher("/d/_x.tar")("/d/_x.tar")
+
+
 def test_listing_starts_at_the_folder_before_the_first_wildcard() -> None:
-    assert patterns.fixed_folder("s3://b/d/e-*/f/*.tar") == "s3://b/d"
-    assert patterns.fixed_folder("s3://b/*.tar") == "s3://b"
-    assert patterns.fixed_folder("/*.tar") == "/"
+    def listed(url: str) -> str:
+        return patterns.folder_to_list(url, several=False)
+
+    assert listed("s3://b/d/e-*/f/*.tar") == "s3://b/d"
+    assert listed("s3://b/*.tar") == "s3://b"
+    assert listed("/*.tar") == "/"
+    assert listed("s3://b/d") == "s3://b/d"
 
 
-def test_hidden_files_are_those_below_the_folder_that_was_named() -> None:
-    assert patterns.is_hidden("/d/_temporary/0/x.parquet", "/d")
-    assert not patterns.is_hidden("/_d/.e/x.parquet", "/_d/.e")
+def test_a_numbered_series_is_found_with_one_listing() -> None:
+    urls = patterns.expand_braces("s3://b/d/{0000..9999}.tar")
+    assert {patterns.folder_to_list(url, several=True) for url in urls} == {"s3://b/d"}

@@ -128,6 +128,15 @@ def test_a_pattern_that_names_nothing_is_an_input_error(folder: str, pattern: st
         storage.expand([f"{folder}/in/a-00.tar", f"{folder}/in/{pattern}"])
 
 
+def test_a_glob_looks_no_deeper_than_it_says(tmp_path: Path) -> None:
+    storage.publish(str(tmp_path / "a.tar"), b"1")
+    storage.publish(str(tmp_path / "deep" / "b.tar"), b"1")
+    (tmp_path / "deep" / "locked").mkdir(mode=0)
+    found = [one.url for one in storage.expand([str(tmp_path / "*.tar")])]
+    assert found == [str(tmp_path / "a.tar")]
+    assert len(storage.expand([str(tmp_path / "*" / "*.tar")])) == 1
+
+
 def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_rest(tmp_path: Path) -> None:
     storage.publish(str(tmp_path / "a.bin"), b"old")
     unreadable = Path("/proc/self/mem")
