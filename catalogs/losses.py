@@ -8,7 +8,9 @@ A snapshot maps every shard to a row group of a part; parts that no snapshot nam
 """
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,11 +103,9 @@ class LossCatalog:
             MissingError: a span was not written.
             InputError: the spans leave a gap or overlap.
         """
-        spans = [
-            frames.read_frame(self._layout.span(digest), schema=self._kinds())[0]
-            for digest in group
-        ]
-        rows = pl.concat(spans)
+        # Many small files: waiting for one after the other would take most of the time.
+        with ThreadPoolExecutor(8) as pool:
+            rows = pl.concat(pool.map(self._read_span, group))
         rows = rows.with_columns(self._visits(rows, before=round_number))
         notes = self._notes(round_number) | {"provenance": provenance or {}}
         return loss_parts.build_part(rows, run=self.run, spans=group, notes=notes)
@@ -222,6 +222,9 @@ class LossCatalog:
 
     # How it is done.
 
+    def _read_span(self, digest: str) -> pl.DataFrame:
+        return frames.read_frame(self._layout.span(digest), schema=self._kinds())[0]
+
     def _kinds(self) -> frames.SchemaDict:
         return dict(schema.LOSSES) | (self._carry or {})
 
@@ -293,7 +296,7 @@ class LossCatalog:
         found = [row.shard_id for row in rows]
         if found != list(range(len(self.corpus.shards))):
             missing = sorted(set(range(len(self.corpus.shards))) - set(found))
-            twice = sorted({one for one in found if found.count(one) > 1}) if not missing else []
+            twice = [shard_id for shard_id, count in Counter(found).items() if count > 1]
             raise InputError(
                 f"a snapshot must have every shard of the corpus once: missing {missing[:10]},"
                 f" there twice {twice[:10]}. Score the missing shards"
