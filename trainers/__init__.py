@@ -1,22 +1,7 @@
 """Everything with a tensor: tasks, the stream, scoring rows, one `fit` per round."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from trainers.fit import fit
-    from trainers.stream import TeachingStream
+# Not lazily: `trainers.fit` is a module too, and whoever imported it first would get that instead.
+from trainers.fit import fit
+from trainers.stream import TeachingStream
 
 __all__ = ["TeachingStream", "fit"]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports torch only for those who use it."""
-    if name == "TeachingStream":
-        from trainers.stream import TeachingStream
-
-        return TeachingStream
-    if name == "fit":
-        from trainers.fit import fit
-
-        return fit
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

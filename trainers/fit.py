@@ -21,8 +21,8 @@ from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
 from catalogs.layout import join
 from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Checkpoint, weights_digest
-from trainers.hf.training_loop import Hooks, Steps, train_steps
 from trainers.settings import TrainingSettings
+from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
 from trainers.task import Batch, Models, Task
 
@@ -88,6 +88,8 @@ def fit(
         InputError: settings do not fit the stream, the process or the checkpoint; training
             diverged.
     """
+    from trainers.hf.training_loop import train_steps
+
     steps = Steps(
         first=first_step, last=first_step + stream.num_steps, total=total_steps, seed=seed
     )

@@ -5,12 +5,9 @@ exact.
 Not here: which checkpoint to start from, markers, evaluation (`trainers/fit.py`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from torch.utils.data import DataLoader
 from transformers import (
@@ -27,6 +24,7 @@ from attent_select.errors import InputError
 from attent_select.randomness import Purpose, stream_key
 from trainers.observed import ObservedLosses, to_frame
 from trainers.settings import TrainingSettings
+from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
 from trainers.task import Batch, Models, Task
 
@@ -41,30 +39,6 @@ _OURS = {
 }  # fmt: skip
 # Observed losses are handed over at least this often, at multiples of it: the same after a resume.
 _OBSERVE_STEPS = 500
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A round's optimizer steps, `first` (where the stream's step 0 lies) to `last` (exclusive), of
-    a plan of `total`.
-    """
-
-    first: int
-    last: int
-    total: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop calls: `observed` on every rank, with the losses of all ranks from that step
-    on; `checkpoint` on the writing rank, with the step and a local folder; `step` after each
-    update.
-    """
-
-    observed: Callable[[int, pl.DataFrame], None]
-    checkpoint: Callable[[int, Path], None]
-    step: Callable[[int], None]
 
 
 def train_steps(

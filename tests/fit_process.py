@@ -1,0 +1,109 @@
+"""One call of `fit` in a process of its own, for tests that kill it or run several ranks.
+
+`python fit_process.py REQUEST.json`: see `FitRequest`. The writing rank puts observed losses and
+the result beside the checkpoint.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+TESTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to train. `out` is the checkpoint; results lie in `<out>.losses` and `<out>.json`."""
+
+    run: str  # holds the corpus
+    index: str
+    out: str
+    model: dict[str, Any]
+    training: dict[str, Any]
+    stream: dict[str, Any]
+    start: str | None = None
+    first_step: int = 0
+    total_steps: int = 0  # 0: those of the stream
+    kill_after_step: int = 0  # 0: never
+
+
+def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
+    """Run `request` in new processes; the exit code. Output goes to that of the test."""
+    path = Path(f"{request.out}.request.json")
+    path.write_text(json.dumps(asdict(request)))
+    command = [sys.executable]
+    if num_ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run([*command, __file__, str(path)], env=environment, check=False)
+    return finished.returncode
+
+
+def observed(request: FitRequest) -> pl.DataFrame:
+    """The losses that a launched request handed over."""
+    files = sorted(Path(f"{request.out}.losses").glob("*.parquet"))
+    return pl.concat([pl.read_parquet(file) for file in files]).sort("step", "shard_id", "row")
+
+
+def result(request: FitRequest) -> dict[str, Any]:
+    """The `FitResult` of a launched request."""
+    found: dict[str, Any] = json.loads(Path(f"{request.out}.json").read_text())
+    return found
+
+
+def main(request: FitRequest) -> None:
+    from digits import TASK
+
+    from catalogs.corpus import Corpus
+    from catalogs.index import IndexFile
+    from trainers import TeachingStream, fit
+    from trainers.settings import TrainingSettings
+
+    corpus = Corpus.open(request.run)
+    settings = TrainingSettings(**request.training)
+    stream = TeachingStream(
+        IndexFile.open(request.index, corpus=corpus),
+        corpus,
+        TASK,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        **request.stream,
+    )
+    losses = Path(f"{request.out}.losses")
+
+    def on_losses(first_step: int, frame: pl.DataFrame) -> None:
+        losses.mkdir(exist_ok=True)
+        frame.write_parquet(losses / f"{first_step:06d}.parquet")
+
+    def on_step(step: int) -> None:
+        if step == request.kill_after_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = fit(
+        stream,
+        task=TASK,
+        models=TASK.models(request.model),
+        start=request.start,
+        out=request.out,
+        settings=settings,
+        first_step=request.first_step,
+        total_steps=request.total_steps or stream.num_steps,
+        seed=7,
+        on_losses=on_losses,
+        on_step=on_step,
+    )
+    if stream.rank == 0:
+        Path(f"{request.out}.json").write_text(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    main(FitRequest(**json.loads(Path(sys.argv[1]).read_text())))

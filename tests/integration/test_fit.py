@@ -1,0 +1,288 @@
+"""One round in one process: exact arithmetic, one horizon, observed losses, what is refused."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from digits import TASK, VIT, samples, write_corpus, write_index
+from torch.nn import functional
+
+from attent_select.errors import ExistsError, InputError, MissingError
+from attent_select.schema import OBSERVED_LOSSES
+from catalogs.corpus import Corpus
+from catalogs.index import IndexFile
+from trainers import TeachingStream, checkpoint, fit
+from trainers.evaluation import held_out_batches
+from trainers.fit import FitResult
+from trainers.scorer import score_rows
+from trainers.settings import TrainingSettings
+
+PLAIN = {
+    "config": VIT["config"] | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+}
+# Adam and clipping forgive a loss of the wrong scale; this does not.
+SGD = TrainingSettings(
+    batch_size=16,
+    learning_rate=0.2,
+    lr_scheduler="linear",
+    max_grad_norm=0.0,
+    torch_threads=1,
+    arguments={"optim": "sgd"},
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), samples(70))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> IndexFile:
+    weights = 0.5 + pl.col("row") % 2
+    return write_index(tmp_path_factory.mktemp("index") / "i.parquet", corpus, weights=weights)
+
+
+@pytest.fixture
+def train(tmp_path: Path, corpus: Corpus, index: IndexFile) -> Callable[..., FitResult]:
+    def run(
+        name: str = "out",
+        *,
+        model: dict[str, Any] = PLAIN,
+        settings: TrainingSettings = SGD,
+        stream: dict[str, Any] | None = None,
+        **others: Any,
+    ) -> FitResult:
+        source = TeachingStream(
+            index,
+            corpus,
+            TASK,
+            seed=5,
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            **(stream or {}),
+        )
+        return fit(
+            source,
+            task=TASK,
+            models=TASK.models(model),
+            out=str(tmp_path / name),
+            settings=settings,
+            **{
+                "start": None,
+                "first_step": 0,
+                "total_steps": source.num_steps,
+                "seed": 7,
+                **others,
+            },
+        )
+
+    return run
+
+
+def weights_at(url: str, model: dict[str, Any] = PLAIN) -> dict[str, torch.Tensor]:
+    found = checkpoint.open(url)
+    assert found is not None
+    return dict(found.load(TASK.models(model)).state_dict())
+
+
+def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def by_hand(corpus: Corpus, index: IndexFile) -> dict[str, torch.Tensor]:
+    """The same round as a plain loop over the stream's own global batches."""
+    stream = TeachingStream(index, corpus, TASK, seed=5, batch_size=16)
+    model = TASK.models(PLAIN).build(7).train()
+    for step, batch in enumerate(stream):
+        logits = model(pixel_values=batch["pixel_values"]).logits
+        losses = functional.cross_entropy(logits, batch["labels"], reduction="none")
+        loss = (losses * batch["weight"]).sum() / 16
+        model.zero_grad()
+        loss.backward()
+        rate = 0.2 * (1 - step / stream.num_steps)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(rate * parameter.grad)
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 8, 5, 1])
+def test_however_a_batch_is_split_the_round_ends_where_a_plain_loop_ends(
+    train: Callable[..., FitResult],
+    corpus: Corpus,
+    index: IndexFile,
+    micro_batch_size: int | None,
+) -> None:
+    done = train(settings=replace(SGD, micro_batch_size=micro_batch_size))
+    assert_close(weights_at(done.checkpoint), by_hand(corpus, index))
+
+
+def test_two_rounds_are_one_course_of_training_under_one_horizon(
+    train: Callable[..., FitResult], tmp_path: Path
+) -> None:
+    adam = replace(SGD, arguments={}, warmup_steps=2, learning_rate=0.01)
+    first = train("first", settings=adam, total_steps=10)
+    second = train("second", settings=adam, start=first.checkpoint, first_step=5, total_steps=10)
+    for done, step in ((first, 5), (second, 10)):
+        state = torch.load(Path(done.checkpoint) / "optimizer.pt", weights_only=True)
+        expected = 0.01 * (10 - step) / 8
+        assert state["param_groups"][0]["lr"] == pytest.approx(expected)
+        # Adam's moments and its own count of steps go on as well.
+        assert {float(each["step"]) for each in state["state"].values()} == {float(step)}
+        found = checkpoint.open(done.checkpoint)
+        assert found is not None
+        assert found.step == step
+
+
+def test_a_small_model_learns_and_is_evaluated_on_held_out_images(
+    train: Callable[..., FitResult],
+) -> None:
+    held_out = list(held_out_batches(TASK, samples(200)[70:]))
+    adam = TrainingSettings(batch_size=16, learning_rate=0.01, torch_threads=1)
+    done = train(settings=adam, stream={"epochs": 12}, evaluation=held_out)
+    assert done.metrics["accuracy"] > 0.25  # by chance: 0.1
+    assert done.metrics["eval_loss"] < np.log(10)
+    assert done.samples_seen == 12 * 70
+    assert done.num_steps == 12 * 5
+
+
+def test_every_trained_sample_is_observed_once_with_the_loss_of_that_moment(
+    train: Callable[..., FitResult], corpus: Corpus
+) -> None:
+    seen: list[tuple[int, pl.DataFrame]] = []
+    settings = replace(SGD, save_steps=2, learning_rate=1e-9)  # the model stays as it was built
+    done = train(settings=settings, on_losses=lambda step, rows: seen.append((step, rows)))
+    assert [step for step, _ in seen] == [0, 2, 4]
+    observed = pl.concat([rows for _, rows in seen])
+    assert dict(observed.schema) == OBSERVED_LOSSES
+    assert [rows["step"].unique().to_list() for _, rows in seen] == [[0, 1], [2, 3], [4]]
+    model = TASK.models(PLAIN).build(7)
+    scored = pl.concat(
+        score_rows(
+            TASK,
+            model,
+            enumerate(
+                corpus.read(
+                    shard.shard_id, rows=range(shard.num_samples), columns=TASK.columns
+                ).samples
+            ),
+        ).with_columns(shard_id=pl.lit(shard.shard_id, pl.UInt32))
+        for shard in corpus.shards
+    )
+    both = observed.join(scored, on=["shard_id", "row"], suffix="_scored", validate="1:1")
+    assert len(both) == len(observed) == 70
+    assert np.allclose(both["loss"], both["loss_scored"], rtol=1e-5)
+    weighted = (0.5 + both["row"] % 2) * both["loss"]
+    assert done.train_loss == pytest.approx(weighted.mean(), rel=1e-5)
+
+
+def test_a_finished_round_is_not_trained_again(train: Callable[..., FitResult]) -> None:
+    first = train()
+    steps: list[int] = []
+    assert train(on_step=steps.append) == first
+    assert steps == []
+
+
+def test_the_progress_callback_counts_the_steps_of_the_whole_plan(
+    train: Callable[..., FitResult],
+) -> None:
+    first = train("first", total_steps=10)
+    steps: list[int] = []
+    train("second", start=first.checkpoint, first_step=5, total_steps=10, on_step=steps.append)
+    assert steps == [6, 7, 8, 9, 10]
+
+
+def test_bfloat16_arithmetic_leaves_the_weights_in_float32(
+    train: Callable[..., FitResult],
+) -> None:
+    done = train(settings=replace(SGD, dtype="bfloat16"))
+    assert {tensor.dtype for tensor in weights_at(done.checkpoint).values()} == {torch.float32}
+    exact = train("exact")
+    assert done.train_loss == pytest.approx(exact.train_loss, rel=0.02)
+    assert done.train_loss != exact.train_loss
+
+
+def test_training_that_diverges_ends_with_the_sample_and_without_a_checkpoint(
+    train: Callable[..., FitResult], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"step \d+ the loss of shard \d, row \d+ is nan"):
+        train(settings=replace(SGD, learning_rate=1e30, arguments={"optim": "sgd"}))
+    assert checkpoint.open(str(tmp_path / "out")) is None
+
+
+def test_a_checkpoint_of_another_index_is_not_taken_for_this_round(
+    train: Callable[..., FitResult],
+) -> None:
+    train()
+    with pytest.raises(ExistsError, match="another round"):
+        train(stream={"epochs": 2})
+
+
+def test_a_round_starts_only_from_the_checkpoint_of_its_step(
+    train: Callable[..., FitResult], tmp_path: Path
+) -> None:
+    initial = checkpoint.save_initial(TASK.models(PLAIN), seed=1, url=str(tmp_path / "initial"))
+    with pytest.raises(InputError, match="is at step 0, the round starts at 5"):
+        train(start=initial.url, first_step=5, total_steps=10)
+    with pytest.raises(MissingError, match="no checkpoint at"):
+        train(start=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="needs a start"):
+        train(first_step=5, total_steps=10)
+    with pytest.raises(InputError, match="pass the plan's total of 4"):
+        train(total_steps=4)
+
+
+def test_a_round_from_the_initial_checkpoint_is_one_from_the_model_of_its_seed(
+    train: Callable[..., FitResult], tmp_path: Path
+) -> None:
+    initial = checkpoint.save_initial(TASK.models(PLAIN), seed=7, url=str(tmp_path / "initial"))
+    built, started = train("built"), train("started", start=initial.url)
+    assert_close(weights_at(built.checkpoint), weights_at(started.checkpoint))
+
+
+def test_arguments_reach_the_trainer_and_those_that_are_ours_are_refused(
+    train: Callable[..., FitResult],
+) -> None:
+    done = train(settings=replace(SGD, arguments={"optim": "sgd", "optim_args": "momentum=0.5"}))
+    state = torch.load(Path(done.checkpoint) / "optimizer.pt", weights_only=True)
+    assert state["param_groups"][0]["momentum"] == 0.5
+    with pytest.raises(InputError, match="may not set gradient_accumulation_steps"):
+        train("other", settings=replace(SGD, arguments={"gradient_accumulation_steps": 2}))
+    with pytest.raises(InputError, match="refused by transformers"):
+        train("other", settings=replace(SGD, arguments={"no_such_argument": 1}))
+
+
+def test_a_stream_for_another_rank_or_batch_size_is_refused(
+    train: Callable[..., FitResult],
+) -> None:
+    with pytest.raises(InputError, match="rank 0 of 2, this process is rank 0 of 1"):
+        train(stream={"world_size": 2})
+    with pytest.raises(InputError, match="selects no full batch"):
+        train(settings=replace(SGD, batch_size=100), stream={"tail": "drop"})
+
+
+def test_nothing_is_printed_to_stdout(
+    train: Callable[..., FitResult], capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(settings=replace(SGD, save_steps=2))
+    assert capfd.readouterr().out == ""
+
+
+def test_the_marker_names_what_the_weights_were_made_from(
+    train: Callable[..., FitResult], corpus: Corpus, index: IndexFile
+) -> None:
+    done = train()
+    marker = json.loads((Path(done.checkpoint) / checkpoint.MARKER).read_text())
+    assert marker["stream"]["corpus_id"] == corpus.corpus_id
+    assert marker["stream"]["index_digest"] == index.digest
+    assert marker["result"]["train_loss"] == done.train_loss
+    assert {"torch", "transformers"} <= marker["versions"].keys()

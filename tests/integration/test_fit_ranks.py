@@ -1,0 +1,88 @@
+"""Two ranks train on the same global batches as one, each sample once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from digits import VIT, samples, write_corpus, write_index
+from fit_process import FitRequest, launch, observed, result
+from safetensors.torch import load_file
+
+PLAIN = {
+    "config": VIT["config"] | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+}
+
+
+def request_for(folder: Path, name: str, *, micro_batch_size: int | None) -> FitRequest:
+    return FitRequest(
+        run=str(folder / "run"),
+        index=str(folder / "index.parquet"),
+        out=str(folder / name),
+        model=PLAIN,
+        training={
+            "batch_size": 11,  # uneven shares, and a tail of 3 samples
+            "micro_batch_size": micro_batch_size,
+            "torch_threads": 1,
+            "save_steps": 3,
+            # Adam and clipping forgive a loss of the wrong scale; this does not.
+            "learning_rate": 0.2,
+            "max_grad_norm": 0.0,
+            "arguments": {"optim": "sgd"},
+        },
+        stream={"seed": 5},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    corpus = write_corpus(folder / "shards", samples(58))
+    corpus.save(str(folder / "run"))
+    write_index(folder / "index.parquet", corpus, weights=0.5 + pl.col("row") % 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> FitRequest:
+    request = request_for(folder, "alone", micro_batch_size=None)
+    assert launch(request) == 0
+    return request
+
+
+@pytest.fixture(scope="module", params=[None, 2], ids=["one batch", "three micro-batches"])
+def together(folder: Path, request: pytest.FixtureRequest) -> FitRequest:
+    wanted = request_for(folder, f"two-{request.param}", micro_batch_size=request.param)
+    assert launch(wanted, num_ranks=2) == 0
+    return wanted
+
+
+def assert_close_weights(one: FitRequest, other: FitRequest) -> None:
+    first, second = (load_file(f"{request.out}/model.safetensors") for request in (one, other))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_two_ranks_with_and_without_accumulation_end_where_one_rank_ends(
+    alone: FitRequest, together: FitRequest
+) -> None:
+    assert_close_weights(alone, together)
+    assert result(together)["train_loss"] == pytest.approx(result(alone)["train_loss"], rel=1e-5)
+
+
+def test_both_ranks_together_train_on_every_sample_once_in_the_same_steps(
+    alone: FitRequest, together: FitRequest
+) -> None:
+    seen = observed(together)
+    assert len(seen) == len(seen.unique(["shard_id", "row"])) == 58
+    where = ["step", "shard_id", "row"]
+    assert seen.select(where).equals(observed(alone).select(where))
+
+
+def test_a_round_begun_on_one_rank_is_ended_on_two(folder: Path, alone: FitRequest) -> None:
+    request = request_for(folder, "one-then-two", micro_batch_size=None)
+    assert launch(replace(request, kill_after_step=4)) == -9
+    assert launch(request, num_ranks=2) == 0
+    assert_close_weights(alone, request)
+    assert result(request)["samples_seen"] == 58
