@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import answer, show_values
+from pipeline.console import answer, show_rounds, show_values
 
 app = typer.Typer(
     name="attent",
@@ -187,7 +187,7 @@ def train(
 
         return stages.train(run, round_number=round_number, overrides=overrides or ())
 
-    answer(work, as_json=as_json, show=show_values)
+    answer(work, as_json=as_json, show=show_rounds)
 
 
 @app.command("run")
@@ -205,12 +205,7 @@ def run_all(
 
         return stages.run(config, scheduler=scheduler, overrides=overrides or ())
 
-    def show(result: Any) -> None:
-        from pipeline.rounds import show_rounds
-
-        show_rounds(result)
-
-    answer(work, as_json=as_json, show=show)
+    answer(work, as_json=as_json, show=show_rounds)
 
 
 @app.command()

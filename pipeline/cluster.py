@@ -22,7 +22,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 from attent_select.errors import ClusterError, InputError
 from pipeline.settings import ClusterSettings
 
-__all__ = ["Client", "connect", "connect_when_needed", "run_tasks"]
+__all__ = ["Client", "connect", "connect_when_needed", "on_every_worker", "run_tasks"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -156,6 +156,11 @@ def _size(client: Client) -> _Size:
     return _Size(workers=identity["n_workers"], threads=identity["total_threads"])
 
 
+def on_every_worker(client: Client, function: Callable[[], object]) -> None:
+    """Runs `function` once in each worker process and waits for all of them."""
+    client.run(function)
+
+
 @contextmanager
 def _local_client(settings: ClusterSettings) -> Iterator[Client]:
     with (
@@ -165,6 +170,7 @@ def _local_client(settings: ClusterSettings) -> Iterator[Client]:
             processes=True,
             host="127.0.0.1",
             dashboard_address=settings.dashboard,
+            scheduler_kwargs={"dashboard": settings.dashboard is not None},
             memory_limit=settings.memory_limit,
             silence_logs=logging.CRITICAL,
         ) as cluster,

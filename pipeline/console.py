@@ -63,6 +63,23 @@ def show_values(result: Any) -> None:
         typer.echo(f"{name}: {_readable(value)}")
 
 
+def show_rounds(result: Mapping[str, Any]) -> None:
+    """A line per round, and where the last checkpoint is."""
+    for round_ in result["rounds"]:
+        typer.echo(describe_round(round_))
+    typer.echo(f"checkpoint: {result['checkpoint']}")
+
+
+def describe_round(round_: Mapping[str, Any]) -> str:
+    """One round in one line; of the evaluation what is there."""
+    qualities = [name for name in ("eval_loss", "accuracy", "perplexity") if name in round_]
+    measured = ", ".join(f"{name} {round_[name]:.4f}" for name in ["train_loss", *qualities])
+    return (
+        f"round {round_['round']} ({round_['phase']}, {round_['ratio']:.0%}): "
+        f"{round_['samples_seen']:,} samples, {measured}, {round_['seconds']['total']:.1f} s"
+    )
+
+
 @contextlib.contextmanager
 def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr when that is a terminal; yields a function that adds to it."""

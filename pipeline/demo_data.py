@@ -1,14 +1,13 @@
 """The data of `attent demo`: real data that every installation has on its disk already.
 
 Here: scikit-learn's handwritten digits as PNG samples, the docstrings of the Python standard
-library as (prompt, response) samples, and a small tokenizer for them. Not here: shards, runs and
-models (`demo.py`). Same installation, same samples, in the same order.
+library as (prompt, response) samples. Not here: shards, runs and models (`demo.py`). Same
+installation, same samples, in the same order.
 """
 
 import ast
 import inspect
 import io
-import json
 import random
 import sysconfig
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from catalogs.shard_format import Sample
 _HELD_OUT = 5  # one sample of five is held out
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo"}
 _MAX_RESPONSE = 600
-_SPECIAL_TOKENS = ("<pad>", "<eos>", "<unk>")
 
 
 def digits(*, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -58,33 +56,6 @@ def docstrings(*, seed: int, limit: int) -> tuple[list[Sample], list[Sample]]:
         raise InputError(f"{library}: no Python sources of the standard library are installed here")
     random.Random(seed).shuffle(samples)  # noqa: S311 - not for secrets
     return _split(samples[:limit], seed=seed)
-
-
-def train_tokenizer(samples: list[Sample], folder: Path, *, vocabulary: int) -> None:
-    """A byte-level BPE tokenizer of `vocabulary` tokens in the Hugging Face layout."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE(unk_token=None))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(_SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (f"{sample['prompt']}\n{sample['response']}" for sample in samples)
-    tokenizer.train_from_iterator(texts, trainer=trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    pad, end, unknown = _SPECIAL_TOKENS
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": pad,
-        "eos_token": end,
-        "unk_token": unknown,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _split(samples: list[Sample], *, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -101,13 +101,15 @@ def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
     return Run(config, corpus, rounds)
 
 
-def score_stage(run: Run, round_: Round, *, cluster: Cluster) -> ScoreResult:
-    """The losses of all samples with the weights that the round starts from."""
+def score_stage(
+    run: Run, round_: Round, *, cluster: Cluster, checkpoint: str | None = None
+) -> ScoreResult:
+    """The losses of all samples with `checkpoint`: by default what the round starts from."""
     return score_round(
         run.config,
         client=cluster(),
         round_number=round_.number,
-        checkpoint=run.start_checkpoint(round_),
+        checkpoint=checkpoint or run.start_checkpoint(round_),
     )
 
 

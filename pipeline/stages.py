@@ -13,10 +13,13 @@ from catalogs import storage
 from pipeline import config as configs
 from pipeline import rounds
 from pipeline.cluster import Client, connect, connect_when_needed
+from pipeline.console import describe_round, say
 from pipeline.ingest import IngestResult, ingest
 from pipeline.rounds import Cluster, Run
 from pipeline.scoring import ScoreResult
 from pipeline.settings import ClusterSettings, RunConfig
+
+_COUNTS = ("num_", "bytes_", "samples_")
 
 
 def score(
@@ -64,7 +67,7 @@ def train(
     with _cluster(config, client) as cluster:
         run = rounds.prepare(config, cluster=cluster)
         round_ = run.round(round_number)
-        return _described(run, [(round_, rounds.train_stage(run, round_))])
+        return _result(run, [_describe(round_, rounds.train_stage(run, round_))])
 
 
 def run(
@@ -83,7 +86,11 @@ def run(
     config = _config(source, scheduler=scheduler, overrides=overrides)
     with _cluster(config, client) as cluster:
         ready = rounds.prepare(config, cluster=cluster)
-        return _described(ready, list(rounds.all_rounds(ready, cluster=cluster)))
+        finished = []
+        for round_, values in rounds.all_rounds(ready, cluster=cluster):
+            finished.append(_describe(round_, values))
+            say(describe_round(finished[-1]))
+        return _result(ready, finished)
 
 
 def ingest_shards(
@@ -124,18 +131,22 @@ def _cluster(config: RunConfig, client: Client | None) -> Iterator[Cluster]:
         yield cluster
 
 
-def _described(run: Run, finished: Sequence[tuple[Round, Mapping[str, float]]]) -> dict[str, Any]:
+def _result(run: Run, finished: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "run": run.config.run,
-        "rounds": [_describe(round_, values) for round_, values in finished],
-        "checkpoint": run.layout.checkpoint(finished[-1][0].number),
+        "rounds": finished,
+        "checkpoint": run.layout.checkpoint(finished[-1]["round"]),
     }
 
 
 def _describe(round_: Round, values: Mapping[str, float]) -> dict[str, Any]:
     stages = [f"{stage}_seconds" for stage in ("score", "select", "train", "evaluate")]
     seconds = {name.removesuffix("_seconds"): values[name] for name in stages}
-    rest = {name: value for name, value in values.items() if name not in stages}
+    rest = {
+        name: int(value) if name.startswith(_COUNTS) else value
+        for name, value in values.items()
+        if name not in stages
+    }
     return {
         "round": round_.number,
         "phase": round_.phase,

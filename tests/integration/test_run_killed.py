@@ -1,0 +1,77 @@
+"""`attent run`, killed with SIGKILL where it hurts, ends as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from small_runs import small_run
+
+from catalogs import Corpus, IndexFile, LossCatalog
+from catalogs.layout import Layout
+from pipeline import config, metrics, run
+from pipeline.cluster import Client
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(file: Path) -> subprocess.Popen[bytes]:
+    """`attent run FILE` in a process of its own."""
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(file)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+
+
+def kill_when(file: Path, condition: Callable[[], bool]) -> None:
+    """Start `attent run FILE` and kill it as soon as `condition` holds."""
+    process = start(file)
+    while not condition():
+        assert process.poll() is None, f"ended before it could be killed: {process.stderr.read()}"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def result(url: str) -> dict[str, Any]:
+    """What must not depend on how often a run was killed."""
+    corpus, layout = Corpus.open(url), Layout(url)
+    rounds = range(3)
+    measured = [metrics.read(url, number) or {} for number in rounds]
+    return {
+        "indexes": [IndexFile.open(layout.index(n), corpus=corpus).digest for n in rounds],
+        "index_files": [Path(layout.index(n)).read_bytes() for n in rounds],
+        "losses": [LossCatalog(url).digest(number) for number in LossCatalog(url).rounds()],
+        "visits": LossCatalog(url).latest().collect()["visits"].to_list(),
+        "train_loss": [values["train_loss"] for values in measured],
+        "eval_loss": [values["eval_loss"] for values in measured],
+        "samples_seen": [values["samples_seen"] for values in measured],
+    }
+
+
+def test_a_run_killed_in_each_stage_ends_like_an_undisturbed_one(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    run(config.parse(small_run(undisturbed, shards)), client=client)
+
+    killed = tmp_path / "killed"
+    layout = Layout(str(killed))
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(small_run(killed, shards)))
+    spans, snapshot = Path(layout.spans), Path(layout.snapshot(1))
+    checkpoint = Path(layout.checkpoint(1))
+
+    kill_when(file, lambda: spans.is_dir() and any(spans.glob("*.parquet")))
+    assert not snapshot.exists(), "killed while scoring"
+    kill_when(file, snapshot.exists)
+    assert not checkpoint.exists(), "killed between scoring and training"
+    kill_when(file, lambda: any(checkpoint.glob("step-*/checkpoint.json")))
+    assert not (checkpoint / "checkpoint.json").exists(), "killed while training"
+
+    process = start(file)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert result(str(killed)) == result(str(undisturbed))
