@@ -1,0 +1,178 @@
+"""Checkpoints: they count by their marker, and are the weights that were saved, or an error."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from digits import TASK, VIT
+
+from attent_select.errors import InputError, StorageError
+from trainers import checkpoint
+from trainers.hf import HuggingFaceModels
+
+MODELS = TASK.models(VIT)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> checkpoint.Checkpoint:
+    return checkpoint.save_initial(MODELS, seed=3, url=str(tmp_path / "initial"))
+
+
+def test_what_was_saved_is_loaded_with_the_same_bits(saved: checkpoint.Checkpoint) -> None:
+    opened = checkpoint.open(saved.url)
+    assert opened == saved
+    assert opened.step == 0
+    expected = MODELS.build(3).state_dict()
+    for name, tensor in opened.load(MODELS).state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_a_folder_without_a_marker_is_no_checkpoint(saved: checkpoint.Checkpoint) -> None:
+    (Path(saved.url) / checkpoint.MARKER).unlink()
+    assert checkpoint.open(saved.url) is None
+    assert checkpoint.open(saved.url + "/nowhere") is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_an_error_that_names_the_file(
+    saved: checkpoint.Checkpoint, damage: str
+) -> None:
+    weights = Path(saved.url) / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    else:
+        weights.unlink()
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        checkpoint.open(saved.url)
+
+
+def test_weights_of_another_model_are_found_out_by_their_digest(
+    saved: checkpoint.Checkpoint, tmp_path: Path
+) -> None:
+    MODELS.save(MODELS.build(4), tmp_path / "other")
+    (Path(saved.url) / "model.safetensors").write_bytes(
+        (tmp_path / "other" / "model.safetensors").read_bytes()
+    )
+    opened = checkpoint.open(saved.url)  # the same sizes
+    assert opened is not None
+    with pytest.raises(InputError, match="digest"):
+        opened.load(MODELS)
+
+
+def test_the_initial_checkpoint_is_written_once(saved: checkpoint.Checkpoint) -> None:
+    again = checkpoint.save_initial(MODELS, seed=99, url=saved.url)
+    assert again == saved
+
+
+def test_the_newest_checkpoint_is_the_marked_one_of_the_highest_step(tmp_path: Path) -> None:
+    folder, out = tmp_path / "files", str(tmp_path / "out")
+    MODELS.save(MODELS.build(1), folder)
+    for step in (9, 100, 20):
+        checkpoint.publish(folder, url=f"{out}/step-{step}", step=step, weights_digest="…")
+    (Path(out) / "step-300").mkdir()
+    (Path(out) / "step-300" / "model.safetensors").write_bytes(b"a piece")
+    newest = checkpoint.newest(out)
+    assert newest is not None
+    assert newest.step == 100
+    checkpoint.discard(newest.url)
+    found = checkpoint.newest(out)
+    assert found is not None
+    assert found.step == 20
+    checkpoint.discard_steps(out)
+    assert checkpoint.newest(out) is None
+    assert not list(Path(out).rglob("*.safetensors"))
+
+
+def test_publishing_again_replaces_what_a_killed_attempt_left(tmp_path: Path) -> None:
+    folder, out = tmp_path / "files", tmp_path / "out"
+    MODELS.save(MODELS.build(1), folder)
+    out.mkdir()
+    (out / "model-00001-of-00002.safetensors").write_bytes(b"from another attempt")
+    (out / "step-5").mkdir()
+    (out / "step-5" / "kept.txt").write_text("inside the round")
+    checkpoint.publish(folder, url=str(out), step=8, weights_digest="…")
+    names = {path.name for path in out.rglob("*") if path.is_file()}
+    assert names == {"checkpoint.json", "config.json", "model.safetensors", "kept.txt"}
+
+
+def test_a_checkpoint_lives_at_any_url() -> None:
+    url = "memory://checkpoints/initial"
+    saved = checkpoint.save_initial(MODELS, seed=3, url=url)
+    opened = checkpoint.open(url)
+    assert opened is not None
+    assert opened.files == saved.files
+    assert checkpoint.weights_digest(opened.load(MODELS)) == saved.weights_digest
+    checkpoint.discard(url)
+    assert checkpoint.open(url) is None
+
+
+def test_the_digest_sees_every_bit_name_shape_and_dtype() -> None:
+    def digest(**tensors: torch.Tensor) -> str:
+        module = torch.nn.Module()
+        for name, tensor in tensors.items():
+            module.register_buffer(name, tensor)
+        return checkpoint.weights_digest(module)
+
+    zeros = torch.zeros(4)
+    different = [
+        digest(a=zeros),
+        digest(a=-zeros),
+        digest(b=zeros),
+        digest(a=zeros.reshape(2, 2)),
+        digest(a=torch.zeros(4, dtype=torch.int32)),
+        digest(a=torch.zeros(())),
+        digest(a=torch.nextafter(zeros, torch.ones(()))),
+    ]
+    assert len(set(different)) == len(different)
+    assert digest(a=torch.arange(6.0).reshape(2, 3).T) == digest(
+        a=torch.arange(6.0).reshape(2, 3).T.contiguous()
+    )
+
+
+def test_loading_names_weights_that_are_missing_left_over_or_of_another_shape(
+    tmp_path: Path,
+) -> None:
+    MODELS.save(MODELS.build(1), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, kind in (
+        ({"num_hidden_layers": 3}, "missing"),
+        ({"num_hidden_layers": 1}, "unexpected"),
+        ({"intermediate_size": 40}, "mismatched"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=kind):
+            MODELS.load(tmp_path)
+
+
+def test_a_new_head_on_a_saved_model_has_to_be_asked_for(tmp_path: Path) -> None:
+    MODELS.save(MODELS.build(1), tmp_path)
+    settings = {"path": str(tmp_path), "config": {"num_labels": 3}}
+    with pytest.raises(InputError, match="new_weights: true"):
+        TASK.models(settings).build(1)
+    first, second = (TASK.models({**settings, "new_weights": True}).build(5) for _ in range(2))
+    assert first.state_dict()["classifier.weight"].shape == (3, 16)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+        if "classifier" not in name:
+            assert torch.equal(tensor, MODELS.build(1).state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs `path`, or `config`"),
+        ({"config": {"hidden_size": 4}}, "model_type"),
+        ({"pth": "x"}, "unknown model settings"),
+    ],
+)
+def test_model_settings_that_name_no_model_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        HuggingFaceModels("AutoModelForImageClassification", settings)
+
+
+def test_a_model_type_that_does_not_exist_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="cannot be built"):
+        TASK.models({"config": {"model_type": "perceptron-1958"}}).build(1)
