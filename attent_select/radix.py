@@ -1,13 +1,13 @@
-"""Finds given ranks in the order of a LazyFrame's rows by counting digits, never by sorting it.
+"""Finds cuts in the order of a LazyFrame's rows by counting digits, never by sorting it.
 
 Here: the order of rows (larger key first, then smaller sample_key) as two u64 columns, and a radix
-descent over their 128 bits, 16 at a time: each pass counts the rows per digit among those that
-share the digits found so far, until the bucket that holds the rank fits in memory and is sorted.
-Every step is an exact count, so ties, equal losses and skewed shards need no care. Not here: the
-quicker guess that usually makes this unnecessary (`top_m.py`).
+descent over their 128 bits, 16 at a time. Each pass sums the rows' costs per digit among those that
+share the digits found so far, for all strata at once, until the buckets that hold the cuts fit in
+memory and are sorted. Every step is an exact count, so ties, equal losses and skewed shards need no
+care. Not here: the quicker guess that usually makes this unnecessary (`top_m.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,12 +18,29 @@ from attent_select.schema import sample_key
 
 ORDER: Final = "__order"
 SAMPLE_KEY: Final = "__sample_key"
+# What a row uses of its stratum's budget (u64), and which stratum it is in (u32).
+COST: Final = "__cost"
+STRATUM: Final = "__stratum"
 
 _DIGIT_BITS: Final = 16
-_LEVELS: Final = 128 // _DIGIT_BITS
-# A bucket of at most this many rows (16 bytes each) is collected and sorted.
+_DIGITS_PER_WORD: Final = 64 // _DIGIT_BITS
+_LEVELS: Final = 2 * _DIGITS_PER_WORD
+# Buckets of at most this many rows in all are collected and sorted.
 _EDGE_ROWS: Final = 1 << 20
+_ROWS: Final = "__rows"
 _SIGN: Final = 1 << 63
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a stratum's budget ends: the last row within it and the first row beyond it.
+
+    Both are (key, sample_key); `last` is None if the budget is smaller than the first row's cost,
+    `first_excluded` is None if all rows fit.
+    """
+
+    last: tuple[float, int] | None
+    first_excluded: tuple[float, int] | None
 
 
 def with_order(rows: pl.LazyFrame, key: pl.Expr) -> pl.LazyFrame:
@@ -35,89 +52,113 @@ def with_order(rows: pl.LazyFrame, key: pl.Expr) -> pl.LazyFrame:
     # Not by adding 0.0: polars optimises that away.
     pattern = pl.when(key == 0.0).then(0.0).otherwise(key).reinterpret(dtype=pl.UInt64)
     order = pl.when(pattern < _u64(_SIGN)).then(_u64(_SIGN - 1) - pattern).otherwise(pattern)
-    # Materialised before any filter or aggregate: inline in `filter` it costs several times the
-    # CPU.
     return rows.with_columns(order.alias(ORDER), sample_key().alias(SAMPLE_KEY))
 
 
-def positions(ordered: pl.LazyFrame, ranks: Sequence[int]) -> list[tuple[float, int]]:
-    """(key, sample_key) of the rows with these ranks (0-based) in the order.
+def boundaries(ordered: pl.LazyFrame, budgets: Mapping[int, int]) -> dict[int, Boundary]:
+    """Where each stratum's budget ends, in the order of its rows.
 
     Args:
-        ordered: has the columns ORDER and SAMPLE_KEY, from `with_order`.
-        ranks: each ≥ 0 and below the number of rows.
+        ordered: ORDER and SAMPLE_KEY from `with_order`, COST u64, STRATUM u32.
+        budgets: stratum → the sum of costs that its leading rows may reach.
     """
-    found: dict[int, tuple[int, int]] = {}
-    _descend(
-        ordered.select(ORDER, SAMPLE_KEY), _Bucket(0, 0), {rank: rank for rank in ranks}, found
+    ordered = ordered.select(ORDER, SAMPLE_KEY, COST, STRATUM)
+    active = pl.DataFrame(
+        [(stratum, 0, 0, budget) for stratum, budget in budgets.items()],
+        schema=_ACTIVE,
+        orient="row",
     )
-    return [(_key_of(found[rank][0]), found[rank][1]) for rank in ranks]
+    for level in range(_LEVELS):
+        counts = _counts(ordered, active, level=level)
+        active = _crossing(counts, active)
+        if active[_ROWS].sum() <= _EDGE_ROWS or level == _LEVELS - 1:
+            break
+    edge = _inside(ordered, active, level=level + 1).collect(engine="streaming")
+    return {stratum: _boundary(ordered, active, edge, stratum) for stratum in budgets}
 
 
-@dataclass(frozen=True)
-class _Bucket:
-    """The rows whose first `level` digits are those of `prefix`."""
-
-    prefix: int
-    level: int
-
-    def _digits(self, level: int) -> pl.Expr:
-        """The leading digits of the word that digit `level - 1` is in."""
-        word, used = (ORDER, level) if level <= _LEVELS // 2 else (SAMPLE_KEY, level - _LEVELS // 2)
-        return pl.col(word) // _u64(1 << (64 - _DIGIT_BITS * used))
-
-    def holds(self) -> pl.Expr:
-        if self.level == 0:
-            return pl.lit(True)
-        if self.level <= _LEVELS // 2:
-            return self._digits(self.level) == _u64(self.prefix)
-        low_bits = _DIGIT_BITS * (self.level - _LEVELS // 2)
-        high, low = divmod(self.prefix, 1 << low_bits)
-        return (pl.col(ORDER) == _u64(high)) & (self._digits(self.level) == _u64(low))
-
-    def next_digit(self) -> pl.Expr:
-        return self._digits(self.level + 1) % _u64(1 << _DIGIT_BITS)
-
-    def child(self, digit: int) -> "_Bucket":
-        return _Bucket((self.prefix << _DIGIT_BITS) | digit, self.level + 1)
+_HIGH: Final = "__high"
+_LOW: Final = "__low"
+_LEFT: Final = "__left"
+_ACTIVE: Final = {STRATUM: pl.UInt32, _HIGH: pl.UInt64, _LOW: pl.UInt64, _LEFT: pl.UInt64}
 
 
-def _descend(
-    ordered: pl.LazyFrame, bucket: _Bucket, ranks: dict[int, int], found: dict[int, tuple[int, int]]
-) -> None:
-    """Find `ranks` (rank in the whole order → rank within the bucket) and put them into `found`."""
-    rows = ordered.filter(bucket.holds())
-    for digit, count, inside in _split(rows, bucket, ranks):
-        child = bucket.child(digit)
-        if child.level == _LEVELS:
-            high, low = divmod(child.prefix, 1 << 64)
-            found.update(dict.fromkeys(inside, (high, low)))
-        elif count > _EDGE_ROWS:
-            _descend(ordered, child, inside, found)
-        else:
-            edge = ordered.filter(child.holds()).collect(engine="streaming").sort(ORDER, SAMPLE_KEY)
-            for rank, local in inside.items():
-                found[rank] = (edge[ORDER][local], edge[SAMPLE_KEY][local])
+def _prefix(level: int) -> list[pl.Expr]:
+    """The first `level` digits of a row, as two numbers: those of ORDER, those of SAMPLE_KEY."""
+    return [
+        _leading(ORDER, min(level, _DIGITS_PER_WORD)).alias(_HIGH),
+        _leading(SAMPLE_KEY, max(0, level - _DIGITS_PER_WORD)).alias(_LOW),
+    ]
 
 
-def _split(
-    rows: pl.LazyFrame, bucket: _Bucket, ranks: dict[int, int]
-) -> Iterator[tuple[int, int, dict[int, int]]]:
-    """One counting pass: the digits that hold a rank, their row counts, the ranks within."""
-    # Counted by a u64 sum: polars lengths are u32 and wrap beyond 2^32 rows.
-    counts = (
-        rows.select(bucket.next_digit().alias("digit"), _u64(1).alias("count"))
-        .group_by("digit")
-        .agg(pl.col("count").sum())
+def _leading(word: str, num_digits: int) -> pl.Expr:
+    if num_digits == 0:
+        return _u64(0)
+    return pl.col(word) // _u64(1 << (64 - _DIGIT_BITS * num_digits))
+
+
+def _inside(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.LazyFrame:
+    """The rows whose first `level` digits are those of their stratum's bucket."""
+    rows = ordered.with_columns(_prefix(level))
+    if len(active) == 1:  # a comparison is quicker than a join
+        return rows.filter(pl.col(name) == active[name][0] for name in (STRATUM, _HIGH, _LOW))
+    return rows.join(active.lazy(), on=[STRATUM, _HIGH, _LOW], how="semi")
+
+
+def _counts(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.DataFrame:
+    """One pass: cost and rows per stratum and digit of the buckets, in order."""
+    return (
+        _inside(ordered, active, level=level)
+        # u64 sums: polars lengths and u32 sums wrap beyond 2^32 rows.
+        .select(STRATUM, *_prefix(level + 1), COST, _u64(1).alias(_ROWS))
+        .group_by(STRATUM, _HIGH, _LOW)
+        .agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
         .collect(engine="streaming")
-        .sort("digit")
+        .sort(STRATUM, _HIGH, _LOW)
     )
-    before = 0
-    for digit, count in counts.iter_rows():
-        inside = {rank: at - before for rank, at in ranks.items() if before <= at < before + count}
-        if inside:
-            yield digit, count, inside
-        before += count
+
+
+def _crossing(counts: pl.DataFrame, active: pl.DataFrame) -> pl.DataFrame:
+    """Per stratum the bucket in which its budget is exceeded, and what is left of it there."""
+    reached = pl.col(COST).cum_sum().over(STRATUM)
+    return (
+        counts.join(active.select(STRATUM, _LEFT), on=STRATUM, maintain_order="left")
+        .with_columns(reached.alias("reached"))
+        .filter(pl.col("reached") > pl.col(_LEFT))
+        .group_by(STRATUM, maintain_order=True)
+        .first()
+        .with_columns((pl.col(_LEFT) - (pl.col("reached") - pl.col(COST))).alias(_LEFT))
+        .select(*_ACTIVE, _ROWS)
+    )
+
+
+def _boundary(
+    ordered: pl.LazyFrame, active: pl.DataFrame, edge: pl.DataFrame, stratum: int
+) -> Boundary:
+    left = active.filter(pl.col(STRATUM) == stratum)[_LEFT]
+    if left.is_empty():  # every row of the stratum fits
+        return Boundary(_last(ordered, stratum, before=None), None)
+    rows = edge.filter(pl.col(STRATUM) == stratum).sort(ORDER, SAMPLE_KEY)
+    at = rows[COST].cum_sum().search_sorted(left[0], side="right")
+    first = (rows[ORDER][at], rows[SAMPLE_KEY][at])
+    before = (rows[ORDER][at - 1], rows[SAMPLE_KEY][at - 1]) if at else None
+    last = (_key_of(before[0]), before[1]) if before else _last(ordered, stratum, before=first)
+    return Boundary(last, (_key_of(first[0]), first[1]))
+
+
+def _last(
+    ordered: pl.LazyFrame, stratum: int, *, before: tuple[int, int] | None
+) -> tuple[float, int] | None:
+    """The last row of a stratum, or the last one before a row."""
+    rows = ordered.filter(pl.col(STRATUM) == stratum)
+    if before is not None:
+        tied = (pl.col(ORDER) == _u64(before[0])) & (pl.col(SAMPLE_KEY) < _u64(before[1]))
+        rows = rows.filter((pl.col(ORDER) < _u64(before[0])) | tied)
+    order = rows.select(pl.col(ORDER).max()).collect(engine="streaming").item()
+    if order is None:
+        return None
+    last = rows.filter(pl.col(ORDER) == _u64(order)).select(pl.col(SAMPLE_KEY).max())
+    return _key_of(order), int(last.collect(engine="streaming").item())
 
 
 def _key_of(order: int) -> float:

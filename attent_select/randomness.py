@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     TRAIN_STEP = 4
     AUGMENT = 5
     SPLIT = 6
+    EXPLORE = 7
 
 
 def stream_key(seed: int, *purposes: int) -> int:

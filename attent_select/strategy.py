@@ -26,19 +26,27 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the keys: m rows of n, and the largest key that was not selected."""
+    """What came of the keys, as float64 expressions: each stratum has its own values.
 
-    num_selected: int
-    num_eligible: int
-    first_excluded: float
+    `num_selected` of `num_eligible` (in samples, or in units where the budget is), and the largest
+    key that was not selected.
+    """
+
+    num_selected: pl.Expr
+    num_eligible: pl.Expr
+    first_excluded: pl.Expr
 
 
 class Strategy(Protocol):
     """Maps a row to a key; the rows with the largest keys are the teaching subset."""
 
-    needs_losses: ClassVar[bool]
     # Whether the key uses `Candidates.losses`, which costs one more pass over the catalog.
     needs_distribution: ClassVar[bool]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the catalog that the key reads; a row without a number there has no key."""
+        ...
 
     def key(self, candidates: Candidates) -> pl.Expr:
         """float64 per row, never NaN or null: larger is selected first."""

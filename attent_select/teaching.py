@@ -1,28 +1,34 @@
-"""select(): from the loss catalog to the teaching subset, exactly m rows.
+"""select(): from the loss catalog to the teaching subset, exactly as many rows as asked for.
 
-Here: what surrounds one strategy (which rows are eligible, the budget, weights, probabilities).
-Not here: the strategies (`strategies/`), the search for the cutoff (`top_m.py`), reading the
-catalog or writing the index (`catalogs`).
+Here: the order of things around one strategy: budget, quotas, the cut, exploration, probabilities,
+weights. Not here: the strategies (`strategies/`), which rows are eligible (`eligibility.py`), the
+search for the cut (`top_m.py`), reading the catalog or writing the index (`catalogs`).
 """
 
 import math
-import re
 from dataclasses import dataclass
-from typing import Final
 
 import polars as pl
 
-from attent_select import top_m
-from attent_select.distribution import LossDistribution, bucket
+from attent_select.composition import Composition
+from attent_select.eligibility import (
+    ELIGIBLE,
+    Census,
+    candidates,
+    census,
+    guarded,
+    with_strata,
+)
 from attent_select.errors import InputError
+from attent_select.picking import Budget, Picked, pick
+from attent_select.quotas import allocate
 from attent_select.randomness import Purpose, stream_key, uniform
-from attent_select.schema import INDEX, LOSS, PROBABILITY, ROW, SHARD_ID, WEIGHT, sample_key
-from attent_select.strategy import Candidates, Outcome, Strategy
+from attent_select.schema import INDEX, PROBABILITY, ROW, SHARD_ID, WEIGHT, sample_key
+from attent_select.strategy import Candidates, Strategy
+from attent_select.top_m import KEY, Pilot, check_enough
 
-_COUNT: Final = "__count"
-_BUCKET: Final = "__bucket"
-_ELIGIBLE: Final = "__eligible"
-_SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
+# No weight is larger than the inverse of this.
+_MIN_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,12 @@ class Selection:
 
     Attributes:
         rows: schema `INDEX`, in the order of the input. Lazy: collecting it is the last scan.
-        num_samples: m, the rows selected.
+        num_samples: the rows selected.
         total: rows of the catalog.
-        eligible: rows that could have been selected; the others have no finite loss, or `where`
+        eligible: rows that could have been selected; the others have no finite loss, or a condition
             excludes them.
-        threshold: the smallest selected key (for `hard` a loss in nats); None if m is 0.
+        threshold: the smallest key that the strategy selected (for `hard` a loss in nats), None if
+            it selected nothing.
     """
 
     rows: pl.LazyFrame
@@ -56,15 +63,6 @@ class Selection:
     total: int
     eligible: int
     threshold: float | None
-
-
-@dataclass(frozen=True)
-class _Census:
-    """One pass over the catalog: how many rows, and how the losses of the eligible ones lie."""
-
-    total: int
-    eligible: int
-    losses: LossDistribution | None
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -80,134 +78,174 @@ def select(
     strategy: Strategy,
     num_samples: int | None = None,
     ratio: float | None = None,
+    num_units: int | None = None,
     seed: int = 0,
     round_number: int = 0,
-    where: str | None = None,
+    composition: Composition | None = None,
     preview: Preview | None = None,
 ) -> Selection:
-    """The teaching subset: exactly m rows with the largest keys of `strategy`.
+    """The teaching subset: the rows with the largest keys of `strategy`, as many as asked for.
 
     Ties are broken by sample_key. The same rows come out whatever the number of parts, threads or
-    machines, in memory that does not grow with the catalog or with m.
+    machines, in memory that does not grow with the catalog or with the subset.
 
     Args:
         losses: one row per sample with shard_id u32, row u32, and loss f32 (nats) unless the
-            strategy needs none; more columns may stand beside them for `where`.
+            strategy needs none; the columns that `composition` names may stand beside them.
         strategy: from `attent_select.strategies`, or anything with that protocol.
-        num_samples: m. Give either this or `ratio`.
-        ratio: m as a share of all rows, in (0, 1].
+        num_samples: exactly this many samples. Give one of `num_samples`, `ratio`, `num_units`.
+        ratio: num_samples as a share of all rows, in (0, 1].
+        num_units: as many samples as fit into this many units, in the order of their keys.
         seed: of the run.
         round_number: each round draws anew.
-        where: a polars SQL condition that eligible rows fulfil, such as `num_units > 10`.
+        composition: conditions, quotas, exploration, guards, weights.
         preview: saves passes over the catalog.
 
     Raises:
-        InputError: a column is missing, `where` does not parse, or too few rows are eligible.
+        InputError: a column is missing, a condition does not parse, a quota names an unknown
+            stratum, or fewer rows are eligible than asked for.
     """
-    eligible = _eligible(losses, strategy=strategy, where=where)
-    if strategy.needs_distribution or preview is None:
-        census = _census(eligible, strategy=strategy)
-    else:
-        census = _Census(preview.total, preview.total, None)
-    m = _budget(num_samples, ratio, total=census.total)
-    if m == 0:
-        return Selection(pl.LazyFrame(schema=INDEX), 0, census.total, census.eligible, None)
-    top_m.check_enough(census.eligible, num_selected=m)
-    candidates = Candidates(
-        losses=census.losses,
-        uniform=uniform(stream_key(seed, Purpose.SELECT, round_number), sample_key()),
+    request = _Request(
+        strategy, composition or Composition(), seed, round_number, in_units=num_units is not None
     )
-    pilot = None
-    if preview is not None:
-        some = _eligible(preview.rows, strategy=strategy, where=where)
-        pilot = _pilot(some, strategy.key(candidates), census=census)
-    keyed = _keyed(eligible, strategy.key(candidates))
-    cut = top_m.cut(keyed, m, pilot=pilot)
-    rows = _index_rows(keyed.filter(cut.last.includes()), strategy, candidates, cut, m)
-    return Selection(rows, m, census.total, cut.num_rows, cut.last.key)
-
-
-def _eligible(losses: pl.LazyFrame, *, strategy: Strategy, where: str | None) -> pl.LazyFrame:
-    """All rows, only the columns needed, with a boolean: may this row be selected?"""
-    names = losses.collect_schema().names()
-    needed = [SHARD_ID, ROW, LOSS] if strategy.needs_losses else [SHARD_ID, ROW]
-    if missing := [name for name in needed if name not in names]:
-        raise InputError(f"no column {', '.join(missing)}: the losses have {', '.join(names)}")
-    condition = pl.lit(True) if where is None else _condition(losses, where)
-    if strategy.needs_losses:
-        losses = losses.with_columns(pl.col(LOSS).cast(pl.Float32))
-        condition = condition & pl.col(LOSS).is_finite().fill_null(False)
-    return losses.with_columns(condition.alias(_ELIGIBLE)).select(*needed, _ELIGIBLE)
-
-
-def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
-    # A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
-    if word := _SUBQUERY.search(where):
-        raise InputError(f"where: {word.group()!r} is not allowed, only a condition on one row")
-    try:
-        condition = pl.sql_expr(where)
-        dtype = losses.select(condition.alias(_ELIGIBLE)).collect_schema()[_ELIGIBLE]
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"where: {where!r} is not a condition: {reason}") from error
-    if dtype != pl.Boolean:
-        raise InputError(f"where: {where!r} gives {dtype}, expected a condition (true or false)")
-    return condition.fill_null(False)
-
-
-def _census(eligible: pl.LazyFrame, *, strategy: Strategy) -> _Census:
-    group = bucket(pl.col(LOSS)) if strategy.needs_distribution else pl.lit(0, dtype=pl.UInt32)
-    counts = (
-        eligible.select(
-            pl.when(_ELIGIBLE).then(group).alias(_BUCKET),
-            # Counts are u64 sums: polars lengths are u32 and wrap beyond 2^32 rows.
-            pl.lit(1, dtype=pl.UInt64).alias(_COUNT),
+    rows = guarded(request.candidates(losses), composition=request.composition)
+    counted = None
+    if preview is None or request.needs_census:
+        counted = census(
+            rows,
+            with_losses=strategy.needs_distribution,
+            with_strata=request.composition.by is not None,
         )
-        .group_by(_BUCKET)
-        .agg(pl.col(_COUNT).sum())
-        .collect(engine="streaming")
+    total = counted.total if counted else preview.total if preview else 0
+    spend = _spend(num_samples, ratio, num_units, total=total)
+    if not spend:
+        eligible = counted.num_eligible if counted else total
+        return Selection(pl.LazyFrame(schema=INDEX), 0, total, eligible, None)
+    picked = _picked(rows, request, spend, total=total, counted=counted, preview=preview)
+    return Selection(
+        rows=_index_rows(picked.rows, weights=request.composition.weights),
+        num_samples=spend if not request.in_units else _count(picked.rows),
+        total=total,
+        eligible=counted.num_eligible if counted else picked.available[0],
+        threshold=picked.threshold,
     )
-    chosen = counts.filter(pl.col(_BUCKET).is_not_null())
-    buckets, rows = chosen[_BUCKET].to_numpy(), chosen[_COUNT].to_numpy()
-    losses = LossDistribution.from_buckets(buckets, rows) if strategy.needs_distribution else None
-    return _Census(int(counts[_COUNT].sum()), int(chosen[_COUNT].sum()), losses)
 
 
-def _budget(num_samples: int | None, ratio: float | None, *, total: int) -> int:
-    if (num_samples is None) == (ratio is None):
-        raise InputError("give either num_samples or ratio")
+@dataclass(frozen=True)
+class _Request:
+    strategy: Strategy
+    composition: Composition
+    seed: int
+    round_number: int
+    in_units: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """One stratum, counted in samples, without exploration: what a pilot can help."""
+        return not (self.in_units or self.composition.by or self.composition.explore)
+
+    @property
+    def needs_census(self) -> bool:
+        return self.strategy.needs_distribution or not self.is_plain
+
+    def candidates(self, losses: pl.LazyFrame) -> pl.LazyFrame:
+        return candidates(
+            losses,
+            strategy=self.strategy,
+            composition=self.composition,
+            in_units=self.in_units,
+        )
+
+    def uniform(self, purpose: Purpose) -> pl.Expr:
+        return uniform(stream_key(self.seed, purpose, self.round_number), sample_key())
+
+
+def _spend(
+    num_samples: int | None, ratio: float | None, num_units: int | None, *, total: int
+) -> int:
+    if sum(budget is not None for budget in (num_samples, ratio, num_units)) != 1:
+        raise InputError("give one of num_samples, ratio and num_units")
     if ratio is not None:
         return num_samples_of(ratio, total=total)
-    assert num_samples is not None
-    if num_samples < 0:
-        raise InputError(f"num_samples: {num_samples} is negative")
-    return num_samples
+    spend = num_samples if num_samples is not None else num_units
+    assert spend is not None
+    if spend < 0:
+        raise InputError(f"the budget: {spend} is negative")
+    return spend
 
 
-def _keyed(eligible: pl.LazyFrame, key: pl.Expr) -> pl.LazyFrame:
-    return eligible.filter(_ELIGIBLE).with_columns(key.alias(top_m.KEY))
+def _picked(
+    rows: pl.LazyFrame,
+    request: _Request,
+    spend: int,
+    *,
+    total: int,
+    counted: Census | None,
+    preview: Preview | None,
+) -> Picked:
+    draws = Candidates(
+        losses=counted.losses if counted else None, uniform=request.uniform(Purpose.SELECT)
+    )
+    key = request.strategy.key(draws).alias(KEY)
+    budget = _budget(spend, counted, request)
+    pilot = None
+    if preview is not None and request.is_plain:
+        some = request.candidates(preview.rows).with_columns(key).select(ELIGIBLE, KEY).collect()
+        keys = some.filter(ELIGIBLE)[KEY]
+        stands_for = counted.num_eligible if counted else total * len(keys) // max(1, len(some))
+        pilot = Pilot.of(keys, num_rows=stands_for)
+    return pick(
+        with_strata(rows, counted.codes if counted else {"": 0}).with_columns(key),
+        budget,
+        strategy=request.strategy,
+        candidates=draws,
+        explore_key=request.uniform(Purpose.EXPLORE),
+        pilot=pilot,
+    )
 
 
-def _pilot(some: pl.LazyFrame, key: pl.Expr, *, census: _Census) -> top_m.Pilot:
-    """The keys of the previewed rows, and how many rows of the catalog they stand for."""
-    rows = some.with_columns(key.alias(top_m.KEY)).select(_ELIGIBLE, top_m.KEY).collect()
-    keys = rows.filter(_ELIGIBLE)[top_m.KEY]
-    if census.losses is not None:
-        return top_m.Pilot.of(keys, num_rows=census.eligible)
-    return top_m.Pilot.of(keys, num_rows=census.total * len(keys) // max(1, len(rows)))
+def _budget(spend: int, counted: Census | None, request: _Request) -> Budget:
+    composition = request.composition
+    if counted is None:
+        return Budget({0: spend}, None)
+    available = {counted.codes[name]: cost for name, cost in counted.eligible.items()}
+    if request.in_units:
+        # As many samples as fit: a budget beyond all units selects everything.
+        spend = min(spend, sum(available.values()))
+    else:
+        check_enough(counted.num_eligible, num_selected=spend)
+    if composition.by is None:
+        return Budget({0: spend}, available, composition.explore)
+    got = allocate(spend, available=counted.eligible, quotas=composition.quotas)
+    by_code = {counted.codes[name]: cost for name, cost in got.items()}
+    return Budget(by_code, available, composition.explore)
 
 
-def _index_rows(
-    kept: pl.LazyFrame, strategy: Strategy, candidates: Candidates, cut: top_m.Cut, m: int
-) -> pl.LazyFrame:
-    """The selected rows in the schema of an index."""
-    probability = pl.lit(1.0, dtype=pl.Float64)
-    if cut.first_excluded is not None:
-        outcome = Outcome(m, cut.num_rows, first_excluded=cut.first_excluded.key)
-        probability = strategy.probability(candidates, outcome)
-    return kept.select(
+def _index_rows(rows: pl.LazyFrame, *, weights: str) -> pl.LazyFrame:
+    """The picked rows in the schema of an index."""
+    weight = pl.lit(1.0)
+    if weights == "inverse_probability":
+        inverse = 1.0 / pl.col(PROBABILITY).clip(_MIN_PROBABILITY, 1.0)
+        weight = inverse / _mean(rows, inverse)
+    return rows.select(
         pl.col(SHARD_ID).cast(INDEX[SHARD_ID]),
         pl.col(ROW).cast(INDEX[ROW]),
-        pl.lit(1.0, dtype=pl.Float32).alias(WEIGHT),
-        probability.cast(pl.Float32).alias(PROBABILITY),
+        weight.cast(pl.Float32).alias(WEIGHT),
+        pl.col(PROBABILITY).cast(pl.Float32),
     )
+
+
+def _mean(rows: pl.LazyFrame, value: pl.Expr) -> float:
+    """The mean of a positive number, the same to the last bit however the rows are cut."""
+    # Whole multiples of 2^-16: sums of integers have no order.
+    whole = (value * 2.0**16).round().cast(pl.UInt64)
+    one = pl.col(ROW).is_not_null().cast(pl.UInt64)
+    found = rows.select(whole.sum().alias("sum"), one.sum().alias("count"))
+    sums = found.collect(engine="streaming")
+    return float(sums["sum"][0] / 2.0**16 / max(1, sums["count"][0]))
+
+
+def _count(rows: pl.LazyFrame) -> int:
+    """How many rows there are (polars lengths are u32 and wrap beyond 2^32)."""
+    one = pl.col(ROW).is_not_null().cast(pl.UInt64)
+    return int(rows.select(one.sum()).collect(engine="streaming").item())

@@ -1,7 +1,8 @@
 """The exact top m of any LazyFrame, in memory that does not grow with it.
 
-Here: the search for the m-th row in the order (larger key first, then smaller sample_key). Not
-here: what the key is (`strategies/`) or what is done with the rows (`teaching.py`).
+Here: the search for where each stratum's budget ends in the order (larger key first, then smaller
+sample_key). Not here: what the key is (`strategies/`) or what is done with the rows
+(`teaching.py`).
 
 With a few rows to guess from, a bracket around the m-th key is guessed and verified by exact counts
 in one pass, which also collects the rows inside it; a bracket that missed is moved by what the
@@ -10,6 +11,7 @@ its way down. Sorting or `LazyFrame.top_k` over the whole catalog is what this a
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,9 +21,14 @@ import polars as pl
 
 from attent_select import radix
 from attent_select.errors import InputError
-from attent_select.schema import ROW, SHARD_ID, sample_key
+from attent_select.radix import COST, STRATUM
+from attent_select.schema import sample_key
 
 KEY: Final = "__key"
+INCLUDED: Final = "__included"
+FIRST_EXCLUDED: Final = "__first_excluded"
+_LAST_KEY: Final = "__last_key"
+_LAST_TIE: Final = "__last_tie"
 _SAMPLE_KEY: Final = radix.SAMPLE_KEY
 
 # Rows inside a bracket that are collected: 16 bytes each.
@@ -38,19 +45,13 @@ class Position:
     key: float
     sample_key: int
 
-    def includes(self) -> pl.Expr:
-        """Boolean expression over KEY, shard_id and row: this row and all rows before it."""
-        tied = (pl.col(KEY) == self.key) & (sample_key() <= pl.lit(self.sample_key, pl.UInt64))
-        return (pl.col(KEY) > self.key) | tied
-
 
 @dataclass(frozen=True)
 class Cut:
-    """The m-th row, the one after it (None if there is none), and how many rows there are."""
+    """The last row within a budget (None: none fits), and the first beyond it (None: all fit)."""
 
-    last: Position
+    last: Position | None
     first_excluded: Position | None
-    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,93 @@ class Pilot:
         return above / len(self.keys) * self.num_rows
 
 
+def cut(keyed: pl.LazyFrame, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
+    """Where `num_selected` rows end, and how many rows there are; exact whatever the pilot says.
+
+    Args:
+        keyed: columns KEY (float64, never null or NaN), COST (1), STRATUM (0), shard_id, row.
+        num_selected: m, at least 1.
+        pilot: makes it faster, never different.
+
+    Raises:
+        InputError: there are fewer than m rows.
+    """
+    rank = float(num_selected)
+    num_rows = None
+    for _ in range(_MAX_GUESSES if len(pilot.keys) and pilot.num_rows else 0):
+        low, high = pilot.bracket(rank)
+        counted = _count(keyed, low=low, high=high)
+        num_rows = counted.num_rows
+        check_enough(num_rows, num_selected=num_selected)
+        last = counted.position(num_selected - 1)
+        first_excluded = counted.position(num_selected)
+        if last and (first_excluded or num_selected == num_rows):
+            return Cut(last, first_excluded), num_rows
+        if not counted.complete:
+            break
+        # The keys above `high` were counted exactly: guess again with the pilot's error there.
+        known = high if math.isfinite(high) else low
+        exact = counted.above + (0 if known == high else len(counted.inside))
+        rank = num_selected + pilot.rank(known) - exact
+    if num_rows is None:
+        num_rows = int(keyed.select(pl.col(COST).sum()).collect(engine="streaming").item())
+        check_enough(num_rows, num_selected=num_selected)
+    return cuts(keyed, {0: num_selected})[0], num_rows
+
+
+def cuts(keyed: pl.LazyFrame, budgets: Mapping[int, int]) -> dict[int, Cut]:
+    """Where each stratum's budget ends, counted in COST; `keyed` as for `cut`."""
+    ordered = radix.with_order(keyed, pl.col(KEY))
+    return {
+        stratum: Cut(
+            Position(*found.last) if found.last else None,
+            Position(*found.first_excluded) if found.first_excluded else None,
+        )
+        for stratum, found in radix.boundaries(ordered, budgets).items()
+    }
+
+
+def with_cuts(keyed: pl.LazyFrame, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
+    """Adds INCLUDED (is the row within its stratum's budget?) and FIRST_EXCLUDED (float64 key)."""
+    found = pl.DataFrame(
+        [
+            (stratum, *_numbers(each.last), each.first_excluded and each.first_excluded.key)
+            for stratum, each in cut_of.items()
+        ],
+        schema={STRATUM: pl.UInt32, _LAST_KEY: pl.Float64, _LAST_TIE: pl.UInt64,
+                FIRST_EXCLUDED: pl.Float64},
+        orient="row",
+    )  # fmt: skip
+    tied = (pl.col(KEY) == pl.col(_LAST_KEY)) & (sample_key() <= pl.col(_LAST_TIE))
+    within = ((pl.col(KEY) > pl.col(_LAST_KEY)) | tied).fill_null(False)
+    return (
+        with_stratum_values(keyed, found)
+        .with_columns(within.alias(INCLUDED))
+        .drop(_LAST_KEY, _LAST_TIE)
+    )
+
+
+def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFrame:
+    """Adds to every row the values of its stratum, in the order of `rows`."""
+    if len(values) == 1:
+        return rows.with_columns(
+            pl.lit(values[name][0], dtype=values.schema[name]).alias(name)
+            for name in values.columns
+            if name != STRATUM
+        )
+    # A join, not `replace_strict`: that one collects its input.
+    return rows.join(values.lazy(), on=STRATUM, how="left", maintain_order="left")
+
+
+def check_enough(num_rows: int, *, num_selected: int) -> None:
+    """Raises `InputError` if there are fewer than `num_selected` rows."""
+    if num_rows < num_selected:
+        raise InputError(
+            f"{num_selected} samples asked for, but only {num_rows} are eligible: ask for at most "
+            f"{num_rows}"
+        )
+
+
 @dataclass(frozen=True)
 class _Count:
     """What one pass over a bracket found. `inside` holds KEY and SAMPLE_KEY in order."""
@@ -99,34 +187,8 @@ class _Count:
         return Position(self.inside[KEY][local], self.inside[_SAMPLE_KEY][local])
 
 
-def cut(keyed: pl.LazyFrame, num_selected: int, *, pilot: Pilot | None = None) -> Cut:
-    """The place of the `num_selected`-th row, exact whatever the pilot says.
-
-    Args:
-        keyed: columns KEY (float64, never null or NaN), shard_id, row; no row twice.
-        num_selected: m, at least 1.
-        pilot: makes it faster, never different.
-
-    Raises:
-        InputError: there are fewer than m rows.
-    """
-    rank = float(num_selected)
-    for _ in range(_MAX_GUESSES if pilot is not None and len(pilot.keys) else 0):
-        assert pilot is not None
-        low, high = pilot.bracket(rank)
-        counted = _count(keyed, low=low, high=high)
-        check_enough(counted.num_rows, num_selected=num_selected)
-        last = counted.position(num_selected - 1)
-        first_excluded = counted.position(num_selected)
-        if last and (first_excluded or num_selected == counted.num_rows):
-            return Cut(last, first_excluded, counted.num_rows)
-        if not counted.complete:
-            break
-        # The keys above `high` were counted exactly: guess again with the pilot's error there.
-        known = high if math.isfinite(high) else low
-        exact = counted.above + (0 if known == high else len(counted.inside))
-        rank = num_selected + pilot.rank(known) - exact
-    return _by_radix(keyed, num_selected)
+def _numbers(position: Position | None) -> tuple[float | None, int | None]:
+    return (position.key, position.sample_key) if position else (None, None)
 
 
 def _count(keyed: pl.LazyFrame, *, low: float, high: float) -> _Count:
@@ -148,22 +210,3 @@ def _count(keyed: pl.LazyFrame, *, low: float, high: float) -> _Count:
         inside=rows.sort([KEY, _SAMPLE_KEY], descending=[True, False]),
         complete=len(rows) <= _MAX_BRACKET_ROWS,
     )
-
-
-def _by_radix(keyed: pl.LazyFrame, num_selected: int) -> Cut:
-    counted = keyed.select(pl.col(ROW).is_not_null().cast(pl.UInt64).sum())
-    num_rows = int(counted.collect(engine="streaming").item())
-    check_enough(num_rows, num_selected=num_selected)
-    ranks = [num_selected - 1] if num_selected == num_rows else [num_selected - 1, num_selected]
-    ordered = radix.with_order(keyed.select(SHARD_ID, ROW, KEY), pl.col(KEY))
-    last, *excluded = (Position(*found) for found in radix.positions(ordered, ranks))
-    return Cut(last, excluded[0] if excluded else None, num_rows)
-
-
-def check_enough(num_rows: int, *, num_selected: int) -> None:
-    """Raises `InputError` if there are fewer than `num_selected` rows."""
-    if num_rows < num_selected:
-        raise InputError(
-            f"{num_selected} samples asked for, but only {num_rows} are eligible: ask for at most "
-            f"{num_rows}"
-        )

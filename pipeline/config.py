@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from attent_select.composition import Composition
 from attent_select.errors import AttentError, InputError, MissingError
 from attent_select.plugins import load as load_plugin
 from attent_select.schema import LOSSES
@@ -156,7 +157,7 @@ def _unusable(config: RunConfig) -> Iterator[str]:
             pl.LazyFrame(schema=schema),
             strategy=config.selection.settings,
             num_samples=0,
-            where=config.selection.where,
+            composition=Composition(where=config.selection.where),
         )
     except InputError as error:
         yield f"selection.{error}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from attent_select.composition import Composition
 from attent_select.errors import InputError, MissingError
 from attent_select.randomness import stream_key
 from attent_select.schedules import Round, plan
@@ -71,8 +72,8 @@ class Run:
     def needs_losses(self, round_: Round) -> bool:
         """Whether the round's subset is chosen by losses (a `where` may ask for them too)."""
         selection = self.config.selection
-        return round_.phase == "teach" and (
-            selection.settings.needs_losses or selection.where is not None
+        return round_.phase == "teach" and bool(
+            selection.settings.columns or selection.where is not None
         )
 
     def start_checkpoint(self, round_: Round) -> str:
@@ -137,7 +138,7 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         num_samples=round_.num_samples,
         seed=run.config.seed,
         round_number=round_.number,
-        where=run.config.selection.where,
+        composition=Composition(where=run.config.selection.where),
     )
     provenance |= {
         "selection": run.config.selection.model_dump(mode="json"),

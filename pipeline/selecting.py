@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from attent_select.composition import Composition
 from attent_select.errors import ExistsError, InputError
 from attent_select.plugins import load as load_plugin
 from attent_select.schema import ROW, SHARD_ID
@@ -81,7 +82,7 @@ def select_losses(
         ratio=ratio,
         seed=seed,
         round_number=round_number,
-        where=where,
+        composition=Composition(where=where),
     )
     how = {"strategy": repr(chosen), "where": where, "seed": seed, "round": round_number}
     index = _write(out, selection.rows, provenance=provenance | how)

@@ -16,8 +16,11 @@ class Hard:
     Source: the "hard" selection of AtteNT, arXiv 2602.20461.
     """
 
-    needs_losses: ClassVar[bool] = True
     needs_distribution: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
         return pl.col(LOSS).cast(pl.Float64)

@@ -36,7 +36,6 @@ class Soft:
     clip_low: float = 0.0
     clip_high: float = 0.99
 
-    needs_losses: ClassVar[bool] = True
     needs_distribution: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -47,6 +46,10 @@ class Soft:
                 f"clip_low {self.clip_low} and clip_high {self.clip_high}: "
                 "expected 0 ≤ clip_low < clip_high ≤ 1"
             )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
         return self._logit(candidates) - (0.0 - candidates.uniform.log()).log()

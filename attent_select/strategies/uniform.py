@@ -19,11 +19,14 @@ class Uniform:
     Learning" (RS2), ICLR 2024.
     """
 
-    needs_losses: ClassVar[bool] = False
     needs_distribution: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ()
 
     def key(self, candidates: Candidates) -> pl.Expr:
         return candidates.uniform
 
     def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        return pl.lit(outcome.num_selected / outcome.num_eligible, dtype=pl.Float64)
+        return outcome.num_selected / outcome.num_eligible

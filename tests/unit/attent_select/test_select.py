@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attent_select import plugins, select
+from attent_select import Composition, plugins, select
 from attent_select.errors import InputError
 from attent_select.schema import INDEX
 from attent_select.strategies.hard import Hard
@@ -132,7 +132,9 @@ def test_soft_prefers_large_losses_and_a_low_temperature_makes_it_hard() -> None
 
 def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
     losses = catalog(np.arange(70)).with_columns(source=pl.col("shard_id") % 2)
-    selection = select(losses, strategy=Hard(), ratio=0.5, where="source = 1")
+    selection = select(
+        losses, strategy=Hard(), ratio=0.5, composition=Composition(where="source = 1")
+    )
     assert (selection.total, selection.eligible, selection.num_samples) == (70, 35, 35)
     assert {shard % 2 for shard, _ in chosen(selection.rows)} == {1}
 
@@ -144,11 +146,20 @@ def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
         ({"num_samples": -1}, "-1 is negative"),
         ({"ratio": 0.0}, "outside"),
         ({"ratio": 1.5}, "outside"),
-        ({}, "either num_samples or ratio"),
-        ({"ratio": 0.5, "where": "los > 1"}, 'unable to find column "los"'),
-        ({"ratio": 0.5, "where": "loss +"}, "is not a condition"),
-        ({"ratio": 0.5, "where": "loss + 1"}, "expected a condition"),
-        ({"ratio": 0.5, "where": "row in (select row from read_csv('x'))"}, "not allowed"),
+        ({}, "one of num_samples, ratio and num_units"),
+        (
+            {"ratio": 0.5, "composition": Composition(where="los > 1")},
+            'unable to find column "los"',
+        ),
+        ({"ratio": 0.5, "composition": Composition(where="loss +")}, "is not a condition"),
+        ({"ratio": 0.5, "composition": Composition(where="loss + 1")}, "expected a condition"),
+        (
+            {
+                "ratio": 0.5,
+                "composition": Composition(where="row in (select row from read_csv('x'))"),
+            },
+            "not allowed",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_an_input_error_that_says_why(

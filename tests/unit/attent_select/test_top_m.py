@@ -23,6 +23,8 @@ def frame_of(keys: list[float]) -> pl.LazyFrame:
             "shard_id": np.arange(len(keys), dtype=np.uint32) // 3,
             "row": np.arange(len(keys), dtype=np.uint32) % 3,
             top_m.KEY: np.array(keys, dtype=np.float64),
+            radix.COST: np.ones(len(keys), dtype=np.uint64),
+            radix.STRATUM: np.zeros(len(keys), dtype=np.uint32),
         }
     )
 
@@ -35,18 +37,26 @@ def reference(keys: list[float]) -> list[tuple[float, int]]:
 
 def check_cut(keys: list[float], num_selected: int, *, pilot: top_m.Pilot | None) -> None:
     expected = reference(keys)
-    found = top_m.cut(frame_of(keys), num_selected, pilot=pilot)
-    assert (found.last.key, found.last.sample_key) == expected[num_selected - 1]
-    assert found.num_rows == len(keys)
+    rows = frame_of(keys)
+    if pilot is None:
+        cut = top_m.cuts(rows, {0: num_selected})[0]
+    else:
+        cut, num_rows = top_m.cut(rows, num_selected, pilot=pilot)
+        assert num_rows == len(keys)
+    assert cut.last is not None
+    assert (cut.last.key, cut.last.sample_key) == expected[num_selected - 1]
     if num_selected < len(keys):
-        assert found.first_excluded is not None
-        excluded = (found.first_excluded.key, found.first_excluded.sample_key)
+        assert cut.first_excluded is not None
+        excluded = (cut.first_excluded.key, cut.first_excluded.sample_key)
         assert excluded == expected[num_selected]
     else:
-        assert found.first_excluded is None
-    kept = frame_of(keys).filter(found.last.includes()).collect()
-    chosen = [(shard << 32) | row for shard, row in kept.select("shard_id", "row").iter_rows()]
-    assert sorted(chosen) == sorted(key for _, key in expected[:num_selected])
+        assert cut.first_excluded is None
+    kept = top_m.with_cuts(rows, {0: cut}).filter(top_m.INCLUDED).collect()
+    assert sample_keys(kept) == sorted(key for _, key in expected[:num_selected])
+
+
+def sample_keys(rows: pl.DataFrame) -> list[int]:
+    return sorted((shard << 32) | row for shard, row in rows.select("shard_id", "row").iter_rows())
 
 
 @given(
@@ -71,7 +81,7 @@ def test_a_good_pilot_finds_the_cut_in_one_pass(monkeypatch: pytest.MonkeyPatch)
     keys = np.random.default_rng(0).normal(size=100_000)
     pilot = top_m.Pilot.of(pl.Series(keys[::10]), num_rows=len(keys))
     monkeypatch.setattr(top_m, "_MAX_GUESSES", 1)
-    monkeypatch.setattr(top_m, "_by_radix", None)
+    monkeypatch.setattr(top_m, "cuts", None)
     for num_selected in (1, 20_000, 99_999):
         check_cut(keys.tolist(), num_selected, pilot=pilot)
 
@@ -81,7 +91,7 @@ def test_a_pilot_from_unlike_rows_is_corrected_by_what_was_counted(
 ) -> None:
     keys = np.random.default_rng(0).normal(size=100_000)
     unlike = keys[::10] + 0.1
-    monkeypatch.setattr(top_m, "_by_radix", None)
+    monkeypatch.setattr(top_m, "cuts", None)
     check_cut(keys.tolist(), 20_000, pilot=top_m.Pilot.of(pl.Series(unlike), num_rows=100_000))
     monkeypatch.setattr(top_m, "_MAX_GUESSES", 1)
     with pytest.raises(TypeError):  # the first guess alone does not do: the case is a real one
@@ -98,20 +108,42 @@ def test_a_bracket_with_too_many_rows_is_never_collected(monkeypatch: pytest.Mon
 
 
 def test_more_rows_than_there_are_is_an_input_error_that_says_how_many() -> None:
-    for pilot in (None, top_m.Pilot.of(pl.Series([1.0]), num_rows=5)):
+    for hints in ([], [1.0]):
+        pilot = top_m.Pilot.of(pl.Series(hints, dtype=pl.Float64), num_rows=5)
         with pytest.raises(InputError, match="6 samples asked for, but only 5 are eligible"):
             top_m.cut(frame_of([1.0] * 5), 6, pilot=pilot)
 
 
-@given(keys=st.lists(KEYS, min_size=1, max_size=40), data=st.data())
-def test_every_rank_is_the_row_that_a_full_sort_puts_there(
-    keys: list[float], data: st.DataObject
+STRATA = st.lists(st.tuples(KEYS, st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=40)
+
+
+@given(rows=STRATA, budgets=st.lists(st.integers(0, 60), min_size=3, max_size=3), data=st.data())
+def test_every_stratum_ends_where_its_budget_does(
+    rows: list[tuple[float, int, int]], budgets: list[int], data: st.DataObject
 ) -> None:
-    ranks = data.draw(st.lists(st.integers(0, len(keys) - 1), min_size=1, max_size=3))
+    keys, strata, costs = zip(*rows, strict=True)
+    frame = frame_of(list(keys)).with_columns(
+        pl.Series(radix.STRATUM, strata, dtype=pl.UInt32),
+        pl.Series(radix.COST, costs, dtype=pl.UInt64),
+    )
     # A small edge bucket makes the descent go through every level, even on few rows.
     edge = data.draw(st.sampled_from([1, 4, 1 << 20]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(radix, "_EDGE_ROWS", edge)
-        found = radix.positions(radix.with_order(frame_of(keys), pl.col(top_m.KEY)), ranks)
-    expected = reference(keys)
-    assert found == [expected[rank] for rank in ranks]
+        found = top_m.cuts(frame, dict(enumerate(budgets)))
+    kept = top_m.with_cuts(frame, found).filter(top_m.INCLUDED).collect()
+    expected = []
+    for stratum, budget in enumerate(budgets):
+        left = budget
+        for key, sample_key in reference(list(keys)):
+            at = (sample_key >> 32) * 3 + (sample_key & 0xFFFFFFFF)
+            if strata[at] != stratum:
+                continue
+            left -= costs[at]
+            if left < 0:
+                assert found[stratum].first_excluded == top_m.Position(key, sample_key)
+                break
+            expected.append(sample_key)
+        else:
+            assert found[stratum].first_excluded is None
+    assert sample_keys(kept) == sorted(expected)

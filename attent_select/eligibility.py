@@ -1,0 +1,148 @@
+"""Which rows may be selected, and how many there are.
+
+Here: the conditions on a row, and the one pass that counts them. Not here: which of them are
+selected (`top_m.py`) or the settings (`composition.py`).
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import polars as pl
+
+from attent_select.composition import Composition
+from attent_select.distribution import LossDistribution, bucket
+from attent_select.errors import InputError
+from attent_select.radix import COST, STRATUM
+from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
+from attent_select.strategy import Strategy
+
+ELIGIBLE: Final = "__eligible"
+LABEL: Final = "__label"
+
+_EVERYTHING: Final = "everything"
+_BUCKET: Final = "__bucket"
+_COUNT: Final = "__count"
+_MAX_STRATA: Final = 10_000
+# A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
+_SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Census:
+    """One pass over the catalog.
+
+    `eligible` is stratum → what its rows cost in all (samples, or units); `losses` how the losses
+    of the eligible rows lie, where somebody needs to know.
+    """
+
+    total: int
+    num_eligible: int
+    eligible: dict[str, int]
+    losses: LossDistribution | None
+
+    @cached_property
+    def codes(self) -> dict[str, int]:
+        """Stratum → its number, by name."""
+        return {label: code for code, label in enumerate(sorted(self.eligible))}
+
+
+def candidates(
+    losses: pl.LazyFrame, *, strategy: Strategy, composition: Composition, in_units: bool
+) -> pl.LazyFrame:
+    """All rows with the columns that matter: ids, the strategy's, ELIGIBLE, COST u64, LABEL.
+
+    Raises:
+        InputError: a column is missing, or `where` is not a condition.
+    """
+    names = losses.collect_schema().names()
+    needed = list(dict.fromkeys([SHARD_ID, ROW, *strategy.columns, *_extra(composition, in_units)]))
+    if missing := [name for name in needed if name not in names]:
+        raise InputError(f"no column {', '.join(missing)}: the losses have {', '.join(names)}")
+    condition = pl.lit(True)
+    if composition.where is not None:
+        condition = _condition(losses, composition.where)
+    # What a key is made of must be a number: no loss, no key.
+    for name in strategy.columns:
+        condition = condition & pl.col(name).cast(pl.Float64).is_finite().fill_null(False)
+    cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
+    label = pl.col(composition.by).cast(pl.String) if composition.by else pl.lit(_EVERYTHING)
+    return losses.with_columns(
+        condition.alias(ELIGIBLE), cost.alias(COST), label.fill_null("null").alias(LABEL)
+    ).select(*needed, ELIGIBLE, COST, LABEL)
+
+
+def guarded(rows: pl.LazyFrame, *, composition: Composition) -> pl.LazyFrame:
+    """Without the rows that are still hard after `max_visits` visits."""
+    if composition.max_visits is None:
+        return rows
+    losses = census(rows, with_losses=True).losses
+    assert losses is not None
+    limit = losses.quantile(composition.hard_quantile) if losses.num_samples else 0.0
+    worn = (pl.col(VISITS) >= composition.max_visits) & (pl.col(LOSS) > limit)
+    return rows.with_columns(pl.col(ELIGIBLE) & worn.not_().fill_null(True))
+
+
+def census(rows: pl.LazyFrame, *, with_losses: bool = False, with_strata: bool = False) -> Census:
+    """Counts the rows of `candidates`: with a histogram of the losses, per stratum, where asked."""
+    group = bucket(pl.col(LOSS)) if with_losses else pl.lit(0, dtype=pl.UInt32)
+    label = pl.col(LABEL) if with_strata else pl.lit(None, dtype=pl.String)
+    counts = (
+        rows.select(
+            pl.when(ELIGIBLE).then(group).alias(_BUCKET),
+            label.alias(LABEL),
+            # Counts are u64 sums: polars lengths are u32 and wrap beyond 2^32 rows.
+            pl.lit(1, dtype=pl.UInt64).alias(_COUNT),
+            COST,
+        )
+        .group_by([_BUCKET, LABEL] if with_strata else [_BUCKET])
+        .agg(pl.col(_COUNT).sum(), pl.col(COST).sum())
+        .collect(engine="streaming")
+        .with_columns(pl.lit(None, dtype=pl.String).alias(LABEL) if not with_strata else LABEL)
+    )
+    chosen = counts.filter(pl.col(_BUCKET).is_not_null()).with_columns(
+        pl.col(LABEL).fill_null(_EVERYTHING)
+    )
+    strata = chosen.group_by(LABEL).agg(pl.col(COST).sum())
+    if len(strata) > _MAX_STRATA:
+        raise InputError(f"by: {len(strata)} different values; expected at most {_MAX_STRATA}")
+    values = chosen.group_by(_BUCKET).agg(pl.col(_COUNT).sum())
+    return Census(
+        total=int(counts[_COUNT].sum()),
+        num_eligible=int(chosen[_COUNT].sum()),
+        eligible=dict(strata.iter_rows()),
+        losses=LossDistribution.from_buckets(values[_BUCKET].to_numpy(), values[_COUNT].to_numpy())
+        if with_losses
+        else None,
+    )
+
+
+def with_strata(rows: pl.LazyFrame, codes: dict[str, int]) -> pl.LazyFrame:
+    """The eligible rows, with STRATUM u32 instead of LABEL."""
+    eligible = rows.filter(ELIGIBLE)
+    if len(codes) == 1:
+        return eligible.with_columns(pl.lit(0, dtype=pl.UInt32).alias(STRATUM)).drop(LABEL)
+    # By an Enum, not `replace_strict`: that one collects its input.
+    code = pl.col(LABEL).cast(pl.Enum(list(codes))).to_physical().cast(pl.UInt32)
+    return eligible.with_columns(code.alias(STRATUM)).drop(LABEL)
+
+
+def _extra(composition: Composition, in_units: bool) -> list[str]:  # noqa: FBT001
+    extra = [composition.by] if composition.by else []
+    extra += [VISITS, LOSS] if composition.max_visits is not None else []
+    return [*extra, NUM_UNITS] if in_units else extra
+
+
+def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
+    if word := _SUBQUERY.search(where):
+        raise InputError(f"where: {word.group()!r} is not allowed, only a condition on one row")
+    try:
+        condition = pl.sql_expr(where)
+        dtype = losses.select(condition.alias(ELIGIBLE)).collect_schema()[ELIGIBLE]
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"where: {where!r} is not a condition: {reason}") from error
+    if dtype != pl.Boolean:
+        raise InputError(f"where: {where!r} gives {dtype}, expected a condition (true or false)")
+    return condition.fill_null(False)
