@@ -55,26 +55,47 @@ class Ratio:
 class Interval:
     """How many epochs a teaching subset is used for before the teacher looks again.
 
+    The i-th of k teaching rounds lasts `epochs` when fixed, and epochs + ⌊(end − epochs)·i/(k − 1)⌋
+    when incremental. k is the smallest number of rounds that fill the teaching epochs; the last is
+    cut short where they end.
+
     Attributes:
-        kind: fixed is always `epochs`; incremental is epochs + i·growth for the i-th teaching
-            round.
-        epochs: at least 1.
-        growth: epochs added per round, at least 1; only for `incremental`.
+        kind: the curve.
+        epochs: at least 1; of the first round.
+        end: of the last round, at least `epochs`; only for `incremental`.
     """
 
     kind: Literal["fixed", "incremental"] = "fixed"
     epochs: int = 1
-    growth: int = 1
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InputError(f"epochs: {self.epochs} is less than 1")
-        if self.growth < 1:
-            raise InputError(f"growth: {self.growth} is less than 1")
+        if (self.end is None) != (self.kind == "fixed"):
+            raise InputError(
+                "end: a fixed interval has only `epochs`"
+                if self.kind == "fixed"
+                else "end: an incremental interval needs one"
+            )
+        if self.end is not None and self.end < self.epochs:
+            raise InputError(f"end: {self.end} is less than `epochs` ({self.epochs})")
 
-    def at(self, index: int) -> int:
-        """Epochs of the `index`-th teaching round."""
-        return self.epochs + (index * self.growth if self.kind == "incremental" else 0)
+    def at(self, index: int, *, num_rounds: int) -> int:
+        """Epochs of the `index`-th of `num_rounds` teaching rounds."""
+        if self.end is None or num_rounds < 2:
+            return self.epochs
+        return self.epochs + (self.end - self.epochs) * index // (num_rounds - 1)
+
+    def fill(self, epochs: int) -> list[int]:
+        """The lengths of the rounds that fill `epochs`."""
+        lengths: list[int] = []
+        while sum(lengths) < epochs:
+            num_rounds = len(lengths) + 1
+            lengths = [self.at(i, num_rounds=num_rounds) for i in range(num_rounds)]
+        if lengths:
+            lengths[-1] -= sum(lengths) - epochs
+        return lengths
 
 
 @dataclass(frozen=True)
@@ -155,19 +176,10 @@ def _phases(schedule: Schedule) -> list[tuple[Phase, float, int]]:
     phases: list[tuple[Phase, float, int]] = []
     if schedule.warmup_epochs:
         phases.append(("warmup", 1.0, schedule.warmup_epochs))
-    intervals = _intervals(schedule)
+    teach = schedule.epochs - schedule.warmup_epochs - schedule.anneal_epochs
+    intervals = schedule.interval.fill(teach)
     last = max(1, len(intervals) - 1)
     phases += [("teach", schedule.ratio.at(i / last), n) for i, n in enumerate(intervals)]
     if schedule.anneal_epochs:
         phases.append(("anneal", 1.0, schedule.anneal_epochs))
     return phases
-
-
-def _intervals(schedule: Schedule) -> list[int]:
-    """Epochs of each teaching round; the last is cut short where the teaching epochs end."""
-    left = schedule.epochs - schedule.warmup_epochs - schedule.anneal_epochs
-    intervals: list[int] = []
-    while left > 0:
-        intervals.append(min(left, schedule.interval.at(len(intervals))))
-        left -= intervals[-1]
-    return intervals

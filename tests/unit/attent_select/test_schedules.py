@@ -14,11 +14,11 @@ RATIOS = st.one_of(
     st.builds(Ratio, kind=st.just("fixed"), start=SHARES),
     st.builds(Ratio, kind=st.sampled_from(["cosine", "incremental"]), start=SHARES, end=SHARES),
 )
-INTERVALS = st.builds(
-    Interval,
-    kind=st.sampled_from(["fixed", "incremental"]),
-    epochs=st.integers(1, 4),
-    growth=st.integers(1, 3),
+INTERVALS = st.one_of(
+    st.builds(Interval, kind=st.just("fixed"), epochs=st.integers(1, 4)),
+    st.builds(
+        Interval, kind=st.just("incremental"), epochs=st.integers(1, 4), end=st.integers(4, 9)
+    ),
 )
 
 
@@ -73,10 +73,34 @@ def test_the_ratio_follows_its_curve_from_start_to_end() -> None:
 
 def test_intervals_grow_and_the_last_is_cut_where_the_epochs_end() -> None:
     schedule = Schedule(
-        epochs=12, warmup_epochs=1, anneal_epochs=1, interval=Interval("incremental", 1, 2)
+        epochs=12, warmup_epochs=1, anneal_epochs=1, interval=Interval("incremental", 1, 5)
     )
     rounds = plan(schedule, num_samples=100, batch_size=10)
-    assert [r.epochs for r in rounds] == [1, 1, 3, 5, 1, 1]
+    assert [r.epochs for r in rounds] == [1, 1, 2, 3, 4, 1]
+
+
+def test_the_published_schedule_of_the_paper_can_be_expressed() -> None:
+    # Ten cycles of 5 to 10 epochs, ratios from 0.2 to 0.8 along a cosine.
+    schedule = Schedule(
+        epochs=71, ratio=Ratio("cosine", 0.2, 0.8), interval=Interval("incremental", 5, 10)
+    )
+    rounds = plan(schedule, num_samples=10_000, batch_size=1)
+    cycles = range(10)
+    assert [r.epochs for r in rounds] == [5 + int(5 * c / 9) for c in cycles]
+    expected = [0.2 + 0.6 * (1 - math.cos(c / 9 * math.pi)) / 2 for c in cycles]
+    assert [r.ratio for r in rounds] == pytest.approx(expected)
+
+
+def test_the_variant_of_the_paper_for_language_models_can_be_expressed() -> None:
+    # One epoch on all data, then the hardest 70 % for the rest.
+    schedule = Schedule(
+        epochs=3, warmup_epochs=1, ratio=Ratio("fixed", 0.7), interval=Interval("fixed", 2)
+    )
+    rounds = plan(schedule, num_samples=100, batch_size=10)
+    assert [(r.phase, r.num_samples, r.epochs) for r in rounds] == [
+        ("warmup", 100, 1),
+        ("teach", 70, 2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +112,9 @@ def test_intervals_grow_and_the_last_is_cut_where_the_epochs_end() -> None:
         (lambda: Ratio("cosine", 0.5), "end"),
         (lambda: Ratio("fixed", 0.5, 0.6), "end"),
         (lambda: Interval("fixed", 0), "epochs"),
-        (lambda: Interval("incremental", 1, 0), "growth"),
+        (lambda: Interval("incremental", 3, 2), "end"),
+        (lambda: Interval("incremental", 1), "end"),
+        (lambda: Interval("fixed", 1, 2), "end"),
         (lambda: Schedule(epochs=0), "epochs"),
         (lambda: Schedule(epochs=3, warmup_epochs=2, anneal_epochs=2), "epochs"),
         (lambda: Schedule(warmup_epochs=-1), "warmup_epochs"),
