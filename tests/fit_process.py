@@ -101,7 +101,7 @@ def main(request: FitRequest) -> None:
         on_losses=on_losses,
         on_step=on_step,
     )
-    if stream.rank == 0:
+    if stream.share.rank == 0:
         Path(f"{request.out}.json").write_text(json.dumps(asdict(found)))
 
 

@@ -88,11 +88,7 @@ def fit(
         InputError: settings do not fit the stream, the process or the checkpoint; training
             diverged.
     """
-    from trainers.hf.training_loop import train_steps
-
-    steps = Steps(
-        first=first_step, last=first_step + stream.num_steps, total=total_steps, seed=seed
-    )
+    steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
     _check(stream, settings=settings, steps=steps)
     if (done := checkpoints.open(out)) is not None:
         return _recorded(done, stream=stream)
@@ -100,29 +96,10 @@ def fit(
         torch.set_num_threads(settings.torch_threads)
     source, resumed = _source(start, out=out, steps=steps)
     stream.load_state_dict(stream.state_at(0) if resumed is None else resumed.stream or {})
-    with (
-        tempfile.TemporaryDirectory(prefix="attent-fit-") as work,
-        nullcontext() if source is None else source.local() as folder,
-    ):
-        model = models.build(seed) if source is None else source.load(models)
-        progress = _Progress() if resumed is None else _Progress(**resumed.progress)
-        round_ = _Round(stream, model, steps, out, progress, on_losses, on_step, folder)
-        if stream.next_step < stream.num_steps:
-            train_steps(
-                model,
-                stream=stream,
-                task=task,
-                models=models,
-                settings=settings,
-                steps=steps,
-                resume=_trainer_state(folder, steps=steps),
-                work=Path(work),
-                hooks=Hooks(round_.observed, round_.checkpoint, round_.step),
-            )
-        if _is_writer():
-            metrics = {} if evaluation is None else task.evaluate(model, evaluation)
-            round_.finish(metrics)
-    _wait_for_writer()
+    round_ = _Round(stream, steps=steps, out=out, on_losses=on_losses, on_step=on_step)
+    if resumed is not None:
+        round_.progress = _Progress(**resumed.progress)
+    round_.run(source, task=task, models=models, settings=settings, evaluation=evaluation)
     done = checkpoints.open(out)
     assert done is not None
     return _recorded(done, stream=stream)
@@ -138,25 +115,58 @@ class _Progress:
 
 
 class _Round:
-    """What the training loop calls back: records losses, publishes checkpoints."""
+    """One round being trained: what the training loop calls back, and what is published."""
 
     def __init__(
         self,
         stream: TeachingStream,
-        model: torch.nn.Module,
+        *,
         steps: Steps,
         out: str,
-        progress: _Progress,
         on_losses: OnLosses | None,
         on_step: OnStep | None,
-        folder: Path | None,
     ) -> None:
-        self._stream, self._model, self._steps, self._out = stream, model, steps, out
+        self._stream, self._steps, self._out = stream, steps, out
         self._on_losses, self._on_step = on_losses, on_step
-        self._progress = progress
+        self.progress = _Progress()
         self._since = time.perf_counter()
-        # The local folder to publish at the end; where nothing is left to train, what was resumed.
-        self._final = folder
+        self._model: torch.nn.Module
+        # The local folder to publish at the end.
+        self._final: Path | None = None
+
+    def run(
+        self,
+        source: Checkpoint | None,
+        *,
+        task: Task,
+        models: Models,
+        settings: TrainingSettings,
+        evaluation: Iterable[Batch] | None,
+    ) -> None:
+        """Train what is left of the round, evaluate, publish."""
+        from trainers.hf.training_loop import train_steps
+
+        with (
+            tempfile.TemporaryDirectory(prefix="attent-fit-") as work,
+            nullcontext() if source is None else source.local() as folder,
+        ):
+            self._model = models.build(self._steps.seed) if source is None else source.load(models)
+            self._since, self._final = time.perf_counter(), folder
+            if self._stream.next_step < self._stream.num_steps:
+                train_steps(
+                    self._model,
+                    stream=self._stream,
+                    task=task,
+                    models=models,
+                    settings=settings,
+                    steps=self._steps,
+                    resume=_trainer_state(folder, steps=self._steps),
+                    work=Path(work),
+                    hooks=Hooks(self.observed, self.checkpoint, self.step),
+                )
+            if _is_writer():
+                self._finish({} if evaluation is None else task.evaluate(self._model, evaluation))
+            _wait_for_writer()
 
     def step(self, step: int) -> None:
         if self._on_step is not None:
@@ -165,10 +175,10 @@ class _Round:
     def observed(self, first_step: int, frame: pl.DataFrame) -> None:
         now = time.perf_counter()
         loss_sum = float((frame[LOSS].cast(pl.Float64) * frame[WEIGHT].cast(pl.Float64)).sum())
-        self._progress = _Progress(
-            loss_sum=self._progress.loss_sum + loss_sum,
-            samples_seen=self._progress.samples_seen + frame.height,
-            seconds=self._progress.seconds + now - self._since,
+        self.progress = _Progress(
+            loss_sum=self.progress.loss_sum + loss_sum,
+            samples_seen=self.progress.samples_seen + frame.height,
+            seconds=self.progress.seconds + now - self._since,
         )
         self._since = now
         if self._on_losses is not None and _is_writer():
@@ -184,15 +194,15 @@ class _Round:
         if before is not None and before.step < step:
             checkpoints.discard(before.url)
 
-    def finish(self, metrics: dict[str, float]) -> None:
+    def _finish(self, metrics: dict[str, float]) -> None:
         """Publish the round's checkpoint, with its result, and remove those inside the round."""
         assert self._final is not None
-        seen = self._progress.samples_seen
+        seen = self.progress.samples_seen
         result = FitResult(
-            train_loss=self._progress.loss_sum / max(seen, 1),
+            train_loss=self.progress.loss_sum / max(seen, 1),
             samples_seen=seen,
             num_steps=self._steps.last - self._steps.first,
-            seconds=self._progress.seconds,
+            seconds=self.progress.seconds,
             checkpoint=self._out,
             metrics=metrics,
         )
@@ -208,7 +218,7 @@ class _Round:
             step=step,
             weights_digest=weights_digest(self._model),
             stream=self._stream.state_at(step - self._steps.first),
-            progress=asdict(self._progress),
+            progress=asdict(self.progress),
             result=None if result is None else asdict(result),
         )
 

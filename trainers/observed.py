@@ -60,4 +60,4 @@ def to_frame(rows: torch.Tensor) -> pl.DataFrame:
             "learning rate or warm up longer, and start the round again"
         )
     dtypes: schema.Schema = {**schema.OBSERVED_LOSSES, schema.WEIGHT: pl.Float32}
-    return table.cast(dtypes).sort("step", schema.SHARD_ID, schema.ROW)
+    return table.cast(pl.Schema(dtypes)).sort("step", schema.SHARD_ID, schema.ROW)

@@ -87,6 +87,42 @@ class Block:
     ids: Ids
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of `world_size` ranks takes of every global batch, in parts of at most
+    `micro_batch_size` samples (None: in one).
+    """
+
+    rank: int
+    world_size: int
+    batch_size: int
+    micro_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise InputError(
+                f"rank {self.rank} of {self.world_size}: expected 0 <= rank < world_size"
+            )
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise InputError(f"micro_batch_size is {self.micro_batch_size}: expected at least 1")
+
+    @property
+    def num_parts(self) -> int:
+        """Micro-batches of a step: the same number on every rank and in every step."""
+        size = -(-self.batch_size // self.world_size)
+        return -(-size // min(self.micro_batch_size or size, size))
+
+    def of_batch(self, ids: Ids) -> list[Ids]:
+        """The rank's micro-batches of a global batch; of a short one some may be empty."""
+        return np.array_split(ids[self.rank :: self.world_size], self.num_parts)
+
+    def of_block(self, block: Block) -> Ids:
+        """The samples of a block that the rank trains on: the same that `of_batch` gives it."""
+        slots = (block.first + np.arange(len(block.ids))) % self.batch_size
+        mine: Ids = block.ids[slots % self.world_size == self.rank]
+        return mine
+
+
 @dataclass(frozen=True, eq=False)
 class Order:
     """The global batches of `epochs` passes over an index.
@@ -207,17 +243,6 @@ class Order:
         starts = np.concatenate([np.zeros(0, np.int64), *(bound[:-1] for bound in bounds)])
         sizes = np.concatenate([np.zeros(0, np.int64), *(np.diff(bound) for bound in bounds)])
         return starts, sizes, sizes * np.repeat(self.selected.sample_bytes, pieces)
-
-
-def rank_share(ids: Ids, *, rank: int, world_size: int) -> Ids:
-    """The samples of a global batch that `rank` trains on."""
-    return ids[rank::world_size]
-
-
-def rank_block(block: Block, *, batch_size: int, rank: int, world_size: int) -> Ids:
-    """The samples of a block that `rank` trains on: the same samples that `rank_share` gives it."""
-    slots = (block.first + np.arange(len(block.ids))) % batch_size
-    return block.ids[slots % world_size == rank]
 
 
 def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:

@@ -18,7 +18,7 @@ from attent_select.errors import InputError, SampleError
 from attent_select.randomness import Purpose, stream_key
 from catalogs.corpus import Corpus
 from catalogs.shard_format import Sample
-from trainers.order import Ids, Order, rank_block, rank_share
+from trainers.order import Ids, Order, Share
 from trainers.readahead import ordered_map
 from trainers.settings import ReadAhead
 from trainers.task import Batch, Item, Task
@@ -63,16 +63,12 @@ class MicroBatch:
 
 @dataclass(frozen=True, eq=False)
 class RankReader:
-    """Reads and prepares what `rank` trains on; each of its steps is `parts_per_step`
-    micro-batches.
-    """
+    """Reads and prepares what one rank trains on."""
 
     order: Order
     corpus: Corpus
     task: Task | None
-    rank: int
-    world_size: int
-    parts_per_step: int
+    share: Share
     read_ahead: ReadAhead
     max_skipped_share: float
     stats: StreamStats
@@ -101,13 +97,7 @@ class RankReader:
     def _share_by_shard(self, start_step: int) -> Iterator[Ids]:
         """This rank's ids of each block, in pieces of one shard, ascending."""
         for block in self.order.blocks(start_step):
-            ids = rank_block(
-                block,
-                batch_size=self.order.batch_size,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-            ids = np.sort(ids)
+            ids = np.sort(self.share.of_block(block))
             shards = self.order.selected.shard_ordinals(ids)
             yield from (
                 piece for piece in np.split(ids, np.flatnonzero(np.diff(shards)) + 1) if len(piece)
@@ -137,8 +127,7 @@ class RankReader:
         waiting: dict[int, Sample] = {}
         with closing(read):
             for step, ids in self.order.steps(start_step):
-                share = rank_share(ids, rank=self.rank, world_size=self.world_size)
-                for part in np.array_split(share, self.parts_per_step):
+                for part in self.share.of_batch(ids):
                     while not all(number in waiting for number in part.tolist()):
                         waiting.update(next(read))
                     samples = [waiting.pop(number) for number in part.tolist()]

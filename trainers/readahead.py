@@ -9,10 +9,13 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# What was started, with its cost, in order; then None, or what went wrong with the items.
+_Started: TypeAlias = SimpleQueue[tuple[Future[Result], int] | BaseException | None]
 
 
 def ordered_map(
@@ -32,25 +35,18 @@ def ordered_map(
     it) stops and joins every thread; calls that have started are waited for.
     """
     gate = _Gate(budget)
-    started: SimpleQueue[tuple[Future[Result], int] | BaseException | None] = SimpleQueue()
+    started: _Started[Result] = SimpleQueue()
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="attent-work")
 
-    def feed() -> None:
-        iterator = iter(items)
-        try:
-            for item in iterator:
-                size = cost(item)
-                if not gate.enter(size):
-                    return
-                started.put((executor.submit(function, item), size))
-            started.put(None)
-        except BaseException as error:  # noqa: BLE001  (handed to the consumer, which raises it)
-            started.put(error)
-        finally:
-            if close := getattr(iterator, "close", None):
-                close()
+    def start(item: Item) -> bool:
+        size = cost(item)
+        if admitted := gate.enter(size):
+            started.put((executor.submit(function, item), size))
+        return admitted
 
-    feeder = threading.Thread(target=feed, name="attent-feed", daemon=True)
+    feeder = threading.Thread(
+        target=_feed, args=(items, start, started), name="attent-feed", daemon=True
+    )
     feeder.start()
     try:
         while (entry := started.get()) is not None:
@@ -58,10 +54,7 @@ def ordered_map(
                 raise entry
             future, size = entry
             result = future.result()
-            del (
-                entry,
-                future,
-            )  # or this frame would keep the result alive while the next one is made
+            del entry, future  # or this frame would keep the result alive while the next is made
             gate.leave(size)
             yield result
             del result
@@ -69,6 +62,21 @@ def ordered_map(
         gate.close()
         feeder.join()
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _feed(
+    items: Iterable[Item], start: Callable[[Item], bool], started: "_Started[Result]"
+) -> None:
+    """Start one item after the other until they end, fail, or `start` says to stop."""
+    iterator = iter(items)
+    try:
+        if all(start(item) for item in iterator):
+            started.put(None)
+    except BaseException as error:  # noqa: BLE001  (handed to the consumer, which raises it)
+        started.put(error)
+    finally:
+        if close := getattr(iterator, "close", None):
+            close()
 
 
 class _Gate:

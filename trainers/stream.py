@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from attent_select.errors import CorpusMismatchError, InputError
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers.order import DEFAULT_BLOCK_BYTES, Order, Selected, order_digest, rank_share
+from trainers.order import DEFAULT_BLOCK_BYTES, Order, Selected, Share, order_digest
 from trainers.rank_reader import RankReader, StreamStats
 from trainers.settings import ReadAhead
 from trainers.task import Batch, Task
@@ -70,42 +71,22 @@ class TeachingStream(IterableDataset[Batch]):
             read_ahead: threads and memory.
             max_skipped_share: more unusable samples than this share end training.
         """
-        if not 0 <= rank < world_size:
-            raise InputError(f"rank {rank} of {world_size}: expected 0 <= rank < world_size")
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise InputError(f"micro_batch_size is {micro_batch_size}: expected at least 1")
-        self.rank, self.world_size = rank, world_size
-        rows = dict(index.rows_by_shard())
-        shards = {shard_id: corpus.shard(shard_id) for shard_id in rows}
-        sizes = {key: shard.num_bytes / max(shard.num_samples, 1) for key, shard in shards.items()}
         self.order = Order(
-            Selected.of(rows, sample_bytes=sizes),
+            _selected(index, corpus),
             seed=seed,
             batch_size=batch_size,
             epochs=epochs,
             tail=tail,
             block_bytes=block_bytes,
         )
-        share = -(-batch_size // world_size)
-        self.micro_batch_size = min(micro_batch_size or share, share)
-        self.parts_per_step = -(-share // self.micro_batch_size)
+        self.share = Share(rank, world_size, batch_size, micro_batch_size)
         self.stats = StreamStats(padded=self.order.num_padded, dropped=self.order.num_dropped)
-        self._identity = {
-            "corpus_id": corpus.corpus_id,
-            "index_digest": index.digest,
-            "seed": seed,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "tail": tail,
-            "block_bytes": block_bytes,
-        }
+        self._identity = _identity(index, corpus, self.order)
         self._reader = RankReader(
             order=self.order,
             corpus=corpus,
             task=task,
-            rank=rank,
-            world_size=world_size,
-            parts_per_step=self.parts_per_step,
+            share=self.share,
             read_ahead=read_ahead or ReadAhead(),
             max_skipped_share=max_skipped_share,
             stats=self.stats,
@@ -146,7 +127,7 @@ class TeachingStream(IterableDataset[Batch]):
                 self.stats.blocked_seconds += now - asked
                 self.stats.first_batch_seconds = self.stats.first_batch_seconds or now - started
                 yield batch
-                part = (part + 1) % self.parts_per_step
+                part = (part + 1) % self.share.num_parts
                 if part == 0:
                     self._next_step = int(batch["step"]) + 1
 
@@ -185,8 +166,7 @@ class TeachingStream(IterableDataset[Batch]):
     def rank_digest(self) -> str:
         """Hash of the order of this rank's samples. Reads nothing."""
         shares = (
-            (step, rank_share(ids, rank=self.rank, world_size=self.world_size))
-            for step, ids in self.order.steps()
+            (step, np.concatenate(self.share.of_batch(ids))) for step, ids in self.order.steps()
         )
         return order_digest(self.order.selected, shares)
 
@@ -196,3 +176,23 @@ class TeachingStream(IterableDataset[Batch]):
                 f"step {step}: expected 0 to {self.order.num_steps}, the stream's steps"
             )
         return step
+
+
+def _selected(index: IndexFile, corpus: Corpus) -> Selected:
+    rows = index.rows_by_shard()
+    shards = {shard_id: corpus.shard(shard_id) for shard_id in rows}
+    sizes = {key: shard.num_bytes / max(shard.num_samples, 1) for key, shard in shards.items()}
+    return Selected.of(rows, sample_bytes=sizes)
+
+
+def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
+    """All that the sequence of global batches depends on."""
+    return {
+        "corpus_id": corpus.corpus_id,
+        "index_digest": index.digest,
+        "seed": order.seed,
+        "batch_size": order.batch_size,
+        "epochs": order.epochs,
+        "tail": order.tail,
+        "block_bytes": order.block_bytes,
+    }

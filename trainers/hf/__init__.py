@@ -5,7 +5,7 @@ import transformers
 from trainers.hf.models import HuggingFaceModels, load_tokenizer
 
 # Loading and saving says in bars and many lines what our own checks say in one error.
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # theirs
+transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
 
 __all__ = ["HuggingFaceModels", "load_tokenizer"]

@@ -223,8 +223,7 @@ def _arguments(
     ours: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
-        "per_device_train_batch_size": stream.micro_batch_size,
-        "gradient_accumulation_steps": stream.parts_per_step,
+        "gradient_accumulation_steps": stream.share.num_parts,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
         "lr_scheduler_type": settings.lr_scheduler,
@@ -249,12 +248,12 @@ def _arguments(
 
 
 def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
-    expected = (arguments.process_index, arguments.world_size)
-    if (stream.rank, stream.world_size) != expected:
+    rank, world_size = arguments.process_index, arguments.world_size
+    share = stream.share
+    if (share.rank, share.world_size) != (rank, world_size):
         raise InputError(
-            f"the stream is for rank {stream.rank} of {stream.world_size}, this process is rank "
-            f"{expected[0]} of {expected[1]}: build the stream with the launcher's RANK and "
-            "WORLD_SIZE"
+            f"the stream is for rank {share.rank} of {share.world_size}, this process is rank "
+            f"{rank} of {world_size}: build the stream with the launcher's RANK and WORLD_SIZE"
         )
     if arguments.n_gpu > 1:
         raise InputError(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
-from trainers.order import Order, Selected, rank_block, rank_share
+from trainers.order import Order, Selected, Share
 
 # Per shard: how many rows are selected, and how many bytes a sample of it has.
 SHARDS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 400)), max_size=7)
@@ -78,15 +78,20 @@ def test_starting_at_any_step_gives_the_rest_of_the_same_order(
     assert rest == [(step, ids.tolist()) for step, ids in order.steps() if step >= start]
 
 
-@given(orders(), st.integers(1, 4))
+@given(orders(), st.integers(1, 4), st.none() | st.integers(1, 5))
 def test_the_ranks_shares_are_the_global_batches_and_of_equal_size(
-    order: Order, world_size: int
+    order: Order, world_size: int, micro_batch_size: int | None
 ) -> None:
+    shares = [
+        Share(rank, world_size, order.batch_size, micro_batch_size) for rank in range(world_size)
+    ]
     for _, ids in order.steps():
-        shares = [rank_share(ids, rank=r, world_size=world_size) for r in range(world_size)]
-        assert sorted(np.concatenate(shares).tolist()) == sorted(ids.tolist())
-        sizes = [len(share) for share in shares]
+        taken = [share.of_batch(ids) for share in shares]
+        assert sorted(np.concatenate([*chain(*taken)]).tolist()) == sorted(ids.tolist())
+        sizes = [sum(map(len, parts)) for parts in taken]
         assert max(sizes) - min(sizes) <= 1
+        assert {len(parts) for parts in taken} == {shares[0].num_parts}
+        assert max(len(part) for part in chain(*taken)) <= (micro_batch_size or order.batch_size)
 
 
 @given(orders(), st.integers(1, 4), st.data())
@@ -95,13 +100,9 @@ def test_what_a_rank_reads_of_the_blocks_is_what_it_trains_on(
 ) -> None:
     start = data.draw(st.integers(0, order.num_steps))
     for rank in range(world_size):
-        read = [
-            rank_block(block, batch_size=order.batch_size, rank=rank, world_size=world_size)
-            for block in order.blocks(start)
-        ]
-        trained = [
-            rank_share(ids, rank=rank, world_size=world_size) for _, ids in order.steps(start)
-        ]
+        share = Share(rank, world_size, order.batch_size)
+        read = [share.of_block(block) for block in order.blocks(start)]
+        trained = [part for _, ids in order.steps(start) for part in share.of_batch(ids)]
         empty = [np.zeros(0, np.int64)]
         assert np.array_equal(np.concatenate(empty + read), np.concatenate(empty + trained))
 

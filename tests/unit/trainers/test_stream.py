@@ -92,7 +92,7 @@ def test_any_number_of_ranks_trains_on_the_same_global_batches(
             index, corpus, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size
         )
         batches = list(stream)
-        assert len(batches) == stream.num_steps * stream.parts_per_step
+        assert len(batches) == stream.num_steps * stream.share.num_parts
         num_batches.add(len(batches))
         together += trained(batches)
     assert len(num_batches) == 1
