@@ -28,10 +28,11 @@ def bucket(loss: pl.Expr) -> pl.Expr:
 class LossDistribution:
     """The losses of `num_samples` rows, to a relative precision of 2^-12.
 
-    `values` float64[buckets] are the middles of the occupied buckets, increasing; `counts`
-    uint64[buckets] how many rows are in each.
+    `buckets` uint32[n] are the occupied ones, `values` float64[n] their middles, increasing, and
+    `counts` uint64[n] how many rows are in each.
     """
 
+    buckets: npt.NDArray[np.uint32]
     values: npt.NDArray[np.float64]
     counts: npt.NDArray[np.uint64]
 
@@ -46,7 +47,7 @@ class LossDistribution:
         # The bucket of zero is exact: losses of zero are common, and denormals are not.
         middle = np.where(shifted == 0, 0.0, (edge + other) / 2)
         order = np.argsort(middle)
-        return cls(middle[order], counts[order].astype(np.uint64))
+        return cls(buckets[order], middle[order], counts[order].astype(np.uint64))
 
     @cached_property
     def num_samples(self) -> int:
@@ -64,7 +65,29 @@ class LossDistribution:
 
     def clipped(self, low: float, high: float) -> "LossDistribution":
         """The distribution with every value moved into [low, high]."""
-        return LossDistribution(np.clip(self.values, low, high), self.counts)
+        return LossDistribution(self.buckets, np.clip(self.values, low, high), self.counts)
+
+    @cached_property
+    def log_sum_exp(self) -> float:
+        """ln Σ exp(ℓ) over all rows."""
+        top = float(self.values[-1])
+        return top + float(np.log(np.exp(self.values - top) @ self.counts))
+
+    def share_below(self, loss: pl.Expr) -> pl.Expr:
+        """The rank of a loss as a share of all rows, float64 in (0, 1]; equal losses share theirs.
+
+        With b rows in smaller buckets and c in its own: (b + (c + 1)/2) / n.
+        """
+        below = np.cumsum(self.counts, dtype=np.uint64) - self.counts
+        shares = (below + (self.counts + 1) / 2) / self.num_samples
+        table = np.zeros(1 << (32 - _DROPPED_BITS), dtype=np.float64)
+        table[self.buckets] = shares
+
+        def look_up(buckets: pl.Series) -> pl.Series:
+            return pl.Series(table[buckets.fill_null(0).to_numpy()])
+
+        # Not `replace_strict`: that one collects its input instead of streaming it.
+        return bucket(loss).map_batches(look_up, return_dtype=pl.Float64, is_elementwise=True)
 
     @cached_property
     def standard_deviation(self) -> float:

@@ -85,8 +85,19 @@ def pick(
         cut_of, available = top_m.cuts(keyed, budget.exploited), dict(budget.available)
     rows = top_m.with_cuts(keyed, cut_of)
     rows = top_m.with_stratum_values(rows, _numbers(budget, available))
+    probability = _probability(strategy, candidates)
+    if budget.explore:
+        kept = _with_explored(rows.with_columns(probability), budget, explore_key)
+    else:
+        kept = rows.filter(INCLUDED).with_columns(probability)
+    lasts = [each.last.key for each in cut_of.values() if each.last]
+    return Picked(kept, min(lasts, default=None), available)
+
+
+def _probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
+    """That the strategy takes the row, as PROBABILITY."""
     outcome = Outcome(pl.col(_SPENT), pl.col(_AVAILABLE), pl.col(FIRST_EXCLUDED))
-    probability = (
+    return (
         pl.when(pl.col(_SPENT) == 0)
         .then(0.0)
         .when(pl.col(FIRST_EXCLUDED).is_not_null())
@@ -94,14 +105,6 @@ def pick(
         .otherwise(1.0)
         .alias(PROBABILITY)
     )
-    if budget.explore:
-        explored = _with_explored(rows.with_columns(probability), budget, explore_key)
-        first = pl.col(PROBABILITY)
-        kept = explored.filter(INCLUDED).with_columns(first + (1.0 - first) * pl.col(_DRAWN))
-    else:
-        kept = rows.filter(INCLUDED).with_columns(probability)
-    lasts = [each.last.key for each in cut_of.values() if each.last]
-    return Picked(kept, min(lasts, default=None), available)
 
 
 def _numbers(budget: Budget, available: Mapping[int, int]) -> pl.DataFrame:
@@ -120,9 +123,14 @@ def _numbers(budget: Budget, available: Mapping[int, int]) -> pl.DataFrame:
 
 
 def _with_explored(rows: pl.LazyFrame, budget: Budget, explore_key: pl.Expr) -> pl.LazyFrame:
-    """INCLUDED also for a uniform draw from the rows that the strategy left; KEY is used up."""
-    both = rows.rename({INCLUDED: _EXPLOITED}).drop(FIRST_EXCLUDED)
-    both = both.with_columns(explore_key.alias(KEY))
+    """The rows that the strategy took, and a uniform draw from those that it left."""
+    # A row that is sure to be in and is not, is sure to be out: without chance only the cut decides.
+    is_out = (pl.col(PROBABILITY) == 1.0) & pl.col(INCLUDED).not_()
+    taken = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY))
+    both = rows.with_columns(taken.alias(PROBABILITY), explore_key.alias(KEY))
+    both = both.rename({INCLUDED: _EXPLOITED}).drop(FIRST_EXCLUDED)
     cut_of = top_m.cuts(both.filter(pl.col(_EXPLOITED).not_()), budget.explored)
-    # The draw is among the left rows, but a key is a row's own: the cut holds for all of them.
-    return top_m.with_cuts(both, cut_of).with_columns(pl.col(INCLUDED) | pl.col(_EXPLOITED))
+    # The draw is among the rows left, but a key is a row's own: the cut holds for all of them.
+    drawn = top_m.with_cuts(both, cut_of).filter(pl.col(INCLUDED) | pl.col(_EXPLOITED))
+    taken = pl.col(PROBABILITY)
+    return drawn.with_columns(taken + (1.0 - taken) * pl.col(_DRAWN))

@@ -7,6 +7,7 @@ each), the search for the cutoff (`top_m.py`) or what surrounds a strategy (`tea
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
 import polars as pl
 
 from attent_select.distribution import LossDistribution
@@ -17,11 +18,24 @@ class Candidates:
     """The rows to choose from: how their losses lie, and one random number for each.
 
     `losses` is None unless the strategy needs their distribution. `uniform` is a float64 expression
-    in (0, 1], its own per (seed, round, sample).
+    in (0, 1], its own per (seed, round, sample). `round_steps` are the optimizer steps at which the
+    rounds so far began, ascending, the present one last.
     """
 
     losses: LossDistribution | None
     uniform: pl.Expr
+    round_steps: tuple[int, ...] = ()
+
+    def age(self, measured_step: pl.Expr) -> pl.Expr:
+        """How many rounds began after a step, u32."""
+        steps = np.array(self.round_steps, dtype=np.uint64)
+
+        def count(measured: pl.Series) -> pl.Series:
+            later = np.searchsorted(steps, measured.fill_null(0).to_numpy(), side="right")
+            return pl.Series(len(steps) - later, dtype=pl.UInt32)
+
+        measured = measured_step.cast(pl.UInt64)
+        return measured.map_batches(count, return_dtype=pl.UInt32, is_elementwise=True)
 
 
 @dataclass(frozen=True)

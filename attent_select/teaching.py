@@ -6,6 +6,7 @@ search for the cut (`top_m.py`), reading the catalog or writing the index (`cata
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -81,6 +82,7 @@ def select(
     num_units: int | None = None,
     seed: int = 0,
     round_number: int = 0,
+    round_steps: Sequence[int] = (),
     composition: Composition | None = None,
     preview: Preview | None = None,
 ) -> Selection:
@@ -98,6 +100,8 @@ def select(
         num_units: as many samples as fit into this many units, in the order of their keys.
         seed: of the run.
         round_number: each round draws anew.
+        round_steps: optimizer steps at which the rounds so far began, the present one last, for
+            strategies that ask how old a loss is.
         composition: conditions, quotas, exploration, guards, weights.
         preview: saves passes over the catalog.
 
@@ -106,7 +110,12 @@ def select(
             stratum, or fewer rows are eligible than asked for.
     """
     request = _Request(
-        strategy, composition or Composition(), seed, round_number, in_units=num_units is not None
+        strategy,
+        composition or Composition(),
+        seed,
+        round_number,
+        tuple(round_steps),
+        in_units=num_units is not None,
     )
     rows = guarded(request.candidates(losses), composition=request.composition)
     counted = None
@@ -137,6 +146,7 @@ class _Request:
     composition: Composition
     seed: int
     round_number: int
+    round_steps: tuple[int, ...]
     in_units: bool
 
     @property
@@ -184,7 +194,9 @@ def _picked(
     preview: Preview | None,
 ) -> Picked:
     draws = Candidates(
-        losses=counted.losses if counted else None, uniform=request.uniform(Purpose.SELECT)
+        losses=counted.losses if counted else None,
+        uniform=request.uniform(Purpose.SELECT),
+        round_steps=request.round_steps,
     )
     key = request.strategy.key(draws).alias(KEY)
     budget = _budget(spend, counted, request)

@@ -7,34 +7,37 @@ from typing import ClassVar
 import polars as pl
 
 from attent_select.errors import InputError
+from attent_select.gumbel import gumbel, probability_above
 from attent_select.schema import LOSS
 from attent_select.strategy import Candidates, Outcome
+
+# The published rule adds this inside its logarithm.
+_EPSILON = 1e-10
 
 
 @dataclass(frozen=True)
 class Soft:
-    """key = z/τ + g, with z = (clip(ℓ) − μ)/σ and g = −ln(−ln u) Gumbel noise.
+    """key = z/τ + g, with z = (clip(ℓ) − μ)/σ and g Gumbel noise.
 
-    Taking the m largest keys draws m rows without replacement with weights exp(z/τ). The noise
-    stands outside the division: inside it, τ would scale both and change nothing.
-
-    Given the largest key t that was not selected, a row is selected with probability
-    P(z/τ + g > t) = 1 − exp(−exp(z/τ − t)).
+    Draws m rows without replacement with weights exp(z/τ). The noise stands outside the division:
+    inside it, τ would scale both and change nothing.
 
     Attributes:
         temperature: τ > 0. Towards 0 this becomes `hard`, for large τ `uniform`.
         clip_low: quantile of the losses below which they count as equal, in [0, 1].
         clip_high: quantile above which they count as equal, so that a few broken samples with
             enormous losses do not stretch σ. μ and σ are those of the clipped losses.
+        reference: the literal published rule, for comparison: key = (ln(p + 1e-10) + g)/τ with
+            p = exp(ℓ)/Σ exp(ℓ) over the eligible rows. There τ changes no choice, the scale of the
+            losses does, and beyond about 10^10 rows the constant drowns p.
 
-    Sources: the "soft" selection of AtteNT, arXiv 2602.20461; Kool, van Hoof and Welling,
-    "Stochastic beams and where to find them", ICML 2019 (Gumbel-top-k); Cohen and Kaplan,
-    "Summarizing data using bottom-k sketches", PODC 2007 (probabilities given the threshold).
+    Source: the "soft" selection of AtteNT, arXiv 2602.20461, and its published code.
     """
 
     temperature: float = 1.0
     clip_low: float = 0.0
     clip_high: float = 0.99
+    reference: bool = False
 
     needs_distribution: ClassVar[bool] = True
 
@@ -52,10 +55,17 @@ class Soft:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return self._logit(candidates) - (0.0 - candidates.uniform.log()).log()
+        noise = gumbel(candidates.uniform)
+        if self.reference:
+            return (self._published_logit(candidates) + noise) / self.temperature
+        return self._logit(candidates) + noise
 
     def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        return 1.0 - (-((self._logit(candidates) - outcome.first_excluded).exp())).exp()
+        threshold = outcome.first_excluded
+        if self.reference:
+            logit = self._published_logit(candidates)
+            return probability_above(threshold * self.temperature, logit)
+        return probability_above(threshold, self._logit(candidates))
 
     def _logit(self, candidates: Candidates) -> pl.Expr:
         losses = candidates.losses
@@ -65,3 +75,8 @@ class Soft:
         # All losses equal: every row has z = 0 and the draw is uniform.
         scale = self.temperature * (clipped.standard_deviation or 1.0)
         return (pl.col(LOSS).cast(pl.Float64).clip(low, high) - clipped.mean) / scale
+
+    def _published_logit(self, candidates: Candidates) -> pl.Expr:
+        assert candidates.losses is not None
+        log_share = pl.col(LOSS).cast(pl.Float64) - candidates.losses.log_sum_exp
+        return (log_share.exp() + _EPSILON).log()

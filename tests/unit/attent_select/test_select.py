@@ -6,17 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attent_select import Composition, plugins, select
+from attent_select import Composition, select
 from attent_select.errors import InputError
-from attent_select.schema import INDEX
 from attent_select.strategies.hard import Hard
 from attent_select.strategies.soft import Soft
 from attent_select.strategies.uniform import Uniform
 from attent_select.strategy import Strategy
-
-ALL = [
-    plugins.load("attent_select.strategies", n)() for n in plugins.names("attent_select.strategies")
-]
 
 LOSSES = st.lists(
     st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, -0.0, 1.0, 1.0])),
@@ -40,17 +35,6 @@ def chosen(selection_rows: pl.LazyFrame) -> list[tuple[int, int]]:
     return sorted(selection_rows.collect().select("shard_id", "row").rows())
 
 
-@pytest.mark.parametrize("strategy", ALL, ids=lambda s: type(s).__name__)
-def test_a_selection_has_exactly_m_distinct_rows_with_the_index_schema(strategy: Strategy) -> None:
-    losses = np.random.default_rng(1).gamma(1, 1, 1000)
-    for m in (0, 1, 123, 1000):
-        selection = select(catalog(losses), strategy=strategy, num_samples=m)
-        rows = selection.rows.collect()
-        assert dict(rows.schema) == INDEX
-        assert rows.select("shard_id", "row").n_unique() == len(rows) == selection.num_samples == m
-        assert rows["probability"].is_between(0, 1, closed="right").all()
-
-
 @given(losses=LOSSES, data=st.data())
 def test_hard_takes_the_largest_finite_losses_and_breaks_ties_by_sample(
     losses: list[float | None], data: st.DataObject
@@ -69,23 +53,6 @@ def test_hard_takes_the_largest_finite_losses_and_breaks_ties_by_sample(
     assert selection.threshold == (expected[-1][2] if expected else None)
 
 
-@pytest.mark.parametrize("strategy", ALL, ids=lambda s: type(s).__name__)
-def test_a_selection_is_the_same_whatever_the_parts_and_their_order(
-    strategy: Strategy, tmp_path: object
-) -> None:
-    losses = np.random.default_rng(2).gamma(1, 1, 2000).astype(np.float32).round(2)
-    whole = catalog(losses)
-    expected = select(whole, strategy=strategy, ratio=0.3, seed=5, round_number=2)
-    for num_parts in (2, 9):
-        parts = [
-            whole.slice(i * 2000 // num_parts, 2000 // num_parts + 1) for i in range(num_parts)
-        ]
-        mixed = pl.concat(parts[::-1]).unique(["shard_id", "row"])
-        again = select(mixed, strategy=strategy, ratio=0.3, seed=5, round_number=2)
-        assert chosen(again.rows) == chosen(expected.rows)
-        assert again.threshold == expected.threshold
-
-
 @pytest.mark.parametrize("strategy", [Uniform(), Soft()], ids=lambda s: type(s).__name__)
 def test_seed_and_round_each_change_a_random_selection(strategy: Strategy) -> None:
     losses = catalog(np.random.default_rng(3).gamma(1, 1, 500))
@@ -93,24 +60,6 @@ def test_seed_and_round_each_change_a_random_selection(strategy: Strategy) -> No
     for seed, round_number in ((1, 0), (0, 1)):
         other = select(losses, strategy=strategy, ratio=0.5, seed=seed, round_number=round_number)
         assert chosen(other.rows) != chosen(first.rows)
-
-
-@pytest.mark.parametrize(
-    "strategy", [Uniform(), Soft(), Soft(temperature=0.3)], ids=["uniform", "soft", "soft, τ 0.3"]
-)
-def test_losses_over_their_probabilities_estimate_the_corpus_mean_without_bias(
-    strategy: Strategy,
-) -> None:
-    losses = np.random.default_rng(4).gamma(1, 1, 60).astype(np.float32)
-    estimates = []
-    for seed in range(150):
-        rows = select(catalog(losses), strategy=strategy, num_samples=20, seed=seed).rows.collect()
-        at = rows["shard_id"].to_numpy() * 7 + rows["row"].to_numpy()
-        estimates.append((losses[at] / rows["probability"].to_numpy()).sum() / len(losses))
-    standard_error = np.std(estimates) / np.sqrt(len(estimates))
-    assert abs(np.mean(estimates) - losses.mean()) < 4 * standard_error
-    # Tight enough to notice probabilities that are off by a tenth.
-    assert standard_error < 0.025 * losses.mean()
 
 
 def test_soft_prefers_large_losses_and_a_low_temperature_makes_it_hard() -> None:

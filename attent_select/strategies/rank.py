@@ -1,0 +1,47 @@
+"""rank: draws by the rank of the loss, whatever the losses' scale."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+
+from attent_select.errors import InputError
+from attent_select.gumbel import gumbel, probability_above
+from attent_select.schema import LOSS
+from attent_select.strategy import Candidates, Outcome
+
+
+@dataclass(frozen=True)
+class Rank:
+    """key = β·ln(r/n) + g, with r the rank of the loss (1: smallest) and g Gumbel noise.
+
+    Draws m rows without replacement with weights r^β. Only the order of the losses counts, so no
+    outlier can dominate. Losses that agree to 2^-12 share their mean rank.
+
+    Attributes:
+        exponent: β ≥ 0. At 0 this is `uniform`, for large β `hard`.
+
+    Source: rank-based prioritisation, Schaul et al., "Prioritized Experience Replay", ICLR 2016.
+    """
+
+    exponent: float = 1.0
+
+    needs_distribution: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exponent < float("inf"):
+            raise InputError(f"exponent: {self.exponent} is not a number ≥ 0")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (LOSS,)
+
+    def key(self, candidates: Candidates) -> pl.Expr:
+        return self._logit(candidates) + gumbel(candidates.uniform)
+
+    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+        return probability_above(outcome.first_excluded, self._logit(candidates))
+
+    def _logit(self, candidates: Candidates) -> pl.Expr:
+        assert candidates.losses is not None
+        return self.exponent * candidates.losses.share_below(pl.col(LOSS)).log()
