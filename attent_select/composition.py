@@ -25,9 +25,6 @@ class Composition:
         hard_quantile: hard means a loss above this quantile of the eligible losses.
         weights: `none` (1 for all), or `inverse_probability` (1/p, scaled to mean 1 over the index,
             so that the weighted mean loss is the self-normalised estimate of the corpus mean).
-        granularity: `sample`, or blocks of samples that are stored together: `shard`, or a whole
-            number of consecutive rows of a shard, such as its rows per row group. A block's loss is
-            the mean of its samples; whole blocks are selected while they fit into the budget.
     """
 
     where: str | None = None
@@ -37,7 +34,6 @@ class Composition:
     max_visits: int | None = None
     hard_quantile: float = 0.95
     weights: Literal["none", "inverse_probability"] = "none"
-    granularity: Literal["sample", "shard"] | int = "sample"
 
     def __post_init__(self) -> None:
         if self.by is None and self.quotas != "proportional":
@@ -54,11 +50,3 @@ class Composition:
             raise InputError(f"hard_quantile: {self.hard_quantile} is outside (0, 1)")
         if self.weights not in ("none", "inverse_probability"):
             raise InputError(f"weights: {self.weights!r}; expected none or inverse_probability")
-        self._check_granularity()
-
-    def _check_granularity(self) -> None:
-        rows = self.granularity
-        if rows in ("sample", "shard"):
-            return
-        if isinstance(rows, str) or rows < 1:
-            raise InputError(f"granularity: {rows!r}; expected sample, shard, or rows per block")

@@ -161,8 +161,6 @@ def test_inverse_probability_weights_have_mean_one_and_undo_the_choice() -> None
         {"max_visits": 0},
         {"hard_quantile": 1.0},
         {"weights": "some"},
-        {"granularity": 0},
-        {"granularity": "file"},
     ],
     ids=str,
 )
