@@ -124,7 +124,7 @@ def _numbers(budget: Budget, available: Mapping[int, int]) -> pl.DataFrame:
 
 def _with_explored(rows: pl.LazyFrame, budget: Budget, explore_key: pl.Expr) -> pl.LazyFrame:
     """The rows that the strategy took, and a uniform draw from those that it left."""
-    # A row that is sure to be in and is not, is sure to be out: without chance only the cut decides.
+    # A row that is sure to be in and is not, is sure to be out: only the cut decides about it.
     is_out = (pl.col(PROBABILITY) == 1.0) & pl.col(INCLUDED).not_()
     taken = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY))
     both = rows.with_columns(taken.alias(PROBABILITY), explore_key.alias(KEY))

@@ -118,13 +118,7 @@ def select(
         in_units=num_units is not None,
     )
     rows = guarded(request.candidates(losses), composition=request.composition)
-    counted = None
-    if preview is None or request.needs_census:
-        counted = census(
-            rows,
-            with_losses=strategy.needs_distribution,
-            with_strata=request.composition.by is not None,
-        )
+    counted = request.census(rows) if preview is None or request.needs_census else None
     total = counted.total if counted else preview.total if preview else 0
     spend = _spend(num_samples, ratio, num_units, total=total)
     if not spend:
@@ -164,6 +158,13 @@ class _Request:
             strategy=self.strategy,
             composition=self.composition,
             in_units=self.in_units,
+        )
+
+    def census(self, rows: pl.LazyFrame) -> Census:
+        return census(
+            rows,
+            with_losses=self.strategy.needs_distribution,
+            with_strata=self.composition.by is not None,
         )
 
     def uniform(self, purpose: Purpose) -> pl.Expr:
