@@ -91,7 +91,10 @@ def fit(
     steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
     _check(stream, settings=settings, steps=steps)
     if (done := checkpoints.open(out)) is not None:
-        return _recorded(done, stream=stream)
+        result = _recorded(done, stream=stream)
+        if _is_writer():
+            checkpoints.discard_steps(out)  # killed after publishing, before tidying up
+        return result
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     source, resumed = _source(start, out=out, steps=steps)

@@ -192,7 +192,8 @@ class RankReader:
 
     def _filler(self, step: int) -> tuple[int, Item]:
         """The first usable sample from `step` on, in global order: the same one after a resume."""
-        following = chain.from_iterable(ids.tolist() for _, ids in self.order.steps(step))
+        steps = chain(self.order.steps(step), self.order.steps())
+        following = chain.from_iterable(ids.tolist() for _, ids in steps)
         for number in islice(following, _FILLER_ATTEMPTS):
             try:
                 return number, self._item(number, self._read(np.array([number]))[number], step=step)

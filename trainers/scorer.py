@@ -156,10 +156,13 @@ class _Scoring:
 
     def score(self, rows: list[int], items: list[Item], batch: Batch) -> None:
         """Add the results of one batch; halves it as often as memory runs out."""
+        losses = None
         try:
             losses = self._losses(batch)
-        except (torch.OutOfMemoryError, MemoryError):
-            losses = None  # left first: the exception holds the failed attempt's tensors
+        except (RuntimeError, MemoryError) as error:
+            # Handled after this block: until its end the exception holds the attempt's tensors.
+            if not _is_out_of_memory(error):
+                raise
         if losses is not None:
             self._notes.num_truncated += (
                 int(batch["truncated"].sum()) if "truncated" in batch else 0
@@ -190,6 +193,13 @@ class _Scoring:
         with autocast:
             losses, num_units = self._task.per_sample_loss(self._model, batch)
         return list(zip(losses.float().tolist(), num_units.tolist(), strict=True))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no exception of its own for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error)
+    )
 
 
 def _pieces(samples: Iterable[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:

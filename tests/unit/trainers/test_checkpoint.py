@@ -145,6 +145,39 @@ def test_loading_names_weights_that_are_missing_left_over_or_of_another_shape(
             MODELS.load(tmp_path)
 
 
+SMALL = {"image_size": 32, "patch_size": 4, "num_channels": 1, "num_labels": 3}
+ARCHITECTURES = {
+    "vit": SMALL | {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "swin": SMALL | {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    "segformer": {
+        "num_channels": 1,
+        "num_labels": 3,
+        "num_encoder_blocks": 2,
+        "depths": [1, 1],
+        "sr_ratios": [2, 1],
+        "hidden_sizes": [8, 8],
+        "patch_sizes": [3, 3],
+        "strides": [2, 2],
+        "num_attention_heads": [1, 2],
+        "mlp_ratios": [2, 2],
+        "decoder_hidden_size": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_every_weight_of_architectures_that_rename_their_keys_comes_back(
+    model_type: str, tmp_path: Path
+) -> None:
+    models = TASK.models({"config": {"model_type": model_type, **ARCHITECTURES[model_type]}})
+    model = models.build(3)
+    with torch.no_grad():
+        for parameter in model.parameters():  # no weight at a value that a new model could have
+            parameter.uniform_(1, 2)
+    models.save(model, tmp_path)
+    assert checkpoint.weights_digest(models.load(tmp_path)) == checkpoint.weights_digest(model)
+
+
 def test_a_new_head_on_a_saved_model_has_to_be_asked_for(tmp_path: Path) -> None:
     MODELS.save(MODELS.build(1), tmp_path)
     settings = {"path": str(tmp_path), "config": {"num_labels": 3}}

@@ -28,14 +28,14 @@ def model() -> torch.nn.Module:
 class Reciprocal(torch.nn.Module):
     """Loss 1 / x; runs out of memory on more padded units than `limit`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
         super().__init__()
-        self.limit = limit
+        self.limit, self.error = limit, error
         self.one = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if values.numel() > self.limit:
-            raise torch.OutOfMemoryError("the device is full")
+            raise self.error("DefaultCPUAllocator: can't allocate memory")
         return self.one / values[:, 0]
 
 
@@ -124,6 +124,15 @@ def test_a_single_sample_too_large_for_memory_gets_a_status_and_the_others_their
     rows, _, _ = score([(1.0, 1), (2.0, 7), (4.0, 2)], limit=3)
     assert rows["status"].to_list() == ["ok", "oom", "ok"]
     assert rows["loss"].to_list() == [1.0, None, 0.25]
+
+
+def test_the_cpus_way_to_run_out_of_memory_counts_and_another_error_does_not() -> None:
+    values = numbers([(1.0, 1), (2.0, 1), (4.0, 1)])
+    task: Any = Numbers()
+    rows = score_rows(task, Reciprocal(1, RuntimeError), values)
+    assert rows["loss"].to_list() == [1.0, 0.5, 0.25]
+    with pytest.raises(ValueError, match="allocate"):
+        score_rows(task, Reciprocal(1, ValueError), values)
 
 
 def test_a_loss_that_is_not_finite_is_no_loss() -> None:

@@ -229,6 +229,19 @@ def test_samples_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) ->
     assert sum(float(batch["weight"].sum()) == 0 for batch in batches) == 2 + stream.stats.padded
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_bad_sample_alone_in_the_last_step_is_stood_in_for_by_an_earlier_one(
+    tmp_path: Path, bad: int
+) -> None:
+    rows = samples(3)
+    rows[bad]["image"] = b"not an image"
+    corpus = write_corpus(tmp_path / "corpus", rows, num_shards=1)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    batches = list(stream_of(index, corpus, batch_size=1))
+    assert len(batches) == 3
+    assert {row for _, _, row in trained(batches)} == {0, 1, 2} - {bad}
+
+
 def test_too_many_samples_that_cannot_be_used_end_the_stream_with_the_last_reason(
     tmp_path: Path,
 ) -> None:
