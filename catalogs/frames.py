@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from attent_select.errors import InputError, MissingError
+from attent_select.teaching import Preview
 from catalogs import parquet_file, storage
 
 SchemaDict = dict[str, Any]
@@ -27,6 +28,9 @@ Notes = dict[str, Any]
 _NOTES = b"attent_select"
 _ORDER = ("shard_id", "row")
 _ROWS_PER_BATCH = 1 << 18
+# A preview takes so many rows of so many files: half a million in all.
+_PREVIEWED_FILES = 64
+_PREVIEWED_ROWS = 1 << 13
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
@@ -133,6 +137,18 @@ def scan(urls: Sequence[str], *, schema: SchemaDict) -> pl.LazyFrame:
         yield from limited(frames, where=where, limit=limit)
 
     return register_io_source(source, schema=schema)
+
+
+def preview(urls: Sequence[str], *, schema: SchemaDict, total: int | None = None) -> Preview:
+    """The first rows of some of the files, for `attent_select.select` to guess from.
+
+    `total` is the number of rows of all files; read from their footers where it is not known.
+    """
+    if total is None:
+        total = sum(footer_of(url).metadata.num_rows for url in urls)
+    some = urls[:: -(-len(urls) // _PREVIEWED_FILES) or 1]
+    rows = [scan([url], schema=schema).head(_PREVIEWED_ROWS) for url in some]
+    return Preview(total, pl.concat([pl.LazyFrame(schema=schema), *rows]))
 
 
 def limited(

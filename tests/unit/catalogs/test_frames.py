@@ -149,3 +149,15 @@ def test_a_scan_of_remote_files_reads_only_the_columns_it_needs(
     assert scan.select(pl.col("row").sum()).collect().item() == sum(range(20_000))
     # The footer's tail is 64 KiB; the losses would be about as much again.
     assert sum(read[1:]) < 4 * 20_000 / 2
+
+
+def test_a_preview_knows_how_many_rows_there_are_and_some_of_them(urls: list[str]) -> None:
+    kinds = {"shard_id": pl.UInt32, "row": pl.UInt32}
+    whole = frames.scan(urls, schema=kinds).collect()
+    preview = frames.preview(urls, schema=kinds)
+    assert preview.total == len(whole)
+    some = preview.rows.collect()
+    assert 0 < len(some) <= len(whole)
+    assert len(some.join(whole, on=["shard_id", "row"], how="semi")) == len(some)
+    assert frames.preview(urls, schema=kinds, total=7).total == 7
+    assert frames.preview([], schema=kinds).rows.collect().is_empty()
