@@ -1,0 +1,212 @@
+"""How long selecting takes and what memory it needs, from 10^6 to 10^9 losses, beside other ways.
+
+Generates catalogs part by part on disk, then runs every method in a process of its own, in turns:
+ours from files to a finished index file; the others from the same files to the ids in memory, where
+the machine's memory allows. Writes a table, JSON and a log-log plot to benchmarks/results/.
+
+    python benchmarks/selection.py                          # 10^6, 10^7, 10^8 rows
+    python benchmarks/selection.py --rows 1e9 --only ours   # needs 4 GB of disk
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import polars as pl
+
+from attent_select import plugins, schema, select
+from catalogs import IndexFile, frames
+from pipeline.selecting import peak_rss_bytes
+
+RESULTS = Path(__file__).parent / "results"
+RATIO = 0.2
+PART_ROWS = 500_000
+STRATEGIES = plugins.names("attent_select.strategies")
+# Rows beyond which a method is not tried: it would need more memory than it is given here.
+PEERS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
+
+
+def generate(folder: Path, num_rows: int) -> None:
+    """A catalog of `num_rows` rows in parts of half a million; shards are not alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(-(-num_rows // PART_ROWS)):
+        path = folder / f"{part:06d}.parquet"
+        if path.exists():
+            continue
+        rows = min(PART_ROWS, num_rows - part * PART_ROWS)
+        rng = np.random.default_rng(part)
+        loss = rng.gamma(1.2 + 0.3 * np.sin(part), 0.7, rows)
+        table = pl.DataFrame({"row": np.arange(rows, dtype=np.uint32)}).with_columns(
+            shard_id=pl.lit(part),
+            loss=pl.Series(loss, dtype=pl.Float32),
+            num_units=pl.lit(1),
+            status=pl.lit(schema.OK),
+            measured_step=pl.lit(0),
+            origin=pl.lit(schema.SCORED),
+            visits=pl.lit(0),
+            reference_loss=pl.Series(rng.gamma(1.0, 0.3, rows), dtype=pl.Float32),
+        )
+        kinds = schema.LOSSES | {"reference_loss": pl.Float32}
+        typed = table.select(pl.col(name).cast(kind) for name, kind in kinds.items())
+        frames.publish_frame(str(path), typed, notes={})
+
+
+def ours(files: list[str], strategy: str) -> int:
+    """From the files to an index file."""
+    kinds = schema.LOSSES | {"reference_loss": pl.Float32}
+    with tempfile.TemporaryDirectory() as folder:
+        selection = select(
+            frames.scan(files, schema=dict(kinds)),
+            strategy=plugins.load("attent_select.strategies", strategy)(),
+            ratio=RATIO,
+            preview=frames.preview(files, schema=dict(kinds)),
+        )
+        index = IndexFile.write(f"{folder}/index.parquet", selection.rows, provenance={})
+        return index.num_samples
+
+
+def polars_top_k(files: list[str]) -> int:
+    losses = pl.scan_parquet(files, glob=False).select("shard_id", "row", "loss")
+    total = pl.scan_parquet(files, glob=False).select(pl.len()).collect().item()
+    return len(losses.top_k(int(total * RATIO), by="loss").collect(engine="streaming"))
+
+
+def numpy_argpartition(files: list[str]) -> int:
+    losses = read_losses(files)
+    m = int(len(losses) * RATIO)
+    return len(np.argpartition(losses, len(losses) - m)[-m:])
+
+
+def torch_topk(files: list[str]) -> int:
+    import torch
+
+    losses = torch.from_numpy(read_losses(files))
+    return len(torch.topk(losses, int(len(losses) * RATIO), sorted=False).indices)
+
+
+def duckdb(files: list[str]) -> int:
+    import duckdb as duck
+
+    with duck.connect() as connection:
+        connection.execute(f"SET threads = {pl.thread_pool_size()}")
+        source = f"read_parquet({files!r})"
+        (total,) = connection.execute(f"SELECT count(*) FROM {source}").fetchone() or (0,)
+        m = int(total * RATIO)
+        connection.execute(
+            f"CREATE TABLE s AS SELECT shard_id, row FROM {source} ORDER BY loss DESC LIMIT {m}"
+        )
+        return int((connection.execute("SELECT count(*) FROM s").fetchone() or (0,))[0])
+
+
+def read_losses(files: list[str]) -> np.ndarray:
+    import pyarrow.parquet as pq
+
+    parts = [pq.read_table(file, columns=["loss"])["loss"].to_numpy() for file in files]
+    return np.concatenate(parts)
+
+
+METHODS: dict[str, Callable[[list[str]], int]] = {
+    **{f"ours: {name}": lambda files, name=name: ours(files, name) for name in STRATEGIES},
+    "polars top_k": polars_top_k,
+    "duckdb": duckdb,
+    "numpy argpartition": numpy_argpartition,
+    "torch topk": torch_topk,
+}
+
+
+def measure(method: str, folder: Path) -> dict[str, float]:
+    """One method in a process of its own; imports are not counted."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", method, "--folder", str(folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(json.loads(done.stdout))
+
+
+def one(method: str, folder: Path) -> dict[str, float]:
+    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    started = time.perf_counter()
+    selected = METHODS[method](files)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_rss_bytes": peak_rss_bytes(), "selected": selected}
+
+
+def compare(num_rows: int, folder: Path, *, only: str, repeats: int) -> list[dict[str, object]]:
+    """All methods that fit, in turns, so that the machine's moods strike all of them."""
+    chosen = [
+        name
+        for name in METHODS
+        if name.startswith(only) and (name.startswith("ours") or num_rows <= PEERS[name])
+    ]
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    for _ in range(repeats):
+        for name in chosen:
+            runs[name].append(measure(name, folder))
+            print(f"  {name:24} {runs[name][-1]['seconds']:8.2f} s", file=sys.stderr)
+    return [
+        {
+            "method": name,
+            "rows": num_rows,
+            "selected": int(each[0]["selected"]),
+            "seconds": round(median(run["seconds"] for run in each), 3),
+            "all_seconds": [round(run["seconds"], 3) for run in each],
+            "peak_rss_mib": round(max(run["peak_rss_bytes"] for run in each) / 2**20),
+        }
+        for name, each in runs.items()
+    ]
+
+
+def plot(results: list[dict[str, object]], path: Path) -> None:
+    import altair as alt
+
+    base = alt.Chart(pl.DataFrame(results)).encode(
+        x=alt.X("rows:Q", scale=alt.Scale(type="log"), title="rows"),
+        color=alt.Color("method:N", sort=None),
+    )
+    charts = [
+        base.mark_line(point=True)
+        .encode(y=alt.Y(f"{column}:Q", scale=alt.Scale(type="log"), title=title))
+        .properties(width=420, height=320)
+        for column, title in (("seconds", "seconds"), ("peak_rss_mib", "peak memory, MiB"))
+    ]
+    alt.hconcat(*charts, title=f"Selecting {RATIO:.0%} of the rows").save(path, scale_factor=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="1e6,1e7,1e8", help="comma-separated")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-bench"))
+    parser.add_argument("--only", default="", help="methods that begin with this")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--name", default="selection", help="of the result files")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one, options.folder)))
+        return
+    results = []
+    for num_rows in (int(float(rows)) for rows in options.rows.split(",")):
+        folder = options.folder / str(num_rows)
+        generate(folder, num_rows)
+        print(f"{num_rows:,} rows", file=sys.stderr)
+        results += compare(num_rows, folder, only=options.only, repeats=options.repeats)
+    machine = {"cpus": pl.thread_pool_size(), "processor": platform.machine()}
+    text = json.dumps({"machine": machine, "ratio": RATIO, "results": results}, indent=1)
+    (RESULTS / f"{options.name}.json").write_text(text + "\n")
+    plot(results, RESULTS / f"{options.name}.png")
+    with pl.Config(tbl_rows=-1, fmt_str_lengths=40):
+        print(pl.DataFrame(results).drop("all_seconds"))
+
+
+if __name__ == "__main__":
+    main()
