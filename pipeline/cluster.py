@@ -169,7 +169,8 @@ def _local_client(settings: ClusterSettings) -> Iterator[Client]:
             threads_per_worker=settings.threads_per_worker,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=settings.dashboard,
+            # Without a dashboard Dask still serves metrics: at any free port.
+            dashboard_address=settings.dashboard or "127.0.0.1:0",
             scheduler_kwargs={"dashboard": settings.dashboard is not None},
             memory_limit=settings.memory_limit,
             silence_logs=logging.CRITICAL,

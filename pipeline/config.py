@@ -79,18 +79,24 @@ def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def freeze(config: RunConfig) -> None:
-    """Writes run.yaml once; later only checks that nothing but the cluster has changed.
+    """Writes run.yaml, once. Raises what `check_frozen` raises."""
+    url = Layout(config.run).config
+    if storage.info(url) is None:
+        text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+        storage.publish(url, text.encode())
+    check_frozen(config)
+
+
+def check_frozen(config: RunConfig) -> None:
+    """Whether the run, if it was started, was started with these settings.
 
     Raises:
-        InputError: the run was started with other settings; names the keys that differ.
+        InputError: it was not; names the keys that differ. Where it runs may change (`cluster`).
     """
     url = Layout(config.run).config
-    now = config.resolved()
     if storage.info(url) is None:
-        text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True)
-        storage.publish(url, text.encode())
         return
-    before, after = dict(_leaves(_yaml(url))), dict(_leaves(now))
+    before, after = dict(_leaves(_yaml(url))), dict(_leaves(config.resolved()))
     lines = [
         f"{key}: the run was started with {before.get(key)!r}, now it is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

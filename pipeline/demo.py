@@ -118,11 +118,17 @@ _TITLES = {
 
 def show_table(result: DemoResult) -> None:
     """The comparison, for people."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    titles = ["", "samples seen", "scoring s", "selecting s", "training s", "total s"]
-    table = Table(*titles, "accuracy", "loss", "seconds saved")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("")
+    for title in (
+        *("samples\nseen", "score\ns", "select\ns", "train\ns", "total\ns"),
+        *("accuracy\n", "held-out\nloss", "seconds\nsaved"),
+    ):
+        table.add_column(title, justify="right")
     for name in _ARMS:
         arm: Arm = getattr(result, name)
         stages_ = [f"{arm.seconds[stage]:.1f}" for stage in ("score", "select", "train", "total")]
@@ -239,7 +245,7 @@ def _vision(out: str) -> dict[str, Any]:  # noqa: ARG001
             "epochs": 30,
             "warmup_epochs": 3,
             "ratio": {"start": 0.4},
-            "interval": {"epochs": 3},
+            "interval": {"kind": "incremental", "epochs": 2},
         },
         "training": {
             "batch_size": 32,
@@ -258,18 +264,18 @@ def _text(out: str) -> dict[str, Any]:
             "tokenizer": join(out, "data", "tokenizer"),
             "prompt": "prompt",
             "response": "response",
-            "max_length": 96,
+            "max_length": 64,
         },
         "model": {
             "config": {
                 "model_type": "llama",
                 "vocab_size": _VOCABULARY,
-                "hidden_size": 96,
-                "intermediate_size": 256,
-                "num_hidden_layers": 3,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
                 "num_attention_heads": 4,
                 "num_key_value_heads": 4,
-                "max_position_embeddings": 128,
+                "max_position_embeddings": 64,
                 "pad_token_id": 0,
                 "bos_token_id": None,
                 "eos_token_id": 1,
@@ -277,9 +283,10 @@ def _text(out: str) -> dict[str, Any]:
             }
         },
         "schedule": {
-            "epochs": 8,
+            "epochs": 11,
             "warmup_epochs": 1,
             "ratio": {"start": 0.4},
+            "interval": {"kind": "incremental"},
         },
         "training": {
             "batch_size": 32,
@@ -291,7 +298,7 @@ def _text(out: str) -> dict[str, Any]:
     }
 
 
-_VOCABULARY = 2048
+_VOCABULARY = 1024
 _NUM_DOCSTRINGS = 2000
 
 

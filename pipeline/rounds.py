@@ -91,12 +91,14 @@ def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
     """
     from trainers import checkpoint
 
-    configs.freeze(config)
+    configs.check_frozen(config)
     _ingest(config, cluster=cluster)
     corpus = Corpus.open(config.run)
+    _check_columns(corpus, config)
     rounds = plan(
         config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
     )
+    configs.freeze(config)
     models = config.task.settings.models(config.model)
     checkpoint.save_initial(models, seed=config.seed, url=Layout(config.run).initial_checkpoint)
     return Run(config, corpus, rounds)
@@ -269,6 +271,18 @@ def _score_seconds(run: Run, round_: Round) -> float:
     if round_.number not in run.catalog.rounds():
         return 0.0
     return float(run.catalog.provenance(round_.number)["seconds"])
+
+
+def _check_columns(corpus: Corpus, config: RunConfig) -> None:
+    for section, columns in (
+        ("task", config.task.settings.columns),
+        ("scoring.carry", config.scoring.carry),
+    ):
+        if missing := [name for name in columns if name not in corpus.columns]:
+            raise InputError(
+                f"{section}: the corpus has no column {', '.join(missing)}; it has "
+                f"{', '.join(corpus.columns)}"
+            )
 
 
 def _ingest(config: RunConfig, *, cluster: Cluster) -> None:

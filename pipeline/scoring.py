@@ -61,14 +61,13 @@ def score_round(
         ClusterError: the cluster was lost.
     """
     started = monotonic()
-    measurement = _measurement(config, checkpoint=checkpoint)
+    measurement = measurement_of(config, checkpoint=checkpoint)
     catalog = measurement.catalog
     corpus = catalog.corpus
-    _check_columns(corpus, measurement)
     snapshot = Layout(config.run).snapshot(round_number)
     if round_number in catalog.rounds():
         return _result(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
-    tasks = _plan(corpus, measurement)
+    tasks = plan_tasks(corpus, measurement)
     scored = _measure(tasks, client=client, config=config, done=catalog.span_digests())
     parts = _compact(tasks, client=client, config=config, round_number=round_number)
     _check_failed(parts, config=config)
@@ -86,7 +85,8 @@ def score_round(
     return _result(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
 
 
-def _measurement(config: RunConfig, *, checkpoint: str) -> Measurement:
+def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
+    """What the losses of a round depend on. Raises `MissingError` without the checkpoint."""
     from trainers import checkpoint as checkpoints
 
     found = checkpoints.open(checkpoint)
@@ -103,19 +103,8 @@ def _measurement(config: RunConfig, *, checkpoint: str) -> Measurement:
     )
 
 
-def _check_columns(corpus: Corpus, measurement: Measurement) -> None:
-    for section, columns in (
-        ("task", measurement.task.columns),
-        ("scoring.carry", measurement.settings.carry),
-    ):
-        if missing := [name for name in columns if name not in corpus.columns]:
-            raise InputError(
-                f"{section}: the corpus has no column {', '.join(missing)}; it has "
-                f"{', '.join(corpus.columns)}"
-            )
-
-
-def _plan(corpus: Corpus, measurement: Measurement) -> list[SpanTask]:
+def plan_tasks(corpus: Corpus, measurement: Measurement) -> list[SpanTask]:
+    """One task for each span of the corpus, in order."""
     settings = measurement.settings
     measured_by = {
         "weights": measurement.checkpoint.weights_digest,

@@ -1,0 +1,233 @@
+"""The command line: exit codes, one JSON object on stdout, everything else on stderr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from small_runs import small_run
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`attent ARGUMENTS` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+        cwd=cwd or ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def the_object(stdout: str) -> dict[str, Any]:
+    """What a command with `--json` prints: one JSON object and nothing else."""
+    assert len(stdout.splitlines()) == 1
+    found: dict[str, Any] = json.loads(stdout)
+    return found
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    """The answer of a command in a process of its own."""
+    done = attent(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return the_object(done.stdout)
+
+
+def answer_here(*arguments: object) -> dict[str, Any]:
+    """The answer of a command in this process, which has imported everything already."""
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.stderr
+    return the_object(done.stdout)
+
+
+COMMANDS = ("demo", "ingest", "score", "select", "stream", "train", "run", "query", "report")
+
+
+def test_help_names_every_command_without_loading_torch_or_dask() -> None:
+    code = (
+        "import sys; from pipeline import cli\n"
+        "try: cli.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'distributed', 'dask', 'altair', 'pyarrow'}\n"
+        "sys.exit(f'loaded {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert f" {command} " in done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """A run made by the command line alone, stage by stage."""
+    folder = tmp_path_factory.mktemp("cli")
+    values = small_run(folder / "run", shards, schedule={"epochs": 1, "ratio": {"start": 0.5}})
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return folder / "run"
+
+
+def test_a_run_can_be_made_stage_by_stage(run: Path, shards: Path) -> None:
+    file = run.parent / "config.yaml"
+    ingested = answer("ingest", shards / "parquet", "--out", run)
+    assert (ingested["num_shards"], ingested["num_samples"]) == (3, 240)
+    scored = answer("score", file)
+    assert (scored["scored"], scored["skipped"], scored["failed"]) == (240, 0, {})
+    assert scored["samples_per_second"] > 0
+    assert Path(scored["snapshot"]).exists()
+    trained = answer("train", run)
+    again = answer("run", file)
+    assert trained["rounds"] == again["rounds"]
+    assert trained["checkpoint"] == again["checkpoint"] == f"{run}/checkpoints/00000"
+    rows = answer("query", run, "SELECT count(*) AS n FROM losses")
+    assert rows == {"columns": ["n"], "rows": [[240]]}
+    shown = attent("run", run)
+    assert shown.stdout.startswith("round 0 (teach, 50%): 120 samples, train_loss ")
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Losses of two shards in two Parquet files, not in order: 0.00 … 0.99, and one null."""
+    folder = tmp_path_factory.mktemp("losses")
+    for shard in (0, 1):
+        rows = range(50)
+        frame = pl.DataFrame(
+            {
+                "shard_id": [shard] * 50,
+                "row": rows,
+                "loss": [None if (shard, row) == (1, 0) else shard / 2 + row / 100 for row in rows],
+                "source": ["even" if row % 2 == 0 else "odd" for row in rows],
+            },
+            schema_overrides={"shard_id": pl.UInt32, "row": pl.UInt32, "loss": pl.Float32},
+        )
+        frame.reverse().write_parquet(folder / f"{shard}.parquet")
+    return folder
+
+
+def test_select_takes_the_hardest_of_any_parquet_files(losses: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index.parquet"
+    found = answer_here(
+        "select", f"{losses}/*.parquet", "--num-samples", 5, "--strategy", "hard", "--out", out
+    )
+    assert (found["selected"], found["total"], found["eligible"]) == (5, 100, 99)
+    assert found["threshold"] == pytest.approx(0.95)
+    assert found["peak_rss_bytes"] > 0
+    index = pl.read_parquet(out)
+    assert index["row"].to_list() == [45, 46, 47, 48, 49]
+    assert index["shard_id"].unique().to_list() == [1]
+
+
+def test_select_passes_settings_seed_and_where_on(losses: Path, tmp_path: Path) -> None:
+    def selected(name: str, *more: object) -> dict[str, Any]:
+        out = tmp_path / f"{name}.parquet"
+        return answer_here("select", losses, "--ratio", "0.2", "--out", out, *more)
+
+    plain, again = selected("plain"), selected("again")
+    assert plain["digest"] == again["digest"]
+    assert plain["selected"] == 20
+    assert selected("seed", "--seed", 1)["digest"] != plain["digest"]
+    assert selected("cold", "--set", "temperature=0.01")["digest"] != plain["digest"]
+    odd = selected("odd", "--where", "source = 'odd'")
+    assert odd["eligible"] == 50
+    assert set(pl.read_parquet(tmp_path / "odd.parquet")["row"] % 2) == {1}
+
+
+def test_every_world_size_streams_the_same_order(run: Path) -> None:
+    index = run / "index" / "00000.parquet"
+    walks = [
+        answer_here("stream", run, "--index", index, "--batch-size", 32, "--world-size", size)
+        for size in (1, 2)
+    ]
+    assert walks[0]["order_digest"] == walks[1]["order_digest"]
+    assert walks[0]["rank_digest"] != walks[1]["rank_digest"]
+    assert [walk["num_samples"] for walk in walks] == [120, 60]
+    assert walks[0]["read_amplification"] == walks[0]["bytes_read"] / walks[0]["bytes_selected"]
+    only = answer_here("stream", run, "--index", index, "--batch-size", 32, "--digest")
+    assert (only["order_digest"], only["bytes_read"]) == (walks[0]["order_digest"], 0)
+
+
+WRONG = [
+    (["run", "nowhere.yaml"], "nowhere.yaml"),
+    (["run", "CONFIG", "--set", "schedule.ratio.start=1.4"], "start: 1.4 is outside (0, 1]"),
+    (["run", "CONFIG", "--set", "schedule"], "--set schedule: expected key=value"),
+    (["train", "/nowhere"], "no run.yaml there"),
+    (["score", "RUN", "--round", "7"], "the plan has rounds 0 to 0"),
+    (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing is at /nowhere/*.parquet"),
+    (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "no plug-in 'zip'"),
+    (["select", "LOSSES", "--out", "OUT"], "give either --ratio or --num-samples"),
+    (["select", "LOSSES", "--out", "OUT", "--ratio", "2"], "2.0 is outside (0, 1]"),
+    (["select", "LOSSES", "--out", "OUT", "--num-samples", "100"], "only 99 are eligible"),
+    (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=2"], "tau: unknown key"),
+    (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "is there already"),
+    (["stream", "RUN", "--index", "/nowhere", "--batch-size", "8"], "/nowhere"),
+    (["query", "RUN", "DROP TABLE losses"], "one SELECT or WITH"),
+    (["demo", "--task", "sound"], "--task sound: expected vision or text"),
+    (["report", "/nowhere"], "/nowhere"),
+    (["selct"], "selct"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: str(value)[:50])
+def test_bad_input_is_exit_code_2_and_a_message_without_a_traceback(
+    run: Path, losses: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    places = {
+        "CONFIG": str(run.parent / "config.yaml"),
+        "RUN": str(run),
+        "LOSSES": str(losses),
+        "OUT": str(tmp_path / "out"),
+    }
+    done = CliRunner().invoke(app, [places.get(word, word) for word in arguments])
+    assert done.exit_code == 2, done.stderr
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_error_of_a_process_is_one_line_on_stderr() -> None:
+    done = attent("train", "/nowhere", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("attent: /nowhere: no run.yaml there")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_how_to_go_on(
+    tmp_path: Path, shards: Path, sent: signal.Signals
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(small_run(tmp_path / "run", shards)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", str(file), "--json"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "run" / "run.yaml").exists():
+        assert process.poll() is None
+    process.send_signal(sent)
+    out, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert f"To go on: attent run {file} --json" in errors
+    assert "Traceback" not in errors
+    assert out == ""

@@ -1,0 +1,122 @@
+"""Tasks in a rolling window, on a real cluster, and what happens when it is lost."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from attent_select.errors import ClusterError, InputError
+from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
+from pipeline.settings import ClusterSettings
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def refuse(number: int) -> int:
+    raise InputError(f"no {number}")
+
+
+def touch_and_hang(path: str) -> None:
+    Path(path).touch()
+    time.sleep(600)  # until its process is killed
+
+
+def test_every_task_comes_back_with_its_result(client: Client) -> None:
+    assert sorted(run_tasks(client, double, range(20))) == [(n, 2 * n) for n in range(20)]
+
+
+def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:
+    drawn: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    results = run_tasks(client, double, numbers(), window_per_thread=2)
+    for finished in range(1, 11):
+        next(results)
+        assert len(drawn) <= 4 + finished
+    results.close()
+
+
+def test_the_error_of_a_task_is_raised_as_it_is(client: Client) -> None:
+    with pytest.raises(InputError, match="no 3"):
+        list(run_tasks(client, refuse, [3]))
+
+
+def test_a_cluster_is_only_started_when_it_is_needed() -> None:
+    nowhere = ClusterSettings(scheduler="tcp://127.0.0.1:9", connect_timeout_seconds=0.5)
+    with (
+        connect_when_needed(nowhere) as cluster,
+        pytest.raises(InputError, match="nothing answers"),
+    ):
+        cluster()
+
+
+@contextmanager
+def processes(address_file: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[bytes]]]]:
+    """A scheduler and one worker in processes of their own, and the scheduler's address."""
+    code = (
+        "import asyncio, sys, pathlib\n"
+        "from distributed import Scheduler\n"
+        "async def main():\n"
+        "    async with Scheduler(host='127.0.0.1', port=0, dashboard=False) as s:\n"
+        "        path = pathlib.Path(sys.argv[1]); new = path.with_suffix('.new')\n"
+        "        new.write_text(s.address); new.rename(path)\n"
+        "        await s.finished()\n"
+        "asyncio.run(main())\n"
+    )
+    scheduler = subprocess.Popen([sys.executable, "-c", code, str(address_file)])
+    started = {"scheduler": scheduler}
+    try:
+        while not address_file.exists():
+            assert scheduler.poll() is None
+        address = address_file.read_text()
+        worker = ["-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads=1"]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([*sys.path, os.fspath(Path.cwd())])
+        }
+        started["worker"] = subprocess.Popen(
+            [sys.executable, *worker, "--no-dashboard"], env=environment, stderr=subprocess.DEVNULL
+        )
+        yield address, started
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [("scheduler", "connection to the Dask scheduler was lost"), ("worker", "had no worker for")],
+)
+def test_a_lost_cluster_is_noticed_and_the_message_says_how_to_go_on(
+    tmp_path: Path, lost: str, message: str
+) -> None:
+    with processes(tmp_path / "address") as (address, started):
+        settings = ClusterSettings(scheduler=address)
+        with connect(settings) as client:
+            assert list(run_tasks(client, double, [1])) == [(1, 2)]
+
+            def kill_once_running() -> None:
+                while not (tmp_path / "running").exists():
+                    pass
+                started[lost].kill()
+
+            killer = threading.Thread(target=kill_once_running)
+            killer.start()
+            tasks = [str(tmp_path / "running")]
+            with pytest.raises(ClusterError, match=message) as caught:
+                list(run_tasks(client, touch_and_hang, tasks, patience_seconds=1.0))
+            killer.join()
+            assert "run the same command again" in str(caught.value)
+            assert caught.value.exit_code == 130

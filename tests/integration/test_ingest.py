@@ -1,0 +1,163 @@
+"""Ingesting and converting, on a real cluster."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from digits import samples
+
+from attent_select.errors import CorpusMismatchError, ExistsError, InputError
+from catalogs import Corpus
+from catalogs.layout import Layout
+from pipeline.cluster import Client
+from pipeline.convert import convert
+from pipeline.ingest import ingest
+
+COLUMNS = ["image", "label"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_a_corpus_has_every_sample_in_the_order_of_the_urls(
+    tmp_path: Path, shards: Path, client: Client, kind: str
+) -> None:
+    run = str(tmp_path / "run")
+    result = ingest([str(shards / kind)], run=run, client=client)
+    corpus = Corpus.open(run)
+    assert (result.num_shards, result.num_samples) == (3, 240)
+    assert (result.corpus_id, result.num_bytes) == (corpus.corpus_id, corpus.num_bytes)
+    read = [
+        sample
+        for shard in corpus.shards
+        for sample in corpus.read(
+            shard.shard_id, rows=range(shard.num_samples), columns=COLUMNS
+        ).samples
+    ]
+    assert [sample["label"] for sample in read] == [s["label"] for s in samples(240)]
+    assert read[17]["image"] == samples(240)[17]["image"]
+
+
+def test_ingesting_again_changes_nothing(tmp_path: Path, shards: Path, client: Client) -> None:
+    run = str(tmp_path / "run")
+    first = ingest([str(shards / "parquet")], run=run, client=client)
+    before = Path(Layout(run).manifest).stat()
+    again = ingest([f"{shards}/parquet/*.parquet"], run=run, client=client)
+    assert again.corpus_id == first.corpus_id
+    assert Path(Layout(run).manifest).stat() == before
+
+
+def test_a_run_never_changes_its_corpus(tmp_path: Path, shards: Path, client: Client) -> None:
+    run = str(tmp_path / "run")
+    ingest([str(shards / "parquet")], run=run, client=client)
+    with pytest.raises(ExistsError, match="a corpus never changes"):
+        ingest([str(shards / "webdataset")], run=run, client=client)
+
+
+def test_a_shard_that_changed_since_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
+    run, folder = str(tmp_path / "run"), tmp_path / "shards"
+    folder.mkdir()
+    for path in (shards / "parquet").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    ingest([str(folder)], run=run, client=client)
+    os.utime(folder / "001.parquet", ns=(1, 1))
+    with pytest.raises(CorpusMismatchError, match=r"001\.parquet is not the object"):
+        ingest([str(folder)], run=run, client=client)
+
+
+def test_a_damaged_shard_is_named_and_leaves_no_corpus(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    whole = (shards / "parquet" / "000.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.parquet"):
+        ingest([str(tmp_path / "cut.parquet")], run=str(tmp_path / "run"), client=client)
+    assert not (tmp_path / "run" / "corpus" / "manifest.parquet").exists()
+
+
+# Three sources of the same nine samples: label n, and a text.
+ROWS = [{"label": number, "text": f"text {number}"} for number in range(9)]
+
+
+def json_lines(folder: Path) -> str:
+    folder.mkdir()
+    for name, rows in (("a", ROWS[:4]), ("b", ROWS[4:])):
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines + "\n\n")
+    return str(folder / "*.jsonl")
+
+
+def one_parquet(folder: Path) -> str:
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "all.parquet", row_group_size=2)
+    return str(folder / "all.parquet")
+
+
+@pytest.mark.parametrize("source", [json_lines, one_parquet])
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_converting_cuts_samples_into_shards_of_the_wished_size(
+    tmp_path: Path, client: Client, source: Any, kind: str
+) -> None:
+    run = str(tmp_path / "run")
+    url = source(tmp_path / "source")
+    result = ingest([url], run=run, client=client, convert=kind, shard_samples=4)
+    corpus = Corpus.open(run)
+    assert [shard.num_samples for shard in corpus.shards] == [4, 4, 1]
+    assert result.num_samples == 9
+    read = [
+        dict(sample)
+        for shard in corpus.shards
+        for sample in corpus.read(
+            shard.shard_id, rows=range(shard.num_samples), columns=["label", "text"]
+        ).samples
+    ]
+    assert read == ROWS
+
+
+def test_an_image_folder_becomes_images_with_the_number_of_their_class(tmp_path: Path) -> None:
+    pictures = samples(4)
+    for number, name in enumerate(["cat", "dog", "cat", "ant"]):
+        path = tmp_path / "images" / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pictures[number]["image"])
+    urls = convert(
+        [str(tmp_path / "images")],
+        to=str(tmp_path / "shards"),
+        shard_format="parquet",
+        shard_samples=10,
+    )
+    table = pq.read_table(urls[0]).to_pylist()
+    assert [(row["class_name"], row["label"]) for row in table] == [
+        ("ant", 0),
+        ("cat", 1),
+        ("cat", 1),
+        ("dog", 2),
+    ]
+    assert table[0]["image"] == pictures[3]["image"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_converting_twice_gives_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    url = json_lines(tmp_path / "source")
+    written = [
+        convert([url], to=str(tmp_path / name), shard_format=kind, shard_samples=5)
+        for name in ("one", "two")
+    ]
+    first, second = ([Path(found).read_bytes() for found in urls] for urls in written)
+    assert first == second
+
+
+def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "a.jsonl").write_text('{"a": 1}\n[2]\n')
+    options: dict[str, Any] = {"to": str(tmp_path / "out"), "shard_format": "parquet"}
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: expected a JSON object, found list"):
+        convert([str(mixed)], shard_samples=5, **options)
+    (mixed / "b.parquet").touch()
+    with pytest.raises(InputError, match="found jsonl and parquet"):
+        convert([str(mixed)], shard_samples=5, **options)
+    with pytest.raises(InputError, match="not a positive number"):
+        convert([str(mixed)], shard_samples=0, **options)

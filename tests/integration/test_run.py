@@ -1,0 +1,168 @@
+"""All rounds of a run, in one process with a shared cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from small_runs import small_run
+
+from attent_select.errors import InputError, MissingError
+from attent_select.schedules import plan
+from catalogs import Corpus, IndexFile, LossCatalog, storage
+from catalogs.layout import Layout
+from pipeline import config, metrics, rounds, run, stages
+from pipeline.cluster import Client
+from trainers import checkpoint
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, client: Client
+) -> tuple[str, dict[str, Any]]:
+    """A finished run and what `run` returned."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return str(folder), run(config.parse(small_run(folder, shards)), client=client)
+
+
+def test_a_run_leaves_every_file_of_every_round(finished: tuple[str, dict[str, Any]]) -> None:
+    url, result = finished
+    layout = Layout(url)
+    assert [r["phase"] for r in result["rounds"]] == ["warmup", "teach", "teach"]
+    for number in range(3):
+        assert storage.info(layout.index(number)) is not None
+        assert checkpoint.open(layout.checkpoint(number)) is not None
+    assert LossCatalog(url).rounds() == [1, 2], "a warm-up round needs no losses"
+    assert result["checkpoint"] == layout.checkpoint(2)
+    assert storage.list_objects(layout.spans) == []
+
+
+def test_a_warm_up_round_trains_on_all_rows_and_a_taught_one_on_its_ratio(
+    finished: tuple[str, dict[str, Any]],
+) -> None:
+    url, result = finished
+    sizes = [IndexFile.open(Layout(url).index(number)).num_samples for number in range(3)]
+    assert sizes == [240, 120, 120]
+    assert [r["samples_seen"] for r in result["rounds"]] == sizes
+    everything = IndexFile.open(Layout(url).index(0)).frame().collect()
+    assert everything["weight"].unique().to_list() == [1.0]
+
+
+def test_results_name_what_was_measured(finished: tuple[str, dict[str, Any]]) -> None:
+    _, result = finished
+    for round_ in result["rounds"]:
+        assert 0 <= round_["accuracy"] <= 1
+        assert round_["eval_loss"] > 0
+        stages_ = {name: s for name, s in round_["seconds"].items() if name != "total"}
+        assert set(stages_) == {"score", "select", "train", "evaluate"}
+        assert round_["seconds"]["total"] == pytest.approx(sum(stages_.values()))
+    assert result["rounds"][0]["seconds"]["score"] == 0
+    assert result["rounds"][1]["seconds"]["score"] > 0
+
+
+def test_each_round_starts_from_the_one_before_on_one_horizon(
+    finished: tuple[str, dict[str, Any]],
+) -> None:
+    url, _ = finished
+    settings = config.load(url)
+    planned = plan(settings.schedule, num_samples=240, batch_size=16)
+    steps = [checkpoint.open(Layout(url).checkpoint(number)).step for number in range(3)]
+    assert steps == [round_.first_step + round_.num_steps for round_ in planned]
+    scored_at = LossCatalog(url).latest(2).collect()["measured_step"].unique().to_list()
+    assert scored_at == [planned[2].first_step]
+
+
+def test_the_losses_seen_while_training_are_kept_and_counted_as_visits(
+    finished: tuple[str, dict[str, Any]],
+) -> None:
+    url, _ = finished
+    catalog = LossCatalog(url)
+    for number, rows in enumerate([240, 120, 120]):
+        assert len(catalog.observed(number).collect()) == rows
+    visits = catalog.latest(2).collect()
+    taught = IndexFile.open(Layout(url).index(1)).frame().collect()
+    expected = 1 + visits.join(taught, on=["shard_id", "row"], how="left")[
+        "weight"
+    ].is_not_null().cast(pl.UInt16)
+    assert visits["visits"].to_list() == expected.to_list()
+
+
+def test_an_index_says_where_it_comes_from(finished: tuple[str, dict[str, Any]]) -> None:
+    url, _ = finished
+    provenance = IndexFile.open(Layout(url).index(2)).provenance
+    assert provenance["corpus_id"] == Corpus.open(url).corpus_id
+    assert provenance["selection"]["strategy"] == "soft"
+    assert provenance["round"]["number"] == 2
+    start = checkpoint.open(Layout(url).checkpoint(1))
+    assert start is not None
+    assert provenance["losses"] == start.weights_digest
+
+
+def test_running_a_finished_run_again_starts_no_cluster_and_changes_nothing(
+    finished: tuple[str, dict[str, Any]],
+) -> None:
+    url, result = finished
+    before = [(found.url, found.etag) for found in storage.list_objects(url)]
+    # Nothing answers at this address: a client that was needed would be an error.
+    again = run(url, overrides=["cluster.scheduler=tcp://127.0.0.1:9"])
+    assert again == result
+    assert [(found.url, found.etag) for found in storage.list_objects(url)] == before
+
+
+def test_a_run_does_not_go_on_with_other_settings(
+    finished: tuple[str, dict[str, Any]], shards: Path, client: Client
+) -> None:
+    url, _ = finished
+    with pytest.raises(InputError, match="seed: the run was started with 0, now it is 1"):
+        run(config.parse(small_run(url, shards, seed=1)), client=client)
+
+
+def test_the_same_configuration_gives_the_same_run(
+    finished: tuple[str, dict[str, Any]], tmp_path: Path, shards: Path, client: Client
+) -> None:
+    url, _ = finished
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(small_run(tmp_path / "again", shards)))
+    run(str(file), client=client)
+    again = str(tmp_path / "again")
+    for number in range(3):
+        one, other = (IndexFile.open(Layout(u).index(number)).digest for u in (url, again))
+        assert one == other
+        first, second = metrics.read(url, number), metrics.read(again, number)
+        assert first is not None
+        assert second is not None
+        assert first["train_loss"] == second["train_loss"]
+        assert first["eval_loss"] == second["eval_loss"]
+
+
+def test_uniform_subsets_are_fresh_and_never_scored(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    url = str(tmp_path / "run")
+    run(config.parse(small_run(url, shards, selection={"strategy": "uniform"})), client=client)
+    assert LossCatalog(url).rounds() == []
+    first, second = (IndexFile.open(Layout(url).index(number)).digest for number in (1, 2))
+    assert first != second
+
+
+def test_stages_can_be_called_one_by_one(tmp_path: Path, shards: Path, client: Client) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    with pytest.raises(MissingError, match=r"was not scored: run `attent score .*--round 0`"):
+        stages.train(settings, client=client)
+    assert stages.score(settings, client=client).scored == 240
+    trained = stages.train(settings, client=client)
+    assert [round_["round"] for round_ in trained["rounds"]] == [0]
+    assert rounds.prepare(settings, cluster=lambda: client).round(None).number == 1
+
+
+def test_an_index_of_another_size_than_planned_is_refused(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    ready = rounds.prepare(settings, cluster=lambda: client)
+    rows = ready.corpus.rows().head(16).with_columns(weight=1.0, probability=1.0)
+    provenance = {"corpus_id": ready.corpus.corpus_id}
+    IndexFile.write(ready.layout.index(0), rows, provenance=provenance)
+    with pytest.raises(InputError, match="selects 16 samples, the plan of round 0 has 120"):
+        rounds.train_stage(ready, ready.rounds[0])

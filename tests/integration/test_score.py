@@ -1,0 +1,162 @@
+"""Scoring on a real cluster: the right losses, once, whatever happens in between."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+from digits import TASK, VIT, samples, write_corpus
+from small_runs import small_run
+
+from attent_select.errors import InputError, MissingError
+from catalogs import LossCatalog
+from catalogs.layout import Layout
+from pipeline import config, rounds, score, scoring
+from pipeline.cluster import Client
+from pipeline.scoring_tasks import measure_span
+from trainers import checkpoint
+
+QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
+
+
+def scored(run: Path, shards: Path, client: Client, **replaced: Any) -> Any:
+    return score(config.parse(small_run(run, shards, **QUICK, **replaced)), client=client)
+
+
+def test_every_sample_has_the_loss_that_the_task_gives_it(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    result = scored(tmp_path / "run", shards, client)
+    assert (result.scored, result.skipped, result.failed) == (240, 0, {})
+    losses = LossCatalog(str(tmp_path / "run")).latest().collect()
+    found = checkpoint.open(Layout(str(tmp_path / "run")).initial_checkpoint)
+    assert found is not None
+    model = found.load(TASK.models(VIT)).eval()
+    items = [TASK.prepare(sample, generator=None) for sample in samples(240)]
+    with torch.inference_mode():
+        expected, _ = TASK.per_sample_loss(model, TASK.collate(items))
+    assert losses["loss"].to_list() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert losses["status"].unique().to_list() == ["ok"]
+    assert losses["origin"].unique().to_list() == ["scored"]
+
+
+def test_tars_and_parquet_have_the_same_losses_and_select_the_same_rows(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    results = {}
+    for kind in ("parquet", "webdataset"):
+        values = small_run(tmp_path / kind, shards, selection={"strategy": "soft"})
+        values["corpus"] = {"shards": [str(shards / kind)]}
+        values["schedule"]["warmup_epochs"] = 0
+        run = rounds.prepare(config.parse(values), cluster=lambda: client)
+        losses = rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+        index = rounds.select_stage(run, run.rounds[0])
+        results[kind] = (losses.catalog_digest, index.digest, index.num_samples)
+    assert results["parquet"] == results["webdataset"]
+    assert results["parquet"][2] == 120
+
+
+def test_spans_that_a_killed_driver_left_are_not_measured_again(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    whole = scored(tmp_path / "whole", shards, client)
+    settings = config.parse(small_run(tmp_path / "begun", shards, **QUICK))
+    run = rounds.prepare(settings, cluster=lambda: client)
+    measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
+    for task in scoring.plan_tasks(run.corpus, measurement)[:2]:
+        measure_span(task)
+    result = score(settings, client=client)
+    assert (result.scored, result.skipped) == (160, 80)
+    assert result.catalog_digest == whole.catalog_digest
+    again = score(settings, client=client, round_number=0)
+    assert (again.scored, again.skipped, again.seconds) == (0, 240, 0.0)
+
+
+def test_losses_do_not_depend_on_how_they_are_cut_into_parts(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    one = scored(tmp_path / "one", shards, client, scoring__part_samples=1000)
+    three = scored(tmp_path / "three", shards, client, scoring__part_samples=1)
+    parts = [len(list(Path(Layout(str(tmp_path / n)).parts).iterdir())) for n in ("one", "three")]
+    assert parts == [1, 3]
+    assert one.catalog_digest == three.catalog_digest
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Shards of which every tenth image is no image; `source` says which shard."""
+    rows = samples(60)
+    for number, row in enumerate(rows):
+        row["source"] = f"s{number // 20}"
+        if number % 10 == 0:
+            row["image"] = b"no image"
+    folder = tmp_path / "damaged"
+    write_corpus(folder / "parquet", rows)
+    write_corpus(folder / "held-out", samples(10), num_shards=1)
+    return folder
+
+
+def test_a_sample_that_cannot_be_used_is_counted_and_others_are_scored(
+    tmp_path: Path, damaged: Path, client: Client
+) -> None:
+    result = scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.1)
+    assert result.failed == {"unreadable": 6}
+    losses = LossCatalog(str(tmp_path / "run")).latest().collect()
+    lost = losses.filter(pl.col("loss").is_null())
+    assert lost["row"].to_list() == [0, 10] * 3
+
+
+def test_too_many_failures_stop_the_run_and_a_larger_share_lets_it_go_on(
+    tmp_path: Path, damaged: Path, client: Client
+) -> None:
+    with pytest.raises(InputError, match=r"6 of 60 samples have no loss.*max_failed_share 0\.09"):
+        scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.09)
+    result = scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.2)
+    assert (result.scored, result.skipped) == (0, 60), "what was measured is not lost"
+
+
+def test_carried_columns_stand_beside_the_losses_and_select(
+    tmp_path: Path, damaged: Path, client: Client
+) -> None:
+    replaced = {"scoring__carry": {"source": "string"}, "selection__where": "source = 's1'"}
+    settings = config.parse(
+        small_run(tmp_path / "run", damaged, **QUICK, **replaced, schedule__ratio={"start": 0.2})
+    )
+    run = rounds.prepare(settings, cluster=lambda: client)
+    rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+    index = rounds.select_stage(run, run.rounds[0])
+    assert list(index.rows_by_shard()) == [1]
+    losses = LossCatalog(str(tmp_path / "run")).latest().collect()
+    assert losses["source"].to_list() == ["s0"] * 20 + ["s1"] * 20 + ["s2"] * 20
+
+
+def test_a_column_that_the_corpus_lacks_is_told_before_the_run_is_frozen(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    with pytest.raises(InputError, match="task: the corpus has no column picture; it has image"):
+        scored(tmp_path / "run", shards, client, task__image="picture")
+    assert scored(tmp_path / "run", shards, client).scored == 240
+
+
+def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, **QUICK))
+    with pytest.raises(MissingError, match="no finished checkpoint at .*00000"):
+        score(settings, client=client, round_number=1)
+    with pytest.raises(InputError, match="the plan has rounds 0 to 2"):
+        score(settings, client=client, round_number=3)
+
+
+def test_a_shard_that_changed_while_scoring_is_named(
+    tmp_path: Path, damaged: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", damaged, **QUICK))
+    run = rounds.prepare(settings, cluster=lambda: client)
+    changed = damaged / "parquet" / "001.parquet"
+    table = pq.read_table(changed)
+    pq.write_table(table.slice(0, 7), changed)
+    with pytest.raises(InputError, match=r"001\.parquet"):
+        rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
