@@ -19,7 +19,7 @@ from attent_select.schema import LOSSES
 from attent_select.teaching import select
 from catalogs import storage
 from catalogs.layout import Layout
-from pipeline.settings import RunConfig, SelectionSettings
+from pipeline.settings import RunConfig, RunSettings, SelectionSettings
 from pipeline.validation import all_problems, check
 
 # What may change when a run goes on: where and how fast it runs, never what comes out.
@@ -49,7 +49,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     strategy = _plugin(
         values, "selection", key="strategy", package="attent_select.strategies", source=source
     )
-    config = check(RunConfig[task, strategy, TrainingSettings], values, source=source)
+    config = check(RunSettings[task, strategy, TrainingSettings], values, source=source)
     if lines := list(_unusable(config)):
         raise all_problems(lines, source=source)
     return config

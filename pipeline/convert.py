@@ -8,7 +8,7 @@ inputs, one record batch in memory; equal inputs give byte-identical shards.
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def _class_name(url: str) -> str:
     return url.split("/")[-2]
 
 
-_READERS: dict[str | None, Callable[[Sequence[str]], Iterable[Sample]]] = {
+_READERS: dict[str | None, Callable[[Sequence[str]], Iterator[Sample]]] = {
     "parquet": _parquet,
     "jsonl": _json_lines,
     "images": _images,

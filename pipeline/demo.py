@@ -31,8 +31,16 @@ _ARMS = ("full", "uniform", "soft")
 
 @dataclass(frozen=True)
 class Demo:
-    """One demonstration: its data, and what all arms share."""
+    """One demonstration.
 
+    Attributes:
+        name: what `--task` calls it.
+        samples: gives training and held-out samples.
+        settings: the sections `task`, `model`, `schedule` and `training` of all arms, for a folder.
+        prepare: puts what else is needed into that folder (training samples, folder).
+    """
+
+    name: str
     samples: Callable[[], tuple[list[Sample], list[Sample]]]
     settings: Callable[[str], dict[str, Any]]
     prepare: Callable[[list[Sample], str], None]
@@ -74,8 +82,13 @@ def run_demo(task: str, *, out: str) -> DemoResult:
     """
     if task not in DEMOS:
         raise InputError(f"--task {task}: expected {' or '.join(DEMOS)}")
+    return compare(DEMOS[task], out=out)
+
+
+def compare(demo: Demo, *, out: str) -> DemoResult:
+    """The three arms of `demo` in the folder `out`, one after the other, on one local cluster."""
     started = monotonic()
-    demo, out = DEMOS[task], storage.normalise(out)
+    out = storage.normalise(out)
     say(f"writing the data to {out}/data")
     _write_data(demo, out)
     settings = {arm: _settings(demo, out, arm=arm) for arm in (*_ARMS, "webdataset")}
@@ -88,9 +101,7 @@ def run_demo(task: str, *, out: str) -> DemoResult:
             described[arm] = stages.run(configs.parse(settings[arm]), client=client)
         same = _selects_same_rows(settings, client=client)
     say(
-        "the WebDataset shards select the same rows"
-        if same
-        else "THE WEBDATASET SHARDS SELECT OTHER ROWS"
+        f"the WebDataset shards select {'the same' if same else 'OTHER'} rows as the Parquet shards"
     )
     arms = _arms(described)
     report = write_report(
@@ -99,7 +110,7 @@ def run_demo(task: str, *, out: str) -> DemoResult:
         out=join(out, "report.html"),
     )
     return DemoResult(
-        task=task,
+        task=demo.name,
         full=arms["full"],
         uniform=arms["uniform"],
         soft=arms["soft"],
@@ -317,11 +328,13 @@ def _train_tokenizer(training: list[Sample], out: str) -> None:
 
 DEMOS = {
     "vision": Demo(
+        name="vision",
         samples=lambda: demo_data.digits(seed=_SEED),
         settings=_vision,
         prepare=_nothing,
     ),
     "text": Demo(
+        name="text",
         samples=lambda: demo_data.docstrings(seed=_SEED, limit=_NUM_DOCSTRINGS),
         settings=_text,
         prepare=_train_tokenizer,

@@ -11,12 +11,11 @@ from time import monotonic
 from attent_select.errors import CorpusMismatchError, ExistsError
 from catalogs import Corpus, storage
 from catalogs.corpus import format_of, inspect_shard
-from catalogs.layout import Layout, join
+from catalogs.layout import Layout
 from catalogs.objects import ObjectInfo
 from catalogs.shard_format import Inspection
 from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress
-from pipeline.convert import convert as convert_samples
 
 
 @dataclass(frozen=True)
@@ -48,29 +47,16 @@ def ingest(
     *,
     run: str,
     client: Client,
-    convert: str | None = None,
-    shard_samples: int = 10_000,
 ) -> IngestResult:
     """Writes the manifest of the corpus that `shards` (URLs, folders, globs) name into `run`.
 
-    Shard ids follow the sorted URLs. With `convert` (the name of a shard format) `shards` are
-    Parquet files, JSON Lines or an image folder, and new shards of `shard_samples` samples are
-    written to `run`/corpus/shards first.
-
-    Ingesting the same shards again does nothing.
+    Shard ids follow the sorted URLs. Ingesting the same shards again does nothing.
 
     Raises:
         InputError: a URL names nothing, a shard is damaged or empty.
         ExistsError: the run has another corpus.
     """
     started = monotonic()
-    if convert is not None:
-        shards = convert_samples(
-            shards,
-            to=join(run, "corpus", "shards"),
-            shard_format=convert,
-            shard_samples=shard_samples,
-        )
     found = storage.expand(shards)
     if (known := ingested(found, run=run)) is not None:
         return _result(known, seconds=0.0)

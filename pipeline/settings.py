@@ -103,15 +103,15 @@ class ScoringSettings(_Section):
         max_failed_share: more samples without a loss than this share stop the run.
     """
 
-    span_samples: int = Field(50_000, ge=1)
-    part_samples: int = Field(2_000_000, ge=1)
-    batch_units: int = Field(16_384, ge=1)
-    max_batch_samples: int = Field(256, ge=1)
-    window_samples: int = Field(1024, ge=1)
+    span_samples: int = Field(default=50_000, ge=1)
+    part_samples: int = Field(default=2_000_000, ge=1)
+    batch_units: int = Field(default=16_384, ge=1)
+    max_batch_samples: int = Field(default=256, ge=1)
+    window_samples: int = Field(default=1024, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    torch_threads: int = Field(1, ge=1)
+    torch_threads: int = Field(default=1, ge=1)
     carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
-    max_failed_share: float = Field(0.1, ge=0, le=1)
+    max_failed_share: float = Field(default=0.1, ge=0, le=1)
 
     @property
     def carry_schema(self) -> dict[str, type[pl.DataType]]:
@@ -135,13 +135,13 @@ class ClusterSettings(_Section):
 
     scheduler: str = "local"
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    threads_per_worker: int = Field(1, ge=1)
+    threads_per_worker: int = Field(default=1, ge=1)
     memory_limit: str = "auto"
     dashboard: str | None = None
-    window: int = Field(2, ge=1)
-    patience_seconds: float = Field(60.0, gt=0)
-    connect_timeout_seconds: float = Field(10.0, gt=0)
-    worker_timeout_seconds: float = Field(120.0, gt=0)
+    window: int = Field(default=2, ge=1)
+    patience_seconds: float = Field(default=60.0, gt=0)
+    connect_timeout_seconds: float = Field(default=10.0, gt=0)
+    worker_timeout_seconds: float = Field(default=120.0, gt=0)
 
     @field_validator("scheduler")
     @classmethod
@@ -151,11 +151,11 @@ class ClusterSettings(_Section):
         return scheduler
 
 
-class RunConfig(_Section, Generic[TaskT, StrategyT, TrainingT]):
+class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
     """All sections of a run."""
 
     run: str = Field(min_length=1)
-    seed: int = Field(0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     corpus: ShardSettings
     evaluation: ShardSettings | None = None
     task: TaskSettings[TaskT]
@@ -174,6 +174,10 @@ class RunConfig(_Section, Generic[TaskT, StrategyT, TrainingT]):
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, defaults included, as plain YAML values."""
         return self.model_dump(mode="json")
+
+
+# For those who do not care which task, strategy and trainer a run has.
+RunConfig = RunSettings[Any, Any, Any]
 
 
 def _nested(values: Any, *, own: tuple[str, ...]) -> Any:

@@ -6,14 +6,18 @@ the stages' work (`rounds.py`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from attent_select.schedules import Round
 from catalogs import storage
+from catalogs.layout import join
 from pipeline import config as configs
 from pipeline import rounds
 from pipeline.cluster import Client, connect, connect_when_needed
 from pipeline.console import describe_round, say
+from pipeline.convert import convert as convert_samples
 from pipeline.ingest import IngestResult, ingest
 from pipeline.rounds import Cluster, Run
 from pipeline.scoring import ScoreResult
@@ -101,21 +105,29 @@ def ingest_shards(
     shard_samples: int = 10_000,
     scheduler: str | None = None,
 ) -> IngestResult:
-    """`ingest` on a cluster of its own: processes of this machine, or the one at `scheduler`."""
-    with connect(ClusterSettings(scheduler=scheduler or "local")) as client:
-        return ingest(
-            [storage.normalise(url) for url in shards],
-            run=storage.normalise(out),
-            client=client,
-            convert=convert,
-            shard_samples=shard_samples,
+    """Ingests shards into the run `out`, on a cluster of its own or on the one at `scheduler`.
+
+    With `convert` (the name of a shard format) `shards` are Parquet files, JSON Lines or a folder
+    of images, and new shards of `shard_samples` samples are written to `out`/corpus/shards first.
+    """
+    started = monotonic()
+    run = storage.normalise(out)
+    shards = [storage.normalise(url) for url in shards]
+    if convert is not None:
+        folder = join(run, "corpus", "shards")
+        shards = convert_samples(
+            shards, to=folder, shard_format=convert, shard_samples=shard_samples
         )
+    storage.expand(shards)  # before a cluster is started for nothing
+    with connect(ClusterSettings(scheduler=scheduler or "local")) as client:
+        result = ingest(shards, run=run, client=client)
+    return replace(result, seconds=monotonic() - started)
 
 
 def _config(
     source: str | RunConfig, *, scheduler: str | None, overrides: Sequence[str]
 ) -> RunConfig:
-    if isinstance(source, RunConfig):
+    if not isinstance(source, str):
         return source
     if scheduler is not None:
         overrides = [*overrides, f"cluster.scheduler={scheduler}"]

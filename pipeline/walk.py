@@ -69,7 +69,10 @@ def walk(
     if not digest_only:
         for _ in stream:
             pass
-    seconds = monotonic() - started
+    return _result(stream, seconds=monotonic() - started, digest_only=digest_only)
+
+
+def _result(stream: TeachingStream, *, seconds: float, digest_only: bool) -> WalkResult:
     stats = stream.stats
     return WalkResult(
         num_samples=stream.num_samples if digest_only else stats.num_samples,

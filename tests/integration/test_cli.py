@@ -98,10 +98,25 @@ def test_a_run_can_be_made_stage_by_stage(run: Path, shards: Path) -> None:
     again = answer("run", file)
     assert trained["rounds"] == again["rounds"]
     assert trained["checkpoint"] == again["checkpoint"] == f"{run}/checkpoints/00000"
-    rows = answer("query", run, "SELECT count(*) AS n FROM losses")
+    rows = answer_here("query", run, "SELECT count(*) AS n FROM losses")
     assert rows == {"columns": ["n"], "rows": [[240]]}
-    shown = attent("run", run)
+    shown = CliRunner().invoke(app, ["run", str(run)])
     assert shown.stdout.startswith("round 0 (teach, 50%): 120 samples, train_loss ")
+
+
+def test_ingest_converts_first_where_asked(tmp_path: Path) -> None:
+    lines = [json.dumps({"label": number, "text": f"text {number}"}) for number in range(5)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    run = tmp_path / "run"
+    options = ("--convert", "webdataset", "--shard-samples", 2)
+    found = answer_here("ingest", tmp_path / "rows.jsonl", "--out", run, *options)
+    assert (found["num_shards"], found["num_samples"]) == (3, 5)
+    assert len(list((run / "corpus" / "shards").glob("*.tar"))) == 3
+    again = CliRunner().invoke(
+        app, ["ingest", str(tmp_path / "rows.jsonl"), "--out", str(run), "--convert", "parquet"]
+    )
+    assert again.exit_code == 2
+    assert "has files already" in again.stderr
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,8 @@ def test_converting_cuts_samples_into_shards_of_the_wished_size(
 ) -> None:
     run = str(tmp_path / "run")
     url = source(tmp_path / "source")
-    result = ingest([url], run=run, client=client, convert=kind, shard_samples=4)
+    urls = convert([url], to=str(tmp_path / "shards"), shard_format=kind, shard_samples=4)
+    result = ingest(urls, run=run, client=client)
     corpus = Corpus.open(run)
     assert [shard.num_samples for shard in corpus.shards] == [4, 4, 1]
     assert result.num_samples == 9
