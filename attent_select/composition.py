@@ -10,6 +10,8 @@ from typing import Literal
 from attent_select.errors import InputError
 from attent_select.quotas import Quotas
 
+Weights = Literal["none", "inverse_probability"]
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -33,7 +35,7 @@ class Composition:
     explore: float = 0.0
     max_visits: int | None = None
     hard_quantile: float = 0.95
-    weights: Literal["none", "inverse_probability"] = "none"
+    weights: Weights = "none"
 
     def __post_init__(self) -> None:
         if self.by is None and self.quotas != "proportional":

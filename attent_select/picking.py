@@ -14,7 +14,7 @@ from attent_select import top_m
 from attent_select.radix import STRATUM
 from attent_select.schema import PROBABILITY
 from attent_select.strategy import Candidates, Outcome, Strategy
-from attent_select.top_m import FIRST_EXCLUDED, INCLUDED, KEY
+from attent_select.top_m import FIRST_EXCLUDED, INCLUDED, KEY, Cut
 
 _SPENT: Final = "__spent"
 _AVAILABLE: Final = "__available"
@@ -49,13 +49,17 @@ class Budget:
 class Picked:
     """The picked rows with PROBABILITY (float64), in the order of the input.
 
-    `threshold` is the smallest key that the strategy took, None if it took nothing; `available` the
-    budget's, counted by now.
+    `cut_of` is stratum → where the strategy's budget ends; `available` the budget's, counted now.
     """
 
     rows: pl.LazyFrame
-    threshold: float | None
+    cut_of: Mapping[int, Cut]
     available: Mapping[int, int]
+
+    @property
+    def threshold(self) -> float | None:
+        """The smallest key that the strategy took, None if it took nothing."""
+        return min((cut.last.key for cut in self.cut_of.values() if cut.last), default=None)
 
 
 def pick(
@@ -90,8 +94,7 @@ def pick(
         kept = _with_explored(rows.with_columns(probability), budget, explore_key)
     else:
         kept = rows.filter(INCLUDED).with_columns(probability)
-    lasts = [each.last.key for each in cut_of.values() if each.last]
-    return Picked(kept, min(lasts, default=None), available)
+    return Picked(kept, cut_of, available)
 
 
 def _probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:

@@ -57,6 +57,8 @@ class Selection:
             excludes them.
         threshold: the smallest key that the strategy selected (for `hard` a loss in nats), None if
             it selected nothing.
+        first_excluded: (shard_id, row) of the first row beyond the budget; None where there is
+            none, or one for each of several strata.
     """
 
     rows: pl.LazyFrame
@@ -64,6 +66,7 @@ class Selection:
     total: int
     eligible: int
     threshold: float | None
+    first_excluded: tuple[int, int] | None = None
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -126,11 +129,12 @@ def select(
         return Selection(pl.LazyFrame(schema=INDEX), 0, total, eligible, None)
     picked = _picked(rows, request, spend, total=total, counted=counted, preview=preview)
     return Selection(
-        rows=_index_rows(picked.rows, weights=request.composition.weights),
-        num_samples=spend if not request.in_units else _count(picked.rows),
+        rows=index_rows(picked.rows, weights=request.composition.weights),
+        num_samples=spend if not request.in_units else num_rows(picked.rows),
         total=total,
         eligible=counted.num_eligible if counted else picked.available[0],
         threshold=picked.threshold,
+        first_excluded=_first_excluded(picked),
     )
 
 
@@ -234,7 +238,14 @@ def _budget(spend: int, counted: Census | None, request: _Request) -> Budget:
     return Budget(by_code, available, composition.explore)
 
 
-def _index_rows(rows: pl.LazyFrame, *, weights: str) -> pl.LazyFrame:
+def _first_excluded(picked: Picked) -> tuple[int, int] | None:
+    if len(picked.cut_of) != 1:
+        return None
+    (cut,) = picked.cut_of.values()
+    return divmod(cut.first_excluded.sample_key, 1 << 32) if cut.first_excluded else None
+
+
+def index_rows(rows: pl.LazyFrame, *, weights: str) -> pl.LazyFrame:
     """The picked rows in the schema of an index."""
     weight = pl.lit(1.0)
     if weights == "inverse_probability":
@@ -258,7 +269,7 @@ def _mean(rows: pl.LazyFrame, value: pl.Expr) -> float:
     return float(sums["sum"][0] / 2.0**16 / max(1, sums["count"][0]))
 
 
-def _count(rows: pl.LazyFrame) -> int:
+def num_rows(rows: pl.LazyFrame) -> int:
     """How many rows there are (polars lengths are u32 and wrap beyond 2^32)."""
     one = pl.col(ROW).is_not_null().cast(pl.UInt64)
     return int(rows.select(one.sum()).collect(engine="streaming").item())
