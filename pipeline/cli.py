@@ -118,6 +118,9 @@ def select(
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="A condition that eligible rows fulfil.")
     ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COL", help="Strata: each gets its quota.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
     round_number: Annotated[int, typer.Option("--round", min=0, help="Draws anew.")] = 0,
     as_json: Json = False,
@@ -135,6 +138,7 @@ def select(
             ratio=ratio,
             num_samples=num_samples,
             where=where,
+            by=by,
             seed=seed,
             round_number=round_number,
         )

@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 import yaml
 
-from attent_select.composition import Composition
 from attent_select.errors import AttentError, InputError, MissingError
 from attent_select.plugins import load as load_plugin
 from attent_select.schema import LOSSES
@@ -163,10 +162,11 @@ def _unusable(config: RunConfig) -> Iterator[str]:
             pl.LazyFrame(schema=schema),
             strategy=config.selection.settings,
             num_samples=0,
-            composition=Composition(where=config.selection.where),
+            composition=config.selection.composition,
         )
     except InputError as error:
-        yield f"selection.{error}"
+        names_a_key = str(error).partition(":")[0].isidentifier()
+        yield f"selection.{error}" if names_a_key else f"selection: {error}"
 
 
 def _secrets(value: Any, *, path: str) -> Iterator[str]:

@@ -256,7 +256,7 @@ def _vision(out: str) -> dict[str, Any]:  # noqa: ARG001
             "epochs": 30,
             "warmup_epochs": 3,
             "ratio": {"start": 0.4},
-            "interval": {"kind": "incremental", "epochs": 2},
+            "interval": {"kind": "incremental", "epochs": 2, "end": 7},
         },
         "training": {
             "batch_size": 32,
@@ -297,7 +297,7 @@ def _text(out: str) -> dict[str, Any]:
             "epochs": 11,
             "warmup_epochs": 1,
             "ratio": {"start": 0.4},
-            "interval": {"kind": "incremental"},
+            "interval": {"kind": "incremental", "epochs": 1, "end": 4},
         },
         "training": {
             "batch_size": 32,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from attent_select.composition import Composition
 from attent_select.errors import InputError, MissingError
 from attent_select.randomness import stream_key
 from attent_select.schedules import Round, plan
@@ -70,11 +69,8 @@ class Run:
         return self.rounds[number]
 
     def needs_losses(self, round_: Round) -> bool:
-        """Whether the round's subset is chosen by losses (a `where` may ask for them too)."""
-        selection = self.config.selection
-        return round_.phase == "teach" and bool(
-            selection.settings.columns or selection.where is not None
-        )
+        """Whether the round's subset is chosen by what the loss catalog says."""
+        return round_.phase == "teach" and self.config.selection.needs_losses
 
     def start_checkpoint(self, round_: Round) -> str:
         """What the round starts from, and is scored with."""
@@ -140,7 +136,9 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         num_samples=round_.num_samples,
         seed=run.config.seed,
         round_number=round_.number,
-        composition=Composition(where=run.config.selection.where),
+        round_steps=[each.first_step for each in run.rounds[: round_.number + 1]],
+        composition=run.config.selection.composition,
+        preview=run.catalog.preview(round_.number) if run.needs_losses(round_) else None,
     )
     provenance |= {
         "selection": run.config.selection.model_dump(mode="json"),

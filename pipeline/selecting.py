@@ -15,13 +15,11 @@ from typing import Any
 import polars as pl
 import yaml
 
-from attent_select.composition import Composition
 from attent_select.errors import ExistsError, InputError
 from attent_select.plugins import load as load_plugin
 from attent_select.schema import ROW, SHARD_ID
-from attent_select.strategy import Strategy
-from attent_select.teaching import select
-from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
+from attent_select.teaching import Preview, select
+from catalogs import IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
 from pipeline.settings import SelectionSettings
 from pipeline.validation import check
@@ -49,6 +47,7 @@ def select_losses(
     ratio: float | None = None,
     num_samples: int | None = None,
     where: str | None = None,
+    by: str | None = None,
     seed: int = 0,
     round_number: int = 0,
 ) -> SelectResult:
@@ -59,10 +58,11 @@ def select_losses(
             with shard_id, row and loss.
         out: URL of the index file; it must not exist.
         strategy: a plug-in's name.
-        settings: `key=value` for each setting of the strategy that is not the default.
+        settings: `key=value` for each key of the section `selection` that is not the default.
         ratio: share of all rows, in (0, 1]; or
         num_samples: how many rows.
         where: a polars SQL condition that eligible rows fulfil.
+        by: a column whose values are strata; each gets its quota of the budget.
         seed: of the random draw.
         round_number: each round draws anew.
 
@@ -73,18 +73,19 @@ def select_losses(
     started = monotonic()
     if (ratio is None) == (num_samples is None):
         raise InputError("give either --ratio or --num-samples")
-    chosen = _strategy(strategy, settings=settings)
-    frame, provenance = _losses(losses)
+    chosen = _section(strategy, settings=settings, where=where, by=by)
+    frame, preview, provenance = _losses(losses)
     selection = select(
         frame,
-        strategy=chosen,
+        strategy=chosen.settings,
         num_samples=num_samples,
         ratio=ratio,
         seed=seed,
         round_number=round_number,
-        composition=Composition(where=where),
+        composition=chosen.composition,
+        preview=preview,
     )
-    how = {"strategy": repr(chosen), "where": where, "seed": seed, "round": round_number}
+    how = {"selection": chosen.model_dump(mode="json"), "seed": seed, "round": round_number}
     index = _write(out, selection.rows, provenance=provenance | how)
     return SelectResult(
         selected=index.num_samples,
@@ -118,31 +119,33 @@ def _write(out: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]) -> Index
         return IndexFile.write(out, rows.sort(SHARD_ID, ROW), provenance=provenance)
 
 
-def _strategy(name: str, *, settings: Sequence[str]) -> Strategy:
-    values: dict[str, Any] = {}
+def _section(
+    name: str, *, settings: Sequence[str], where: str | None, by: str | None
+) -> SelectionSettings[Any]:
+    values: dict[str, Any] = {"strategy": name}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: expected key=value, such as temperature=0.5")
         values[key] = yaml.safe_load(text)
+    values |= {key: value for key, value in (("where", where), ("by", by)) if value is not None}
     plugin = load_plugin("attent_select.strategies", name)
-    section = check(
-        SelectionSettings[plugin], {"strategy": name, **values}, source=f"--strategy {name}"
-    )
-    return section.settings
+    return check(SelectionSettings[plugin], values, source=f"--strategy {name}")
 
 
-def _losses(url: str) -> tuple[pl.LazyFrame, dict[str, Any]]:
-    """The losses in (shard, row) order, and where they come from."""
+def _losses(url: str) -> tuple[pl.LazyFrame, Preview, dict[str, Any]]:
+    """The losses in (shard, row) order, some of them, and where they come from."""
     url = storage.normalise(url)
     if storage.info(Layout(url).manifest) is not None:
-        corpus = Corpus.open(url)
-        return LossCatalog(url).latest(), {"corpus_id": corpus.corpus_id, "losses": url}
+        catalog = LossCatalog(url)
+        provenance = {"corpus_id": catalog.corpus.corpus_id, "losses": url}
+        return catalog.latest(), catalog.preview(), provenance
     found = [item.url for item in storage.expand([url])]
-    names = frames.polars_schema(frames.footer_of(found[0]))
-    if missing := {SHARD_ID, ROW} - names.keys():
+    kinds = frames.polars_schema(frames.footer_of(found[0]))
+    if missing := {SHARD_ID, ROW} - kinds.keys():
         raise InputError(
             f"{found[0]} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
             "files with shard_id, row and loss"
         )
-    return frames.scan(found, schema=names), {"corpus_id": None, "losses": url}
+    provenance = {"corpus_id": None, "losses": url}
+    return frames.scan(found, schema=kinds), frames.preview(found, schema=kinds), provenance

@@ -8,6 +8,7 @@ packages; their fields appear in the file under the same names.
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Generic, Literal, TypeVar
 
 import polars as pl
@@ -20,14 +21,17 @@ from pydantic import (
     model_validator,
 )
 
+from attent_select.composition import Composition
 from attent_select.errors import InputError
 from attent_select.schedules import Schedule
 from catalogs import storage
-from pipeline.validation import SETTINGS
+from pipeline.validation import INSIDE, SETTINGS
 
 TaskT = TypeVar("TaskT")
 StrategyT = TypeVar("StrategyT")
 TrainingT = TypeVar("TrainingT")
+
+_COMPOSED = frozenset(field.name for field in fields(Composition))
 
 _CARRIED: Mapping[str, type[pl.DataType]] = {
     "string": pl.String,
@@ -61,7 +65,7 @@ class TaskSettings(_Section, Generic[TaskT]):
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, values: Any) -> Any:
-        return _nested(values, own=("name",))
+        return _nested(values, cls)
 
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -71,21 +75,27 @@ class TaskSettings(_Section, Generic[TaskT]):
 class SelectionSettings(_Section, Generic[StrategyT]):
     """How the teaching subset is chosen: the strategy's name, and beside it its own settings.
 
-    `where` is a polars SQL condition over the losses and the carried columns.
+    What a strategy is composed with (`where`, `by`, `explore`, …) stands there too.
     """
 
     strategy: str = "soft"
-    where: str | None = None
+    composition: Composition = Composition()
     settings: StrategyT
 
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, values: Any) -> Any:
-        return _nested(values, own=("strategy", "where"))
+        return _nested(values, cls)
 
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return _flattened(serialise(self))
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether anything of the loss catalog is asked for."""
+        with_ = self.composition
+        return bool(self.settings.columns or with_.where or with_.by or with_.max_visits)
 
 
 class ScoringSettings(_Section):
@@ -180,13 +190,21 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
 RunConfig = RunSettings[Any, Any, Any]
 
 
-def _nested(values: Any, *, own: tuple[str, ...]) -> Any:
-    """The file's flat section as the model's: what is not the section's own is the plug-in's."""
+def _nested(values: Any, section: type[BaseModel]) -> Any:
+    """The file's flat section as the model's: each key where it belongs, the rest the plug-in's."""
     if not isinstance(values, Mapping) or SETTINGS in values:
         return values
-    rest = {key: value for key, value in values.items() if key not in own}
-    return {key: value for key, value in values.items() if key in own} | {SETTINGS: rest}
+    nested: dict[str, Any] = {SETTINGS: {}}
+    for key, value in values.items():
+        if key in section.model_fields and key not in INSIDE:
+            nested[key] = value
+        elif "composition" in section.model_fields and key in _COMPOSED:
+            nested.setdefault("composition", {})[key] = value
+        else:
+            nested[SETTINGS][key] = value
+    return nested
 
 
 def _flattened(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != SETTINGS} | values[SETTINGS]
+    own = {key: value for key, value in values.items() if key not in INSIDE}
+    return own | values.get("composition", {}) | values[SETTINGS]

@@ -18,9 +18,11 @@ from attent_select.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# A section that names a plug-in keeps the plug-in's own settings in this field; the file has them
-# side by side with the name, and so must a message.
+# A section that names a plug-in keeps the plug-in's own settings in the field `settings`, and what
+# a strategy is composed with in `composition`. The file has all of them side by side, and so must
+# a message.
 SETTINGS = "settings"
+INSIDE = (SETTINGS, "composition")
 
 _EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
 _FIRST_WORD = re.compile(r"[a-z_]+")
@@ -55,7 +57,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     location, kind = problem["loc"], problem["type"]
-    path = ".".join(str(part) for part in location if part != SETTINGS) or "the file"
+    path = ".".join(str(part) for part in location if part not in INSIDE) or "the file"
     if kind in _EXTRA:
         known = _keys_at(model, location[:-1])
         return f"{path}: unknown key, {did_you_mean(str(location[-1]), known)}"
@@ -77,14 +79,19 @@ def _own_message(
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The keys that the section at `location` knows."""
+    """The keys that the file may have in the section at `location`."""
     section: Any = model
-    outer: list[str] = []
     for part in location:
-        outer = [name for name in _fields(section) if name != SETTINGS] if part == SETTINGS else []
-        section = _class_in(_fields(section).get(str(part)))
-    inner = [name for name in _fields(section) if name != SETTINGS]
-    return outer + inner
+        if part not in INSIDE:
+            section = _class_in(_fields(section).get(str(part)))
+    return _flat_keys(section)
+
+
+def _flat_keys(section: Any) -> list[str]:
+    keys: list[str] = []
+    for name, annotation in _fields(section).items():
+        keys += _flat_keys(_class_in(annotation)) if name in INSIDE else [name]
+    return keys
 
 
 def _fields(section: Any) -> dict[str, Any]:

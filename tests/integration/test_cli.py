@@ -78,26 +78,34 @@ def test_help_names_every_command_without_loading_torch_or_dask() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """A run made by the command line alone, stage by stage."""
+def made(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> dict[str, dict[str, Any]]:
+    """A run of one round, made stage by stage by commands in processes of their own: answers."""
     folder = tmp_path_factory.mktemp("cli")
     values = small_run(folder / "run", shards, schedule={"epochs": 1, "ratio": {"start": 0.5}})
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    return folder / "run"
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return {
+        "ingest": answer("ingest", shards / "parquet", "--out", folder / "run"),
+        "score": answer("score", file),
+        "train": answer("train", folder / "run"),
+        "run": answer("run", file),
+    }
 
 
-def test_a_run_can_be_made_stage_by_stage(run: Path, shards: Path) -> None:
-    file = run.parent / "config.yaml"
-    ingested = answer("ingest", shards / "parquet", "--out", run)
-    assert (ingested["num_shards"], ingested["num_samples"]) == (3, 240)
-    scored = answer("score", file)
+@pytest.fixture(scope="module")
+def run(made: dict[str, dict[str, Any]]) -> Path:
+    """That run; its configuration lies beside it."""
+    return Path(made["run"]["run"])
+
+
+def test_a_run_can_be_made_stage_by_stage(made: dict[str, dict[str, Any]], run: Path) -> None:
+    assert (made["ingest"]["num_shards"], made["ingest"]["num_samples"]) == (3, 240)
+    scored = made["score"]
     assert (scored["scored"], scored["skipped"], scored["failed"]) == (240, 0, {})
     assert scored["samples_per_second"] > 0
     assert Path(scored["snapshot"]).exists()
-    trained = answer("train", run)
-    again = answer("run", file)
-    assert trained["rounds"] == again["rounds"]
-    assert trained["checkpoint"] == again["checkpoint"] == f"{run}/checkpoints/00000"
+    assert made["train"] == made["run"]
+    assert made["run"]["checkpoint"] == f"{run}/checkpoints/00000"
     rows = answer_here("query", run, "SELECT count(*) AS n FROM losses")
     assert rows == {"columns": ["n"], "rows": [[240]]}
     shown = CliRunner().invoke(app, ["run", str(run)])
@@ -161,6 +169,9 @@ def test_select_passes_settings_seed_and_where_on(losses: Path, tmp_path: Path) 
     assert plain["selected"] == 20
     assert selected("seed", "--seed", 1)["digest"] != plain["digest"]
     assert selected("cold", "--set", "temperature=0.01")["digest"] != plain["digest"]
+    equal = selected("equal", "--by", "source", "--set", "quotas=equal", "--strategy", "hard")
+    assert equal["selected"] == 20
+    assert (pl.read_parquet(tmp_path / "equal.parquet")["row"] % 2).sum() == 10
     odd = selected("odd", "--where", "source = 'odd'")
     assert odd["eligible"] == 50
     assert set(pl.read_parquet(tmp_path / "odd.parquet")["row"] % 2) == {1}

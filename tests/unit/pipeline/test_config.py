@@ -64,6 +64,10 @@ PROBLEMS = [
     ("training.batch_size", 0, "training.batch_size is 0"),
     ("selection.temperature", -1, "selection.temperature: -1.0 is not a positive number"),
     ("selection.strategy", "sof", "selection.strategy: no plug-in 'sof'"),
+    ("selection.explor", 0.1, "selection.explor: unknown key, did you mean 'explore'?"),
+    ("selection.explore", 1.5, "selection.explore: 1.5 is outside [0, 1]"),
+    ("selection.quotas", "equal", "selection.quotas: they need `by`"),
+    ("selection.by", "source", "selection: no column source: the losses have shard_id, row"),
     ("selection.where", "nun_units > 3", "selection.where: 'nun_units > 3' is not a condition"),
     ("task.name", "x", "task.name: no plug-in 'x'"),
     ("task.name", 3, "task.name: is missing or is not a name"),
@@ -137,6 +141,16 @@ def test_a_folder_without_run_yaml_is_no_run(tmp_path: Path) -> None:
 
 def test_a_frozen_run_reads_back_as_the_same_configuration(values: dict[str, Any]) -> None:
     parsed = config.parse(values)
+    config.freeze(parsed)
+    assert config.load(parsed.run) == parsed
+
+
+def test_what_surrounds_a_strategy_stands_beside_its_settings(values: dict[str, Any]) -> None:
+    values["scoring"] = {"carry": {"source": "string"}}
+    values["selection"] = {"strategy": "hard", "by": "source", "quotas": {"a": 2, "b": 1}}
+    parsed = config.parse(values)
+    assert parsed.selection.composition.quotas == {"a": 2, "b": 1}
+    assert parsed.resolved()["selection"]["by"] == "source"
     config.freeze(parsed)
     assert config.load(parsed.run) == parsed
 
