@@ -275,7 +275,7 @@ def _text(out: str) -> dict[str, Any]:
             "tokenizer": join(out, "data", "tokenizer"),
             "prompt": "prompt",
             "response": "response",
-            "max_length": 64,
+            "max_length": 72,
         },
         "model": {
             "config": {
@@ -286,7 +286,7 @@ def _text(out: str) -> dict[str, Any]:
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
                 "num_key_value_heads": 4,
-                "max_position_embeddings": 64,
+                "max_position_embeddings": 72,
                 "pad_token_id": 0,
                 "bos_token_id": None,
                 "eos_token_id": 1,

@@ -18,6 +18,7 @@ from catalogs.shard_format import Sample
 
 _HELD_OUT = 5  # one sample of five is held out
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo"}
+_MAX_PROMPT = 90  # characters; longer ones would leave no room in the demo's short context
 _MAX_RESPONSE = 600
 
 
@@ -42,8 +43,8 @@ def digits(*, seed: int) -> tuple[list[Sample], list[Sample]]:
 def docstrings(*, seed: int, limit: int) -> tuple[list[Sample], list[Sample]]:
     """At most `limit` functions and classes of the standard library: training, held out.
 
-    `prompt` is the qualified name and the signature, `response` the docstring. Sources are parsed,
-    never imported.
+    `prompt` is the qualified name and the (short) signature, `response` the docstring. Sources are
+    parsed, never imported.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     samples = [
@@ -81,11 +82,9 @@ def _documented_in(tree: ast.AST, *, scope: str) -> Iterator[Sample]:
             continue
         name = f"{scope}.{node.name}"
         docstring = ast.get_docstring(node, clean=False)
-        if docstring and docstring.strip():
-            yield {
-                "prompt": f"{name}{_signature(node)}",
-                "response": inspect.cleandoc(docstring)[:_MAX_RESPONSE],
-            }
+        prompt = f"{name}{_signature(node)}"
+        if docstring and docstring.strip() and len(prompt) <= _MAX_PROMPT:
+            yield {"prompt": prompt, "response": inspect.cleandoc(docstring)[:_MAX_RESPONSE]}
         if isinstance(node, ast.ClassDef):
             yield from _documented_in(node, scope=name)
 

@@ -225,6 +225,7 @@ def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
         epochs=round_.epochs,
+        max_skipped_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:
         raise InputError(

@@ -110,7 +110,7 @@ class ScoringSettings(_Section):
         dtype: autocast of the forward pass; losses are float32.
         torch_threads: of each task's arithmetic; part of what makes losses equal bit by bit.
         carry: columns of the samples that are kept beside the losses, name → type.
-        max_failed_share: more samples without a loss than this share stop the run.
+        max_failed_share: more unusable samples than this share stop the run, in training too.
     """
 
     span_samples: int = Field(default=50_000, ge=1)

@@ -144,7 +144,7 @@ def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = config.parse(small_run(tmp_path / "run", shards, **QUICK))
-    with pytest.raises(MissingError, match="no finished checkpoint at .*00000"):
+    with pytest.raises(MissingError, match=r"no finished checkpoint at .*00000"):
         score(settings, client=client, round_number=1)
     with pytest.raises(InputError, match="the plan has rounds 0 to 2"):
         score(settings, client=client, round_number=3)
