@@ -27,6 +27,10 @@ Set = Annotated[
 Round = Annotated[
     int | None, typer.Option("--round", min=0, help="Which round; default: the next unfinished.")
 ]
+Where = Annotated[
+    str | None, typer.Option(metavar="SQL", help="A condition that eligible rows fulfil.")
+]
+By = Annotated[str | None, typer.Option(metavar="COL", help="Strata: each gets its quota.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="`local`, or a Dask scheduler's address (tcp://…).")
 ]
@@ -115,12 +119,8 @@ def select(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy."),
     ] = None,
-    where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="A condition that eligible rows fulfil.")
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(metavar="COL", help="Strata: each gets its quota.")
-    ] = None,
+    where: Where = None,
+    by: By = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
     round_number: Annotated[int, typer.Option("--round", min=0, help="Draws anew.")] = 0,
     as_json: Json = False,
