@@ -26,6 +26,16 @@ class Layout:
     def manifest(self) -> str:
         return join(self.run, "corpus", "manifest.parquet")
 
+    @property
+    def converted_shards(self) -> str:
+        """Shards that `attent ingest --convert` made."""
+        return join(self.run, "corpus", "shards")
+
+    @property
+    def held_out(self) -> str:
+        """The held-out corpus, laid out like the corpus of a run."""
+        return join(self.run, "evaluation")
+
     def members(self, shard_id: int) -> str:
         return join(self.run, "corpus", "members", f"{shard_id:08d}.parquet")
 

@@ -135,17 +135,33 @@ def _section(
 
 def _losses(url: str) -> tuple[pl.LazyFrame, Preview, dict[str, Any]]:
     """The losses in (shard, row) order, some of them, and where they come from."""
-    url = storage.normalise(url)
-    if storage.info(Layout(url).manifest) is not None:
-        catalog = LossCatalog(url)
-        provenance = {"corpus_id": catalog.corpus.corpus_id, "losses": url}
-        return catalog.latest(), catalog.preview(), provenance
+    url = storage.normalise(url).rstrip("/")
+    # A run, or its catalog: the folder `losses` in it.
+    for run in (url, url.removesuffix("/losses")):
+        if storage.info(Layout(run).manifest) is not None:
+            catalog = LossCatalog(run)
+            provenance = {"corpus_id": catalog.corpus.corpus_id, "losses": url}
+            return catalog.latest(), catalog.preview(), provenance
     found = [item.url for item in storage.expand([url])]
-    kinds = frames.polars_schema(frames.footer_of(found[0]))
-    if missing := {SHARD_ID, ROW} - kinds.keys():
-        raise InputError(
-            f"{found[0]} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
-            "files with shard_id, row and loss"
-        )
+    kinds = _columns(found)
     provenance = {"corpus_id": None, "losses": url}
     return frames.scan(found, schema=kinds), frames.preview(found, schema=kinds), provenance
+
+
+def _columns(found: Sequence[str]) -> frames.SchemaDict:
+    """The columns that all files have. Raises `InputError` naming a file that is not like these."""
+    shared: frames.SchemaDict = {}
+    for url in found:
+        kinds = frames.polars_schema(frames.footer_of(url))
+        if missing := {SHARD_ID, ROW} - kinds.keys():
+            raise InputError(
+                f"{url} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
+                "files with shard_id, row and loss"
+            )
+        shared = {name: kind for name, kind in (shared or kinds).items() if name in kinds}
+        if changed := [name for name, kind in shared.items() if kinds[name] != kind]:
+            raise InputError(
+                f"{url}: the column {changed[0]} is {kinds[changed[0]]}, in {found[0]} it is "
+                f"{shared[changed[0]]}: expected the same type in every file"
+            )
+    return shared

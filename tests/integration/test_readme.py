@@ -13,9 +13,9 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
+from servers import S3Server, moto_s3
 
 from pipeline.demo_data import digits
-from servers import S3Server, moto_s3
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
