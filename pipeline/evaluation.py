@@ -10,18 +10,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from catalogs import Corpus
-from catalogs.layout import join
 from catalogs.shard_format import Sample
 
 if TYPE_CHECKING:
     from trainers.task import Batch
 
 _ROWS_AT_A_TIME = 1024
-
-
-def held_out_run(run: str) -> str:
-    """Where the manifest of a run's held-out corpus lies: a run inside the run."""
-    return join(run, "evaluation")
 
 
 @dataclass

@@ -24,7 +24,7 @@ from pipeline import config as configs
 from pipeline import metrics
 from pipeline.cluster import Client
 from pipeline.console import progress
-from pipeline.evaluation import HeldOut, held_out_run
+from pipeline.evaluation import HeldOut
 from pipeline.ingest import ingest, ingested
 from pipeline.scoring import ScoreResult, score_round
 from pipeline.settings import RunConfig
@@ -263,7 +263,7 @@ def _fit(
 def _held_out(config: RunConfig) -> HeldOut | None:
     if config.evaluation is None:
         return None
-    return HeldOut(config.task.settings, Corpus.open(held_out_run(config.run)))
+    return HeldOut(config.task.settings, Corpus.open(Layout(config.run).held_out))
 
 
 def _score_seconds(run: Run, round_: Round) -> float:
@@ -287,7 +287,7 @@ def _check_columns(corpus: Corpus, config: RunConfig) -> None:
 def _ingest(config: RunConfig, *, cluster: Cluster) -> None:
     corpora = [(config.corpus, config.run)]
     if config.evaluation is not None:
-        corpora.append((config.evaluation, held_out_run(config.run)))
+        corpora.append((config.evaluation, Layout(config.run).held_out))
     for section, run in corpora:
         if ingested(storage.expand(section.shards), run=run) is None:
             ingest(section.shards, run=run, client=cluster())

@@ -12,7 +12,7 @@ from typing import Any
 
 from attent_select.schedules import Round
 from catalogs import storage
-from catalogs.layout import join
+from catalogs.layout import Layout
 from pipeline import config as configs
 from pipeline import rounds
 from pipeline.cluster import Client, connect, connect_when_needed
@@ -114,7 +114,7 @@ def ingest_shards(
     run = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
     if convert is not None:
-        folder = join(run, "corpus", "shards")
+        folder = Layout(run).converted_shards
         shards = convert_samples(
             shards, to=folder, shard_format=convert, shard_samples=shard_samples
         )
