@@ -9,9 +9,11 @@ never happened.
 import hashlib
 import json
 import platform
+import re
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +28,10 @@ from trainers.task import Models
 
 MARKER = "checkpoint.json"
 _LIBRARIES = ("torch", "transformers", "safetensors")
+
+
+class DamagedError(StorageError):
+    """The storage answers, but a checkpoint is not what its marker says."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,15 @@ class Checkpoint:
             storage.download_folder(self.url, Path(folder))
             yield Path(folder)
 
-    def load(self, models: Models) -> torch.nn.Module:
-        """The model, compared with the digest that was taken when it was saved.
+    def load(self, models: Models, *, folder: Path | None = None) -> torch.nn.Module:
+        """The model, compared with the digest that was taken when it was saved. `folder` is what
+        `local` gave, for those who need the files anyway.
 
         Raises:
             InputError: the weights do not fit the model, or are not the ones that were saved.
         """
-        with self.local() as folder:
-            model = models.load(folder)
+        with self.local() if folder is None else nullcontext(folder) as files:
+            model = models.load(files)
         found = weights_digest(model)
         if found != self.weights_digest:
             raise InputError(
@@ -77,17 +84,22 @@ def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.ope
     """The checkpoint at `url`; None when there is none with a marker.
 
     Raises:
-        StorageError: a file that the marker names is missing or has another size.
+        DamagedError: a file that the marker names is missing or has another size.
     """
     marker = join(url, MARKER)
     if storage.info(marker) is None:
         return None
-    content = json.loads(storage.read(marker))
+    try:
+        content = json.loads(storage.read(marker))
+    except ValueError as error:
+        raise DamagedError(
+            f"{marker} is damaged: {error}. Delete the folder and run again"
+        ) from error
     found = {item.url: item.num_bytes for item in storage.list_objects(url)}
     base = storage.normalise(url)
     for name, num_bytes in content["files"].items():
         if found.get(join(base, name)) != num_bytes:
-            raise StorageError(
+            raise DamagedError(
                 f"checkpoint {url} is damaged: {name} has {found.get(join(base, name))} bytes, "
                 f"expected {num_bytes}. Delete the folder and run again"
             )
@@ -95,15 +107,16 @@ def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.ope
 
 
 def newest(url: str) -> Checkpoint | None:
-    """The marked checkpoint `step-<n>` under `url` with the largest n."""
-    base = storage.normalise(url)
-    names = {item.url.removeprefix(base).lstrip("/") for item in storage.list_objects(url)}
-    marked = [
-        name.split("/")[0] for name in names if name.startswith("step-") and name.endswith(MARKER)
-    ]
-    if not marked:
-        return None
-    return open(join(url, max(marked, key=lambda name: int(name.removeprefix("step-")))))
+    """The marked checkpoint `step-<n>` under `url` with the largest n, but for damaged ones."""
+    for step in sorted(_steps(url), reverse=True):
+        try:
+            found = open(join(url, f"step-{step}"))
+        except DamagedError as error:
+            warnings.warn(f"{error}. Going on from an older one", stacklevel=2)
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def publish(
@@ -148,12 +161,19 @@ def discard(url: str) -> None:
     storage.delete_folder(url)
 
 
-def discard_steps(url: str) -> None:
-    """Remove every `step-<n>` under `url`, marked or not."""
+def discard_steps(url: str, *, before: int | None = None) -> None:
+    """Remove every `step-<n>` under `url` (below `before`), marked or not."""
+    for step in sorted(_steps(url)):
+        if before is None or step < before:
+            discard(join(url, f"step-{step}"))
+
+
+def _steps(url: str) -> set[int]:
+    """Every n of `step-<n>` under `url`."""
     base = storage.normalise(url)
-    names = {item.url.removeprefix(base).lstrip("/") for item in storage.list_objects(url)}
-    for folder in sorted({name.split("/")[0] for name in names if name.startswith("step-")}):
-        discard(join(url, folder))
+    names = (item.url.removeprefix(base).lstrip("/") for item in storage.list_objects(url))
+    found = (re.match(r"step-(\d+)/", name) for name in names)
+    return {int(match[1]) for match in found if match}
 
 
 def save_initial(models: Models, *, seed: int, url: str) -> Checkpoint:

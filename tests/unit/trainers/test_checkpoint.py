@@ -84,6 +84,34 @@ def test_the_newest_checkpoint_is_the_marked_one_of_the_highest_step(tmp_path: P
     assert not list(Path(out).rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("damage", ["weights", "marker"])
+def test_a_damaged_newest_checkpoint_gives_way_to_an_older_one_with_a_warning(
+    tmp_path: Path, damage: str
+) -> None:
+    folder, out = tmp_path / "files", str(tmp_path / "out")
+    MODELS.save(MODELS.build(1), folder)
+    for step in (9, 100, 20):
+        checkpoint.publish(folder, url=f"{out}/step-{step}", step=step, weights_digest="…")
+    name = {"weights": "model.safetensors", "marker": checkpoint.MARKER}[damage]
+    (Path(out) / "step-100" / name).write_bytes(b"{cut")
+    with pytest.warns(UserWarning, match=r"step-100.*damaged.*Going on from an older one"):
+        found = checkpoint.newest(out)
+    assert found is not None
+    assert found.step == 20
+
+
+def test_discarding_below_a_step_keeps_that_step_and_removes_all_older_ones(
+    tmp_path: Path,
+) -> None:
+    folder, out = tmp_path / "files", str(tmp_path / "out")
+    MODELS.save(MODELS.build(1), folder)
+    for step in (9, 100, 20):
+        checkpoint.publish(folder, url=f"{out}/step-{step}", step=step, weights_digest="…")
+    (Path(out) / "step-9" / checkpoint.MARKER).unlink()
+    checkpoint.discard_steps(out, before=100)
+    assert {path.parent.name for path in Path(out).rglob("*.safetensors")} == {"step-100"}
+
+
 def test_publishing_again_replaces_what_a_killed_attempt_left(tmp_path: Path) -> None:
     folder, out = tmp_path / "files", tmp_path / "out"
     MODELS.save(MODELS.build(1), folder)
