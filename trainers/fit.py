@@ -31,6 +31,8 @@ __all__ = ["FitResult", "TrainingSettings", "fit"]
 OnLosses = Callable[[int, pl.DataFrame], None]
 OnStep = Callable[[int], None]
 
+_TRAINER_STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -153,20 +155,22 @@ class _Round:
             tempfile.TemporaryDirectory(prefix="attent-fit-") as work,
             nullcontext() if source is None else source.local() as folder,
         ):
-            self._model = models.build(self._steps.seed) if source is None else source.load(models)
-            self._since, self._final = time.perf_counter(), folder
-            if self._stream.next_step < self._stream.num_steps:
-                train_steps(
-                    self._model,
-                    stream=self._stream,
-                    task=task,
-                    models=models,
-                    settings=settings,
-                    steps=self._steps,
-                    resume=_trainer_state(folder, steps=self._steps),
-                    work=Path(work),
-                    hooks=Hooks(self.observed, self.checkpoint, self.step),
-                )
+            if source is None or folder is None:
+                self._model = models.build(self._steps.seed)
+            else:
+                self._model = source.load(models, folder=folder)
+            self._since = time.perf_counter()
+            train_steps(
+                self._model,
+                stream=self._stream,
+                task=task,
+                models=models,
+                settings=settings,
+                steps=self._steps,
+                resume=_trainer_state(source, folder=folder),
+                work=Path(work),
+                hooks=Hooks(self.observed, self.checkpoint, self.step),
+            )
             if _is_writer():
                 self._finish({} if evaluation is None else task.evaluate(self._model, evaluation))
             _wait_for_writer()
@@ -191,11 +195,9 @@ class _Round:
         if step >= self._steps.last:
             self._final = folder
             return
-        before = checkpoints.newest(self._out)
         self._publish(folder, url=join(self._out, f"step-{step}"), step=step)
         shutil.rmtree(folder)
-        if before is not None and before.step < step:
-            checkpoints.discard(before.url)
+        checkpoints.discard_steps(self._out, before=step)
 
     def _finish(self, metrics: dict[str, float]) -> None:
         """Publish the round's checkpoint, with its result, and remove those inside the round."""
@@ -215,6 +217,7 @@ class _Round:
     def _publish(
         self, folder: Path, *, url: str, step: int, result: FitResult | None = None
     ) -> None:
+        _check_finite(self._model, step=step)
         checkpoints.publish(
             folder,
             url=url,
@@ -234,6 +237,11 @@ def _check(stream: TeachingStream, *, settings: TrainingSettings, steps: Steps) 
             f"the stream's batch_size is {stream.order.batch_size}, the settings' "
             f"{settings.batch_size}: expected the same global batch size"
         )
+    if stream.share.micro_batch_size != settings.micro_batch_size:
+        raise InputError(
+            f"the stream's micro_batch_size is {stream.share.micro_batch_size}, the settings' "
+            f"{settings.micro_batch_size}: expected the same, the stream makes the micro-batches"
+        )
     if steps.last > steps.total:
         raise InputError(
             f"steps {steps.first} to {steps.last} pass the plan's total of {steps.total}"
@@ -245,7 +253,7 @@ def _source(
 ) -> tuple[Checkpoint | None, Checkpoint | None]:
     """(where weights and optimizer come from, the same if it lies inside this round)."""
     if (resumed := checkpoints.newest(out)) is not None:
-        if not steps.first < resumed.step <= steps.last:
+        if not steps.first < resumed.step < steps.last:
             raise InputError(
                 f"{resumed.url} is at step {resumed.step}, outside this round's {steps.first} to "
                 f"{steps.last}: delete {out} or choose another place"
@@ -262,13 +270,27 @@ def _source(
     return found, None
 
 
-def _trainer_state(folder: Path | None, *, steps: Steps) -> Path | None:
+def _trainer_state(source: Checkpoint | None, *, folder: Path | None) -> Path | None:
     """The folder, if optimizer and scheduler are to be restored from it."""
-    if folder is not None and (folder / "trainer_state.json").is_file():
-        return folder
-    if steps.first:
-        raise InputError(f"{folder} has no optimizer state: expected that of step {steps.first}")
-    return None
+    if source is None or folder is None or source.step == 0:
+        return None
+    # The Trainer would go on without any of them, from a fresh one, and say nothing.
+    if missing := [name for name in _TRAINER_STATE if not (folder / name).is_file()]:
+        raise InputError(
+            f"{source.url} has no {', '.join(missing)}: expected the state of optimizer and "
+            f"schedule at step {source.step}; train from a checkpoint that has it"
+        )
+    return folder
+
+
+def _check_finite(model: torch.nn.Module, *, step: int) -> None:
+    """An infinite gradient shows in the weights after its step, in the losses only one later."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(
+                f"training has diverged: at step {step} {name} is not finite; lower the learning "
+                "rate or warm up longer, and start the round again"
+            )
 
 
 def _recorded(done: Checkpoint, *, stream: TeachingStream) -> FitResult:

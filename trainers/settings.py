@@ -10,6 +10,20 @@ from typing import Any
 from attent_select.errors import InputError
 
 DTYPES = ("float32", "bfloat16")
+# What may be said to the Trainer beside ours. Not all of its arguments: some need the model itself
+# where the Trainer has model and loss in one (neftune), leave files out of a checkpoint
+# (save_only_model), or undo what makes sharding, scale and resuming exact.
+ARGUMENTS = frozenset({
+    "optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "lr_scheduler_kwargs", "tf32", "use_cpu", "full_determinism",
+    "activation_checkpointing", "activation_checkpointing_kwargs",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
+    "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level",
+    "log_level_replica", "disable_tqdm", "report_to", "run_name",
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
+    "ddp_static_graph", "ddp_backend", "ddp_timeout",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,8 @@ class TrainingSettings:
     one rank takes through the model at once (None: its whole share). `save_steps` is the distance
     of the checkpoints inside a round (0: only at its end). `dtype` is that of the computation
     (autocast); the weights stay float32. `torch_threads` is part of what makes two runs the same
-    bit by bit. `arguments` goes unchanged to `transformers.TrainingArguments`.
+    bit by bit. `arguments`, of those in `ARGUMENTS`, goes unchanged to
+    `transformers.TrainingArguments`.
     """
 
     batch_size: int = 256
@@ -60,3 +75,9 @@ class TrainingSettings:
             raise InputError(f"save_steps is {self.save_steps}: expected 0 (off) or more")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
+        if refused := sorted(self.arguments.keys() - ARGUMENTS):
+            raise InputError(
+                f"training.arguments may not set {', '.join(refused)}: the training section has "
+                "keys for what can be chosen, and the rest is decided by the stream and its "
+                f"checkpoints; expected some of {', '.join(sorted(ARGUMENTS))}"
+            )

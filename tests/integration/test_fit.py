@@ -1,8 +1,10 @@
 """One round in one process: exact arithmetic, one horizon, observed losses, what is refused."""
 
+import importlib
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.nn import functional
 
 from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.schema import OBSERVED_LOSSES
+from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
 from trainers import TeachingStream, checkpoint, fit
@@ -23,6 +26,8 @@ from trainers.evaluation import held_out_batches
 from trainers.fit import FitResult
 from trainers.scorer import score_rows
 from trainers.settings import TrainingSettings
+from trainers.task import Batch
+from trainers.tasks.image_classification import ImageClassification
 
 PLAIN = {
     "config": VIT["config"] | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -64,9 +69,11 @@ def train(tmp_path: Path, corpus: Corpus, index: IndexFile) -> Callable[..., Fit
             corpus,
             TASK,
             seed=5,
-            batch_size=settings.batch_size,
-            micro_batch_size=settings.micro_batch_size,
-            **(stream or {}),
+            **{
+                "batch_size": settings.batch_size,
+                "micro_batch_size": settings.micro_batch_size,
+                **(stream or {}),
+            },
         )
         return fit(
             source,
@@ -249,6 +256,40 @@ def test_training_that_diverges_ends_with_the_sample_and_without_a_checkpoint(
     assert checkpoint.open(str(tmp_path / "out")) is None
 
 
+@dataclass(frozen=True)
+class GradientsExplode(ImageClassification):
+    """From the second step on the losses are finite and their gradients are not."""
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, num_units = super().per_sample_loss(model, batch)
+        if int(batch["step"]) >= 1:
+            losses.register_hook(lambda gradient: gradient * float("inf"))
+        return losses, num_units
+
+
+@pytest.mark.parametrize("save_steps", [0, 2])
+def test_weights_that_are_not_finite_are_never_published(
+    index: IndexFile, corpus: Corpus, tmp_path: Path, save_steps: int
+) -> None:
+    task = GradientsExplode(image_size=8, num_channels=1)
+    stream = TeachingStream(index, corpus, task, seed=5, batch_size=40)  # two steps
+    with pytest.raises(InputError, match=r"diverged: at step 2 .* is not finite"):
+        fit(
+            stream,
+            task=task,
+            models=task.models(PLAIN),
+            start=None,
+            out=str(tmp_path / "out"),
+            settings=replace(SGD, batch_size=40, save_steps=save_steps),
+            first_step=0,
+            total_steps=4,
+            seed=7,
+        )
+    assert not list((tmp_path).rglob(checkpoint.MARKER))
+
+
 def test_a_checkpoint_of_another_index_is_not_taken_for_this_round(
     train: Callable[..., FitResult],
 ) -> None:
@@ -279,16 +320,81 @@ def test_a_round_from_the_initial_checkpoint_is_one_from_the_model_of_its_seed(
     assert_close(weights_at(built.checkpoint), weights_at(started.checkpoint))
 
 
+def test_a_remote_checkpoint_is_downloaded_once(
+    train: Callable[..., FitResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    initial = checkpoint.save_initial(TASK.models(PLAIN), seed=7, url="memory://once/initial")
+    downloaded: list[str] = []
+    download = storage.download_folder
+
+    def counted(url: str, to: Path) -> None:
+        downloaded.append(url)
+        download(url, to)
+
+    monkeypatch.setattr(storage, "download_folder", counted)
+    train(start=initial.url)
+    assert downloaded == [initial.url]
+
+
 def test_arguments_reach_the_trainer_and_those_that_are_ours_are_refused(
     train: Callable[..., FitResult],
 ) -> None:
     done = train(settings=replace(SGD, arguments={"optim": "sgd", "optim_args": "momentum=0.5"}))
     state = torch.load(Path(done.checkpoint) / "optimizer.pt", weights_only=True)
     assert state["param_groups"][0]["momentum"] == 0.5
-    with pytest.raises(InputError, match="may not set gradient_accumulation_steps"):
-        train("other", settings=replace(SGD, arguments={"gradient_accumulation_steps": 2}))
     with pytest.raises(InputError, match="refused by transformers"):
-        train("other", settings=replace(SGD, arguments={"no_such_argument": 1}))
+        train("other", settings=replace(SGD, arguments={"optim": "no_such_optimizer"}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"gradient_accumulation_steps": 2},
+        {"save_only_model": True},
+        {"label_smoothing_factor": 0.1},
+        {"neftune_noise_alpha": 5.0},
+        {"no_such_argument": 1},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_an_argument_that_would_break_a_round_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"may not set {next(iter(wrong))}"):
+        replace(SGD, arguments=wrong)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [{"activation_checkpointing": True}, {"logging_strategy": "steps", "logging_steps": 1}],
+)
+def test_arguments_that_only_cost_or_tell_something_change_no_weight(
+    train: Callable[..., FitResult], allowed: dict[str, Any]
+) -> None:
+    plain = train("plain")
+    other = train("other", settings=replace(SGD, arguments=SGD.arguments | allowed))
+    assert_close(weights_at(plain.checkpoint), weights_at(other.checkpoint))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_round_does_not_go_on_from_a_checkpoint_without_its_trainers_state(
+    train: Callable[..., FitResult], name: str
+) -> None:
+    first = train("first", total_steps=10)
+    marker = Path(first.checkpoint) / checkpoint.MARKER
+    content = json.loads(marker.read_text())
+    del content["files"][name]
+    marker.write_text(json.dumps(content))
+    (Path(first.checkpoint) / name).unlink()
+    with pytest.raises(InputError, match=f"has no {name}: expected the state"):
+        train("second", start=first.checkpoint, first_step=5, total_steps=10)
+
+
+def test_an_older_transformers_is_refused_before_it_can_scale_the_loss_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("transformers.Trainer.loss_is_scaled_for_ga")
+    monkeypatch.delitem(sys.modules, "trainers.hf.training_loop", raising=False)
+    with pytest.raises(InputError, match=r"install transformers>=5"):
+        importlib.import_module("trainers.hf.training_loop")
 
 
 def test_a_stream_for_another_rank_or_batch_size_is_refused(
@@ -298,6 +404,8 @@ def test_a_stream_for_another_rank_or_batch_size_is_refused(
         train(stream={"world_size": 2})
     with pytest.raises(InputError, match="selects no full batch"):
         train(settings=replace(SGD, batch_size=100), stream={"tail": "drop"})
+    with pytest.raises(InputError, match="micro_batch_size is 4, the settings' None"):
+        train(stream={"micro_batch_size": 4})
 
 
 def test_nothing_is_printed_to_stdout(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -28,15 +29,13 @@ from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
 from trainers.task import Batch, Models, Task
 
-# Decided here or by the stream; another value would break what this file promises.
-_OURS = {
-    "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "seed",
-    "data_seed",
-    "gradient_accumulation_steps", "save_strategy", "save_steps", "eval_strategy", "do_eval",
-    "ignore_data_skip", "remove_unused_columns", "accelerator_config", "auto_find_batch_size",
-    "dataloader_num_workers", "resume_from_checkpoint", "load_best_model_at_end", "bf16", "fp16",
-    "learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps", "max_grad_norm",
-}  # fmt: skip
+# Without this attribute the Trainer divides the loss by the accumulation steps, silently.
+if not hasattr(Trainer, "loss_is_scaled_for_ga"):
+    raise InputError(
+        f"transformers {transformers.__version__} would scale the loss of accumulated batches once "
+        "more: install transformers>=5.20"
+    )
+
 # Observed losses are handed over at least this often, at multiples of it: the same after a resume.
 _OBSERVE_STEPS = 500
 
@@ -215,11 +214,6 @@ class _RoundCallback(TrainerCallback):
 def _arguments(
     settings: TrainingSettings, *, stream: TeachingStream, steps: Steps, work: Path
 ) -> TrainingArguments:
-    if taken := sorted(_OURS & set(settings.arguments)):
-        raise InputError(
-            f"training.arguments may not set {', '.join(taken)}: attent-select decides these; the "
-            "training section has keys for those that are yours"
-        )
     ours: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
