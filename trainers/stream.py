@@ -126,13 +126,15 @@ class TeachingStream(IterableDataset[Batch]):
                     return
                 self.stats.blocked_seconds += now - asked
                 self.stats.first_batch_seconds = self.stats.first_batch_seconds or now - started
-                yield batch
                 part = (part + 1) % self.share.num_parts
                 if part == 0:
+                    # Before the yield: a plain loop saves its state in its body.
                     self._next_step = int(batch["step"]) + 1
+                yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What identifies the order, and the samples consumed: whole optimizer steps only.
+        """What identifies the order, and the samples consumed: whole optimizer steps only, the one
+        whose last micro-batch was handed out included.
 
         A loader that reads ahead has consumed more than was trained on: a trainer that knows its
         optimizer step asks `state_at` instead.

@@ -127,6 +127,26 @@ def test_a_stream_goes_on_from_its_state_at_another_world_size(
     assert sorted(trained(before) + trained(after)) == whole
 
 
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_a_plain_loop_that_saves_in_its_body_trains_no_step_twice(
+    index: IndexFile, corpus: Corpus, micro_batch_size: int | None
+) -> None:
+    whole = trained(list(stream_of(index, corpus)))
+    first = stream_of(index, corpus, micro_batch_size=micro_batch_size)
+    before, states = [], []
+    for batch in first:
+        before.append(batch)
+        states.append(first.state_dict())
+        if len(before) == 2 * first.share.num_parts:
+            break
+    second = stream_of(index, corpus, micro_batch_size=micro_batch_size)
+    second.load_state_dict(states[-1])
+    assert second.next_step == 2
+    assert sorted(trained(before) + trained(list(second))) == whole
+    # In the middle of a step the whole of it is still to be done.
+    assert all(state["samples_consumed"] == 0 for state in states[: first.share.num_parts - 1])
+
+
 def test_a_state_of_another_index_or_order_is_refused_by_name(
     index: IndexFile, corpus: Corpus, tmp_path: Path
 ) -> None:
