@@ -113,14 +113,31 @@ class Share:
         return -(-size // min(self.micro_batch_size or size, size))
 
     def of_batch(self, ids: Ids) -> list[Ids]:
-        """The rank's micro-batches of a global batch; of a short one some may be empty."""
-        return np.array_split(ids[self.rank :: self.world_size], self.num_parts)
+        """The rank's micro-batches of a global batch; of a short one some may be empty.
 
-    def of_block(self, block: Block) -> Ids:
-        """The samples of a block that the rank trains on: the same that `of_batch` gives it."""
-        slots = (block.first + np.arange(len(block.ids))) % self.batch_size
-        mine: Ids = block.ids[slots % self.world_size == self.rank]
-        return mine
+        Each rank takes a run of neighbours in the index, so that few ranks read the same row group.
+        Within the share the batch's order stays.
+        """
+        mine = np.array_split(np.argsort(ids), self.world_size)[self.rank]
+        return np.array_split(ids[np.sort(mine)], self.num_parts)
+
+    def of_blocks(self, order: "Order", start_step: int = 0) -> Iterator[Ids]:
+        """The samples of each block that the rank trains on: the same that `of_batch` gives it."""
+        steps = order.steps(start_step)
+        taken = np.zeros(0, np.int64)
+        # Samples by which the steps are ahead of the blocks: a batch may lie in several blocks.
+        ahead = 0
+        for block in order.blocks(start_step):
+            parts = [taken]
+            ahead -= len(block.ids)
+            while ahead < 0:
+                _, ids = next(steps)
+                ahead += len(ids)
+                parts += self.of_batch(ids)
+            taken = np.concatenate(parts)
+            here = np.isin(taken, block.ids)
+            yield taken[here]
+            taken = taken[~here]
 
 
 @dataclass(frozen=True, eq=False)

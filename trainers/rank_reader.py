@@ -96,8 +96,8 @@ class RankReader:
 
     def _share_by_shard(self, start_step: int) -> Iterator[Ids]:
         """This rank's ids of each block, in pieces of one shard, ascending."""
-        for block in self.order.blocks(start_step):
-            ids = np.sort(self.share.of_block(block))
+        for block in self.share.of_blocks(self.order, start_step):
+            ids = np.sort(block)
             shards = self.order.selected.shard_ordinals(ids)
             yield from (
                 piece for piece in np.split(ids, np.flatnonzero(np.diff(shards)) + 1) if len(piece)

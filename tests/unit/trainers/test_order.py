@@ -101,10 +101,40 @@ def test_what_a_rank_reads_of_the_blocks_is_what_it_trains_on(
     start = data.draw(st.integers(0, order.num_steps))
     for rank in range(world_size):
         share = Share(rank, world_size, order.batch_size)
-        read = [share.of_block(block) for block in order.blocks(start)]
+        read = list(share.of_blocks(order, start))
+        blocks = list(order.blocks(start))
+        assert len(read) == len(blocks)
+        assert all(np.isin(ids, block.ids).all() for ids, block in zip(read, blocks, strict=True))
         trained = [part for _, ids in order.steps(start) for part in share.of_batch(ids)]
         empty = [np.zeros(0, np.int64)]
         assert np.array_equal(np.concatenate(empty + read), np.concatenate(empty + trained))
+
+
+@given(orders(), st.integers(1, 6))
+def test_the_ranks_of_a_batch_take_neighbours_in_the_index(order: Order, world_size: int) -> None:
+    for _, ids in order.steps():
+        taken = [
+            np.concatenate(Share(rank, world_size, order.batch_size).of_batch(ids))
+            for rank in range(world_size)
+        ]
+        in_turn = np.concatenate([np.sort(share) for share in taken])
+        assert in_turn.tolist() == sorted(ids.tolist())
+
+
+@given(orders())
+def test_a_rank_alone_trains_in_the_order_of_the_batches(order: Order) -> None:
+    share = Share(0, 1, order.batch_size)
+    for _, ids in order.steps():
+        assert np.array_equal(np.concatenate(share.of_batch(ids)), ids)
+
+
+def test_row_groups_are_read_by_few_ranks() -> None:
+    # 4 shards of 256 rows in row groups of 32; one block, and batches of 256.
+    order = Order(selected([(256, 100)] * 4, every=1), seed=3, batch_size=256)
+    groups = [
+        len(np.unique(ids // 32)) for r in range(8) for ids in Share(r, 8, 256).of_blocks(order)
+    ]
+    assert sum(groups) < 2 * 32  # dealt out in turn, each of 8 ranks would read all 32
 
 
 @given(orders())
