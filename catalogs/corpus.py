@@ -118,6 +118,11 @@ class Corpus:
         """Samples of one shard; see `ShardFormat.read`."""
         return read_shard(self.shard(shard_id), rows=rows, columns=columns)
 
+    def decoded_bytes(self, shard_id: int, *, rows: Sequence[int], columns: Sequence[str]) -> int:
+        """About the memory that reading those samples takes; see `ShardFormat.decoded_bytes`."""
+        shard = self.shard(shard_id)
+        return _format(shard.format).decoded_bytes(shard, rows=rows, columns=columns)
+
     def rows(self) -> pl.LazyFrame:
         """Every (shard_id u32, row u32) in order, lazily; never all of them in memory."""
         kinds = {schema.SHARD_ID: pl.UInt32, schema.ROW: pl.UInt32}

@@ -21,6 +21,9 @@ from catalogs.read_plan import Extent, Fetched
 # Enough for the footer of most files, so that one request gets it.
 _TAIL_BYTES = 1 << 16
 _MAGIC = b"PAR1"
+# A row group is decoded as a whole. One that takes more than this, before compression and in the
+# columns that are read, is refused: some kB on disk can stand for any amount of memory.
+_MAX_GROUP_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Footer:
     """Where everything is in one Parquet file.
 
     `starts` is int64[groups + 1], the first row of each row group and the number of rows;
-    `offsets` and `sizes` are int64[groups, leaves], the column chunks; `leaves` says which of them
-    belong to each top-level column.
+    `offsets` and `sizes` are int64[groups, leaves], the column chunks, and `unpacked` their sizes
+    before compression; `leaves` says which of them belong to each top-level column.
     """
 
     metadata: pq.FileMetaData
@@ -37,6 +40,7 @@ class Footer:
     starts: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
+    unpacked: npt.NDArray[np.int64]
     leaves: dict[str, slice]
 
     @property
@@ -52,9 +56,17 @@ class Footer:
         """What keeping this footer costs, about."""
         return int(self.metadata.serialized_size) * 4 + self.offsets.nbytes * 2
 
+    def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The row group that each of `rows` is in."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
     def group_bytes(self, group: int, columns: Sequence[str]) -> int:
         """Compressed size of the column chunks of `columns` in one row group."""
         return sum(int(self.sizes[group, self.leaves[name]].sum()) for name in columns)
+
+    def unpacked_bytes(self, group: int, columns: Sequence[str]) -> int:
+        """Size before compression of the column chunks of `columns` in one row group."""
+        return sum(int(self.unpacked[group, self.leaves[name]].sum()) for name in columns)
 
     def extents(self, groups: Sequence[int], columns: Sequence[str]) -> list[Extent]:
         """Where the column chunks of `columns` in the row groups `groups` lie."""
@@ -101,18 +113,20 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
             f"{url} is damaged: its Parquet footer cannot be read ({error})"
         ) from error
     groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
-    chunks = [[group.column(leaf) for leaf in range(metadata.num_columns)] for group in groups]
-    shape = (len(groups), metadata.num_columns)
-    offsets = np.array([[_start(chunk) for chunk in row] for row in chunks], np.int64).reshape(
-        shape
-    )
-    sizes = np.array(
-        [[chunk.total_compressed_size for chunk in row] for row in chunks], np.int64
-    ).reshape(shape)
-    if sizes.size and int((offsets + sizes).max()) > num_bytes:
+    # pyarrow aborts the process here on some damaged footers (size statistics of the wrong length);
+    # nothing in Python can catch that.
+    facts = [
+        [_chunk_facts(group.column(leaf)) for leaf in range(metadata.num_columns)]
+        for group in groups
+    ]
+    shape = (len(groups), metadata.num_columns, 3)
+    offsets, sizes, unpacked = np.moveaxis(np.array(facts, np.int64).reshape(shape), 2, 0).copy()
+    if int((offsets + sizes).max(initial=0)) > num_bytes:
         raise InputError(f"{url} is damaged: its footer names bytes beyond the end of the file")
+    if min(int(found.min(initial=0)) for found in (offsets, sizes, unpacked)) < 0:
+        raise InputError(f"{url} is damaged: its footer names a negative number of bytes")
     starts = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
-    return Footer(metadata, schema, starts, offsets, sizes, _leaves(schema))
+    return Footer(metadata, schema, starts, offsets, sizes, unpacked, _leaves(schema))
 
 
 def fetch(
@@ -127,7 +141,18 @@ def fetch(
 def decode(
     url: str, fetched: Fetched, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """One table for each of `groups`. Raises `InputError` naming the file if a page is damaged."""
+    """One table for each of `groups`.
+
+    Raises:
+        InputError: a page is damaged, or a row group is too large to be decoded.
+    """
+    for group in groups:
+        if (num_bytes := footer.unpacked_bytes(group, columns)) > _MAX_GROUP_BYTES:
+            raise InputError(
+                f"{url}: row group {group} takes {num_bytes} bytes before compression, expected at"
+                f" most {_MAX_GROUP_BYTES}. Write it with smaller row groups"
+                " (`attent ingest --convert parquet` does)"
+            )
     try:
         file = pq.ParquetFile(
             pa.PythonFile(_FetchedFile(fetched), mode="r"),
@@ -173,9 +198,11 @@ class _FetchedFile(io.RawIOBase):
         return piece
 
 
-def _start(chunk: Any) -> int:
-    dictionary = chunk.dictionary_page_offset
-    return int(min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset)
+def _chunk_facts(chunk: Any) -> tuple[int, int, int]:
+    """Where a column chunk starts, its size, and its size before compression."""
+    dictionary, first = chunk.dictionary_page_offset, chunk.data_page_offset
+    start = min(dictionary, first) if dictionary else first
+    return start, chunk.total_compressed_size, chunk.total_uncompressed_size
 
 
 def _leaves(schema: pa.Schema) -> dict[str, slice]:

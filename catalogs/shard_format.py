@@ -74,6 +74,13 @@ class ShardFormat(Protocol):
         """
         ...
 
+    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
+        """About the memory that reading these samples takes; raises what `read` raises.
+
+        Costs at most one small request for each shard, the answer to which `read` uses as well.
+        """
+        ...
+
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Write a local shard, byte-identical for equal samples."""
         ...

@@ -50,7 +50,7 @@ class Parquet:
             return Reading([], bytes_read=0, bytes_selected=0, num_requests=0)
         footer, whole = _footer(shard)
         checked_columns(columns, known=footer.schema.names, url=shard.uri)
-        in_group = np.searchsorted(footer.starts, wanted, side="right") - 1
+        in_group = footer.groups_of(wanted)
         groups = np.unique(in_group).tolist()
         fetched = whole or parquet_file.fetch(
             shard.uri, footer=footer, groups=groups, columns=columns, etag=shard.etag
@@ -66,6 +66,23 @@ class Parquet:
             share = len(positions) / table.num_rows
             bytes_selected += footer.group_bytes(group, columns) * share
         return Reading(samples, fetched.num_bytes, round(bytes_selected), len(fetched.ranges))
+
+    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
+        """The samples' share of their row groups, and the largest of those, which is held whole.
+
+        Counted before compression, but encoded: a value that a dictionary repeats counts once.
+        """
+        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        footer = _footers.get_or_load(
+            (shard.uri, shard.etag),
+            lambda: _load_footer(shard),
+            size_of=lambda footer: footer.num_bytes,
+        )
+        checked_columns(columns, known=footer.schema.names, url=shard.uri)
+        groups, counts = np.unique(footer.groups_of(wanted), return_counts=True)
+        sizes = np.array([footer.unpacked_bytes(group, columns) for group in groups.tolist()])
+        share = counts / np.diff(footer.starts)[groups]
+        return round(float((sizes * share).sum() + sizes.max(initial=0)))
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Columns in the order of their names; their types are those of the first row group."""
@@ -98,12 +115,16 @@ def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
     if (known := _footers.get(key)) is not None:
         return known, None
     if shard.num_bytes > _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri):
-        footer = parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+        footer = _load_footer(shard)
         return _footers.put(key, footer, num_bytes=footer.num_bytes), None
     data = storage.read(shard.uri, etag=shard.etag)
     footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
     _footers.put(key, footer, num_bytes=footer.num_bytes)
     return footer, Fetched([(0, len(data))], [data])
+
+
+def _load_footer(shard: Shard) -> Footer:
+    return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
 
 
 def _chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:

@@ -77,6 +77,13 @@ class Webdataset:
         selected = int(padded.sum()) + _BLOCK * len(chosen)
         return Reading(list(samples.values()), fetched.num_bytes, selected, len(ranges))
 
+    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
+        """The sizes of the members."""
+        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        index = _members_of(shard)
+        checked_columns(columns, known=index.columns, url=shard.uri)
+        return int(index.sizes[index.choose(wanted, columns)].sum())
+
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Keys are ordinals, columns stand in the order of their names, times and owners are 0."""
         ordinal = -1

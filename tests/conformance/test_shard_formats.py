@@ -262,6 +262,27 @@ def test_a_whole_shard_is_read_in_one_request(
     assert 0 < reading.bytes_selected <= shard.num_bytes
 
 
+def test_what_samples_take_when_decoded_is_known_before_they_are_read(
+    format_: ShardFormat, name: str, tmp_path: Path
+) -> None:
+    samples = [{"image": os.urandom(10_000), "label": index} for index in range(3000)]
+    path = path_in(tmp_path, format_)
+    format_.write(path, samples)
+    shard = ingested(path, name, format_, tmp_path / "members.parquet")
+
+    def decoded(rows: Sequence[int], columns: list[str]) -> int:
+        return format_.decoded_bytes(shard, rows=rows, columns=columns)
+
+    assert decoded([], ["image"]) == 0
+    assert 10_000_000 <= decoded(range(1000), ["image"]) < 25_000_000
+    assert decoded([5], ["image"]) >= 10_000
+    assert decoded(range(1000), ["label"]) < 50_000
+    with pytest.raises(InputError, match="'picture'"):
+        decoded([0], ["picture"])
+    with pytest.raises(InputError, match="has no row 3000"):
+        decoded([3000], ["label"])
+
+
 def test_no_rows_cost_nothing(format_: ShardFormat, name: str, tmp_path: Path) -> None:
     format_.write(path_in(tmp_path, format_), pictures(3))
     shard = ingested(path_in(tmp_path, format_), name, format_)

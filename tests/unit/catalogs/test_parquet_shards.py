@@ -114,6 +114,35 @@ def test_a_file_whose_middle_was_lost_is_an_input_error(tmp_path: Path) -> None:
         Parquet().inspect(str(path))
 
 
+def test_what_a_small_file_takes_when_decoded_is_known_from_its_footer(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"x": [bytes([n]) * (1 << 18) for n in range(64)], "y": range(64)})
+    pq.write_table(table, path, compression="zstd", row_group_size=16, use_dictionary=False)
+    shard = shard_of(path)
+    assert shard.num_bytes < 100_000
+
+    def decoded(rows: list[int], columns: list[str]) -> int:
+        return Parquet().decoded_bytes(shard, rows=rows, columns=columns)
+
+    group = 16 << 18
+    # A row group is decoded whole, whatever is wanted of it.
+    assert decoded([0], ["x"]) == pytest.approx(group * (1 + 1 / 16), rel=0.01)
+    assert decoded([*range(32)], ["x"]) == pytest.approx(group * 3, rel=0.01)
+    assert decoded([0], ["y"]) < 1000
+
+
+def test_a_row_group_that_takes_too_much_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"x": [bytes(1 << 20)] * 10, "y": range(10)})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(parquet_file, "_MAX_GROUP_BYTES", 5 << 20)
+    assert read(path, [3], ["y"]) == [{"y": 3}]
+    with pytest.raises(InputError, match=r"a\.parquet: row group 0 takes 10\d+ bytes"):
+        read(path, [3], ["x"])
+
+
 def test_large_samples_make_small_row_groups(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     Parquet().write(path, ({"image": bytes([n]) * (3 << 20)} for n in range(7)))
