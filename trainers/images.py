@@ -50,7 +50,7 @@ def _pixels(data: bytes, *, mode: str, image_size: int) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _unreadable(f"{width} × {height} pixels are more than {MAX_PIXELS}")
-            decoded = image.convert(mode)
+            decoded = _eight_bits(image).convert(mode)
             if decoded.size != (image_size, image_size):
                 decoded = decoded.resize((image_size, image_size), Image.Resampling.BILINEAR)
             return np.array(decoded, dtype=np.uint8)
@@ -61,6 +61,17 @@ def _pixels(data: bytes, *, mode: str, image_size: int) -> np.ndarray:
     except Exception as error:
         # Pillow's decoders answer hostile bytes with almost any exception.
         raise _unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _eight_bits(image: Any) -> Any:
+    """Grey of 16 bits scaled to 8: Pillow would clip it, to nearly white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise _unreadable(f"pixels of mode {image.mode} have no known range")
+    return image
 
 
 def _unreadable(what: str) -> SampleError:

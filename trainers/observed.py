@@ -40,17 +40,26 @@ class ObservedLosses:
         return torch.cat([empty, *rows])
 
 
+def unusable(rows: torch.Tensor) -> list[tuple[int, int]]:
+    """(shard_id, row) of the samples that the model could not use: no unit of them counted."""
+    num_units, weight = rows[:, 3], rows[:, 5]
+    found = rows[(num_units == 0) & (weight > 0)]
+    return [(int(shard_id), int(row)) for shard_id, row in found[:, :2].tolist()]
+
+
 def to_frame(rows: torch.Tensor) -> pl.DataFrame:
     """The rows of all ranks as columns of `OBSERVED_LOSSES` and `weight`, in (step, shard, row)
     order.
 
-    Rows of negative shard (padding between ranks) and of weight 0 (stand-ins) are left out.
+    Rows of negative shard (padding between ranks), of weight 0 (stand-ins) and without a unit
+    (unusable) are left out.
 
     Raises:
         InputError: a loss is not finite: training has diverged, and must not be saved.
     """
     table = pl.DataFrame(rows.cpu().numpy(), schema=list(_COLUMNS))
-    table = table.filter((pl.col(schema.SHARD_ID) >= 0) & (pl.col(schema.WEIGHT) > 0))
+    counts = (pl.col(schema.WEIGHT) > 0) & (pl.col(schema.NUM_UNITS) > 0)
+    table = table.filter((pl.col(schema.SHARD_ID) >= 0) & counts)
     bad = table.filter(~pl.col(schema.LOSS).is_finite())
     if bad.height:
         first = bad.sort("step", schema.SHARD_ID, schema.ROW).row(0, named=True)

@@ -203,9 +203,20 @@ class RankReader:
             f"no usable sample among {_FILLER_ATTEMPTS} of step {step}: {self.stats.last_skipped}"
         )
 
+    def leave_out(self, shard_id: int, *, row: int) -> None:
+        """Count a sample as skipped that was counted as handed out."""
+        with self._lock:
+            self.stats.num_samples -= 1
+        reason = "nothing in it counts for this model (a label that it lacks?)"
+        self._count_skipped(shard_id, row=row, error=SampleError(reason, status="unreadable"))
+
     def _skip(self, number: int, error: SampleError) -> None:
-        selected, ids = self.order.selected, np.array([number])
-        where = f"shard {selected.shards_of(ids)[0]}, row {selected.rows[number]}"
+        selected = self.order.selected
+        shard_id = int(selected.shards_of(np.array([number]))[0])
+        self._count_skipped(shard_id, row=int(selected.rows[number]), error=error)
+
+    def _count_skipped(self, shard_id: int, *, row: int, error: SampleError) -> None:
+        where = f"shard {shard_id}, row {row}"
         with self._lock:
             self.stats.num_skipped += 1
             self.stats.last_skipped = f"{where}: {error} ({error.status})"

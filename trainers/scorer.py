@@ -168,10 +168,7 @@ class _Scoring:
                 int(batch["truncated"].sum()) if "truncated" in batch else 0
             )
             self.results += [
-                (row, loss, units, schema.OK)
-                if math.isfinite(loss)
-                else (row, None, units, "nonfinite")
-                for row, (loss, units) in zip(rows, losses, strict=True)
+                _result(row, loss, units) for row, (loss, units) in zip(rows, losses, strict=True)
             ]
             return
         if torch.cuda.is_available():
@@ -193,6 +190,12 @@ class _Scoring:
         with autocast:
             losses, num_units = self._task.per_sample_loss(self._model, batch)
         return list(zip(losses.float().tolist(), num_units.tolist(), strict=True))
+
+
+def _result(row: int, loss: float, units: int) -> tuple[int, float | None, int, str]:
+    if not units:
+        return row, None, 0, "unreadable"
+    return (row, loss, units, schema.OK) if math.isfinite(loss) else (row, None, units, "nonfinite")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

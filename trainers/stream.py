@@ -161,6 +161,14 @@ class TeachingStream(IterableDataset[Batch]):
                 )
         self._next_step = self._checked_step(state["samples_consumed"] // self.order.batch_size)
 
+    def leave_out(self, shard_id: int, *, row: int) -> None:
+        """Count a sample that was handed out and that the model could not use.
+
+        Raises:
+            InputError: those are more than the allowed share.
+        """
+        self._reader.leave_out(shard_id, row=row)
+
     def order_digest(self) -> str:
         """Hash of the whole global order: the same for every world size. Reads nothing."""
         return self.order.digest()

@@ -66,7 +66,10 @@ class Task(Protocol):
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """loss float32[batch] (nats, mean over counted units) and num_units int64[batch]."""
+        """loss float32[batch] (nats, mean over counted units) and num_units int64[batch].
+
+        No units and a loss of 0 say that this model cannot use the sample (a label that it lacks).
+        """
         ...
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:

@@ -256,6 +256,52 @@ def test_training_that_diverges_ends_with_the_sample_and_without_a_checkpoint(
     assert checkpoint.open(str(tmp_path / "out")) is None
 
 
+def with_foreign_labels(folder: Path, *, num_foreign: int) -> tuple[Corpus, IndexFile]:
+    rows = samples(70)
+    for row in rows[:num_foreign]:
+        row["label"] = 10  # the model knows 0 to 9
+    corpus = write_corpus(folder / "foreign", rows, num_shards=1)
+    return corpus, write_index(folder / "foreign.parquet", corpus)
+
+
+def test_samples_whose_label_the_model_lacks_are_left_out_and_counted(tmp_path: Path) -> None:
+    corpus, index = with_foreign_labels(tmp_path, num_foreign=2)
+    stream = TeachingStream(index, corpus, TASK, seed=5, batch_size=16)
+    seen: list[pl.DataFrame] = []
+    done = fit(
+        stream,
+        task=TASK,
+        models=TASK.models(PLAIN),
+        start=None,
+        out=str(tmp_path / "out"),
+        settings=SGD,
+        first_step=0,
+        total_steps=stream.num_steps,
+        seed=7,
+        on_losses=lambda _, rows: seen.append(rows),
+    )
+    assert done.samples_seen == 68
+    assert sorted(pl.concat(seen)["row"]) == list(range(2, 70))
+    assert (stream.stats.num_samples, stream.stats.num_skipped) == (68, 2)
+
+
+def test_too_many_foreign_labels_end_training_with_a_sample(tmp_path: Path) -> None:
+    corpus, index = with_foreign_labels(tmp_path, num_foreign=30)
+    stream = TeachingStream(index, corpus, TASK, seed=5, batch_size=16)
+    with pytest.raises(InputError, match=r"shard 0, row \d+: nothing in it counts for this model"):
+        fit(
+            stream,
+            task=TASK,
+            models=TASK.models(PLAIN),
+            start=None,
+            out=str(tmp_path / "out"),
+            settings=SGD,
+            first_step=0,
+            total_steps=stream.num_steps,
+            seed=7,
+        )
+
+
 @dataclass(frozen=True)
 class GradientsExplode(ImageClassification):
     """From the second step on the losses are finite and their gradients are not."""

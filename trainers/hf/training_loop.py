@@ -23,7 +23,7 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.randomness import Purpose, stream_key
-from trainers.observed import ObservedLosses, to_frame
+from trainers.observed import ObservedLosses, to_frame, unusable
 from trainers.settings import TrainingSettings
 from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
@@ -152,6 +152,8 @@ class _RoundTrainer(Trainer):
     def hand_over_observed(self) -> None:
         """Give the losses of all ranks since the last time to the hook."""
         rows = self._observed.take(device=self.args.device)
+        for shard_id, row in unusable(rows):
+            self._stream.leave_out(shard_id, row=row)
         rows = self.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
         frame = to_frame(self.accelerator.gather(rows))
         first, self._observed_from = self._observed_from, self.state.global_step

@@ -18,6 +18,9 @@ from trainers.hf import HuggingFaceModels
 from trainers.images import decode_image
 from trainers.task import Batch, Item
 
+_IGNORED = -100
+_MAX_LABEL = torch.iinfo(torch.int64).max
+
 
 @dataclass(frozen=True)
 class ImageClassification:
@@ -65,7 +68,8 @@ class ImageClassification:
         label = sample[self.label]
         if label is None:
             raise SampleError(f"column {self.label!r} is empty", status="empty")
-        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+        known = isinstance(label, int) and not isinstance(label, bool)
+        if not known or not 0 <= label <= _MAX_LABEL:
             raise SampleError(
                 f"column {self.label!r} holds {label!r}: expected a class number",
                 status="unreadable",
@@ -90,21 +94,27 @@ class ImageClassification:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy float32[batch] in nats; one unit each."""
-        loss = _cross_entropy(_logits(model, batch), batch["labels"])
-        return loss, torch.ones_like(batch["labels"])
+        """Cross-entropy float32[batch] in nats; one unit each, none for a label that the model
+        lacks.
+        """
+        logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
+        return _cross_entropy(logits, batch["labels"])
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per image) and `accuracy` in [0, 1]."""
+        """`eval_loss` (nats per image) and `accuracy` in [0, 1], of the labels the model has."""
         total, loss_sum, correct = 0, 0.0, 0
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
-                logits = _logits(model, batch)
-                loss_sum += _cross_entropy(logits, batch["labels"]).double().sum().item()
+                logits = model(pixel_values=batch["pixel_values"]).logits
+                losses, num_units = _cross_entropy(logits, batch["labels"])
+                loss_sum += losses.double().sum().item()
                 correct += int((logits.argmax(dim=1) == batch["labels"]).sum())
-                total += len(logits)
+                total += int(num_units.sum())
         if not total:
-            raise InputError("no sample to evaluate: expected at least one held-out batch")
+            raise InputError(
+                "no sample to evaluate: expected at least one held-out batch, with labels below "
+                "the num_labels of the model's configuration"
+            )
         return {"eval_loss": loss_sum / total, "accuracy": correct / total}
 
     def _augmented(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -120,19 +130,15 @@ class ImageClassification:
         return padded[:, top : top + size, left : left + size]
 
 
-def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
-    # A label outside the head is a device-side assert on a GPU, which ends the process.
-    if (highest := int(batch["labels"].max())) >= logits.shape[1]:
-        raise InputError(
-            f"label {highest} does not fit a model with {logits.shape[1]} classes: set num_labels "
-            "in the model's configuration"
-        )
-    return logits
-
-
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits.float(), labels, reduction="none")
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss float32[batch] and units int64[batch], both 0 for a label outside the head."""
+    known = labels < logits.shape[1]
+    # Masked, because such a label is an assert on a GPU, which ends the process.
+    targets = labels.masked_fill(~known, _IGNORED)
+    losses = functional.cross_entropy(
+        logits.float(), targets, reduction="none", ignore_index=_IGNORED
+    )
+    return losses, known.to(torch.int64)
 
 
 def _per_channel(value: float | tuple[float, ...]) -> torch.Tensor | float:

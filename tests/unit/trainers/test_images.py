@@ -33,6 +33,14 @@ def test_another_size_is_resized() -> None:
     assert set(image.flatten().tolist()) == {9}
 
 
+@pytest.mark.parametrize(("deep", "shallow"), [(0, 0), (30_000, 117), (65_535, 255)])
+def test_grey_of_sixteen_bits_is_scaled_and_not_clipped(deep: int, shallow: int) -> None:
+    data = png(np.full((8, 8), deep, np.uint16))
+    for num_channels in (1, 3):
+        image = decode_image(data, num_channels=num_channels, image_size=8)
+        assert set(image.flatten().tolist()) == {shallow}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP"])
 def test_the_allowed_formats_are_decoded(kind: str) -> None:
     file = io.BytesIO()

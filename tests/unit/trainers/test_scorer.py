@@ -213,7 +213,15 @@ def test_an_error_of_the_source_ends_scoring_and_its_threads(model: torch.nn.Mod
     assert not [t.name for t in threading.enumerate() if t.name.startswith("attent-")]
 
 
-def test_a_label_beyond_the_models_classes_says_what_to_set(model: torch.nn.Module) -> None:
-    rows = [{**samples(1)[0], "label": 10}]
-    with pytest.raises(InputError, match="label 10 does not fit a model with 10 classes"):
-        score_rows(TASK, model, enumerate(rows))
+def test_a_label_beyond_the_models_classes_is_unreadable_and_the_others_have_their_losses(
+    model: torch.nn.Module,
+) -> None:
+    rows = samples(4)
+    expected = score_rows(TASK, model, enumerate(rows))["loss"].to_list()
+    rows[2]["label"] = 10
+    found = score_rows(TASK, model, enumerate(rows))
+    assert found["status"].to_list() == ["ok", "ok", "unreadable", "ok"]
+    assert found["loss"].to_list() == [*expected[:2], None, expected[3]]
+    batch = TASK.collate([TASK.prepare(rows[2], generator=None)])
+    with pytest.raises(InputError, match="num_labels"):
+        TASK.evaluate(model, [batch])
