@@ -69,6 +69,7 @@ def image_classification(folder: Path) -> Case:
             ({"image": good[0]["image"], "label": None}, "empty"),
             ({"image": good[0]["image"], "label": "seven"}, "unreadable"),
             ({"image": good[0]["image"], "label": -1}, "unreadable"),
+            ({"image": good[0]["image"], "label": 10**30}, "unreadable"),
         ],
     )
 
@@ -87,6 +88,7 @@ def causal_lm(folder: Path) -> Case:
             ({"prompt": "f()", "response": ""}, "empty"),
             ({"prompt": "f()", "response": None}, "empty"),
             ({"prompt": 3, "response": "three"}, "unreadable"),
+            ({"prompt": "f()", "response": "\ud800"}, "unreadable"),
             ({"prompt": "long " * 200, "response": "never reached"}, "too_long"),
         ],
     )

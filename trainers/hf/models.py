@@ -5,13 +5,14 @@ of a checkpoint beside the weights (`trainers/checkpoint.py`).
 """
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from attent_select.errors import InputError, MissingError
 
@@ -33,6 +34,8 @@ class HuggingFaceModels:
 
     auto_class: str
     settings: dict[str, Any] = field(hash=False)
+    # Tokens of the longest sample: a model with fewer positions fails in the middle of training.
+    num_positions: int = 0
 
     def __post_init__(self) -> None:
         if unknown := set(self.settings) - _SETTINGS:
@@ -50,15 +53,9 @@ class HuggingFaceModels:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if "path" in self.settings:
-                return self._from_path()
-            config = dict(self.settings["config"])
-            try:
-                built = AutoConfig.for_model(config.pop("model_type"), **config)
-                model: torch.nn.Module = self._class.from_config(built, dtype=torch.float32)
-                return model
-            except (ValueError, TypeError, ImportError) as error:
-                raise InputError(f"the model cannot be built: {error}") from error
+            model = self._from_path() if "path" in self.settings else self._from_config()
+        self._check_positions(model)
+        return model
 
     def load(self, folder: Path) -> torch.nn.Module:
         """The model saved in `folder`, in eval mode on the CPU.
@@ -72,6 +69,7 @@ class HuggingFaceModels:
         model, problems = self._pretrained(str(folder))
         if problems:
             raise InputError(f"the weights in {folder} do not fit the model: {problems}")
+        self._check_positions(model)
         return model
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
@@ -81,6 +79,26 @@ class HuggingFaceModels:
     @property
     def _class(self) -> Any:
         return getattr(transformers, self.auto_class)
+
+    def _from_config(self) -> torch.nn.Module:
+        config = dict(self.settings["config"])
+        try:
+            built = AutoConfig.for_model(config.pop("model_type"), **config)
+            _check_known(config, built=built)
+            model: torch.nn.Module = self._class.from_config(built, dtype=torch.float32)
+        except InputError:
+            raise
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(f"the model cannot be built: {error}") from error
+        return model
+
+    def _check_positions(self, model: Any) -> None:
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and 0 < limit < self.num_positions:
+            raise InputError(
+                f"the task cuts text at {self.num_positions} tokens, the model has {limit} "
+                f"positions: set task.max_length to at most {limit}"
+            )
 
     def _from_path(self) -> torch.nn.Module:
         path = self.settings["path"]
@@ -115,6 +133,19 @@ class HuggingFaceModels:
             "errors": info["error_msgs"],
         }
         return model, {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
+
+
+def _check_known(config: dict[str, Any], *, built: PreTrainedConfig) -> None:
+    """A configuration keeps a field that it does not know as an attribute that nobody reads."""
+    default = type(built)()
+    for name in config:
+        if hasattr(built, name) and not hasattr(default, name):
+            known = [*default.to_dict(), *default.attribute_map, "num_labels"]
+            close = get_close_matches(name, known, n=1)
+            raise InputError(
+                f"model.config: {built.model_type} has no field {name!r}"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
 
 
 @lru_cache(maxsize=8)

@@ -52,7 +52,7 @@ class CausalLm:
 
     def models(self, settings: dict[str, Any]) -> HuggingFaceModels:
         """Models of `AutoModelForCausalLM`."""
-        return HuggingFaceModels("AutoModelForCausalLM", settings)
+        return HuggingFaceModels("AutoModelForCausalLM", settings, num_positions=self.max_length)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`input_ids` and `labels` (-100: does not count) as lists; a token costs one unit."""
@@ -101,7 +101,7 @@ class CausalLm:
         """Mean nats per counted token float32[batch], and their number int64[batch]."""
         nats, counted = token_losses(model, batch)
         num_units = counted.sum(dim=1)
-        return nats.sum(dim=1) / num_units, num_units
+        return nats.sum(dim=1) / num_units.clamp(min=1), num_units
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss` (nats per counted token) and `perplexity`."""
@@ -130,7 +130,10 @@ class CausalLm:
     def _tokens(self, text: str) -> list[int]:
         # The backend and not the tokenizer itself, which changes shared state and has no lock.
         backend = load_tokenizer(self.tokenizer).backend_tokenizer
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeError) as error:  # half of a surrogate pair has no UTF-8
+            raise SampleError(f"the text is not Unicode: {error}", status="unreadable") from error
         return ids
 
     def _padding(self) -> int:

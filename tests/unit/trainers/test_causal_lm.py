@@ -140,13 +140,28 @@ def test_settings_that_make_no_task_are_refused(wrong: dict[str, Any], message: 
 def test_perplexity_is_the_exponential_of_the_loss_per_token(folder: Path) -> None:
     from tasks_at_hand import LLAMA
 
-    task = CausalLm(tokenizer=str(folder), text="t")
+    task = CausalLm(tokenizer=str(folder), text="t", max_length=128)
     model = task.models({"config": {**LLAMA["config"], "vocab_size": 320}}).build(1)
     batch = task.collate([task.prepare({"t": text}, generator=None) for _, text in TEXTS])
     found = task.evaluate(model, [batch])
     assert found["perplexity"] == pytest.approx(torch.tensor(found["eval_loss"]).exp().item())
     with pytest.raises(InputError, match="held-out"):
         task.evaluate(model, [])
+
+
+def test_text_longer_than_the_models_positions_is_refused_before_it_is_met(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 320}
+    settings = {"config": {**config, "n_positions": 64}}
+    fits, too_long = (
+        CausalLm(tokenizer=str(folder), text="t", max_length=length).models(settings)
+        for length in (64, 65)
+    )
+    fits.save(fits.build(1), tmp_path)
+    for build in (lambda: too_long.build(1), lambda: too_long.load(tmp_path)):
+        with pytest.raises(InputError, match=r"set task\.max_length to at most 64"):
+            build()
 
 
 def test_training_a_tokenizer_twice_gives_the_same_files(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -237,3 +238,36 @@ def test_model_settings_that_name_no_model_are_refused(
 def test_a_model_type_that_does_not_exist_is_an_input_error() -> None:
     with pytest.raises(InputError, match="cannot be built"):
         TASK.models({"config": {"model_type": "perceptron-1958"}}).build(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"hidden_sise": 16}, "vit has no field 'hidden_sise'; did you mean 'hidden_size'"),
+        ({"num_lables": 3}, "did you mean 'num_labels'"),
+    ],
+)
+def test_a_misspelt_field_of_the_model_is_refused(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TASK.models({"config": VIT["config"] | wrong}).build(1)
+
+
+def test_a_misspelt_field_over_a_saved_model_is_refused(tmp_path: Path) -> None:
+    MODELS.save(MODELS.build(1), tmp_path)
+    with pytest.raises(InputError, match="hidden_sise"):
+        TASK.models({"path": str(tmp_path), "config": {"hidden_sise": 3}}).build(1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "gpt2", "hidden_size": 8, "num_hidden_layers": 1, "n_head": 2},
+        {"model_type": "llama", "rope_theta": 5000.0, "num_hidden_layers": 1, "hidden_size": 32},
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_other_names_of_a_field_and_those_of_older_versions_are_known(
+    config: dict[str, Any],
+) -> None:
+    models = HuggingFaceModels("AutoModelForCausalLM", {"config": config | {"vocab_size": 32}})
+    assert models.build(1) is not None
