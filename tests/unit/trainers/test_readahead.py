@@ -48,15 +48,17 @@ def test_what_is_started_and_not_handed_over_stays_within_the_budget() -> None:
 
 
 def test_an_item_over_the_budget_runs_alone() -> None:
-    running = threading.Semaphore(1)
+    two = threading.Barrier(2, timeout=0.5)
 
-    def alone(item: int) -> int:
-        assert running.acquire(blocking=False)
-        running.release()
-        return item
+    def meets_another(item: int) -> bool:
+        try:
+            two.wait()
+        except threading.BrokenBarrierError:  # nobody came; and for the second: nobody had come
+            return False
+        return True
 
-    found = ordered_map(alone, range(20), num_threads=4, budget=1, cost=lambda _: 100)
-    assert list(found) == list(range(20))
+    found = ordered_map(meets_another, range(2), num_threads=4, budget=1, cost=lambda _: 100)
+    assert list(found) == [False, False]
 
 
 def test_items_are_worked_on_at_the_same_time() -> None:
