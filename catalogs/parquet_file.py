@@ -24,6 +24,9 @@ _MAGIC = b"PAR1"
 # A row group is decoded as a whole. One that takes more than this, before compression and in the
 # columns that are read, is refused: some kB on disk can stand for any amount of memory.
 _MAX_GROUP_BYTES = 8 << 30
+# What pyarrow's objects for a parsed footer take, at all and for each column chunk (measured).
+_FOOTER_BYTES = 8 << 10
+_CHUNK_BYTES = 820
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Footer:
     @property
     def num_bytes(self) -> int:
         """What keeping this footer costs, about."""
-        return int(self.metadata.serialized_size) * 4 + self.offsets.nbytes * 2
+        parsed = _FOOTER_BYTES + _CHUNK_BYTES * self.sizes.size
+        return int(self.metadata.serialized_size) + parsed
 
     def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The row group that each of `rows` is in."""

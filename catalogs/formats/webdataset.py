@@ -93,7 +93,7 @@ class Webdataset:
                     raise InputError(f"cannot write {path}: sample {ordinal} has no columns")
                 for column in sorted(sample):
                     kind, data = _encoded(sample[column], f"{path}: {column!r} of {ordinal}")
-                    member = tarfile.TarInfo(f"{ordinal:06d}.{column}.{kind}")
+                    member = tarfile.TarInfo(_member_name(f"{ordinal:06d}", column, kind, path))
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
         if ordinal < 0:
@@ -118,7 +118,10 @@ class _Members:
 
     @classmethod
     def of(cls, table: pa.Table) -> "_Members":
-        names = [_column_and_kind(ext) for ext in table["ext"].to_pylist()]
+        # Each extension once, so that equal kinds are one string in memory.
+        exts = table["ext"].combine_chunks().dictionary_encode()
+        known = [_column_and_kind(ext) for ext in exts.dictionary.to_pylist()]
+        names = [known[code] for code in exts.indices.to_pylist()]
         columns = list(dict.fromkeys(column for column, _ in names))
         code = {column: position for position, column in enumerate(columns)}
         return cls(
@@ -175,6 +178,11 @@ def _member_table(stored: ObjectInfo) -> pa.Table:
         split = _split(member.name)
         if split is None:
             continue
+        if not member.isreg():
+            raise InputError(
+                f"{stored.url}: {member.name} is a link or a device: expected plain files only."
+                " Pack the tar again with `tar --dereference --hard-dereference`"
+            )
         key, ext = split
         if key != last_key:
             row, last_key, columns = row + 1, key, set()
@@ -188,7 +196,7 @@ def _member_table(stored: ObjectInfo) -> pa.Table:
 
 
 def _walk(stored: ObjectInfo) -> Iterator[tarfile.TarInfo]:
-    """The regular members of a tar. Raises `InputError` naming it when it is cut off or damaged."""
+    """The members of a tar, less folders. Raises `InputError` when it is cut off or damaged."""
     url = stored.url
     file = io.BufferedReader(_ObjectFile(stored), _WINDOW_BYTES)
     try:
@@ -196,13 +204,16 @@ def _walk(stored: ObjectInfo) -> Iterator[tarfile.TarInfo]:
             while (member := archive.next()) is not None:
                 # tarfile keeps the header of every member; typeshed leaves this list out.
                 archive.members.clear()  # type: ignore[attr-defined]
-                if member.issparse() or member.size > _MAX_MEMBER_BYTES:
+                if member.issparse() or not 0 <= member.size <= _MAX_MEMBER_BYTES:
                     raise InputError(f"{url}: {member.name} is sparse or larger than 4 GiB")
-                if member.isreg():
+                if not member.isdir():
                     yield member
             file.seek(archive.offset)
             end = file.read(_BLOCK)
-    except tarfile.TarError as error:
+    except InputError:
+        raise
+    # A damaged header also fails as whatever its numbers are taken for.
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise InputError(
             f"{url} is no whole tar: {error}. It may be cut off; copy it again"
         ) from error
@@ -247,6 +258,18 @@ class _ObjectFile(io.RawIOBase):
         return size
 
 
+def _member_name(key: str, column: str, kind: str, path: Path) -> str:
+    """What `_split` and `_column_and_kind` take apart again; `InputError` if they would not."""
+    name = f"{key}.{column}.{kind}"
+    comes_back = _split(name) == (key, f"{column}.{kind}") and column.isprintable()
+    if not column or not comes_back:
+        raise InputError(
+            f"cannot write {path}: a tar cannot hold a column {column!r}. Rename it: without '/'"
+            " and characters that cannot be printed"
+        )
+    return name
+
+
 def _split(name: str) -> tuple[str, str] | None:
     """Key and extension: what stands before and after the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
@@ -263,7 +286,7 @@ def _column_and_kind(ext: str) -> tuple[str, str]:
 def _decoded(data: bytes, kind: str) -> Any:
     try:
         return _DECODERS[kind](data) if kind in _DECODERS else data
-    except ValueError:
+    except (ValueError, RecursionError):
         return data
 
 

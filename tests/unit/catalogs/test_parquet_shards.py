@@ -1,5 +1,8 @@
 """Parquet shards: layouts that others write. What every format promises is tested elsewhere."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,29 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(
     assert read(path, [3], ["y"]) == [{"y": 3}]
     with pytest.raises(InputError, match=r"a\.parquet: row group 0 takes 10\d+ bytes"):
         read(path, [3], ["x"])
+
+
+def test_the_size_of_a_footer_in_memory_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {f"column {number}": [f"{row}" for row in range(400)] for number in range(10)}
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+    # In a process of its own: the memory of a footer is pyarrow's, and is seen from outside only.
+    program = f"""
+import gc
+from catalogs import parquet_file, storage
+
+def resident():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * {os.sysconf("SC_PAGE_SIZE")}
+
+size = storage.info({str(path)!r}).num_bytes
+kept = [parquet_file.load_footer({str(path)!r}, num_bytes=size)]
+before = resident()
+kept += [parquet_file.load_footer({str(path)!r}, num_bytes=size) for _ in range(20)]
+print((resident() - before) / 20 / kept[0].num_bytes)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert 0.6 < float(found.stdout) < 1.5
 
 
 def test_large_samples_make_small_row_groups(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from attent_select.errors import InputError
 from catalogs import storage
+from catalogs.formats import webdataset
 from catalogs.formats.webdataset import Webdataset
 from catalogs.shard_format import Inspection, Shard
 
@@ -78,6 +82,67 @@ def test_a_member_that_cannot_be_decoded_stays_bytes(tmp_path: Path) -> None:
     assert read(url, list("abcd")) == [{"a": b"seven", "b": b"\xff", "c": b"{", "d": b""}]
 
 
+def test_json_that_is_nested_too_deep_stays_bytes(tmp_path: Path) -> None:
+    deep = b"[" * 200_000
+    assert read(tar(tmp_path / "a.tar", [("0.json", deep)]), ["json"]) == [{"json": deep}]
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE])
+def test_a_link_in_place_of_a_member_is_an_input_error_that_names_it(
+    tmp_path: Path, kind: bytes
+) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("0.png")
+        member.size = len(PNG)
+        archive.addfile(member, io.BytesIO(PNG))
+        link = tarfile.TarInfo("1.png")
+        link.type, link.linkname = kind, "0.png"
+        archive.addfile(link)
+    with pytest.raises(InputError, match=r"a\.tar: 1\.png is a link"):
+        Webdataset().inspect(str(path))
+
+
+def test_a_header_with_an_impossible_size_is_an_input_error(tmp_path: Path) -> None:
+    path = Path(tar(tmp_path / "a.tar", [("0.txt", b"a")]))
+    data = bytearray(path.read_bytes())
+    # An extended header of 2^87 bytes, with the checksum that goes with it.
+    data[124:136] = b"\x80" + b"\x7f" * 11
+    data[148:157] = b" " * 8 + tarfile.XHDTYPE
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tar is no whole tar"):
+        Webdataset().inspect(str(path))
+
+
+@given(st.text(max_size=8))
+@example("a/b")
+@example("")
+@example("a\0")
+@example("a.")
+@example("\ud800")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_column_is_refused_or_comes_back_by_its_name(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "a.tar"
+    try:
+        Webdataset().write(path, [{column: 1, "z": 2}] * 2)
+    except InputError:
+        assert not column.isalnum()
+    else:
+        assert read(str(path), [column, "z"]) == [{column: 1, "z": 2}] * 2
+
+
+def test_the_size_of_a_member_index_in_memory_is_known(tmp_path: Path) -> None:
+    members = [(f"{n:06d}.{ext}", b"x") for n in range(5000) for ext in ("a.png", "b.cls")]
+    table = Webdataset().inspect(tar(tmp_path / "a.tar", members)).members
+    assert table is not None
+    tracemalloc.start()
+    index = webdataset._Members.of(table)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken == pytest.approx(index.num_bytes, rel=0.1)
+
+
 def test_a_sample_without_a_member_has_none_there(tmp_path: Path) -> None:
     url = tar(tmp_path / "a.tar", [("0.png", PNG), ("1.png", PNG), ("1.txt", b"one")])
     assert read(url, ["png", "txt"]) == [{"png": PNG, "txt": None}, {"png": PNG, "txt": "one"}]
@@ -88,7 +153,7 @@ def test_what_is_no_part_of_a_sample_is_passed_over(tmp_path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         folder = tarfile.TarInfo("data")
         folder.type = tarfile.DIRTYPE
-        link = tarfile.TarInfo("data/0.gif")
+        link = tarfile.TarInfo("data/latest")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         for member in (folder, link):
             archive.addfile(member)
