@@ -53,6 +53,16 @@ class StreamStats:
 
 
 @dataclass(frozen=True, eq=False)
+class _Piece:
+    """Samples of one shard, and the memory they take once they are read: not the bytes at rest,
+    which compression can make a thousand times fewer.
+    """
+
+    ids: Ids
+    num_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
 class MicroBatch:
     """The samples of one micro-batch, not yet prepared."""
 
@@ -79,12 +89,21 @@ class RankReader:
 
     def batches(self, start_step: int) -> Generator[Batch, None, None]:
         """Collated micro-batches from `start_step` to the end."""
-        read = ordered_map(
-            self._read,
+        num_threads = self.read_ahead.num_read_threads
+        # A stage of its own: what a piece takes may cost a request, and those go side by side.
+        pieces = ordered_map(
+            self._sized,
             self._share_by_shard(start_step),
-            num_threads=self.read_ahead.num_read_threads,
+            num_threads=num_threads,
+            budget=2 * num_threads,
+            cost=lambda _: 1,
+        )
+        read = ordered_map(
+            lambda piece: self._read(piece.ids),
+            pieces,
+            num_threads=num_threads,
             budget=self.read_ahead.max_bytes,
-            cost=self._bytes_at_rest,
+            cost=lambda piece: piece.num_bytes,
         )
         return ordered_map(
             self._prepare,
@@ -103,16 +122,22 @@ class RankReader:
                 piece for piece in np.split(ids, np.flatnonzero(np.diff(shards)) + 1) if len(piece)
             )
 
-    def _bytes_at_rest(self, ids: Ids) -> int:
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return self.corpus.columns if self.task is None else self.task.columns
+
+    def _sized(self, ids: Ids) -> _Piece:
         selected = self.order.selected
-        return int(len(ids) * selected.sample_bytes[selected.shard_ordinals(ids[:1])[0]])
+        shard_id, rows = int(selected.shards_of(ids[:1])[0]), selected.rows[ids].tolist()
+        size = self.corpus.decoded_bytes(shard_id, rows=rows, columns=self._columns)
+        return _Piece(ids, num_bytes=size)
 
     def _read(self, ids: Ids) -> dict[int, Sample]:
         selected = self.order.selected
         reading = self.corpus.read(
             int(selected.shards_of(ids[:1])[0]),
             rows=selected.rows[ids].tolist(),
-            columns=self.corpus.columns if self.task is None else self.task.columns,
+            columns=self._columns,
         )
         with self._lock:
             self.stats.bytes_read += reading.bytes_read

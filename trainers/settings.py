@@ -28,8 +28,9 @@ ARGUMENTS = frozenset({
 
 @dataclass(frozen=True)
 class ReadAhead:
-    """How far a rank reads ahead. `max_bytes` bounds what was read and not yet prepared, and again
-    what was prepared and not yet handed out, beside the one shuffle block that is being handed out.
+    """How far a rank reads ahead. `max_bytes` of memory bounds what was read and not yet prepared,
+    and again what was prepared and not yet handed out, beside the one shuffle block that is being
+    handed out.
     """
 
     num_read_threads: int = 4
