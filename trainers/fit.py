@@ -104,6 +104,7 @@ def fit(
     round_ = _Round(stream, steps=steps, out=out, on_losses=on_losses, on_step=on_step)
     if resumed is not None:
         round_.progress = _Progress(**resumed.progress)
+        stream.count_earlier(round_.progress.samples_seen)
     round_.run(source, task=task, models=models, settings=settings, evaluation=evaluation)
     done = checkpoints.open(out)
     assert done is not None

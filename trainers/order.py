@@ -209,6 +209,12 @@ class Order:
                 place += self.batch_size
                 step += 1
 
+    def samples_before(self, step: int) -> int:
+        """Samples of all steps before `step`."""
+        epoch, within = divmod(step, max(self.steps_per_epoch, 1))
+        per_epoch = self.num_samples // self.epochs
+        return epoch * per_epoch + min(within * self.batch_size, per_epoch)
+
     def digest(self) -> str:
         """Hash over every (step, shard_id, row) in order."""
         return order_digest(self.selected, self.steps())

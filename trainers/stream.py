@@ -161,6 +161,14 @@ class TeachingStream(IterableDataset[Batch]):
                 )
         self._next_step = self._checked_step(state["samples_consumed"] // self.order.batch_size)
 
+    def count_earlier(self, num_samples: int) -> None:
+        """After a resume: of the samples before `next_step` all ranks together trained on
+        `num_samples`. The others count towards the share that may be skipped.
+        """
+        skipped = self.order.samples_before(self._next_step) - num_samples
+        self.stats.num_samples += num_samples // self.share.world_size
+        self.stats.num_skipped += skipped // self.share.world_size
+
     def leave_out(self, shard_id: int, *, row: int) -> None:
         """Count a sample that was handed out and that the model could not use.
 

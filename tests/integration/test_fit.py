@@ -302,6 +302,40 @@ def test_too_many_foreign_labels_end_training_with_a_sample(tmp_path: Path) -> N
         )
 
 
+def test_samples_skipped_before_a_round_was_stopped_still_count(tmp_path: Path) -> None:
+    rows = samples(60)
+    for row in rows[10:27]:  # one more than is forgiven
+        row["image"] = b"not an image"
+    corpus = write_corpus(tmp_path / "corpus", rows, num_shards=1)
+    index = write_index(tmp_path / "index.parquet", corpus)
+
+    def train(allowed: float, *, stop_after: int) -> None:
+        def on_step(step: int) -> None:
+            if step == stop_after:
+                raise TimeoutError
+
+        stream = TeachingStream(
+            index, corpus, TASK, seed=5, batch_size=10, max_skipped_share=allowed
+        )
+        fit(
+            stream,
+            task=TASK,
+            models=TASK.models(PLAIN),
+            start=None,
+            out=str(tmp_path / "out"),
+            settings=replace(SGD, batch_size=10, save_steps=2),
+            first_step=0,
+            total_steps=stream.num_steps,
+            seed=7,
+            on_step=on_step,
+        )
+
+    with pytest.raises(TimeoutError):
+        train(1.0, stop_after=3)
+    with pytest.raises(InputError, match="17 of"):
+        train(0.01, stop_after=0)
+
+
 @dataclass(frozen=True)
 class GradientsExplode(ImageClassification):
     """From the second step on the losses are finite and their gradients are not."""

@@ -69,6 +69,15 @@ def test_the_steps_are_numbered_without_gaps_and_full_but_for_each_epochs_last(
         assert not short
 
 
+@given(orders())
+def test_the_samples_before_a_step_are_those_of_the_steps_before_it(order: Order) -> None:
+    before = 0
+    for step, ids in order.steps():
+        assert order.samples_before(step) == before
+        before += len(ids)
+    assert order.samples_before(order.num_steps) == before
+
+
 @given(orders(), st.data())
 def test_starting_at_any_step_gives_the_rest_of_the_same_order(
     order: Order, data: st.DataObject

@@ -1,6 +1,7 @@
 """The stream: what its batches hold, where it goes on, and what it does with samples that fail."""
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,27 @@ def test_only_shards_with_selected_rows_are_read(tmp_path: Path) -> None:
     assert stream.stats.bytes_selected <= stream.stats.bytes_read <= corpus.shards[1].num_bytes
 
 
+def test_what_compresses_well_is_read_ahead_by_the_memory_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", [{"zeros": bytes(1 << 20)}] * 6)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    two, read, met = threading.Barrier(2, timeout=0.5), Corpus.read, []
+
+    def meets_another(*arguments: Any, **settings: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):  # nobody came
+            met.append(two.wait())
+        return read(*arguments, **settings)
+
+    monkeypatch.setattr(Corpus, "read", meets_another)
+    assert corpus.num_bytes < 1 << 20  # all three shards at once, if these were what counts
+    stream = TeachingStream(
+        index, corpus, seed=3, batch_size=2, read_ahead=ReadAhead(max_bytes=1 << 20)
+    )
+    assert len(trained(list(stream))) == 6
+    assert met == []
+
+
 def test_augmentation_depends_on_the_sample_and_the_epoch_and_not_on_the_ranks(
     index: IndexFile, corpus: Corpus
 ) -> None:
@@ -272,6 +294,23 @@ def test_too_many_samples_that_cannot_be_used_end_the_stream_with_the_last_reaso
     index = write_index(tmp_path / "index.parquet", corpus)
     with pytest.raises(InputError, match=r"\d+ of \d+ samples cannot be used.*none of PNG"):
         list(stream_of(index, corpus))
+
+
+def test_samples_skipped_before_a_resume_still_count(tmp_path: Path) -> None:
+    rows = samples(60)
+    for row in rows[10:27]:  # one more than is forgiven
+        row["image"] = b"not an image"
+    corpus = write_corpus(tmp_path / "corpus", rows)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    iterator = iter(stream_of(index, corpus, max_skipped_share=1.0))
+    before = trained([next(iterator) for _ in range(4)])
+    iterator.close()  # type: ignore[attr-defined]
+    assert 0 < len(before) < 4 * 8
+    resumed = stream_of(index, corpus, start_step=4)
+    resumed.count_earlier(len(before))
+    with pytest.raises(InputError, match="17 of"):
+        list(resumed)
+    assert len(trained(list(stream_of(index, corpus, start_step=4)))) == 43 - len(before)
 
 
 def test_a_shard_that_is_gone_is_an_error_at_its_place(tmp_path: Path) -> None:
