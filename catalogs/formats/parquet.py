@@ -4,9 +4,9 @@ Here: samples ↔ Parquet. Not here: how the bytes are fetched (`catalogs/parque
 row groups and columns that hold the wanted rows are read.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attent_select.errors import InputError, MissingError
-from catalogs import parquet_file, storage
+from catalogs import parquet_file, plain_values, storage
 from catalogs.cache import BoundedCache
 from catalogs.parquet_file import Footer
 from catalogs.read_plan import Fetched, checked_columns, checked_rows
@@ -25,6 +25,9 @@ _SMALL_SHARD_REQUESTS = 4
 # A row group is written when it has so many samples or, about, bytes.
 _GROUP_SAMPLES = 1024
 _GROUP_BYTES = 8 << 20
+
+# What pyarrow raises for values that it cannot make a column of.
+_REFUSED: Final = (pa.ArrowException, TypeError, OverflowError)
 
 _footers: BoundedCache[Footer] = BoundedCache(max_bytes=128 << 20)
 
@@ -62,7 +65,7 @@ class Parquet:
         )
         for group, table in zip(groups, tables, strict=True):
             positions = wanted[in_group == group] - footer.starts[group]
-            samples.extend(_chosen(table, positions).to_pylist())
+            samples.extend(_samples(table, positions, url=shard.uri))
             share = len(positions) / table.num_rows
             bytes_selected += footer.group_bytes(group, columns) * share
         return Reading(samples, fetched.num_bytes, round(bytes_selected), len(fetched.ranges))
@@ -85,15 +88,29 @@ class Parquet:
         return round(float((sizes * share).sum() + sizes.max(initial=0)))
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
-        """Columns in the order of their names; their types are those of the first row group."""
-        groups = _groups(samples)
-        first = next(groups, None)
-        if first is None:
-            raise InputError(f"no samples to write to {path}: expected at least one")
-        schema = _schema(first, path)
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for group in itertools.chain([first], groups):
+        """Columns in the order of their names. Equal samples make equal bytes.
+
+        Raises:
+            InputError: there are no samples, or a column changes its type on the way.
+        """
+        schema, writer = pa.schema([]), None
+        try:
+            for group in _groups(samples):
+                wider = _schema(group, path, known=schema)
+                if writer is None:
+                    writer = pq.ParquetWriter(path, wider, compression="zstd")
+                elif wider != schema:
+                    writer.close()
+                    writer = _rewritten(path, wider)
+                schema = wider
                 writer.write_table(_table(group, schema, path))
+        except _REFUSED as error:
+            raise InputError(f"cannot write {path}: {error}") from error
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise InputError(f"no samples to write to {path}: expected at least one")
 
 
 def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
@@ -127,51 +144,100 @@ def _load_footer(shard: Shard) -> Footer:
     return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
 
 
-def _chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
-    if len(positions) == table.num_rows:
-        return table
-    # A mask, not `take`: take joins chunks, and long binary columns overflow 2 GiB.
-    mask = np.zeros(table.num_rows, dtype=np.bool_)
-    mask[positions] = True
-    return table.filter(pa.array(mask))
+def _samples(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> list[Sample]:
+    try:
+        return plain_values.samples_of(plain_values.chosen(table, positions))
+    except pa.ArrowException as error:
+        kinds = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise InputError(
+            f"{url}: columns of these types cannot be read ({kinds}): {error}"
+        ) from error
 
 
-def _schema(samples: Sequence[Sample], path: Path) -> pa.Schema:
-    return _inferred(samples, sorted({name for sample in samples for name in sample}), path).schema
+def _schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Schema:
+    """`known`, with what these samples have and the earlier ones had not.
+
+    What would not come back as it is (2.5 in a column of integers) is refused.
+    """
+    names = {name for sample in samples for name in sample}
+    try:
+        found = pa.table({name: [sample.get(name) for sample in samples] for name in names}).schema
+    except _REFUSED as error:
+        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+    kinds = {field.name: field.type for field in known}
+    for field in found:
+        earlier = kinds.get(field.name, pa.null())
+        wider = _wider(earlier, field.type)
+        if wider is None:
+            raise InputError(
+                f"cannot write {path}: column {field.name!r} began as {earlier} and goes on as"
+                f" {field.type}. Every column needs one type"
+            )
+        kinds[field.name] = wider
+    return pa.schema(sorted(kinds.items()))
 
 
 def _table(samples: Sequence[Sample], schema: pa.Schema, path: Path) -> pa.Table:
-    """A row group. What would not come back as it is (2.5 in a column of integers) is refused."""
-    names = sorted({name for sample in samples for name in sample} | set(schema.names))
-    for field in _inferred(samples, names, path).schema:
-        wanted = schema.field(field.name).type if field.name in schema.names else None
-        if wanted is None or not _fits(field.type, wanted):
-            raise InputError(
-                f"cannot write {path}: column {field.name!r} began as {wanted or 'nothing'} and"
-                f" goes on as {field.type}. Every column needs one type, from the start"
-            )
     columns = {name: [sample.get(name) for sample in samples] for name in schema.names}
-    try:
-        return pa.table(columns, schema=schema)
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+    for field in schema:
+        # pyarrow takes True for the number 1.0.
+        if any(_has_bool(value, field.type) for value in columns[field.name]):
+            raise InputError(
+                f"cannot write {path}: column {field.name!r} has both numbers and true or false."
+                " Every column needs one type"
+            )
+    return pa.table(columns, schema=schema)
 
 
-def _inferred(samples: Sequence[Sample], names: Sequence[str], path: Path) -> pa.Table:
-    try:
-        return pa.table({name: [sample.get(name) for sample in samples] for name in names})
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer that goes on with the file at `path`, in a schema that is wider than the file's."""
+    writer = pq.ParquetWriter(f"{path}.wider", schema, compression="zstd")
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            for field in schema:
+                if field.name not in table.column_names:
+                    table = table.append_column(field.name, pa.nulls(table.num_rows))
+            writer.write_table(table.select(schema.names).cast(schema))
+    Path(f"{path}.wider").replace(path)
+    return writer
 
 
-def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether pyarrow converts values of type `found` to `wanted` without changing any."""
-    if pa.types.is_null(found) or found == wanted:
-        return True
-    if pa.types.is_list(found) and pa.types.is_list(wanted):
-        return _fits(found.value_type, wanted.value_type)
-    if pa.types.is_struct(found) and pa.types.is_struct(wanted):
-        known = {field.name: field.type for field in wanted}
-        return all(field.name in known and _fits(field.type, known[field.name]) for field in found)
+def _wider(known: pa.DataType, found: pa.DataType) -> pa.DataType | None:
+    """The type that holds values of both as they are; None if there is none.
+
+    What was null (or empty, or absent) so far takes any type.
+    """
+    if pa.types.is_null(found) or found == known:
+        return known
+    if pa.types.is_null(known):
+        return found
+    if pa.types.is_list(found) and pa.types.is_list(known):
+        item = _wider(known.value_type, found.value_type)
+        return None if item is None else pa.list_(item)
+    if pa.types.is_struct(found) and pa.types.is_struct(known):
+        fields = {field.name: field.type for field in known}
+        for field in found:
+            fields[field.name] = _wider(fields.get(field.name, pa.null()), field.type)
+        lacking = any(kind is None for kind in fields.values())
+        return None if lacking else pa.struct(list(fields.items()))
     # pyarrow refuses integers that a float cannot hold.
-    return bool(pa.types.is_integer(found) and pa.types.is_floating(wanted))
+    fits = pa.types.is_integer(found) and pa.types.is_floating(known)
+    return known if fits else None
+
+
+def _has_bool(value: Any, kind: pa.DataType) -> bool:
+    """Whether a bool stands where `kind` has a number."""
+    if value is None:
+        return False
+    if pa.types.is_list(kind):
+        if _is_number(kind.value_type):
+            return bool in set(map(type, value))
+        return any(_has_bool(item, kind.value_type) for item in value)
+    if pa.types.is_struct(kind):
+        return any(_has_bool(value.get(field.name), field.type) for field in kind)
+    return _is_number(kind) and isinstance(value, bool)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from attent_select.errors import InputError
 from catalogs import parquet_file, storage
 from catalogs.formats.parquet import Parquet
-from catalogs.shard_format import Shard
+from catalogs.shard_format import Sample, Shard
 
 
 def shard_of(path: Path) -> Shard:
@@ -178,8 +179,8 @@ def test_large_samples_make_small_row_groups(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "late",
-    [{"x": "text"}, {"x": 1, "y": 2}, {"x": 2.5}, {"x": 1 << 64}, {"z": [2.5]}, {"s": {"b": 1}}],
-    ids=["type", "column", "fraction", "size", "list", "struct"],
+    [{"x": "text"}, {"x": 2.5}, {"x": 1 << 64}, {"z": [2.5]}, {"s": {"a": "t"}}, {"x": True}],
+    ids=["type", "fraction", "size", "list", "struct", "bool"],
 )
 def test_samples_of_another_kind_midway_are_an_input_error(
     tmp_path: Path, late: dict[str, Any]
@@ -195,6 +196,72 @@ def test_whole_numbers_may_stand_among_fractions_and_nothing_among_anything(tmp_
     Parquet().write(tmp_path / "a.parquet", [*samples, *late])
     found = read(tmp_path / "a.parquet", [1024, 1025], ["x", "z", "s"])
     assert found == [{"x": 1.0, "z": [], "s": {"a": None, "b": None}}, late[1]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.5, True],
+        [[1, 2], [True]],
+        [[0.5, False]],
+        [{"a": [0.5]}, {"a": [True]}],
+        [{}],
+        [[{}]],
+    ],
+)
+def test_values_that_parquet_would_change_are_an_input_error(
+    tmp_path: Path, values: list[Any]
+) -> None:
+    with pytest.raises(InputError, match=r"cannot write .*a\.parquet"):
+        Parquet().write(tmp_path / "a.parquet", [{"x": value} for value in values])
+
+
+def test_a_column_may_be_null_empty_or_absent_for_as_long_as_it_likes(tmp_path: Path) -> None:
+    early: Sample = {"a": None, "b": [], "c": {"d": None}, "e": [{"f": None}], "n": None}
+    first: Sample = early | {"c": {"d": 0.5}}
+    late: Sample = {"a": "t", "b": [1], "c": {"d": 1.5, "g": 2}, "e": [{"f": b"x"}], "n": None}
+    last: Sample = late | {"h": True}
+    Parquet().write(
+        tmp_path / "a.parquet", [early] * 2000 + [first] * 2000 + [late] * 2000 + [last]
+    )
+    columns = ["a", "b", "c", "e", "n", "h"]
+    found = read(tmp_path / "a.parquet", [0, 2000, 4000, 6000], columns)
+    assert found == [
+        early | {"c": {"d": None, "g": None}, "h": None},
+        first | {"c": {"d": 0.5, "g": None}, "h": None},
+        late | {"h": None},
+        last,
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_value_that_python_cannot_hold_stays_bytes(tmp_path: Path) -> None:
+    broken = pa.array([b"good", b"\xff", b""])
+    texts = pa.Array.from_buffers(pa.string(), 3, broken.buffers())
+    times = pa.array([0, 1 << 62, None], pa.timestamp("us"))
+    columns = {"t": texts, "w": texts.dictionary_encode(), "when": times, "n": [1, 2, 3]}
+    columns["l"] = pa.ListArray.from_arrays([0, 1, 2, 3], texts)
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    epoch = datetime(1970, 1, 1)
+    assert read(tmp_path / "a.parquet", [0, 1, 2], list(columns)) == [
+        {"t": "good", "w": "good", "when": epoch, "n": 1, "l": ["good"]},
+        {"t": b"\xff", "w": b"\xff", "when": b"", "n": 2, "l": b""},
+        {"t": "", "w": "", "when": None, "n": 3, "l": [""]},
+    ]
+
+
+def test_views_come_back_as_plain_values(tmp_path: Path) -> None:
+    columns = {
+        "s": pa.array(["a", None, "c" * 40], pa.string_view()),
+        "b": pa.array([b"a", None, b"c"], pa.binary_view()),
+        "l": pa.array([["a"], [], None], pa.list_(pa.string_view())),
+        "k": pa.array([{"s": "a"}, None, {"s": None}], pa.struct([("s", pa.string_view())])),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", [0, 2], list(columns)) == [
+        {"s": "a", "b": b"a", "l": ["a"], "k": {"s": "a"}},
+        {"s": "c" * 40, "b": b"c", "l": None, "k": {"s": None}},
+    ]
 
 
 def test_a_column_that_is_missing_midway_is_null(tmp_path: Path) -> None:
