@@ -4,6 +4,7 @@ Here: hidden states → nats per counted token, a chunk of tokens at a time. Not
 count (`tasks/causal_lm.py`).
 """
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 IGNORED = -100
 # Elements of the float32 logits that exist at once: 64 MiB of them.
 CHUNK_ELEMENTS = 1 << 24
+
+# Logits [tokens, vocabulary] and targets [tokens] → a value, or several, per token.
+Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _plain_heads: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
 
@@ -33,36 +37,75 @@ def token_losses(
         Nats float32[batch, tokens - 1], 0 where nothing counts, and counted bool[batch, tokens -
         1].
     """
+    values, counted = _per_token(model, batch, _cross_entropy, chunk_elements=chunk_elements)
+    return _placed(values, counted), counted
+
+
+def token_scores(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], *, chunk_elements: int = CHUNK_ELEMENTS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats of every counted token, and whether it is the model's first choice.
+
+    Args and memory as for `token_losses`.
+
+    Returns:
+        Nats float32[counted tokens] and hits bool[counted tokens].
+    """
+
+    def measure(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        hits = (logits.argmax(dim=-1) == targets).float()
+        return torch.stack([_cross_entropy(logits, targets), hits], dim=-1)
+
+    values, _ = _per_token(model, batch, measure, chunk_elements=chunk_elements)
+    return values[:, 0], values[:, 1] > 0
+
+
+def _per_token(
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],
+    measure: Measure,
+    *,
+    chunk_elements: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`measure` of the logits of every counted token, and which tokens those are."""
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     parts = _backbone_and_head(model)
     if parts is None:
         logits = model(**inputs, use_cache=False).logits[:, :-1][counted]
-        losses = _cross_entropy(logits, targets[counted])
-    else:
-        backbone, head = parts
-        hidden = backbone(**inputs, use_cache=False).last_hidden_state[:, :-1][counted]
-        losses = _in_chunks(head, hidden, targets[counted], chunk_elements=chunk_elements)
-    # Placed by mask, not index_add: sums per sample must not depend on the order of atomic adds.
+        return measure(logits, targets[counted]), counted
+    backbone, head = parts
+    hidden = backbone(**inputs, use_cache=False).last_hidden_state[:, :-1][counted]
+    found = _in_chunks(head, hidden, targets[counted], measure, chunk_elements=chunk_elements)
+    return found, counted
+
+
+def _placed(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    # By mask, not index_add: sums per sample must not depend on the order of atomic adds.
     nats = torch.zeros(counted.shape, dtype=torch.float32, device=losses.device)
-    return nats.masked_scatter(counted, losses), counted
+    return nats.masked_scatter(counted, losses)
 
 
 def _in_chunks(
-    head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, *, chunk_elements: int
+    head: torch.nn.Module,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    measure: Measure,
+    *,
+    chunk_elements: int,
 ) -> torch.Tensor:
-    def losses(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return _cross_entropy(head(part), wanted)
+    def measured(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return measure(head(part), wanted)
 
     vocabulary = next(head.parameters()).shape[0]
     num_rows = max(chunk_elements // vocabulary, 1)
     chunks = zip(torch.split(hidden, num_rows), torch.split(targets, num_rows), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([losses(part, wanted) for part, wanted in chunks])
+        return torch.cat([measured(part, wanted) for part, wanted in chunks])
     # Recomputed in the backward pass, or every chunk's logits would be kept for it.
     return torch.cat(
-        [checkpoint(losses, part, wanted, use_reentrant=False) for part, wanted in chunks]
+        [checkpoint(measured, part, wanted, use_reentrant=False) for part, wanted in chunks]
     )
 
 

@@ -17,7 +17,7 @@ from catalogs.shard_format import Sample
 from trainers.evaluation import evaluating
 from trainers.hf import HuggingFaceModels, load_tokenizer
 from trainers.task import Batch, Item
-from trainers.token_loss import IGNORED, token_losses
+from trainers.token_loss import IGNORED, token_losses, token_scores
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,24 @@ class CausalLm:
         return nats.sum(dim=1) / num_units.clamp(min=1), num_units
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per counted token) and `perplexity`."""
-        total, nats_sum = 0, 0.0
+        """`eval_loss` (nats per counted token), `perplexity`, and `accuracy` (share of the counted
+        tokens that are the model's first choice).
+        """
+        total, nats_sum, hits_sum = 0, 0.0, 0
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
-                nats, counted = token_losses(model, batch)
+                nats, hits = token_scores(model, batch)
                 nats_sum += nats.double().sum().item()
-                total += int(counted.sum())
+                hits_sum += int(hits.sum())
+                total += len(hits)
         if not total:
             raise InputError("no token to evaluate: expected at least one held-out batch")
         loss = nats_sum / total
-        return {"eval_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        return {
+            "eval_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "accuracy": hits_sum / total,
+        }
 
     def _words(self, sample: Sample, column: str) -> str:
         words = sample[column]

@@ -144,6 +144,7 @@ def test_perplexity_is_the_exponential_of_the_loss_per_token(folder: Path) -> No
     model = task.models({"config": {**LLAMA["config"], "vocab_size": 320}}).build(1)
     batch = task.collate([task.prepare({"t": text}, generator=None) for _, text in TEXTS])
     found = task.evaluate(model, [batch])
+    assert 0 <= found["accuracy"] < 0.5
     assert found["perplexity"] == pytest.approx(torch.tensor(found["eval_loss"]).exp().item())
     with pytest.raises(InputError, match="held-out"):
         task.evaluate(model, [])

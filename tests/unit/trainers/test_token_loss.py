@@ -8,7 +8,7 @@ from tasks_at_hand import LLAMA
 from torch.nn import functional
 
 from trainers.hf import HuggingFaceModels
-from trainers.token_loss import IGNORED, token_losses
+from trainers.token_loss import IGNORED, token_losses, token_scores
 
 Batch = dict[str, torch.Tensor]
 
@@ -49,6 +49,22 @@ def test_chunks_of_any_size_give_the_losses_and_gradients_of_the_whole_matrix(
     expected.sum().backward()
     for one, other in zip(model.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 1 << 24])
+def test_a_token_is_a_hit_where_it_is_the_first_choice(batch: Batch, chunk_elements: int) -> None:
+    model = model_of().eval()
+    counted = batch["labels"][:, 1:] != IGNORED
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        batch["labels"][2, 1] = logits[2, 0].argmax()  # at least one hit
+        nats, hits = token_scores(model, batch, chunk_elements=chunk_elements)
+        expected_nats = token_losses(model, batch)[0][counted]
+    expected = logits[:, :-1].argmax(-1)[counted] == batch["labels"][:, 1:][counted]
+    assert torch.equal(hits, expected)
+    assert hits.any()
+    assert not hits.all()
+    torch.testing.assert_close(nats, expected_nats)
 
 
 def test_the_logits_of_all_tokens_never_exist_at_once(batch: Batch) -> None:
