@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 def join(base: str, *names: str) -> str:
     """`base/name/name…`, for URLs and local paths alike."""
-    return "/".join([base.rstrip("/"), *names])
+    # The slashes of `memory://` belong to its scheme.
+    start = base if base.endswith("://") else base.rstrip("/") + "/"
+    return start + "/".join(names)
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,10 @@ def expand(patterns: Sequence[str]) -> list[ObjectInfo]:
     Files in a folder that start with `.` or `_` are left out (`_SUCCESS`, `.crc`).
 
     Raises:
-        InputError: a pattern names nothing, or cannot be read.
+        InputError: a pattern names nothing, means nothing here, or cannot be read.
     """
+    for pattern in patterns:
+        globs.check(pattern)
     wanted = {
         (pattern, normalise(url)): None
         for pattern in patterns
@@ -123,11 +125,19 @@ def is_local(url: str) -> bool:
 
 
 def normalise(url: str) -> str:
-    """The one spelling of a URL: an absolute path, or `scheme://…`, without a slash at the end."""
+    """The one spelling of a URL: an absolute path, or `scheme://…`, without a slash at the end.
+
+    Raises:
+        InputError: it is a `file://` of another host.
+    """
     if url.startswith("file://"):
-        url = unquote(url.removeprefix("file://"))
+        host, _, path = url.removeprefix("file://").partition("/")
+        if host not in ("", "localhost"):
+            raise InputError(f"{url} is a file of the host {host!r}: expected file:///path")
+        url = "/" + unquote(path)
     if not is_local(url):
-        return url.rstrip("/")
+        scheme, mark, rest = url.partition("://")
+        return scheme + mark + rest.rstrip("/")
     return os.path.normpath(Path(url).expanduser().absolute())
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import fsspec
 
 from attent_select.errors import StorageError
+from catalogs.layout import join
 from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated, unquoted
 
 _ETAGS = ("ETag", "etag", "md5", "checksum")
-_TIMES = ("mtime", "LastModified", "modified", "created")
+_TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created")
 _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 6}}
 
 
@@ -33,7 +34,7 @@ class FsspecFiles:
     """Storage whose URLs any fsspec driver reads."""
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
-        with translated(url):
+        with _translated(url):
             files, path = _driver(url)
             _check_etag(files, url, path, etag)
             return bytes(files.cat_file(path))
@@ -41,23 +42,29 @@ class FsspecFiles:
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
-        with translated(url):
+        with _translated(url):
             files, path = _driver(url)
             _check_etag(files, url, path, etag)
             starts = [offset for offset, _ in ranges]
             ends = [offset + num_bytes for offset, num_bytes in ranges]
             found = files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
             pairs = zip(found, ranges, strict=True)
-            return [check_length(url, bytes(data), wanted) for data, wanted in pairs]
+            return [check_length(url, _cut(data, wanted), wanted) for data, wanted in pairs]
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
-        with translated(prefix):
+        with _translated(prefix):
             files, path = _driver(prefix)
+            try:
+                itself = files.info(path)
+            except FileNotFoundError:
+                return []
+            if itself["type"] != "directory":
+                return [_info(prefix, itself)]
             found = files.find(path, detail=True).items()
             return [_info(_spelt(name, path, prefix), detail) for name, detail in found]
 
     def publish(self, url: str, data: bytes | Path) -> None:
-        with translated(url):
+        with _translated(url):
             files, path = _driver(url)
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(data, Path):
@@ -66,9 +73,14 @@ class FsspecFiles:
                 files.pipe_file(path, data)
 
     def delete(self, url: str) -> None:
-        with translated(url), contextlib.suppress(FileNotFoundError):
+        with _translated(url), contextlib.suppress(FileNotFoundError):
             files, path = _driver(url)
             files.rm_file(path)
+
+
+def _translated(url: str) -> contextlib.AbstractContextManager[None]:
+    # Each driver raises what its own client library raises.
+    return translated(url, Exception)
 
 
 def _driver(url: str) -> tuple[Any, str]:
@@ -87,17 +99,27 @@ def _driver(url: str) -> tuple[Any, str]:
 def _spelt(name: str, path: str, prefix: str) -> str:
     """The URL of a listed name. Drivers leave out scheme and host, each in its own way."""
     below = name.removeprefix(path.rstrip("/")).strip("/")
-    return f"{prefix}/{below}" if below else prefix
+    return join(prefix, below) if below else prefix
 
 
 def _info(url: str, detail: dict[str, Any]) -> ObjectInfo:
+    if detail.get("size") is None:
+        raise StorageError(f"{url}: its server does not say how large it is, which reading needs")
     size = int(detail["size"])
     for name in _ETAGS:
         if etag := detail.get(name):
             return ObjectInfo(url, size, unquoted(str(etag)))
     stamp = next((found for name in _TIMES if (found := detail.get(name))), 0)
+    if isinstance(stamp, str):
+        return ObjectInfo(url, size, f"{stamp}-{size:x}")
     seconds = stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)
     return ObjectInfo(url, size, f"{seconds:.6f}-{size:x}")
+
+
+def _cut(data: bytes, wanted: Range) -> bytes:
+    # Simple web servers know no ranges, and answer with the whole file.
+    offset, num_bytes = wanted
+    return bytes(data if len(data) <= num_bytes else data[offset : offset + num_bytes])
 
 
 def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:

@@ -63,12 +63,27 @@ def _info(url: str, status: os.stat_result) -> ObjectInfo:
 
 
 def _walk(folder: Path) -> Iterator[ObjectInfo]:
-    for path in folder.rglob("*"):
-        # A file deleted between the listing and the stat is as good as never listed.
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            if stat.S_ISREG(status.st_mode) and not path.name.endswith(_TEMPORARY_SUFFIX):
-                yield _info(str(path), status)
+    """Every file below, through links too; each folder once, so that links may go round."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            # A file deleted between the listing and the stat is as good as never listed.
+            with contextlib.suppress(FileNotFoundError):
+                path = Path(parent, name)
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode) and not name.endswith(_TEMPORARY_SUFFIX):
+                    yield _info(str(path), status)
+
+
+def _refuse(error: OSError) -> None:
+    # A folder that cannot be read is no empty folder; one that is gone by now is.
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _pread(descriptor: int, wanted: Range) -> bytes:

@@ -84,11 +84,13 @@ class ObjectStore:
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         key = self._key(prefix)
         with translated(prefix, BaseError):
-            if key:
-                with contextlib.suppress(FileNotFoundError):
-                    return [self._info(obstore.head(self._store, key))]
+            if key and (itself := self._head(key)):
+                return [itself]
             pages = obstore.list(self._store, prefix=key or None)
-            return [self._info(meta) for page in pages for meta in page]
+            found = (meta for page in pages for meta in page)
+            # The empty object `folder/` that marks a folder is listed as `folder`, which is not
+            # there.
+            return [self._info(meta) for meta in found if meta["size"] or self._head(meta["path"])]
 
     def publish(self, url: str, data: bytes | Path) -> None:
         # One PUT, or for large data a multipart upload that counts once it is completed.
@@ -113,6 +115,11 @@ class ObjectStore:
         answer = obstore.get(self._store, self._key(url), options=options)
         check_etag(url, found=self._info(answer.meta).etag, expected=etag)
         return bytes(answer.bytes())
+
+    def _head(self, key: str) -> ObjectInfo | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self._info(obstore.head(self._store, key))
+        return None
 
     def _key(self, url: str) -> str:
         return url.removeprefix(self._root).lstrip("/")

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import polars as pl
 import pytest
-from servers import S3Server, moto_s3, rclone_s3
+from botocore.exceptions import ClientError
+from servers import BUCKET, S3Server, moto_s3, rclone_s3
 
 from attent_select import plugins
 from attent_select.errors import CorpusMismatchError, InputError, MissingError, StorageError
@@ -72,6 +74,20 @@ def test_listing_head_and_expanding_agree_on_names_sizes_and_etags(folder: str) 
     assert storage.expand([f"{folder}/b/{{1..2}}.bin"]) == found[1:3]
     assert storage.list_objects(f"{folder}/b/1") == []
     assert storage.info(f"{folder}/b") is None
+
+
+def test_the_marker_of_a_folder_is_no_object(server: S3Server, folder: str) -> None:
+    storage.publish(f"{folder}/a.bin", b"a")
+    storage.publish(f"{folder}/empty.bin", b"")
+    client = boto3.client("s3", endpoint_url=server.endpoint)
+    # As the consoles of cloud providers make folders.
+    try:
+        client.put_object(Bucket=BUCKET, Key=f"{folder.rpartition('/')[2]}/", Body=b"")
+    except ClientError:
+        pytest.skip("this server has real folders, and takes no markers")
+    names = [f"{folder}/a.bin", f"{folder}/empty.bin"]
+    assert [one.url for one in storage.expand([folder])] == names
+    assert storage.info(folder) is None
 
 
 def test_an_object_that_is_not_there_is_missing(folder: str) -> None:

@@ -1,9 +1,12 @@
 """Braces and globs over URLs."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attent_select.errors import InputError
 from catalogs.storage import patterns
 
 
@@ -15,7 +18,7 @@ from catalogs.storage import patterns
         ("s3://b/a-{x,yy,}.tar", ["x", "yy", ""]),
         ("s3://b/a-{x}.tar", ["{x}"]),
         ("s3://b/a-{}.tar", ["{}"]),
-        ("s3://b/a-{3..1}.tar", []),
+        ("s3://b/a-{3..1}.tar", ["3", "2", "1"]),
     ],
 )
 def test_braces_expand_as_in_a_shell(pattern: str, expanded: list[str]) -> None:
@@ -46,6 +49,20 @@ def test_text_without_braces_is_left_alone(text: str) -> None:
 def test_a_star_stays_within_one_folder(glob: str, url: str, *, matching: bool) -> None:
     assert patterns.is_glob(glob)
     assert patterns.matcher(glob)(url) is matching
+
+
+def test_a_web_address_has_a_query_and_no_wildcards() -> None:
+    url = "https://h/d/a.tar?x[]=1"
+    assert not patterns.is_glob(url)
+    assert patterns.matcher(url)(url)
+    assert patterns.folder_to_list(url, several=True) == url
+    patterns.check(url)
+
+
+@pytest.mark.parametrize("pattern", ["/d/**/*.tar", "s3://b/**", "/d/a**b", "http://h/*.tar"])
+def test_a_pattern_that_would_name_something_else_than_it_says_is_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match=re.escape(pattern)):
+        patterns.check(pattern)
 
 
 def test_a_folder_names_what_is_in_it_at_any_depth_except_hidden_files() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from attent_select.errors import CorpusMismatchError, InputError, MissingError, StorageError
 from catalogs import storage
+from catalogs.layout import join
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -121,6 +122,19 @@ def test_expanding_names_every_object_once_in_order(folder: str) -> None:
     assert [one.url for one in found] == [f"{folder}/in/{name}" for name in names]
 
 
+def test_two_stars_are_refused_before_they_miss_a_file(folder: str) -> None:
+    for name in ("a.tar", "b/c/d.tar"):
+        storage.publish(f"{folder}/in/{name}", b"1")
+    with pytest.raises(InputError, match="Name the folder"):
+        storage.expand([f"{folder}/in/**/*.tar"])
+
+
+def test_numbers_may_count_down(folder: str) -> None:
+    storage.publish(f"{folder}/in/a-1.tar", b"1")
+    with pytest.raises(InputError, match=r"a-2\.tar \(from"):
+        storage.expand([f"{folder}/in/a-{{2..1}}.tar"])
+
+
 @pytest.mark.parametrize("pattern", ["none.tar", "*.parquet", "none/", "a-{00..01}.tar"])
 def test_a_pattern_that_names_nothing_is_an_input_error(folder: str, pattern: str) -> None:
     storage.publish(f"{folder}/in/a-00.tar", b"1")
@@ -135,6 +149,16 @@ def test_a_glob_looks_no_deeper_than_it_says(tmp_path: Path) -> None:
     found = [one.url for one in storage.expand([str(tmp_path / "*.tar")])]
     assert found == [str(tmp_path / "a.tar")]
     assert len(storage.expand([str(tmp_path / "*" / "*.tar")])) == 1
+
+
+def test_linked_folders_are_listed_even_if_they_go_round(tmp_path: Path) -> None:
+    storage.publish(str(tmp_path / "disk" / "b.tar"), b"1")
+    storage.publish(str(tmp_path / "corpus" / "a.tar"), b"1")
+    (tmp_path / "corpus" / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus" / "self").symlink_to(tmp_path / "corpus")
+    found = [one.url for one in storage.expand([str(tmp_path / "corpus")])]
+    assert found == [str(tmp_path / "corpus" / name) for name in ("a.tar", "more/b.tar")]
 
 
 def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_rest(tmp_path: Path) -> None:
@@ -175,8 +199,19 @@ def test_a_url_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert storage.normalise("file:///data/a%20b") == "/data/a b"
     assert storage.normalise("~/x") == "/home/me/x"
     assert storage.normalise("s3://bucket/x/") == "s3://bucket/x"
+    assert storage.normalise("file://localhost/tmp/x") == "/tmp/x"
+    assert storage.normalise("memory://") == "memory://"
+    with pytest.raises(InputError, match="another-host"):
+        storage.normalise("file://another-host/tmp/x")
     assert storage.is_local("file:///x")
     assert not storage.is_local("memory://x")
+
+
+def test_the_root_of_a_store_is_a_folder() -> None:
+    storage.publish("memory://the-root.bin", b"x")
+    assert "memory://the-root.bin" in [one.url for one in storage.list_objects("memory://")]
+    assert storage.expand(["memory://the-root.*"]) == [storage.info("memory://the-root.bin")]
+    assert join("memory://", "a") == "memory://a"
 
 
 def test_a_file_url_and_its_path_are_the_same_object(tmp_path: Path) -> None:
