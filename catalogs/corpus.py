@@ -71,6 +71,11 @@ class Corpus:
             raise MissingError(
                 f"{run} has no corpus ({layout.manifest} is not there): run `attent ingest` first"
             ) from error
+        if "columns" not in notes:
+            raise InputError(
+                f"{layout.manifest} was not written by `attent ingest`: expected its notes in the"
+                " footer. Another program may have rewritten it; ingest again"
+            )
         shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
         return cls(shards=shards, columns=tuple(notes["columns"]))
 
@@ -150,6 +155,11 @@ class Corpus:
                 f"shard {shard.shard_id} is gone: {shard.uri} was ingested and is no longer there"
             )
         check_etag(shard.uri, found=found.etag, expected=shard.etag)
+        if found.num_bytes != shard.num_bytes:
+            raise CorpusMismatchError(
+                f"{shard.uri} has changed since it was ingested: it has {found.num_bytes} bytes,"
+                f" the corpus says {shard.num_bytes}. Ingest it into a new run"
+            )
 
 
 def format_of(url: str) -> str:
@@ -157,8 +167,10 @@ def format_of(url: str) -> str:
     known: dict[str, str] = {}
     for name in plugins.names(_FORMATS):
         known.update((suffix, name) for suffix in _format(name).suffixes)
+    # What follows the `?` of a web address is no part of the name.
+    path = url.partition("?")[0] if url.startswith(("http://", "https://")) else url
     for suffix, name in known.items():
-        if url.lower().endswith(suffix):
+        if path.lower().endswith(suffix):
             return name
     raise InputError(
         f"{url} is no shard: expected a name that ends in {' or '.join(sorted(known))}."

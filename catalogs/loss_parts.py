@@ -65,7 +65,12 @@ def check_losses(rows: pl.DataFrame, *, what: str) -> None:
     is_ok = pl.col(schema.STATUS) == schema.OK
     has_loss = pl.col(schema.LOSS).is_not_null() & pl.col(schema.LOSS).is_finite()
     known = pl.col(schema.STATUS).is_in(list(schema.STATUSES))
-    wrong = rows.filter((is_ok != pl.col(schema.LOSS).is_not_null()) | (is_ok & ~has_loss) | ~known)
+    wrong = rows.filter(
+        (is_ok != pl.col(schema.LOSS).is_not_null())
+        | (is_ok & ~has_loss)
+        | ~known
+        | pl.col(schema.STATUS).is_null()
+    )
     if len(wrong):
         first = wrong.row(0, named=True)
         raise InputError(

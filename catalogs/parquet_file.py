@@ -5,6 +5,7 @@ Here: pyarrow on top of `catalogs/storage/`, for local files and any URL alike. 
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,8 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
         raise InputError(
             f"{url} is damaged: its Parquet footer cannot be read ({error})"
         ) from error
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise InputError(f"{url} has two columns named {twice[0]!r}: rename one of them")
     groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
     # pyarrow aborts the process here on some damaged footers (size statistics of the wrong length);
     # nothing in Python can catch that.

@@ -88,6 +88,14 @@ def test_a_run_without_a_corpus_says_to_ingest_first(tmp_path: Path) -> None:
         Corpus.open(str(tmp_path))
 
 
+def test_a_manifest_that_another_program_rewrote_is_an_input_error(tmp_path: Path) -> None:
+    Corpus.from_inspections(inspected(written(tmp_path / "p", [3]))).save(str(tmp_path))
+    manifest = Layout(str(tmp_path)).manifest
+    pl.read_parquet(manifest).write_parquet(manifest)
+    with pytest.raises(InputError, match=r"manifest\.parquet was not written by `attent ingest`"):
+        Corpus.open(str(tmp_path))
+
+
 def test_a_shard_named_twice_is_an_input_error(tmp_path: Path) -> None:
     found = inspected(written(tmp_path, [3, 5]))
     with pytest.raises(InputError, match=r"1\.parquet is named twice"):
@@ -154,6 +162,8 @@ def test_verifying_finds_a_shard_that_changed_or_is_gone(tmp_path: Path) -> None
     urls = written(tmp_path, [3, 5])
     corpus = Corpus.from_inspections(inspected(urls))
     corpus.verify(corpus.shard(1))
+    with pytest.raises(CorpusMismatchError, match=r"0\.parquet has changed .* says 5"):
+        corpus.verify(replace(corpus.shard(0), num_bytes=5))
     written(tmp_path, [3, 6])
     with pytest.raises(CorpusMismatchError, match=r"1\.parquet has changed"):
         corpus.verify(corpus.shard(1))
@@ -171,6 +181,7 @@ def test_a_shard_id_outside_the_corpus_is_an_input_error(shard_id: int) -> None:
 def test_a_format_follows_from_the_suffix() -> None:
     assert format_of("s3://b/x.TAR") == "webdataset"
     assert format_of("/d/x.parquet") == "parquet"
+    assert format_of("https://h/d/x.tar?key=y") == "webdataset"
     with pytest.raises(InputError, match=r"x\.jsonl is no shard.*\.parquet or \.tar"):
         format_of("/d/x.jsonl")
 

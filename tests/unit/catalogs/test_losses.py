@@ -161,6 +161,7 @@ def test_spans_that_leave_a_gap_overlap_or_are_missing_are_errors(run: str) -> N
         ({"loss": pl.lit(float("inf"))}, "has loss inf and status 'ok'"),
         ({"loss": pl.lit(1.0)}, "row 1 of shard 2 has loss 1.0 and status 'unreadable'"),
         ({"status": pl.lit("fine")}, "status 'fine'"),
+        ({"status": pl.lit(None, pl.String), "loss": pl.lit(None, pl.Float32)}, "status None"),
         ({"row": pl.lit(0)}, "sorted by"),
         ({"row": pl.lit(-1)}, "span x: "),
     ],

@@ -170,6 +170,13 @@ print((resident() - before) / 20 / kept[0].num_bytes)
     assert 0.6 < float(found.stdout) < 1.5
 
 
+def test_two_columns_of_one_name_are_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([[1], [2], [3]], names=["x", "y", "x"]), path)
+    with pytest.raises(InputError, match=r"a\.parquet has two columns named 'x'"):
+        Parquet().inspect(str(path))
+
+
 def test_large_samples_make_small_row_groups(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     Parquet().write(path, ({"image": bytes([n]) * (3 << 20)} for n in range(7)))
