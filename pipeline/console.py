@@ -4,14 +4,17 @@ Here: everything that prints. Not here: the commands (`cli.py`). Results go to s
 else to stderr, so that `--json` gives exactly one JSON object.
 """
 
+import base64
 import contextlib
 import dataclasses
 import json
 import math
+import os
 import shlex
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,11 +29,13 @@ def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None
     """Runs a command's work and prints its result: as JSON, or for people with `show`.
 
     An `AttentError` becomes one message on stderr and its exit code; an interrupt says how to go
-    on.
+    on. Any other exception is a defect of this program: one line says so, and with
+    ATTENT_TRACEBACK=1 in the environment the traceback stands before it.
     """
     try:
-        with _interruptible(), contextlib.redirect_stdout(sys.stderr):
+        with _interruptible(), _nothing_on_stdout():
             result = work()
+            text = json.dumps(plain(result), ensure_ascii=False, default=str) if as_json else ""
     except AttentError as error:
         typer.echo(f"attent: {error}", err=True)
         if error.exit_code == INTERRUPTED:
@@ -39,14 +44,23 @@ def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None
     except KeyboardInterrupt:
         typer.echo(f"attent: interrupted. {_how_to_go_on()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:  # noqa: BLE001 - the last resort
+        if os.environ.get("ATTENT_TRACEBACK") == "1":
+            traceback.print_exc()
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        typer.echo(f"attent: our fault: {message}; please report it", err=True)
+        raise typer.Exit(1) from None
     if as_json:
-        typer.echo(json.dumps(plain(result), ensure_ascii=False))
+        typer.echo(text)
     else:
         show(result)
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses and numbers as JSON has them; a number that is not finite becomes null."""
+    """Dataclasses and numbers as JSON has them.
+
+    A number that is not finite becomes null, bytes become base64.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -55,6 +69,8 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return value
 
 
@@ -125,6 +141,20 @@ def _readable(value: Any) -> str:
 
 def _how_to_go_on() -> str:
     return f"To go on: {shlex.join(['attent', *sys.argv[1:]])}"
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    """What the work prints goes to stderr: also what other processes print, that inherit fd 1."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 @contextlib.contextmanager

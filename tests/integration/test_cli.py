@@ -235,6 +235,53 @@ def test_an_error_of_a_process_is_one_line_on_stderr() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+ANSWER = """
+import subprocess
+import typer
+from pipeline.console import answer
+
+def work():
+    print("noise")
+    subprocess.run(["echo", "noise of a process"], check=True)
+    {last}
+
+typer.run(lambda: answer(work, as_json=True, show=print))
+"""
+
+
+def answer_of(last: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process whose command prints, starts a process that prints, and ends with `last`."""
+    return subprocess.run(
+        [sys.executable, "-c", ANSWER.format(last=last)],
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_what_processes_print_is_not_on_stdout_beside_the_object() -> None:
+    done = answer_of("return {'n': 1}")
+    assert done.stdout == '{"n": 1}\n'
+    assert done.stderr.splitlines() == ["noise", "noise of a process"]
+
+
+def test_values_that_json_does_not_know_are_written_as_text() -> None:
+    done = answer_of("import datetime; return {'day': datetime.date(2026, 1, 2), 'raw': b'ab'}")
+    assert json.loads(done.stdout) == {"day": "2026-01-02", "raw": "YWI="}
+
+
+def test_an_unexpected_error_is_one_line_and_exit_code_1() -> None:
+    short, long = (
+        answer_of("raise RuntimeError('two\\nlines')", ATTENT_TRACEBACK=on) for on in ("0", "1")
+    )
+    line = "attent: our fault: RuntimeError: two lines; please report it"
+    assert (short.returncode, short.stdout) == (1, "")
+    assert short.stderr.splitlines()[2:] == [line]
+    assert "Traceback" in long.stderr
+    assert long.stderr.splitlines()[-1] == line
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_says_how_to_go_on(
     tmp_path: Path, shards: Path, sent: signal.Signals
