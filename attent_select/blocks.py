@@ -23,6 +23,8 @@ _FIRST_ROWS: Final = "__first_rows"
 _SUM: Final = "__sum"
 # Losses are summed as whole multiples of this, so that their order does not matter.
 _RESOLUTION: Final = 2.0**-20
+# Larger losses (nats) count as this: 2^23 of them can be summed.
+_LARGEST: Final = 2.0**20
 
 Granularity = Literal["shard"] | int
 
@@ -91,7 +93,8 @@ def as_blocks(rows: pl.LazyFrame, granularity: Granularity) -> pl.LazyFrame:
     one), and NUM_UNITS, how many rows it has.
     """
     finite = pl.col(LOSS).is_finite().fill_null(False)
-    whole = (pl.col(LOSS).cast(pl.Float64) / _RESOLUTION).round().cast(pl.Int64)
+    loss = pl.col(LOSS).cast(pl.Float64).clip(-_LARGEST, _LARGEST)
+    whole = (loss / _RESOLUTION).round().cast(pl.Int64)
     mean = pl.col(_SUM) * _RESOLUTION / pl.col("with_loss")
     return (
         rows.select(

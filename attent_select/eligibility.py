@@ -5,6 +5,7 @@ selected (`top_m.py`) or the settings (`composition.py`).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -56,21 +57,50 @@ def candidates(
     Raises:
         InputError: a column is missing, or `where` is not a condition.
     """
-    names = losses.collect_schema().names()
-    needed = list(dict.fromkeys([SHARD_ID, ROW, *strategy.columns, *_extra(composition, in_units)]))
-    if missing := [name for name in needed if name not in names]:
-        raise InputError(f"no column {', '.join(missing)}: the losses have {', '.join(names)}")
-    condition = pl.lit(True)
-    if composition.where is not None:
-        condition = _condition(losses, composition.where)
-    # What a key is made of must be a number: no loss, no key.
+    extra = _extra(composition, in_units=in_units)
+    losses = _typed(losses, [*strategy.columns, *extra], label=composition.by)
+    # What a row is named by, and what a key is made of: without these it cannot be selected.
+    condition = pl.col(SHARD_ID).is_not_null() & pl.col(ROW).is_not_null()
     for name in strategy.columns:
-        condition = condition & pl.col(name).cast(pl.Float64).is_finite().fill_null(False)
+        condition = condition & pl.col(name).is_finite().fill_null(False)
+    if composition.where is not None:
+        condition = condition & _condition(losses, composition.where)
     cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
     label = pl.col(composition.by).cast(pl.String) if composition.by else pl.lit(_EVERYTHING)
+    needed = dict.fromkeys([SHARD_ID, ROW, *strategy.columns, *extra])
     return losses.with_columns(
         condition.alias(ELIGIBLE), cost.alias(COST), label.fill_null("null").alias(LABEL)
     ).select(*needed, ELIGIBLE, COST, LABEL)
+
+
+def _typed(losses: pl.LazyFrame, needed: Sequence[str], *, label: str | None) -> pl.LazyFrame:
+    """With ids u32 and the loss float32 (beyond its range: infinite), whoever wrote them."""
+    kinds = losses.collect_schema()
+    if missing := [name for name in (SHARD_ID, ROW, *needed) if name not in kinds]:
+        raise InputError(f"no column {', '.join(missing)}: the losses have {', '.join(kinds)}")
+    for name in (SHARD_ID, ROW):
+        if not kinds[name].is_integer():
+            raise InputError(f"the column {name} is {kinds[name]}, expected whole numbers")
+    for name in needed:
+        if kinds[name].is_nested() or (name != label and not kinds[name].is_numeric()):
+            expected = "plain values" if name == label else "numbers"
+            raise InputError(f"the column {name} is {kinds[name]}, expected {expected}")
+    foreign = [name for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]
+    if foreign:
+        _check_range(losses, foreign)
+    ids = [pl.col(name).cast(pl.UInt32) for name in foreign]
+    loss = [pl.col(LOSS).cast(pl.Float32)] if LOSS in needed and kinds[LOSS] != pl.Float32 else []
+    return losses.with_columns(*ids, *loss)
+
+
+def _check_range(losses: pl.LazyFrame, ids: Sequence[str]) -> None:
+    """One pass over ids of another type than ours."""
+    ends = [(pl.col(i).min().alias(f"{i} low"), pl.col(i).max().alias(f"{i} high")) for i in ids]
+    found = losses.select(end for pair in ends for end in pair).collect(engine="streaming")
+    for name in ids:
+        low, high = found[f"{name} low"][0], found[f"{name} high"][0]
+        if low is not None and (low < 0 or high >= 1 << 32):
+            raise InputError(f"the column {name} reaches from {low} to {high}, expected u32")
 
 
 def guarded(rows: pl.LazyFrame, *, composition: Composition) -> pl.LazyFrame:
@@ -128,21 +158,27 @@ def with_strata(rows: pl.LazyFrame, codes: dict[str, int]) -> pl.LazyFrame:
     return eligible.with_columns(code.alias(STRATUM)).drop(LABEL)
 
 
-def _extra(composition: Composition, in_units: bool) -> list[str]:  # noqa: FBT001
+def _extra(composition: Composition, *, in_units: bool) -> list[str]:
     extra = [composition.by] if composition.by else []
     extra += [VISITS, LOSS] if composition.max_visits is not None else []
     return [*extra, NUM_UNITS] if in_units else extra
 
 
 def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
-    if word := _SUBQUERY.search(where):
+    # Words inside plain quotes are harmless; where the quoting is not plain, every word counts.
+    plain = not re.search(r"[\\\"$]|--|/\*", where)
+    if word := _SUBQUERY.search(re.sub(r"'[^']*'", "''", where) if plain else where):
         raise InputError(f"where: {word.group()!r} is not allowed, only a condition on one row")
     try:
         condition = pl.sql_expr(where)
-        dtype = losses.select(condition.alias(ELIGIBLE)).collect_schema()[ELIGIBLE]
+        # On no rows: what does not resolve or compare is found now.
+        empty = pl.LazyFrame(schema=losses.collect_schema())
+        kind = empty.select(condition.alias(ELIGIBLE)).collect().schema[ELIGIBLE]
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"where: {where!r} is not a condition: {reason}") from error
-    if dtype != pl.Boolean:
-        raise InputError(f"where: {where!r} gives {dtype}, expected a condition (true or false)")
+    if kind != pl.Boolean:
+        raise InputError(f"where: {where!r} gives {kind}, expected a condition (true or false)")
+    if not condition.meta.is_row_separable():
+        raise InputError(f"where: {where!r} compares rows with each other; only one row at a time")
     return condition.fill_null(False)

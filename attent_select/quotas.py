@@ -4,6 +4,7 @@ Here: equal, proportional and given shares. Not here: counting the strata (`cens
 their rows (`teaching.py`).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
@@ -59,7 +60,7 @@ def _shares(available: Mapping[str, int], quotas: Quotas) -> dict[str, Fraction]
     if unknown := sorted(set(quotas) - set(available)):
         known = ", ".join(sorted(available))
         raise InputError(f"quotas: no stratum {', '.join(unknown)}; there are {known}")
-    if negative := sorted(name for name, share in quotas.items() if not share >= 0):
+    if negative := sorted(k for k, share in quotas.items() if not 0 <= share < math.inf):
         raise InputError(f"quotas: the share of {', '.join(negative)} is not a number ≥ 0")
     return {name: Fraction(share) for name, share in quotas.items()}
 

@@ -5,6 +5,7 @@ optimizer steps are known in advance, so that the learning rate decays fully ove
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,13 +90,16 @@ class Interval:
 
     def fill(self, epochs: int) -> list[int]:
         """The lengths of the rounds that fill `epochs`."""
-        lengths: list[int] = []
-        while sum(lengths) < epochs:
-            num_rounds = len(lengths) + 1
-            lengths = [self.at(i, num_rounds=num_rounds) for i in range(num_rounds)]
-        if lengths:
-            lengths[-1] -= sum(lengths) - epochs
-        return lengths
+
+        def lengths(num_rounds: int) -> list[int]:
+            return [self.at(i, num_rounds=num_rounds) for i in range(num_rounds)]
+
+        # More rounds never last shorter, so the smallest number that is enough can be bisected.
+        enough = bisect_left(range(epochs), epochs, key=lambda n: sum(lengths(n)))
+        found = lengths(enough)
+        if found:
+            found[-1] -= sum(found) - epochs
+        return found
 
 
 @dataclass(frozen=True)

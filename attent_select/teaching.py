@@ -124,6 +124,11 @@ def select(
     counted = request.census(rows) if preview is None or request.needs_census else None
     total = counted.total if counted else preview.total if preview else 0
     spend = _spend(num_samples, ratio, num_units, total=total)
+    if counted and request.in_units:
+        # As many samples as fit: a budget beyond all units selects everything.
+        spend = min(spend, sum(counted.eligible.values()))
+    elif counted:
+        check_enough(counted.num_eligible, num_selected=spend)
     if not spend:
         eligible = counted.num_eligible if counted else total
         return Selection(pl.LazyFrame(schema=INDEX), 0, total, eligible, None)
@@ -226,11 +231,6 @@ def _budget(spend: int, counted: Census | None, request: _Request) -> Budget:
     if counted is None:
         return Budget({0: spend}, None)
     available = {counted.codes[name]: cost for name, cost in counted.eligible.items()}
-    if request.in_units:
-        # As many samples as fit: a budget beyond all units selects everything.
-        spend = min(spend, sum(available.values()))
-    else:
-        check_enough(counted.num_eligible, num_selected=spend)
     if composition.by is None:
         return Budget({0: spend}, available, composition.explore)
     got = allocate(spend, available=counted.eligible, quotas=composition.quotas)

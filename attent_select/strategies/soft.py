@@ -72,6 +72,8 @@ class Soft:
         assert losses is not None
         low, high = losses.quantile(self.clip_low), losses.quantile(self.clip_high)
         clipped = losses.clipped(low, high)
+        if not clipped.standard_deviation:  # nearly all losses are equal: the tail is all there is
+            low, high, clipped = float(losses.values[0]), float(losses.values[-1]), losses
         # All losses equal: every row has z = 0 and the draw is uniform.
         scale = self.temperature * (clipped.standard_deviation or 1.0)
         return (pl.col(LOSS).cast(pl.Float64).clip(low, high) - clipped.mean) / scale

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from attent_select import Composition, plugins, select
+from attent_select.errors import InputError
 from attent_select.schema import INDEX
 from attent_select.strategies.band import Band
 from attent_select.strategies.rank import Rank
@@ -86,6 +87,15 @@ def test_the_parts_and_their_order_do_not_matter(strategy: Strategy) -> None:
                        round_number=2, round_steps=steps)  # fmt: skip
         assert rows_of(again.rows) == rows_of(expected.rows)
         assert again.threshold == expected.threshold
+
+
+@EVERY
+def test_with_nothing_eligible_there_is_one_clear_error(strategy: Strategy) -> None:
+    nothing = Composition(where="loss > 1000")
+    with pytest.raises(InputError, match="only 0 are eligible"):
+        select(catalog(50), strategy=strategy, num_samples=3, composition=nothing)
+    in_units = select(catalog(50), strategy=strategy, num_units=3, composition=nothing)
+    assert in_units.num_samples == len(in_units.rows.collect()) == 0
 
 
 @EVERY

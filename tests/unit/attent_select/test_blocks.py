@@ -91,6 +91,14 @@ def test_rows_without_a_loss_do_not_spoil_their_block() -> None:
     assert len(selection.rows.collect()) == 600
 
 
+def test_enormous_losses_are_counted_as_very_large_ones() -> None:
+    losses = catalog().with_columns(
+        loss=pl.when(pl.col("shard_id") == 3).then(pl.lit(1e30, pl.Float32)).otherwise("loss")
+    )
+    selection, _ = select_blocks(losses, granularity="shard", strategy=Hard(), num_samples=50)
+    assert set(selection.rows.collect()["shard_id"]) == {3}
+
+
 def test_more_rows_than_there_are_and_silly_granularities_are_input_errors() -> None:
     with pytest.raises(InputError, match="only 600 are eligible"):
         select_blocks(catalog(), granularity="shard", strategy=Hard(), num_samples=601)

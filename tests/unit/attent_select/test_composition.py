@@ -58,6 +58,7 @@ def test_shares_are_kept_until_a_stratum_is_used_up() -> None:
     [
         ({"x": 1}, "no stratum x; there are a, b"),
         ({"a": -1}, "share of a is not a number"),
+        ({"a": float("inf")}, "share of a is not a number"),
         ({"a": 1}, "only 5"),
     ],
 )

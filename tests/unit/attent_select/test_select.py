@@ -114,8 +114,9 @@ def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
 def test_what_cannot_be_done_is_an_input_error_that_says_why(
     arguments: dict[str, object], message: str
 ) -> None:
+    losses = catalog([1, 2, None, 3, 4]).with_columns(tags=pl.lit([1]))
     with pytest.raises(InputError, match=message):
-        select(catalog([1, 2, None, 3, 4]), strategy=Hard(), **arguments)  # type: ignore[arg-type]
+        select(losses, strategy=Hard(), **arguments)  # type: ignore[arg-type]
 
 
 def test_losses_without_a_loss_column_are_refused_unless_none_is_needed() -> None:
@@ -132,3 +133,65 @@ def test_losses_without_a_loss_column_are_refused_unless_none_is_needed() -> Non
 def test_soft_refuses_settings_that_make_no_sense(settings: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Soft(**settings)
+
+
+def test_words_inside_quotes_are_no_subquery() -> None:
+    losses = catalog([1, 2, 3, 4]).with_columns(
+        source=pl.Series(["from web", "x", "x", "from web"])
+    )
+    composition = Composition(where="source = 'from web'")
+    assert select(losses, strategy=Hard(), num_samples=2, composition=composition).eligible == 2
+    for trick in ("source = E'\\' or row in (select 1) --'", "source = '' /* ' */ or select"):
+        with pytest.raises(InputError, match="not allowed"):
+            select(losses, strategy=Hard(), ratio=0.5, composition=Composition(where=trick))
+
+
+@pytest.mark.parametrize("strategy", [Hard(), Soft(), Uniform()], ids=lambda s: type(s).__name__)
+def test_other_types_of_numbers_give_the_same_rows(strategy: Strategy) -> None:
+    losses = catalog(np.random.default_rng(6).gamma(1, 1, 200).astype(np.float32))
+    expected = select(losses, strategy=strategy, ratio=0.2)
+    wider = losses.with_columns(
+        pl.col("shard_id").cast(pl.Int64), pl.col("row").cast(pl.UInt16), pl.col("loss").cast(float)
+    )
+    assert chosen(select(wider, strategy=strategy, ratio=0.2).rows) == chosen(expected.rows)
+
+
+@pytest.mark.parametrize("strategy", [Hard(), Soft()], ids=lambda s: type(s).__name__)
+def test_losses_beyond_float32_are_infinite_and_not_eligible(strategy: Strategy) -> None:
+    losses = catalog([0.0] * 20).with_columns(
+        loss=pl.Series([1e300, -1e300, *map(float, range(18))])
+    )
+    selection = select(losses, strategy=strategy, num_samples=5)
+    assert selection.eligible == 18
+    assert len(selection.rows.collect()) == 5
+    assert (0, 0) not in chosen(selection.rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("row", [0, -1, 2], "from -1 to 2"),
+        ("row", [0, 1, 1 << 32], "expected u32"),
+        ("shard_id", ["a", "b", "c"], "shard_id is String"),
+        ("loss", ["a", "b", "c"], "loss is String"),
+    ],
+)
+def test_columns_that_cannot_be_what_they_are_called_are_refused(
+    column: str, values: list[object], message: str
+) -> None:
+    losses = catalog([1, 2, 3]).with_columns(pl.Series(column, values))
+    with pytest.raises(InputError, match=message):
+        select(losses, strategy=Hard(), num_samples=1)
+
+
+def test_a_row_without_a_number_is_not_eligible() -> None:
+    losses = catalog([1, 2, 3]).with_columns(row=pl.Series([0, None, 2], dtype=pl.UInt32))
+    with pytest.raises(InputError, match="only 2 are eligible"):
+        select(losses, strategy=Hard(), num_samples=3)
+    assert len(select(losses, strategy=Hard(), num_samples=2).rows.collect()) == 2
+
+
+def test_soft_prefers_the_few_that_differ_when_nearly_all_losses_are_equal() -> None:
+    losses = catalog([0.0] * 1985 + [1.0] * 15)
+    rows = select(losses, strategy=Soft(temperature=0.01), num_samples=15).rows
+    assert chosen(rows) == [(i // 7, i % 7) for i in range(1985, 2000)]
