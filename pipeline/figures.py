@@ -4,6 +4,7 @@ Here: polars queries over a run's files, bounded in memory whatever the corpus. 
 (`charts.py`) or the page (`report.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,12 @@ from attent_select.distribution import LossDistribution, bucket
 from attent_select.randomness import Purpose, bits, stream_key
 from catalogs import Corpus, LossCatalog
 from catalogs.shard_format import Sample
-from pipeline.query import index
+from pipeline.query import index, selected_rounds
 
 # Coverage and overlap are read from at most about this many samples, the same in every round.
 _SAMPLED_ROWS = 200_000
+# A chart with more rounds than this cannot be read; each costs a scan of its losses or its index.
+_SHOWN_ROUNDS = 40
 _BINS = 60
 
 
@@ -34,11 +37,12 @@ class HardSample:
 def loss_histograms(run: str) -> pl.DataFrame:
     """Per scored round: `round`, `low` and `high` of each bin (nats), and the `share` of samples.
 
-    All rounds share their bins, which reach from the smallest 0.5 % quantile to the largest 99.5 %
-    quantile of any round; what lies outside is counted in the bins at the ends.
+    Of many rounds about 40, evenly spaced. They share their bins, which reach from the smallest
+    0.5 % quantile to the largest 99.5 % quantile of any of them; what lies outside is counted in
+    the bins at the ends.
     """
     catalog = LossCatalog(run)
-    found = {number: _losses(catalog.latest(number)) for number in catalog.rounds()}
+    found = {number: _losses(catalog.latest(number)) for number in _shown(catalog.rounds())}
     found = {number: losses for number, losses in found.items() if losses.num_samples}
     if not found:
         return pl.DataFrame(schema=["round", "low", "high", "share"])
@@ -62,7 +66,7 @@ def loss_histograms(run: str) -> pl.DataFrame:
 
 def coverage(run: str) -> pl.DataFrame:
     """Per round: `ratio` of the corpus trained on, and the share `covered` by all rounds so far."""
-    chosen, num_sampled = _sampled_index(run)
+    chosen, num_sampled = _sampled_index(run, rounds=selected_rounds(run))
     rows = []
     seen: set[int] = set()
     for (number,), part in chosen.group_by("round", maintain_order=True):
@@ -72,18 +76,26 @@ def coverage(run: str) -> pl.DataFrame:
 
 
 def overlaps(run: str) -> pl.DataFrame:
-    """Per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B| of the subsets."""
-    chosen, _ = _sampled_index(run)
-    subsets = {
-        number: set(part["key"])
-        for (number,), part in chosen.group_by("round", maintain_order=True)
-    }
-    rows = [
-        (a, b, len(subsets[a] & subsets[b]) / max(1, len(subsets[a] | subsets[b])))
-        for a in subsets
-        for b in subsets
-    ]
-    return pl.DataFrame(rows, schema=["first", "second", "overlap"], orient="row")
+    """Per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B| of the subsets.
+
+    Of many rounds about 40, evenly spaced.
+    """
+    chosen, _ = _sampled_index(run, rounds=_shown(selected_rounds(run)))
+    rounds, places = np.unique(chosen["round"].to_numpy(), return_inverse=True)
+    keys, columns = np.unique(chosen["key"].to_numpy(), return_inverse=True)
+    # float32 has a fast matrix product, and counts up to 2^24 exactly.
+    subsets = np.zeros((len(rounds), len(keys)), dtype=np.float32)
+    subsets[places, columns] = 1
+    common = subsets @ subsets.T
+    sizes = common.diagonal()
+    overlap = common / np.maximum(1, sizes[:, None] + sizes[None, :] - common)
+    return pl.DataFrame(
+        {
+            "first": np.repeat(rounds, len(rounds)),
+            "second": np.tile(rounds, len(rounds)),
+            "overlap": overlap.ravel().astype(np.float64),
+        }
+    )
 
 
 def hardest(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[HardSample]:
@@ -110,7 +122,14 @@ def hardest(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[Har
     return sorted(found, key=lambda hard: (-hard.loss, hard.shard_id, hard.row))
 
 
-def _sampled_index(run: str) -> tuple[pl.DataFrame, int]:
+def _shown(rounds: Sequence[int]) -> list[int]:
+    """All rounds, or of many `_SHOWN_ROUNDS`, evenly spaced, the first and the last among them."""
+    num_shown = min(len(rounds), _SHOWN_ROUNDS)
+    places = np.linspace(0, len(rounds) - 1, num_shown).round().astype(int)
+    return [rounds[place] for place in places]
+
+
+def _sampled_index(run: str, *, rounds: Sequence[int]) -> tuple[pl.DataFrame, int]:
     """(`round`, `key`) of a fixed random sample of the corpus, and how many it has."""
     corpus = Corpus.open(run)
     key = stream_key(0, Purpose.SPLIT)
@@ -121,7 +140,7 @@ def _sampled_index(run: str) -> tuple[pl.DataFrame, int]:
     sampled = corpus.rows().select(drawn.alias("drawn")).filter("drawn")
     num_sampled = len(sampled.collect(engine="streaming"))
     chosen = (
-        index(run)
+        index(run, rounds=rounds)
         .select("round", schema.sample_key().alias("key"), drawn.alias("drawn"))
         .filter("drawn")
         .select("round", "key")

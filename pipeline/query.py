@@ -5,7 +5,7 @@ of the machine (`read_parquet('/…')`) and answer DELETE with success, so a sta
 checked, and only what was checked is executed. Not here: printing (`cli.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 import sqlglot
@@ -73,17 +73,22 @@ def losses(run: str) -> pl.LazyFrame:
     return LossCatalog(run).latest()
 
 
-def index(run: str) -> pl.LazyFrame:
-    """The rows of every round's index, `schema.INDEX` with `round` u32 first."""
-    files = storage.list_objects(Layout(run).indexes)
-    rounds = [
+def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
+    """The rows of the indexes of `rounds` (default: all), `schema.INDEX` with `round` u32 first."""
+    indexes = [
         IndexFile.open(Layout(run).index(number))
         .frame()
         .select(pl.lit(number, dtype=pl.UInt32).alias("round"), *schema.INDEX)
-        for number in sorted(int(file.url.rsplit("/", 1)[1].split(".")[0]) for file in files)
+        for number in (selected_rounds(run) if rounds is None else rounds)
     ]
     empty = pl.LazyFrame(schema={"round": pl.UInt32, **schema.INDEX})
-    return pl.concat([empty, *rounds])
+    return pl.concat([empty, *indexes])
+
+
+def selected_rounds(run: str) -> list[int]:
+    """The rounds that have an index, ascending."""
+    files = storage.list_objects(Layout(run).indexes)
+    return sorted(int(file.url.rsplit("/", 1)[1].split(".")[0]) for file in files)
 
 
 def corpus(run: str) -> pl.LazyFrame:

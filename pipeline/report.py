@@ -7,7 +7,7 @@ The page needs no network: the chart libraries and the pictures are inside it.
 import base64
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -54,7 +54,7 @@ def write_report(
         raise MissingError(
             f"{run} has no finished round to report on: run `attent run {run}` first"
         )
-    drawn = list(_charts(run, tables))
+    specs = _specs(_charts(run, tables))
     columns = tuple(settings.task.settings.columns)
     hardest = figures.hardest(run, num_samples=_NUM_HARDEST, columns=columns)
     page = Template((Path(__file__).parent / "report_template.html").read_text()).substitute(
@@ -62,14 +62,14 @@ def write_report(
         about=html.escape(_about(run, settings)),
         libraries=vl_convert.javascript_bundle(),
         summary=_summary(tables),
-        charts="".join(f'<div id="chart{i}"></div>' for i in range(len(drawn))),
+        charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
         # A spec may hold user text: `</script>` must not end the script early.
-        specs=json.dumps([chart.to_dict() for chart in drawn]).replace("<", "\\u003c"),
+        specs=json.dumps(specs).replace("<", "\\u003c"),
         samples=_samples(hardest),
     )
     url = Layout(run).report if out is None else storage.normalise(out)
     if png:
-        _publish_pngs(drawn, folder=join(url.rpartition("/")[0], "report"))
+        _publish_pngs(specs, folder=join(url.rpartition("/")[0], "report"))
     storage.publish(url, page.encode())
     return url
 
@@ -88,6 +88,12 @@ def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[alt.Chart 
     for metric in _qualities(curves):
         for against, title in (("samples_so_far", "samples seen"), ("seconds_so_far", "seconds")):
             yield charts.learning_curve(curves, metric=metric, against=against, title=title)
+
+
+def _specs(drawn: Iterable[alt.Chart | alt.LayerChart]) -> list[dict[str, Any]]:
+    # Altair refuses more than 5,000 rows, which a chart with some lines over many rounds has.
+    with alt.data_transformers.enable("default", max_rows=None):
+        return [chart.to_dict() for chart in drawn]
 
 
 def _about(run: str, settings: Any) -> str:
@@ -180,7 +186,6 @@ def _image_type(value: bytes) -> str | None:
     return next((kind for magic, kind in _IMAGE_TYPES.items() if value.startswith(magic)), None)
 
 
-def _publish_pngs(drawn: list[Any], *, folder: str) -> None:
-    for i, chart in enumerate(drawn):
-        picture = vl_convert.vegalite_to_png(chart.to_dict(), scale=2)
-        storage.publish(join(folder, f"{i:02d}.png"), picture)
+def _publish_pngs(specs: list[dict[str, Any]], *, folder: str) -> None:
+    for i, spec in enumerate(specs):
+        storage.publish(join(folder, f"{i:02d}.png"), vl_convert.vegalite_to_png(spec, scale=2))

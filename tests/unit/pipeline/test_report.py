@@ -29,14 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     run = str(folder / "run")
     corpus = write_corpus(folder / "shards", samples(NUM_SAMPLES))
     corpus.save(run)
-    config = {
-        "run": run,
-        "corpus": {"shards": [str(folder / "shards")]},
-        "task": {"name": "image_classification", "image_size": 8, "num_channels": 1},
-        "model": VIT,
-        "selection": {"strategy": "uniform"},
-    }
-    Path(Layout(run).config).write_text(yaml.safe_dump(config))
+    _write_config(run, folder / "shards")
     for number in range(3):
         if number:
             _score(run, number)
@@ -50,6 +43,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
                   "select_seconds": 0.5, "train_seconds": 4.0}  # fmt: skip
         metrics.publish(run, number, values)
     return run
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of 75 rounds: round n chose the rows n … n + 9."""
+    folder = tmp_path_factory.mktemp("long")
+    run = str(folder / "run")
+    corpus = write_corpus(folder / "shards", samples(NUM_SAMPLES), num_shards=1)
+    corpus.save(run)
+    _write_config(run, folder / "shards")
+    kinds = list(schema.INDEX.items())[2:]
+    rows = corpus.rows().with_columns(pl.lit(1.0).cast(kind).alias(name) for name, kind in kinds)
+    for number in range(75):
+        chosen = rows.filter(pl.col("row").is_between(number, number + 9))
+        IndexFile.write(
+            Layout(run).index(number), chosen, provenance={"corpus_id": corpus.corpus_id}
+        )
+        values = {"samples_seen": 10.0, "train_loss": 1.0, "train_seconds": 1.0}
+        metrics.publish(run, number, values)
+    return run
+
+
+def _write_config(run: str, shards: Path) -> None:
+    config = {
+        "run": run,
+        "corpus": {"shards": [str(shards)]},
+        "task": {"name": "image_classification", "image_size": 8, "num_channels": 1},
+        "model": VIT,
+        "selection": {"strategy": "uniform"},
+    }
+    Path(Layout(run).config).write_text(yaml.safe_dump(config))
 
 
 def _score(run: str, number: int) -> None:
@@ -102,6 +126,19 @@ def test_coverage_grows_and_overlap_is_that_of_the_subsets(run: str) -> None:
     expected = len(subsets[0] & subsets[1]) / len(subsets[0] | subsets[1])
     found = figures.overlaps(run).filter((pl.col("first") == 1) & (pl.col("second") == 2))
     assert found["overlap"].item() == pytest.approx(expected)
+
+
+def test_of_many_rounds_some_are_compared_and_all_are_reported(long_run: str) -> None:
+    overlaps = figures.overlaps(long_run)
+    rounds = overlaps["first"].unique().sort().to_list()
+    assert len(rounds) == 40
+    assert (rounds[0], rounds[-1]) == (0, 74)
+    for first, second, overlap in overlaps.rows():
+        common = max(0, 10 - abs(first - second))
+        assert overlap == pytest.approx(common / (20 - common))
+    # A hundred arms of 75 rounds: more rows than Altair draws unasked.
+    write_report(long_run, controls={f"arm {number}": long_run for number in range(100)})
+    assert "<td>this run</td><td>75</td><td>750</td>" in Path(Layout(long_run).report).read_text()
 
 
 def test_loss_histograms_cover_every_sample_of_every_scored_round(run: str) -> None:
