@@ -6,8 +6,9 @@ count last: the snapshot, the index, the checkpoint's marker, the round's metric
 killed at any moment; running it again finishes what was begun.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,13 @@ from attent_select.errors import InputError, MissingError
 from attent_select.randomness import stream_key
 from attent_select.schedules import Round, plan
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
-from attent_select.teaching import select
+from attent_select.teaching import Preview, Selection, select
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import config as configs
 from pipeline import metrics
 from pipeline.cluster import Client
-from pipeline.console import progress
+from pipeline.console import progress, say
 from pipeline.evaluation import HeldOut
 from pipeline.ingest import ingest, ingested
 from pipeline.scoring import ScoreResult, score_round
@@ -39,11 +40,20 @@ Cluster = Callable[[], Client]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to go: frozen, ingested, planned, with its first checkpoint."""
+    """A run that is ready to go: frozen, ingested, planned, with its first checkpoint.
+
+    Attributes:
+        config: how it was frozen.
+        corpus: what it learns from.
+        rounds: the plan, in which the rounds selected so far have the sizes that they turned out to
+            have.
+        total_steps: optimizer steps of the plan as it was made: the learning rate's horizon.
+    """
 
     config: RunConfig
     corpus: Corpus
     rounds: tuple[Round, ...]
+    total_steps: int
 
     @property
     def layout(self) -> Layout:
@@ -67,6 +77,18 @@ class Run:
         if not number < len(self.rounds):
             raise InputError(f"--round {number}: the plan has rounds 0 to {len(self.rounds) - 1}")
         return self.rounds[number]
+
+    def after_selecting(self, number: int, index: IndexFile) -> "Run":
+        """With the round as long as its index makes it; the rounds after it begin earlier."""
+        planned = self.rounds[number]
+        # Any other size than all that was eligible is not ours: `train_stage` refuses it.
+        if not index.num_samples == index.provenance.get("eligible", -1) < planned.num_samples:
+            return self
+        batches = math.ceil(index.num_samples / self.config.training.batch_size)
+        short = replace(planned, num_samples=index.num_samples, num_steps=planned.epochs * batches)
+        saved = planned.num_steps - short.num_steps
+        later = (replace(r, first_step=r.first_step - saved) for r in self.rounds[number + 1 :])
+        return replace(self, rounds=(*self.rounds[:number], short, *later))
 
     def needs_losses(self, round_: Round) -> bool:
         """Whether the round's subset is chosen by what the loss catalog says."""
@@ -97,7 +119,7 @@ def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
     configs.freeze(config)
     models = config.task.settings.models(config.model)
     checkpoint.save_initial(models, seed=config.seed, url=Layout(config.run).initial_checkpoint)
-    return Run(config, corpus, rounds)
+    return _selected_so_far(Run(config, corpus, rounds, sum(each.num_steps for each in rounds)))
 
 
 def score_stage(
@@ -115,7 +137,10 @@ def score_stage(
 def select_stage(run: Run, round_: Round) -> IndexFile:
     """The index file of the round, written unless it is there.
 
+    It has as many rows as planned, or all that are eligible where those are fewer.
+
     Raises:
+        InputError: no row is eligible.
         MissingError: the round is chosen by losses and was not scored.
     """
     url = run.layout.index(round_.number)
@@ -130,16 +155,7 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
     }
     if round_.phase != "teach":
         return IndexFile.write(url, _all_rows(run.corpus), provenance=provenance)
-    selection = select(
-        _candidates(run, round_),
-        strategy=run.config.selection.settings,
-        num_samples=round_.num_samples,
-        seed=run.config.seed,
-        round_number=round_.number,
-        round_steps=[each.first_step for each in run.rounds[: round_.number + 1]],
-        composition=run.config.selection.composition,
-        preview=run.catalog.preview(round_.number) if run.needs_losses(round_) else None,
-    )
+    selection = _selection(run, round_)
     provenance |= {
         "selection": run.config.selection.model_dump(mode="json"),
         "eligible": selection.eligible,
@@ -155,6 +171,8 @@ def train_stage(run: Run, round_: Round, *, select_seconds: float = 0.0) -> dict
     if (finished := metrics.read(run.config.run, round_.number)) is not None:
         return finished
     index = select_stage(run, round_)
+    run = run.after_selecting(round_.number, index)
+    round_ = run.rounds[round_.number]
     stream = _stream(run, round_, index)
     held_out = _held_out(run.config)
     started = monotonic()
@@ -186,14 +204,58 @@ def train_stage(run: Run, round_: Round, *, select_seconds: float = 0.0) -> dict
 
 def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str, float]]]:
     """Does every round that is not finished; yields each with its metrics as soon as it is."""
-    for round_ in run.rounds:
+    for number in range(len(run.rounds)):
+        round_ = run.rounds[number]
         if metrics.read(run.config.run, round_.number) is None:
             is_selected = storage.info(run.layout.index(round_.number)) is not None
             if run.needs_losses(round_) and not is_selected:
                 score_stage(run, round_, cluster=cluster)
         started = monotonic()
-        select_stage(run, round_)
-        yield round_, train_stage(run, round_, select_seconds=monotonic() - started)
+        run = run.after_selecting(number, select_stage(run, round_))
+        yield (
+            run.rounds[number],
+            train_stage(run, run.rounds[number], select_seconds=monotonic() - started),
+        )
+
+
+def _selected_so_far(run: Run) -> Run:
+    there = {found.url for found in storage.list_objects(run.layout.indexes)}
+    for number in range(len(run.rounds)):
+        if (url := run.layout.index(number)) in there:
+            run = run.after_selecting(number, IndexFile.open(url, corpus=run.corpus))
+    return run
+
+
+def _selection(run: Run, round_: Round) -> Selection:
+    """As many rows as planned, or as many as there are."""
+    planned = round_.num_samples
+    preview = run.catalog.preview(round_.number) if run.needs_losses(round_) else None
+    try:
+        return _select(run, round_, num_samples=planned, preview=preview)
+    except InputError:
+        # The plan counts all rows. Those that can be selected are only counted when they did not
+        # suffice: that is one more pass over the losses.
+        eligible = _select(run, round_, num_samples=0, preview=None).eligible
+        if not 0 < eligible < planned:
+            raise
+    say(
+        f"round {round_.number}: {planned:,} samples are planned, only {eligible:,} are eligible; "
+        "it trains on these"
+    )
+    return _select(run, round_, num_samples=eligible, preview=preview)
+
+
+def _select(run: Run, round_: Round, *, num_samples: int, preview: Preview | None) -> Selection:
+    return select(
+        _candidates(run, round_),
+        strategy=run.config.selection.settings,
+        num_samples=num_samples,
+        seed=run.config.seed,
+        round_number=round_.number,
+        round_steps=[each.first_step for each in run.rounds[: round_.number + 1]],
+        composition=run.config.selection.composition,
+        preview=preview,
+    )
 
 
 def _candidates(run: Run, round_: Round) -> pl.LazyFrame:
@@ -250,7 +312,7 @@ def _fit(
             out=run.layout.checkpoint(round_.number),
             settings=config.training,
             first_step=round_.first_step,
-            total_steps=sum(each.num_steps for each in run.rounds),
+            total_steps=run.total_steps,
             seed=config.seed,
             on_losses=lambda step, rows: catalog.write_observed(
                 round_.number, f"{step:010d}", rows

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from digits import samples, write_corpus
 from small_runs import small_run
 
 from attent_select.errors import InputError, MissingError
@@ -166,3 +167,43 @@ def test_an_index_of_another_size_than_planned_is_refused(
     IndexFile.write(ready.layout.index(0), rows, provenance=provenance)
     with pytest.raises(InputError, match="selects 16 samples, the plan of round 0 has 120"):
         rounds.train_stage(ready, ready.rounds[0])
+
+
+def test_a_round_with_fewer_eligible_rows_than_planned_trains_on_all_of_them(
+    tmp_path: Path, client: Client
+) -> None:
+    rows = samples(120)
+    rows[5]["image"] = rows[40]["image"] = b"no image"
+    write_corpus(tmp_path / "shards" / "parquet", rows)
+    write_corpus(tmp_path / "shards" / "held-out", samples(20), num_shards=1)
+    schedule = {"epochs": 3, "ratio": {"kind": "incremental", "start": 0.5, "end": 1.0}}
+    # 118 of 120 samples are two batches of 59 instead of three: the next round begins earlier.
+    settings = config.parse(
+        small_run(
+            tmp_path / "run",
+            tmp_path / "shards",
+            schedule=schedule | {"interval": {"epochs": 1}, "anneal_epochs": 0},
+            training__batch_size=59,
+        )
+    )
+    planned = plan(settings.schedule, num_samples=120, batch_size=59)
+    assert [(each.num_samples, each.num_steps) for each in planned] == [(60, 2), (90, 2), (120, 3)]
+    result = run(settings, client=client)
+    assert [each["num_samples"] for each in result["rounds"]] == [60, 90, 118]
+    assert [each["num_steps"] for each in result["rounds"]] == [2, 2, 2]
+    assert IndexFile.open(Layout(settings.run).index(2)).provenance["eligible"] == 118
+    assert run(settings, client=client) == result
+
+
+def test_a_round_after_a_short_one_goes_on_where_that_ended(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    where = {"strategy": "hard", "where": "row < 20"}
+    settings = config.parse(small_run(tmp_path / "run", shards, selection=where))
+    result = run(settings, client=client)
+    assert [each["num_samples"] for each in result["rounds"]] == [240, 60, 60]
+    steps = [checkpoint.open(Layout(settings.run).checkpoint(n)).step for n in range(3)]
+    assert steps == [15, 19, 23]
+    again = rounds.prepare(settings, cluster=lambda: client)
+    assert [each.first_step for each in again.rounds] == [0, 15, 19]
+    assert again.total_steps == 31, "the learning rate keeps the horizon of the plan"
