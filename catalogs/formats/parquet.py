@@ -98,14 +98,12 @@ class Parquet:
             for group in _groups(samples):
                 wider = _schema(group, path, known=schema)
                 if writer is None:
-                    writer = pq.ParquetWriter(path, wider, compression="zstd")
+                    writer = _opened(path, wider)
                 elif wider != schema:
                     writer.close()
                     writer = _rewritten(path, wider)
                 schema = wider
-                writer.write_table(_table(group, schema, path))
-        except _REFUSED as error:
-            raise InputError(f"cannot write {path}: {error}") from error
+                _append(writer, group, path)
         finally:
             if writer is not None:
                 writer.close()
@@ -164,6 +162,8 @@ def _schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Sc
         found = pa.table({name: [sample.get(name) for sample in samples] for name in names}).schema
     except _REFUSED as error:
         raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
+    if not names:
+        raise InputError(f"cannot write {path}: {len(samples)} samples without any column")
     kinds = {field.name: field.type for field in known}
     for field in found:
         earlier = kinds.get(field.name, pa.null())
@@ -177,21 +177,32 @@ def _schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Sc
     return pa.schema(sorted(kinds.items()))
 
 
-def _table(samples: Sequence[Sample], schema: pa.Schema, path: Path) -> pa.Table:
-    columns = {name: [sample.get(name) for sample in samples] for name in schema.names}
-    for field in schema:
+def _opened(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    try:
+        return pq.ParquetWriter(path, schema, compression="zstd")
+    except pa.ArrowException as error:
+        # Parquet has no objects without fields.
+        raise InputError(f"cannot write {path}: {error}") from error
+
+
+def _append(writer: pq.ParquetWriter, samples: Sequence[Sample], path: Path) -> None:
+    columns = {name: [sample.get(name) for sample in samples] for name in writer.schema.names}
+    for field in writer.schema:
         # pyarrow takes True for the number 1.0.
         if any(_has_bool(value, field.type) for value in columns[field.name]):
             raise InputError(
                 f"cannot write {path}: column {field.name!r} has both numbers and true or false."
                 " Every column needs one type"
             )
-    return pa.table(columns, schema=schema)
+    try:
+        writer.write_table(pa.table(columns, schema=writer.schema))
+    except _REFUSED as error:
+        raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
 
 
 def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer that goes on with the file at `path`, in a schema that is wider than the file's."""
-    writer = pq.ParquetWriter(f"{path}.wider", schema, compression="zstd")
+    writer = _opened(Path(f"{path}.wider"), schema)
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)

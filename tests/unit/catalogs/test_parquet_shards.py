@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,20 @@ def test_values_that_parquet_would_change_are_an_input_error(
 ) -> None:
     with pytest.raises(InputError, match=r"cannot write .*a\.parquet"):
         Parquet().write(tmp_path / "a.parquet", [{"x": value} for value in values])
+
+
+def test_samples_without_columns_are_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.parquet: 1024 samples without any column"):
+        Parquet().write(tmp_path / "a.parquet", [{}] * 1024 + [{"x": 1}])
+
+
+def test_what_goes_wrong_in_the_source_of_the_samples_is_told_as_it_is(tmp_path: Path) -> None:
+    def samples() -> Iterator[Sample]:
+        yield {"x": 1}
+        raise TypeError("of the source")
+
+    with pytest.raises(TypeError, match="of the source"):
+        Parquet().write(tmp_path / "a.parquet", samples())
 
 
 def test_a_column_may_be_null_empty_or_absent_for_as_long_as_it_likes(tmp_path: Path) -> None:
