@@ -239,15 +239,18 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME=RUN", help="A run to compare with; repeatable."),
     ] = None,
+    png: Annotated[
+        bool, typer.Option("--png", help="Also each chart as PNG, in `report` beside the page.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Writes one self-contained HTML file about a run."""
 
     def work() -> Any:
-        from pipeline.report import write_report
+        from pipeline.report import named_runs, write_report
 
-        controls = dict(pair.split("=", 1) for pair in control or ())
-        return {"report": write_report(run, controls=controls, out=out)}
+        controls = named_runs(control or ())
+        return {"report": write_report(run, controls=controls, out=out, png=png)}
 
     answer(work, as_json=as_json, show=show_values)
 

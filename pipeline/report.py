@@ -7,7 +7,7 @@ The page needs no network: the chart libraries and the pictures are inside it.
 import base64
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -16,13 +16,16 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from attent_select.errors import MissingError
+from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, storage
 from catalogs.layout import Layout, join
 from catalogs.shard_format import Sample
 from pipeline import charts, config, figures, metrics
 
-_STAGES = ("score", "select", "train", "evaluate")
+_THIS = "this run"
+# What a round costs; the evaluation is only for those who look, and stands apart.
+_COSTS = ("score", "select", "train")
+_STAGES = (*_COSTS, "evaluate")
 _NUM_HARDEST = 24
 _TEXT_CHARACTERS = 600
 _IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
@@ -44,16 +47,11 @@ def write_report(
         png: also write every chart as a PNG file into the folder `report` beside the page.
 
     Raises:
-        MissingError: no round of the run is finished yet.
+        MissingError: no round of the run, or of a control, is finished yet.
+        InputError: a control has the name that the run itself has in the report.
     """
     settings = config.load(run)
-    tables = {
-        name: metrics.table(url) for name, url in {"this run": run, **(controls or {})}.items()
-    }
-    if tables["this run"].is_empty():
-        raise MissingError(
-            f"{run} has no finished round to report on: run `attent run {run}` first"
-        )
+    tables = _tables(run, controls or {})
     specs = _specs(_charts(run, tables))
     columns = tuple(settings.task.settings.columns)
     hardest = figures.hardest(run, num_samples=_NUM_HARDEST, columns=columns)
@@ -74,13 +72,41 @@ def write_report(
     return url
 
 
+def named_runs(controls: Sequence[str]) -> dict[str, str]:
+    """`NAME=RUN` of the command line as name → run. Raises `InputError` where one is neither."""
+    found: dict[str, str] = {}
+    for control in controls:
+        name, _, run = control.partition("=")
+        if not name or not run:
+            raise InputError(f"--control {control}: expected NAME=RUN, such as full=/data/full")
+        if name in found:
+            raise InputError(f"--control {control}: {name} is {found[name]} already")
+        found[name] = run
+    return found
+
+
+def _tables(run: str, controls: Mapping[str, str]) -> dict[str, pl.DataFrame]:
+    if _THIS in controls:
+        raise InputError(
+            f"--control {_THIS}={controls[_THIS]}: the report calls {run} so: choose another name"
+        )
+    tables = {name: metrics.table(url) for name, url in {_THIS: run, **controls}.items()}
+    for name, table in tables.items():
+        if table.is_empty():
+            what = run if name == _THIS else f"--control {name}: {controls[name]}"
+            raise MissingError(
+                f"{what} has no finished round to report on: run `attent run` on it first"
+            )
+    return tables
+
+
 def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[alt.Chart | alt.LayerChart]:
     histograms = figures.loss_histograms(run)
     if len(histograms):
         yield charts.loss_distribution(histograms)
     yield charts.ratio_and_coverage(figures.coverage(run))
     yield charts.overlap_between_rounds(figures.overlaps(run))
-    yield charts.seconds_per_stage(_stages(tables["this run"]))
+    yield charts.seconds_per_stage(_stages(tables[_THIS]))
     curves = pl.concat(
         [_with_totals(table).with_columns(arm=pl.lit(name)) for name, table in tables.items()],
         how="diagonal",
@@ -105,19 +131,21 @@ def _about(run: str, settings: Any) -> str:
 
 
 def _with_totals(table: pl.DataFrame) -> pl.DataFrame:
-    stages = [pl.col(name) for name in _stage_columns(table)]
+    stages = [pl.col(name) for name in _stage_columns(table, stages=_COSTS)]
     return table.with_columns(
         samples_so_far=pl.col("samples_seen").cum_sum(),
         seconds_so_far=pl.sum_horizontal(stages).cum_sum(),
     )
 
 
-def _stage_columns(table: pl.DataFrame) -> list[str]:
-    return [name for stage in _STAGES if (name := f"{stage}_seconds") in table.columns]
+def _stage_columns(table: pl.DataFrame, *, stages: Sequence[str]) -> list[str]:
+    return [name for stage in stages if (name := f"{stage}_seconds") in table.columns]
 
 
 def _stages(table: pl.DataFrame) -> pl.DataFrame:
-    long = table.unpivot(_stage_columns(table), index="round", variable_name="stage")
+    long = table.unpivot(
+        _stage_columns(table, stages=_STAGES), index="round", variable_name="stage"
+    )
     return long.select(
         "round", pl.col("stage").str.strip_suffix("_seconds"), pl.col("value").alias("seconds")
     )
@@ -131,16 +159,17 @@ def _qualities(table: pl.DataFrame) -> list[str]:
 
 def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
     qualities = _qualities(pl.concat(list(tables.values()), how="diagonal"))
-    titles = ["", "rounds", "samples seen", *(f"{stage} s" for stage in _STAGES), "total s"]
+    titles = ["", "rounds", "samples seen", *(f"{stage} s" for stage in _COSTS), "total s"]
+    titles += ["evaluate s"]
     titles += [name.replace("_", " ") for name in qualities]
     rows = []
     for name, table in tables.items():
-        seconds = [
+        *costs, evaluation = (
             table[f"{stage}_seconds"].sum() if f"{stage}_seconds" in table.columns else 0.0
             for stage in _STAGES
-        ]
+        )
         cells = [name, f"{len(table)}", f"{table['samples_seen'].sum():,.0f}"]
-        cells += [f"{value:.1f}" for value in [*seconds, sum(seconds)]]
+        cells += [f"{value:.1f}" for value in (*costs, sum(costs), evaluation)]
         cells += [f"{table[q][-1]:.4f}" if q in table.columns else "" for q in qualities]
         rows.append(cells)
     return _table(titles, rows)

@@ -191,6 +191,12 @@ def test_every_world_size_streams_the_same_order(run: Path) -> None:
     assert (only["order_digest"], only["bytes_read"]) == (walks[0]["order_digest"], 0)
 
 
+def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert answer_here("report", run, "--out", out, "--png") == {"report": str(out)}
+    assert len(list((tmp_path / "report").glob("*.png"))) > 3
+
+
 WRONG = [
     (["run", "nowhere.yaml"], "nowhere.yaml"),
     (["run", "CONFIG", "--set", "schedule.ratio.start=1.4"], "start: 1.4 is outside (0, 1]"),
@@ -208,6 +214,8 @@ WRONG = [
     (["query", "RUN", "DROP TABLE losses"], "one SELECT or WITH"),
     (["demo", "--task", "sound"], "--task sound: expected vision or text"),
     (["report", "/nowhere"], "/nowhere"),
+    (["report", "RUN", "--control", "full"], "--control full: expected NAME=RUN"),
+    (["report", "RUN", "--control", "full=/nowhere"], "/nowhere has no finished round"),
     (["selct"], "selct"),
 ]
 

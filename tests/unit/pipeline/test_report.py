@@ -17,7 +17,7 @@ from catalogs import IndexFile, LossCatalog
 from catalogs.layout import Layout
 from pipeline import figures, metrics
 from pipeline.query import query
-from pipeline.report import write_report
+from pipeline.report import named_runs, write_report
 
 NUM_SAMPLES, RATIO = 90, 0.4
 
@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
         )
         values = {"ratio": ratio, "samples_seen": chosen.num_samples, "train_loss": 2.0 - number,
                   "accuracy": 0.5 + number / 10, "score_seconds": 1.0 * (number > 0),
-                  "select_seconds": 0.5, "train_seconds": 4.0}  # fmt: skip
+                  "select_seconds": 0.5, "train_seconds": 4.0, "evaluate_seconds": 9.0}  # fmt: skip
         metrics.publish(run, number, values)
     return run
 
@@ -136,8 +136,7 @@ def test_of_many_rounds_some_are_compared_and_all_are_reported(long_run: str) ->
     for first, second, overlap in overlaps.rows():
         common = max(0, 10 - abs(first - second))
         assert overlap == pytest.approx(common / (20 - common))
-    # A hundred arms of 75 rounds: more rows than Altair draws unasked.
-    write_report(long_run, controls={f"arm {number}": long_run for number in range(100)})
+    write_report(long_run)
     assert "<td>this run</td><td>75</td><td>750</td>" in Path(Layout(long_run).report).read_text()
 
 
@@ -174,9 +173,31 @@ def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
     ]
     assert page.count('src="data:image/png;base64,') == 24
     assert "<td>the same again</td><td>3</td><td>162</td>" in page
+    # Scoring, selecting, training, these three together; evaluating.
+    assert "<td>2.0</td><td>1.5</td><td>12.0</td><td>15.5</td><td>27.0</td>" in page
+    assert '"seconds_so_far": 15.5,' in page
     pictures = sorted((Path(url).parent / "report").glob("*.png"))
     assert len(pictures) == len(titles)
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        (["full"], "--control full: expected NAME=RUN"),
+        (["=/nowhere"], "--control =/nowhere: expected NAME=RUN"),
+        (["full=/one", "full=/two"], "--control full=/two: full is /one already"),
+        (["full=/nowhere"], "--control full: /nowhere has no finished round"),
+        (["this run=/nowhere"], "--control this run=/nowhere: .* choose another name"),
+    ],
+)
+def test_a_control_that_is_none_is_an_input_error(
+    run: str, tmp_path: Path, controls: list[str], message: str
+) -> None:
+    out = tmp_path / "report.html"
+    with pytest.raises(InputError, match=message):
+        write_report(run, controls=named_runs(controls), out=str(out))
+    assert not out.exists()
 
 
 def _title(spec: dict[str, object]) -> object:
