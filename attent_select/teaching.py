@@ -123,12 +123,7 @@ def select(
     rows = guarded(request.candidates(losses), composition=request.composition)
     counted = request.census(rows) if preview is None or request.needs_census else None
     total = counted.total if counted else preview.total if preview else 0
-    spend = _spend(num_samples, ratio, num_units, total=total)
-    if counted and request.in_units:
-        # As many samples as fit: a budget beyond all units selects everything.
-        spend = min(spend, sum(counted.eligible.values()))
-    elif counted:
-        check_enough(counted.num_eligible, num_selected=spend)
+    spend = _possible(_spend(num_samples, ratio, num_units, total=total), request, counted)
     if not spend:
         eligible = counted.num_eligible if counted else total
         return Selection(pl.LazyFrame(schema=INDEX), 0, total, eligible, None)
@@ -191,6 +186,16 @@ def _spend(
     assert spend is not None
     if spend < 0:
         raise InputError(f"the budget: {spend} is negative")
+    return spend
+
+
+def _possible(spend: int, request: _Request, counted: Census | None) -> int:
+    """What can be spent. Raises `InputError` where fewer samples are eligible than asked for."""
+    if counted and request.in_units:
+        # As many samples as fit: a budget beyond all units selects everything.
+        return min(spend, sum(counted.eligible.values()))
+    if counted:
+        check_enough(counted.num_eligible, num_selected=spend)
     return spend
 
 
