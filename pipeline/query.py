@@ -12,7 +12,7 @@ import sqlglot
 from sqlglot import expressions as exp
 
 from attent_select import schema
-from attent_select.errors import InputError
+from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
 from pipeline import metrics
@@ -30,9 +30,11 @@ def query(run: str, sql: str) -> pl.DataFrame:
     Raises:
         InputError: not one SELECT, another table or a table function is named, or polars cannot run
             it.
-        MissingError: the run has no such table yet.
+        MissingError: there is no run, or it has no such table yet.
     """
     checked, names = checked_select(sql, tables=TABLES)
+    if storage.info(Layout(run).manifest) is None:
+        raise MissingError(f"{run}: no corpus there, so it is not a run: see `attent ingest`")
     tables = {name: TABLES[name](run) for name in names}
     try:
         return pl.SQLContext(frames=tables).execute(checked).collect(engine="streaming")
@@ -56,16 +58,40 @@ def checked_select(sql: str, *, tables: object) -> tuple[str, set[str]]:
     statement = statements[0]
     if statement.find(exp.Into, exp.DML, exp.DDL, exp.Command):
         raise InputError("a query only reads: expected SELECT without INTO or other statements")
+    _refuse_functions(statement)
     named = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
     used = set()
     for table in statement.find_all(exp.Table):
-        if not isinstance(table.this, exp.Identifier) or table.args.get("db"):
-            raise InputError(f"{table.sql(dialect=_DIALECT)}: table functions are not allowed")
-        if table.name not in known | named:
-            raise InputError(f"no table {table.name!r}: expected {', '.join(sorted(known))}")
-        used.add(table.name)
+        if table.name not in named:
+            used.add(_known_name(table, known))
     # Written anew from the parsed tree: what was checked is what runs.
-    return statement.sql(dialect=_DIALECT, comments=False), used & known
+    return statement.sql(dialect=_DIALECT, comments=False), used
+
+
+def _refuse_functions(statement: exp.Expression) -> None:
+    """No function that could give a table: as a table, LATERAL, or named like one that reads."""
+    for node in statement.find_all(exp.Table, exp.Lateral, exp.Func):
+        if isinstance(node, exp.Table):
+            allowed = isinstance(node.this, exp.Identifier) and not node.args.get("db")
+        elif isinstance(node, exp.Func):
+            name = node.name if isinstance(node, exp.Anonymous) else node.sql_name()
+            allowed = not name.lower().startswith(("read_", "scan_"))
+        else:
+            allowed = False
+        if not allowed:
+            raise InputError(f"{node.sql(dialect=_DIALECT)}: table functions are not allowed")
+
+
+def _known_name(table: exp.Table, known: set[str]) -> str:
+    """The table that is meant, however its name is written; `table` is renamed to it."""
+    written, name = table.name, table.name.lower()
+    if name not in known:
+        raise InputError(f"no table {written!r}: expected {', '.join(sorted(known))}")
+    if written != name:
+        table.set("this", exp.to_identifier(name))
+        if not table.alias:  # `LOSSES.row` stays what it was
+            table.set("alias", exp.TableAlias(this=exp.to_identifier(written)))
+    return name
 
 
 def losses(run: str) -> pl.LazyFrame:

@@ -212,6 +212,7 @@ WRONG = [
     (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "is there already"),
     (["stream", "RUN", "--index", "/nowhere", "--batch-size", "8"], "/nowhere"),
     (["query", "RUN", "DROP TABLE losses"], "one SELECT or WITH"),
+    (["query", "/nowhere", "SELECT * FROM metrics"], "/nowhere: no corpus there"),
     (["demo", "--task", "sound"], "--task sound: expected vision or text"),
     (["report", "/nowhere"], "/nowhere"),
     (["report", "RUN", "--control", "full"], "--control full: expected NAME=RUN"),

@@ -21,6 +21,7 @@ from pipeline.query import TABLES, checked_select
         ("select shard_id from corpus union all select round from metrics", {"corpus", "metrics"}),
         ("select 'read_parquet(''/etc/passwd'')' as s from losses", {"losses"}),
         ("select 1 -- ; drop table losses", set()),
+        ("select row from LOSSES join Index using (row)", {"losses", "index"}),
     ],
 )  # fmt: skip
 def test_one_select_over_the_tables_is_allowed(sql: str, tables: set[str]) -> None:
@@ -35,6 +36,11 @@ def test_one_select_over_the_tables_is_allowed(sql: str, tables: set[str]) -> No
         ("select * from \"read_parquet\"('/etc/passwd')", "table functions are not allowed"),
         ("select * from losses where row in (select row from read_csv('x'))", "table functions"),
         ("with a as (select * from read_json('x')) select * from a", "table functions"),
+        ("select * from losses, lateral read_parquet('x')", "table functions are not allowed"),
+        ("select * from losses, lateral flatten(row)", "table functions are not allowed"),
+        ("select read_csv('x') from losses", "table functions are not allowed"),
+        ("select scan_parquet('x') from losses", "table functions are not allowed"),
+        ("select * from unnest(READ_NDJSON('x'))", "table functions are not allowed"),
         ("select * from 'file.parquet'", "no table 'file.parquet'"),
         ("select * from secrets", "no table 'secrets': expected corpus, index, losses, metrics"),
         ("select * from other.losses", "not allowed"),
@@ -60,6 +66,12 @@ def test_what_runs_is_the_checked_statement_without_its_comments() -> None:
         "select row /* from read_parquet('x') */ from losses -- and more", tables=TABLES
     )
     assert checked == "SELECT row FROM losses"
+
+
+def test_a_table_written_in_capitals_is_the_same_table() -> None:
+    checked, used = checked_select("select T.row, b.row as other from T, T b", tables={"t": None})
+    found = pl.SQLContext(t=pl.DataFrame({"row": [1]})).execute(checked, eager=True)
+    assert (used, found.rows()) == ({"t"}, [(1, 1)])
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,10 @@ def test_a_run_without_losses_says_how_to_get_them(tmp_path: Path) -> None:
     write_corpus(tmp_path / "shards", samples(9)).save(run)
     with pytest.raises(MissingError, match="attent score"):
         query(run, "SELECT * FROM losses")
-    with pytest.raises(MissingError, match="attent ingest"):
-        query(str(tmp_path / "none"), "SELECT * FROM corpus")
+    for table in ("corpus", "index", "metrics", "losses"):
+        with pytest.raises(MissingError, match="not a run: see `attent ingest`"):
+            query(str(tmp_path / "none"), f"SELECT * FROM {table}")
+    assert len(query(run, "SELECT * FROM index")) == 0
 
 
 def test_coverage_grows_and_overlap_is_that_of_the_subsets(run: str) -> None:
