@@ -17,18 +17,42 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import dask
+import dask.utils
 from distributed import Client, Future, KilledWorker, LocalCluster
 
 from attent_select.errors import ClusterError, InputError
 from pipeline.settings import ClusterSettings
 
-__all__ = ["Client", "connect", "connect_when_needed", "on_every_worker", "run_tasks"]
+__all__ = [
+    "Client",
+    "check_memory_limit",
+    "connect",
+    "connect_when_needed",
+    "on_every_worker",
+    "run_tasks",
+]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
 _GO_ON = "nothing that was finished is lost; run the same command again to go on"
+
+
+def check_memory_limit(limit: str) -> None:
+    """Raises `InputError` if Dask would not know how much that is."""
+    try:
+        share = float(limit) if limit != "auto" else 1.0
+    except ValueError:
+        share = 1.0
+        try:
+            dask.utils.parse_bytes(limit)
+        except ValueError as error:
+            raise InputError(
+                f"{limit!r} is no amount of memory: expected `auto`, 0 (no limit) or such as 4GB"
+            ) from error
+    if not share >= 0:
+        raise InputError(f"{limit} is less than nothing: expected `auto`, 0 (no limit) or 4GB")
 
 
 @contextmanager

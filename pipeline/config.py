@@ -18,6 +18,7 @@ from attent_select.schema import LOSSES
 from attent_select.teaching import select
 from catalogs import storage
 from catalogs.layout import Layout
+from pipeline.cluster import check_memory_limit
 from pipeline.settings import RunConfig, RunSettings, SelectionSettings
 from pipeline.validation import all_problems, check
 
@@ -145,6 +146,8 @@ def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, 
 
 def _unusable(config: RunConfig) -> Iterator[str]:
     """What is well-formed but cannot work: shards that are not there, a `where` that is no SQL."""
+    from trainers.hf.arguments import check as check_training
+
     for section in ("corpus", "evaluation"):
         shards = getattr(config, section)
         for pattern in shards.shards if shards is not None else ():
@@ -152,10 +155,17 @@ def _unusable(config: RunConfig) -> Iterator[str]:
                 storage.expand([pattern])
             except AttentError as error:
                 yield f"{section}.shards: {error}"
+    yield from _unusable_places(config)
     try:
-        config.task.settings.models(config.model)
+        models = config.task.settings.models(config.model)
+        if hasattr(models, "check"):
+            models.check()
     except InputError as error:
-        yield f"model: {error}"
+        yield str(error) if str(error).startswith("model.") else f"model: {error}"
+    try:
+        check_training(config.training)
+    except InputError as error:
+        yield f"training.{error}"
     schema = LOSSES | config.scoring.carry_schema
     try:
         select(
@@ -167,6 +177,17 @@ def _unusable(config: RunConfig) -> Iterator[str]:
     except InputError as error:
         names_a_key = str(error).partition(":")[0].isidentifier()
         yield f"selection.{error}" if names_a_key else f"selection: {error}"
+
+
+def _unusable_places(config: RunConfig) -> Iterator[str]:
+    try:
+        storage.info(Layout(config.run).config)
+    except AttentError as error:
+        yield f"run: {error}"
+    try:
+        check_memory_limit(config.cluster.memory_limit)
+    except InputError as error:
+        yield f"cluster.memory_limit: {error}"
 
 
 def _secrets(value: Any, *, path: str) -> Iterator[str]:

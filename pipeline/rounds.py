@@ -20,7 +20,7 @@ from attent_select.schedules import Round, plan
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
 from attent_select.teaching import Preview, Selection, select
 from catalogs import Corpus, IndexFile, LossCatalog, storage
-from catalogs.layout import Layout
+from catalogs.layout import Layout, join
 from pipeline import config as configs
 from pipeline import metrics
 from pipeline.cluster import Client
@@ -107,8 +107,6 @@ def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
     Raises:
         InputError: the run was started with other settings, or a corpus cannot be used.
     """
-    from trainers import checkpoint
-
     configs.check_frozen(config)
     _ingest(config, cluster=cluster)
     corpus = Corpus.open(config.run)
@@ -116,9 +114,7 @@ def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
     rounds = plan(
         config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
     )
-    configs.freeze(config)
-    models = config.task.settings.models(config.model)
-    checkpoint.save_initial(models, seed=config.seed, url=Layout(config.run).initial_checkpoint)
+    _start(config)
     return _selected_so_far(Run(config, corpus, rounds, sum(each.num_steps for each in rounds)))
 
 
@@ -344,6 +340,19 @@ def _check_columns(corpus: Corpus, config: RunConfig) -> None:
                 f"{section}: the corpus has no column {', '.join(missing)}; it has "
                 f"{', '.join(corpus.columns)}"
             )
+
+
+def _start(config: RunConfig) -> None:
+    """Saves the initial model, then freezes: what cannot be built can still be corrected."""
+    from trainers import checkpoint
+
+    layout = Layout(config.run)
+    if storage.info(layout.config) is None:
+        # Whatever is there belongs to settings that were never frozen.
+        storage.delete(join(layout.initial_checkpoint, checkpoint.MARKER))
+    models = config.task.settings.models(config.model)
+    checkpoint.save_initial(models, seed=config.seed, url=layout.initial_checkpoint)
+    configs.freeze(config)
 
 
 def _ingest(config: RunConfig, *, cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ Here: names, defaults, checks. Not here: what is done with them (`fit.py`, `stre
 `scorer.py`).
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,12 +69,15 @@ class TrainingSettings:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}: expected at least 1")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise InputError(f"micro_batch_size is {self.micro_batch_size}: expected at least 1")
-        if self.save_steps < 0:
-            raise InputError(f"save_steps is {self.save_steps}: expected 0 (off) or more")
+        for name in ("batch_size", "micro_batch_size", "torch_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}: expected a positive number")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}: expected 0 (off) or more")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
         if refused := sorted(self.arguments.keys() - ARGUMENTS):

@@ -21,7 +21,11 @@ Batch = dict[str, torch.Tensor]
 
 
 class Models(Protocol):
-    """Builds, loads and saves the model of a run."""
+    """Builds, loads and saves the model of a run.
+
+    A store may also have `check()`: it raises `InputError` for settings with which `build` would
+    fail, as far as can be told at once, and is called before a run starts.
+    """
 
     def build(self, seed: int) -> torch.nn.Module:
         """A new model, the same bits for the same seed."""

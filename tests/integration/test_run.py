@@ -207,3 +207,26 @@ def test_a_round_after_a_short_one_goes_on_where_that_ended(
     again = rounds.prepare(settings, cluster=lambda: client)
     assert [each.first_step for each in again.rounds] == [0, 15, 19]
     assert again.total_steps == 31, "the learning rate keeps the horizon of the plan"
+
+
+def test_a_model_that_cannot_be_built_does_not_freeze_the_run(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    # A number like any other: only building the model tells.
+    wrong = small_run(tmp_path / "run", shards, model__config__hidden_size=-16)
+    with pytest.raises(InputError, match="the model cannot be built: "):
+        rounds.prepare(config.parse(wrong), cluster=lambda: client)
+    right = config.parse(small_run(tmp_path / "run", shards))
+    assert rounds.prepare(right, cluster=lambda: client).config == right
+
+
+def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    url = Layout(str(tmp_path / "run")).initial_checkpoint
+    first = config.parse(small_run(tmp_path / "run", shards, seed=1))
+    rounds.prepare(first, cluster=lambda: client)
+    before = checkpoint.open(url).weights_digest
+    storage.delete(Layout(first.run).config)  # as if it had been killed before freezing
+    rounds.prepare(config.parse(small_run(tmp_path / "run", shards)), cluster=lambda: client)
+    assert checkpoint.open(url).weights_digest != before

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from attent_select.errors import InputError, MissingError
@@ -44,6 +45,17 @@ class HuggingFaceModels:
             )
         if "path" not in self.settings and "model_type" not in self.settings.get("config", {}):
             raise InputError("the model needs `path`, or `config` with a `model_type`")
+
+    def check(self) -> None:
+        """Without building anything: whether there is such a model.
+
+        Raises:
+            InputError: no model has this type or these fields, or nothing is saved at `path`.
+        """
+        if "path" in self.settings:
+            self._config_at_path()
+        else:
+            self._new_config()
 
     def build(self, seed: int) -> torch.nn.Module:
         """A new model in float32 on the CPU, the same bits for the same seed.
@@ -81,16 +93,31 @@ class HuggingFaceModels:
         return getattr(transformers, self.auto_class)
 
     def _from_config(self) -> torch.nn.Module:
+        config = self._new_config()
+        try:
+            model: torch.nn.Module = self._class.from_config(config, dtype=torch.float32)
+        except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError) as error:
+            raise InputError(f"the model cannot be built: {error}") from error
+        return model
+
+    def _new_config(self) -> PreTrainedConfig:
         config = dict(self.settings["config"])
         try:
             built = AutoConfig.for_model(config.pop("model_type"), **config)
-            _check_known(config, built=built)
-            model: torch.nn.Module = self._class.from_config(built, dtype=torch.float32)
-        except InputError:
-            raise
-        except (ValueError, TypeError, ImportError) as error:
-            raise InputError(f"the model cannot be built: {error}") from error
-        return model
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise InputError(f"model.config: the model cannot be built: {error}") from error
+        _check_known(config, built=built)
+        return built
+
+    def _config_at_path(self) -> None:
+        path = self.settings["path"]
+        config = dict(self.settings.get("config", {}))
+        config.pop("model_type", None)
+        trusted = bool(self.settings.get("trust_remote_code", False))
+        try:
+            AutoConfig.from_pretrained(path, trust_remote_code=trusted, **config)
+        except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+            raise InputError(f"model.path: no model can be loaded from {path}: {error}") from error
 
     def _check_positions(self, model: Any) -> None:
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

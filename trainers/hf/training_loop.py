@@ -23,6 +23,7 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.randomness import Purpose, stream_key
+from trainers.hf.arguments import training_arguments
 from trainers.observed import ObservedLosses, to_frame, unusable
 from trainers.settings import TrainingSettings
 from trainers.steps import Hooks, Steps
@@ -216,15 +217,10 @@ class _RoundCallback(TrainerCallback):
 def _arguments(
     settings: TrainingSettings, *, stream: TeachingStream, steps: Steps, work: Path
 ) -> TrainingArguments:
-    ours: dict[str, Any] = {
+    decided: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
         "gradient_accumulation_steps": stream.share.num_parts,
-        "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "lr_scheduler_type": settings.lr_scheduler,
-        "warmup_steps": settings.warmup_steps,
-        "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.dtype == "bfloat16",
         "seed": stream_key(steps.seed, Purpose.TRAIN_STEP) % 2**32,
         "save_strategy": "no",  # the callback decides
@@ -233,14 +229,10 @@ def _arguments(
         "average_tokens_across_devices": False,
         "logging_strategy": "no",
         "logging_nan_inf_filter": False,
-        "report_to": [],
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
     }
-    try:
-        return TrainingArguments(**ours | settings.arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"training settings are refused by transformers: {error}") from error
+    return training_arguments(settings, **decided)
 
 
 def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
