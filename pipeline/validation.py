@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,9 @@ SETTINGS = "settings"
 INSIDE = (SETTINGS, "composition")
 
 _EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
+_WRITTEN = {bool: "true or false", int: "a whole number", float: "a number"}
+# YAML 1.1 has `1.0e-3` for a number and `1e-3` for a text.
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
 
@@ -35,10 +38,13 @@ def check(model: type[Model], values: Mapping[str, Any], *, source: str) -> Mode
         InputError: one line per problem, each with the key's path; `source` says where they stand.
     """
     try:
-        return model.model_validate(values)
+        checked = model.model_validate(values)
     except ValidationError as error:
         lines = [_line(model, problem) for problem in error.errors(include_url=False)]
         raise all_problems(lines, source=source) from None
+    if lines := list(_coerced(values, checked.model_dump(), path="")):
+        raise all_problems(lines, source=source)
+    return checked
 
 
 def all_problems(lines: Iterable[str], *, source: str) -> InputError:
@@ -67,6 +73,29 @@ def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return _own_message(model, location, path, str(problem["ctx"]["error"]))
     message = problem["msg"].replace("Input should be", "expected").replace("tuple", "list")
     return f"{path}: {message}, found {problem['input']!r}"
+
+
+def _coerced(before: Any, after: Any, *, path: str) -> Iterator[str]:
+    """What pydantic took for a number or a truth value although it is written as something else.
+
+    Its strict mode would refuse that, but also a list for a tuple and a mapping for a dataclass.
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in before.keys() & after.keys():
+            yield from _coerced(before[key], after[key], path=f"{path}.{key}" if path else key)
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        for old, new in zip(before, after, strict=False):
+            yield from _coerced(old, new, path=path)
+    elif type(after) in _WRITTEN and not _is_written_as(before, type(after)):
+        yield f"{path}: expected {_WRITTEN[type(after)]}, found {before!r}"
+
+
+def _is_written_as(value: Any, kind: type) -> bool:
+    if kind is float and isinstance(value, str):
+        return bool(_EXPONENT.fullmatch(value))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _own_message(

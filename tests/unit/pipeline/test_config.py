@@ -72,6 +72,18 @@ PROBLEMS = [
     ("task.name", "x", "task.name: no plug-in 'x'"),
     ("task.name", 3, "task.name: is missing or is not a name"),
     ("model", {}, "model: the model needs `path`, or `config`"),
+    ("schedule.epochs", "10", "schedule.epochs: expected a whole number, found '10'"),
+    ("schedule.epochs", 4.0, "schedule.epochs: expected a whole number, found 4.0"),
+    ("schedule.epochs", True, "schedule.epochs: "),
+    ("seed", True, "seed: expected a whole number, found True"),
+    ("schedule.ratio.start", True, "schedule.ratio.start: expected a number, found True"),
+    ("schedule.ratio.start", "0.5", "schedule.ratio.start: expected a number, found '0.5'"),
+    ("selection.temperature", True, "selection.temperature: expected a number, found True"),
+    ("selection.reference", "yes", "selection.reference: expected true or false, found 'yes'"),
+    ("selection.explore", True, "selection.explore: expected a number, found True"),
+    ("task.image_size", "8", "task.image_size: expected a whole number, found '8'"),
+    ("training.batch_size", "8", "training.batch_size: expected a whole number, found '8'"),
+    ("scoring.span_samples", "8", "scoring.span_samples: expected a whole number, found '8'"),
     ("model.config.model_type", "nope", "model.config: the model cannot be built: "),
     ("model.config.hidden_size", "abc", "model.config: the model cannot be built: "),
     ("model.config.hidden_sizes", 8, "model.config: vit has no field 'hidden_sizes'; did you"),
@@ -109,6 +121,12 @@ def test_each_problem_is_one_line_with_the_key_s_path(
     assert str(caught.value).startswith(f"c.yaml: {expected}")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_numbers_may_be_written_as_yaml_has_them(values: dict[str, Any]) -> None:
+    written = "{batch_size: 64, learning_rate: 1e-3, weight_decay: 0, max_grad_norm: 1.0e+0}"
+    parsed = config.parse(replaced(values, "training", yaml.safe_load(written)))
+    assert (parsed.training.learning_rate, parsed.training.weight_decay) == (0.001, 0.0)
 
 
 def test_several_problems_are_told_at_once(values: dict[str, Any]) -> None:
