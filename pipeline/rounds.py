@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from attent_select.errors import InputError, MissingError
+from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.randomness import stream_key
 from attent_select.schedules import Round, plan
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
@@ -150,7 +150,7 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         "seed": run.config.seed,
     }
     if round_.phase != "teach":
-        return IndexFile.write(url, _all_rows(run.corpus), provenance=provenance)
+        return _write_index(run, url, _all_rows(run.corpus), provenance=provenance)
     selection = _selection(run, round_)
     provenance |= {
         "selection": run.config.selection.model_dump(mode="json"),
@@ -159,7 +159,7 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
     }
     if run.needs_losses(round_):
         provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
-    return IndexFile.write(url, selection.rows, provenance=provenance)
+    return _write_index(run, url, selection.rows, provenance=provenance)
 
 
 def train_stage(run: Run, round_: Round, *, select_seconds: float = 0.0) -> dict[str, float]:
@@ -212,6 +212,18 @@ def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
             run.rounds[number],
             train_stage(run, run.rounds[number], select_seconds=monotonic() - started),
         )
+
+
+def _write_index(
+    run: Run, url: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]
+) -> IndexFile:
+    """Writes the index, or opens the one that another process of this run wrote meanwhile: the
+    same rows, as the configuration is frozen.
+    """
+    try:
+        return IndexFile.write(url, rows, provenance=provenance)
+    except ExistsError:
+        return IndexFile.open(url, corpus=run.corpus)
 
 
 def _selected_so_far(run: Run) -> Run:

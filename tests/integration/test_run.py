@@ -230,3 +230,21 @@ def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
     storage.delete(Layout(first.run).config)  # as if it had been killed before freezing
     rounds.prepare(config.parse(small_run(tmp_path / "run", shards)), cluster=lambda: client)
     assert checkpoint.open(url).weights_digest != before
+
+
+def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
+    tmp_path: Path, shards: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = {"strategy": "uniform"}
+    settings = config.parse(small_run(tmp_path / "run", shards, selection=selection))
+    ready = rounds.prepare(settings, cluster=lambda: client)
+    select, firsts = rounds.select, []
+
+    def select_second(*args: Any, **settings: Any) -> Any:
+        # While this process selects, another one does, and is done first.
+        monkeypatch.setattr(rounds, "select", select)
+        firsts.append(rounds.select_stage(ready, ready.rounds[1]))
+        return select(*args, **settings)
+
+    monkeypatch.setattr(rounds, "select", select_second)
+    assert [rounds.select_stage(ready, ready.rounds[1])] == firsts
