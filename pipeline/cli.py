@@ -27,6 +27,10 @@ Set = Annotated[
 Round = Annotated[
     int | None, typer.Option("--round", min=0, help="Which round; default: the next unfinished.")
 ]
+LossesAsOf = Annotated[
+    int | None,
+    typer.Option("--round", min=0, help="Draws anew; of a run, from its losses as of then."),
+]
 Where = Annotated[
     str | None, typer.Option(metavar="SQL", help="A condition that eligible rows fulfil.")
 ]
@@ -122,7 +126,7 @@ def select(
     where: Where = None,
     by: By = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
-    round_number: Annotated[int, typer.Option("--round", min=0, help="Draws anew.")] = 0,
+    round_number: LossesAsOf = None,
     as_json: Json = False,
 ) -> None:
     """Picks the teaching subset from losses and writes an index file."""

@@ -4,6 +4,8 @@ Here: finding the losses and the strategy, writing the index. Not here: choosing
 (`attent_select`), the rounds of a run (`rounds.py`).
 """
 
+import dataclasses
+import json
 import resource
 import sys
 from collections.abc import Sequence
@@ -17,12 +19,38 @@ import yaml
 
 from attent_select.errors import ExistsError, InputError
 from attent_select.plugins import load as load_plugin
-from attent_select.schema import ROW, SHARD_ID
+from attent_select.schema import MEASURED_STEP, ROW, SHARD_ID
 from attent_select.teaching import Preview, select
 from catalogs import IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
 from pipeline.settings import SelectionSettings
 from pipeline.validation import check
+
+# What a section `selection` has beside the settings, and `--set` must not replace.
+_SECTION_KEYS = ("strategy", "settings", "composition")
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The losses in (shard, row) order, some of them, and where they come from."""
+
+    rows: pl.LazyFrame
+    preview: Preview
+    provenance: dict[str, Any]
+    # Of a run, and of its snapshots those that count.
+    catalog: LossCatalog | None = None
+    rounds: Sequence[int] = ()
+
+    def round_steps(self) -> list[int]:
+        """The steps at which rounds began, as far as anything was measured then."""
+        if self.catalog is not None:
+            notes = [self.catalog.provenance(number) for number in self.rounds]
+            if steps := {note[MEASURED_STEP] for note in notes if MEASURED_STEP in note}:
+                return sorted(steps)
+        if MEASURED_STEP not in self.rows.collect_schema():
+            return []
+        measured = self.rows.select(pl.col(MEASURED_STEP).drop_nulls().unique().sort())
+        return measured.collect(engine="streaming").to_series().to_list()
 
 
 @dataclass(frozen=True)
@@ -49,7 +77,7 @@ def select_losses(
     where: str | None = None,
     by: str | None = None,
     seed: int = 0,
-    round_number: int = 0,
+    round_number: int | None = None,
 ) -> SelectResult:
     """Writes the teaching subset of `losses` as the index file `out`.
 
@@ -64,7 +92,8 @@ def select_losses(
         where: a polars SQL condition that eligible rows fulfil.
         by: a column whose values are strata; each gets its quota of the budget.
         seed: of the random draw.
-        round_number: each round draws anew.
+        round_number: each round draws anew (default: as round 0); of a run the losses as of this
+            round count.
 
     Raises:
         InputError: losses, settings or budget are wrong.
@@ -73,20 +102,23 @@ def select_losses(
     started = monotonic()
     if (ratio is None) == (num_samples is None):
         raise InputError("give either --ratio or --num-samples")
+    _check_free(out)
     chosen = _section(strategy, settings=settings, where=where, by=by)
-    frame, preview, provenance = _losses(losses)
+    found = _losses(losses, round_number=round_number)
+    ages = MEASURED_STEP in chosen.settings.columns
     selection = select(
-        frame,
+        found.rows,
         strategy=chosen.settings,
         num_samples=num_samples,
         ratio=ratio,
         seed=seed,
-        round_number=round_number,
+        round_number=round_number or 0,
+        round_steps=found.round_steps() if ages else (),
         composition=chosen.composition,
-        preview=preview,
+        preview=found.preview,
     )
-    how = {"selection": chosen.model_dump(mode="json"), "seed": seed, "round": round_number}
-    index = _write(out, selection.rows, provenance=provenance | how)
+    how = {"selection": chosen.model_dump(mode="json"), "seed": seed, "round": round_number or 0}
+    index = _write(out, selection.rows, provenance=found.provenance | how)
     return SelectResult(
         selected=index.num_samples,
         total=selection.total,
@@ -109,9 +141,12 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _write(out: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]) -> IndexFile:
+def _check_free(out: str) -> None:
     if storage.info(out) is not None:
         raise ExistsError(f"{out} is there already: choose another --out, or delete it")
+
+
+def _write(out: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]) -> IndexFile:
     try:
         return IndexFile.write(out, rows, provenance=provenance)
     except InputError:
@@ -127,25 +162,47 @@ def _section(
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: expected key=value, such as temperature=0.5")
-        values[key] = yaml.safe_load(text)
+        if key in _SECTION_KEYS:
+            raise InputError(f"--set {setting}: {key} is not a setting of a strategy")
+        values[key] = _yaml_value(text, setting=setting)
     values |= {key: value for key, value in (("where", where), ("by", by)) if value is not None}
     plugin = load_plugin("attent_select.strategies", name)
+    is_settings = isinstance(plugin, type) and dataclasses.is_dataclass(plugin)
+    if not is_settings or not hasattr(plugin, "probability"):
+        raise InputError(f"--strategy {name}: expected a strategy's class, see docs/extending.md")
     return check(SelectionSettings[plugin], values, source=f"--strategy {name}")
 
 
-def _losses(url: str) -> tuple[pl.LazyFrame, Preview, dict[str, Any]]:
-    """The losses in (shard, row) order, some of them, and where they come from."""
+def _yaml_value(text: str, *, setting: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, default=str)  # an anchor may hold itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--set {setting}: the value is not YAML: {reason}") from error
+    return value
+
+
+def _losses(url: str, *, round_number: int | None) -> _Losses:
     url = storage.normalise(url).rstrip("/")
     # A run, or its catalog: the folder `losses` in it.
     for run in (url, url.removesuffix("/losses")):
         if storage.info(Layout(run).manifest) is not None:
             catalog = LossCatalog(run)
-            provenance = {"corpus_id": catalog.corpus.corpus_id, "losses": url}
-            return catalog.latest(), catalog.preview(), provenance
+            return _Losses(
+                catalog.latest(round_number),
+                catalog.preview(round_number),
+                provenance={"corpus_id": catalog.corpus.corpus_id, "losses": url},
+                catalog=catalog,
+                rounds=[n for n in catalog.rounds() if round_number is None or n <= round_number],
+            )
     found = [item.url for item in storage.expand([url])]
     kinds = _columns(found)
-    provenance = {"corpus_id": None, "losses": url}
-    return frames.scan(found, schema=kinds), frames.preview(found, schema=kinds), provenance
+    return _Losses(
+        frames.scan(found, schema=kinds),
+        frames.preview(found, schema=kinds),
+        provenance={"corpus_id": None, "losses": url},
+    )
 
 
 def _columns(found: Sequence[str]) -> frames.SchemaDict:
