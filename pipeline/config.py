@@ -5,7 +5,6 @@ included, and each problem is one line with the key's path. Not here: the sectio
 the wording of what pydantic finds (`validation.py`), acting on a configuration.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,20 +17,13 @@ from attent_select.schema import LOSSES
 from attent_select.teaching import select
 from catalogs import storage
 from catalogs.layout import Layout
+from pipeline import credentials
 from pipeline.cluster import check_memory_limit
 from pipeline.settings import RunConfig, RunSettings, SelectionSettings
 from pipeline.validation import all_problems, check
 
 # What may change when a run goes on: where and how fast it runs, never what comes out.
 _CHANGEABLE = ("run", "cluster", "scoring.max_failed_share")
-
-_SECRET_KEY = re.compile(
-    r"(^|_)(secret|password|passwd|api_?key|credentials?|((hub|auth|access|session)_)?token)$",
-    re.IGNORECASE,
-)
-_SECRET_URL = re.compile(
-    r"://[^/@\s]*:[^/@\s]*@|[?&](sig|signature|x-amz-signature|token)=", re.IGNORECASE
-)
 
 
 def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> RunConfig:
@@ -43,7 +35,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     from trainers.settings import TrainingSettings
 
     values = {"selection": {}, "training": {}, **values}
-    if lines := list(_secrets(values, path="")):
+    if lines := list(credentials.problems(values)):
         raise all_problems(lines, source=source)
     task = _plugin(values, "task", key="name", package="trainers.tasks", source=source)
     strategy = _plugin(
@@ -66,6 +58,7 @@ def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
         MissingError: there is no such file or run.
         InputError: it is not YAML, or one line per problem in it.
     """
+    credentials.check_urls([source], what="the configuration")
     source = storage.normalise(source)
     if source.endswith((".yaml", ".yml")):
         return parse(_override(_yaml(source), overrides), source=source)
@@ -188,22 +181,6 @@ def _unusable_places(config: RunConfig) -> Iterator[str]:
         check_memory_limit(config.cluster.memory_limit)
     except InputError as error:
         yield f"cluster.memory_limit: {error}"
-
-
-def _secrets(value: Any, *, path: str) -> Iterator[str]:
-    """run.yaml is a plain file that travels with the run: nothing secret may get into it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            here = f"{path}.{key}" if path else str(key)
-            if _SECRET_KEY.search(str(key)) and isinstance(inner, str):
-                yield f"{here}: looks like a credential; credentials come from the environment"
-            else:
-                yield from _secrets(inner, path=here)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _secrets(inner, path=path)
-    elif isinstance(value, str) and _SECRET_URL.search(value):
-        yield f"{path}: the URL holds a credential; credentials come from the environment"
 
 
 def _leaves(value: Any, *, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from attent_select.schedules import Round
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline import config as configs
-from pipeline import rounds
+from pipeline import credentials, rounds
 from pipeline.cluster import Client, connect, connect_when_needed
 from pipeline.console import describe_round, say
 from pipeline.convert import convert as convert_samples
@@ -109,7 +109,11 @@ def ingest_shards(
 
     With `convert` (the name of a shard format) `shards` are Parquet files, JSON Lines or a folder
     of images, and new shards of `shard_samples` samples are written to `out`/corpus/shards first.
+
+    Raises:
+        InputError: a URL holds a credential, or what `ingest` raises.
     """
+    credentials.check_urls([*shards, out], what="ingest")
     started = monotonic()
     run = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]

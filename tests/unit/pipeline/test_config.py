@@ -11,7 +11,7 @@ from PIL import Image
 
 from attent_select.errors import InputError, MissingError
 from catalogs.formats.parquet import Parquet
-from pipeline import config
+from pipeline import config, credentials, stages
 
 TEXT = """
 corpus: {shards: [SHARDS/*.parquet]}
@@ -142,6 +142,45 @@ def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
     del values["corpus"]
     with pytest.raises(InputError, match="corpus: is missing"):
         config.parse(values)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://b.example/x?X-Goog-Signature=hunter2",
+        "https://b.example/x?a=1&access_token=hunter2",
+        "https://b.example/x?api_key=hunter2",
+        "https://hunter2@b.example/x",
+        "s3://key:hunter2@b/x",
+        "https://b.example/x?sv=1&sig=hunter2",
+        "https://b.example/x?AWSAccessKeyId=hunter2",
+    ],
+)
+def test_no_door_lets_a_url_with_a_credential_in(values: dict[str, Any], url: str) -> None:
+    doors = (
+        lambda: config.parse(replaced(values, "corpus.shards", [url])),
+        lambda: config.parse(replaced(values, "run", url)),
+        lambda: config.load(url),
+        lambda: stages.ingest_shards([url], out="/nowhere/run"),
+        lambda: stages.ingest_shards(["/nowhere/x"], out=url),
+    )
+    for door in doors:
+        with pytest.raises(InputError, match="holds a credential") as caught:
+            door()
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["aws_secret_access_key", "account_key", "private_key", "access_key_id", "PASSWORD"]
+)
+def test_no_key_of_a_credential_is_frozen(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError, match=f"{key}: looks like a credential"):
+        config.parse(replaced(values, f"training.arguments.{key}", "hunter2"))
+
+
+def test_what_only_looks_a_little_like_a_credential_is_allowed(values: dict[str, Any]) -> None:
+    named = {"pad_token_id": "x", "tokenizer": "y", "primary_key": "z", "url": "https://h/a@b?k=v"}
+    assert list(credentials.problems(named)) == []
 
 
 def test_a_secret_is_not_repeated_in_the_message(values: dict[str, Any]) -> None:
