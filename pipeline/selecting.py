@@ -41,8 +41,13 @@ class _Losses:
     catalog: LossCatalog | None = None
     rounds: Sequence[int] = ()
 
-    def round_steps(self) -> list[int]:
-        """The steps at which rounds began, as far as anything was measured then."""
+    def round_steps(self, columns: Sequence[str]) -> list[int]:
+        """The steps at which rounds began, as far as anything was measured then.
+
+        None unless they are asked for in `columns`: it may take a pass over the losses.
+        """
+        if MEASURED_STEP not in columns:
+            return []
         if self.catalog is not None:
             notes = [self.catalog.provenance(number) for number in self.rounds]
             if steps := {note[MEASURED_STEP] for note in notes if MEASURED_STEP in note}:
@@ -105,7 +110,6 @@ def select_losses(
     _check_free(out)
     chosen = _section(strategy, settings=settings, where=where, by=by)
     found = _losses(losses, round_number=round_number)
-    ages = MEASURED_STEP in chosen.settings.columns
     selection = select(
         found.rows,
         strategy=chosen.settings,
@@ -113,7 +117,7 @@ def select_losses(
         ratio=ratio,
         seed=seed,
         round_number=round_number or 0,
-        round_steps=found.round_steps() if ages else (),
+        round_steps=found.round_steps(chosen.settings.columns),
         composition=chosen.composition,
         preview=found.preview,
     )
