@@ -162,3 +162,45 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path) -> None
         convert([str(mixed)], shard_samples=5, **options)
     with pytest.raises(InputError, match="not a positive number"):
         convert([str(mixed)], shard_samples=0, **options)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_an_interrupted_conversion_goes_on_and_keeps_what_is_there(
+    tmp_path: Path, kind: str
+) -> None:
+    url = json_lines(tmp_path / "source")
+    options: dict[str, Any] = {"shard_format": kind, "shard_samples": 4}
+    urls = convert([url], to=str(tmp_path / "shards"), **options)
+    whole = [Path(found).read_bytes() for found in urls]
+    kept = Path(urls[0]).stat()
+    Path(urls[1]).unlink()
+    assert convert([url], to=str(tmp_path / "shards"), **options) == urls
+    assert [Path(found).read_bytes() for found in urls] == whole
+    assert Path(urls[0]).stat() == kept
+
+
+def test_shards_of_other_sources_or_settings_are_never_mixed(tmp_path: Path) -> None:
+    url, to = json_lines(tmp_path / "source"), str(tmp_path / "shards")
+    convert([url], to=to, shard_format="parquet", shard_samples=4)
+    with pytest.raises(ExistsError, match="other sources or settings"):
+        convert([url], to=to, shard_format="parquet", shard_samples=5)
+    (tmp_path / "source" / "a.jsonl").write_text('{"label": 1}')
+    with pytest.raises(ExistsError, match="other sources or settings"):
+        convert([url], to=to, shard_format="parquet", shard_samples=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl, line 2: not JSON: .*utf-8"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: not JSON"),
+        ("a.parquet", b"PAR1 and nothing else", r"a\.parquet: not a Parquet file"),
+    ],
+)
+def test_a_damaged_source_is_an_input_error_that_names_it(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    out = str(tmp_path / "out")
+    with pytest.raises(InputError, match=message):
+        convert([str(tmp_path / name)], to=out, shard_format="parquet", shard_samples=5)
