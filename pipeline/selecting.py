@@ -105,9 +105,7 @@ def select_losses(
         ExistsError: `out` is there already.
     """
     started = monotonic()
-    if (ratio is None) == (num_samples is None):
-        raise InputError("give either --ratio or --num-samples")
-    _check_free(out)
+    _check_arguments(out, ratio=ratio, num_samples=num_samples)
     chosen = _section(strategy, settings=settings, where=where, by=by)
     found = _losses(losses, round_number=round_number)
     selection = select(
@@ -145,7 +143,9 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _check_free(out: str) -> None:
+def _check_arguments(out: str, *, ratio: float | None, num_samples: int | None) -> None:
+    if (ratio is None) == (num_samples is None):
+        raise InputError("give either --ratio or --num-samples")
     if storage.info(out) is not None:
         raise ExistsError(f"{out} is there already: choose another --out, or delete it")
 
