@@ -1,7 +1,7 @@
 """Keys and URLs that hold a credential: these come from the environment, nowhere else.
 
-Here: recognising them, wherever a person names keys or URLs: all of that is written into plain files
-that travel with a run. Not here: using credentials (`catalogs.storage`).
+Here: recognising them, wherever a person names keys or URLs: all of that is written into plain
+files that travel with a run. Not here: using credentials (`catalogs.storage`).
 """
 
 import re

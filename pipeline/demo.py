@@ -208,7 +208,7 @@ def _selects_same_rows(settings: dict[str, dict[str, Any]], *, client: Client) -
 def _arms(described: dict[str, dict[str, Any]]) -> dict[str, Arm]:
     seconds = {
         arm: {
-            stage: sum(round_["seconds"][stage] for round_ in result["rounds"])
+            stage: sum(round_["seconds"].get(stage, 0.0) for round_ in result["rounds"])
             for stage in ("score", "select", "train", "evaluate")
         }
         for arm, result in described.items()

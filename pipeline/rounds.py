@@ -162,21 +162,30 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
     return _write_index(run, url, selection.rows, provenance=provenance)
 
 
-def train_stage(run: Run, round_: Round, *, select_seconds: float = 0.0) -> dict[str, float]:
-    """Trains the round on its index, evaluates, and publishes the round's metrics (returned)."""
+def train_stage(run: Run, round_: Round) -> dict[str, float]:
+    """Trains the round on its index, evaluates, and publishes the round's metrics (returned).
+
+    What an earlier process measured and could not publish is left out.
+    """
+    from trainers import checkpoint
+
     if (finished := metrics.read(run.config.run, round_.number)) is not None:
         return finished
+    is_selected = storage.info(run.layout.index(round_.number)) is not None
+    started = monotonic()
     index = select_stage(run, round_)
+    select_seconds = None if is_selected else monotonic() - started
     run = run.after_selecting(round_.number, index)
     round_ = run.rounds[round_.number]
     stream = _stream(run, round_, index)
     held_out = _held_out(run.config)
+    is_trained = checkpoint.open(run.layout.checkpoint(round_.number)) is not None
+    is_begun = is_trained or checkpoint.newest(run.layout.checkpoint(round_.number)) is not None
     started = monotonic()
     result = _fit(run, round_, stream, held_out)
     evaluate_seconds = held_out.seconds if held_out is not None else 0.0
     around = monotonic() - started - evaluate_seconds
-    stats = stream.stats
-    values = {
+    measured = {
         "ratio": round_.ratio,
         "num_samples": index.num_samples,
         "samples_seen": result.samples_seen,
@@ -185,15 +194,12 @@ def train_stage(run: Run, round_: Round, *, select_seconds: float = 0.0) -> dict
         "score_seconds": _score_seconds(run, round_),
         "select_seconds": select_seconds,
         # A resumed round counts the steps of all attempts, but the time around them of the last.
-        "train_seconds": max(result.seconds, around),
-        "evaluate_seconds": evaluate_seconds,
-        "bytes_read": stats.bytes_read,
-        "bytes_selected": stats.bytes_selected,
-        "num_requests": stats.num_requests,
-        "blocked_seconds": stats.blocked_seconds,
-        "num_skipped": stats.num_skipped,
+        "train_seconds": result.seconds if is_trained else max(result.seconds, around),
+        "evaluate_seconds": None if is_trained else evaluate_seconds,
+        **({} if is_begun else _reading(stream)),
         **result.metrics,
     }
+    values = {name: value for name, value in measured.items() if value is not None}
     metrics.publish(run.config.run, round_.number, values)
     return values
 
@@ -206,12 +212,9 @@ def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
             is_selected = storage.info(run.layout.index(round_.number)) is not None
             if run.needs_losses(round_) and not is_selected:
                 score_stage(run, round_, cluster=cluster)
-        started = monotonic()
+        values = train_stage(run, round_)
         run = run.after_selecting(number, select_stage(run, round_))
-        yield (
-            run.rounds[number],
-            train_stage(run, run.rounds[number], select_seconds=monotonic() - started),
-        )
+        yield run.rounds[number], values
 
 
 def _write_index(
@@ -281,6 +284,12 @@ def _all_rows(corpus: Corpus) -> pl.LazyFrame:
     return corpus.rows().with_columns(
         pl.lit(1.0, dtype=INDEX[name]).alias(name) for name in (WEIGHT, PROBABILITY)
     )
+
+
+def _reading(stream: "TeachingStream") -> dict[str, float]:
+    stats = stream.stats
+    names = ("bytes_read", "bytes_selected", "num_requests", "blocked_seconds", "num_skipped")
+    return {name: getattr(stats, name) for name in names}
 
 
 def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":

@@ -12,7 +12,10 @@ from trainers import TeachingStream
 
 @dataclass(frozen=True)
 class WalkResult:
-    """One rank's walk. `order_digest` is of the whole global order: equal for every world size."""
+    """One rank's walk: `num_samples` are those of the rank, read or not.
+
+    `order_digest` is of the whole global order: equal for every world size.
+    """
 
     num_samples: int
     num_steps: int
@@ -75,7 +78,7 @@ def walk(
 def _result(stream: TeachingStream, *, seconds: float, digest_only: bool) -> WalkResult:
     stats = stream.stats
     return WalkResult(
-        num_samples=stream.num_samples if digest_only else stats.num_samples,
+        num_samples=_samples_of_rank(stream) if digest_only else stats.num_samples,
         num_steps=stream.num_steps,
         order_digest=stream.order_digest(),
         rank_digest=stream.rank_digest(),
@@ -89,3 +92,8 @@ def _result(stream: TeachingStream, *, seconds: float, digest_only: bool) -> Wal
         dropped=stats.dropped,
         seconds=seconds,
     )
+
+
+def _samples_of_rank(stream: TeachingStream) -> int:
+    parts = (part for _, ids in stream.order.steps() for part in stream.share.of_batch(ids))
+    return sum(len(part) for part in parts)

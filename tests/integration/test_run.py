@@ -15,6 +15,7 @@ from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import config, metrics, rounds, run, stages
 from pipeline.cluster import Client
+from pipeline.walk import walk
 from trainers import checkpoint
 
 
@@ -55,9 +56,11 @@ def test_results_name_what_was_measured(finished: tuple[str, dict[str, Any]]) ->
     for round_ in result["rounds"]:
         assert 0 <= round_["accuracy"] <= 1
         assert round_["eval_loss"] > 0
-        stages_ = {name: s for name, s in round_["seconds"].items() if name != "total"}
-        assert set(stages_) == {"score", "select", "train", "evaluate"}
-        assert round_["seconds"]["total"] == pytest.approx(sum(stages_.values()))
+        seconds = round_["seconds"]
+        assert set(seconds) == {"score", "select", "train", "evaluate", "total"}
+        assert min(seconds["select"], seconds["evaluate"], round_["bytes_read"]) > 0
+        costs = seconds["score"] + seconds["select"] + seconds["train"]
+        assert seconds["total"] == pytest.approx(costs), "evaluating is not part of the cost"
     assert result["rounds"][0]["seconds"]["score"] == 0
     assert result["rounds"][1]["seconds"]["score"] > 0
 
@@ -154,6 +157,7 @@ def test_stages_can_be_called_one_by_one(tmp_path: Path, shards: Path, client: C
     assert stages.score(settings, client=client).scored == 240
     trained = stages.train(settings, client=client)
     assert [round_["round"] for round_ in trained["rounds"]] == [0]
+    assert trained["rounds"][0]["seconds"]["select"] > 0
     assert rounds.prepare(settings, cluster=lambda: client).round(None).number == 1
 
 
@@ -248,3 +252,35 @@ def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
 
     monkeypatch.setattr(rounds, "select", select_second)
     assert [rounds.select_stage(ready, ready.rounds[1])] == firsts
+
+
+def test_what_a_killed_process_measured_is_left_out_not_zero(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, schedule={"epochs": 1}))
+    before = run(settings, client=client)["rounds"][0]
+    storage.delete(Layout(settings.run).round_metrics(0))  # as if killed after the checkpoint
+    after = run(settings, client=client)["rounds"][0]
+    assert set(before["seconds"]) - set(after["seconds"]) == {"select", "evaluate"}
+    assert "bytes_read" in before
+    assert "bytes_read" not in after
+    assert after["train_loss"] == before["train_loss"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_walk_counts_the_same_samples_with_and_without_reading_them(
+    finished: tuple[str, dict[str, Any]], world_size: int
+) -> None:
+    url, _ = finished
+    walks = [
+        walk(
+            url,
+            index=Layout(url).index(1),
+            batch_size=32,
+            world_size=world_size,
+            rank=world_size - 1,
+            digest_only=digest_only,
+        )
+        for digest_only in (False, True)
+    ]
+    assert [each.num_samples for each in walks] == [120 // world_size] * 2
