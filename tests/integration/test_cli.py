@@ -1,11 +1,13 @@
 """The command line: exit codes, one JSON object on stdout, everything else on stderr."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import polars as pl
@@ -311,8 +313,12 @@ def test_an_interrupted_command_says_how_to_go_on(
         stderr=subprocess.PIPE,
         text=True,
     )
+    deadline = monotonic() + 120
     while not (tmp_path / "run" / "run.yaml").exists():
-        assert process.poll() is None
+        assert monotonic() < deadline, "it never came so far"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)  # a pause that ends early with the process
+            raise AssertionError(process.stderr.read() if process.stderr else "it ended")
     process.send_signal(sent)
     out, errors = process.communicate()
     assert process.returncode == 130, errors
