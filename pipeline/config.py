@@ -101,13 +101,31 @@ def check_frozen(config: RunConfig) -> None:
 
 
 def _yaml(url: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(storage.read(url))
-    except yaml.YAMLError as error:
-        raise InputError(f"{url}: not YAML: {' '.join(str(error).split())}") from error
+    values = _parsed_yaml(storage.read(url), source=url)
     if not isinstance(values, dict):
         raise InputError(f"{url}: expected keys and values, found {type(values).__name__}")
     return values
+
+
+def _parsed_yaml(text: str | bytes, *, source: str) -> Any:
+    try:
+        values = yaml.safe_load(text)
+        _check_ends([values])
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{source}: a value contains itself (an alias `*x` inside its own `&x`), or is nested "
+            "too deeply: write it out"
+        ) from error
+    return values
+
+
+def _check_ends(value: Any) -> None:
+    """Raises RecursionError for a value that contains itself."""
+    for inner in value.values() if isinstance(value, Mapping) else value:
+        if isinstance(inner, Mapping | list):
+            _check_ends(inner)
 
 
 def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +139,7 @@ def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
                 raise InputError(f"--set {override}: {part} is not a section")
-        section[name] = yaml.safe_load(text)
+        section[name] = _parsed_yaml(text, source=f"--set {override}")
     return values
 
 

@@ -206,6 +206,23 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
         config.load(str(file))
 
 
+@pytest.mark.parametrize("text", ["[", "a: &x [*x]", "'", "{a: b: c}", "2026-13-45"])
+def test_text_that_is_no_value_is_one_line(
+    values: dict[str, Any], tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        config.load(str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+    file.write_text(yaml.safe_dump(values))
+    for override in (f"model={text}", f"selection.temperature={text}"):
+        with pytest.raises(InputError) as caught:
+            config.load(str(file), overrides=[override])
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).startswith(f"--set {override}: ")
+
+
 def test_a_folder_without_run_yaml_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"no run\.yaml there"):
         config.load(str(tmp_path))
