@@ -35,6 +35,9 @@ def load(package: str, name: str) -> Any:
             f"no plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
         )
     try:
-        return getattr(importlib.import_module(module_name), class_name)
+        found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"cannot load {name!r}: {error}") from error
+    if not isinstance(found, type):
+        raise InputError(f"{name!r} is {type(found).__name__}, expected a class")
+    return found
