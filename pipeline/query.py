@@ -42,13 +42,13 @@ def query(run: str, sql: str) -> pl.DataFrame:
         raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
 
 
-def checked_select(sql: str, *, tables: object) -> tuple[str, set[str]]:
+def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]:
     """The statement to execute, and which of `tables` it reads.
 
     Raises:
         InputError: anything but one SELECT over these tables.
     """
-    known = set(tables)  # type: ignore[call-overload]
+    known = set(tables)
     try:
         statements = sqlglot.parse(sql, dialect=_DIALECT, error_level=sqlglot.ErrorLevel.RAISE)
     except sqlglot.errors.SqlglotError as error:

@@ -69,7 +69,7 @@ def test_what_runs_is_the_checked_statement_without_its_comments() -> None:
 
 
 def test_a_table_written_in_capitals_is_the_same_table() -> None:
-    checked, used = checked_select("select T.row, b.row as other from T, T b", tables={"t": None})
+    checked, used = checked_select("select T.row, b.row as other from T, T b", tables=["t"])
     found = pl.SQLContext(t=pl.DataFrame({"row": [1]})).execute(checked, eager=True)
     assert (used, found.rows()) == ({"t"}, [(1, 1)])
 
@@ -89,7 +89,7 @@ def test_writing_the_statement_anew_does_not_change_its_answer(sql: str) -> None
     t = pl.DataFrame(
         {"row": [0, 1, 2, 3], "loss": [0.5, 1.5, None, 2.5], "status": ["ok", "ok", "empty", "ok"]}
     )
-    checked, _ = checked_select(sql, tables={"t": None})
+    checked, _ = checked_select(sql, tables=["t"])
     context = pl.SQLContext(t=t)
     expected = context.execute(sql, eager=True)
     assert context.execute(checked, eager=True).equals(expected)
