@@ -5,7 +5,7 @@ of the machine (`read_parquet('/…')`) and answer DELETE with success, so a sta
 checked, and only what was checked is executed. Not here: printing (`cli.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import polars as pl
 import sqlglot

@@ -1,11 +1,13 @@
 """`attent run`, killed with SIGKILL where it hurts, ends as if nothing had happened."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import yaml
@@ -29,8 +31,12 @@ def start(file: Path) -> subprocess.Popen[bytes]:
 def kill_when(file: Path, condition: Callable[[], bool]) -> None:
     """Start `attent run FILE` and kill it as soon as `condition` holds."""
     process = start(file)
+    deadline = monotonic() + 300
     while not condition():
-        assert process.poll() is None, f"ended before it could be killed: {process.stderr.read()}"
+        assert monotonic() < deadline, "it never came so far"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.005)  # a pause that ends early with the process
+            raise AssertionError(f"ended before it could be killed: {process.stderr.read()}")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 
