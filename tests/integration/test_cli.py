@@ -215,7 +215,10 @@ WRONG = [
     (["select", "LOSSES", "--out", "OUT", "--num-samples", "100"], "only 99 are eligible"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=2"], "tau: unknown key"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=["], "value is not YAML"),
-    (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--strategy", "os.path"], "os.path: "),
+    (
+        ["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--strategy", "os.path"],
+        "is module, expected a class",
+    ),
     (["select", "RUN", "--out", "OUT", "--ratio", "1", "--round", "x"], "--round"),
     (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "is there already"),
     (["stream", "RUN", "--index", "/nowhere", "--batch-size", "8"], "/nowhere"),
