@@ -69,7 +69,7 @@ def run(command: str, *, cwd: Path, env: dict[str, str] | None = None) -> str:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `make demo` was run."""
     folder = tmp_path_factory.mktemp("reader")
-    recipe = run("make --dry-run demo", cwd=ROOT).splitlines()[-1]
+    recipe = run("make --no-print-directory --dry-run demo", cwd=ROOT).splitlines()[-1]
     assert recipe.endswith("attent demo --out demo")
     run("attent demo --out demo", cwd=folder)
     return folder
@@ -81,7 +81,7 @@ def test_no_command_of_the_readme_is_left_out() -> None:
 
 
 def test_make_test_runs_the_checks_and_the_tests() -> None:
-    recipe = run("make --dry-run test", cwd=ROOT)
+    recipe = run("make --no-print-directory --dry-run test", cwd=ROOT)
     for part in ("ruff format --check", "ruff check", "mypy", "lint-imports", "-m pytest"):
         assert part in recipe
 
