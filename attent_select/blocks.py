@@ -13,6 +13,7 @@ import polars as pl
 
 from attent_select.composition import Weights
 from attent_select.errors import InputError
+from attent_select.pieces import Whole
 from attent_select.schema import INDEX, LOSS, NUM_UNITS, PROBABILITY, ROW, SHARD_ID, WEIGHT
 from attent_select.strategy import Strategy
 from attent_select.teaching import Selection, index_rows, num_rows, select
@@ -79,10 +80,10 @@ def select_blocks(
     share = _mass(chosen) / (_mass(blocks.collect()) or 1.0)
     selection = replace(
         found,
-        rows=index_rows(rows, weights=weights),
+        pieces=index_rows(Whole(rows), weights=weights),
         num_samples=num_samples,
-        total=num_rows(losses),
-        eligible=num_rows(losses),
+        total=num_rows(Whole(losses)),
+        eligible=num_rows(Whole(losses)),
         first_excluded=None,
     )
     return selection, share

@@ -24,6 +24,31 @@ def bucket(loss: pl.Expr) -> pl.Expr:
     return pattern.cast(pl.UInt32) // pl.lit(1 << _DROPPED_BITS, dtype=pl.UInt32)
 
 
+class Histogram:
+    """Counts finite float32 losses per bucket, batch by batch."""
+
+    def __init__(self) -> None:
+        self._counts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+    def add(self, losses: npt.NDArray[np.float32]) -> None:
+        if not len(losses):
+            return
+        # −0.0 + 0.0 is 0.0.
+        buckets = (losses + np.float32(0.0)).view(np.uint32)
+        buckets >>= np.uint32(_DROPPED_BITS)
+        first = int(buckets.min())
+        buckets -= np.uint32(first)
+        counts = np.bincount(buckets)
+        if (end := first + len(counts)) > len(self._counts):
+            self._counts = np.pad(self._counts, (0, end - len(self._counts)))
+        self._counts[first:end] += counts
+
+    def occupied(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+        """The buckets that are not empty, ascending, and their counts."""
+        buckets = np.flatnonzero(self._counts)
+        return buckets.astype(np.uint32), self._counts[buckets].astype(np.uint64)
+
+
 @dataclass(frozen=True)
 class LossDistribution:
     """The losses of `num_samples` rows, to a relative precision of 2^-12.

@@ -4,17 +4,22 @@ Here: the conditions on a row, and the one pass that counts them. Not here: whic
 selected (`top_m.py`) or the settings (`composition.py`).
 """
 
+import functools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from attent_select.composition import Composition
-from attent_select.distribution import LossDistribution, bucket
+from attent_select.distribution import Histogram, LossDistribution, bucket
 from attent_select.errors import InputError
+from attent_select.pieces import Pieces, batches
 from attent_select.radix import COST, STRATUM
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.strategy import Strategy
@@ -49,14 +54,22 @@ class Census:
         return {label: code for code, label in enumerate(sorted(self.eligible))}
 
 
+def check(pieces: Pieces, *, strategy: Strategy, composition: Composition, in_units: bool) -> None:
+    """Raises `InputError` where `candidates` would not work.
+
+    A column is missing, or of a wrong type, or `where` is not a condition.
+    """
+    empty = pl.LazyFrame(schema=pieces.frame().collect_schema())
+    candidates(empty, strategy=strategy, composition=composition, in_units=in_units)
+    kinds = empty.collect_schema()
+    if foreign := [name for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]:
+        _check_range(pieces, foreign)
+
+
 def candidates(
     losses: pl.LazyFrame, *, strategy: Strategy, composition: Composition, in_units: bool
 ) -> pl.LazyFrame:
-    """All rows with the columns that matter: ids, the strategy's, ELIGIBLE, COST u64, LABEL.
-
-    Raises:
-        InputError: a column is missing, or `where` is not a condition.
-    """
+    """All rows with the columns that matter: ids, the strategy's, ELIGIBLE, COST u64, LABEL."""
     extra = _extra(composition, in_units=in_units)
     losses = _typed(losses, [*strategy.columns, *extra], label=composition.by)
     # What a row is named by, and what a key is made of: without these it cannot be selected.
@@ -85,66 +98,123 @@ def _typed(losses: pl.LazyFrame, needed: Sequence[str], *, label: str | None) ->
         if kinds[name].is_nested() or (name != label and not kinds[name].is_numeric()):
             expected = "plain values" if name == label else "numbers"
             raise InputError(f"the column {name} is {kinds[name]}, expected {expected}")
-    foreign = [name for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]
-    if foreign:
-        _check_range(losses, foreign)
-    ids = [pl.col(name).cast(pl.UInt32) for name in foreign]
+    ids = [pl.col(name).cast(pl.UInt32) for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]
     loss = [pl.col(LOSS).cast(pl.Float32)] if LOSS in needed and kinds[LOSS] != pl.Float32 else []
     return losses.with_columns(*ids, *loss)
 
 
-def _check_range(losses: pl.LazyFrame, ids: Sequence[str]) -> None:
+def _check_range(pieces: Pieces, ids: Sequence[str]) -> None:
     """One pass over ids of another type than ours."""
-    ends = [(pl.col(i).min().alias(f"{i} low"), pl.col(i).max().alias(f"{i} high")) for i in ids]
-    found = losses.select(end for pair in ends for end in pair).collect(engine="streaming")
+    found = pl.concat(pieces.run(functools.partial(_ends, ids=ids)))
     for name in ids:
-        low, high = found[f"{name} low"][0], found[f"{name} high"][0]
-        if low is not None and (low < 0 or high >= 1 << 32):
+        low, high = found[f"{name} low"].min(), found[f"{name} high"].max()
+        if isinstance(low, int) and isinstance(high, int) and (low < 0 or high >= 1 << 32):
             raise InputError(f"the column {name} reaches from {low} to {high}, expected u32")
 
 
-def guarded(rows: pl.LazyFrame, *, composition: Composition) -> pl.LazyFrame:
-    """Without the rows that are still hard after `max_visits` visits."""
+def _ends(rows: pl.LazyFrame, *, ids: Sequence[str]) -> pl.DataFrame:
+    ends = [(pl.col(i).min().alias(f"{i} low"), pl.col(i).max().alias(f"{i} high")) for i in ids]
+    return rows.select(end for pair in ends for end in pair).collect(engine="streaming")
+
+
+def hard_limit(rows: Pieces, *, composition: Composition) -> float | None:
+    """The loss above which rows of many visits are dropped; None: nothing is."""
     if composition.max_visits is None:
-        return rows
+        return None
     losses = census(rows, with_losses=True).losses
     assert losses is not None
-    limit = losses.quantile(composition.hard_quantile) if losses.num_samples else 0.0
+    return losses.quantile(composition.hard_quantile) if losses.num_samples else None
+
+
+def guarded(rows: pl.LazyFrame, *, composition: Composition, limit: float | None) -> pl.LazyFrame:
+    """Without the rows that are still above `limit` after `max_visits` visits."""
+    if limit is None:
+        return rows
     worn = (pl.col(VISITS) >= composition.max_visits) & (pl.col(LOSS) > limit)
     return rows.with_columns(pl.col(ELIGIBLE) & worn.not_().fill_null(True))
 
 
-def census(rows: pl.LazyFrame, *, with_losses: bool = False, with_strata: bool = False) -> Census:
-    """Counts the rows of `candidates`: with a histogram of the losses, per stratum, where asked."""
+def census(
+    rows: Pieces,
+    *,
+    with_losses: bool = False,
+    with_costs: bool = False,
+    with_strata: bool = False,
+) -> Census:
+    """Counts the rows of `candidates`, where asked with a histogram of the losses, with what the
+    rows cost (otherwise 1 each), per stratum.
+    """
+    if with_strata:
+        found = list(rows.run(functools.partial(_tally_strata, with_losses=with_losses)))
+    else:
+        work = functools.partial(_tally, with_losses=with_losses, with_costs=with_costs)
+        found = list(rows.run(work))
+    eligible: Counter[str] = Counter()
+    for each in found:
+        eligible.update(each.costs)
+    if len(eligible) > _MAX_STRATA:
+        raise InputError(f"by: {len(eligible)} different values; expected at most {_MAX_STRATA}")
+    buckets, position = np.unique(
+        np.concatenate([each.buckets for each in found]), return_inverse=True
+    )
+    counts = np.zeros(len(buckets), dtype=np.uint64)
+    np.add.at(counts, position, np.concatenate([each.counts for each in found]))
+    return Census(
+        total=sum(each.total for each in found),
+        num_eligible=int(counts.sum()),
+        eligible=dict(eligible),
+        losses=LossDistribution.from_buckets(buckets, counts) if with_losses else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Of one piece: all rows, what the eligible ones cost per stratum, and how many (uint64[n])
+    are in each bucket of the loss (uint32[n]; all in 0 unless the losses are asked for).
+    """
+
+    total: int
+    costs: dict[str, int]
+    buckets: npt.NDArray[np.uint32]
+    counts: npt.NDArray[np.uint64]
+
+
+def _tally(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> _Tally:
+    """In one stratum: numpy counts ten times as fast as a group_by."""
+    total = cost = 0
+    histogram = Histogram()
+    columns = [ELIGIBLE, *([LOSS] if with_losses else []), *([COST] if with_costs else [])]
+    for batch in batches(rows.select(columns)):
+        total += len(batch)
+        chosen = batch if batch[ELIGIBLE].all() else batch.filter(ELIGIBLE)
+        cost += int(chosen[COST].sum()) if with_costs else len(chosen)
+        losses = chosen[LOSS].to_numpy() if with_losses else np.zeros(len(chosen), np.float32)
+        histogram.add(losses)
+    buckets, counts = histogram.occupied()
+    return _Tally(total, {_EVERYTHING: cost} if len(counts) else {}, buckets, counts)
+
+
+def _tally_strata(rows: pl.LazyFrame, *, with_losses: bool) -> _Tally:
     group = bucket(pl.col(LOSS)) if with_losses else pl.lit(0, dtype=pl.UInt32)
-    label = pl.col(LABEL) if with_strata else pl.lit(None, dtype=pl.String)
     counts = (
         rows.select(
             pl.when(ELIGIBLE).then(group).alias(_BUCKET),
-            label.alias(LABEL),
+            LABEL,
             # Counts are u64 sums: polars lengths are u32 and wrap beyond 2^32 rows.
             pl.lit(1, dtype=pl.UInt64).alias(_COUNT),
             COST,
         )
-        .group_by([_BUCKET, LABEL] if with_strata else [_BUCKET])
+        .group_by(_BUCKET, LABEL)
         .agg(pl.col(_COUNT).sum(), pl.col(COST).sum())
         .collect(engine="streaming")
-        .with_columns(pl.lit(None, dtype=pl.String).alias(LABEL) if not with_strata else LABEL)
     )
-    chosen = counts.filter(pl.col(_BUCKET).is_not_null()).with_columns(
-        pl.col(LABEL).fill_null(_EVERYTHING)
-    )
-    strata = chosen.group_by(LABEL).agg(pl.col(COST).sum())
-    if len(strata) > _MAX_STRATA:
-        raise InputError(f"by: {len(strata)} different values; expected at most {_MAX_STRATA}")
-    values = chosen.group_by(_BUCKET).agg(pl.col(_COUNT).sum())
-    return Census(
+    chosen = counts.filter(pl.col(_BUCKET).is_not_null())
+    costs = chosen.group_by(LABEL).agg(pl.col(COST).sum())
+    return _Tally(
         total=int(counts[_COUNT].sum()),
-        num_eligible=int(chosen[_COUNT].sum()),
-        eligible=dict(strata.iter_rows()),
-        losses=LossDistribution.from_buckets(values[_BUCKET].to_numpy(), values[_COUNT].to_numpy())
-        if with_losses
-        else None,
+        costs=dict(costs.iter_rows()),
+        buckets=chosen[_BUCKET].to_numpy(),
+        counts=chosen[_COUNT].to_numpy(),
     )
 
 

@@ -9,14 +9,30 @@ Kaplan, "Summarizing data using bottom-k sketches", PODC 2007 (probabilities giv
 with which 1/p weights are unbiased).
 """
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from attent_select.elementwise import elementwise
 
-def gumbel(uniform: pl.Expr) -> pl.Expr:
-    """Standard Gumbel noise from float64 uniforms in (0, 1]; +∞ at 1."""
-    return -((0.0 - uniform.log()).log())
+
+def gumbel(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Standard Gumbel noise from uniforms in (0, 1]; +∞ at 1."""
+    # 0 − and not minus: ln 1 must give +0, whose logarithm is −∞.
+    return -np.log(0.0 - np.log(uniform))
+
+
+def noisy(logit: pl.Expr, uniform: pl.Expr) -> pl.Expr:
+    """logit + g."""
+    return elementwise(_noisy, logit, uniform)
 
 
 def probability_above(threshold: pl.Expr, logit: pl.Expr) -> pl.Expr:
     """P(logit + g > threshold), in (0, 1]."""
     return 1.0 - (-((logit - threshold).exp())).exp()
+
+
+def _noisy(
+    logit: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    return logit + gumbel(uniform)

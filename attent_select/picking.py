@@ -4,6 +4,7 @@ Here: the strategy's share of every budget, then exploration in what is left. No
 quotas (`teaching.py`), the search for a cut (`top_m.py`).
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from typing import Final
 import polars as pl
 
 from attent_select import top_m
+from attent_select.pieces import Mapped, Pieces
 from attent_select.radix import STRATUM
 from attent_select.schema import PROBABILITY
 from attent_select.strategy import Candidates, Outcome, Strategy
@@ -52,7 +54,7 @@ class Picked:
     `cut_of` is stratum → where the strategy's budget ends; `available` the budget's, counted now.
     """
 
-    rows: pl.LazyFrame
+    rows: Pieces
     cut_of: Mapping[int, Cut]
     available: Mapping[int, int]
 
@@ -62,39 +64,69 @@ class Picked:
         return min((cut.last.key for cut in self.cut_of.values() if cut.last), default=None)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some of the keyed rows, held in memory, and how many rows they stand for."""
+
+    rows: pl.DataFrame
+    num_rows: int
+
+    @property
+    def pilot(self) -> top_m.Pilot:
+        return top_m.Pilot.of(self.rows[KEY], num_rows=self.num_rows)
+
+
 def pick(
-    keyed: pl.LazyFrame,
+    keyed: Pieces,
     budget: Budget,
     *,
     strategy: Strategy,
     candidates: Candidates,
     explore_key: pl.Expr,
-    pilot: top_m.Pilot | None,
+    sample: Sample | None,
 ) -> Picked:
     """Take the largest keys, then explore.
 
     Args:
         keyed: the eligible rows with KEY, COST, STRATUM and the strategy's columns.
-        budget: may be without `available` only with a pilot.
+        budget: may be without `available` only with a sample.
         strategy: gives the probabilities.
         candidates: as given to the strategy's `key`.
         explore_key: a second uniform number per row.
-        pilot: only for one stratum without exploration; makes it faster.
+        sample: only for one stratum that is counted in samples; makes it faster.
     """
-    if pilot is not None:
-        found, num_rows = top_m.cut(keyed, budget.spend[0], pilot=pilot)
+    if sample is not None:
+        found, num_rows = top_m.cut(keyed, budget.exploited[0], pilot=sample.pilot)
+        top_m.check_enough(num_rows, num_selected=budget.spend[0])
         cut_of, available = {0: found}, {0: num_rows}
     else:
         assert budget.available is not None
         cut_of, available = top_m.cuts(keyed, budget.exploited), dict(budget.available)
+    taking = functools.partial(
+        _with_taken,
+        cut_of=cut_of,
+        numbers=_numbers(budget, available),
+        probability=_probability(strategy, candidates),
+    )
+    taken = Mapped(keyed, taking)
+    if not budget.explore:
+        return Picked(Mapped(taken, _only_included), cut_of, available)
+    if sample is not None:
+        left = taking(sample.rows.lazy()).filter(pl.col(INCLUDED).not_()).collect()
+        sample = Sample(left, available[0] - budget.exploited[0])
+    return Picked(_explored(taken, budget, explore_key, sample=sample), cut_of, available)
+
+
+def _with_taken(
+    keyed: pl.LazyFrame, *, cut_of: Mapping[int, Cut], numbers: pl.DataFrame, probability: pl.Expr
+) -> pl.LazyFrame:
+    """Adds what `top_m.with_cuts` does, and PROBABILITY."""
     rows = top_m.with_cuts(keyed, cut_of)
-    rows = top_m.with_stratum_values(rows, _numbers(budget, available))
-    probability = _probability(strategy, candidates)
-    if budget.explore:
-        kept = _with_explored(rows.with_columns(probability), budget, explore_key)
-    else:
-        kept = rows.filter(INCLUDED).with_columns(probability)
-    return Picked(kept, cut_of, available)
+    return top_m.with_stratum_values(rows, numbers).with_columns(probability)
+
+
+def _only_included(taken: pl.LazyFrame) -> pl.LazyFrame:
+    return taken.filter(INCLUDED)
 
 
 def _probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
@@ -125,14 +157,34 @@ def _numbers(budget: Budget, available: Mapping[int, int]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=kinds, orient="row")
 
 
-def _with_explored(rows: pl.LazyFrame, budget: Budget, explore_key: pl.Expr) -> pl.LazyFrame:
+def _explored(
+    taken: Pieces, budget: Budget, explore_key: pl.Expr, *, sample: Sample | None
+) -> Pieces:
     """The rows that the strategy took, and a uniform draw from those that it left."""
+    both = Mapped(taken, functools.partial(_with_explore_key, explore_key=explore_key))
+    left = Mapped(both, _only_left)
+    if sample is not None:
+        some = _with_explore_key(sample.rows.lazy(), explore_key=explore_key).collect()
+        pilot = Sample(some, sample.num_rows).pilot
+        cut_of = {0: top_m.cut(left, budget.explored[0], pilot=pilot)[0]}
+    else:
+        cut_of = top_m.cuts(left, budget.explored)
+    return Mapped(both, functools.partial(_only_drawn, cut_of=cut_of))
+
+
+def _with_explore_key(taken: pl.LazyFrame, *, explore_key: pl.Expr) -> pl.LazyFrame:
     # A row that is sure to be in and is not, is sure to be out: only the cut decides about it.
     is_out = (pl.col(PROBABILITY) == 1.0) & pl.col(INCLUDED).not_()
-    taken = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY))
-    both = rows.with_columns(taken.alias(PROBABILITY), explore_key.alias(KEY))
-    both = both.rename({INCLUDED: _EXPLOITED}).drop(FIRST_EXCLUDED)
-    cut_of = top_m.cuts(both.filter(pl.col(_EXPLOITED).not_()), budget.explored)
+    probability = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY)).alias(PROBABILITY)
+    rows = taken.with_columns(probability, explore_key.alias(KEY))
+    return rows.rename({INCLUDED: _EXPLOITED}).drop(FIRST_EXCLUDED)
+
+
+def _only_left(both: pl.LazyFrame) -> pl.LazyFrame:
+    return both.filter(pl.col(_EXPLOITED).not_())
+
+
+def _only_drawn(both: pl.LazyFrame, *, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
     # The draw is among the rows left, but a key is a row's own: the cut holds for all of them.
     drawn = top_m.with_cuts(both, cut_of).filter(pl.col(INCLUDED) | pl.col(_EXPLOITED))
     taken = pl.col(PROBABILITY)

@@ -7,13 +7,17 @@ memory and are sorted. Every step is an exact count, so ties, equal losses and s
 care. Not here: the quicker guess that usually makes this unnecessary (`top_m.py`).
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from attent_select.elementwise import elementwise
+from attent_select.pieces import Pieces
 from attent_select.schema import sample_key
 
 ORDER: Final = "__order"
@@ -43,26 +47,22 @@ class Boundary:
     first_excluded: tuple[float, int] | None
 
 
-def with_order(rows: pl.LazyFrame, key: pl.Expr) -> pl.LazyFrame:
-    """Adds ORDER and SAMPLE_KEY (u64): ascending by both is descending by `key` (float64).
+def with_order(rows: pl.LazyFrame, *, key: str) -> pl.LazyFrame:
+    """Adds ORDER and SAMPLE_KEY (u64): ascending by both is descending by the column `key`.
 
-    The pattern of a float64 read as an integer keeps its order for positive numbers and reverses it
-    for negative ones; −0.0 is made 0.0 first. A NaN key is not allowed.
+    `key` is float64 without NaN.
     """
-    # Not by adding 0.0: polars optimises that away.
-    pattern = pl.when(key == 0.0).then(0.0).otherwise(key).reinterpret(dtype=pl.UInt64)
-    order = pl.when(pattern < _u64(_SIGN)).then(_u64(_SIGN - 1) - pattern).otherwise(pattern)
+    order = elementwise(_order, pl.col(key), dtype=pl.UInt64)
     return rows.with_columns(order.alias(ORDER), sample_key().alias(SAMPLE_KEY))
 
 
-def boundaries(ordered: pl.LazyFrame, budgets: Mapping[int, int]) -> dict[int, Boundary]:
+def boundaries(ordered: Pieces, budgets: Mapping[int, int]) -> dict[int, Boundary]:
     """Where each stratum's budget ends, in the order of its rows.
 
     Args:
         ordered: ORDER and SAMPLE_KEY from `with_order`, COST u64, STRATUM u32.
         budgets: stratum → the sum of costs that its leading rows may reach.
     """
-    ordered = ordered.select(ORDER, SAMPLE_KEY, COST, STRATUM)
     active = pl.DataFrame(
         [(stratum, 0, 0, budget) for stratum, budget in budgets.items()],
         schema=_ACTIVE,
@@ -73,8 +73,18 @@ def boundaries(ordered: pl.LazyFrame, budgets: Mapping[int, int]) -> dict[int, B
         active = _crossing(counts, active)
         if active[_ROWS].sum() <= _EDGE_ROWS or level == _LEVELS - 1:
             break
-    edge = _inside(ordered, active, level=level + 1).collect(engine="streaming")
+    edges = ordered.run(functools.partial(_edge, active=active, level=level + 1))
+    edge = pl.concat(edges)
     return {stratum: _boundary(ordered, active, edge, stratum) for stratum in budgets}
+
+
+def _order(key: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    """The pattern of a float64 read as an integer keeps its order for positive numbers and
+    reverses it for negative ones; −0.0 + 0.0 is 0.0.
+    """
+    pattern = (key + 0.0).view(np.uint64)
+    positive = pattern < np.uint64(_SIGN)
+    return np.where(positive, np.uint64(_SIGN - 1) - pattern, pattern)
 
 
 _HIGH: Final = "__high"
@@ -94,7 +104,8 @@ def _prefix(level: int) -> list[pl.Expr]:
 def _leading(word: str, num_digits: int) -> pl.Expr:
     if num_digits == 0:
         return _u64(0)
-    return pl.col(word) // _u64(1 << (64 - _DIGIT_BITS * num_digits))
+    shift = np.uint64(64 - _DIGIT_BITS * num_digits)
+    return elementwise(lambda value: value >> shift, pl.col(word), dtype=pl.UInt64)
 
 
 def _inside(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.LazyFrame:
@@ -105,8 +116,17 @@ def _inside(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.La
     return rows.join(active.lazy(), on=[STRATUM, _HIGH, _LOW], how="semi")
 
 
-def _counts(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.DataFrame:
+def _counts(ordered: Pieces, active: pl.DataFrame, *, level: int) -> pl.DataFrame:
     """One pass: cost and rows per stratum and digit of the buckets, in order."""
+    found = pl.concat(ordered.run(functools.partial(_counts_of_piece, active=active, level=level)))
+    return (
+        found.group_by(STRATUM, _HIGH, _LOW)
+        .agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
+        .sort(STRATUM, _HIGH, _LOW)
+    )
+
+
+def _counts_of_piece(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
     return (
         _inside(ordered, active, level=level)
         # u64 sums: polars lengths and u32 sums wrap beyond 2^32 rows.
@@ -114,8 +134,13 @@ def _counts(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.Da
         .group_by(STRATUM, _HIGH, _LOW)
         .agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
         .collect(engine="streaming")
-        .sort(STRATUM, _HIGH, _LOW)
     )
+
+
+def _edge(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
+    """The rows of the buckets, few enough to be sorted."""
+    rows = _inside(ordered, active, level=level)
+    return rows.select(STRATUM, ORDER, SAMPLE_KEY, COST).collect(engine="streaming")
 
 
 def _crossing(counts: pl.DataFrame, active: pl.DataFrame) -> pl.DataFrame:
@@ -132,9 +157,7 @@ def _crossing(counts: pl.DataFrame, active: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _boundary(
-    ordered: pl.LazyFrame, active: pl.DataFrame, edge: pl.DataFrame, stratum: int
-) -> Boundary:
+def _boundary(ordered: Pieces, active: pl.DataFrame, edge: pl.DataFrame, stratum: int) -> Boundary:
     left = active.filter(pl.col(STRATUM) == stratum)[_LEFT]
     if left.is_empty():  # every row of the stratum fits
         return Boundary(_last(ordered, stratum, before=None), None)
@@ -147,18 +170,29 @@ def _boundary(
 
 
 def _last(
-    ordered: pl.LazyFrame, stratum: int, *, before: tuple[int, int] | None
+    ordered: Pieces, stratum: int, *, before: tuple[int, int] | None
 ) -> tuple[float, int] | None:
     """The last row of a stratum, or the last one before a row."""
-    rows = ordered.filter(pl.col(STRATUM) == stratum)
+    where = pl.col(STRATUM) == stratum
     if before is not None:
         tied = (pl.col(ORDER) == _u64(before[0])) & (pl.col(SAMPLE_KEY) < _u64(before[1]))
-        rows = rows.filter((pl.col(ORDER) < _u64(before[0])) | tied)
-    order = rows.select(pl.col(ORDER).max()).collect(engine="streaming").item()
+        where = where & ((pl.col(ORDER) < _u64(before[0])) | tied)
+    order = _largest(ordered, ORDER, where=where)
     if order is None:
         return None
-    last = rows.filter(pl.col(ORDER) == _u64(order)).select(pl.col(SAMPLE_KEY).max())
-    return _key_of(order), int(last.collect(engine="streaming").item())
+    last = _largest(ordered, SAMPLE_KEY, where=where & (pl.col(ORDER) == _u64(order)))
+    assert last is not None
+    return _key_of(order), last
+
+
+def _largest(ordered: Pieces, column: str, *, where: pl.Expr) -> int | None:
+    found = ordered.run(functools.partial(_largest_of_piece, column=column, where=where))
+    return max((each for each in found if each is not None), default=None)
+
+
+def _largest_of_piece(ordered: pl.LazyFrame, *, column: str, where: pl.Expr) -> int | None:
+    largest = ordered.filter(where).select(pl.col(column).max()).collect(engine="streaming").item()
+    return None if largest is None else int(largest)
 
 
 def _key_of(order: int) -> float:

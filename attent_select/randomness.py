@@ -1,19 +1,24 @@
 """Counter-based random numbers: splitmix64 over (seed, purposes…, counter).
 
 A number depends on nothing but its arguments, so a draw is the same whatever the number of parts,
-threads or machines. The polars and the numpy form give the same bits (golden values in the tests).
-`Expr.hash` and `sample` are not used: they are not stable across polars versions.
+threads or machines (golden values in the tests). The polars expressions call numpy: polars has no
+shift for u64, and the divisions that replace it cost ten times as much. `Expr.hash` and `sample`
+are not used: they are not stable across polars versions.
 
 Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; the
 constants are those of Vigna's reference implementation of splitmix64.
 """
 
+import functools
 from enum import IntEnum
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from attent_select.elementwise import elementwise
+from attent_select.schema import ROW, SHARD_ID
 
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _MULTIPLIER_1: Final = 0xBF58476D1CE4E5B9
@@ -48,26 +53,36 @@ def uniform(key: int, counter: pl.Expr) -> pl.Expr:
         key: from `stream_key`.
         counter: u64 expression, for a sample its `sample_key()`.
     """
-    mantissa = bits(key, counter) // _u64(1 << 11)
-    return (mantissa.cast(pl.Float64) + 1.0) * 2.0**-53
+    return elementwise(functools.partial(_uniform, key), counter)
+
+
+def sample_uniform(key: int) -> pl.Expr:
+    """`uniform` of each row's `sample_key()`."""
+    return elementwise(functools.partial(_of_sample, key), pl.col(SHARD_ID), pl.col(ROW))
 
 
 def bits(key: int, counter: pl.Expr) -> pl.Expr:
     """64 random bits per counter, as u64."""
-    # There is no u64 shift in polars: shifts to the right are divisions by powers of two.
-    x = (counter ^ _u64(key)) + _u64(_GAMMA)
-    x = (x ^ (x // _u64(1 << 30))) * _u64(_MULTIPLIER_1)
-    x = (x ^ (x // _u64(1 << 27))) * _u64(_MULTIPLIER_2)
-    return x ^ (x // _u64(1 << 31))
+    return elementwise(functools.partial(numpy_bits, key), counter, dtype=pl.UInt64)
 
 
 def numpy_bits(key: int, counter: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The same 64 bits as `bits`, for a numpy array of counters of any shape."""
+    """64 random bits per counter, for counters of any shape."""
     with np.errstate(over="ignore"):
-        x = (counter ^ np.uint64(key)) + np.uint64(_GAMMA)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(_MULTIPLIER_1)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(_MULTIPLIER_2)
-    return x ^ (x >> np.uint64(31))
+        x = np.atleast_1d(counter ^ np.uint64(key))  # in place: half the time
+        x += np.uint64(_GAMMA)
+        x ^= x >> np.uint64(30)
+        x *= np.uint64(_MULTIPLIER_1)
+        x ^= x >> np.uint64(27)
+        x *= np.uint64(_MULTIPLIER_2)
+        x ^= x >> np.uint64(31)
+    return x.reshape(np.shape(counter))
+
+
+def _of_sample(
+    key: int, shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.float64]:
+    return _uniform(key, shards.astype(np.uint64) << np.uint64(32) | rows)
 
 
 def _mix_int(value: int) -> int:
@@ -77,5 +92,6 @@ def _mix_int(value: int) -> int:
     return x ^ (x >> 31)
 
 
-def _u64(value: int) -> pl.Expr:
-    return pl.lit(value, dtype=pl.UInt64)
+def _uniform(key: int, counter: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    mantissa = numpy_bits(key, counter) >> np.uint64(11)
+    return (mantissa.astype(np.float64) + 1.0) * 2.0**-53

@@ -5,6 +5,7 @@ weights. Not here: the strategies (`strategies/`), which rows are eligible (`eli
 search for the cut (`top_m.py`), reading the catalog or writing the index (`catalogs`).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +18,19 @@ from attent_select.eligibility import (
     Census,
     candidates,
     census,
+    check,
     guarded,
+    hard_limit,
     with_strata,
 )
 from attent_select.errors import InputError
-from attent_select.picking import Budget, Picked, pick
+from attent_select.picking import Budget, Picked, Sample, pick
+from attent_select.pieces import Mapped, Pieces, Whole
 from attent_select.quotas import allocate
-from attent_select.randomness import Purpose, stream_key, uniform
-from attent_select.schema import INDEX, PROBABILITY, ROW, SHARD_ID, WEIGHT, sample_key
+from attent_select.randomness import Purpose, sample_uniform, stream_key
+from attent_select.schema import INDEX, PROBABILITY, ROW, SHARD_ID, WEIGHT
 from attent_select.strategy import Candidates, Strategy
-from attent_select.top_m import KEY, Pilot, check_enough
+from attent_select.top_m import KEY, check_enough
 
 # No weight is larger than the inverse of this.
 _MIN_PROBABILITY = 1e-9
@@ -50,7 +54,7 @@ class Selection:
     """A teaching subset.
 
     Attributes:
-        rows: schema `INDEX`, in the order of the input. Lazy: collecting it is the last scan.
+        pieces: schema `INDEX`, in the pieces and the order of the input. Lazy: the last scan.
         num_samples: the rows selected.
         total: rows of the catalog.
         eligible: rows that could have been selected; the others have no finite loss, or a condition
@@ -61,12 +65,17 @@ class Selection:
             none, or one for each of several strata.
     """
 
-    rows: pl.LazyFrame
+    pieces: Pieces
     num_samples: int
     total: int
     eligible: int
     threshold: float | None
     first_excluded: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> pl.LazyFrame:
+        """All pieces in one."""
+        return self.pieces.frame()
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -77,7 +86,7 @@ def num_samples_of(ratio: float, *, total: int) -> int:
 
 
 def select(
-    losses: pl.LazyFrame,
+    losses: pl.LazyFrame | Pieces,
     *,
     strategy: Strategy,
     num_samples: int | None = None,
@@ -96,7 +105,8 @@ def select(
 
     Args:
         losses: one row per sample with shard_id u32, row u32, and loss f32 (nats) unless the
-            strategy needs none; the columns that `composition` names may stand beside them.
+            strategy needs none; the columns that `composition` names may stand beside them. With
+            `Pieces` the passes run where the pieces are.
         strategy: from `attent_select.strategies`, or anything with that protocol.
         num_samples: exactly this many samples. Give one of `num_samples`, `ratio`, `num_units`.
         ratio: num_samples as a share of all rows, in (0, 1].
@@ -120,16 +130,16 @@ def select(
         tuple(round_steps),
         in_units=num_units is not None,
     )
-    rows = guarded(request.candidates(losses), composition=request.composition)
+    rows = request.candidates(losses if not isinstance(losses, pl.LazyFrame) else Whole(losses))
     counted = request.census(rows) if preview is None or request.needs_census else None
     total = counted.total if counted else preview.total if preview else 0
     spend = _possible(_spend(num_samples, ratio, num_units, total=total), request, counted)
     if not spend:
         eligible = counted.num_eligible if counted else total
-        return Selection(pl.LazyFrame(schema=INDEX), 0, total, eligible, None)
+        return Selection(Whole(pl.LazyFrame(schema=INDEX)), 0, total, eligible, None)
     picked = _picked(rows, request, spend, total=total, counted=counted, preview=preview)
     return Selection(
-        rows=index_rows(picked.rows, weights=request.composition.weights),
+        pieces=index_rows(picked.rows, weights=request.composition.weights),
         num_samples=spend if not request.in_units else num_rows(picked.rows),
         total=total,
         eligible=counted.num_eligible if counted else picked.available[0],
@@ -149,30 +159,36 @@ class _Request:
 
     @property
     def is_plain(self) -> bool:
-        """One stratum, counted in samples, without exploration: what a pilot can help."""
-        return not (self.in_units or self.composition.by or self.composition.explore)
+        """One stratum, counted in samples: what some rows to guess from can help."""
+        return not (self.in_units or self.composition.by)
 
     @property
     def needs_census(self) -> bool:
         return self.strategy.needs_distribution or not self.is_plain
 
-    def candidates(self, losses: pl.LazyFrame) -> pl.LazyFrame:
+    def candidates(self, losses: Pieces) -> Mapped:
+        """Checked, typed, guarded."""
+        check(losses, strategy=self.strategy, composition=self.composition, in_units=self.in_units)
+        rows = Mapped(losses, self.typed)
+        limit = hard_limit(rows, composition=self.composition)
+        guard = functools.partial(guarded, composition=self.composition, limit=limit)
+        return Mapped(rows, guard)
+
+    def typed(self, losses: pl.LazyFrame) -> pl.LazyFrame:
         return candidates(
-            losses,
-            strategy=self.strategy,
-            composition=self.composition,
-            in_units=self.in_units,
+            losses, strategy=self.strategy, composition=self.composition, in_units=self.in_units
         )
 
-    def census(self, rows: pl.LazyFrame) -> Census:
+    def census(self, rows: Pieces) -> Census:
         return census(
             rows,
             with_losses=self.strategy.needs_distribution,
+            with_costs=self.in_units,
             with_strata=self.composition.by is not None,
         )
 
     def uniform(self, purpose: Purpose) -> pl.Expr:
-        return uniform(stream_key(self.seed, purpose, self.round_number), sample_key())
+        return sample_uniform(stream_key(self.seed, purpose, self.round_number))
 
 
 def _spend(
@@ -200,7 +216,7 @@ def _possible(spend: int, request: _Request, counted: Census | None) -> int:
 
 
 def _picked(
-    rows: pl.LazyFrame,
+    rows: Mapped,
     request: _Request,
     spend: int,
     *,
@@ -213,28 +229,33 @@ def _picked(
         uniform=request.uniform(Purpose.SELECT),
         round_steps=request.round_steps,
     )
-    key = request.strategy.key(draws).alias(KEY)
-    budget = _budget(spend, counted, request)
-    pilot = None
+    codes = counted.codes if counted else {"": 0}
+    with_key = functools.partial(_keyed, codes=codes, key=request.strategy.key(draws).alias(KEY))
+    sample = None
     if preview is not None and request.is_plain:
-        some = request.candidates(preview.rows).with_columns(key).select(ELIGIBLE, KEY).collect()
-        keys = some.filter(ELIGIBLE)[KEY]
-        stands_for = counted.num_eligible if counted else total * len(keys) // max(1, len(some))
-        pilot = Pilot.of(keys, num_rows=stands_for)
+        some = rows.transform(request.typed(preview.rows)).collect()
+        num_eligible = int(some[ELIGIBLE].sum())
+        stands_for = counted.num_eligible if counted else total * num_eligible // max(1, len(some))
+        sample = Sample(with_key(some.lazy()).collect(), stands_for)
     return pick(
-        with_strata(rows, counted.codes if counted else {"": 0}).with_columns(key),
-        budget,
+        Mapped(rows, with_key),
+        _budget(spend, counted, request),
         strategy=request.strategy,
         candidates=draws,
         explore_key=request.uniform(Purpose.EXPLORE),
-        pilot=pilot,
+        sample=sample,
     )
+
+
+def _keyed(rows: pl.LazyFrame, *, codes: dict[str, int], key: pl.Expr) -> pl.LazyFrame:
+    """The eligible rows with STRATUM and KEY."""
+    return with_strata(rows, codes).with_columns(key)
 
 
 def _budget(spend: int, counted: Census | None, request: _Request) -> Budget:
     composition = request.composition
     if counted is None:
-        return Budget({0: spend}, None)
+        return Budget({0: spend}, None, composition.explore)
     available = {counted.codes[name]: cost for name, cost in counted.eligible.items()}
     if composition.by is None:
         return Budget({0: spend}, available, composition.explore)
@@ -250,12 +271,16 @@ def _first_excluded(picked: Picked) -> tuple[int, int] | None:
     return divmod(cut.first_excluded.sample_key, 1 << 32) if cut.first_excluded else None
 
 
-def index_rows(rows: pl.LazyFrame, *, weights: str) -> pl.LazyFrame:
+def index_rows(rows: Pieces, *, weights: str) -> Pieces:
     """The picked rows in the schema of an index."""
     weight = pl.lit(1.0)
     if weights == "inverse_probability":
         inverse = 1.0 / pl.col(PROBABILITY).clip(_MIN_PROBABILITY, 1.0)
         weight = inverse / _mean(rows, inverse)
+    return Mapped(rows, functools.partial(_as_index, weight=weight))
+
+
+def _as_index(rows: pl.LazyFrame, *, weight: pl.Expr) -> pl.LazyFrame:
     return rows.select(
         pl.col(SHARD_ID).cast(INDEX[SHARD_ID]),
         pl.col(ROW).cast(INDEX[ROW]),
@@ -264,17 +289,27 @@ def index_rows(rows: pl.LazyFrame, *, weights: str) -> pl.LazyFrame:
     )
 
 
-def _mean(rows: pl.LazyFrame, value: pl.Expr) -> float:
+def _mean(rows: Pieces, value: pl.Expr) -> float:
     """The mean of a positive number, the same to the last bit however the rows are cut."""
-    # Whole multiples of 2^-16: sums of integers have no order.
-    whole = (value * 2.0**16).round().cast(pl.UInt64)
-    one = pl.col(ROW).is_not_null().cast(pl.UInt64)
-    found = rows.select(whole.sum().alias("sum"), one.sum().alias("count"))
-    sums = found.collect(engine="streaming")
+    sums = pl.concat(rows.run(functools.partial(_sums, value=value))).sum()
     return float(sums["sum"][0] / 2.0**16 / max(1, sums["count"][0]))
 
 
-def num_rows(rows: pl.LazyFrame) -> int:
-    """How many rows there are (polars lengths are u32 and wrap beyond 2^32)."""
+def _sums(rows: pl.LazyFrame, *, value: pl.Expr) -> pl.DataFrame:
+    # Whole multiples of 2^-16: sums of integers have no order.
+    whole = (value * 2.0**16).round().cast(pl.UInt64)
+    one = pl.col(ROW).is_not_null().cast(pl.UInt64)
+    return rows.select(whole.sum().alias("sum"), one.sum().alias("count")).collect(
+        engine="streaming"
+    )
+
+
+def num_rows(rows: Pieces) -> int:
+    """How many rows there are."""
+    return sum(rows.run(_num_rows))
+
+
+def _num_rows(rows: pl.LazyFrame) -> int:
+    # Not `pl.len()`: it is u32 and wraps beyond 2^32.
     one = pl.col(ROW).is_not_null().cast(pl.UInt64)
     return int(rows.select(one.sum()).collect(engine="streaming").item())

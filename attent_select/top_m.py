@@ -10,6 +10,7 @@ counts said. Without them, or where no bracket is narrow enough (all keys equal)
 its way down. Sorting or `LazyFrame.top_k` over the whole catalog is what this avoids.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +22,15 @@ import polars as pl
 
 from attent_select import radix
 from attent_select.errors import InputError
-from attent_select.radix import COST, STRATUM
-from attent_select.schema import sample_key
+from attent_select.pieces import Mapped, Pieces, batches
+from attent_select.radix import STRATUM
+from attent_select.schema import ROW, SHARD_ID, sample_key
 
 KEY: Final = "__key"
 INCLUDED: Final = "__included"
 FIRST_EXCLUDED: Final = "__first_excluded"
 _LAST_KEY: Final = "__last_key"
 _LAST_TIE: Final = "__last_tie"
-_SAMPLE_KEY: Final = radix.SAMPLE_KEY
 
 # Rows inside a bracket that are collected: 16 bytes each.
 _MAX_BRACKET_ROWS: Final = 1 << 22
@@ -84,43 +85,44 @@ class Pilot:
         return above / len(self.keys) * self.num_rows
 
 
-def cut(keyed: pl.LazyFrame, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
+def cut(keyed: Pieces, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
     """Where `num_selected` rows end, and how many rows there are; exact whatever the pilot says.
 
     Args:
         keyed: columns KEY (float64, never null or NaN), COST (1), STRATUM (0), shard_id, row.
-        num_selected: m, at least 1.
+        num_selected: m; 0 is a cut before the first row.
         pilot: makes it faster, never different.
 
     Raises:
         InputError: there are fewer than m rows.
     """
+    if num_selected == 0:
+        return Cut(None, None), _count(keyed, low=math.inf, high=math.inf).num_rows
     rank = float(num_selected)
-    num_rows = None
+    counted = None
     for _ in range(_MAX_GUESSES if len(pilot.keys) and pilot.num_rows else 0):
         low, high = pilot.bracket(rank)
         counted = _count(keyed, low=low, high=high)
-        num_rows = counted.num_rows
-        check_enough(num_rows, num_selected=num_selected)
+        check_enough(counted.num_rows, num_selected=num_selected)
         last = counted.position(num_selected - 1)
         first_excluded = counted.position(num_selected)
-        if last and (first_excluded or num_selected == num_rows):
-            return Cut(last, first_excluded), num_rows
+        if last and (first_excluded or num_selected == counted.num_rows):
+            return Cut(last, first_excluded), counted.num_rows
         if not counted.complete:
             break
         # The keys above `high` were counted exactly: guess again with the pilot's error there.
         known = high if math.isfinite(high) else low
-        exact = counted.above + (0 if known == high else len(counted.inside))
+        exact = counted.above + (0 if known == high else len(counted.keys))
         rank = num_selected + pilot.rank(known) - exact
-    if num_rows is None:
-        num_rows = int(keyed.select(pl.col(COST).sum()).collect(engine="streaming").item())
-        check_enough(num_rows, num_selected=num_selected)
-    return cuts(keyed, {0: num_selected})[0], num_rows
+    if counted is None:
+        counted = _count(keyed, low=math.inf, high=math.inf)
+        check_enough(counted.num_rows, num_selected=num_selected)
+    return cuts(keyed, {0: num_selected})[0], counted.num_rows
 
 
-def cuts(keyed: pl.LazyFrame, budgets: Mapping[int, int]) -> dict[int, Cut]:
+def cuts(keyed: Pieces, budgets: Mapping[int, int]) -> dict[int, Cut]:
     """Where each stratum's budget ends, counted in COST; `keyed` as for `cut`."""
-    ordered = radix.with_order(keyed, pl.col(KEY))
+    ordered = Mapped(keyed, functools.partial(radix.with_order, key=KEY))
     return {
         stratum: Cut(
             Position(*found.last) if found.last else None,
@@ -173,40 +175,64 @@ def check_enough(num_rows: int, *, num_selected: int) -> None:
 
 @dataclass(frozen=True)
 class _Count:
-    """What one pass over a bracket found. `inside` holds KEY and SAMPLE_KEY in order."""
+    """What one pass over a bracket found.
+
+    `keys` float64[n] and `sample_keys` uint64[n] are the rows inside, in the order of the rows;
+    empty where they were too many (`complete` is False).
+    """
 
     num_rows: int
     above: int
-    inside: pl.DataFrame
+    keys: npt.NDArray[np.float64]
+    sample_keys: npt.NDArray[np.uint64]
     complete: bool
+
+    @functools.cached_property
+    def _order(self) -> npt.NDArray[np.intp]:
+        return np.lexsort((self.sample_keys, -self.keys))
 
     def position(self, rank: int) -> Position | None:
         local = rank - self.above
-        if not self.complete or not 0 <= local < len(self.inside):
+        if not self.complete or not 0 <= local < len(self.keys):
             return None
-        return Position(self.inside[KEY][local], self.inside[_SAMPLE_KEY][local])
+        at = self._order[local]
+        return Position(float(self.keys[at]), int(self.sample_keys[at]))
 
 
 def _numbers(position: Position | None) -> tuple[float | None, int | None]:
     return (position.key, position.sample_key) if position else (None, None)
 
 
-def _count(keyed: pl.LazyFrame, *, low: float, high: float) -> _Count:
+def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
     """One pass: rows, rows with a key above `high`, and the rows with low ≤ key ≤ high."""
-    # u64 sums: polars lengths and u32 sums wrap beyond 2^32 rows.
-    counts = keyed.select(
-        pl.col(KEY).is_not_null().cast(pl.UInt64).sum().alias("num_rows"),
-        (pl.col(KEY) > high).cast(pl.UInt64).sum().alias("above"),
-    )
-    inside = (
-        keyed.filter((pl.col(KEY) >= low) & (pl.col(KEY) <= high))
-        .head(_MAX_BRACKET_ROWS + 1)
-        .select(KEY, sample_key().alias(_SAMPLE_KEY))
-    )
-    found, rows = pl.collect_all([counts, inside], engine="streaming")
+    found = list(keyed.run(functools.partial(_count_piece, low=low, high=high)))
+    num_inside = sum(len(each.keys) for each in found)
+    complete = all(each.complete for each in found) and num_inside <= _MAX_BRACKET_ROWS
+    kept = found if complete else []
     return _Count(
-        num_rows=found["num_rows"][0],
-        above=found["above"][0],
-        inside=rows.sort([KEY, _SAMPLE_KEY], descending=[True, False]),
-        complete=len(rows) <= _MAX_BRACKET_ROWS,
+        # Python's integers: polars lengths and u32 sums wrap beyond 2^32 rows.
+        num_rows=sum(each.num_rows for each in found),
+        above=sum(each.above for each in found),
+        keys=np.concatenate([np.empty(0), *(each.keys for each in kept)]),
+        sample_keys=np.concatenate([np.empty(0, np.uint64), *(each.sample_keys for each in kept)]),
+        complete=complete,
     )
+
+
+def _count_piece(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:
+    num_rows = above = num_inside = 0
+    keys, sample_keys = [np.empty(0)], [np.empty(0, np.uint64)]
+    for batch in batches(rows.select(KEY, SHARD_ID, ROW)):
+        found = batch[KEY].to_numpy()
+        num_rows += len(found)
+        above += int(np.count_nonzero(found > high))
+        inside = np.flatnonzero((found >= low) & (found <= high))
+        num_inside += len(inside)
+        if num_inside > _MAX_BRACKET_ROWS:
+            keys, sample_keys = keys[:1], sample_keys[:1]
+        elif len(inside):
+            shards, ordinals = (batch[name].to_numpy()[inside] for name in (SHARD_ID, ROW))
+            keys.append(found[inside])
+            sample_keys.append(shards.astype(np.uint64) << np.uint64(32) | ordinals)
+    complete = num_inside <= _MAX_BRACKET_ROWS
+    return _Count(num_rows, above, np.concatenate(keys), np.concatenate(sample_keys), complete)

@@ -4,10 +4,14 @@ Here: how this project's own tables are encoded and read. Not here: what is in t
 (`attent_select/schema.py`) and the users' shards (`catalogs/formats/`).
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +31,25 @@ Notes = dict[str, Any]
 # The key of our JSON notes in a Parquet footer.
 _NOTES = b"attent_select"
 _ORDER = ("shard_id", "row")
+_NEVER_NULL = (*_ORDER, "weight", "probability")
 _ROWS_PER_BATCH = 1 << 18
-# A preview takes so many rows of so many files: half a million in all.
-_PREVIEWED_FILES = 64
-_PREVIEWED_ROWS = 1 << 13
+# Threads that read and decode: a few more than there are cores, for those that wait.
+_LOCAL_THREADS = pl.thread_pool_size() + 1
+_REMOTE_THREADS = 16
+_FOOTERS_AHEAD = 8
+# A preview takes so many rows of so many files: a million in all.
+_PREVIEWED_FILES = 256
+_PREVIEWED_ROWS = 1 << 12
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """An Arrow table with plain strings (pyarrow writes no view types the way others read them)."""
-    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    """An Arrow table with plain strings (pyarrow writes no view types the way others read them).
+
+    Ids and weights are declared to be never null: they are read in two thirds of the time.
+    """
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    fields = [field.with_nullable(field.name not in _NEVER_NULL) for field in table.schema]
+    return table.cast(pa.schema(fields))
 
 
 def arrow_schema(schema: SchemaDict) -> pa.Schema:
@@ -120,21 +134,14 @@ def scan(urls: Sequence[str], *, schema: SchemaDict) -> pl.LazyFrame:
     """The rows of Parquet files that have at least `schema`, lazily, in the order of `urls`."""
     if not urls:
         return pl.LazyFrame(schema=schema)
-    if all(storage.is_local(url) for url in urls):
-        return pl.scan_parquet(
-            [storage.normalise(url) for url in urls],
-            schema=schema,
-            glob=False,
-            extra_columns="ignore",
-        )
 
     def source(
         columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         names = list(schema) if columns is None else columns
-        kinds = {name: schema[name] for name in names}
-        frames = (frame for url in urls for frame in _frames(url, schema=kinds))
-        yield from limited(frames, where=where, limit=limit)
+        frames = _read_ahead(urls, schema={name: schema[name] for name in names})
+        with contextlib.closing(frames):
+            yield from limited(frames, where=where, limit=limit)
 
     return register_io_source(source, schema=schema)
 
@@ -147,8 +154,16 @@ def preview(urls: Sequence[str], *, schema: SchemaDict, total: int | None = None
     if total is None:
         total = sum(footer_of(url).metadata.num_rows for url in urls)
     some = urls[:: -(-len(urls) // _PREVIEWED_FILES) or 1]
-    rows = [scan([url], schema=schema).head(_PREVIEWED_ROWS) for url in some]
-    return Preview(total, pl.concat([pl.LazyFrame(schema=schema), *rows]))
+
+    def source(
+        columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        kinds = {name: schema[name] for name in (schema if columns is None else columns)}
+        with ThreadPoolExecutor(_threads(some)) as pool:
+            pieces = pool.map(functools.partial(_first_rows, schema=kinds), some)
+            yield from limited(pieces, where=where, limit=limit)
+
+    return Preview(total, register_io_source(source, schema=schema))
 
 
 def limited(
@@ -178,19 +193,65 @@ class ColumnDigest:
         return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 
-def _frames(url: str, *, schema: SchemaDict) -> Iterator[pl.DataFrame]:
+def _read_ahead(urls: Sequence[str], *, schema: SchemaDict) -> Generator[pl.DataFrame]:
+    """The rows of the files in order, read and decoded by a few threads, a few batches ahead.
+
+    By pyarrow: it decodes our encodings in half the time that polars takes.
+    """
+    num_threads = _threads(urls)
+    waiting: deque[Future[pl.DataFrame]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="attent-scan") as pool:
+        try:
+            for batch in _footers(urls, pool, schema=schema):
+                waiting.append(pool.submit(_read, *batch, schema=schema))
+                if len(waiting) > num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _threads(urls: Sequence[str]) -> int:
+    return _LOCAL_THREADS if all(map(storage.is_local, urls)) else _REMOTE_THREADS
+
+
+def _first_rows(url: str, *, schema: SchemaDict) -> pl.DataFrame:
+    """The first rows of a row group in the middle of a file."""
     footer = footer_of(url)
     _checked(footer.schema.names, schema=schema, url=url)
-    for groups in _batches(footer):
-        if not schema:
-            # Nothing but the number of rows is wanted.
-            rows = sum(int(footer.starts[group + 1] - footer.starts[group]) for group in groups)
-            yield pl.DataFrame(height=rows)
-            continue
-        columns = list(schema)
-        fetched = parquet_file.fetch(url, footer=footer, groups=groups, columns=columns, etag=None)
-        tables = parquet_file.decode(url, fetched, footer=footer, groups=groups, columns=columns)
-        yield _frame(pa.concat_tables(tables)).cast(pl.Schema(schema))
+    if not footer.num_rows:
+        return pl.DataFrame(schema=schema)
+    group = int(footer.groups_of(np.array([footer.num_rows // 2]))[0])
+    table = parquet_file.first_rows(
+        url, footer=footer, group=group, columns=list(schema), num_rows=_PREVIEWED_ROWS
+    )
+    return _frame(table).cast(pl.Schema(schema))
+
+
+def _footers(
+    urls: Sequence[str], pool: ThreadPoolExecutor, *, schema: SchemaDict
+) -> Iterator[tuple[str, parquet_file.Footer, list[int]]]:
+    """The batches of row groups to read, with the next files' footers already on their way."""
+    ahead = deque(pool.submit(footer_of, url) for url in urls[:_FOOTERS_AHEAD])
+    for position, url in enumerate(urls):
+        footer = ahead.popleft().result()
+        if (later := position + _FOOTERS_AHEAD) < len(urls):
+            ahead.append(pool.submit(footer_of, urls[later]))
+        _checked(footer.schema.names, schema=schema, url=url)
+        for groups in _batches(footer):
+            yield url, footer, groups
+
+
+def _read(
+    url: str, footer: parquet_file.Footer, groups: list[int], *, schema: SchemaDict
+) -> pl.DataFrame:
+    if not schema:
+        # Nothing but the number of rows is wanted.
+        rows = sum(int(footer.starts[group + 1] - footer.starts[group]) for group in groups)
+        return pl.DataFrame(height=rows)
+    table = parquet_file.read_groups(url, footer=footer, groups=groups, columns=list(schema))
+    return _frame(table).cast(pl.Schema(schema))
 
 
 def _batches(footer: parquet_file.Footer) -> Iterator[list[int]]:

@@ -4,6 +4,7 @@ Here: pyarrow on top of `catalogs/storage/`, for local files and any URL alike. 
 (`catalogs/formats/parquet.py`) and lazy scans of many files (`catalogs/frames.py`).
 """
 
+import contextlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ _MAGIC = b"PAR1"
 # A row group is decoded as a whole. One that takes more than this, before compression and in the
 # columns that are read, is refused: some kB on disk can stand for any amount of memory.
 _MAX_GROUP_BYTES = 8 << 30
+# Bytes that are read of a column chunk at a time, as its pages are decoded.
+_BUFFER_BYTES = 1 << 18
 # What pyarrow's objects for a parsed footer take, at all and for each column chunk (measured).
 _FOOTER_BYTES = 8 << 10
 _CHUNK_BYTES = 820
@@ -145,6 +148,24 @@ def fetch(
     return Fetched(ranges, storage.read_ranges(url, ranges, etag=etag))
 
 
+def read_groups(
+    url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
+) -> pa.Table:
+    """The row groups `groups` as one table with `columns`. Raises what `decode` raises."""
+    source = _source(url, footer=footer, groups=groups, columns=columns)
+    return pa.concat_tables(_decode(url, source, footer=footer, groups=groups, columns=columns))
+
+
+def first_rows(
+    url: str, *, footer: Footer, group: int, columns: Sequence[str], num_rows: int
+) -> pa.Table:
+    """The first rows of one row group: the rest is not decoded."""
+    source = _source(url, footer=footer, groups=[group], columns=columns)
+    with _opened(url, source, footer=footer) as file:
+        some = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
+        return pa.Table.from_batches([next(some)]).select(list(columns))
+
+
 def decode(
     url: str, fetched: Fetched, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.Table]:
@@ -153,6 +174,28 @@ def decode(
     Raises:
         InputError: a page is damaged, or a row group is too large to be decoded.
     """
+    source = pa.PythonFile(_FetchedFile(fetched), mode="r")
+    return _decode(url, source, footer=footer, groups=groups, columns=columns)
+
+
+def _source(
+    url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
+) -> str | pa.PythonFile:
+    """A file that pyarrow can read the column chunks of `columns` from."""
+    if storage.is_local(url):
+        return storage.normalise(url)
+    fetched = fetch(url, footer=footer, groups=groups, columns=columns, etag=None)
+    return pa.PythonFile(_FetchedFile(fetched), mode="r")
+
+
+def _decode(
+    url: str,
+    source: str | pa.PythonFile,
+    *,
+    footer: Footer,
+    groups: Sequence[int],
+    columns: Sequence[str],
+) -> Iterator[pa.Table]:
     for group in groups:
         if (num_bytes := footer.unpacked_bytes(group, columns)) > _MAX_GROUP_BYTES:
             raise InputError(
@@ -160,16 +203,17 @@ def decode(
                 f" most {_MAX_GROUP_BYTES}. Write it with smaller row groups"
                 " (`attent ingest --convert parquet` does)"
             )
-    try:
-        file = pq.ParquetFile(
-            pa.PythonFile(_FetchedFile(fetched), mode="r"),
-            metadata=footer.metadata,
-            pre_buffer=False,
-        )
+    with _opened(url, source, footer=footer) as file:
         for group in groups:
             # Many threads call this at once: each decodes by itself.
             table = file.read_row_group(group, columns=list(columns), use_threads=False)
             yield table.select(list(columns))
+
+
+@contextlib.contextmanager
+def _opened(url: str, source: str | pa.PythonFile, *, footer: Footer) -> Iterator[pq.ParquetFile]:
+    try:
+        yield pq.ParquetFile(source, metadata=footer.metadata, buffer_size=_BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{url} is damaged: {error}. Write or copy it again") from error
 

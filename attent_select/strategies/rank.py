@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 
 from attent_select.errors import InputError
-from attent_select.gumbel import gumbel, probability_above
+from attent_select.gumbel import noisy, probability_above
 from attent_select.schema import LOSS
 from attent_select.strategy import Candidates, Outcome
 
@@ -37,7 +37,7 @@ class Rank:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return self._logit(candidates) + gumbel(candidates.uniform)
+        return noisy(self._logit(candidates), candidates.uniform)
 
     def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
         return probability_above(outcome.first_excluded, self._logit(candidates))

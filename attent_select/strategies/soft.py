@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from attent_select.elementwise import elementwise
 from attent_select.errors import InputError
-from attent_select.gumbel import gumbel, probability_above
+from attent_select.gumbel import noisy, probability_above
 from attent_select.schema import LOSS
 from attent_select.strategy import Candidates, Outcome
 
@@ -55,10 +59,9 @@ class Soft:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        noise = gumbel(candidates.uniform)
         if self.reference:
-            return (self._published_logit(candidates) + noise) / self.temperature
-        return self._logit(candidates) + noise
+            return noisy(self._published_logit(candidates), candidates.uniform) / self.temperature
+        return noisy(self._logit(candidates), candidates.uniform)
 
     def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
         threshold = outcome.first_excluded
@@ -76,9 +79,16 @@ class Soft:
             low, high, clipped = float(losses.values[0]), float(losses.values[-1]), losses
         # All losses equal: every row has z = 0 and the draw is uniform.
         scale = self.temperature * (clipped.standard_deviation or 1.0)
-        return (pl.col(LOSS).cast(pl.Float64).clip(low, high) - clipped.mean) / scale
+        standardise = partial(_standardised, low=low, high=high, mean=clipped.mean, scale=scale)
+        return elementwise(standardise, pl.col(LOSS))
 
     def _published_logit(self, candidates: Candidates) -> pl.Expr:
         assert candidates.losses is not None
         log_share = pl.col(LOSS).cast(pl.Float64) - candidates.losses.log_sum_exp
         return (log_share.exp() + _EPSILON).log()
+
+
+def _standardised(
+    loss: npt.NDArray[np.float32], *, low: float, high: float, mean: float, scale: float
+) -> npt.NDArray[np.float64]:
+    return (np.clip(loss.astype(np.float64), low, high) - mean) / scale
