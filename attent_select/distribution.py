@@ -13,40 +13,57 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from attent_select.elementwise import elementwise
+
 # Low bits of the float32 pattern dropped: 2^12 buckets per octave, a relative width of 2^-12.
 _DROPPED_BITS: Final = 11
 
 
 def bucket(loss: pl.Expr) -> pl.Expr:
     """u32 bucket of a finite float32 loss; rows of one bucket agree to 2^-12, relative."""
-    loss = loss.cast(pl.Float32)
-    pattern = pl.when(loss == 0.0).then(0).otherwise(loss.reinterpret(dtype=pl.UInt32))
-    return pattern.cast(pl.UInt32) // pl.lit(1 << _DROPPED_BITS, dtype=pl.UInt32)
+    return elementwise(buckets_of, loss.cast(pl.Float32), dtype=pl.UInt32)
+
+
+def buckets_of(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """`bucket` of an array."""
+    found = (losses + np.float32(0.0)).view(np.uint32)  # −0.0 + 0.0 is 0.0
+    found >>= np.uint32(_DROPPED_BITS)
+    return found
+
+
+def counted(
+    losses: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+    """The occupied buckets of finite losses, ascending, and how many losses each has."""
+    if not len(losses):
+        return np.empty(0, np.uint32), np.empty(0, np.uint64)
+    buckets = buckets_of(losses)
+    first = buckets.min()
+    buckets -= first
+    counts = np.bincount(buckets)
+    occupied = np.flatnonzero(counts)
+    return occupied.astype(np.uint32) + first, counts[occupied].astype(np.uint64)
 
 
 class Histogram:
-    """Counts finite float32 losses per bucket, batch by batch."""
+    """Sums what `counted` said of each piece."""
 
     def __init__(self) -> None:
-        self._counts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._counts: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
 
-    def add(self, losses: npt.NDArray[np.float32]) -> None:
-        if not len(losses):
-            return
-        # −0.0 + 0.0 is 0.0.
-        buckets = (losses + np.float32(0.0)).view(np.uint32)
-        buckets >>= np.uint32(_DROPPED_BITS)
-        first = int(buckets.min())
-        buckets -= np.uint32(first)
-        counts = np.bincount(buckets)
-        if (end := first + len(counts)) > len(self._counts):
+    def add(self, buckets: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint64]) -> None:
+        """`buckets` may be in any order; each may be there several times."""
+        if len(buckets) and (end := int(buckets.max()) + 1) > len(self._counts):
             self._counts = np.pad(self._counts, (0, end - len(self._counts)))
-        self._counts[first:end] += counts
+        np.add.at(self._counts, buckets, counts.astype(np.uint64))
 
-    def occupied(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-        """The buckets that are not empty, ascending, and their counts."""
+    @property
+    def num_samples(self) -> int:
+        return int(self._counts.sum())
+
+    def distribution(self) -> "LossDistribution":
         buckets = np.flatnonzero(self._counts)
-        return buckets.astype(np.uint32), self._counts[buckets].astype(np.uint64)
+        return LossDistribution.from_buckets(buckets.astype(np.uint32), self._counts[buckets])
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,7 @@ class LossDistribution:
         # The bucket of zero is exact: losses of zero are common, and denormals are not.
         middle = np.where(shifted == 0, 0.0, (edge + other) / 2)
         order = np.argsort(middle)
-        return cls(buckets[order], middle[order], counts[order].astype(np.uint64))
+        return cls(buckets[order], middle[order], counts[order])
 
     @cached_property
     def num_samples(self) -> int:
@@ -98,21 +115,22 @@ class LossDistribution:
         top = float(self.values[-1])
         return top + float(np.log(np.exp(self.values - top) @ self.counts))
 
-    def share_below(self, loss: pl.Expr) -> pl.Expr:
-        """The rank of a loss as a share of all rows, float64 in (0, 1]; equal losses share theirs.
+    @cached_property
+    def shares_below(self) -> npt.NDArray[np.float64]:
+        """float64[number of buckets]: of each occupied bucket its rank as a share of all rows, in
+        (0, 1]; equal losses share theirs.
 
         With b rows in smaller buckets and c in its own: (b + (c + 1)/2) / n.
         """
         below = np.cumsum(self.counts, dtype=np.uint64) - self.counts
-        shares = (below + (self.counts + 1) / 2) / self.num_samples
-        table = np.zeros(1 << (32 - _DROPPED_BITS), dtype=np.float64)
-        table[self.buckets] = shares
+        table = np.ones(1 << (32 - _DROPPED_BITS), dtype=np.float64)
+        table[self.buckets] = (below + (self.counts + 1) / 2) / self.num_samples
+        return table
 
-        def look_up(buckets: pl.Series) -> pl.Series:
-            return pl.Series(table[buckets.fill_null(0).to_numpy()])
-
-        # Not `replace_strict`: that one collects its input instead of streaming it.
-        return bucket(loss).map_batches(look_up, return_dtype=pl.Float64, is_elementwise=True)
+    def share_below(self, loss: pl.Expr) -> pl.Expr:
+        """`shares_below` of the bucket of a loss."""
+        table = self.shares_below
+        return elementwise(lambda losses: table[buckets_of(losses)], loss.cast(pl.Float32))
 
     @cached_property
     def standard_deviation(self) -> float:

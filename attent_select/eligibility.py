@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select.composition import Composition
-from attent_select.distribution import Histogram, LossDistribution, bucket
+from attent_select.distribution import Histogram, LossDistribution, bucket, counted
 from attent_select.errors import InputError
-from attent_select.pieces import Pieces, batches
+from attent_select.pieces import Pieces
 from attent_select.radix import COST, STRATUM
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.strategy import Strategy
@@ -114,7 +114,7 @@ def _check_range(pieces: Pieces, ids: Sequence[str]) -> None:
 
 def _ends(rows: pl.LazyFrame, *, ids: Sequence[str]) -> pl.DataFrame:
     ends = [(pl.col(i).min().alias(f"{i} low"), pl.col(i).max().alias(f"{i} high")) for i in ids]
-    return rows.select(end for pair in ends for end in pair).collect(engine="streaming")
+    return rows.select(end for pair in ends for end in pair).collect()
 
 
 def hard_limit(rows: Pieces, *, composition: Composition) -> float | None:
@@ -145,25 +145,23 @@ def census(
     rows cost (otherwise 1 each), per stratum.
     """
     if with_strata:
-        found = list(rows.run(functools.partial(_tally_strata, with_losses=with_losses)))
+        work = functools.partial(_tally_strata, with_losses=with_losses)
     else:
         work = functools.partial(_tally, with_losses=with_losses, with_costs=with_costs)
-        found = list(rows.run(work))
-    eligible: Counter[str] = Counter()
-    for each in found:
-        eligible.update(each.costs)
-    if len(eligible) > _MAX_STRATA:
-        raise InputError(f"by: {len(eligible)} different values; expected at most {_MAX_STRATA}")
-    buckets, position = np.unique(
-        np.concatenate([each.buckets for each in found]), return_inverse=True
-    )
-    counts = np.zeros(len(buckets), dtype=np.uint64)
-    np.add.at(counts, position, np.concatenate([each.counts for each in found]))
+    total = 0
+    costs: Counter[str] = Counter()
+    histogram = Histogram()
+    for piece in rows.run(work):
+        total += piece.total
+        costs.update(piece.costs)
+        histogram.add(piece.buckets, piece.counts)
+        if len(costs) > _MAX_STRATA:
+            raise InputError(f"by: more than {_MAX_STRATA} different values")
     return Census(
-        total=sum(each.total for each in found),
-        num_eligible=int(counts.sum()),
-        eligible=dict(eligible),
-        losses=LossDistribution.from_buckets(buckets, counts) if with_losses else None,
+        total=total,
+        num_eligible=histogram.num_samples,
+        eligible=dict(costs),
+        losses=histogram.distribution() if with_losses else None,
     )
 
 
@@ -181,17 +179,15 @@ class _Tally:
 
 def _tally(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> _Tally:
     """In one stratum: numpy counts ten times as fast as a group_by."""
-    total = cost = 0
-    histogram = Histogram()
     columns = [ELIGIBLE, *([LOSS] if with_losses else []), *([COST] if with_costs else [])]
-    for batch in batches(rows.select(columns)):
-        total += len(batch)
-        chosen = batch if batch[ELIGIBLE].all() else batch.filter(ELIGIBLE)
-        cost += int(chosen[COST].sum()) if with_costs else len(chosen)
-        losses = chosen[LOSS].to_numpy() if with_losses else np.zeros(len(chosen), np.float32)
-        histogram.add(losses)
-    buckets, counts = histogram.occupied()
-    return _Tally(total, {_EVERYTHING: cost} if len(counts) else {}, buckets, counts)
+    piece = rows.select(columns).collect()
+    chosen = piece.filter(ELIGIBLE)
+    cost = int(chosen[COST].sum()) if with_costs else len(chosen)
+    if with_losses:
+        buckets, counts = counted(chosen[LOSS].to_numpy())
+    else:
+        buckets, counts = counted(np.zeros(len(chosen), np.float32))
+    return _Tally(len(piece), {_EVERYTHING: cost} if len(chosen) else {}, buckets, counts)
 
 
 def _tally_strata(rows: pl.LazyFrame, *, with_losses: bool) -> _Tally:
@@ -206,7 +202,7 @@ def _tally_strata(rows: pl.LazyFrame, *, with_losses: bool) -> _Tally:
         )
         .group_by(_BUCKET, LABEL)
         .agg(pl.col(_COUNT).sum(), pl.col(COST).sum())
-        .collect(engine="streaming")
+        .collect()
     )
     chosen = counts.filter(pl.col(_BUCKET).is_not_null())
     costs = chosen.group_by(LABEL).agg(pl.col(COST).sum())

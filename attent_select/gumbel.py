@@ -9,30 +9,43 @@ Kaplan, "Summarizing data using bottom-k sketches", PODC 2007 (probabilities giv
 with which 1/p weights are unbiased).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from attent_select.elementwise import elementwise
+from attent_select.randomness import numpy_sample_uniform
+from attent_select.schema import ROW, SHARD_ID
+
+Floats = npt.NDArray[np.float64]
+# float32[n] losses in nats → float64[n].
+Logit = Callable[[npt.NDArray[np.float32]], Floats]
 
 
-def gumbel(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def gumbel(uniform: Floats) -> Floats:
     """Standard Gumbel noise from uniforms in (0, 1]; +∞ at 1."""
     # 0 − and not minus: ln 1 must give +0, whose logarithm is −∞.
     return -np.log(0.0 - np.log(uniform))
 
 
-def noisy(logit: pl.Expr, uniform: pl.Expr) -> pl.Expr:
-    """logit + g."""
-    return elementwise(_noisy, logit, uniform)
+def noisy(logit: Logit, loss: pl.Expr, *, stream: int) -> pl.Expr:
+    """logit(ℓ) + g, with the draws of a `stream_key`; in one step, as every pass computes it."""
+    return elementwise(partial(_noisy, logit, stream), loss, pl.col(SHARD_ID), pl.col(ROW))
 
 
-def probability_above(threshold: pl.Expr, logit: pl.Expr) -> pl.Expr:
-    """P(logit + g > threshold), in (0, 1]."""
-    return 1.0 - (-((logit - threshold).exp())).exp()
+def probability_above(threshold: pl.Expr, logit: Logit, loss: pl.Expr) -> pl.Expr:
+    """P(logit(ℓ) + g > threshold), in (0, 1]."""
+    return 1.0 - (-((elementwise(logit, loss) - threshold).exp())).exp()
 
 
 def _noisy(
-    logit: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    return logit + gumbel(uniform)
+    logit: Logit,
+    stream: int,
+    loss: npt.NDArray[np.float32],
+    shards: npt.NDArray[np.uint32],
+    rows: npt.NDArray[np.uint32],
+) -> Floats:
+    return logit(loss) + gumbel(numpy_sample_uniform(stream, shards, rows))

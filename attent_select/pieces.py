@@ -1,21 +1,24 @@
 """The rows of a catalog, here or in pieces on other machines.
 
 Here: what the search for a cut needs of them: to do the same work on every piece and to get the
-small results. Not here: the work (`top_m.py`, `radix.py`, `eligibility.py`) or pieces on a cluster
-(`pipeline/cluster_pieces.py`). Everything that is found is a sum over pieces, so the answer is the
-same however the rows are cut.
+small results. Not here: the work (`top_m.py`, `radix.py`, `eligibility.py`), pieces of files
+(`catalogs/scan.py`) or on a cluster (`pipeline/cluster_scan.py`). Everything that is found is a sum
+over pieces, so the answer is the same however the rows are cut.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
 import polars as pl
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Transform = Callable[[pl.LazyFrame], pl.LazyFrame]
 
-# Rows of a batch that Python looks at.
 _BATCH_ROWS: Final = 1 << 18
 
 
@@ -27,21 +30,30 @@ class Pieces(Protocol):
         ...
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        """`work` of every piece, in the order of the rows. Picklable work, small results."""
+        """`work` of every piece, in the order of the rows; at least one, perhaps without rows.
+
+        A piece fits in memory. `work` can be pickled, and its results are small.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Whole:
-    """One piece, in this process."""
+    """A LazyFrame of any kind; `work` gets it in batches as they stream by, in threads."""
 
     rows: pl.LazyFrame
 
     def frame(self) -> pl.LazyFrame:
         return self.rows
 
-    def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        return [work(self.rows)]
+    def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
+        stream = self.rows.collect_batches(
+            chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"
+        )
+        batches = (batch.lazy() for batch in stream)
+        # Without any row there is still an answer.
+        first = next(batches, pl.LazyFrame(schema=self.rows.collect_schema()))
+        yield from in_threads(work, chain([first], batches), num_threads=pl.thread_pool_size())
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,24 @@ class _Then:
         return self.second(self.first(rows))
 
 
-def batches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """The rows in order, some at a time: numpy sums them quicker than an aggregation does."""
-    return rows.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming")
+def in_threads(
+    work: Callable[[Item], Result], items: Iterator[Item], *, num_threads: int
+) -> Generator[Result]:
+    """`work` of every item, in order, by threads that are at most as many items ahead.
+
+    An exception is raised where its result would have come; what is running then still ends.
+    """
+    if num_threads == 1:
+        yield from map(work, items)
+        return
+    ahead: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="attent-pieces")
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > num_threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

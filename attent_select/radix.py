@@ -133,14 +133,14 @@ def _counts_of_piece(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int)
         .select(STRATUM, *_prefix(level + 1), COST, _u64(1).alias(_ROWS))
         .group_by(STRATUM, _HIGH, _LOW)
         .agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
-        .collect(engine="streaming")
+        .collect()
     )
 
 
 def _edge(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
     """The rows of the buckets, few enough to be sorted."""
     rows = _inside(ordered, active, level=level)
-    return rows.select(STRATUM, ORDER, SAMPLE_KEY, COST).collect(engine="streaming")
+    return rows.select(STRATUM, ORDER, SAMPLE_KEY, COST).collect()
 
 
 def _crossing(counts: pl.DataFrame, active: pl.DataFrame) -> pl.DataFrame:
@@ -191,7 +191,7 @@ def _largest(ordered: Pieces, column: str, *, where: pl.Expr) -> int | None:
 
 
 def _largest_of_piece(ordered: pl.LazyFrame, *, column: str, where: pl.Expr) -> int | None:
-    largest = ordered.filter(where).select(pl.col(column).max()).collect(engine="streaming").item()
+    largest = ordered.filter(where).select(pl.col(column).max()).collect().item()
     return None if largest is None else int(largest)
 
 

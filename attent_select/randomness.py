@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select.elementwise import elementwise
-from attent_select.schema import ROW, SHARD_ID
+from attent_select.schema import ROW, SHARD_ID, numpy_sample_key
 
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _MULTIPLIER_1: Final = 0xBF58476D1CE4E5B9
@@ -58,7 +58,14 @@ def uniform(key: int, counter: pl.Expr) -> pl.Expr:
 
 def sample_uniform(key: int) -> pl.Expr:
     """`uniform` of each row's `sample_key()`."""
-    return elementwise(functools.partial(_of_sample, key), pl.col(SHARD_ID), pl.col(ROW))
+    return elementwise(functools.partial(numpy_sample_uniform, key), pl.col(SHARD_ID), pl.col(ROW))
+
+
+def numpy_sample_uniform(
+    key: int, shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.float64]:
+    """The same for arrays of shard_id and row."""
+    return _uniform(key, numpy_sample_key(shards, rows))
 
 
 def bits(key: int, counter: pl.Expr) -> pl.Expr:
@@ -77,12 +84,6 @@ def numpy_bits(key: int, counter: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint
         x *= np.uint64(_MULTIPLIER_2)
         x ^= x >> np.uint64(31)
     return x.reshape(np.shape(counter))
-
-
-def _of_sample(
-    key: int, shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
-) -> npt.NDArray[np.float64]:
-    return _uniform(key, shards.astype(np.uint64) << np.uint64(32) | rows)
 
 
 def _mix_int(value: int) -> int:

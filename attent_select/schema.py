@@ -6,6 +6,8 @@ tables are encoded on disk (`catalogs`), or where they live (`catalogs/layout.py
 
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 SCHEMA_VERSION: Final = 1
@@ -96,3 +98,10 @@ def sample_key() -> pl.Expr:
     return pl.col(SHARD_ID).cast(pl.UInt64) * pl.lit(1 << 32, dtype=pl.UInt64) + pl.col(ROW).cast(
         pl.UInt64
     )
+
+
+def numpy_sample_key(
+    shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.uint64]:
+    """The same for arrays."""
+    return shards.astype(np.uint64) << np.uint64(32) | rows

@@ -5,37 +5,45 @@ each), the search for the cutoff (`top_m.py`) or what surrounds a strategy (`tea
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from attent_select.distribution import LossDistribution
+from attent_select.elementwise import elementwise
+from attent_select.randomness import sample_uniform
 
 
 @dataclass(frozen=True)
 class Candidates:
     """The rows to choose from: how their losses lie, and one random number for each.
 
-    `losses` is None unless the strategy needs their distribution. `uniform` is a float64 expression
-    in (0, 1], its own per (seed, round, sample). `round_steps` are the optimizer steps at which the
+    `losses` is None unless the strategy needs their distribution. `stream` is the key of the random
+    draws, its own per (seed, round). `round_steps` are the optimizer steps at which the
     rounds so far began, ascending, the present one last.
     """
 
     losses: LossDistribution | None
-    uniform: pl.Expr
+    stream: int
     round_steps: tuple[int, ...] = ()
+
+    @property
+    def uniform(self) -> pl.Expr:
+        """float64 in (0, 1], one draw per sample."""
+        return sample_uniform(self.stream)
 
     def age(self, measured_step: pl.Expr) -> pl.Expr:
         """How many rounds began after a step, u32."""
         steps = np.array(self.round_steps, dtype=np.uint64)
+        begun_later = partial(_count_later, steps=steps)
+        return elementwise(begun_later, measured_step.cast(pl.UInt64), dtype=pl.UInt32)
 
-        def count(measured: pl.Series) -> pl.Series:
-            later = np.searchsorted(steps, measured.fill_null(0).to_numpy(), side="right")
-            return pl.Series(len(steps) - later, dtype=pl.UInt32)
 
-        measured = measured_step.cast(pl.UInt64)
-        return measured.map_batches(count, return_dtype=pl.UInt32, is_elementwise=True)
+def _count_later(measured: npt.NDArray[np.uint64], *, steps: npt.NDArray[np.uint64]) -> Any:
+    return len(steps) - np.searchsorted(steps, measured, side="right")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ search for the cut (`top_m.py`), reading the catalog or writing the index (`cata
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -76,6 +76,14 @@ class Selection:
     def rows(self) -> pl.LazyFrame:
         """All pieces in one."""
         return self.pieces.frame()
+
+    def frames(self) -> Iterable[pl.DataFrame]:
+        """The rows in order, as they are found."""
+        return self.pieces.run(_collected)
+
+
+def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
+    return rows.collect()
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -187,8 +195,8 @@ class _Request:
             with_strata=self.composition.by is not None,
         )
 
-    def uniform(self, purpose: Purpose) -> pl.Expr:
-        return sample_uniform(stream_key(self.seed, purpose, self.round_number))
+    def stream(self, purpose: Purpose) -> int:
+        return stream_key(self.seed, purpose, self.round_number)
 
 
 def _spend(
@@ -226,7 +234,7 @@ def _picked(
 ) -> Picked:
     draws = Candidates(
         losses=counted.losses if counted else None,
-        uniform=request.uniform(Purpose.SELECT),
+        stream=request.stream(Purpose.SELECT),
         round_steps=request.round_steps,
     )
     codes = counted.codes if counted else {"": 0}
@@ -242,7 +250,7 @@ def _picked(
         _budget(spend, counted, request),
         strategy=request.strategy,
         candidates=draws,
-        explore_key=request.uniform(Purpose.EXPLORE),
+        explore_key=sample_uniform(request.stream(Purpose.EXPLORE)),
         sample=sample,
     )
 
@@ -299,9 +307,7 @@ def _sums(rows: pl.LazyFrame, *, value: pl.Expr) -> pl.DataFrame:
     # Whole multiples of 2^-16: sums of integers have no order.
     whole = (value * 2.0**16).round().cast(pl.UInt64)
     one = pl.col(ROW).is_not_null().cast(pl.UInt64)
-    return rows.select(whole.sum().alias("sum"), one.sum().alias("count")).collect(
-        engine="streaming"
-    )
+    return rows.select(whole.sum().alias("sum"), one.sum().alias("count")).collect()
 
 
 def num_rows(rows: Pieces) -> int:
@@ -312,4 +318,4 @@ def num_rows(rows: Pieces) -> int:
 def _num_rows(rows: pl.LazyFrame) -> int:
     # Not `pl.len()`: it is u32 and wraps beyond 2^32.
     one = pl.col(ROW).is_not_null().cast(pl.UInt64)
-    return int(rows.select(one.sum()).collect(engine="streaming").item())
+    return int(rows.select(one.sum()).collect().item())

@@ -21,10 +21,11 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select import radix
+from attent_select.elementwise import elementwise
 from attent_select.errors import InputError
-from attent_select.pieces import Mapped, Pieces, batches
+from attent_select.pieces import Mapped, Pieces
 from attent_select.radix import STRATUM
-from attent_select.schema import ROW, SHARD_ID, sample_key
+from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
 
 KEY: Final = "__key"
 INCLUDED: Final = "__included"
@@ -134,6 +135,13 @@ def cuts(keyed: Pieces, budgets: Mapping[int, int]) -> dict[int, Cut]:
 
 def with_cuts(keyed: pl.LazyFrame, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
     """Adds INCLUDED (is the row within its stratum's budget?) and FIRST_EXCLUDED (float64 key)."""
+    if len(cut_of) == 1:
+        (cut,) = cut_of.values()
+        beyond = cut.first_excluded and cut.first_excluded.key
+        columns = (pl.col(KEY), pl.col(SHARD_ID), pl.col(ROW))
+        within = elementwise(functools.partial(_within, cut.last), *columns, dtype=pl.Boolean)
+        first_excluded = pl.lit(beyond, dtype=pl.Float64).alias(FIRST_EXCLUDED)
+        return keyed.with_columns(within.alias(INCLUDED), first_excluded)
     found = pl.DataFrame(
         [
             (stratum, *_numbers(each.last), each.first_excluded and each.first_excluded.key)
@@ -150,6 +158,21 @@ def with_cuts(keyed: pl.LazyFrame, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
         .with_columns(within.alias(INCLUDED))
         .drop(_LAST_KEY, _LAST_TIE)
     )
+
+
+def _within(
+    last: Position | None,
+    keys: npt.NDArray[np.float64],
+    shards: npt.NDArray[np.uint32],
+    rows: npt.NDArray[np.uint32],
+) -> npt.NDArray[np.bool_]:
+    """Which rows come no later than `last`; ids are only put together where keys are tied."""
+    if last is None:
+        return np.zeros(len(keys), dtype=np.bool_)
+    within = keys > last.key
+    tied = np.flatnonzero(keys == last.key)
+    within[tied] = numpy_sample_key(shards[tied], rows[tied]) <= np.uint64(last.sample_key)
+    return within
 
 
 def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFrame:
@@ -205,34 +228,29 @@ def _numbers(position: Position | None) -> tuple[float | None, int | None]:
 
 def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
     """One pass: rows, rows with a key above `high`, and the rows with low ≤ key ≤ high."""
-    found = list(keyed.run(functools.partial(_count_piece, low=low, high=high)))
-    num_inside = sum(len(each.keys) for each in found)
-    complete = all(each.complete for each in found) and num_inside <= _MAX_BRACKET_ROWS
-    kept = found if complete else []
-    return _Count(
-        # Python's integers: polars lengths and u32 sums wrap beyond 2^32 rows.
-        num_rows=sum(each.num_rows for each in found),
-        above=sum(each.above for each in found),
-        keys=np.concatenate([np.empty(0), *(each.keys for each in kept)]),
-        sample_keys=np.concatenate([np.empty(0, np.uint64), *(each.sample_keys for each in kept)]),
-        complete=complete,
-    )
+    # Python's integers: polars lengths and u32 sums wrap beyond 2^32 rows.
+    num_rows = above = num_inside = 0
+    keys, sample_keys = [np.empty(0)], [np.empty(0, np.uint64)]
+    for piece in keyed.run(functools.partial(_count_piece, low=low, high=high)):
+        num_rows += piece.num_rows
+        above += piece.above
+        num_inside += len(piece.keys)
+        keys.append(piece.keys)
+        sample_keys.append(piece.sample_keys)
+        if num_inside > _MAX_BRACKET_ROWS:
+            keys, sample_keys = keys[:1], sample_keys[:1]
+    complete = num_inside <= _MAX_BRACKET_ROWS
+    return _Count(num_rows, above, np.concatenate(keys), np.concatenate(sample_keys), complete)
 
 
 def _count_piece(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:
-    num_rows = above = num_inside = 0
-    keys, sample_keys = [np.empty(0)], [np.empty(0, np.uint64)]
-    for batch in batches(rows.select(KEY, SHARD_ID, ROW)):
-        found = batch[KEY].to_numpy()
-        num_rows += len(found)
-        above += int(np.count_nonzero(found > high))
-        inside = np.flatnonzero((found >= low) & (found <= high))
-        num_inside += len(inside)
-        if num_inside > _MAX_BRACKET_ROWS:
-            keys, sample_keys = keys[:1], sample_keys[:1]
-        elif len(inside):
-            shards, ordinals = (batch[name].to_numpy()[inside] for name in (SHARD_ID, ROW))
-            keys.append(found[inside])
-            sample_keys.append(shards.astype(np.uint64) << np.uint64(32) | ordinals)
-    complete = num_inside <= _MAX_BRACKET_ROWS
-    return _Count(num_rows, above, np.concatenate(keys), np.concatenate(sample_keys), complete)
+    piece = rows.select(KEY, SHARD_ID, ROW).collect()
+    keys, shards, ordinals = (piece[name].to_numpy() for name in (KEY, SHARD_ID, ROW))
+    inside = np.flatnonzero((keys >= low) & (keys <= high))
+    return _Count(
+        num_rows=len(keys),
+        above=int(np.count_nonzero(keys > high)),
+        keys=keys[inside],
+        sample_keys=numpy_sample_key(shards[inside], ordinals[inside]),
+        complete=True,
+    )

@@ -24,6 +24,7 @@ import polars as pl
 
 from attent_select import plugins, schema, select
 from catalogs import IndexFile, frames
+from catalogs.scan import Scan
 from pipeline.selecting import peak_rss_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,20 +57,21 @@ def generate(folder: Path, num_rows: int) -> None:
         )
         kinds = schema.LOSSES | {"reference_loss": pl.Float32}
         typed = table.select(pl.col(name).cast(kind) for name, kind in kinds.items())
-        frames.publish_frame(str(path), typed, notes={})
+        frames.publish_frame(str(path), typed, notes={frames.DENSE: True})
 
 
 def ours(files: list[str], strategy: str) -> int:
     """From the files to an index file."""
     kinds = schema.LOSSES | {"reference_loss": pl.Float32}
+    scan = Scan.of(files, schema=dict(kinds))
     with tempfile.TemporaryDirectory() as folder:
         selection = select(
-            frames.scan(files, schema=dict(kinds)),
+            scan,
             strategy=plugins.load("attent_select.strategies", strategy)(),
             ratio=RATIO,
-            preview=frames.preview(files, schema=dict(kinds)),
+            preview=scan.preview(),
         )
-        index = IndexFile.write(f"{folder}/index.parquet", selection.rows, provenance={})
+        index = IndexFile.write(f"{folder}/index.parquet", selection.frames(), provenance={})
         return index.num_samples
 
 

@@ -1,17 +1,13 @@
-"""Tables ↔ Parquet files at any URL: footer notes, small tables, streamed writes, lazy scans.
+"""Tables ↔ Parquet files at any URL: footer notes, small tables, streamed writes.
 
-Here: how this project's own tables are encoded and read. Not here: what is in them
-(`attent_select/schema.py`) and the users' shards (`catalogs/formats/`).
+Here: how this project's own tables are encoded. Not here: lazy reading of many (`scan.py`), what is
+in them (`attent_select/schema.py`) and the users' shards (`catalogs/formats/`).
 """
 
-import contextlib
-import functools
 import hashlib
 import json
 import tempfile
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from polars.io.plugins import register_io_source
 
 from attent_select.errors import InputError, MissingError
-from attent_select.teaching import Preview
 from catalogs import parquet_file, storage
 
 SchemaDict = dict[str, Any]
@@ -30,16 +24,10 @@ Notes = dict[str, Any]
 
 # The key of our JSON notes in a Parquet footer.
 _NOTES = b"attent_select"
+# The note of a file whose every row group is one shard with the rows 0, 1, 2, …
+DENSE = "dense"
 _ORDER = ("shard_id", "row")
 _NEVER_NULL = (*_ORDER, "weight", "probability")
-_ROWS_PER_BATCH = 1 << 18
-# Threads that read and decode: a few more than there are cores, for those that wait.
-_LOCAL_THREADS = pl.thread_pool_size() + 1
-_REMOTE_THREADS = 16
-_FOOTERS_AHEAD = 8
-# A preview takes so many rows of so many files: a million in all.
-_PREVIEWED_FILES = 256
-_PREVIEWED_ROWS = 1 << 12
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
@@ -106,9 +94,9 @@ def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
     """A whole small table and its notes. Raises `InputError` if a column of `schema` is missing."""
     data = storage.read(url)
     footer = parquet_file.parse_footer(data, url=url, num_bytes=len(data))
-    _checked(footer.schema.names, schema=schema, url=url)
+    check_columns(footer, schema=schema, url=url)
     table = pq.read_table(pa.BufferReader(data), columns=list(schema))
-    return _frame(table).cast(pl.Schema(schema)), notes_of(footer)
+    return from_arrow(table).cast(pl.Schema(schema)), notes_of(footer)
 
 
 def footer_of(url: str) -> parquet_file.Footer:
@@ -125,45 +113,24 @@ def notes_of(footer: parquet_file.Footer) -> Notes:
     return dict(json.loads(found)) if found else {}
 
 
+def is_dense(footer: parquet_file.Footer) -> bool:
+    """Whether every row group is one shard with the rows 0, 1, 2, …"""
+    return bool(notes_of(footer).get(DENSE))
+
+
+def check_columns(footer: parquet_file.Footer, *, schema: SchemaDict, url: str) -> None:
+    """Raises `InputError` if a column of `schema` is missing."""
+    names = footer.schema.names
+    if lacking := [name for name in schema if name not in names]:
+        raise InputError(
+            f"{url} lacks the column {lacking[0]!r}: expected {', '.join(schema)}; it has"
+            f" {', '.join(names)}"
+        )
+
+
 def polars_schema(footer: parquet_file.Footer) -> SchemaDict:
     """The polars schema of a file's columns."""
-    return dict(_frame(footer.schema.empty_table()).schema)
-
-
-def scan(urls: Sequence[str], *, schema: SchemaDict) -> pl.LazyFrame:
-    """The rows of Parquet files that have at least `schema`, lazily, in the order of `urls`."""
-    if not urls:
-        return pl.LazyFrame(schema=schema)
-
-    def source(
-        columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
-    ) -> Iterator[pl.DataFrame]:
-        names = list(schema) if columns is None else columns
-        frames = _read_ahead(urls, schema={name: schema[name] for name in names})
-        with contextlib.closing(frames):
-            yield from limited(frames, where=where, limit=limit)
-
-    return register_io_source(source, schema=schema)
-
-
-def preview(urls: Sequence[str], *, schema: SchemaDict, total: int | None = None) -> Preview:
-    """The first rows of some of the files, for `attent_select.select` to guess from.
-
-    `total` is the number of rows of all files; read from their footers where it is not known.
-    """
-    if total is None:
-        total = sum(footer_of(url).metadata.num_rows for url in urls)
-    some = urls[:: -(-len(urls) // _PREVIEWED_FILES) or 1]
-
-    def source(
-        columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
-    ) -> Iterator[pl.DataFrame]:
-        kinds = {name: schema[name] for name in (schema if columns is None else columns)}
-        with ThreadPoolExecutor(_threads(some)) as pool:
-            pieces = pool.map(functools.partial(_first_rows, schema=kinds), some)
-            yield from limited(pieces, where=where, limit=limit)
-
-    return Preview(total, register_io_source(source, schema=schema))
+    return dict(from_arrow(footer.schema.empty_table()).schema)
 
 
 def limited(
@@ -193,87 +160,8 @@ class ColumnDigest:
         return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 
-def _read_ahead(urls: Sequence[str], *, schema: SchemaDict) -> Generator[pl.DataFrame]:
-    """The rows of the files in order, read and decoded by a few threads, a few batches ahead.
-
-    By pyarrow: it decodes our encodings in half the time that polars takes.
-    """
-    num_threads = _threads(urls)
-    waiting: deque[Future[pl.DataFrame]] = deque()
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="attent-scan") as pool:
-        try:
-            for batch in _footers(urls, pool, schema=schema):
-                waiting.append(pool.submit(_read, *batch, schema=schema))
-                if len(waiting) > num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _threads(urls: Sequence[str]) -> int:
-    return _LOCAL_THREADS if all(map(storage.is_local, urls)) else _REMOTE_THREADS
-
-
-def _first_rows(url: str, *, schema: SchemaDict) -> pl.DataFrame:
-    """The first rows of a row group in the middle of a file."""
-    footer = footer_of(url)
-    _checked(footer.schema.names, schema=schema, url=url)
-    if not footer.num_rows:
-        return pl.DataFrame(schema=schema)
-    group = int(footer.groups_of(np.array([footer.num_rows // 2]))[0])
-    table = parquet_file.first_rows(
-        url, footer=footer, group=group, columns=list(schema), num_rows=_PREVIEWED_ROWS
-    )
-    return _frame(table).cast(pl.Schema(schema))
-
-
-def _footers(
-    urls: Sequence[str], pool: ThreadPoolExecutor, *, schema: SchemaDict
-) -> Iterator[tuple[str, parquet_file.Footer, list[int]]]:
-    """The batches of row groups to read, with the next files' footers already on their way."""
-    ahead = deque(pool.submit(footer_of, url) for url in urls[:_FOOTERS_AHEAD])
-    for position, url in enumerate(urls):
-        footer = ahead.popleft().result()
-        if (later := position + _FOOTERS_AHEAD) < len(urls):
-            ahead.append(pool.submit(footer_of, urls[later]))
-        _checked(footer.schema.names, schema=schema, url=url)
-        for groups in _batches(footer):
-            yield url, footer, groups
-
-
-def _read(
-    url: str, footer: parquet_file.Footer, groups: list[int], *, schema: SchemaDict
-) -> pl.DataFrame:
-    if not schema:
-        # Nothing but the number of rows is wanted.
-        rows = sum(int(footer.starts[group + 1] - footer.starts[group]) for group in groups)
-        return pl.DataFrame(height=rows)
-    table = parquet_file.read_groups(url, footer=footer, groups=groups, columns=list(schema))
-    return _frame(table).cast(pl.Schema(schema))
-
-
-def _batches(footer: parquet_file.Footer) -> Iterator[list[int]]:
-    groups: list[int] = []
-    for group in range(footer.num_groups):
-        groups.append(group)
-        if footer.starts[group + 1] - footer.starts[groups[0]] >= _ROWS_PER_BATCH:
-            yield groups
-            groups = []
-    if groups:
-        yield groups
-
-
-def _checked(names: Sequence[str], *, schema: SchemaDict, url: str) -> None:
-    if lacking := [name for name in schema if name not in names]:
-        raise InputError(
-            f"{url} lacks the column {lacking[0]!r}: expected {', '.join(schema)}; it has"
-            f" {', '.join(names)}"
-        )
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
+def from_arrow(table: pa.Table) -> pl.DataFrame:
+    """The table in polars, without a copy."""
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

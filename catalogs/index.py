@@ -5,7 +5,7 @@ Here: writing it in bounded memory and opening it against its corpus. Not here: 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from attent_select import schema
 from attent_select.errors import ExistsError, InputError
 from catalogs import frames, storage
 from catalogs.corpus import Corpus, check_corpus
+from catalogs.scan import Scan
 
 _ROWS_PER_GROUP = 1 << 18
 
@@ -37,12 +38,14 @@ class IndexFile:
     def write(
         cls,
         url: str,
-        selected: pl.LazyFrame,
+        selected: pl.LazyFrame | Iterable[pl.DataFrame],
         *,
         provenance: dict[str, Any],
         overwrite: bool = False,
     ) -> "IndexFile":
         """Stream `selected` (`schema.INDEX`, sorted by shard_id and row) into an index file.
+
+        The same rows give the same bytes, in whatever batches they come.
 
         Raises:
             ExistsError: there is a file at `url` and `overwrite` is not set.
@@ -90,7 +93,7 @@ class IndexFile:
 
     def frame(self) -> pl.LazyFrame:
         """The rows (`schema.INDEX`), lazily, in order."""
-        return frames.scan([self.url], schema=dict(schema.INDEX))
+        return Scan.of([self.url], schema=dict(schema.INDEX)).frame()
 
     def rows_by_shard(self) -> dict[int, ShardRows]:
         """Sorted rows u32[n] and weights f32[n] of every shard that has any, in shard order.
@@ -118,7 +121,9 @@ class _Seen:
         self._last_key = -1
 
     def checked(self, batch: pl.DataFrame) -> pl.DataFrame:
-        keys = batch.select(schema.sample_key().alias("key"))["key"].to_numpy()
+        batch = batch.rechunk()
+        ids = (batch[name].to_numpy() for name in (schema.SHARD_ID, schema.ROW))
+        keys = schema.numpy_sample_key(*ids)
         if int(keys[0]) <= self._last_key or np.any(keys[1:] <= keys[:-1]):
             raise InputError(
                 "the rows of an index must be sorted by (shard_id, row), each once: sort the"
@@ -130,16 +135,22 @@ class _Seen:
         return batch
 
 
-def _batches(selected: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    kinds = pl.Schema(schema.INDEX)
-    lacking = [name for name in kinds if name not in selected.collect_schema()]
-    if lacking:
+def _batches(selected: pl.LazyFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Typed, each of `_ROWS_PER_GROUP` rows but the last."""
+    if isinstance(selected, pl.LazyFrame):
+        selected = selected.collect_batches(maintain_order=True, engine="streaming")
+    waiting = pl.DataFrame(schema=schema.INDEX)
+    for batch in selected:
+        waiting.vstack(_typed(batch), in_place=True)
+        while len(waiting) >= _ROWS_PER_GROUP:
+            yield waiting.head(_ROWS_PER_GROUP)
+            waiting = waiting.slice(_ROWS_PER_GROUP)
+    if len(waiting):
+        yield waiting
+
+
+def _typed(batch: pl.DataFrame) -> pl.DataFrame:
+    kinds = schema.INDEX
+    if lacking := [name for name in kinds if name not in batch.columns]:
         raise InputError(f"an index needs the column {lacking[0]!r}: expected {', '.join(kinds)}")
-    typed = selected.select(pl.col(name).cast(kind) for name, kind in kinds.items())
-    yield from (
-        batch
-        for batch in typed.collect_batches(
-            chunk_size=_ROWS_PER_GROUP, maintain_order=True, engine="streaming"
-        )
-        if len(batch)
-    )
+    return batch.select(pl.col(name).cast(kind) for name, kind in kinds.items())

@@ -114,7 +114,7 @@ def build_part(
             path,
             (frames.to_arrow(shard) for shard in shards),
             schema=frames.to_arrow(rows.clear()).schema,
-            notes=lambda: notes,
+            notes=lambda: notes | {frames.DENSE: True},
         )
         with path.open("rb") as file:
             part = hashlib.file_digest(file, "blake2b").hexdigest()[:32]

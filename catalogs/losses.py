@@ -23,6 +23,7 @@ from catalogs import frames, loss_parts, storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout, join
 from catalogs.loss_parts import PartSummary, ShardLosses
+from catalogs.scan import File, Scan
 
 __all__ = ["LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
@@ -43,18 +44,19 @@ class _Segment:
     """A run of shards `first` … `last` that a snapshot takes from one part."""
 
     part: str
+    # Where in the part each of the shards is; none without a part.
+    groups: tuple[int, ...]
     first: int
     last: int
-    # The round that the part was made in, and whether it holds nothing but these shards.
+    # The round that the part was made in.
     round_number: int
-    whole: bool
 
     def within(self, first: int, last: int) -> "_Segment | None":
         low, high = max(first, self.first), min(last, self.last)
         if low > high:
             return None
-        whole = self.whole and (low, high) == (self.first, self.last)
-        return _Segment(self.part, low, high, self.round_number, whole)
+        groups = self.groups[low - self.first : high - self.first + 1]
+        return _Segment(self.part, groups, low, high, self.round_number)
 
 
 class LossCatalog:
@@ -171,6 +173,13 @@ class LossCatalog:
     def latest(self, round_number: int | None = None) -> pl.LazyFrame:
         """The losses of every sample as of a round (default: the newest), one row each, in order.
 
+        Raises what `scan` raises.
+        """
+        return self.scan(round_number).frame()
+
+    def scan(self, round_number: int | None = None) -> Scan:
+        """`latest`, in pieces where that is wanted.
+
         Raises:
             MissingError: nothing was scored yet.
             CorpusMismatchError: the losses are of another corpus.
@@ -180,16 +189,11 @@ class LossCatalog:
             by = "" if round_number is None else f" up to round {round_number}"
             raise MissingError(f"{self.run} has no losses{by}: run `attent score` first")
         segments = list(self._segments(newest))
-        kinds = self._kinds_at_rest(segments[0].part)
-        return pl.concat([self._scan(group, kinds) for group in _scans(segments)])
+        return self._scan(segments, self._kinds_at_rest(segments[0].part))
 
     def preview(self, round_number: int | None = None) -> Preview:
         """Some rows of `latest`, from many places, which make a selection from it faster."""
-        newest = self._newest(round_number)
-        parts = [] if newest is None else [one.part for one in self._segments(newest)]
-        kinds = self._kinds_at_rest(parts[0]) if parts else self._kinds()
-        urls = [self._layout.part(part) for part in parts]
-        return frames.preview(urls, schema=kinds, total=self.corpus.num_samples if parts else 0)
+        return self.scan(round_number).preview(total=self.corpus.num_samples)
 
     def digest(self, round_number: int) -> str:
         """Digest of the sorted rows (shard_id, row, loss bits, num_units, status) as of a round.
@@ -227,7 +231,7 @@ class LossCatalog:
         else:
             folder = self._layout.observed(round_number)
         urls = [found.url for found in storage.list_objects(folder)]
-        return frames.scan(urls, schema=dict(schema.OBSERVED_LOSSES))
+        return Scan.of(urls, schema=dict(schema.OBSERVED_LOSSES)).frame()
 
     # How it is done.
 
@@ -268,33 +272,29 @@ class LossCatalog:
             pl.col("part").first(),
             pl.col(schema.SHARD_ID).first().alias("first"),
             pl.col(schema.SHARD_ID).last().alias("last"),
-            pl.len().alias("num_shards"),
+            pl.col("row_group"),
         )
         for run in runs.iter_rows(named=True):
-            part = notes["parts"][run["part"]]
-            whole = run["num_shards"] == part["num_shards"]
-            yield _Segment(run["part"], run["first"], run["last"], part["round"], whole)
+            made_in = notes["parts"][run["part"]]["round"]
+            yield _Segment(run["part"], tuple(run["row_group"]), run["first"], run["last"], made_in)
 
-    def _scan(self, segments: Sequence[_Segment], kinds: frames.SchemaDict) -> pl.LazyFrame:
-        rows = frames.scan([self._layout.part(one.part) for one in segments], schema=kinds)
-        if len(segments) == 1 and not segments[0].whole:
-            shard = pl.col(schema.SHARD_ID)
-            rows = rows.filter(shard.is_between(segments[0].first, segments[0].last))
-        return rows
+    def _scan(self, segments: Sequence[_Segment], kinds: frames.SchemaDict) -> Scan:
+        files = (File(self._layout.part(one.part), one.groups) for one in segments)
+        return Scan(tuple(files), kinds)
 
     def _visits(self, rows: pl.DataFrame, *, before: int) -> pl.Series:
         """How often each of the (dense, sorted) rows was trained on before round `before`."""
         first, last = int(rows[schema.SHARD_ID][0]), int(rows[schema.SHARD_ID][-1])
         newest = self._newest(before - 1)
-        whole = _Segment("", first, last, 0, whole=False)
-        segments = [whole] if newest is None else list(self._segments(newest))
+        nothing = _Segment("", (), first, last, 0)
+        segments = [nothing] if newest is None else list(self._segments(newest))
         counts = []
         for segment in segments:
             if (part := segment.within(first, last)) is None:
                 continue
             if segment.part:
                 kinds = {name: schema.LOSSES[name] for name in (*_KEY, schema.VISITS)}
-                counts.append(self._scan([part], kinds).select(*_KEY, schema.VISITS))
+                counts.append(self._scan([part], kinds).frame().select(*_KEY, schema.VISITS))
             for round_number in range(part.round_number, before):
                 shard = pl.col(schema.SHARD_ID)
                 seen = self.observed(round_number).filter(shard.is_between(part.first, part.last))
@@ -338,21 +338,6 @@ def _summed(rows: pl.DataFrame, counts: Sequence[pl.LazyFrame]) -> pl.Series:
     joined = keys.join(total, on=_KEY, how="left", maintain_order="left")
     clipped = visits.fill_null(0).clip(0, _MAX_VISITS).cast(pl.UInt16)
     return joined.select(clipped).collect()[schema.VISITS]
-
-
-def _scans(segments: Sequence[_Segment]) -> Iterator[list[_Segment]]:
-    """Runs of whole parts are one scan; a piece of a part is one by itself."""
-    group: list[_Segment] = []
-    for segment in segments:
-        if not segment.whole:
-            if group:
-                yield group
-            yield [segment]
-            group = []
-        else:
-            group.append(segment)
-    if group:
-        yield group
 
 
 def _stem(url: str) -> str:

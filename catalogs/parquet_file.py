@@ -83,6 +83,13 @@ class Footer:
         return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
 
 
+def smallest(footer: Footer, *, group: int, column: str) -> Any:
+    """The smallest value of a plain column in one row group, as its statistics say; None if it has
+    no values.
+    """
+    return footer.metadata.row_group(group).column(footer.leaves[column].start).statistics.min
+
+
 def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:
     """Read and parse the footer of a file of `num_bytes` bytes.
 

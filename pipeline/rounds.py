@@ -7,7 +7,7 @@ killed at any moment; running it again finishes what was begun.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from attent_select.schema import INDEX, PROBABILITY, WEIGHT
 from attent_select.teaching import Preview, Selection, select
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout, join
+from catalogs.scan import Scan
 from pipeline import config as configs
 from pipeline import metrics
 from pipeline.cluster import Client
@@ -159,7 +160,7 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
     }
     if run.needs_losses(round_):
         provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
-    return _write_index(run, url, selection.rows, provenance=provenance)
+    return _write_index(run, url, selection.frames(), provenance=provenance)
 
 
 def train_stage(run: Run, round_: Round) -> dict[str, float]:
@@ -218,7 +219,11 @@ def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
 
 
 def _write_index(
-    run: Run, url: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]
+    run: Run,
+    url: str,
+    rows: pl.LazyFrame | Iterable[pl.DataFrame],
+    *,
+    provenance: dict[str, Any],
 ) -> IndexFile:
     """Writes the index, or opens the one that another process of this run wrote meanwhile: the
     same rows, as the configuration is frozen.
@@ -269,7 +274,7 @@ def _select(run: Run, round_: Round, *, num_samples: int, preview: Preview | Non
     )
 
 
-def _candidates(run: Run, round_: Round) -> pl.LazyFrame:
+def _candidates(run: Run, round_: Round) -> pl.LazyFrame | Scan:
     if not run.needs_losses(round_):
         return run.corpus.rows()
     if round_.number not in run.catalog.rounds():
@@ -277,7 +282,7 @@ def _candidates(run: Run, round_: Round) -> pl.LazyFrame:
             f"round {round_.number} is chosen by losses and was not scored: run "
             f"`attent score {run.config.run} --round {round_.number}`"
         )
-    return run.catalog.latest(round_.number)
+    return run.catalog.scan(round_.number)
 
 
 def _all_rows(corpus: Corpus) -> pl.LazyFrame:

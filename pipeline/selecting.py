@@ -20,9 +20,10 @@ import yaml
 from attent_select.errors import ExistsError, InputError
 from attent_select.plugins import load as load_plugin
 from attent_select.schema import MEASURED_STEP, ROW, SHARD_ID
-from attent_select.teaching import Preview, select
+from attent_select.teaching import Preview, Selection, select
 from catalogs import IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
+from catalogs.scan import Scan
 from pipeline.settings import SelectionSettings
 from pipeline.validation import check
 
@@ -34,7 +35,7 @@ _SECTION_KEYS = ("strategy", "settings", "composition")
 class _Losses:
     """The losses in (shard, row) order, some of them, and where they come from."""
 
-    rows: pl.LazyFrame
+    rows: Scan
     preview: Preview
     provenance: dict[str, Any]
     # Of a run, and of its snapshots those that count.
@@ -52,9 +53,9 @@ class _Losses:
             notes = [self.catalog.provenance(number) for number in self.rounds]
             if steps := {note[MEASURED_STEP] for note in notes if MEASURED_STEP in note}:
                 return sorted(steps)
-        if MEASURED_STEP not in self.rows.collect_schema():
+        if MEASURED_STEP not in self.rows.schema:
             return []
-        measured = self.rows.select(pl.col(MEASURED_STEP).drop_nulls().unique().sort())
+        measured = self.rows.frame().select(pl.col(MEASURED_STEP).drop_nulls().unique().sort())
         return measured.collect(engine="streaming").to_series().to_list()
 
 
@@ -120,7 +121,7 @@ def select_losses(
         preview=found.preview,
     )
     how = {"selection": chosen.model_dump(mode="json"), "seed": seed, "round": round_number or 0}
-    index = _write(out, selection.rows, provenance=found.provenance | how)
+    index = _write(out, selection, provenance=found.provenance | how)
     return SelectResult(
         selected=index.num_samples,
         total=selection.total,
@@ -150,12 +151,12 @@ def _check_arguments(out: str, *, ratio: float | None, num_samples: int | None) 
         raise ExistsError(f"{out} is there already: choose another --out, or delete it")
 
 
-def _write(out: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]) -> IndexFile:
+def _write(out: str, selection: Selection, *, provenance: dict[str, Any]) -> IndexFile:
     try:
-        return IndexFile.write(out, rows, provenance=provenance)
+        return IndexFile.write(out, selection.frames(), provenance=provenance)
     except InputError:
         # Others' files need not be in (shard, row) order; sorting holds the subset in memory.
-        return IndexFile.write(out, rows.sort(SHARD_ID, ROW), provenance=provenance)
+        return IndexFile.write(out, selection.rows.sort(SHARD_ID, ROW), provenance=provenance)
 
 
 def _section(
@@ -194,7 +195,7 @@ def _losses(url: str, *, round_number: int | None) -> _Losses:
         if storage.info(Layout(run).manifest) is not None:
             catalog = LossCatalog(run)
             return _Losses(
-                catalog.latest(round_number),
+                catalog.scan(round_number),
                 catalog.preview(round_number),
                 provenance={"corpus_id": catalog.corpus.corpus_id, "losses": url},
                 catalog=catalog,
@@ -202,9 +203,10 @@ def _losses(url: str, *, round_number: int | None) -> _Losses:
             )
     found = [item.url for item in storage.expand([url])]
     kinds = _columns(found)
+    scan = Scan.of(found, schema=kinds)
     return _Losses(
-        frames.scan(found, schema=kinds),
-        frames.preview(found, schema=kinds),
+        scan,
+        scan.preview(),
         provenance={"corpus_id": None, "losses": url},
     )
 

@@ -1,12 +1,16 @@
 """rank: draws by the rank of the loss, whatever the losses' scale."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from attent_select.distribution import buckets_of
 from attent_select.errors import InputError
-from attent_select.gumbel import noisy, probability_above
+from attent_select.gumbel import Floats, Logit, noisy, probability_above
 from attent_select.schema import LOSS
 from attent_select.strategy import Candidates, Outcome
 
@@ -37,11 +41,15 @@ class Rank:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return noisy(self._logit(candidates), candidates.uniform)
+        return noisy(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
 
     def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        return probability_above(outcome.first_excluded, self._logit(candidates))
+        return probability_above(outcome.first_excluded, self._logit(candidates), pl.col(LOSS))
 
-    def _logit(self, candidates: Candidates) -> pl.Expr:
+    def _logit(self, candidates: Candidates) -> Logit:
         assert candidates.losses is not None
-        return self.exponent * candidates.losses.share_below(pl.col(LOSS)).log()
+        return partial(_log_rank, table=candidates.losses.shares_below, exponent=self.exponent)
+
+
+def _log_rank(loss: npt.NDArray[np.float32], *, table: Floats, exponent: float) -> Floats:
+    return exponent * np.log(table[buckets_of(loss)])

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from attent_select.elementwise import elementwise
 from attent_select.errors import InputError
-from attent_select.gumbel import noisy, probability_above
+from attent_select.gumbel import Floats, Logit, noisy, probability_above
 from attent_select.schema import LOSS
 from attent_select.strategy import Candidates, Outcome
 
@@ -59,36 +58,36 @@ class Soft:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        if self.reference:
-            return noisy(self._published_logit(candidates), candidates.uniform) / self.temperature
-        return noisy(self._logit(candidates), candidates.uniform)
+        key = noisy(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
+        return key / self.temperature if self.reference else key
 
     def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        threshold = outcome.first_excluded
-        if self.reference:
-            logit = self._published_logit(candidates)
-            return probability_above(threshold * self.temperature, logit)
-        return probability_above(threshold, self._logit(candidates))
+        threshold = outcome.first_excluded * (self.temperature if self.reference else 1.0)
+        return probability_above(threshold, self._logit(candidates), pl.col(LOSS))
 
-    def _logit(self, candidates: Candidates) -> pl.Expr:
+    def _logit(self, candidates: Candidates) -> Logit:
         losses = candidates.losses
         assert losses is not None
+        if self.reference:
+            return partial(_published, log_sum_exp=losses.log_sum_exp)
         low, high = losses.quantile(self.clip_low), losses.quantile(self.clip_high)
         clipped = losses.clipped(low, high)
         if not clipped.standard_deviation:  # nearly all losses are equal: the tail is all there is
             low, high, clipped = float(losses.values[0]), float(losses.values[-1]), losses
         # All losses equal: every row has z = 0 and the draw is uniform.
         scale = self.temperature * (clipped.standard_deviation or 1.0)
-        standardise = partial(_standardised, low=low, high=high, mean=clipped.mean, scale=scale)
-        return elementwise(standardise, pl.col(LOSS))
-
-    def _published_logit(self, candidates: Candidates) -> pl.Expr:
-        assert candidates.losses is not None
-        log_share = pl.col(LOSS).cast(pl.Float64) - candidates.losses.log_sum_exp
-        return (log_share.exp() + _EPSILON).log()
+        return partial(_standardised, low=low, high=high, mean=clipped.mean, scale=scale)
 
 
 def _standardised(
     loss: npt.NDArray[np.float32], *, low: float, high: float, mean: float, scale: float
-) -> npt.NDArray[np.float64]:
-    return (np.clip(loss.astype(np.float64), low, high) - mean) / scale
+) -> Floats:
+    z = loss.astype(np.float64)
+    np.clip(z, low, high, out=z)
+    z -= mean
+    z /= scale
+    return z
+
+
+def _published(loss: npt.NDArray[np.float32], *, log_sum_exp: float) -> Floats:
+    return np.log(np.exp(loss.astype(np.float64) - log_sum_exp) + _EPSILON)

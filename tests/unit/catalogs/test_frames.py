@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import frames, storage
+from catalogs.scan import Scan
 
 KINDS: frames.SchemaDict = {"shard_id": pl.UInt32, "row": pl.UInt32, "name": pl.String}
 
@@ -44,12 +45,12 @@ def test_a_table_comes_back_with_its_notes(urls: list[str]) -> None:
 
 
 def test_a_scan_keeps_the_order_of_the_files(urls: list[str]) -> None:
-    assert_frame_equal(frames.scan(urls, schema=KINDS).collect(), table(0, 15))
+    assert_frame_equal(Scan.of(urls, schema=KINDS).frame().collect(), table(0, 15))
 
 
 @pytest.mark.parametrize("engine", ["in-memory", "streaming"])
 def test_a_scan_takes_columns_conditions_and_limits(urls: list[str], engine: Any) -> None:
-    scan = frames.scan(urls, schema=KINDS)
+    scan = Scan.of(urls, schema=KINDS).frame()
     odd = scan.filter(pl.col("row") % 2 == 1)
     assert odd.select("name").collect(engine=engine)["name"].to_list() == [
         f"n{row}" for row in range(1, 15, 2)
@@ -62,12 +63,12 @@ def test_a_scan_takes_columns_conditions_and_limits(urls: list[str], engine: Any
 
 
 def test_a_scan_of_no_files_has_the_columns_and_no_rows() -> None:
-    assert frames.scan([], schema=KINDS).collect().schema == pl.Schema(KINDS)
+    assert Scan.of([], schema=KINDS).frame().collect().schema == pl.Schema(KINDS)
 
 
 def test_a_scan_may_name_fewer_columns_than_there_are(urls: list[str]) -> None:
     fewer = {name: KINDS[name] for name in ("row", "shard_id")}
-    assert frames.scan(urls, schema=fewer).collect().columns == ["row", "shard_id"]
+    assert Scan.of(urls, schema=fewer).frame().collect().columns == ["row", "shard_id"]
 
 
 def test_a_file_without_a_column_is_an_input_error_that_names_both(urls: list[str]) -> None:
@@ -145,7 +146,7 @@ def test_a_scan_of_remote_files_reads_only_the_columns_it_needs(
 
     monkeypatch.setattr(storage, "read_ranges", counted)
     monkeypatch.setattr(storage, "request_bytes", lambda url: 0)
-    scan = frames.scan([url], schema={"row": pl.UInt32, "loss": pl.Float32})
+    scan = Scan.of([url], schema={"row": pl.UInt32, "loss": pl.Float32}).frame()
     assert scan.select(pl.col("row").sum()).collect().item() == sum(range(20_000))
     # The footer's tail is 64 KiB; the losses would be about as much again.
     assert sum(read[1:]) < 4 * 20_000 / 2
@@ -153,11 +154,11 @@ def test_a_scan_of_remote_files_reads_only_the_columns_it_needs(
 
 def test_a_preview_knows_how_many_rows_there_are_and_some_of_them(urls: list[str]) -> None:
     kinds = {"shard_id": pl.UInt32, "row": pl.UInt32}
-    whole = frames.scan(urls, schema=kinds).collect()
-    preview = frames.preview(urls, schema=kinds)
+    whole = Scan.of(urls, schema=kinds).frame().collect()
+    preview = Scan.of(urls, schema=kinds).preview()
     assert preview.total == len(whole)
     some = preview.rows.collect()
     assert 0 < len(some) <= len(whole)
     assert len(some.join(whole, on=["shard_id", "row"], how="semi")) == len(some)
-    assert frames.preview(urls, schema=kinds, total=7).total == 7
-    assert frames.preview([], schema=kinds).rows.collect().is_empty()
+    assert Scan.of(urls, schema=kinds).preview(total=7).total == 7
+    assert Scan.of([], schema=kinds).preview().rows.collect().is_empty()
