@@ -115,23 +115,34 @@ class LossDistribution:
         top = float(self.values[-1])
         return top + float(np.log(np.exp(self.values - top) @ self.counts))
 
-    @cached_property
-    def shares_below(self) -> npt.NDArray[np.float64]:
-        """float64[number of buckets]: of each occupied bucket its rank as a share of all rows, in
-        (0, 1]; equal losses share theirs.
-
-        With b rows in smaller buckets and c in its own: (b + (c + 1)/2) / n.
-        """
-        below = np.cumsum(self.counts, dtype=np.uint64) - self.counts
-        table = np.ones(1 << (32 - _DROPPED_BITS), dtype=np.float64)
-        table[self.buckets] = (below + (self.counts + 1) / 2) / self.num_samples
-        return table
-
     def share_below(self, loss: pl.Expr) -> pl.Expr:
-        """`shares_below` of the bucket of a loss."""
-        table = self.shares_below
-        return elementwise(lambda losses: table[buckets_of(losses)], loss.cast(pl.Float32))
+        """`ranks` of a loss, float64."""
+        return elementwise(self.ranks, loss.cast(pl.Float32))
+
+    @cached_property
+    def ranks(self) -> "RankTable":
+        below = np.cumsum(self.counts, dtype=np.uint64) - self.counts
+        shares = (below + (self.counts + 1) / 2) / self.num_samples
+        first, last = (int(each) for each in (self.buckets.min(), self.buckets.max()))
+        table = np.ones(last - first + 1, dtype=np.float64)
+        table[self.buckets - np.uint32(first)] = shares
+        return RankTable(first, table)
 
     @cached_property
     def standard_deviation(self) -> float:
         return float(np.sqrt((self.values - self.mean) ** 2 @ self.counts / self.num_samples))
+
+
+@dataclass(frozen=True)
+class RankTable:
+    """The rank of a loss as a share of all rows, in (0, 1]; equal losses share theirs.
+
+    With b rows in smaller buckets and c in its own: (b + (c + 1)/2) / n. `table` is float64[number
+    of buckets from `first` on]; a loss that is in none of them has no meaning.
+    """
+
+    first: int
+    table: npt.NDArray[np.float64]
+
+    def __call__(self, losses: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return self.table.take(buckets_of(losses).astype(np.int64) - self.first, mode="clip")

@@ -87,7 +87,8 @@ def smallest(footer: Footer, *, group: int, column: str) -> Any:
     """The smallest value of a plain column in one row group, as its statistics say; None if it has
     no values.
     """
-    return footer.metadata.row_group(group).column(footer.leaves[column].start).statistics.min
+    statistics = footer.metadata.row_group(group).column(footer.leaves[column].start).statistics
+    return statistics.min if statistics is not None and statistics.has_min_max else None
 
 
 def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:

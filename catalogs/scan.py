@@ -183,26 +183,26 @@ def _read_chunk(chunk: _Chunk, *, schema: SchemaDict) -> pl.DataFrame:
     if stored:
         table = parquet_file.read_groups(url, footer=footer, groups=groups, columns=stored)
         columns |= frames.from_arrow(table).to_dict()
-    return pl.DataFrame([columns[name].cast(kind) for name, kind in schema.items()])
+    return pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in schema.items()])
 
 
 def _told(chunk: _Chunk) -> dict[str, Callable[[], pl.Series]]:
     """The ids of row groups that are each a whole shard: nothing needs to be decoded."""
     sizes = np.diff(chunk.footer.starts)[chunk.groups].tolist()
-
-    def shard(group: int) -> int:
-        return parquet_file.smallest(chunk.footer, group=group, column=SHARD_ID) or 0
+    shard_ids = [
+        parquet_file.smallest(chunk.footer, group=group, column=SHARD_ID) if size else 0
+        for group, size in zip(chunk.groups, sizes, strict=True)
+    ]
+    if None in shard_ids:  # written without statistics
+        return {}
 
     def shards() -> pl.Series:
-        found = [
-            pl.repeat(shard(group), size, dtype=pl.UInt32, eager=True)
-            for group, size in zip(chunk.groups, sizes, strict=True)
-        ]
+        pairs = zip(shard_ids, sizes, strict=True)
+        found = [pl.repeat(shard, size, dtype=pl.UInt32, eager=True) for shard, size in pairs]
         return pl.concat(found).alias(SHARD_ID)
 
     def rows() -> pl.Series:
-        found = [pl.int_range(size, dtype=pl.UInt32, eager=True) for size in sizes]
-        return pl.concat(found).alias(ROW)
+        return pl.concat([pl.int_range(size, dtype=pl.UInt32, eager=True) for size in sizes])
 
     return {SHARD_ID: shards, ROW: rows}
 

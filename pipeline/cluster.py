@@ -28,6 +28,7 @@ __all__ = [
     "check_memory_limit",
     "connect",
     "connect_when_needed",
+    "num_threads",
     "on_every_worker",
     "run_tasks",
 ]
@@ -178,6 +179,11 @@ def _size(client: Client) -> _Size:
     except (OSError, TimeoutError, RuntimeError):
         return _Size(workers=0, threads=0)
     return _Size(workers=identity["n_workers"], threads=identity["total_threads"])
+
+
+def num_threads(client: Client) -> int:
+    """Threads of all workers at the moment, at least 1."""
+    return max(1, _size(client).threads)
 
 
 def on_every_worker(client: Client, function: Callable[[], object]) -> None:

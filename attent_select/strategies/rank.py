@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from attent_select.distribution import buckets_of
+from attent_select.distribution import RankTable
 from attent_select.errors import InputError
 from attent_select.gumbel import Floats, Logit, noisy, probability_above
 from attent_select.schema import LOSS
@@ -48,8 +48,8 @@ class Rank:
 
     def _logit(self, candidates: Candidates) -> Logit:
         assert candidates.losses is not None
-        return partial(_log_rank, table=candidates.losses.shares_below, exponent=self.exponent)
+        return partial(_log_rank, ranks=candidates.losses.ranks, exponent=self.exponent)
 
 
-def _log_rank(loss: npt.NDArray[np.float32], *, table: Floats, exponent: float) -> Floats:
-    return exponent * np.log(table[buckets_of(loss)])
+def _log_rank(loss: npt.NDArray[np.float32], *, ranks: RankTable, exponent: float) -> Floats:
+    return exponent * np.log(ranks(loss))
