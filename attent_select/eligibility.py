@@ -4,11 +4,12 @@ Here: the conditions on a row, and the one pass that counts them. Not here: whic
 selected (`top_m.py`) or the settings (`composition.py`).
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -28,6 +29,9 @@ _COUNT: Final = "__count"
 _MAX_STRATA: Final = 10_000
 # A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
 _SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
+# What polars calls the parts of an expression that look at several rows. (`is_row_separable` takes
+# `loss > avg(loss)` for a condition on one row, and fails on `loss > 0.5`.)
+_OF_SEVERAL_ROWS: Final = frozenset({"Agg", "Over", "Len", "Quantile", "Correlation", "Explode"})
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,20 @@ def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
         raise InputError(f"where: {where!r} is not a condition: {reason}") from error
     if kind != pl.Boolean:
         raise InputError(f"where: {where!r} gives {kind}, expected a condition (true or false)")
-    if not condition.meta.is_row_separable():
+    if not _OF_SEVERAL_ROWS.isdisjoint(_words(json.loads(condition.meta.serialize(format="json")))):
         raise InputError(f"where: {where!r} compares rows with each other; only one row at a time")
     return condition.fill_null(False)
+
+
+def _words(tree: Any) -> Iterator[str]:
+    """The names in a serialised expression, but for those of columns and what stands in values."""
+    if isinstance(tree, dict):
+        for name, inner in tree.items():
+            yield name
+            if name not in ("Column", "Literal"):
+                yield from _words(inner)
+    elif isinstance(tree, list):
+        for inner in tree:
+            yield from _words(inner)
+    elif isinstance(tree, str):
+        yield tree

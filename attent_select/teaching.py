@@ -59,6 +59,8 @@ class Selection:
             it selected nothing.
         first_excluded: (shard_id, row) of the first row beyond the budget; None where there is
             none, or one for each of several strata.
+        picked: the same rows with the columns that the strategy read, before they are an index;
+            None where nothing is selected.
     """
 
     rows: pl.LazyFrame
@@ -67,6 +69,7 @@ class Selection:
     eligible: int
     threshold: float | None
     first_excluded: tuple[int, int] | None = None
+    picked: pl.LazyFrame | None = None
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -135,6 +138,7 @@ def select(
         eligible=counted.num_eligible if counted else picked.available[0],
         threshold=picked.threshold,
         first_excluded=_first_excluded(picked),
+        picked=picked.rows,
     )
 
 

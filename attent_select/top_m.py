@@ -20,7 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select import radix
-from attent_select.errors import InputError
+from attent_select.errors import TooFewError
 from attent_select.radix import COST, STRATUM
 from attent_select.schema import sample_key
 
@@ -93,7 +93,7 @@ def cut(keyed: pl.LazyFrame, num_selected: int, *, pilot: Pilot) -> tuple[Cut, i
         pilot: makes it faster, never different.
 
     Raises:
-        InputError: there are fewer than m rows.
+        TooFewError: there are fewer than m rows.
     """
     rank = float(num_selected)
     num_rows = None
@@ -163,11 +163,12 @@ def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFram
 
 
 def check_enough(num_rows: int, *, num_selected: int) -> None:
-    """Raises `InputError` if there are fewer than `num_selected` rows."""
+    """Raises `TooFewError` if there are fewer than `num_selected` rows."""
     if num_rows < num_selected:
-        raise InputError(
+        raise TooFewError(
             f"{num_selected} samples asked for, but only {num_rows} are eligible: ask for at most "
-            f"{num_rows}"
+            f"{num_rows}",
+            num_rows,
         )
 
 

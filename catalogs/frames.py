@@ -4,6 +4,7 @@ Here: how this project's own tables are encoded and read. Not here: what is in t
 (`attent_select/schema.py`) and the users' shards (`catalogs/formats/`).
 """
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -20,6 +21,7 @@ from polars.io.plugins import register_io_source
 from attent_select.errors import InputError, MissingError
 from attent_select.teaching import Preview
 from catalogs import parquet_file, storage
+from catalogs.objects import needing_space
 
 SchemaDict = dict[str, Any]
 Notes = dict[str, Any]
@@ -68,7 +70,8 @@ def publish_tables(
     """Publish Parquet: a row group for each table, and what `notes()` says after the last."""
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         path = Path(folder) / "table.parquet"
-        write_tables(path, tables, schema=schema, notes=notes)
+        with needing_space(url):
+            write_tables(path, tables, schema=schema, notes=notes)
         storage.publish(url, path)
 
 
@@ -137,6 +140,26 @@ def scan(urls: Sequence[str], *, schema: SchemaDict) -> pl.LazyFrame:
         yield from limited(frames, where=where, limit=limit)
 
     return register_io_source(source, schema=schema)
+
+
+@contextlib.contextmanager
+def damage_named(urls: Iterable[str], *, columns: Iterable[str]) -> Iterator[None]:
+    """Around scans of `urls`: where polars cannot read them, says which file it is.
+
+    polars names none. They are looked through only after it has failed.
+
+    Raises:
+        InputError: names the file, or what polars said where every file can be read.
+    """
+    try:
+        yield
+    except (pl.exceptions.ComputeError, pl.exceptions.PanicException) as error:
+        urls, wanted = list(urls), set(columns)
+        for url in urls:
+            kinds = polars_schema(footer_of(url))
+            for _ in _frames(url, schema={name: kinds[name] for name in kinds if name in wanted}):
+                pass
+        raise InputError(f"{', '.join(urls[:3])}: cannot be read: {error}") from error
 
 
 def preview(urls: Sequence[str], *, schema: SchemaDict, total: int | None = None) -> Preview:

@@ -5,7 +5,7 @@ Here: writing it in bounded memory and opening it against its corpus. Not here: 
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,19 @@ from attent_select import schema
 from attent_select.errors import ExistsError, InputError
 from catalogs import frames, storage
 from catalogs.corpus import Corpus, check_corpus
+from catalogs.sample_ids import twice
 
 _ROWS_PER_GROUP = 1 << 18
 
+# Told how many rows more are written.
+OnRows = Callable[[int], None]
+
 # Rows u32[n] and weights f32[n] of one shard.
 ShardRows = tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]
+
+
+class UnsortedError(InputError):
+    """Rows that belong in (shard_id, row) order are in another."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +48,27 @@ class IndexFile:
         selected: pl.LazyFrame,
         *,
         provenance: dict[str, Any],
+        num_samples: int | None = None,
         overwrite: bool = False,
+        on_rows: OnRows | None = None,
     ) -> "IndexFile":
         """Stream `selected` (`schema.INDEX`, sorted by shard_id and row) into an index file.
 
+        With `num_samples` exactly so many rows must come. `on_rows` is told how many of them each
+        batch has, for progress.
+
         Raises:
             ExistsError: there is a file at `url` and `overwrite` is not set.
-            InputError: a column is missing, or the rows are not sorted or not unique.
+            InputError: a column is missing, the rows are not unique, or more or fewer than
+                promised. Nothing is published.
+            UnsortedError: the rows are not sorted.
         """
         if not overwrite and storage.info(url) is not None:
             raise ExistsError(f"{url} is there already: choose another name or remove it first")
-        seen = _Seen()
+        seen = _Seen(on_rows)
 
         def notes() -> frames.Notes:
+            seen.check_count(num_samples)
             return {
                 "schema_version": schema.SCHEMA_VERSION,
                 "num_samples": seen.num_samples,
@@ -109,25 +125,49 @@ class IndexFile:
         }
 
 
+def digest_of(
+    selected: pl.LazyFrame, *, num_samples: int | None = None, on_rows: OnRows | None = None
+) -> str:
+    """The digest that an index of these rows would have. Raises what `IndexFile.write` raises."""
+    seen = _Seen(on_rows)
+    for batch in _batches(selected):
+        seen.checked(batch)
+    seen.check_count(num_samples)
+    return seen.digest.hexdigest()
+
+
 class _Seen:
     """Counts, digests and checks rows while they stream by."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_rows: OnRows | None) -> None:
+        self._on_rows = on_rows
         self.num_samples = 0
         self.digest = frames.ColumnDigest([schema.SHARD_ID, schema.ROW])
         self._last_key = -1
 
     def checked(self, batch: pl.DataFrame) -> pl.DataFrame:
         keys = batch.select(schema.sample_key().alias("key"))["key"].to_numpy()
-        if int(keys[0]) <= self._last_key or np.any(keys[1:] <= keys[:-1]):
-            raise InputError(
-                "the rows of an index must be sorted by (shard_id, row), each once: sort the"
-                " selection, and look for duplicate rows in the loss catalog"
+        if int(keys[0]) < self._last_key or np.any(keys[1:] < keys[:-1]):
+            raise UnsortedError(
+                "the rows of an index must be sorted by (shard_id, row): sort the selection"
             )
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        if int(keys[0]) == self._last_key or len(same):
+            raise twice(self._last_key if int(keys[0]) == self._last_key else int(keys[same[0]]))
         self._last_key = int(keys[-1])
         self.num_samples += len(batch)
         self.digest.update(batch)
+        if self._on_rows is not None:
+            self._on_rows(len(batch))
         return batch
+
+    def check_count(self, promised: int | None) -> None:
+        if promised is not None and promised != self.num_samples:
+            raise InputError(
+                f"{promised} rows were selected, but {self.num_samples} came when they were read"
+                " for the index: the losses changed meanwhile, or hold a sample twice. Nothing was"
+                " written; select again"
+            )
 
 
 def _batches(selected: pl.LazyFrame) -> Iterator[pl.DataFrame]:

@@ -124,6 +124,18 @@ def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], N
         yield lambda amount: bar.advance(task, amount)
 
 
+@contextlib.contextmanager
+def stage(title: str) -> Iterator[None]:
+    """Says on stderr, when that is a terminal, what goes on now, while it does."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
 def say(message: str) -> None:
     """A line for people, on stderr."""
     typer.echo(message, err=True)

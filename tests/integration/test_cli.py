@@ -210,7 +210,7 @@ WRONG = [
     (["score", "RUN", "--round", "7"], "the plan has rounds 0 to 0"),
     (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing is at /nowhere/*.parquet"),
     (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "no plug-in 'zip'"),
-    (["select", "LOSSES", "--out", "OUT"], "give either --ratio or --num-samples"),
+    (["select", "LOSSES", "--out", "OUT"], "give one of --ratio, --num-samples"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "2"], "2.0 is outside (0, 1]"),
     (["select", "LOSSES", "--out", "OUT", "--num-samples", "100"], "only 99 are eligible"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=2"], "tau: unknown key"),
