@@ -75,9 +75,10 @@ def plain(value: Any) -> Any:
 
 
 def show_values(result: Any) -> None:
-    """`name: value` lines."""
+    """`name: value` lines, of what there is a value for."""
     for name, value in plain(result).items():
-        typer.echo(f"{name}: {_readable(value)}")
+        if value is not None:
+            typer.echo(f"{name}: {_readable(value)}")
 
 
 def show_rounds(result: Mapping[str, Any]) -> None:

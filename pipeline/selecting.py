@@ -195,17 +195,28 @@ def _needed(how: SelectionSettings[Any], budget: Budget) -> list[str]:
 
 def _chosen(table: LossTable, how: SelectionSettings[Any], *, budget: Budget, draw: Draw) -> Chosen:
     try:
-        return choose(
+        chosen = choose(
             table.rows, how, budget=budget, draw=draw, corpus=table.corpus, preview=table.preview
         )
     except TooFewError as error:
         if error.eligible:
             raise InputError(f"{table.url}: {error}, or give --at-most to take all") from error
-        counts = ", ".join(f"{count} {reason}" for reason, count in table.without_loss().items())
+        raise _nothing(table) from error
+    if not chosen.selection.eligible:
+        raise _nothing(table)
+    if not chosen.selection.num_samples:
         raise InputError(
-            f"{table.url}: no row is eligible (rows without a finite loss: {counts or 'none'}): "
-            "expected rows with a loss that fulfil `where`; score first, or ask for others"
-        ) from error
+            f"{table.url}: nothing fits into {budget.num_units} units: ask for more --num-units"
+        )
+    return chosen
+
+
+def _nothing(table: LossTable) -> InputError:
+    counts = ", ".join(f"{count} {reason}" for reason, count in table.without_loss().items())
+    return InputError(
+        f"{table.url}: no row is eligible (rows without a finite loss: {counts or 'none'}): "
+        "expected rows with a loss that fulfil `where`; score first, or ask for others"
+    )
 
 
 def _write(out: str | None, selection: Selection, *, notes: dict[str, Any], overwrite: bool) -> str:
