@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import answer, show_rounds, show_values
+from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
 
 app = typer.Typer(
     name="attent",
@@ -252,10 +252,11 @@ def query(
     def work() -> Any:
         from pipeline.query import query as ask
 
-        frame = ask(run, sql)
+        # One more, to know whether there are more.
+        frame = ask(run, sql, limit=None if as_json else SHOWN_ROWS + 1)
         return {"columns": frame.columns, "rows": frame.rows()} if as_json else frame
 
-    answer(work, as_json=as_json, show=lambda frame: typer.echo(str(frame)))
+    answer(work, as_json=as_json, show=show_frame)
 
 
 @app.command()

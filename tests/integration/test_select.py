@@ -12,12 +12,13 @@ import polars as pl
 import pytest
 from commands import ENVIRONMENT, ROOT, answer_here
 from scored_runs import GROUP_ROWS, scored_run
+from servers import moto_s3
 from small_runs import small_run
 from typer.testing import CliRunner
 
 import pipeline
 from attent_select.errors import InputError
-from catalogs import IndexFile
+from catalogs import IndexFile, storage
 from pipeline import config
 from pipeline.cli import app
 from pipeline.cluster import Client
@@ -208,6 +209,27 @@ def test_row_groups_of_tars_are_refused_before_any_work(
     with pytest.raises(InputError, match=r"\.tar is a tar and has no row groups: choose rows per"):
         pipeline.run(config.parse(values), client=client)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_losses_and_index_may_lie_on_s3(
+    losses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = answer_here("select", losses, "--ratio", 0.3, "--out", tmp_path / "index.parquet")
+    with moto_s3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for file in losses.iterdir():
+            storage.publish(f"{server.url}/losses/{file.name}", file)
+        url = f"{server.url}/index.parquet"
+        how = ("select", f"{server.url}/losses/*.parquet", "--ratio", 0.3)
+        there = answer_here(*how, "--out", url)
+        assert there["digest"] == here["digest"] == IndexFile.open(url).digest
+        data = storage.read(f"{server.url}/losses/1.parquet")
+        storage.publish(f"{server.url}/losses/1.parquet", data[:4] + bytes(100) + data[104:])
+        done = CliRunner().invoke(app, [*map(str, how), "--out", url, "--overwrite"])
+        assert done.exit_code == 2
+        assert f"{server.url}/losses/1.parquet is damaged" in done.stderr
+        assert IndexFile.open(url).digest == here["digest"]
 
 
 def test_people_see_what_goes_on_on_a_terminal_and_nothing_else(losses: Path) -> None:
