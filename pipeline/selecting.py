@@ -140,16 +140,14 @@ def select_losses(
         table.check_columns(_needed(section, budget))
         steps = table.round_steps(section.settings.columns)
     draw = Draw(seed, round_number or 0, steps)
-    notes = {"selection": section.model_dump(mode="json"), "seed": seed, "round": draw.round_number}
     target = None if dry_run else out
     with loss_tables.damage_named(table):
         with stage("finding the cut"):
             chosen = _chosen(table, section, budget=budget, draw=draw)
         with stage("looking for samples that are there twice"):
             table.check_unique()
-        digest = _write(
-            target, chosen.selection, notes=table.provenance | notes, overwrite=overwrite
-        )
+        notes = table.provenance | _notes(section, chosen, draw=draw)
+        digest = _write(target, chosen.selection, notes=notes, overwrite=overwrite)
         with stage("counting what is left out"):
             result = _result(table, section, chosen, draw=draw)
     return replace(result, digest=digest, index=target, seconds=monotonic() - started)
@@ -217,6 +215,18 @@ def _nothing(table: LossTable) -> InputError:
         f"{table.url}: no row is eligible (rows without a finite loss: {counts or 'none'}): "
         "expected rows with a loss that fulfil `where`; score first, or ask for others"
     )
+
+
+def _notes(how: SelectionSettings[Any], chosen: Chosen, *, draw: Draw) -> dict[str, Any]:
+    """What the index says of how it was chosen, as those of a run's rounds do."""
+    return {
+        "selection": how.model_dump(mode="json"),
+        "seed": draw.seed,
+        "round": draw.round_number,
+        "eligible": chosen.selection.eligible,
+        "threshold": chosen.selection.threshold,
+        "loss_share": chosen.loss_share,
+    }
 
 
 def _write(out: str | None, selection: Selection, *, notes: dict[str, Any], overwrite: bool) -> str:

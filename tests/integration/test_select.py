@@ -98,6 +98,8 @@ def test_at_most_takes_all_that_are_eligible_where_fewer_are_than_asked_for(
         found = answer_here("select", losses, *budget, "--at-most", "--out", out)
         assert (found["selected"], found["total"]) == (99, 100)
         assert found["excluded"] == {"null": 1}
+    quota = ("--by", "source", "--set", "quotas={even: 1}", "--at-most", "--dry-run")
+    assert answer_here("select", losses, "--num-samples", 80, *quota)["selected"] == 49
     fewer = answer_here("select", losses, "--num-samples", 5, "--at-most", "--dry-run")
     assert fewer["selected"] == 5
 
