@@ -17,8 +17,16 @@ from attent_select.composition import Composition
 from attent_select.eligibility import ELIGIBLE, candidates, guarded
 from attent_select.errors import InputError
 from attent_select.radix import COST
-from attent_select.schema import INDEX, LOSS, NUM_UNITS, PROBABILITY, ROW, SHARD_ID, WEIGHT
-from attent_select.schema import sample_key as key_of_sample
+from attent_select.schema import (
+    INDEX,
+    LOSS,
+    NUM_UNITS,
+    PROBABILITY,
+    ROW,
+    SHARD_ID,
+    WEIGHT,
+    sample_key,
+)
 from attent_select.strategy import Strategy
 from attent_select.teaching import Preview, Selection, index_rows, num_samples_of, select
 from attent_select.top_m import check_enough
@@ -239,7 +247,7 @@ def _first_row(granularity: Granularity) -> pl.Expr:
             return pl.Series(starts[blocks].astype(np.uint32))  # the low half: the row
 
         kind = pl.UInt32
-        return key_of_sample().map_batches(start_of, return_dtype=kind, is_elementwise=True)
+        return sample_key().map_batches(start_of, return_dtype=kind, is_elementwise=True)
     if granularity == "shard":
         return pl.col(ROW) * pl.lit(0, dtype=pl.UInt32)
     return pl.col(ROW) - pl.col(ROW) % pl.lit(granularity, dtype=pl.UInt32)

@@ -134,8 +134,10 @@ def _choose(
 
 
 def _blocks(granularity: str | int, corpus: Corpus | None) -> Granularity:
-    if granularity == "shard" or isinstance(granularity, int):
+    if isinstance(granularity, int):
         return granularity
+    if granularity == "shard":
+        return "shard"
     if corpus is None:
         raise InputError(
             "granularity: only a run knows the row groups of its corpus; choose rows per block "

@@ -163,8 +163,12 @@ def select(
         return select_losses(
             losses,
             out=out,
-            budget=Budget(num_samples, ratio, num_units, at_most),
-            how=Selecting(strategy, settings or (), where, by, granularity),
+            budget=Budget(
+                num_samples=num_samples, ratio=ratio, num_units=num_units, at_most=at_most
+            ),
+            how=Selecting(
+                strategy, settings=settings or (), where=where, by=by, granularity=granularity
+            ),
             seed=seed,
             round_number=round_number,
             dry_run=dry_run,

@@ -6,6 +6,7 @@ Here: finding them, what they must have, and why rows of them cannot be selected
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,10 +142,9 @@ def find(url: str, *, round_number: int | None) -> LossTable:
         if storage.info(Layout(run).manifest) is not None:
             return of_run(LossCatalog(run), url=url, round_number=round_number)
     files = tuple(item.url for item in storage.expand([url]))
-    kinds = _columns(files)
-    return LossTable(
-        url, files, frames.scan(files, schema=kinds), frames.preview(files, schema=kinds)
-    )
+    kinds, num_rows = _columns(files)
+    rows = frames.scan(files, schema=kinds)
+    return LossTable(url, files, rows, frames.preview(files, schema=kinds, total=num_rows))
 
 
 def of_run(catalog: LossCatalog, *, url: str, round_number: int | None = None) -> LossTable:
@@ -162,11 +162,14 @@ def of_run(catalog: LossCatalog, *, url: str, round_number: int | None = None) -
     return LossTable(url, files, rows, catalog.preview(round_number), catalog, rounds)
 
 
-def _columns(files: Sequence[str]) -> frames.SchemaDict:
-    """The columns that all files have. Raises `InputError` naming a file that is not like these."""
+def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
+    """The columns that all files have, and how many rows. Raises `InputError` naming a file that is
+    not like these.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(_kinds, files))
     shared: frames.SchemaDict = {}
-    for url in files:
-        kinds = frames.polars_schema(frames.footer_of(url))
+    for url, (kinds, _) in zip(files, found, strict=True):
         if missing := {SHARD_ID, ROW} - kinds.keys():
             raise InputError(
                 f"{url} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
@@ -178,4 +181,9 @@ def _columns(files: Sequence[str]) -> frames.SchemaDict:
                 f"{url}: the column {changed[0]} is {kinds[changed[0]]}, in {files[0]} it is "
                 f"{shared[changed[0]]}: expected the same type in every file"
             )
-    return shared
+    return shared, sum(num_rows for _, num_rows in found)
+
+
+def _kinds(url: str) -> tuple[frames.SchemaDict, int]:
+    footer = frames.footer_of(url)
+    return frames.polars_schema(footer), footer.num_rows

@@ -46,7 +46,7 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
     try:
         rows = pl.SQLContext(frames=tables).execute(checked)
         return (rows if limit is None else rows.head(limit)).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
 
 

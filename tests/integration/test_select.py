@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import pipeline
 from attent_select.errors import InputError
-from catalogs import IndexFile, storage
+from catalogs import Corpus, IndexFile, storage
 from pipeline import config
 from pipeline.cli import app
 from pipeline.cluster import Client
@@ -170,6 +170,8 @@ def test_larger_blocks_cost_fewer_bytes_and_hold_less_of_the_loss(run: str, tmp_
 def test_row_groups_are_those_of_the_corpus_and_only_the_last_is_cut_short(
     run: str, tmp_path: Path
 ) -> None:
+    starts = [(shard << 32) + row for shard in range(4) for row in range(0, 200, GROUP_ROWS)]
+    assert Corpus.open(run).row_groups().tolist() == starts
     out = tmp_path / "index.parquet"
     how = ("--num-samples", 3 * GROUP_ROWS + 7, "--granularity", "row_group", "--out", out)
     found = answer_here("select", run, *how, "--strategy", "hard", "--set", "weights=none")
