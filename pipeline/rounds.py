@@ -153,7 +153,10 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         "seed": run.config.seed,
     }
     if round_.phase != "teach":
-        return _write_index(run, url, _all_rows(run.corpus), provenance=provenance)
+        count = run.corpus.num_samples
+        return _write_index(
+            run, url, _all_rows(run.corpus), num_samples=count, provenance=provenance
+        )
     table = _losses(run, round_)
     if table is not None:
         provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
@@ -168,7 +171,13 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
             "threshold": selection.threshold,
             "loss_share": chosen.loss_share,
         }
-        return _write_index(run, url, selection.rows, provenance=provenance)
+        return _write_index(
+            run,
+            url,
+            selection.rows,
+            num_samples=selection.num_samples,
+            provenance=provenance,
+        )
 
 
 def train_stage(run: Run, round_: Round) -> dict[str, float]:
@@ -227,13 +236,13 @@ def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
 
 
 def _write_index(
-    run: Run, url: str, rows: pl.LazyFrame, *, provenance: dict[str, Any]
+    run: Run, url: str, rows: pl.LazyFrame, *, num_samples: int, provenance: dict[str, Any]
 ) -> IndexFile:
     """Writes the index, or opens the one that another process of this run wrote meanwhile: the
     same rows, as the configuration is frozen.
     """
     try:
-        return IndexFile.write(url, rows, provenance=provenance)
+        return IndexFile.write(url, rows, provenance=provenance, num_samples=num_samples)
     except ExistsError:
         return IndexFile.open(url, corpus=run.corpus)
 
