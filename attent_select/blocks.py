@@ -1,165 +1,348 @@
 """Selecting whole blocks of samples that are stored together, to trade precision for fewer bytes.
 
-Here: the catalog as blocks (a shard, or so many consecutive rows of one), the choice among them,
-and blocks back to rows. Not here: how a choice is made (`teaching.py`: a block is a sample that
-costs its rows).
+Here: the catalog as blocks (a shard, so many consecutive rows of one, or a row group), the choice
+among them, blocks back to rows, and what is given up. Not here: how a choice is made
+(`teaching.py`: a block is a sample that costs its rows), or where row groups begin (`catalogs`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from attent_select.composition import Weights
+from attent_select.composition import Composition
+from attent_select.elementwise import elementwise
+from attent_select.eligibility import ELIGIBLE, eligible_rows
 from attent_select.errors import InputError
-from attent_select.pieces import Whole
-from attent_select.schema import INDEX, LOSS, NUM_UNITS, PROBABILITY, ROW, SHARD_ID, WEIGHT
+from attent_select.pieces import Mapped, Pieces
+from attent_select.radix import COST
+from attent_select.schema import (
+    INDEX,
+    LOSS,
+    NUM_UNITS,
+    PROBABILITY,
+    ROW,
+    SHARD_ID,
+    WEIGHT,
+    numpy_sample_key,
+)
 from attent_select.strategy import Strategy
-from attent_select.teaching import Selection, index_rows, num_rows, select
+from attent_select.teaching import Preview, Selection, index_rows, num_samples_of, select
 from attent_select.top_m import check_enough
 
-_BLOCK: Final = "__block"
-_FIRST_ROWS: Final = "__first_rows"
-_SUM: Final = "__sum"
-# Losses are summed as whole multiples of this, so that their order does not matter.
+_AT: Final = "__at"
+_ROWS: Final = "__rows"
+_TOTAL: Final = "__total"
+_LAST_ROW: Final = "__last_row"
+_SUM: Final = "__sum "
+# No block is cut short there.
+_END: Final = (1 << 32) - 1
+# Fractions are summed as whole multiples of this, so that their order does not matter.
 _RESOLUTION: Final = 2.0**-20
-# Larger losses (nats) count as this: 2^23 of them can be summed.
+# Larger numbers (losses: nats) count as this: 2^23 of them can be summed.
 _LARGEST: Final = 2.0**20
 
-Granularity = Literal["shard"] | int
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Blocks of any sizes. `starts` is u64[blocks]: the sample_key of the first row of every block
+    of the corpus, ascending.
+    """
+
+    starts: npt.NDArray[np.uint64]
+
+    def first_row(
+        self, shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
+    ) -> npt.NDArray[np.uint32]:
+        """The first row of the block that each row is in."""
+        keys = numpy_sample_key(shards, rows)
+        blocks = np.searchsorted(self.starts, keys, side="right") - 1
+        return self.starts[blocks].astype(np.uint32)  # the low half: the row
+
+
+Granularity = Literal["shard"] | int | RowGroups
+
+
+@dataclass(frozen=True)
+class BlockSelection:
+    """A selection of whole blocks.
+
+    `loss_share` is the part of the loss of all eligible rows that it holds; None where the strategy
+    does not look at losses. See `share_by_samples` for what to compare it with.
+    """
+
+    selection: Selection
+    loss_share: float | None
+
+
+def check_composition(composition: Composition) -> None:
+    """Raises `InputError` for what makes no sense with whole blocks."""
+    if composition.by is not None:
+        raise InputError(
+            "by: a block may hold rows of several strata; select by `granularity: sample`, or "
+            "leave `by` out"
+        )
+    if composition.explore:
+        raise InputError(
+            "explore: it draws single samples; select by `granularity: sample`, or leave `explore` "
+            "out"
+        )
 
 
 def select_blocks(
-    losses: pl.LazyFrame,
+    losses: pl.LazyFrame | Pieces,
     *,
     granularity: Granularity,
+    strategy: Strategy,
+    num_samples: int | None = None,
+    ratio: float | None = None,
+    num_units: int | None = None,
+    seed: int = 0,
+    round_number: int = 0,
+    round_steps: Sequence[int] = (),
+    composition: Composition | None = None,
+) -> BlockSelection:
+    """Exactly as many rows as asked for, in whole blocks, the last of which is cut short.
+
+    A block consists of its eligible rows: the others (no finite loss, `where`, guards) neither
+    count nor are selected. What a strategy reads of a block (its loss) is the mean over its rows,
+    and all its rows have the block's inclusion probability (those of the block cut short: 1).
+    One row per block is held in memory.
+
+    Args:
+        losses: as for `select`.
+        granularity: `shard`, rows per block, or the row groups of the corpus.
+        strategy: what it reads must be numbers whose mean has a meaning.
+        num_samples: exactly this many rows. Give one of `num_samples`, `ratio`, `num_units`.
+        ratio: num_samples as a share of all rows, in (0, 1].
+        num_units: as many whole blocks as fit into this many units, in the order of their keys.
+        seed: of the run.
+        round_number: each round draws anew.
+        round_steps: see `select`.
+        composition: without `by` and `explore`.
+
+    Raises:
+        InputError: as `select`, or the granularity is no number of rows.
+    """
+    composition = composition or Composition()
+    _check(granularity, composition)
+    rows = eligible_rows(
+        losses, strategy=strategy, composition=composition, in_units=num_units is not None
+    )
+    every = as_blocks(rows, granularity, columns=strategy.columns)
+    total, eligible = (int(every[name].sum()) for name in (_TOTAL, _ROWS))
+    # One row per block is held in memory: otherwise every pass would sum the catalog again.
+    blocks = every.filter(pl.col(_ROWS) > 0).sort(SHARD_ID, ROW)
+    wanted = num_samples_of(ratio, total=total) if ratio is not None else num_samples
+    check_enough(eligible, num_selected=wanted or 0)
+    found = select(
+        blocks.lazy(),
+        strategy=strategy,
+        num_units=num_units if wanted is None else wanted,
+        seed=seed,
+        round_number=round_number,
+        round_steps=round_steps,
+    )
+    chosen = _chosen(rows, blocks, found, granularity=granularity, num_samples=wanted)
+    taken = Mapped(rows, partial(_as_rows, chosen=chosen, granularity=granularity))
+    pieces = index_rows(taken, weights=composition.weights)
+    count = int(chosen[_ROWS].sum())
+    selection = Selection(pieces, count, total, eligible, found.threshold)
+    return BlockSelection(selection, _share(_mass(chosen), _mass(blocks)))
+
+
+def share_by_samples(
+    losses: pl.LazyFrame | Pieces,
+    *,
     strategy: Strategy,
     num_samples: int,
     seed: int = 0,
     round_number: int = 0,
     round_steps: Sequence[int] = (),
-    weights: Weights = "none",
-) -> tuple[Selection, float]:
-    """Exactly `num_samples` rows of whole blocks, the last of which is cut short.
-
-    A block's loss is the mean of its samples' losses. Conditions on single rows make no sense for
-    whole blocks: this goes without a `Composition`.
-
-    Args:
-        losses: shard_id, row and loss.
-        granularity: `shard`, or rows per block, such as the corpus' rows per row group.
-        strategy: one that needs no column but the loss.
-        num_samples: m.
-        seed: of the run.
-        round_number: each round draws anew.
-        round_steps: see `select`.
-        weights: see `Composition`.
-
-    Returns:
-        The selection, and the share of all loss that it holds: what is given up for fewer bytes
-        shows against the same selection by samples.
-
-    Raises:
-        InputError: as `select`, or the granularity is no number of rows.
-    """
-    if granularity != "shard" and granularity < 1:
-        raise InputError(f"granularity: {granularity}; expected sample, shard, or rows per block")
-    # One row per block is held in memory: otherwise every pass would sum the catalog again.
-    blocks = as_blocks(losses, granularity).collect(engine="streaming").lazy()
+    composition: Composition | None = None,
+    preview: Preview | None = None,
+) -> float | None:
+    """The share of all loss that the same strategy holds with as many single samples."""
+    if LOSS not in strategy.columns:
+        return None
+    composition = composition or Composition()
     found = select(
-        blocks,
+        losses,
         strategy=strategy,
-        num_units=num_samples,
+        num_samples=num_samples,
         seed=seed,
         round_number=round_number,
         round_steps=round_steps,
+        composition=composition,
+        preview=preview,
     )
-    chosen = _chosen(blocks, found, num_samples)
-    rows = as_rows(losses, chosen.lazy(), granularity)
-    share = _mass(chosen) / (_mass(blocks.collect()) or 1.0)
-    selection = replace(
-        found,
-        pieces=index_rows(Whole(rows), weights=weights),
-        num_samples=num_samples,
-        total=num_rows(Whole(losses)),
-        eligible=num_rows(Whole(losses)),
-        first_excluded=None,
-    )
-    return selection, share
+    if found.picked is None:
+        return None
+    rows = eligible_rows(losses, strategy=strategy, composition=composition, in_units=False)
+    held, all_of_it = (sum(each.run(_whole_loss)) for each in (found.picked, rows))
+    return _share(float(held), float(all_of_it))
 
 
-def as_blocks(rows: pl.LazyFrame, granularity: Granularity) -> pl.LazyFrame:
-    """One row per block: shard_id, `row` (its number in the shard), mean loss (null if no row has
-    one), and NUM_UNITS, how many rows it has.
+def _whole_loss(rows: pl.LazyFrame) -> int:
+    """The losses of the eligible rows, in multiples of the resolution."""
+    if ELIGIBLE in rows.collect_schema():
+        rows = rows.filter(ELIGIBLE)
+    return int(rows.select(_whole(pl.col(LOSS), pl.Float32()).sum()).collect().item() or 0)
+
+
+def as_blocks(rows: Pieces, granularity: Granularity, *, columns: Sequence[str]) -> pl.DataFrame:
+    """One row per block, in any order: shard_id, `row` (its first), the mean of each of `columns`
+    over its eligible rows, what these cost as NUM_UNITS, and how many they are of how many.
     """
-    finite = pl.col(LOSS).is_finite().fill_null(False)
-    loss = pl.col(LOSS).cast(pl.Float64).clip(-_LARGEST, _LARGEST)
-    whole = (loss / _RESOLUTION).round().cast(pl.Int64)
-    mean = pl.col(_SUM) * _RESOLUTION / pl.col("with_loss")
+    if NUM_UNITS in columns:
+        raise InputError("granularity: the strategy reads num_units, which is what a block costs")
+    kinds = rows.frame().collect_schema()
+    names = dict.fromkeys(columns)
+    work = partial(_sums, granularity=granularity, kinds={name: kinds[name] for name in names})
+    means = [_mean(pl.col(f"{_SUM}{name}"), kinds[name]).alias(name) for name in names]
+    sums = pl.concat(rows.run(work)).group_by(SHARD_ID, ROW).agg(pl.all().sum())
+    return sums.select(SHARD_ID, ROW, NUM_UNITS, _ROWS, _TOTAL, *means)
+
+
+def _sums(
+    rows: pl.LazyFrame, *, granularity: Granularity, kinds: dict[str, pl.DataType]
+) -> pl.DataFrame:
+    """Of a piece: what the eligible rows of each block add up to."""
+    eligible = pl.col(ELIGIBLE)
+    sums = {f"{_SUM}{name}": _whole(pl.col(name), kind) for name, kind in kinds.items()}
     return (
         rows.select(
             SHARD_ID,
-            _block(granularity).alias(ROW),
-            pl.when(finite).then(whole).alias(_SUM),
-            finite.cast(pl.UInt64).alias("with_loss"),
-            (pl.col(ROW) >= 0).cast(pl.UInt64).alias(NUM_UNITS),
+            _first_row(granularity).alias(ROW),
+            pl.when(eligible).then(pl.col(COST)).alias(NUM_UNITS),
+            eligible.cast(pl.UInt64).alias(_ROWS),
+            pl.lit(1, dtype=pl.UInt64).alias(_TOTAL),
+            *(pl.when(eligible).then(value).alias(name) for name, value in sums.items()),
         )
         .group_by(SHARD_ID, ROW)
-        .agg(pl.col(_SUM).sum(), pl.col("with_loss").sum(), pl.col(NUM_UNITS).sum())
+        .agg(pl.all().sum())
+        .collect()
+    )
+
+
+def _as_rows(rows: pl.LazyFrame, *, chosen: pl.DataFrame, granularity: Granularity) -> pl.LazyFrame:
+    """The eligible rows of the chosen blocks, up to each block's last one, each with its block's
+    probability, in order.
+    """
+    # Not a join: that would hash all chosen blocks again for every piece.
+    first = numpy_sample_key(chosen[SHARD_ID].to_numpy(), chosen[ROW].to_numpy())
+    order = np.argsort(first)
+    last = chosen[_LAST_ROW].fill_null(_END).to_numpy()[order]
+    found = partial(_position, first=first[order], last=last)
+    columns = (pl.col(SHARD_ID), pl.col(ROW), _first_row(granularity))
+    probability = chosen[PROBABILITY].gather(order).to_numpy()
+    at = elementwise(found, *columns, dtype=pl.Int64)
+    return (
+        rows.filter(ELIGIBLE)
+        .select(SHARD_ID, ROW, at.alias(_AT))
+        .filter(pl.col(_AT) >= 0)
         .select(
             SHARD_ID,
             ROW,
-            pl.when(pl.col("with_loss") > 0).then(mean).cast(pl.Float32).alias(LOSS),
-            pl.col(NUM_UNITS).cast(pl.UInt32),
+            pl.lit(1.0, pl.Float32).alias(WEIGHT),
+            elementwise(probability.take, pl.col(_AT), dtype=pl.Float32).alias(PROBABILITY),
         )
     )
 
 
-def as_rows(rows: pl.LazyFrame, chosen: pl.LazyFrame, granularity: Granularity) -> pl.LazyFrame:
-    """The first rows of the chosen blocks, each with its block's probability, in order."""
-    within = pl.col(ROW) if granularity == "shard" else pl.col(ROW) % granularity
-    blocks = chosen.select(
-        SHARD_ID, pl.col(ROW).alias(_BLOCK), WEIGHT, PROBABILITY, pl.col(_FIRST_ROWS)
-    )
-    return (
-        rows.select(SHARD_ID, ROW, _block(granularity).alias(_BLOCK))
-        .join(blocks, on=[SHARD_ID, _BLOCK], how="inner", maintain_order="left")
-        .filter(within < pl.col(_FIRST_ROWS))
-        .select(*INDEX)
-    )
+def _position(
+    shards: npt.NDArray[np.uint32],
+    rows: npt.NDArray[np.uint32],
+    blocks: npt.NDArray[np.uint32],
+    *,
+    first: npt.NDArray[np.uint64],
+    last: npt.NDArray[np.uint32],
+) -> npt.NDArray[np.int64]:
+    """Which of the chosen blocks (by their `first` keys, ascending) a row is in; −1: none."""
+    keys = numpy_sample_key(shards, blocks)
+    at = np.minimum(np.searchsorted(first, keys), len(first) - 1)
+    return np.where((first[at] == keys) & (rows <= last[at]), at, -1)
 
 
-def _block(granularity: Granularity) -> pl.Expr:
+def _check(granularity: Granularity, composition: Composition) -> None:
+    check_composition(composition)
+    if isinstance(granularity, int) and not 1 <= granularity < 1 << 32:
+        raise InputError(f"granularity: {granularity}; expected sample, shard, or rows per block")
+
+
+def _first_row(granularity: Granularity) -> pl.Expr:
+    """u32: the first row of the block that a row is in."""
+    if isinstance(granularity, RowGroups):
+        columns = (pl.col(SHARD_ID), pl.col(ROW))
+        return elementwise(granularity.first_row, *columns, dtype=pl.UInt32)
     if granularity == "shard":
         return pl.col(ROW) * pl.lit(0, dtype=pl.UInt32)
-    return pl.col(ROW) // pl.lit(granularity, dtype=pl.UInt32)
+    return pl.col(ROW) - pl.col(ROW) % pl.lit(granularity, dtype=pl.UInt32)
 
 
-def _chosen(blocks: pl.LazyFrame, found: Selection, num_samples: int) -> pl.DataFrame:
-    """The chosen blocks with their loss, and how many of their first rows are taken."""
-    whole = found.rows.join(blocks, on=[SHARD_ID, ROW], maintain_order="left").with_columns(
-        pl.col(NUM_UNITS).alias(_FIRST_ROWS)
-    )
-    chosen = whole.collect(engine="streaming")
-    taken = int(chosen[NUM_UNITS].cast(pl.UInt64).sum())
-    if taken == num_samples:
+def _whole(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """i64 that can be summed in any order."""
+    if not kind.is_integer():
+        value = (value.cast(pl.Float64).clip(-_LARGEST, _LARGEST) / _RESOLUTION).round()
+    return value.cast(pl.Int64)
+
+
+def _mean(total: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    resolution = 1.0 if kind.is_integer() else _RESOLUTION
+    mean = total * resolution / pl.col(_ROWS)
+    return mean.cast(kind) if kind == pl.Float32 else mean
+
+
+def _chosen(
+    rows: Pieces,
+    blocks: pl.DataFrame,
+    found: Selection,
+    *,
+    granularity: Granularity,
+    num_samples: int | None,
+) -> pl.DataFrame:
+    """The chosen blocks with their loss, and up to which row they are taken (null: to their end).
+
+    Where whole blocks do not make `num_samples` rows, the first one beyond them is cut short.
+    """
+    last_row = pl.lit(None, pl.UInt32).alias(_LAST_ROW)
+    picked = pl.concat([pl.DataFrame(schema=INDEX), *found.frames()])
+    chosen = picked.join(blocks, on=[SHARD_ID, ROW], maintain_order="left").with_columns(last_row)
+    missing = (num_samples or 0) - int(chosen[_ROWS].sum())
+    if missing <= 0:
         return chosen
-    if found.first_excluded is None:
-        check_enough(taken, num_selected=num_samples)
-    shard_id, block = found.first_excluded or (0, 0)
-    last = blocks.filter((pl.col(SHARD_ID) == shard_id) & (pl.col(ROW) == block)).select(
-        SHARD_ID,
-        ROW,
+    assert found.first_excluded is not None
+    shard_id, first_row = found.first_excluded
+    work = partial(_rows_of_block, granularity=granularity, shard_id=shard_id, first_row=first_row)
+    last = pl.concat(rows.run(work)).sort()[missing - 1]
+    is_next = (pl.col(SHARD_ID) == shard_id) & (pl.col(ROW) == first_row)
+    cut_short = blocks.filter(is_next).with_columns(
         pl.lit(1.0, pl.Float32).alias(WEIGHT),
         pl.lit(1.0, pl.Float32).alias(PROBABILITY),
-        LOSS,
-        NUM_UNITS,
-        pl.lit(num_samples - taken, pl.UInt32).alias(_FIRST_ROWS),
+        pl.lit(missing, pl.UInt64).alias(_ROWS),
+        pl.lit(last, pl.UInt32).alias(_LAST_ROW),
     )
-    return pl.concat([chosen, last.collect(engine="streaming")])
+    return pl.concat([chosen, cut_short.select(chosen.columns)])
 
 
-def _mass(blocks: pl.DataFrame) -> float:
-    rows = pl.col(_FIRST_ROWS if _FIRST_ROWS in blocks.columns else NUM_UNITS).cast(pl.Float64)
-    return float(blocks.select((pl.col(LOSS).cast(pl.Float64) * rows).sum()).item() or 0.0)
+def _rows_of_block(
+    rows: pl.LazyFrame, *, granularity: Granularity, shard_id: int, first_row: int
+) -> pl.Series:
+    in_shard = rows.filter((pl.col(SHARD_ID) == shard_id) & pl.col(ELIGIBLE))
+    return in_shard.filter(_first_row(granularity) == first_row).select(ROW).collect()[ROW]
+
+
+def _mass(blocks: pl.DataFrame) -> float | None:
+    """The sum of the losses of the blocks' rows; None where there are none."""
+    if LOSS not in blocks.columns:
+        return None
+    loss = pl.col(LOSS).cast(pl.Float64)
+    return float(blocks.select((loss * pl.col(_ROWS).cast(pl.Float64)).sum()).item())
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole is not None and whole > 0 else None

@@ -5,12 +5,13 @@ selected (`top_m.py`) or the settings (`composition.py`).
 """
 
 import functools
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import polars as pl
 from attent_select.composition import Composition
 from attent_select.distribution import Histogram, LossDistribution, bucket, counted
 from attent_select.errors import InputError
-from attent_select.pieces import Pieces
+from attent_select.pieces import Mapped, Pieces, Then, Whole
 from attent_select.radix import COST, STRATUM
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.strategy import Strategy
@@ -33,6 +34,9 @@ _COUNT: Final = "__count"
 _MAX_STRATA: Final = 10_000
 # A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
 _SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
+# What polars calls the parts of an expression that look at several rows. (`is_row_separable` takes
+# `loss > avg(loss)` for a condition on one row, and fails on `loss > 0.5`.)
+_OF_SEVERAL_ROWS: Final = frozenset({"Agg", "Over", "Len", "Quantile", "Correlation", "Explode"})
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,27 @@ class Census:
         return {label: code for code, label in enumerate(sorted(self.eligible))}
 
 
-def check(pieces: Pieces, *, strategy: Strategy, composition: Composition, in_units: bool) -> None:
-    """Raises `InputError` where `candidates` would not work.
+def eligible_rows(
+    losses: pl.LazyFrame | Pieces, *, strategy: Strategy, composition: Composition, in_units: bool
+) -> Mapped:
+    """`candidates` of the losses, after the guard.
 
-    A column is missing, or of a wrong type, or `where` is not a condition.
+    Raises:
+        InputError: a column is missing, or of a wrong type, or `where` is not a condition.
     """
-    empty = pl.LazyFrame(schema=pieces.frame().collect_schema())
-    candidates(empty, strategy=strategy, composition=composition, in_units=in_units)
-    kinds = empty.collect_schema()
+    pieces = Whole(losses) if isinstance(losses, pl.LazyFrame) else losses
+    typed = functools.partial(
+        candidates, strategy=strategy, composition=composition, in_units=in_units
+    )
+    kinds = pieces.frame().collect_schema()
+    typed(pl.LazyFrame(schema=kinds))
     if foreign := [name for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]:
         _check_range(pieces, foreign)
+    limit = None
+    if composition.max_visits is not None:
+        limit = _hard_limit(Mapped(pieces, typed), quantile=composition.hard_quantile)
+    guard = functools.partial(_guarded, max_visits=composition.max_visits, limit=limit)
+    return Mapped(pieces, Then(typed, guard))
 
 
 def candidates(
@@ -117,20 +132,17 @@ def _ends(rows: pl.LazyFrame, *, ids: Sequence[str]) -> pl.DataFrame:
     return rows.select(end for pair in ends for end in pair).collect()
 
 
-def hard_limit(rows: Pieces, *, composition: Composition) -> float | None:
+def _hard_limit(rows: Pieces, *, quantile: float) -> float | None:
     """The loss above which rows of many visits are dropped; None: nothing is."""
-    if composition.max_visits is None:
-        return None
     losses = census(rows, with_losses=True).losses
-    assert losses is not None
-    return losses.quantile(composition.hard_quantile) if losses.num_samples else None
+    return losses.quantile(quantile) if losses is not None and losses.num_samples else None
 
 
-def guarded(rows: pl.LazyFrame, *, composition: Composition, limit: float | None) -> pl.LazyFrame:
+def _guarded(rows: pl.LazyFrame, *, max_visits: int | None, limit: float | None) -> pl.LazyFrame:
     """Without the rows that are still above `limit` after `max_visits` visits."""
     if limit is None:
         return rows
-    worn = (pl.col(VISITS) >= composition.max_visits) & (pl.col(LOSS) > limit)
+    worn = (pl.col(VISITS) >= max_visits) & (pl.col(LOSS) > limit)
     return rows.with_columns(pl.col(ELIGIBLE) & worn.not_().fill_null(True))
 
 
@@ -245,6 +257,20 @@ def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
         raise InputError(f"where: {where!r} is not a condition: {reason}") from error
     if kind != pl.Boolean:
         raise InputError(f"where: {where!r} gives {kind}, expected a condition (true or false)")
-    if not condition.meta.is_row_separable():
+    if not _OF_SEVERAL_ROWS.isdisjoint(_words(json.loads(condition.meta.serialize(format="json")))):
         raise InputError(f"where: {where!r} compares rows with each other; only one row at a time")
     return condition.fill_null(False)
+
+
+def _words(tree: Any) -> Iterator[str]:
+    """The names in a serialised expression, but for those of columns and what stands in values."""
+    if isinstance(tree, dict):
+        for name, inner in tree.items():
+            yield name
+            if name not in ("Column", "Literal"):
+                yield from _words(inner)
+    elif isinstance(tree, list):
+        for inner in tree:
+            yield from _words(inner)
+    elif isinstance(tree, str):
+        yield tree

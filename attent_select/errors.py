@@ -17,6 +17,20 @@ class InputError(AttentError, ValueError):
     exit_code = 2
 
 
+class TooFewError(InputError):
+    """Fewer samples are eligible than asked for: `eligible` of them."""
+
+    def __init__(self, message: str, eligible: int = 0) -> None:
+        super().__init__(message)
+        self.eligible = eligible
+
+
+class NoSpaceError(InputError, OSError):
+    """A disk is full, or a limit on the size of files is reached; nothing was published."""
+
+    __str__ = Exception.__str__
+
+
 class MissingError(InputError, FileNotFoundError):
     """A file, shard, round or checkpoint that was named is not there."""
 

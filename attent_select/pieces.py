@@ -67,11 +67,11 @@ class Mapped:
         return self.transform(self.pieces.frame())
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        return self.pieces.run(_Then(self.transform, work))
+        return self.pieces.run(Then(self.transform, work))
 
 
 @dataclass(frozen=True)
-class _Then:
+class Then:
     """One function after the other; unlike a lambda it can be pickled."""
 
     first: Callable[[Any], Any]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
-from attent_select.errors import InputError
+from attent_select.errors import InputError, TooFewError
 
 # `equal`, `proportional` to the eligible rows, or stratum → share (shares are relative).
 Quotas = Literal["equal", "proportional"] | Mapping[str, float]
@@ -22,16 +22,17 @@ def allocate(budget: int, *, available: Mapping[str, int], quotas: Quotas) -> di
     goes to the others by their shares. A stratum that given quotas do not name gets nothing.
 
     Raises:
-        InputError: given quotas name an unknown stratum or are negative, or the strata with a share
-            have fewer rows than the budget.
+        InputError: given quotas name an unknown stratum or are negative.
+        TooFewError: the strata with a share have fewer rows than the budget.
     """
     shares = _shares(available, quotas)
     open_strata = [name for name in sorted(available) if shares.get(name, 0)]
     total = sum(available[name] for name in open_strata)
     if total < budget:
-        raise InputError(
+        raise TooFewError(
             f"{budget} asked for, but the strata with a quota have only {total}: ask for at most "
-            f"{total}, or give more strata a quota"
+            f"{total}, or give more strata a quota",
+            total,
         )
     got = dict.fromkeys(available, 0)
     left = budget

@@ -13,16 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from attent_select.composition import Composition
-from attent_select.eligibility import (
-    ELIGIBLE,
-    Census,
-    candidates,
-    census,
-    check,
-    guarded,
-    hard_limit,
-    with_strata,
-)
+from attent_select.eligibility import ELIGIBLE, Census, census, eligible_rows, with_strata
 from attent_select.errors import InputError
 from attent_select.picking import Budget, Picked, Sample, pick
 from attent_select.pieces import Mapped, Pieces, Whole
@@ -63,6 +54,8 @@ class Selection:
             it selected nothing.
         first_excluded: (shard_id, row) of the first row beyond the budget; None where there is
             none, or one for each of several strata.
+        picked: the same rows with the columns that the strategy read, before they are an index;
+            None where nothing is selected.
     """
 
     pieces: Pieces
@@ -71,6 +64,7 @@ class Selection:
     eligible: int
     threshold: float | None
     first_excluded: tuple[int, int] | None = None
+    picked: Pieces | None = None
 
     @property
     def rows(self) -> pl.LazyFrame:
@@ -138,7 +132,9 @@ def select(
         tuple(round_steps),
         in_units=num_units is not None,
     )
-    rows = request.candidates(losses if not isinstance(losses, pl.LazyFrame) else Whole(losses))
+    rows = eligible_rows(
+        losses, strategy=strategy, composition=request.composition, in_units=request.in_units
+    )
     counted = request.census(rows) if preview is None or request.needs_census else None
     total = counted.total if counted else preview.total if preview else 0
     spend = _possible(_spend(num_samples, ratio, num_units, total=total), request, counted)
@@ -153,6 +149,7 @@ def select(
         eligible=counted.num_eligible if counted else picked.available[0],
         threshold=picked.threshold,
         first_excluded=_first_excluded(picked),
+        picked=picked.rows,
     )
 
 
@@ -173,19 +170,6 @@ class _Request:
     @property
     def needs_census(self) -> bool:
         return self.strategy.needs_distribution or not self.is_plain
-
-    def candidates(self, losses: Pieces) -> Mapped:
-        """Checked, typed, guarded."""
-        check(losses, strategy=self.strategy, composition=self.composition, in_units=self.in_units)
-        rows = Mapped(losses, self.typed)
-        limit = hard_limit(rows, composition=self.composition)
-        guard = functools.partial(guarded, composition=self.composition, limit=limit)
-        return Mapped(rows, guard)
-
-    def typed(self, losses: pl.LazyFrame) -> pl.LazyFrame:
-        return candidates(
-            losses, strategy=self.strategy, composition=self.composition, in_units=self.in_units
-        )
 
     def census(self, rows: Pieces) -> Census:
         return census(
@@ -241,7 +225,7 @@ def _picked(
     with_key = functools.partial(_keyed, codes=codes, key=request.strategy.key(draws).alias(KEY))
     sample = None
     if preview is not None and request.is_plain:
-        some = rows.transform(request.typed(preview.rows)).collect()
+        some = rows.transform(preview.rows).collect()
         num_eligible = int(some[ELIGIBLE].sum())
         stands_for = counted.num_eligible if counted else total * num_eligible // max(1, len(some))
         sample = Sample(with_key(some.lazy()).collect(), stands_for)

@@ -22,7 +22,7 @@ import polars as pl
 
 from attent_select import radix
 from attent_select.elementwise import elementwise
-from attent_select.errors import InputError
+from attent_select.errors import TooFewError
 from attent_select.pieces import Mapped, Pieces
 from attent_select.radix import STRATUM
 from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
@@ -95,7 +95,7 @@ def cut(keyed: Pieces, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
         pilot: makes it faster, never different.
 
     Raises:
-        InputError: there are fewer than m rows.
+        TooFewError: there are fewer than m rows.
     """
     if num_selected == 0:
         return Cut(None, None), _count(keyed, low=math.inf, high=math.inf).num_rows
@@ -188,11 +188,12 @@ def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFram
 
 
 def check_enough(num_rows: int, *, num_selected: int) -> None:
-    """Raises `InputError` if there are fewer than `num_selected` rows."""
+    """Raises `TooFewError` if there are fewer than `num_selected` rows."""
     if num_rows < num_selected:
-        raise InputError(
+        raise TooFewError(
             f"{num_selected} samples asked for, but only {num_rows} are eligible: ask for at most "
-            f"{num_rows}"
+            f"{num_rows}",
+            num_rows,
         )
 
 

@@ -9,9 +9,12 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
@@ -127,6 +130,26 @@ class Corpus:
         """About the memory that reading those samples takes; see `ShardFormat.decoded_bytes`."""
         shard = self.shard(shard_id)
         return _format(shard.format).decoded_bytes(shard, rows=rows, columns=columns)
+
+    def row_groups(self) -> npt.NDArray[np.uint64]:
+        """The sample_key of the first row of every row group, ascending.
+
+        Raises:
+            InputError: the shards' format has none, or a shard is damaged.
+        """
+        self.check_row_groups()  # before reading thousands of footers in vain
+        with ThreadPoolExecutor(16) as pool:
+            groups = pool.map(lambda shard: _format(shard.format).row_groups(shard), self.shards)
+            pieces = [
+                np.array(rows, np.uint64) + (np.uint64(shard.shard_id) << np.uint64(32))
+                for shard, rows in zip(self.shards, groups, strict=True)
+            ]
+        return np.concatenate(pieces)
+
+    def check_row_groups(self) -> None:
+        """Raises `InputError` where the shards' format has no row groups."""
+        for shard in {shard.format: shard for shard in self.shards}.values():
+            _format(shard.format).row_groups(shard)
 
     def rows(self) -> pl.LazyFrame:
         """Every (shard_id u32, row u32) in order, lazily; never all of them in memory."""

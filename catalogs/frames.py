@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from attent_select.errors import InputError, MissingError
 from catalogs import parquet_file, storage
+from catalogs.objects import needing_space
 
 SchemaDict = dict[str, Any]
 Notes = dict[str, Any]
@@ -70,7 +71,8 @@ def publish_tables(
     """Publish Parquet: a row group for each table, and what `notes()` says after the last."""
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         path = Path(folder) / "table.parquet"
-        write_tables(path, tables, schema=schema, notes=notes)
+        with needing_space(url):
+            write_tables(path, tables, schema=schema, notes=notes)
         storage.publish(url, path)
 
 

@@ -5,7 +5,7 @@ Here: writing it in bounded memory and opening it against its corpus. Not here: 
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,20 @@ from attent_select import schema
 from attent_select.errors import ExistsError, InputError
 from catalogs import frames, storage
 from catalogs.corpus import Corpus, check_corpus
+from catalogs.sample_ids import twice
 from catalogs.scan import Scan
 
 _ROWS_PER_GROUP = 1 << 18
 
+# Told how many rows more are written.
+OnRows = Callable[[int], None]
+
 # Rows u32[n] and weights f32[n] of one shard.
 ShardRows = tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]
+
+
+class UnsortedError(InputError):
+    """Rows that belong in (shard_id, row) order are in another."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +49,27 @@ class IndexFile:
         selected: pl.LazyFrame | Iterable[pl.DataFrame],
         *,
         provenance: dict[str, Any],
+        num_samples: int | None = None,
         overwrite: bool = False,
+        on_rows: OnRows | None = None,
     ) -> "IndexFile":
         """Stream `selected` (`schema.INDEX`, sorted by shard_id and row) into an index file.
 
-        The same rows give the same bytes, in whatever batches they come.
+        The same rows give the same bytes, in whatever batches they come. With `num_samples` exactly
+        so many rows must come. `on_rows` is told how many of them each batch has, for progress.
 
         Raises:
             ExistsError: there is a file at `url` and `overwrite` is not set.
-            InputError: a column is missing, or the rows are not sorted or not unique.
+            InputError: a column is missing, the rows are not unique, or more or fewer than
+                promised. Nothing is published.
+            UnsortedError: the rows are not sorted.
         """
         if not overwrite and storage.info(url) is not None:
             raise ExistsError(f"{url} is there already: choose another name or remove it first")
-        seen = _Seen()
+        seen = _Seen(on_rows)
 
         def notes() -> frames.Notes:
+            seen.check_count(num_samples)
             return {
                 "schema_version": schema.SCHEMA_VERSION,
                 "num_samples": seen.num_samples,
@@ -112,10 +126,25 @@ class IndexFile:
         }
 
 
+def digest_of(
+    selected: pl.LazyFrame | Iterable[pl.DataFrame],
+    *,
+    num_samples: int | None = None,
+    on_rows: OnRows | None = None,
+) -> str:
+    """The digest that an index of these rows would have. Raises what `IndexFile.write` raises."""
+    seen = _Seen(on_rows)
+    for batch in _batches(selected):
+        seen.checked(batch)
+    seen.check_count(num_samples)
+    return seen.digest.hexdigest()
+
+
 class _Seen:
     """Counts, digests and checks rows while they stream by."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_rows: OnRows | None) -> None:
+        self._on_rows = on_rows
         self.num_samples = 0
         self.digest = frames.ColumnDigest([schema.SHARD_ID, schema.ROW])
         self._last_key = -1
@@ -124,15 +153,27 @@ class _Seen:
         batch = batch.rechunk()
         ids = (batch[name].to_numpy() for name in (schema.SHARD_ID, schema.ROW))
         keys = schema.numpy_sample_key(*ids)
-        if int(keys[0]) <= self._last_key or np.any(keys[1:] <= keys[:-1]):
-            raise InputError(
-                "the rows of an index must be sorted by (shard_id, row), each once: sort the"
-                " selection, and look for duplicate rows in the loss catalog"
+        if int(keys[0]) < self._last_key or np.any(keys[1:] < keys[:-1]):
+            raise UnsortedError(
+                "the rows of an index must be sorted by (shard_id, row): sort the selection"
             )
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        if int(keys[0]) == self._last_key or len(same):
+            raise twice(self._last_key if int(keys[0]) == self._last_key else int(keys[same[0]]))
         self._last_key = int(keys[-1])
         self.num_samples += len(batch)
         self.digest.update(batch)
+        if self._on_rows is not None:
+            self._on_rows(len(batch))
         return batch
+
+    def check_count(self, promised: int | None) -> None:
+        if promised is not None and promised != self.num_samples:
+            raise InputError(
+                f"{promised} rows were selected, but {self.num_samples} came when they were read"
+                " for the index: the losses changed meanwhile, or hold a sample twice. Nothing was"
+                " written; select again"
+            )
 
 
 def _batches(selected: pl.LazyFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -1,20 +1,22 @@
 """Rows of losses → one part of the catalog, and what a snapshot says about it.
 
-Here: the checks on scored rows, and the encoding of a part (one row group per shard). Not here:
-where parts live and which of them count (`catalogs/losses.py`).
+Here: the checks on scored rows and on parts, and the encoding of a part (one row group per shard).
+Not here: where parts live and which of them count (`catalogs/losses.py`).
 """
 
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import InputError
+from attent_select.errors import InputError, MissingError
 from catalogs import frames, storage
+from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout
 
 _KEY = [schema.SHARD_ID, schema.ROW]
@@ -99,6 +101,30 @@ def check_dense(rows: pl.DataFrame, *, what: str) -> None:
             f"{what}: shard {first['shard_id']} has {first['num_rows']} rows, the last of which is"
             f" row {first['last']}: a span is missing or was given twice"
         )
+
+
+def check_parts(snapshot: pl.DataFrame, *, run: str, corpus: Corpus) -> None:
+    """Raises `InputError` unless every part that `snapshot` names is whole and of this corpus.
+
+    Reads their footers, many at a time.
+    """
+    rows = pl.col("num_rows").cast(pl.UInt64).sum()
+    used = snapshot.group_by("part").agg(rows).sort("part").rows()
+
+    def check(part: tuple[str, int]) -> None:
+        url = Layout(run).part(part[0])
+        if storage.info(url) is None:
+            raise MissingError(f"{url} is gone: score the round again, or bring the part back")
+        footer = frames.footer_of(url)
+        check_corpus(frames.notes_of(footer), corpus=corpus, what=f"the part {url}")
+        if footer.num_rows < part[1]:
+            raise InputError(
+                f"{url} has {footer.num_rows} rows, the snapshot says {part[1]}: score the round"
+                " again, or bring the part back"
+            )
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(check, used))
 
 
 def build_part(

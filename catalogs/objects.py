@@ -5,12 +5,24 @@ the functions that everyone calls (`catalogs/storage/`).
 """
 
 import contextlib
+import errno
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from attent_select.errors import AttentError, CorpusMismatchError, MissingError, StorageError
+from attent_select.errors import (
+    AttentError,
+    CorpusMismatchError,
+    MissingError,
+    NoSpaceError,
+    StorageError,
+)
+
+# No space, over the quota, larger than files may be.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # (offset, num_bytes) within an object.
 Range = tuple[int, int]
@@ -86,7 +98,8 @@ def translated(url: str, *more: type[Exception]) -> Iterator[None]:
     """Turns what stores raise (`OSError`, `ValueError`, `more`) into our errors naming `url`."""
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, *more)
     try:
-        yield
+        with needing_space(url):
+            yield
     except AttentError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -95,3 +108,18 @@ def translated(url: str, *more: type[Exception]) -> Iterator[None]:
         # obstore appends pages of debugging output; the cause keeps them.
         said = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
         raise StorageError(f"{url}: {' '.join(said.split())}") from error
+
+
+@contextlib.contextmanager
+def needing_space(url: str) -> Iterator[None]:
+    """Turns the errors of a full disk into one that says what to do. Nothing else is caught."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise NoSpaceError(
+            f"{url} was not written: {os.strerror(error.errno).lower()}. Free some space there and"
+            f" in {tempfile.gettempdir()}, where files are made first (TMPDIR names another place),"
+            " or raise the limit, then run the command again"
+        ) from error

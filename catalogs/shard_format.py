@@ -81,6 +81,14 @@ class ShardFormat(Protocol):
         """
         ...
 
+    def row_groups(self, shard: Shard) -> Sequence[int]:
+        """The first row of every piece that is read as a whole, ascending from 0.
+
+        Raises:
+            InputError: this format has none, or the shard is damaged.
+        """
+        ...
+
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Write a local shard, byte-identical for equal samples."""
         ...

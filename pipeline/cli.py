@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.console import answer, show_rounds, show_values
+from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
 
 app = typer.Typer(
     name="attent",
@@ -27,17 +27,43 @@ Set = Annotated[
 Round = Annotated[
     int | None, typer.Option("--round", min=0, help="Which round; default: the next unfinished.")
 ]
-LossesAsOf = Annotated[
-    int | None,
-    typer.Option("--round", min=0, help="Draws anew; of a run, from its losses as of then."),
+Scheduler = Annotated[
+    str | None, typer.Option(help="`local`, or a Dask scheduler's address (tcp://…).")
+]
+
+# Options of `attent select`.
+Losses = Annotated[
+    str, typer.Argument(metavar="LOSSES", help="A run, or Parquet files with shard_id, row, loss.")
+]
+IndexOut = Annotated[
+    str | None, typer.Option("--out", metavar="INDEX", help="The index file to write.")
+]
+Ratio = Annotated[float | None, typer.Option(help="Share of the corpus, in (0, 1].")]
+NumSamples = Annotated[int | None, typer.Option(min=1, help="So many samples.")]
+NumUnits = Annotated[
+    int | None, typer.Option(min=1, help="As many samples as fit into so many units (tokens).")
+]
+AtMost = Annotated[
+    bool, typer.Option("--at-most", help="If fewer are eligible than asked for, take all these.")
+]
+StrategySet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy."),
 ]
 Where = Annotated[
     str | None, typer.Option(metavar="SQL", help="A condition that eligible rows fulfil.")
 ]
 By = Annotated[str | None, typer.Option(metavar="COL", help="Strata: each gets its quota.")]
-Scheduler = Annotated[
-    str | None, typer.Option(help="`local`, or a Dask scheduler's address (tcp://…).")
+Granularity = Annotated[
+    str | None,
+    typer.Option(metavar="WHAT", help="sample, row_group, shard, or rows per block."),
 ]
+LossesAsOf = Annotated[
+    int | None,
+    typer.Option("--round", min=0, help="Draws anew; of a run, from its losses as of then."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, write nothing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace INDEX if it is there.")]
 
 
 @app.command()
@@ -111,40 +137,42 @@ def score(
 @app.command()
 def select(
     *,
-    losses: Annotated[
-        str,
-        typer.Argument(metavar="LOSSES", help="A run, or Parquet files with shard_id, row, loss."),
-    ],
-    out: Annotated[str, typer.Option(metavar="INDEX", help="The index file to write.")],
-    ratio: Annotated[float | None, typer.Option(help="Share of the corpus, in (0, 1].")] = None,
-    num_samples: Annotated[int | None, typer.Option(min=1, help="Samples to select.")] = None,
+    losses: Losses,
+    out: IndexOut = None,
+    ratio: Ratio = None,
+    num_samples: NumSamples = None,
+    num_units: NumUnits = None,
+    at_most: AtMost = False,
     strategy: Annotated[str, typer.Option(help="Name of a strategy.")] = "soft",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy."),
-    ] = None,
+    settings: StrategySet = None,
     where: Where = None,
     by: By = None,
+    granularity: Granularity = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random draw.")] = 0,
     round_number: LossesAsOf = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Picks the teaching subset from losses and writes an index file."""
 
     def work() -> Any:
-        from pipeline.selecting import select_losses
+        from pipeline.choosing import Budget
+        from pipeline.selecting import Selecting, select_losses
 
         return select_losses(
             losses,
             out=out,
-            strategy=strategy,
-            settings=settings or (),
-            ratio=ratio,
-            num_samples=num_samples,
-            where=where,
-            by=by,
+            budget=Budget(
+                num_samples=num_samples, ratio=ratio, num_units=num_units, at_most=at_most
+            ),
+            how=Selecting(
+                strategy, settings=settings or (), where=where, by=by, granularity=granularity
+            ),
             seed=seed,
             round_number=round_number,
+            dry_run=dry_run,
+            overwrite=overwrite,
         )
 
     answer(work, as_json=as_json, show=show_values)
@@ -228,10 +256,11 @@ def query(
     def work() -> Any:
         from pipeline.query import query as ask
 
-        frame = ask(run, sql)
+        # One more, to know whether there are more.
+        frame = ask(run, sql, limit=None if as_json else SHOWN_ROWS + 1)
         return {"columns": frame.columns, "rows": frame.rows()} if as_json else frame
 
-    answer(work, as_json=as_json, show=lambda frame: typer.echo(str(frame)))
+    answer(work, as_json=as_json, show=show_frame)
 
 
 @app.command()

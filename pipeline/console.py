@@ -11,18 +11,25 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from attent_select.errors import AttentError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 INTERRUPTED = 130
+# Rows that people are shown of a table.
+SHOWN_ROWS = 200
 
 
 def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None]) -> None:
@@ -59,7 +66,7 @@ def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None
 def plain(value: Any) -> Any:
     """Dataclasses and numbers as JSON has them.
 
-    A number that is not finite becomes null, bytes become base64.
+    A number that is not finite becomes null, a decimal (2.5 in SQL) a number, bytes base64.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -69,15 +76,18 @@ def plain(value: Any) -> Any:
         return [plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, Decimal):
+        return float(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value
 
 
 def show_values(result: Any) -> None:
-    """`name: value` lines."""
+    """`name: value` lines, of what there is a value for."""
     for name, value in plain(result).items():
-        typer.echo(f"{name}: {_readable(value)}")
+        if value is not None:
+            typer.echo(f"{name}: {_readable(value)}")
 
 
 def show_rounds(result: Mapping[str, Any]) -> None:
@@ -85,6 +95,41 @@ def show_rounds(result: Mapping[str, Any]) -> None:
     for round_ in result["rounds"]:
         typer.echo(describe_round(round_))
     typer.echo(f"checkpoint: {result['checkpoint']}")
+
+
+def show_frame(frame: "pl.DataFrame") -> None:
+    """A table of the first SHOWN_ROWS rows; where a terminal is too narrow for it, a line per
+    value. Nothing is left out of a row.
+    """
+    import polars as pl
+
+    shown = frame.head(SHOWN_ROWS)
+    with pl.Config(
+        tbl_formatting="UTF8_FULL_CONDENSED",
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=1 << 15,
+        fmt_str_lengths=1 << 15,
+        fmt_table_cell_list_len=-1,
+    ):
+        text = str(shown)
+    width = len(text.partition("\n")[0])
+    if sys.stdout.isatty() and width > shutil.get_terminal_size().columns:
+        text = "\n".join(_records(shown))
+    typer.echo(text)
+    if len(frame) > SHOWN_ROWS:
+        say(f"the first {SHOWN_ROWS} rows: ask for fewer (LIMIT, WHERE), or for all with --json")
+
+
+def _records(frame: "pl.DataFrame") -> Iterator[str]:
+    longest = max(map(len, frame.columns), default=0)
+    for number, row in enumerate(frame.iter_rows(named=True), 1):
+        yield f"row {number}"
+        for name, value in row.items():
+            text = f"{value:.6g}" if isinstance(value, float) else value
+            yield f"  {name:<{longest}}  {'null' if value is None else text}"
 
 
 def describe_round(round_: Mapping[str, Any]) -> str:
@@ -122,6 +167,18 @@ def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], N
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+@contextlib.contextmanager
+def stage(title: str) -> Iterator[None]:
+    """Says on stderr, when that is a terminal, what goes on now, while it does."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
 
 
 def say(message: str) -> None:

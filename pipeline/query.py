@@ -6,10 +6,12 @@ checked, and only what was checked is executed. Not here: printing (`cli.py`).
 """
 
 from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
 
 import polars as pl
 import sqlglot
 from sqlglot import expressions as exp
+from sqlglot.dialects.duckdb import DuckDB
 
 from attent_select import schema
 from attent_select.errors import InputError, MissingError
@@ -17,12 +19,17 @@ from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
 from pipeline import metrics
 
-# The dialect whose text comes back unchanged for the SQL that polars knows.
-_DIALECT = "duckdb"
+
+class _Dialect(DuckDB):
+    """DuckDB's: its text comes back unchanged for the SQL that polars knows."""
+
+    class Tokenizer(DuckDB.Tokenizer):
+        # `row < 3` is about our column, and begins no type ROW<…>.
+        KEYWORDS: ClassVar = {k: v for k, v in DuckDB.Tokenizer.KEYWORDS.items() if k != "ROW"}
 
 
-def query(run: str, sql: str) -> pl.DataFrame:
-    """The rows of one SELECT (or WITH … SELECT) over a run's tables.
+def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
+    """The rows (with `limit` the first so many) of one SELECT or WITH … SELECT over a run's tables.
 
     Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
     manifest), `metrics` (a row per round).
@@ -37,8 +44,9 @@ def query(run: str, sql: str) -> pl.DataFrame:
         raise MissingError(f"{run}: no corpus there, so it is not a run: see `attent ingest`")
     tables = {name: TABLES[name](run) for name in names}
     try:
-        return pl.SQLContext(frames=tables).execute(checked).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+        rows = pl.SQLContext(frames=tables).execute(checked)
+        return (rows if limit is None else rows.head(limit)).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
 
 
@@ -50,7 +58,7 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
     """
     known = set(tables)
     try:
-        statements = sqlglot.parse(sql, dialect=_DIALECT, error_level=sqlglot.ErrorLevel.RAISE)
+        statements = sqlglot.parse(sql, dialect=_Dialect, error_level=sqlglot.ErrorLevel.RAISE)
     except sqlglot.errors.SqlglotError as error:
         raise InputError(f"the query does not parse: {str(error).splitlines()[0]}") from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Select | exp.SetOperation):
@@ -65,7 +73,7 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
         if table.name not in named:
             used.add(_known_name(table, known))
     # Written anew from the parsed tree: what was checked is what runs.
-    return statement.sql(dialect=_DIALECT, comments=False), used
+    return statement.sql(dialect=_Dialect, comments=False), used
 
 
 def _refuse_functions(statement: exp.Expression) -> None:
@@ -79,7 +87,7 @@ def _refuse_functions(statement: exp.Expression) -> None:
         else:
             allowed = False
         if not allowed:
-            raise InputError(f"{node.sql(dialect=_DIALECT)}: table functions are not allowed")
+            raise InputError(f"{node.sql(dialect=_Dialect)}: table functions are not allowed")
 
 
 def _known_name(table: exp.Table, known: set[str]) -> str:

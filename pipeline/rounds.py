@@ -18,16 +18,16 @@ from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.randomness import stream_key
 from attent_select.schedules import Round, plan
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
-from attent_select.teaching import Preview, Selection, select
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout, join
-from catalogs.scan import Scan
 from pipeline import config as configs
-from pipeline import metrics
+from pipeline import loss_tables, metrics
+from pipeline.choosing import Budget, Chosen, Draw, choose
 from pipeline.cluster import Client
 from pipeline.console import progress, say
 from pipeline.evaluation import HeldOut
 from pipeline.ingest import ingest, ingested
+from pipeline.loss_tables import LossTable
 from pipeline.scoring import ScoreResult, score_round
 from pipeline.settings import RunConfig
 
@@ -112,6 +112,8 @@ def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
     _ingest(config, cluster=cluster)
     corpus = Corpus.open(config.run)
     _check_columns(corpus, config)
+    if config.selection.granularity == "row_group":
+        corpus.check_row_groups()
     rounds = plan(
         config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
     )
@@ -151,16 +153,31 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         "seed": run.config.seed,
     }
     if round_.phase != "teach":
-        return _write_index(run, url, _all_rows(run.corpus), provenance=provenance)
-    selection = _selection(run, round_)
-    provenance |= {
-        "selection": run.config.selection.model_dump(mode="json"),
-        "eligible": selection.eligible,
-        "threshold": selection.threshold,
-    }
-    if run.needs_losses(round_):
+        count = run.corpus.num_samples
+        return _write_index(
+            run, url, _all_rows(run.corpus), num_samples=count, provenance=provenance
+        )
+    table = _losses(run, round_)
+    if table is not None:
         provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
-    return _write_index(run, url, selection.frames(), provenance=provenance)
+    with loss_tables.problems_named(table):
+        chosen = _chosen(run, round_, table)
+        selection = chosen.selection
+        is_short = selection.num_samples < round_.num_samples
+        provenance |= {
+            "selection": run.config.selection.model_dump(mode="json"),
+            # With quotas fewer than all that are eligible can be had.
+            "eligible": selection.num_samples if is_short else selection.eligible,
+            "threshold": selection.threshold,
+            "loss_share": chosen.loss_share,
+        }
+        return _write_index(
+            run,
+            url,
+            selection.frames(),
+            num_samples=selection.num_samples,
+            provenance=provenance,
+        )
 
 
 def train_stage(run: Run, round_: Round) -> dict[str, float]:
@@ -223,13 +240,14 @@ def _write_index(
     url: str,
     rows: pl.LazyFrame | Iterable[pl.DataFrame],
     *,
+    num_samples: int,
     provenance: dict[str, Any],
 ) -> IndexFile:
     """Writes the index, or opens the one that another process of this run wrote meanwhile: the
     same rows, as the configuration is frozen.
     """
     try:
-        return IndexFile.write(url, rows, provenance=provenance)
+        return IndexFile.write(url, rows, provenance=provenance, num_samples=num_samples)
     except ExistsError:
         return IndexFile.open(url, corpus=run.corpus)
 
@@ -242,47 +260,38 @@ def _selected_so_far(run: Run) -> Run:
     return run
 
 
-def _selection(run: Run, round_: Round) -> Selection:
+def _chosen(run: Run, round_: Round, table: LossTable | None) -> Chosen:
     """As many rows as planned, or as many as there are."""
-    planned = round_.num_samples
-    preview = run.catalog.preview(round_.number) if run.needs_losses(round_) else None
-    try:
-        return _select(run, round_, num_samples=planned, preview=preview)
-    except InputError:
-        # The plan counts all rows. Those that can be selected are only counted when they did not
-        # suffice: that is one more pass over the losses.
-        eligible = _select(run, round_, num_samples=0, preview=None).eligible
-        if not 0 < eligible < planned:
-            raise
-    say(
-        f"round {round_.number}: {planned:,} samples are planned, only {eligible:,} are eligible; "
-        "it trains on these"
+    chosen = choose(
+        table.rows if table is not None else run.corpus.rows(),
+        run.config.selection,
+        budget=Budget(num_samples=round_.num_samples, at_most=True),
+        draw=Draw(
+            run.config.seed,
+            round_.number,
+            [each.first_step for each in run.rounds[: round_.number + 1]],
+        ),
+        corpus=run.corpus,
+        preview=table.preview if table is not None else None,
     )
-    return _select(run, round_, num_samples=eligible, preview=preview)
+    if chosen.selection.num_samples < round_.num_samples:
+        say(
+            f"round {round_.number}: {round_.num_samples:,} samples are planned, only "
+            f"{chosen.selection.num_samples:,} are eligible; it trains on these"
+        )
+    return chosen
 
 
-def _select(run: Run, round_: Round, *, num_samples: int, preview: Preview | None) -> Selection:
-    return select(
-        _candidates(run, round_),
-        strategy=run.config.selection.settings,
-        num_samples=num_samples,
-        seed=run.config.seed,
-        round_number=round_.number,
-        round_steps=[each.first_step for each in run.rounds[: round_.number + 1]],
-        composition=run.config.selection.composition,
-        preview=preview,
-    )
-
-
-def _candidates(run: Run, round_: Round) -> pl.LazyFrame | Scan:
+def _losses(run: Run, round_: Round) -> LossTable | None:
+    """What the round is chosen by, if it is chosen by losses."""
     if not run.needs_losses(round_):
-        return run.corpus.rows()
+        return None
     if round_.number not in run.catalog.rounds():
         raise MissingError(
             f"round {round_.number} is chosen by losses and was not scored: run "
             f"`attent score {run.config.run} --round {round_.number}`"
         )
-    return run.catalog.scan(round_.number)
+    return loss_tables.of_run(run.catalog, url=run.config.run, round_number=round_.number)
 
 
 def _all_rows(corpus: Corpus) -> pl.LazyFrame:

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from attent_select.blocks import check_composition
 from attent_select.composition import Composition
 from attent_select.errors import InputError
 from attent_select.schedules import Schedule
@@ -75,10 +76,12 @@ class TaskSettings(_Section, Generic[TaskT]):
 class SelectionSettings(_Section, Generic[StrategyT]):
     """How the teaching subset is chosen: the strategy's name, and beside it its own settings.
 
-    What a strategy is composed with (`where`, `by`, `explore`, …) stands there too.
+    What a strategy is composed with (`where`, `by`, `explore`, …) stands there too. `granularity`
+    is what is selected as a whole: `sample`, `row_group`, `shard`, or so many rows of a shard.
     """
 
     strategy: str = "soft"
+    granularity: str | int = "sample"
     composition: Composition = Composition()
     settings: StrategyT
 
@@ -90,6 +93,22 @@ class SelectionSettings(_Section, Generic[StrategyT]):
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return _flattened(serialise(self))
+
+    @field_validator("granularity")
+    @classmethod
+    def _known(cls, granularity: str | int) -> str | int:
+        rows = isinstance(granularity, int) and 1 <= granularity < 1 << 32
+        if not rows and granularity not in ("sample", "row_group", "shard"):
+            raise InputError(
+                f"expected sample, row_group, shard, or rows per block, found {granularity!r}"
+            )
+        return granularity
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> "SelectionSettings[StrategyT]":
+        if self.granularity != "sample":
+            check_composition(self.composition)
+        return self
 
     @property
     def needs_losses(self) -> bool:

@@ -104,7 +104,9 @@ def _own_message(
     """A settings dataclass may begin with one of its fields: `start: 1.4 is outside (0, 1]`."""
     word = _FIRST_WORD.match(message)
     names_a_field = word is not None and word.group() in _keys_at(model, location)
-    return f"{path}.{message}" if names_a_field else f"{path}: {message}"
+    if names_a_field:
+        return f"{path}.{message}" if location else message
+    return f"{path}: {message}"
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -76,16 +76,17 @@ class Parquet:
         Counted before compression, but encoded: a value that a dictionary repeats counts once.
         """
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        footer = _footers.get_or_load(
-            (shard.uri, shard.etag),
-            lambda: _load_footer(shard),
-            size_of=lambda footer: footer.num_bytes,
-        )
+        footer = _cached_footer(shard)
         checked_columns(columns, known=footer.schema.names, url=shard.uri)
         groups, counts = np.unique(footer.groups_of(wanted), return_counts=True)
         sizes = np.array([footer.unpacked_bytes(group, columns) for group in groups.tolist()])
         share = counts / np.diff(footer.starts)[groups]
         return round(float((sizes * share).sum() + sizes.max(initial=0)))
+
+    def row_groups(self, shard: Shard) -> Sequence[int]:
+        """From the footer; groups without rows are left out."""
+        starts = np.unique(_cached_footer(shard).starts)
+        return [int(first) for first in starts if first < shard.num_samples]
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Columns in the order of their names. Equal samples make equal bytes.
@@ -136,6 +137,14 @@ def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
     footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
     _footers.put(key, footer, num_bytes=footer.num_bytes)
     return footer, Fetched([(0, len(data))], [data])
+
+
+def _cached_footer(shard: Shard) -> Footer:
+    return _footers.get_or_load(
+        (shard.uri, shard.etag),
+        lambda: _load_footer(shard),
+        size_of=lambda footer: footer.num_bytes,
+    )
 
 
 def _load_footer(shard: Shard) -> Footer:

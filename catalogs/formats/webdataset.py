@@ -84,6 +84,13 @@ class Webdataset:
         checked_columns(columns, known=index.columns, url=shard.uri)
         return int(index.sizes[index.choose(wanted, columns)].sum())
 
+    def row_groups(self, shard: Shard) -> Sequence[int]:
+        """Refused: any sample of a tar can be read by itself."""
+        raise InputError(
+            f"{shard.uri} is a tar and has no row groups: choose rows per block (`granularity: "
+            "256`) or whole shards (`granularity: shard`)"
+        )
+
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Keys are ordinals, columns stand in the order of their names, times and owners are 0."""
         ordinal = -1

@@ -283,6 +283,24 @@ def test_what_samples_take_when_decoded_is_known_before_they_are_read(
         decoded([3000], ["label"])
 
 
+def test_row_groups_begin_at_row_0_and_grow_or_are_refused_with_another_way(
+    format_: ShardFormat, name: str, tmp_path: Path
+) -> None:
+    shard = large_shard(format_, name, tmp_path)
+    first_rows, refusal = [0], ""
+    try:
+        first_rows = list(format_.row_groups(shard))
+    except InputError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith(f"{shard.uri} is a ")
+        assert "granularity: shard" in refusal
+        return
+    assert first_rows[0] == 0
+    assert first_rows == sorted(set(first_rows))
+    assert 1 < len(first_rows) <= first_rows[-1] < shard.num_samples
+
+
 def test_no_rows_cost_nothing(format_: ShardFormat, name: str, tmp_path: Path) -> None:
     format_.write(path_in(tmp_path, format_), pictures(3))
     shard = ingested(path_in(tmp_path, format_), name, format_)

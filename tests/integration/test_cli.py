@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,47 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from commands import ENVIRONMENT, ROOT, answer, answer_here, attent
 from small_runs import small_run
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`attent ARGUMENTS` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
-        cwd=cwd or ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def the_object(stdout: str) -> dict[str, Any]:
-    """What a command with `--json` prints: one JSON object and nothing else."""
-    assert len(stdout.splitlines()) == 1
-    found: dict[str, Any] = json.loads(stdout)
-    return found
-
-
-def answer(*arguments: object) -> dict[str, Any]:
-    """The answer of a command in a process of its own."""
-    done = attent(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return the_object(done.stdout)
-
-
-def answer_here(*arguments: object) -> dict[str, Any]:
-    """The answer of a command in this process, which has imported everything already."""
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert done.exit_code == 0, done.stderr
-    return the_object(done.stdout)
-
 
 COMMANDS = ("demo", "ingest", "score", "select", "stream", "train", "run", "query", "report")
 
@@ -151,37 +114,6 @@ def losses(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_select_takes_the_hardest_of_any_parquet_files(losses: Path, tmp_path: Path) -> None:
-    out = tmp_path / "index.parquet"
-    found = answer_here(
-        "select", f"{losses}/*.parquet", "--num-samples", 5, "--strategy", "hard", "--out", out
-    )
-    assert (found["selected"], found["total"], found["eligible"]) == (5, 100, 99)
-    assert found["threshold"] == pytest.approx(0.95)
-    assert found["peak_rss_bytes"] > 0
-    index = pl.read_parquet(out)
-    assert index["row"].to_list() == [45, 46, 47, 48, 49]
-    assert index["shard_id"].unique().to_list() == [1]
-
-
-def test_select_passes_settings_seed_and_where_on(losses: Path, tmp_path: Path) -> None:
-    def selected(name: str, *more: object) -> dict[str, Any]:
-        out = tmp_path / f"{name}.parquet"
-        return answer_here("select", losses, "--ratio", "0.2", "--out", out, *more)
-
-    plain, again = selected("plain"), selected("again")
-    assert plain["digest"] == again["digest"]
-    assert plain["selected"] == 20
-    assert selected("seed", "--seed", 1)["digest"] != plain["digest"]
-    assert selected("cold", "--set", "temperature=0.01")["digest"] != plain["digest"]
-    equal = selected("equal", "--by", "source", "--set", "quotas=equal", "--strategy", "hard")
-    assert equal["selected"] == 20
-    assert (pl.read_parquet(tmp_path / "equal.parquet")["row"] % 2).sum() == 10
-    odd = selected("odd", "--where", "source = 'odd'")
-    assert odd["eligible"] == 50
-    assert set(pl.read_parquet(tmp_path / "odd.parquet")["row"] % 2) == {1}
-
-
 def test_every_world_size_streams_the_same_order(run: Path) -> None:
     index = run / "index" / "00000.parquet"
     walks = [
@@ -210,7 +142,7 @@ WRONG = [
     (["score", "RUN", "--round", "7"], "the plan has rounds 0 to 0"),
     (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing is at /nowhere/*.parquet"),
     (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "no plug-in 'zip'"),
-    (["select", "LOSSES", "--out", "OUT"], "give either --ratio or --num-samples"),
+    (["select", "LOSSES", "--out", "OUT"], "give one of --ratio, --num-samples"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "2"], "2.0 is outside (0, 1]"),
     (["select", "LOSSES", "--out", "OUT", "--num-samples", "100"], "only 99 are eligible"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=2"], "tau: unknown key"),

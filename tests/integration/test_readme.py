@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 COMMANDS = [
     line.removeprefix("$ ").split("  #")[0].strip()
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```console\n(.*?)```", "".join(PAGES), re.DOTALL)
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
@@ -75,7 +76,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_no_command_of_the_readme_is_left_out() -> None:
+def test_no_command_is_left_out() -> None:
     assert {*ON_THE_DEMO, OWN_CORPUS, "make demo", "make test"} == set(COMMANDS)
     assert len(ON_THE_DEMO) >= 5
 
@@ -86,7 +87,7 @@ def test_make_test_runs_the_checks_and_the_tests() -> None:
         assert part in recipe
 
 
-def test_the_commands_on_the_demo_run_in_the_order_of_the_readme(reader: Path) -> None:
+def test_the_commands_on_the_demo_run_in_the_order_of_the_pages(reader: Path) -> None:
     said = [run(command, cwd=reader) for command in ON_THE_DEMO]
     assert all(said)
     assert (reader / "demo/hardest.parquet").is_file()

@@ -242,15 +242,15 @@ def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
     selection = {"strategy": "uniform"}
     settings = config.parse(small_run(tmp_path / "run", shards, selection=selection))
     ready = rounds.prepare(settings, cluster=lambda: client)
-    select, firsts = rounds.select, []
+    choose, firsts = rounds.choose, []
 
-    def select_second(*args: Any, **settings: Any) -> Any:
+    def choose_second(*args: Any, **settings: Any) -> Any:
         # While this process selects, another one does, and is done first.
-        monkeypatch.setattr(rounds, "select", select)
+        monkeypatch.setattr(rounds, "choose", choose)
         firsts.append(rounds.select_stage(ready, ready.rounds[1]))
-        return select(*args, **settings)
+        return choose(*args, **settings)
 
-    monkeypatch.setattr(rounds, "select", select_second)
+    monkeypatch.setattr(rounds, "choose", choose_second)
     assert [rounds.select_stage(ready, ready.rounds[1])] == firsts
 
 

@@ -89,6 +89,40 @@ def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "eligible"),
+    [
+        ("loss < 2.5", 2),
+        ("loss in (1, 2.5, 4)", 2),
+        ("loss between 0.5 and 1.5 or source like 'A%'", 3),
+        ("case when row % 2 = 0 then loss > 1.5 else abs(loss) >= 2 end", 3),
+        ("lower(source) = 'len'", 2),
+        ('"Len" = 1', 4),
+    ],
+)
+def test_a_condition_is_any_sql_about_one_row(where: str, eligible: int) -> None:
+    losses = catalog([1, 2, 3, 4]).with_columns(source=pl.Series(["Len", "Len", "A", "A"]), Len=1)
+    found = select(losses, strategy=Hard(), num_samples=1, composition=Composition(where=where))
+    assert found.eligible == eligible
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "loss > avg(loss)",
+        "sum(loss) > 1",
+        "count(*) > 1",
+        "row_number() over (order by loss) < 3",
+        "lag(loss) over (order by row) > 1",
+        "loss > quantile_cont(loss, 0.5)",
+        "loss > corr(loss, row)",
+    ],
+)
+def test_a_condition_on_several_rows_is_refused(where: str) -> None:
+    with pytest.raises(InputError, match="only one row at a time"):
+        select(catalog([1, 2]), strategy=Hard(), ratio=1, composition=Composition(where=where))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_samples": 6}, "6 samples asked for, but only 4 are eligible"),

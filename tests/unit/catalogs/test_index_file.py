@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from attent_select import schema
 from attent_select.errors import CorpusMismatchError, ExistsError, InputError, MissingError
 from catalogs import Corpus, IndexFile
+from catalogs.index import digest_of
 from catalogs.shard_format import Shard
 
 CORPUS = Corpus(
@@ -81,9 +82,31 @@ def test_rows_that_are_not_sorted_or_not_unique_leave_no_file(
     tmp_path: Path, keys: list[tuple[int, int]]
 ) -> None:
     url = tmp_path / "index.parquet"
-    with pytest.raises(InputError, match="sorted by"):
+    with pytest.raises(InputError, match="is there twice" if len(set(keys)) == 1 else "sorted by"):
         IndexFile.write(str(url), rows(keys), provenance={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_or_fewer_rows_than_promised_leave_no_file(tmp_path: Path) -> None:
+    url, selected = str(tmp_path / "index.parquet"), rows([(0, 1), (0, 2)])
+    for promised in (1, 3):
+        with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 came"):
+            IndexFile.write(url, selected, provenance={}, num_samples=promised)
+        with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 came"):
+            digest_of(selected, num_samples=promised)
+    assert list(tmp_path.iterdir()) == []
+    assert IndexFile.write(url, selected, provenance={}, num_samples=2).num_samples == 2
+
+
+def test_the_digest_is_known_without_writing_and_every_row_is_reported(tmp_path: Path) -> None:
+    selected = rows([(0, 1), (0, 2), (7, 0)])
+    seen: list[int] = []
+    digest = digest_of(selected, on_rows=seen.append)
+    index = IndexFile.write(
+        str(tmp_path / "index.parquet"), selected, provenance={}, on_rows=seen.append
+    )
+    assert digest == index.digest
+    assert sum(seen) == 6
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:

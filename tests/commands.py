@@ -1,0 +1,48 @@
+"""Running `attent COMMAND`, in a process of its own or in this one, and reading its answer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`attent ARGUMENTS` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+        cwd=cwd or ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def the_object(stdout: str) -> dict[str, Any]:
+    """What a command with `--json` prints: one JSON object and nothing else."""
+    assert len(stdout.splitlines()) == 1
+    found: dict[str, Any] = json.loads(stdout)
+    return found
+
+
+def answer(*arguments: object) -> dict[str, Any]:
+    """The answer of a command in a process of its own."""
+    done = attent(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return the_object(done.stdout)
+
+
+def answer_here(*arguments: object) -> dict[str, Any]:
+    """The answer of a command in this process, which has imported everything already."""
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.stderr
+    return the_object(done.stdout)
