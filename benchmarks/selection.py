@@ -1,28 +1,31 @@
 """How long selecting takes and what memory it needs, from 10^6 to 10^9 losses, beside other ways.
 
-Generates catalogs part by part on disk, then runs every method in a process of its own, in turns:
-ours from files to a finished index file; the others from the same files to the ids in memory, where
-the machine's memory allows. Writes a table, JSON and a log-log plot to benchmarks/results/.
+Generates catalogs part by part on disk, then runs every method in a process of its own, in turns.
+`ours` goes from the files to a finished index file; `ours to ids` from the files to the ids in
+memory, as the others do, which are tried where the machine's memory allows. Writes a table, JSON
+and a log-log plot to benchmarks/results/.
 
     python benchmarks/selection.py                          # 10^6, 10^7, 10^8 rows
-    python benchmarks/selection.py --rows 1e9 --only ours   # needs 4 GB of disk
+    python benchmarks/selection.py --rows 1e9 --only ours --name selection_1e9   # 7 GB of disk
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import polars as pl
 
-from attent_select import plugins, schema, select
+from attent_select import Selection, plugins, schema, select
 from catalogs import IndexFile, frames
 from catalogs.scan import Scan
 from pipeline.selecting import peak_rss_bytes
@@ -60,19 +63,29 @@ def generate(folder: Path, num_rows: int) -> None:
         frames.publish_frame(str(path), typed, notes={frames.DENSE: True})
 
 
+def chosen(files: list[str], strategy: str) -> Selection:
+    scan = Scan.of(files, schema=schema.LOSSES | {"reference_loss": pl.Float32})
+    return select(
+        scan,
+        strategy=plugins.load("attent_select.strategies", strategy)(),
+        ratio=RATIO,
+        preview=scan.preview(),
+    )
+
+
 def ours(files: list[str], strategy: str) -> int:
     """From the files to an index file."""
-    kinds = schema.LOSSES | {"reference_loss": pl.Float32}
-    scan = Scan.of(files, schema=dict(kinds))
     with tempfile.TemporaryDirectory() as folder:
-        selection = select(
-            scan,
-            strategy=plugins.load("attent_select.strategies", strategy)(),
-            ratio=RATIO,
-            preview=scan.preview(),
+        index = IndexFile.write(
+            f"{folder}/index.parquet", chosen(files, strategy).frames(), provenance={}
         )
-        index = IndexFile.write(f"{folder}/index.parquet", selection.frames(), provenance={})
         return index.num_samples
+
+
+def ours_to_ids(files: list[str], strategy: str) -> int:
+    """From the files to the ids in memory."""
+    found = [rows.select(schema.SHARD_ID, schema.ROW) for rows in chosen(files, strategy).frames()]
+    return sum(len(rows) for rows in found)
 
 
 def polars_top_k(files: list[str]) -> int:
@@ -116,7 +129,8 @@ def read_losses(files: list[str]) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[list[str]], int]] = {
-    **{f"ours: {name}": lambda files, name=name: ours(files, name) for name in STRATEGIES},
+    **{f"ours: {name}": partial(ours, strategy=name) for name in STRATEGIES},
+    **{f"ours to ids: {name}": partial(ours_to_ids, strategy=name) for name in ("hard", "soft")},
     "polars top_k": polars_top_k,
     "duckdb": duckdb,
     "numpy argpartition": numpy_argpartition,
@@ -168,6 +182,19 @@ def compare(num_rows: int, folder: Path, *, only: str, repeats: int) -> list[dic
     ]
 
 
+def ratios(results: list[dict[str, object]]) -> dict[str, float]:
+    """How many times as long the others take, on the most rows that all were tried on."""
+    fitting = [r for r in results if r["rows"] <= PEERS["polars top_k"]]
+    most = max((r["rows"] for r in fitting), default=0)
+    seconds = {str(r["method"]): float(r["seconds"]) for r in fitting if r["rows"] == most}
+    return {
+        f"{peer} / {our}": round(seconds[peer] / seconds[our], 2)
+        for our in ("ours to ids: hard", "ours: hard", "ours to ids: soft", "ours: soft")
+        for peer in PEERS
+        if peer in seconds and our in seconds
+    }
+
+
 def plot(results: list[dict[str, object]], path: Path) -> None:
     import altair as alt
 
@@ -182,6 +209,14 @@ def plot(results: list[dict[str, object]], path: Path) -> None:
         for column, title in (("seconds", "seconds"), ("peak_rss_mib", "peak memory, MiB"))
     ]
     alt.hconcat(*charts, title=f"Selecting {RATIO:.0%} of the rows").save(path, scale_factor=2)
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
 
 
 def main() -> None:
@@ -202,12 +237,21 @@ def main() -> None:
         generate(folder, num_rows)
         print(f"{num_rows:,} rows", file=sys.stderr)
         results += compare(num_rows, folder, only=options.only, repeats=options.repeats)
-    machine = {"cpus": pl.thread_pool_size(), "processor": platform.machine()}
-    text = json.dumps({"machine": machine, "ratio": RATIO, "results": results}, indent=1)
+    machine = {
+        "cpus": pl.thread_pool_size(),
+        "processor": processor(),
+        "load_average": os.getloadavg(),
+        "polars": pl.__version__,
+        "numpy": np.__version__,
+    }
+    report = {"machine": machine, "ratio": RATIO, "ratios": ratios(results), "results": results}
+    text = json.dumps(report, indent=1)
+    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.name}.json").write_text(text + "\n")
     plot(results, RESULTS / f"{options.name}.png")
     with pl.Config(tbl_rows=-1, fmt_str_lengths=40):
         print(pl.DataFrame(results).drop("all_seconds"))
+    print(json.dumps(report["ratios"], indent=1))
 
 
 if __name__ == "__main__":

@@ -83,12 +83,12 @@ class Footer:
         return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
 
 
-def smallest(footer: Footer, *, group: int, column: str) -> Any:
-    """The smallest value of a plain column in one row group, as its statistics say; None if it has
-    no values.
-    """
+def ends(footer: Footer, *, group: int, column: str) -> tuple[Any, Any] | None:
+    """The smallest and largest value of a plain column in one row group, as its statistics say."""
     statistics = footer.metadata.row_group(group).column(footer.leaves[column].start).statistics
-    return statistics.min if statistics is not None and statistics.has_min_max else None
+    if statistics is None or not statistics.has_min_max:
+        return None
+    return statistics.min, statistics.max
 
 
 def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:

@@ -189,12 +189,13 @@ def _read_chunk(chunk: _Chunk, *, schema: SchemaDict) -> pl.DataFrame:
 def _told(chunk: _Chunk) -> dict[str, Callable[[], pl.Series]]:
     """The ids of row groups that are each a whole shard: nothing needs to be decoded."""
     sizes = np.diff(chunk.footer.starts)[chunk.groups].tolist()
-    shard_ids = [
-        parquet_file.smallest(chunk.footer, group=group, column=SHARD_ID) if size else 0
-        for group, size in zip(chunk.groups, sizes, strict=True)
-    ]
-    if None in shard_ids:  # written without statistics
-        return {}
+    shard_ids = []
+    for group, size in zip(chunk.groups, sizes, strict=True):
+        shard = parquet_file.ends(chunk.footer, group=group, column=SHARD_ID) or (0, 0)
+        rows_in = parquet_file.ends(chunk.footer, group=group, column=ROW) or (0, -1)
+        if shard[0] != shard[1] or rows_in != (0, size - 1):
+            return {}  # not as we wrote it
+        shard_ids.append(shard[0])
 
     def shards() -> pl.Series:
         pairs = zip(shard_ids, sizes, strict=True)
