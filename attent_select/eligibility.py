@@ -72,6 +72,7 @@ def eligible_rows(
     )
     kinds = pieces.frame().collect_schema()
     typed(pl.LazyFrame(schema=kinds))
+    pieces = pieces.only(_needed(kinds, strategy, composition, in_units=in_units))
     if foreign := [name for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]:
         _check_range(pieces, foreign)
     limit = None
@@ -79,6 +80,18 @@ def eligible_rows(
         limit = _hard_limit(Mapped(pieces, typed), quantile=composition.hard_quantile)
     guard = functools.partial(_guarded, max_visits=composition.max_visits, limit=limit)
     return Mapped(pieces, Then(typed, guard))
+
+
+def _needed(
+    kinds: pl.Schema, strategy: Strategy, composition: Composition, *, in_units: bool
+) -> list[str]:
+    """The columns that `candidates` reads."""
+    named = [SHARD_ID, ROW, *strategy.columns, *_extra(composition, in_units=in_units)]
+    if composition.where is not None:
+        read = pl.sql_expr(composition.where).meta.root_names()
+        # SQL knows no upper case in names that are not quoted.
+        named += [name for name in kinds if name in read or name.lower() in read]
+    return list(dict.fromkeys(named))
 
 
 def candidates(

@@ -27,8 +27,11 @@ Logit = Callable[[npt.NDArray[np.float32]], Floats]
 
 def gumbel(uniform: Floats) -> Floats:
     """Standard Gumbel noise from uniforms in (0, 1]; +∞ at 1."""
+    noise = np.log(uniform)
     # 0 − and not minus: ln 1 must give +0, whose logarithm is −∞.
-    return -np.log(0.0 - np.log(uniform))
+    np.subtract(0.0, noise, out=noise)
+    np.log(noise, out=noise)
+    return np.negative(noise, out=noise)
 
 
 def noisy(logit: Logit, loss: pl.Expr, *, stream: int) -> pl.Expr:
@@ -48,4 +51,6 @@ def _noisy(
     shards: npt.NDArray[np.uint32],
     rows: npt.NDArray[np.uint32],
 ) -> Floats:
-    return logit(loss) + gumbel(numpy_sample_uniform(stream, shards, rows))
+    noise = gumbel(numpy_sample_uniform(stream, shards, rows))
+    noise += logit(loss)
+    return noise

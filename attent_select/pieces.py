@@ -7,9 +7,10 @@ over pieces, so the answer is the same however the rows are cut.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol, TypeVar
 
@@ -29,6 +30,10 @@ class Pieces(Protocol):
         """All rows in one."""
         ...
 
+    def only(self, columns: Sequence[str]) -> "Pieces":
+        """The same rows with only these columns: what is not needed is not read."""
+        ...
+
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
         """`work` of every piece, in the order of the rows; at least one, perhaps without rows.
 
@@ -45,6 +50,9 @@ class Whole:
 
     def frame(self) -> pl.LazyFrame:
         return self.rows
+
+    def only(self, columns: Sequence[str]) -> "Whole":
+        return Whole(self.rows.select(columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         stream = self.rows.collect_batches(
@@ -66,8 +74,15 @@ class Mapped:
     def frame(self) -> pl.LazyFrame:
         return self.transform(self.pieces.frame())
 
+    def only(self, columns: Sequence[str]) -> "Mapped":
+        return Mapped(self, partial(_select, columns=columns))
+
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
         return self.pieces.run(Then(self.transform, work))
+
+
+def _select(rows: pl.LazyFrame, *, columns: Sequence[str]) -> pl.LazyFrame:
+    return rows.select(columns)
 
 
 @dataclass(frozen=True)

@@ -104,4 +104,7 @@ def numpy_sample_key(
     shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.uint64]:
     """The same for arrays."""
-    return shards.astype(np.uint64) << np.uint64(32) | rows
+    keys = shards.astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= rows
+    return keys

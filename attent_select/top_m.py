@@ -21,7 +21,6 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select import radix
-from attent_select.elementwise import elementwise
 from attent_select.errors import TooFewError
 from attent_select.pieces import Mapped, Pieces
 from attent_select.radix import STRATUM
@@ -138,10 +137,8 @@ def with_cuts(keyed: pl.LazyFrame, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
     if len(cut_of) == 1:
         (cut,) = cut_of.values()
         beyond = cut.first_excluded and cut.first_excluded.key
-        columns = (pl.col(KEY), pl.col(SHARD_ID), pl.col(ROW))
-        within = elementwise(functools.partial(_within, cut.last), *columns, dtype=pl.Boolean)
         first_excluded = pl.lit(beyond, dtype=pl.Float64).alias(FIRST_EXCLUDED)
-        return keyed.with_columns(within.alias(INCLUDED), first_excluded)
+        return keyed.with_columns(_within(cut.last).alias(INCLUDED), first_excluded)
     found = pl.DataFrame(
         [
             (stratum, *_numbers(each.last), each.first_excluded and each.first_excluded.key)
@@ -160,19 +157,16 @@ def with_cuts(keyed: pl.LazyFrame, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
     )
 
 
-def _within(
-    last: Position | None,
-    keys: npt.NDArray[np.float64],
-    shards: npt.NDArray[np.uint32],
-    rows: npt.NDArray[np.uint32],
-) -> npt.NDArray[np.bool_]:
-    """Which rows come no later than `last`; ids are only put together where keys are tied."""
+def _within(last: Position | None) -> pl.Expr:
+    """Whether a row comes no later than `last`."""
     if last is None:
-        return np.zeros(len(keys), dtype=np.bool_)
-    within = keys > last.key
-    tied = np.flatnonzero(keys == last.key)
-    within[tied] = numpy_sample_key(shards[tied], rows[tied]) <= np.uint64(last.sample_key)
-    return within
+        return pl.lit(value=False)
+    shard_id, row = divmod(last.sample_key, 1 << 32)
+    # In u32 numbers: putting the sample_key together would take as long as all the rest.
+    shard, same_shard = pl.col(SHARD_ID), pl.col(SHARD_ID) == pl.lit(shard_id, dtype=pl.UInt32)
+    first = shard < pl.lit(shard_id, dtype=pl.UInt32)
+    first = first | (same_shard & (pl.col(ROW) <= pl.lit(row, dtype=pl.UInt32)))
+    return (pl.col(KEY) > last.key) | ((pl.col(KEY) == last.key) & first)
 
 
 def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFrame:
@@ -246,12 +240,12 @@ def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
 
 def _count_piece(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:
     piece = rows.select(KEY, SHARD_ID, ROW).collect()
-    keys, shards, ordinals = (piece[name].to_numpy() for name in (KEY, SHARD_ID, ROW))
-    inside = np.flatnonzero((keys >= low) & (keys <= high))
+    inside = piece.filter(pl.col(KEY).is_between(low, high))
+    shards, ordinals = inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()
     return _Count(
-        num_rows=len(keys),
-        above=int(np.count_nonzero(keys > high)),
-        keys=keys[inside],
-        sample_keys=numpy_sample_key(shards[inside], ordinals[inside]),
+        num_rows=len(piece),
+        above=int((piece[KEY] > high).sum()),
+        keys=inside[KEY].to_numpy(),
+        sample_keys=numpy_sample_key(shards, ordinals),
         complete=True,
     )

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from attent_select.errors import InputError, MissingError
 from catalogs import parquet_file, storage
+from catalogs.cache import BoundedCache
 from catalogs.objects import needing_space
 
 SchemaDict = dict[str, Any]
@@ -29,6 +30,10 @@ _NOTES = b"attent_select"
 DENSE = "dense"
 _ORDER = ("shard_id", "row")
 _NEVER_NULL = (*_ORDER, "weight", "probability")
+
+
+# Every pass over a catalog asks for all of them.
+_footers: BoundedCache[parquet_file.Footer] = BoundedCache(max_bytes=16 << 20)
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
@@ -106,7 +111,11 @@ def footer_of(url: str) -> parquet_file.Footer:
     found = storage.info(url)
     if found is None:
         raise MissingError(f"{url} is not there: expected a Parquet file")
-    return parquet_file.load_footer(url, num_bytes=found.num_bytes)
+    return _footers.get_or_load(
+        (found.url, found.etag),
+        lambda: parquet_file.load_footer(url, num_bytes=found.num_bytes),
+        size_of=lambda footer: footer.num_bytes,
+    )
 
 
 def notes_of(footer: parquet_file.Footer) -> Notes:

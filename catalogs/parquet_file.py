@@ -26,7 +26,7 @@ _MAGIC = b"PAR1"
 # A row group is decoded as a whole. One that takes more than this, before compression and in the
 # columns that are read, is refused: some kB on disk can stand for any amount of memory.
 _MAX_GROUP_BYTES = 8 << 30
-# Bytes that are read of a column chunk at a time, as its pages are decoded.
+# Bytes that are read of a column chunk at a time where its end may not be needed.
 _BUFFER_BYTES = 1 << 18
 # What pyarrow's objects for a parsed footer take, at all and for each column chunk (measured).
 _FOOTER_BYTES = 8 << 10
@@ -169,7 +169,7 @@ def first_rows(
 ) -> pa.Table:
     """The first rows of one row group: the rest is not decoded."""
     source = _source(url, footer=footer, groups=[group], columns=columns)
-    with _opened(url, source, footer=footer) as file:
+    with _opened(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
         some = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
         return pa.Table.from_batches([next(some)]).select(list(columns))
 
@@ -219,9 +219,11 @@ def _decode(
 
 
 @contextlib.contextmanager
-def _opened(url: str, source: str | pa.PythonFile, *, footer: Footer) -> Iterator[pq.ParquetFile]:
+def _opened(
+    url: str, source: str | pa.PythonFile, *, footer: Footer, buffer_bytes: int = 0
+) -> Iterator[pq.ParquetFile]:
     try:
-        yield pq.ParquetFile(source, metadata=footer.metadata, buffer_size=_BUFFER_BYTES)
+        yield pq.ParquetFile(source, metadata=footer.metadata, buffer_size=buffer_bytes)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{url} is damaged: {error}. Write or copy it again") from error
 

@@ -26,8 +26,9 @@ from catalogs.parquet_file import Footer
 
 Result = TypeVar("Result")
 
-# Row groups that follow each other are read together until they have so many rows.
-_ROWS_PER_PIECE = 1 << 18
+# Row groups that follow each other are read together until they have so many rows: enough that
+# planning a query for each piece does not count.
+_ROWS_PER_PIECE = 1 << 20
 # A preview takes so many rows of so many files: a million in all.
 _PREVIEWED_FILES = 128
 _PREVIEWED_ROWS = 1 << 13
@@ -70,13 +71,16 @@ class Scan:
         """All rows in one, read ahead by a few threads."""
         return _lazy(_Again(self._pieces), schema=self.schema, threads=self._threads)
 
+    def only(self, columns: Sequence[str]) -> "Scan":
+        return replace(self, schema=_kinds(self.schema, columns))
+
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """`work` of every piece, some hundred thousand rows each, in threads."""
         if not self.files:
             yield work(pl.LazyFrame(schema=self.schema))
             return
-        alone = (_lazy([piece], schema=self.schema, threads=1) for piece in self._pieces())
-        yield from pieces.in_threads(work, alone, num_threads=self._threads)
+        read_and_work = functools.partial(_work, work, self.schema)
+        yield from pieces.in_threads(read_and_work, self._pieces(), num_threads=self._threads)
 
     def preview(self, *, total: int | None = None) -> Preview:
         """The first rows of a row group in the middle of some of the files.
@@ -146,6 +150,13 @@ class _Again:
 
     def __iter__(self) -> Iterator[list[_Chunk]]:
         return self.generate()
+
+
+def _work(
+    work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, piece: list[_Chunk]
+) -> Result:
+    # Read before polars has it: its own threads are for computing.
+    return work(_read(piece, schema=schema).lazy())
 
 
 def _lazy(chunks: Iterable[list[_Chunk]], *, schema: SchemaDict, threads: int) -> pl.LazyFrame:

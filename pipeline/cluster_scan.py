@@ -5,7 +5,7 @@ Here: passes as Dask tasks, and the chosen rows by way of storage. Not here: the
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +33,9 @@ class ClusterScan:
 
     def frame(self) -> pl.LazyFrame:
         return self.scan.frame()
+
+    def only(self, columns: Sequence[str]) -> "ClusterScan":
+        return ClusterScan(self.client, self.scan.only(columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """`work` of every piece, in order. Raises `ClusterError` if the cluster is lost."""

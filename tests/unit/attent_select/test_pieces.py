@@ -2,7 +2,7 @@
 
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from typing import TypeVar
@@ -33,6 +33,9 @@ class Cuts:
     def frame(self) -> pl.LazyFrame:
         return self.rows.lazy()
 
+    def only(self, columns: Sequence[str]) -> "Cuts":
+        return Cuts(self.rows.select(columns), self.at)
+
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         shipped = pickle.loads(pickle.dumps(work))
         for first, end in pairwise([0, *sorted(self.at), len(self.rows)]):
@@ -48,6 +51,9 @@ class Repeated:
 
     def frame(self) -> pl.LazyFrame:
         return self.rows.lazy()
+
+    def only(self, columns: Sequence[str]) -> "Repeated":
+        return Repeated(self.rows.select(columns), self.times)
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
         return repeat(work(self.rows.lazy()), self.times)
