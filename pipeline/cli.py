@@ -152,6 +152,7 @@ def select(
     round_number: LossesAsOf = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
+    scheduler: Scheduler = None,
     as_json: Json = False,
 ) -> None:
     """Picks the teaching subset from losses and writes an index file."""
@@ -160,19 +161,17 @@ def select(
         from pipeline.choosing import Budget
         from pipeline.selecting import Selecting, select_losses
 
+        budget = Budget(num_samples, ratio, num_units, at_most=at_most)
         return select_losses(
             losses,
             out=out,
-            budget=Budget(
-                num_samples=num_samples, ratio=ratio, num_units=num_units, at_most=at_most
-            ),
-            how=Selecting(
-                strategy, settings=settings or (), where=where, by=by, granularity=granularity
-            ),
+            budget=budget,
+            how=Selecting(strategy, settings or (), where, by, granularity),
             seed=seed,
             round_number=round_number,
             dry_run=dry_run,
             overwrite=overwrite,
+            scheduler=scheduler,
         )
 
     answer(work, as_json=as_json, show=show_values)

@@ -6,6 +6,7 @@ Here: passes as Dask tasks, and the chosen rows by way of storage. Not here: the
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,9 +15,11 @@ import polars as pl
 from attent_select.schema import INDEX
 from attent_select.teaching import Selection
 from catalogs import frames, storage
+from catalogs.frames import SchemaDict
 from catalogs.layout import join
 from catalogs.scan import Scan
-from pipeline.cluster import Client, num_threads, run_tasks
+from pipeline.cluster import Client, connect, num_threads, run_tasks
+from pipeline.settings import ClusterSettings
 
 Result = TypeVar("Result")
 
@@ -30,6 +33,10 @@ class ClusterScan:
 
     client: Client
     scan: Scan
+
+    @property
+    def schema(self) -> SchemaDict:
+        return self.scan.schema
 
     def frame(self) -> pl.LazyFrame:
         return self.scan.frame()
@@ -48,6 +55,16 @@ class ClusterScan:
             while following in early:
                 yield from early.pop(following)
                 following += 1
+
+
+@contextmanager
+def where_it_runs(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | ClusterScan]:
+    """`scan` itself, or on the workers of the cluster at `scheduler` while the context lasts."""
+    if scheduler is None:
+        yield scan
+        return
+    with connect(ClusterSettings(scheduler=scheduler)) as client:
+        yield ClusterScan(client, scan)
 
 
 def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataFrame]:

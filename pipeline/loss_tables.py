@@ -19,6 +19,7 @@ from attent_select.teaching import Preview
 from catalogs import Corpus, LossCatalog, frames, loss_parts, sample_ids, storage
 from catalogs.layout import Layout
 from catalogs.scan import Scan
+from pipeline.cluster_scan import ClusterScan
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LossTable:
     Attributes:
         url: what the user named.
         files: the Parquet files that the rows are in.
-        rows: all of them.
+        rows: all of them, read here or by the workers of a cluster.
         preview: some of them.
         catalog: of a run; None for other files.
         rounds: of a run, the snapshots that count.
@@ -36,7 +37,7 @@ class LossTable:
 
     url: str
     files: tuple[str, ...]
-    rows: Scan
+    rows: Scan | ClusterScan
     preview: Preview
     catalog: LossCatalog | None = None
     rounds: Sequence[int] = ()

@@ -25,8 +25,9 @@ from catalogs import IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
 from pipeline import loss_tables
 from pipeline.choosing import Budget, Chosen, Draw, choose, loss_share_by_samples
+from pipeline.cluster_scan import ClusterScan, frames_by_storage, where_it_runs
 from pipeline.console import progress, stage
-from pipeline.loss_tables import LossTable
+from pipeline.loss_tables import LossTable, problems_named
 from pipeline.settings import SelectionSettings
 from pipeline.validation import check
 
@@ -112,6 +113,7 @@ def select_losses(
     round_number: int | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
+    scheduler: str | None = None,
 ) -> SelectResult:
     """Writes the teaching subset of `losses` as the index file `out`.
 
@@ -126,6 +128,8 @@ def select_losses(
             round count.
         dry_run: computes everything, writes nothing.
         overwrite: `out` may be there already.
+        scheduler: address of a Dask scheduler whose workers read the losses, or `local`; without
+            one this process does, in threads.
 
     Raises:
         InputError: losses, settings or budget are wrong.
@@ -141,13 +145,15 @@ def select_losses(
         steps = table.round_steps(section.settings.columns)
     draw = Draw(seed, round_number or 0, steps)
     target = None if dry_run else out
-    with loss_tables.problems_named(table):
+    with where_it_runs(table.rows, scheduler=scheduler) as rows, problems_named(table):
+        table = replace(table, rows=rows)
         with stage("finding the cut"):
             chosen = _chosen(table, section, budget=budget, draw=draw)
         with stage("looking for samples that are there twice"):
             table.check_unique()
         notes = table.provenance | _notes(section, chosen, draw=draw)
-        digest = _write(target, chosen.selection, notes=notes, overwrite=overwrite)
+        is_far = isinstance(rows, ClusterScan)
+        digest = _write(target, chosen.selection, notes=notes, overwrite=overwrite, is_far=is_far)
         with stage("counting what is left out"):
             result = _result(table, section, chosen, draw=draw)
     return replace(result, digest=digest, index=target, seconds=monotonic() - started)
@@ -229,7 +235,9 @@ def _notes(how: SelectionSettings[Any], chosen: Chosen, *, draw: Draw) -> dict[s
     }
 
 
-def _write(out: str | None, selection: Selection, *, notes: dict[str, Any], overwrite: bool) -> str:
+def _write(
+    out: str | None, selection: Selection, *, notes: dict[str, Any], overwrite: bool, is_far: bool
+) -> str:
     """Writes the index, or without `out` only goes through its rows. The digest either way."""
 
     def write(rows: pl.LazyFrame | Iterable[pl.DataFrame]) -> str:
@@ -249,7 +257,10 @@ def _write(out: str | None, selection: Selection, *, notes: dict[str, Any], over
             return index.digest
 
     try:
-        return write(selection.frames())
+        if not is_far:
+            return write(selection.frames())
+        # Workers leave the rows beside the index; without one this process goes through them.
+        return write(frames_by_storage(selection, beside=out) if out else selection.rows)
     except UnsortedError:
         # Others' files need not be in (shard, row) order; sorting holds the subset in memory.
         return write(selection.rows.sort(SHARD_ID, ROW))

@@ -10,8 +10,10 @@ from attent_select import Composition, plugins, select
 from attent_select.strategies.soft import Soft
 from catalogs import IndexFile, frames, storage
 from catalogs.scan import Scan
+from pipeline.choosing import Budget
 from pipeline.cluster import Client
 from pipeline.cluster_scan import ClusterScan, frames_by_storage
+from pipeline.selecting import Selecting, select_losses
 
 KINDS: frames.SchemaDict = {
     "shard_id": pl.UInt32,
@@ -84,3 +86,23 @@ def test_what_the_workers_wrote_is_removed_when_the_index_cannot_be_written(
             provenance={"not JSON": object()},
         )
     assert not list((tmp_path / "folder").iterdir())
+
+
+def test_the_command_selects_the_same_on_a_cluster(
+    client: Client, scan: Scan, tmp_path: Path
+) -> None:
+    assert client.scheduler is not None
+    folder = str(Path(scan.files[0].url).parent)
+    found = [
+        select_losses(
+            folder,
+            out=str(tmp_path / f"{scheduler is None}.parquet"),
+            budget=Budget(num_samples=500),
+            how=Selecting("soft", by="source"),
+            scheduler=scheduler,
+        )
+        for scheduler in (None, client.scheduler.address)
+    ]
+    assert found[0].digest == found[1].digest
+    assert found[0].selected == found[1].selected == 500
+    assert len(list(tmp_path.iterdir())) == 2
