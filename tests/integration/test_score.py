@@ -13,7 +13,7 @@ from small_runs import small_run
 from attent_select.errors import InputError, MissingError
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from pipeline import config, rounds, score, scoring
+from pipeline import config, plans, rounds, score, scoring
 from pipeline.cluster import Client
 from pipeline.scoring_tasks import measure_span
 from trainers import checkpoint
@@ -65,7 +65,7 @@ def test_spans_that_a_killed_driver_left_are_not_measured_again(
     settings = config.parse(small_run(tmp_path / "begun", shards, **QUICK))
     run = rounds.prepare(settings, cluster=lambda: client)
     measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-    for task in scoring.plan_tasks(run.corpus, measurement)[:2]:
+    for task in plans.plan_tasks(run.corpus.shards, measurement)[:2]:
         measure_span(task)
     result = score(settings, client=client)
     assert (result.scored, result.skipped) == (160, 80)
