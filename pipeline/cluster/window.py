@@ -64,40 +64,26 @@ def run_tasks(
         ClusterError: the scheduler or all of its workers were gone for `patience_seconds`, or a
             task's workers died again and again.
     """
-    watched = _Watched(client, patience_seconds=patience_seconds, resources=dict(resources or {}))
-    done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-    running: dict[Future, Task] = {}
-    deaths: Counter[int] = Counter()
+    flight = _InFlight(client, function, resources=resources or {}, patience=patience_seconds)
     waiting = iter(tasks)
-
-    def start(task: Task) -> None:
-        future = client.submit(function, task, pure=False, resources=watched.resources or None)
-        running[future] = task
-        future.add_done_callback(done.put)
-
     try:
         while True:
-            window = max(1, window_per_thread * watched.size().threads)
-            while len(running) < window and (task := next(waiting, _NO_TASK)) is not _NO_TASK:
-                start(task)
-            if not running:
+            room = max(1, window_per_thread * flight.size().threads)
+            while len(flight) < room and (task := next(waiting, _NO_TASK)) is not _NO_TASK:
+                flight.start(task)
+            if not len(flight):
                 return
-            future = watched.next_done(done)
-            task = running.pop(future)
-            if future.status == "error" and isinstance(error := future.exception(), KilledWorker):
-                deaths[id(task)] += 1
-                _check_deaths(deaths[id(task)], task, error)
+            task, future = flight.next_done()
+            if flight.has_died(task, future):
                 if on_death is not None:
                     on_death(task)
-                start(task)
-                continue
-            if future.status == "cancelled":
+                flight.start(task)
+            elif future.status == "cancelled":
                 raise ClusterError(f"the connection to the Dask scheduler was lost: {GO_ON}")
-            deaths.pop(id(task), None)
-            yield task, future.result()
+            else:
+                yield task, future.result()
     finally:
-        with contextlib.suppress(Exception):  # the cluster may be gone, which is then the news
-            client.cancel(list(running))
+        flight.cancel()
 
 
 _NO_TASK: Any = object()
@@ -136,48 +122,80 @@ def on_every_worker(
     return found
 
 
-class _Watched:
-    """The cluster, as looked at now and then: asking costs a message each time."""
+class _InFlight:
+    """The futures that are not done, and the cluster as it was when last looked at: asking costs a
+    message each time.
+    """
 
     def __init__(
-        self, client: Client, *, patience_seconds: float, resources: dict[str, float]
+        self,
+        client: Client,
+        function: Callable[[Any], Any],
+        *,
+        resources: Mapping[str, float],
+        patience: float,
     ) -> None:
-        self._client, self._patience = client, patience_seconds
-        self.resources = resources
-        self._size, self._looked = Size(0, 0), -_POLL_SECONDS
+        self._client, self._function = client, function
+        self._resources, self._patience = dict(resources), patience
+        self._running: dict[Future, Any] = {}
+        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._deaths: Counter[int] = Counter()
+        self._size, self._looked = Size(0, 0), 0.0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, task: Any) -> None:
+        future = self._client.submit(
+            self._function, task, pure=False, resources=self._resources or None
+        )
+        self._running[future] = task
+        future.add_done_callback(self._done.put)
 
     def size(self) -> Size:
         """At most a second old."""
         if monotonic() - self._looked >= _POLL_SECONDS or not self._size.workers:
-            self._size = size(self._client, resources=self.resources)
+            self._size = size(self._client, resources=self._resources)
             self._looked = monotonic()
         return self._size
 
-    def next_done(self, done: "queue.SimpleQueue[Future]") -> Future:
+    def next_done(self) -> tuple[Any, Future]:
         """The next finished future; unlike Dask alone, this does not wait for ever."""
         last_seen = monotonic()
         while True:
             with contextlib.suppress(queue.Empty):
-                return done.get(timeout=_POLL_SECONDS)
+                future = self._done.get(timeout=_POLL_SECONDS)
+                return self._running.pop(future), future
             if self.size().workers > 0:
                 last_seen = monotonic()
             elif monotonic() - last_seen > self._patience:
-                can = f" that offers {self.resources}" if self.resources else ""
+                can = f" that offers {self._resources}" if self._resources else ""
                 raise ClusterError(
                     f"the Dask cluster had no worker{can} for {self._patience:.0f} s: {GO_ON}"
                 )
+
+    def has_died(self, task: Any, future: Future) -> bool:
+        """Whether the task's worker process ended. Raises `ClusterError` when too many did."""
+        error = future.exception() if future.status == "error" else None
+        if not isinstance(error, KilledWorker):
+            self._deaths.pop(id(task), None)
+            return False
+        self._deaths[id(task)] += 1
+        if (count := self._deaths[id(task)]) >= _MAX_DEATHS:
+            raise ClusterError(
+                f"{task}: the worker processes that tried it ended {count} times, and no single "
+                "sample was found that does it; most often that is memory (raise "
+                "cluster.memory_limit, or lower scoring.batch_units), else the shard itself: "
+                f"{GO_ON}"
+            ) from error
+        return True
+
+    def cancel(self) -> None:
+        with contextlib.suppress(Exception):  # the cluster may be gone, which is then the news
+            self._client.cancel(list(self._running))
 
 
 def _places(worker: Mapping[str, Any], resources: Mapping[str, float]) -> int:
     offered = worker["resources"]
     tasks = (int(offered.get(name, 0) // amount) for name, amount in resources.items())
     return min(worker["nthreads"], *tasks)
-
-
-def _check_deaths(count: int, task: object, error: KilledWorker) -> None:
-    if count >= _MAX_DEATHS:
-        raise ClusterError(
-            f"{task}: the worker processes that tried it were killed {count} times, and no single "
-            "sample was found that does it; most often that is memory (raise cluster.memory_limit, "
-            f"or lower scoring.batch_units), else the shard itself: {GO_ON}"
-        ) from error
