@@ -53,16 +53,18 @@ class Journal:
         self._write((rows.start, rows.stop), probing=True)
 
     def noting(
-        self, samples: Iterable[tuple[int, Sample]], *, window: int
+        self, samples: Iterable[tuple[int, Sample]], *, window: int, end: int
     ) -> Iterator[tuple[int, Sample]]:
-        """`samples`, noted as in flight before they are handed on, `window` at a time."""
+        """`samples` of rows before `end`, noted as in flight before they are handed on, `window`
+        at a time.
+        """
         noted = 0
         for row, sample in samples:
             with self._lock:
                 self._in_flight.add(row)
                 first = min(self._in_flight) if row >= noted else row
             if row >= noted:
-                noted = row + window
+                noted = min(row + window, end)
                 self._write((first, noted), probing=False)
             yield row, sample
 

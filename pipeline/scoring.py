@@ -19,7 +19,7 @@ from catalogs import LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary
 from pipeline import metrics, plans, preflight, spans
-from pipeline.cluster import Client, dashboard, run_tasks
+from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress, say
 from pipeline.plans import Plan
 from pipeline.scoring_tasks import (
@@ -122,8 +122,8 @@ def _measure(plan: Plan, *, client: Client, config: RunConfig, done: set[str]) -
     waiting = [task for task in plan.tasks if task.digest not in done]
     watch = Watch(waiting)
     num_samples = sum(task.span.num_rows for task in plan.tasks)
-    if (address := dashboard(client)) is not None:
-        say(f"dashboard: {address}")
+    if config.cluster.scheduler != "local" or config.cluster.dashboard is not None:
+        say(f"dashboard: {client.dashboard_link}")
     total = sum(task.span.num_rows for task in waiting)
     with progress("scoring", total=total, unit="samples") as advance:
         for task, measured in _tasks_on(

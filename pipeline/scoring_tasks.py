@@ -201,7 +201,7 @@ class _Rows:
         if self.journal is None:
             return kept
         window = self._task.measurement.settings.window_samples
-        return self.journal.noting(kept, window=window)
+        return self.journal.noting(kept, window=window, end=self._range.stop)
 
     def _read(self) -> Iterator[tuple[int, Sample]]:
         """(row, sample), read ahead; what is carried along is put aside on the way."""

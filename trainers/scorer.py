@@ -123,11 +123,7 @@ def score_rows(
         InputError: the device has no bfloat16.
     """
     settings = settings or ScoringSettings()
-    device = best_device()
-    _check_dtype(settings.dtype, device)
-    model.to(device)
-    if settings.compile:
-        _compile(model)
+    _make_ready(model, settings)
     scoring = _Scoring(
         task,
         model=model,
@@ -252,12 +248,15 @@ class _Scoring:
 _compiled: "WeakSet[torch.nn.Module]" = WeakSet()
 
 
-def _compile(model: torch.nn.Module) -> None:
-    """Compiles what does the work, once; lengths differ from batch to batch."""
-    if model not in _compiled:
+def _make_ready(model: torch.nn.Module, settings: Batching) -> None:
+    """On the best device, and compiled if wanted."""
+    device = best_device()
+    _check_dtype(settings.dtype, device)
+    model.to(device)
+    if settings.compile and model not in _compiled:
         _compiled.add(model)
         backbone: Any = getattr(model, "base_model", model)
-        backbone.compile(dynamic=True)
+        backbone.compile(dynamic=True)  # lengths differ from batch to batch
 
 
 def _check_dtype(dtype: str, device: torch.device) -> None:

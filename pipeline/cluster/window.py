@@ -108,12 +108,6 @@ def size(client: Client, *, resources: Mapping[str, float] | None = None) -> Siz
     return Size(workers=sum(place > 0 for place in places), threads=sum(places))
 
 
-def dashboard(client: Client) -> str | None:
-    """The address of the cluster's dashboard; None where it has none."""
-    services: Any = client.scheduler_info(n_workers=0)["services"]
-    return client.dashboard_link if "dashboard" in services else None
-
-
 def on_every_worker(
     client: Client, function: Callable[..., Any], *arguments: Any
 ) -> dict[str, Any]:
