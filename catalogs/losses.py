@@ -99,6 +99,14 @@ class LossCatalog:
         """The spans that are done."""
         return {_stem(found.url) for found in storage.list_objects(self._layout.spans)}
 
+    def span_found(self, digest: str) -> tuple[pl.DataFrame, Batching] | None:
+        """The losses of a span and what became of its batches; None if it is not done."""
+        try:
+            rows, notes = self._read_span(digest)
+        except MissingError:
+            return None
+        return rows, Batching(**notes["batching"])
+
     def compact(
         self, group: Sequence[str], *, round_number: int, provenance: dict[str, Any] | None = None
     ) -> PartSummary:

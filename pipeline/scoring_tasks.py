@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import polars as pl
 from attent_select.schema import (
     KILLED,
     MEASURED_STEP,
+    NUM_UNITS,
     OK,
     ORIGIN,
     ROW,
@@ -103,22 +104,32 @@ class Measured:
 
     num_samples: int
     num_units: int
-    bytes_read: int
-    seconds: float
-    busy_seconds: float
-    num_truncated: int
     batching: Batching
     failed: Mapping[str, int]
     killers: tuple[int, ...]
+    bytes_read: int = 0
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+    num_truncated: int = 0
 
 
 def measure_span(task: SpanTask) -> Measured:
-    """Measures one span and writes its file."""
+    """Measures one span and writes its file; unless it is there, from an attempt that could not
+    say so.
+    """
+    check_here(task.measurement.environment)
+    found = task.measurement.catalog.span_found(task.digest)
+    if found is not None:
+        rows, batching = found
+        return _result(rows, batching)
+    return _measure(task)
+
+
+def _measure(task: SpanTask) -> Measured:
     import torch
 
     started = perf_counter()
     measurement = task.measurement
-    check_here(measurement.environment)
     torch.set_num_threads(measurement.settings.torch_threads)
     journal = Journal(Layout(measurement.run).journal(task.digest))
     for group in journal.suspects.groups():
@@ -129,17 +140,23 @@ def measure_span(task: SpanTask) -> Measured:
     batching = Batching(notes.num_splits, notes.fitting_units)
     measurement.catalog.write_span(task.digest, _described(task, scores, wanted), batching=batching)
     journal.close()
-    failed = scores.filter(pl.col(STATUS) != OK)[STATUS].to_list()
-    return Measured(
-        num_samples=len(scores),
-        num_units=notes.num_units,
+    return replace(
+        _result(scores, batching),
         bytes_read=wanted.bytes_read,
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
         num_truncated=notes.num_truncated,
+    )
+
+
+def _result(rows: pl.DataFrame, batching: Batching) -> Measured:
+    """What the rows of a span file say by themselves."""
+    return Measured(
+        num_samples=len(rows),
+        num_units=int(rows[NUM_UNITS].cast(pl.UInt64).sum()),
         batching=batching,
-        failed=Counter(failed),
-        killers=journal.suspects.killers,
+        failed=Counter(rows.filter(pl.col(STATUS) != OK)[STATUS].to_list()),
+        killers=tuple(rows.filter(pl.col(STATUS) == KILLED)[ROW].to_list()),
     )
 
 

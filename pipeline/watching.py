@@ -45,9 +45,9 @@ class Watch:
             )
 
     def death(self, task: SpanTask) -> None:
-        """A worker process ended before a span was done."""
-        self.sums["deaths"] += 1
-        say(f"a worker process ended while it scored {task}: trying again")
+        """The worker process that had a span ended before it was done."""
+        self.sums["retried"] += 1
+        say(f"the worker process that had {task} ended: trying again")
 
     @property
     def num_failed(self) -> int:
@@ -58,12 +58,12 @@ class Watch:
         numbers = self.numbers()
         done = self._num_shards - sum(left > 0 for left in self._spans_left.values())
         failed = "".join(f", {count} {status}" for status, count in sorted(self.failed.items()))
-        deaths = f", {self.sums['deaths']} worker deaths" if self.sums["deaths"] else ""
+        retried = f", {self.sums['retried']} spans retried" if self.sums["retried"] else ""
         return (
             f"{done}/{self._num_shards} shards, {numbers['samples_per_second']:,.0f} samples/s, "
             f"{numbers['units_per_second']:,.0f} units/s, "
             f"{numbers['bytes_per_second'] / 1e6:,.1f} MB/s, "
-            f"models busy {numbers['busy_share']:.0%}{failed}{deaths}"
+            f"models busy {numbers['busy_share']:.0%}{failed}{retried}"
         )
 
     def numbers(self) -> dict[str, float]:
@@ -77,7 +77,7 @@ class Watch:
             "busy_share": self._busy / self._seconds if self._seconds else 0.0,
             "num_splits": float(self._batching.num_splits),
             "num_truncated": float(self.sums["truncated"]),
-            "num_deaths": float(self.sums["deaths"]),
+            "num_retried": float(self.sums["retried"]),
             **{f"num_{status}": float(count) for status, count in sorted(self.failed.items())},
         }
 

@@ -78,14 +78,12 @@ class ScoringNotes:
     `num_splits` counts batches that were halved because memory ran out: their losses may differ in
     the last bits from those of another machine. `fitting_units` is half of the smallest of these
     (its halves were scored, or halved again); None without any. `num_truncated` counts samples cut
-    to the task's limit; `num_units` is the sum over the samples. `busy_seconds` is the time that
-    the model did not wait for a batch.
+    to the task's limit. `busy_seconds` is the time that the model did not wait for a batch.
     """
 
     num_splits: int = 0
     fitting_units: int | None = None
     num_truncated: int = 0
-    num_units: int = 0
     busy_seconds: float = 0.0
 
 
@@ -210,9 +208,7 @@ class _Scoring:
         rows, losses, num_units = self._pending
         self._pending = None
         values = zip(rows, losses.float().tolist(), num_units.tolist(), strict=True)
-        found = [_result(row, loss, units) for row, loss, units in values]
-        self._notes.num_units += sum(units for _, _, units, _ in found)
-        self.results += found
+        self.results += [_result(row, loss, units) for row, loss, units in values]
         self._finished(rows)
 
     def _split(self, rows: list[int], items: list[Item]) -> None:
