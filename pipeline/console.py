@@ -17,19 +17,21 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import typer
 
 from attent_select.errors import AttentError
+
+R = TypeVar("R")
 
 INTERRUPTED = 130
 # Between two lines about progress in a log.
 _LINE_SECONDS = 30.0
 
 
-def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None]) -> None:
-    """Runs a command's work and prints its result: as JSON, or for people with `show`.
+def answer(work: Callable[[], R], *, as_json: bool, show: Callable[[R], None]) -> R:
+    """Runs a command's work and prints its result (returned): as JSON, or for people with `show`.
 
     An `AttentError` becomes one message on stderr and its exit code; an interrupt says how to go
     on. Any other exception is a defect of this program: one line says so, and with
@@ -57,6 +59,7 @@ def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None
         typer.echo(text)
     else:
         show(result)
+    return result
 
 
 def plain(value: Any) -> Any:

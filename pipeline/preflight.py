@@ -14,8 +14,6 @@ from typing import Any
 from attent_select.errors import AttentError, ClusterError, InputError
 from attent_select.schema import SCHEMA_VERSION
 from catalogs import storage
-from catalogs.layout import Layout
-from catalogs.shard_format import Shard
 from pipeline.cluster import Client, on_every_worker
 
 # What losses, files or messages between processes depend on.
@@ -47,14 +45,12 @@ def check_here(expected: Mapping[str, str]) -> None:
         raise ClusterError(f"a worker on {platform.node()} has {'; '.join(differ)}: {_NEXT}")
 
 
-def check_workers(client: Client, *, run: str, shards: Sequence[Shard], needs_gpu: bool) -> None:
-    """Compares every worker with this process, and has it look at the manifest and at a shard.
+def check_workers(client: Client, *, objects: Mapping[str, str], needs_gpu: bool) -> None:
+    """Compares every worker with this process, and has it look at `objects` (URL → etag).
 
     Raises:
         InputError: names the workers that differ, and how.
     """
-    manifest = Layout(run).manifest
-    objects = {manifest: _etag(manifest)} | {shard.uri: shard.etag for shard in shards[:1]}
     answers = on_every_worker(client, look, list(objects), needs_gpu)
     lines = [
         f"worker {address}: {problem}"
@@ -84,7 +80,7 @@ def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[s
     ]
 
 
-def _problems(answer: Any, objects: Mapping[str, str | None], *, needs_gpu: bool) -> Iterator[str]:
+def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> Iterator[str]:
     if isinstance(answer, Exception):
         said = " ".join(f"{type(answer).__name__}: {answer}".split())
         yield f"cannot run this version of attent-select ({said}): {_NEXT}"

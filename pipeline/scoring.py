@@ -72,7 +72,9 @@ def score_round(
         return _result(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
     shards = catalog.corpus.shards
     preflight.check_workers(
-        client, run=config.run, shards=shards, needs_gpu="GPU" in config.cluster.resources
+        client,
+        objects={shards[0].uri: shards[0].etag},
+        needs_gpu="GPU" in config.cluster.resources,
     )
     plan = plans.frozen(catalog, measurement, round_number=round_number, shards=shards)
     watch = _measure(plan, client=client, config=config, done=catalog.span_digests())
@@ -138,7 +140,7 @@ def _measure(plan: Plan, *, client: Client, config: RunConfig, done: set[str]) -
             advance(task.span.num_rows, watch.line())
             # Soon rather than after the whole corpus; what is found here is in the catalog's files.
             _check_share(watch.num_failed, num_samples, config=config)
-    watch.say_summary()
+    watch.end()
     return watch
 
 

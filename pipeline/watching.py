@@ -18,7 +18,7 @@ class Watch:
     def __init__(self, waiting: Iterable[SpanTask]) -> None:
         self._spans_left = Counter(task.span.shard_id for task in waiting)
         self._num_shards = len(self._spans_left)
-        self._started = monotonic()
+        self._started, self._ended = monotonic(), 0.0
         self._batching = Batching()
         self.failed: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Watch:
 
     def numbers(self) -> dict[str, float]:
         """Everything that is worth keeping."""
-        seconds = max(monotonic() - self._started, 1e-9)
+        seconds = max((self._ended or monotonic()) - self._started, 1e-9)
         rates = {f"{n}_per_second": self.sums[n] / seconds for n in ("samples", "units", "bytes")}
         counts = {f"num_{n}": self.sums[n] for n in ("spans", "samples", "units", "bytes")}
         return {
@@ -81,8 +81,9 @@ class Watch:
             **{f"num_{status}": float(count) for status, count in sorted(self.failed.items())},
         }
 
-    def say_summary(self) -> None:
-        """What a person should know at the end, if anything."""
+    def end(self) -> None:
+        """All spans are done: says what a person should know, if anything."""
+        self._ended = monotonic()
         if self._batching.num_splits:
             say(
                 f"{self._batching.num_splits} batches did not fit into memory and were halved: "

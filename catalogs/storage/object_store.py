@@ -15,13 +15,17 @@ from typing import Any, Final
 
 import obstore
 import obstore.store
-from obstore.exceptions import BaseError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PreconditionError,
+)
 
 from catalogs.layout import join
 from catalogs.objects import (
     ObjectInfo,
     Range,
-    Storage,
     check_etag,
     check_length,
     translated,
@@ -44,7 +48,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 _NO_RETRIES: Final[Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 
 
-def bucket_of(url: str) -> Storage:
+def bucket_of(url: str) -> "ObjectStore":
     """The store of the bucket that `url` is in."""
     scheme, _, rest = url.partition("://")
     endpoint = s3_endpoint() if scheme == "s3" else ""
@@ -60,7 +64,7 @@ class ObjectStore:
 
     def __init__(self, root: str, *, endpoint: str) -> None:
         self._root = root
-        self._answers_ranges = True
+        self.answers_ranges = True
         config: Any = {"endpoint": endpoint} if endpoint else {}
         known = s3_credentials.provider() if root.startswith("s3://") else None
         credentials: Any = {} if known is None else {"credential_provider": known}
@@ -77,13 +81,13 @@ class ObjectStore:
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
         with translated(url, BaseError):
-            if self._answers_ranges:
+            if self.answers_ranges:
                 try:
                     return self._ranges(url, ranges, etag)
                 except BaseError as error:
                     if "NotPartial" not in str(error):
                         raise
-                    self._answers_ranges = False
+                    self.answers_ranges = False
         return FsspecFiles().read_ranges(url, ranges, etag=etag)
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
@@ -99,6 +103,17 @@ class ObjectStore:
     def delete(self, url: str) -> None:
         with translated(url, BaseError), contextlib.suppress(FileNotFoundError):
             patiently(lambda: obstore.delete(self._store, self._key(url)))
+
+    def creates(self, url: str, data: bytes) -> bool:
+        """Asks to write only where nothing is; whether the server did. None of our files is
+        written so: some servers write anyway.
+        """
+        with translated(url, BaseError):
+            try:
+                patiently(lambda: obstore.put(self._store, self._key(url), data, mode="create"))
+            except (AlreadyExistsError, PreconditionError, NotSupportedError):
+                return False
+        return True
 
     def _list(self, key: str) -> list[ObjectInfo]:
         if key and (itself := self._head(key)):

@@ -21,6 +21,15 @@ from pipeline.cluster.window import GO_ON
 from pipeline.settings import ClusterSettings
 
 
+# Of clusters that are started here.
+_OF_OUR_OWN = {
+    # A worker that dies is the driver's business: it looks for what killed it.
+    "distributed.scheduler.allowed-failures": 0,
+    # On a busy machine a worker takes its time to start again; its nanny would give it up.
+    "distributed.comm.timeouts.connect": "120s",
+}
+
+
 def check_memory_limit(limit: str) -> None:
     """Raises `InputError` if Dask would not know how much that is."""
     try:
@@ -53,8 +62,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         if settings.is_address:
             client = stack.enter_context(_remote_client(settings))
         else:
-            # A worker that dies is the driver's business: it looks for what killed it.
-            stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+            stack.enter_context(dask.config.set(_OF_OUR_OWN))
             cluster = stack.enter_context(_started(settings))
             client = stack.enter_context(Client(cluster))
         try:
