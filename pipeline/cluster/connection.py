@@ -20,7 +20,6 @@ from attent_select.errors import ClusterError, InputError
 from pipeline.cluster.window import GO_ON
 from pipeline.settings import ClusterSettings
 
-
 # Of clusters that are started here.
 _OF_OUR_OWN = {
     # A worker that dies is the driver's business: it looks for what killed it.
