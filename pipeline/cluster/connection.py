@@ -134,9 +134,11 @@ def _of_class(settings: ClusterSettings) -> Any:
         arguments["security"] = security
     try:
         return found(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        reason = error.__cause__ or error
         raise InputError(
-            f"cluster.arguments: {path} does not take them: {' '.join(str(error).split())}"
+            f"cluster.arguments: {path} cannot be started with them: "
+            f"{' '.join(str(reason).split())}"
         ) from error
 
 
