@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -90,7 +91,21 @@ def prepare_corpus(kind: str, source: Path, folder: Path, num_samples: int) -> d
     }
 
 
-def ours(values: dict[str, Any], folder: Path, *, workers: int) -> float:
+@dataclass(frozen=True)
+class Rate:
+    """What a method reached, and the CPU time of the processes that score: the latter hardly
+    depends on what else the machine does.
+    """
+
+    samples_per_second: float
+    cpu_ms_per_sample: float
+
+
+def cpu_seconds(client: Any) -> float:
+    return sum(client.run(time.process_time).values())
+
+
+def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
     """Samples per second of `attent score` on warm workers, from the first submit to the last
     result: reading, decoding, files and all.
     """
@@ -102,11 +117,13 @@ def ours(values: dict[str, Any], folder: Path, *, workers: int) -> float:
         first = config.parse(own | {"run": f"{runs}/warm"})
         with connect(first.cluster) as client:
             score(first, client=client)
+            before = cpu_seconds(client)
             result = score(config.parse(own | {"run": f"{runs}/measured"}), client=client)
-    return result.numbers["samples_per_second"]
+            cpu = cpu_seconds(client) - before
+    return Rate(result.numbers["samples_per_second"], 1e3 * cpu / result.scored)
 
 
-def bare(values: dict[str, Any], folder: Path) -> float:
+def bare(values: dict[str, Any], folder: Path) -> Rate:
     """Samples per second of the model alone, over batches that were collated before."""
     import torch
 
@@ -115,12 +132,15 @@ def bare(values: dict[str, Any], folder: Path) -> float:
     with torch.inference_mode():
         for batch in collated[:4]:
             task.per_sample_loss(model, batch)
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         for batch in collated:
             losses, units = task.per_sample_loss(model, batch)
             losses.tolist(), units.tolist()
-        seconds = time.perf_counter() - started
-    return sum(len(batch) for batch in batches) / seconds
+    return rate(sum(len(batch) for batch in batches), started, time.process_time() - cpu)
+
+
+def rate(count: int, started: float, cpu: float) -> Rate:
+    return Rate(count / (time.perf_counter() - started), 1e3 * cpu / count)
 
 
 def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any]]:
@@ -177,7 +197,7 @@ def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
     return losses
 
 
-def dask_partitions(values: dict[str, Any], folder: Path) -> float:
+def dask_partitions(values: dict[str, Any], folder: Path) -> Rate:
     """Plain Dask: a bag of files, mapped by partition, on one worker of one thread."""
     import dask.bag
     from distributed import Client, LocalCluster
@@ -190,16 +210,16 @@ def dask_partitions(values: dict[str, Any], folder: Path) -> float:
 
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster),
+        Client(cluster) as client,
     ):
         dask.bag.from_sequence(paths[:1], npartitions=1).map_partitions(partition).compute()
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), cpu_seconds(client)
         bag = dask.bag.from_sequence(paths, npartitions=len(paths))
         count = len(bag.map_partitions(partition).compute())
-        return count / (time.perf_counter() - started)
+        return rate(count, started, cpu_seconds(client) - cpu)
 
 
-def datasets_map(values: dict[str, Any], folder: Path) -> float:
+def datasets_map(values: dict[str, Any], folder: Path) -> Rate:
     """Hugging Face datasets: `map` in batches in one process."""
     import datasets
 
@@ -215,9 +235,9 @@ def datasets_map(values: dict[str, Any], folder: Path) -> float:
         return {"loss": found + [0.0] * (len(rows) - len(found))}
 
     batch({name: data[:64][name] for name in data.column_names})
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     data.map(batch, batched=True, batch_size=64, load_from_cache_file=False)
-    return len(data) / (time.perf_counter() - started)
+    return rate(len(data), started, time.process_time() - cpu)
 
 
 def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
@@ -285,30 +305,34 @@ def in_process(python: str, *arguments: str) -> Any:
 
 
 def turns(kind: str, folder: Path, *, methods: list[str], options: Any) -> list[dict[str, Any]]:
-    """Samples per second of every method, in turns."""
-    rates: dict[str, list[float]] = {name: [] for name in methods}
+    """Every method in turns; each turn is compared with the bare loop of the same turn."""
+    found: dict[str, list[Rate]] = {name: [] for name in methods}
     loads: list[float] = []
     for _ in range(options.repeats):
         for name in methods:
             python = options.peer_python if name in PEERS else sys.executable
             loads.append(os.getloadavg()[0])
-            rate = in_process(python, "--one", name, "--kind", kind, "--folder", str(folder))
-            rates[name].append(round(rate, 2))
-            print(f"  {kind:7} {name:22} {rate:10.1f} samples/s", file=sys.stderr)
-    limit = rates["bare loop"]
+            answer = in_process(python, "--one", name, "--kind", kind, "--folder", str(folder))
+            found[name].append(Rate(**answer))
+            print(f"  {kind:7} {name:22} {found[name][-1]}", file=sys.stderr)
+    limit = found["bare loop"]
+
+    def share(field: str, name: str) -> float:
+        pairs = zip(found[name], limit, strict=True)
+        return round(median(getattr(a, field) / getattr(b, field) for a, b in pairs), 3)
+
     return [
         {
             "data": kind,
             "method": name,
-            "samples_per_second": median(found),
-            # Each turn against the bare loop of the same turn.
-            "share_of_bare_loop": round(
-                median(a / b for a, b in zip(found, limit, strict=True)), 3
-            ),
-            "all": found,
+            "samples_per_second": round(median(one.samples_per_second for one in rates), 1),
+            "share_of_bare_loop": share("samples_per_second", name),
+            "cpu_ms_per_sample": round(median(one.cpu_ms_per_sample for one in rates), 3),
+            "cpu_of_bare_loop": share("cpu_ms_per_sample", name),
+            "all": [round(one.samples_per_second, 2) for one in rates],
             "load_average": round(median(loads), 1),
         }
-        for name, found in rates.items()
+        for name, rates in found.items()
     ]
 
 
@@ -328,7 +352,7 @@ def one(options: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             return spans_cost(options.one, Path(folder), options.spans)
     values = json.loads((options.folder / f"{options.kind}.json").read_text())
-    return METHODS[options.one](values, options.folder)
+    return asdict(METHODS[options.one](values, options.folder))
 
 
 def arguments() -> argparse.Namespace:

@@ -90,17 +90,17 @@ def test_gc_does_nothing_while_a_driver_is_at_work_or_where_no_run_is(
 
 
 @pytest.mark.parametrize(
-    ("serve", "ranges", "conditional"), [(moto_s3, "native", True), (rclone_s3, "fsspec", False)]
+    ("serve", "expected"), [(moto_s3, ("native", True)), (rclone_s3, ("fsspec", False))]
 )
 def test_the_probe_tells_servers_apart(
-    serve: Any, ranges: str, conditional: bool, monkeypatch: pytest.MonkeyPatch
+    serve: Any, expected: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         found = probe(f"{server.url}/probed")
         assert storage.list_objects(f"{server.url}/probed") == [], "it leaves nothing behind"
-    assert (found.ranges, found.conditional_put) == (ranges, conditional)
+    assert (found.ranges, found.conditional_put) == expected
     assert found.request_seconds > 0
 
 

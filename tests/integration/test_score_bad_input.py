@@ -62,7 +62,7 @@ def test_a_shard_that_is_cut_off_is_named_when_it_is_ingested(
     tmp_path: Path, digits: Path, client: Client, kind: str, name: str
 ) -> None:
     path = digits / kind / name
-    path.write_bytes(path.read_bytes()[:-3000])
+    path.write_bytes(path.read_bytes()[:-12_000])
     values = {"corpus": {"shards": [str(digits / kind)]}}
     with pytest.raises(InputError, match=name):
         prepared(tmp_path, digits, client, **values)
@@ -74,7 +74,7 @@ def test_a_shard_that_was_cut_off_since_is_named(
 ) -> None:
     run = prepared(tmp_path, digits, client, corpus__shards=[str(digits / kind)])
     path = digits / kind / name
-    path.write_bytes(path.read_bytes()[:-3000])
+    path.write_bytes(path.read_bytes()[:-12_000])
     with pytest.raises(InputError, match=rf"{name} has changed since it was ingested: its etag"):
         scored(run, client)
 
