@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -112,13 +113,14 @@ def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
     from pipeline import config, score
     from pipeline.cluster import connect
 
-    own = values | {"cluster": {"workers": workers}}
-    with tempfile.TemporaryDirectory(dir=folder) as runs:
-        first = config.parse(own | {"run": f"{runs}/warm"})
-        with connect(first.cluster) as client:
-            score(first, client=client)
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        settings = config.parse(values | {"run": run, "cluster": {"workers": workers}})
+        with connect(settings.cluster) as client:
+            score(settings, client=client)
+            # Once more: the workers keep the model of a checkpoint.
+            shutil.rmtree(Path(run) / "losses")
             before = cpu_seconds(client)
-            result = score(config.parse(own | {"run": f"{runs}/measured"}), client=client)
+            result = score(settings, client=client)
             cpu = cpu_seconds(client) - before
     return Rate(result.numbers["samples_per_second"], 1e3 * cpu / result.scored)
 
@@ -297,7 +299,11 @@ PEERS = ("dask map_partitions", "datasets map")
 def in_process(python: str, *arguments: str) -> Any:
     """What this script prints, called in a process of its own."""
     done = subprocess.run(
-        [python, __file__, *arguments], capture_output=True, text=True, check=False
+        [python, __file__, *arguments],
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{arguments}: {done.stderr[-3000:]}")

@@ -1,4 +1,6 @@
-"""A task whose samples may end the process that prepares them, as a broken decoder would."""
+"""Tasks that go wrong: samples that end the process, as a broken decoder would, and batches that do
+not fit into memory.
+"""
 
 import os
 import signal
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from catalogs.shard_format import Sample
-from trainers.task import Item
+from trainers.task import Batch, Item
 from trainers.tasks.image_classification import ImageClassification
 
 POISON = b"poison"
@@ -21,3 +23,17 @@ class Poisonous(ImageClassification):
         if sample[self.image].startswith(POISON):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().prepare(sample, generator=generator)
+
+
+@dataclass(frozen=True)
+class Hungry(ImageClassification):
+    """Digits; a batch of more than `most` images runs out of memory."""
+
+    most: int = 9
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(batch["labels"]) > self.most:
+            raise torch.OutOfMemoryError("too many images")
+        return super().per_sample_loss(model, batch)

@@ -55,7 +55,19 @@ def answer_here(*arguments: object) -> dict[str, Any]:
     return the_object(done.stdout)
 
 
-COMMANDS = ("demo", "ingest", "score", "select", "stream", "train", "run", "query", "report")
+COMMANDS = (
+    "demo",
+    "ingest",
+    "score",
+    "select",
+    "stream",
+    "train",
+    "run",
+    "query",
+    "report",
+    "gc",
+    "doctor",
+)
 
 
 def test_help_names_every_command_without_loading_torch_or_dask() -> None:
