@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-NUM_SHARDS = 8
+NUM_SHARDS = 4
 SPANS = {"window": 100_000, "files": 2_000}
 
 

@@ -32,10 +32,14 @@ _PLAN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a round measures, in order, and the measurement with its frozen batch size."""
+    """What a round measures, in order, and the measurement with its frozen batch size.
+
+    `learned_units` is that batch size, where it is not the configuration's.
+    """
 
     measurement: Measurement
     tasks: tuple[SpanTask, ...]
+    learned_units: int | None
 
 
 def frozen(
@@ -54,14 +58,15 @@ def frozen(
     found = _read(url, about=about, corpus=corpus, measurement=measurement)
     if found is not None:
         return found
-    limited = _with_learned_budget(catalog, measurement)
-    plan = Plan(limited, tuple(plan_tasks(shards, limited)))
+    learned = _learned_units(catalog, measurement)
+    limited = _limited(measurement, learned)
+    plan = Plan(limited, tuple(plan_tasks(shards, limited)), learned)
     rows = [
         (t.span.shard_id, t.span.first_row, t.span.num_rows, t.shard.etag, t.digest)
         for t in plan.tasks
     ]
     table = pl.DataFrame(rows, schema=_PLAN, orient="row")
-    notes = {"about": about, "batch_units": limited.settings.batch_units}
+    notes = {"about": about, "learned_units": learned}
     frames.publish_frame(url, table, notes=notes)
     return plan
 
@@ -96,8 +101,9 @@ def _read(
         return None
     if notes["about"] != about:
         return None
-    limited = _limited(measurement, notes["batch_units"])
-    return Plan(limited, tuple(_tasks(table.iter_rows(), corpus, limited)))
+    learned = notes["learned_units"]
+    limited = _limited(measurement, learned)
+    return Plan(limited, tuple(_tasks(table.iter_rows(), corpus, limited)), learned)
 
 
 def _tasks(
@@ -108,19 +114,21 @@ def _tasks(
         yield SpanTask(corpus.shard(shard_id), span, digest, measurement)
 
 
-def _with_learned_budget(catalog: LossCatalog, measurement: Measurement) -> Measurement:
-    """With no larger batches than fitted when the round before was scored."""
+def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None:
+    """Units of a batch that fitted when the round before was scored, if larger ones did not."""
     rounds = catalog.rounds()
     learned = catalog.provenance(rounds[-1]).get("fitting_units") if rounds else None
     if learned is None or learned >= measurement.settings.batch_units:
-        return measurement
+        return None
     say(
         f"batches of at most {learned} units instead of scoring.batch_units "
         f"{measurement.settings.batch_units}: larger ones did not fit into memory before"
     )
-    return _limited(measurement, learned)
+    return int(learned)
 
 
-def _limited(measurement: Measurement, batch_units: int) -> Measurement:
-    settings = measurement.settings.model_copy(update={"batch_units": batch_units})
+def _limited(measurement: Measurement, learned_units: int | None) -> Measurement:
+    if learned_units is None:
+        return measurement
+    settings = measurement.settings.model_copy(update={"batch_units": learned_units})
     return replace(measurement, settings=settings)

@@ -93,7 +93,7 @@ def score_round(
             "measured_step": measurement.checkpoint.step,
             "seconds": seconds,
             "num_splits": batching.num_splits,
-            "fitting_units": batching.fitting_units,
+            "fitting_units": batching.fitting_units or plan.learned_units,
         },
     )
     scored = watch.sums["samples"]
@@ -138,7 +138,7 @@ def _measure(plan: Plan, *, client: Client, config: RunConfig, done: set[str]) -
         ):
             watch.add(task, measured)
             advance(task.span.num_rows, watch.line())
-            # Soon rather than after the whole corpus; what is found here is in the catalog's files.
+            # Now rather than after the whole corpus.
             _check_share(watch.num_failed, num_samples, config=config)
     watch.end()
     return watch

@@ -194,9 +194,13 @@ def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
     plan = plans.frozen(catalog, measurement, **ask)
     assert plan.measurement.settings.batch_units == learned
     assert all(task.measurement is plan.measurement for task in plan.tasks)
-    assert [measure_span(task).batching.num_splits for task in plan.tasks] == [0] * 6
     again = plans.frozen(catalog, measurement, **ask)
     assert [task.digest for task in again.tasks] == [task.digest for task in plan.tasks]
+    second = scoring.score_round(
+        settings, client=client, round_number=1, checkpoint=measurement.checkpoint.url
+    )
+    assert second.numbers["num_splits"] == 0
+    assert catalog.provenance(1)["fitting_units"] == learned, "and what follows knows it too"
 
 
 def test_a_shard_that_changed_while_scoring_is_named(
