@@ -125,6 +125,25 @@ def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
     return Rate(result.numbers["samples_per_second"], 1e3 * cpu / result.scored)
 
 
+def one_task(values: dict[str, Any], folder: Path) -> Rate:
+    """The same spans in this process: what a worker does, without cluster, plan and parts."""
+    from pipeline import config, plans, scoring
+    from pipeline.cluster import connect_when_needed
+    from pipeline.rounds import prepare
+    from pipeline.scoring_tasks import measure_span
+
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        settings = config.parse(values | {"run": run, "cluster": {"workers": 1}})
+        with connect_when_needed(settings.cluster) as cluster:
+            ready = prepare(settings, cluster=cluster)
+        measurement = scoring.measurement_of(settings, checkpoint=ready.layout.initial_checkpoint)
+        tasks = plans.plan_tasks(ready.corpus.shards, measurement)
+        measure_span(tasks[0])
+        started, cpu = time.perf_counter(), time.process_time()
+        count = sum(measure_span(task).num_samples for task in tasks[1:])
+        return rate(count, started, time.process_time() - cpu)
+
+
 def bare(values: dict[str, Any], folder: Path) -> Rate:
     """Samples per second of the model alone, over batches that were collated before."""
     import torch
@@ -288,6 +307,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
 
 METHODS: dict[str, Callable[..., Any]] = {
     "bare loop": bare,
+    "ours, one task": one_task,
     "ours, 1 worker": lambda values, folder: ours(values, folder, workers=1),
     "ours, 2 workers": lambda values, folder: ours(values, folder, workers=2),
     "dask map_partitions": dask_partitions,
@@ -369,6 +389,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--spans", type=int, help="default: 100 000 that do nothing, 2 000 others")
     parser.add_argument("--peer-python", help="of an environment with datasets")
+    parser.add_argument("--only", default="", help="methods that begin with this, and the limit")
     parser.add_argument("--name", default="scoring", help="of the result files")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
@@ -377,7 +398,12 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    methods = [name for name in METHODS if options.peer_python or name not in PEERS]
+    methods = [
+        name
+        for name in METHODS
+        if name == "bare loop"
+        or (name.startswith(options.only) and (options.peer_python or name not in PEERS))
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         folder, rates = Path(scratch), []
         for kind in ("images", "text"):
