@@ -4,6 +4,8 @@ Here: the hierarchy. Not here: printing them (`pipeline/cli.py`). An error's tex
 wrong, which file or key, what was expected, and what to do next.
 """
 
+from typing import Self
+
 
 class AttentError(Exception):
     """Root of every error that attent-select raises on purpose."""
@@ -37,11 +39,19 @@ class MissingError(InputError, FileNotFoundError):
     # FileNotFoundError's own __str__ shows an errno; ours shows the message alone.
     __str__ = Exception.__str__
 
+    def __new__(cls, *args: object) -> Self:
+        """Dask makes a worker's error anew; the `__new__` that it would find is ValueError's."""
+        return FileNotFoundError.__new__(cls, *args)
+
 
 class ExistsError(InputError, FileExistsError):
     """The output is there already; nothing was overwritten."""
 
     __str__ = Exception.__str__
+
+    def __new__(cls, *args: object) -> Self:
+        """As for `MissingError`."""
+        return FileExistsError.__new__(cls, *args)
 
 
 class CorpusMismatchError(InputError):

@@ -23,9 +23,11 @@ VISITS: Final = "visits"
 WEIGHT: Final = "weight"
 PROBABILITY: Final = "probability"
 
-# Why a sample has no loss. `ok` is the only status whose loss is not null.
+# Why a sample has no loss. `ok` is the only status whose loss is not null; `killed` is a sample
+# that ended the process that measured it.
 OK: Final = "ok"
-STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom")
+KILLED: Final = "killed"
+STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom", KILLED)
 
 SCORED: Final = "scored"
 OBSERVED: Final = "observed"

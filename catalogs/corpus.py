@@ -165,6 +165,13 @@ class Corpus:
 
         return register_io_source(source, schema=cast(frames.SchemaDict, kinds))
 
+    def shard_without(self, column: str) -> Shard | None:
+        """The first shard that lacks `column`; each is looked through until one is found."""
+        for shard in self.shards:
+            if column not in _format(shard.format).inspect(shard.uri).columns:
+                return shard
+        return None
+
     def verify(self, shard: Shard) -> None:
         """Whether a shard still is the object that was ingested.
 

@@ -50,6 +50,22 @@ class Layout:
         return join(self.spans, f"{digest}.parquet")
 
     @property
+    def plans(self) -> str:
+        return join(self.run, "losses", "plans")
+
+    def plan(self, round_number: int) -> str:
+        """The spans of a round, frozen before the first of them is measured."""
+        return join(self.plans, f"{round_number:05d}.parquet")
+
+    @property
+    def journals(self) -> str:
+        return join(self.run, "losses", "journals")
+
+    def journal(self, digest: str) -> str:
+        """Which rows of a span are in flight: there while it is measured."""
+        return join(self.journals, f"{digest}.json")
+
+    @property
     def parts(self) -> str:
         return join(self.run, "losses", "parts")
 
@@ -95,6 +111,19 @@ class Layout:
 
     def round_metrics(self, round_number: int) -> str:
         return join(self.metrics, f"{round_number:05d}.parquet")
+
+    @property
+    def scoring(self) -> str:
+        return join(self.metrics, "scoring")
+
+    def scoring_metrics(self, round_number: int) -> str:
+        """How scoring went; unlike `round_metrics` it says nothing about what is finished."""
+        return join(self.scoring, f"{round_number:05d}.parquet")
+
+    @property
+    def drivers(self) -> str:
+        """The tickets of drivers that work on the run."""
+        return join(self.run, "drivers")
 
     @property
     def report(self) -> str:

@@ -6,7 +6,7 @@ Not here: where parts live and which of them count (`catalogs/losses.py`).
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +40,30 @@ class ShardLosses:
 
 
 @dataclass(frozen=True)
+class Batching:
+    """How many batches were halved because memory ran out, so that losses may differ in their last
+    bits, and the units of the largest batch that is known to fit then.
+    """
+
+    num_splits: int = 0
+    fitting_units: int | None = None
+
+    @classmethod
+    def sum(cls, several: Iterable["Batching"]) -> "Batching":
+        """Of all of `several` together."""
+        found = list(several)
+        fitting = [one.fitting_units for one in found if one.fitting_units is not None]
+        return cls(sum(one.num_splits for one in found), min(fitting, default=None))
+
+
+@dataclass(frozen=True)
 class PartSummary:
     """A part that was written: its name, the span files it was made from, and its shards."""
 
     part: str
     spans: tuple[str, ...]
     shards: tuple[ShardLosses, ...]
+    batching: Batching = Batching()
 
 
 def typed(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -22,10 +22,10 @@ from attent_select.teaching import Preview
 from catalogs import frames, loss_parts, storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout, join
-from catalogs.loss_parts import PartSummary, ShardLosses
+from catalogs.loss_parts import Batching, PartSummary, ShardLosses
 from catalogs.scan import File, Scan
 
-__all__ = ["LossCatalog", "PartSummary", "ShardLosses", "Span"]
+__all__ = ["Batching", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
 _MAX_VISITS = (1 << 16) - 1
 
@@ -77,8 +77,12 @@ class LossCatalog:
 
     # Scoring: workers write spans and compact them, the driver publishes.
 
-    def write_span(self, digest: str, rows: pl.DataFrame) -> None:
+    def write_span(
+        self, digest: str, rows: pl.DataFrame, *, batching: Batching | None = None
+    ) -> None:
         """Publish the losses of one span (`schema.LOSSES` and the carried columns, in row order).
+
+        `batching` says what became of its batches; the part that is made of it says so too.
 
         Raises:
             InputError: a column is missing, the order is wrong, or a loss does not fit its status.
@@ -87,12 +91,23 @@ class LossCatalog:
         rows = loss_parts.typed(rows, kinds=self._kinds(), what=what)
         loss_parts.check_order(rows, what=what)
         loss_parts.check_losses(rows, what=what)
-        notes = {"schema_version": schema.SCHEMA_VERSION}
+        notes = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "batching": asdict(batching or Batching()),
+        }
         frames.publish_frame(self._layout.span(digest), rows, notes=notes)
 
     def span_digests(self) -> set[str]:
         """The spans that are done."""
         return {_stem(found.url) for found in storage.list_objects(self._layout.spans)}
+
+    def span_found(self, digest: str) -> tuple[pl.DataFrame, Batching] | None:
+        """The losses of a span and what became of its batches; None if it is not done."""
+        try:
+            rows, notes = self._read_span(digest)
+        except MissingError:
+            return None
+        return rows, Batching(**notes["batching"])
 
     def compact(
         self, group: Sequence[str], *, round_number: int, provenance: dict[str, Any] | None = None
@@ -108,10 +123,16 @@ class LossCatalog:
         """
         # Many small files: waiting for one after the other would take most of the time.
         with ThreadPoolExecutor(8) as pool:
-            rows = pl.concat(pool.map(self._read_span, group))
+            found = list(pool.map(self._read_span, group))
+        rows = pl.concat(rows for rows, _ in found)
         rows = rows.with_columns(self._visits(rows, before=round_number))
-        notes = self._notes(round_number) | {"provenance": provenance or {}}
-        return loss_parts.build_part(rows, run=self.run, spans=group, notes=notes)
+        batching = Batching.sum(Batching(**notes["batching"]) for _, notes in found)
+        notes = self._notes(round_number) | {
+            "provenance": provenance or {},
+            "batching": asdict(batching),
+        }
+        part = loss_parts.build_part(rows, run=self.run, spans=group, notes=notes)
+        return replace(part, batching=batching)
 
     def publish(
         self,
@@ -235,8 +256,8 @@ class LossCatalog:
 
     # How it is done.
 
-    def _read_span(self, digest: str) -> pl.DataFrame:
-        return frames.read_frame(self._layout.span(digest), schema=self._kinds())[0]
+    def _read_span(self, digest: str) -> tuple[pl.DataFrame, frames.Notes]:
+        return frames.read_frame(self._layout.span(digest), schema=self._kinds())
 
     def _kinds(self) -> frames.SchemaDict:
         return dict(schema.LOSSES) | (self._carry or {})

@@ -24,6 +24,9 @@ from attent_select.errors import (
 # No space, over the quota, larger than files may be.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# What obstore raises for credentials that are wrong or may too little.
+_REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
+
 # (offset, num_bytes) within an object.
 Range = tuple[int, int]
 
@@ -107,7 +110,10 @@ def translated(url: str, *more: type[Exception]) -> Iterator[None]:
     except kinds as error:
         # obstore appends pages of debugging output; the cause keeps them.
         said = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
-        raise StorageError(f"{url}: {' '.join(said.split())}") from error
+        hint = ""
+        if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
+            hint = ". Check the credentials in the environment, and what they may do there"
+        raise StorageError(f"{url}: {' '.join(said.split())}{hint}") from error
 
 
 @contextlib.contextmanager

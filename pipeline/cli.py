@@ -250,7 +250,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
     as_json: Json = False,
 ) -> None:
-    """SQL over the tables losses, index, corpus and metrics of a run."""
+    """SQL over the tables losses, index, corpus, metrics and scoring of a run."""
 
     def work() -> Any:
         from pipeline.query import query as ask
@@ -285,6 +285,47 @@ def report(
         return {"report": write_report(run, controls=controls, out=out, png=png)}
 
     answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
+def gc(
+    *,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Removes superseded losses (all but the newest) and what interrupted work left behind."""
+
+    def work() -> Any:
+        from pipeline.garbage import collect
+
+        return collect(run, dry_run=dry_run)
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
+def doctor(
+    *,
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG.yaml]", help="Or a run.")] = None,
+    scheduler: Scheduler = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Checks the environment, storage, cluster and configuration; says what the run will cost."""
+
+    def work() -> Any:
+        from pipeline.doctor import examine
+
+        return examine(config, scheduler=scheduler, overrides=overrides or ())
+
+    def show(result: Any) -> None:
+        from pipeline.doctor import show_diagnosis
+
+        show_diagnosis(result)
+
+    if not answer(work, as_json=as_json, show=show).ok:
+        raise typer.Exit(2)
 
 
 def main() -> None:

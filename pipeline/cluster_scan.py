@@ -18,7 +18,7 @@ from catalogs import frames, storage
 from catalogs.frames import SchemaDict
 from catalogs.layout import join
 from catalogs.scan import Scan
-from pipeline.cluster import Client, connect, num_threads, run_tasks
+from pipeline.cluster import Client, connect, run_tasks, size
 from pipeline.settings import ClusterSettings
 
 Result = TypeVar("Result")
@@ -46,7 +46,9 @@ class ClusterScan:
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """`work` of every piece, in order. Raises `ClusterError` if the cluster is lost."""
-        parts = self.scan.split(_TASKS_PER_THREAD * num_threads(self.client)) or [self.scan]
+        parts = self.scan.split(_TASKS_PER_THREAD * max(1, size(self.client).threads)) or [
+            self.scan
+        ]
         tasks = [_Task(position, part, work) for position, part in enumerate(parts)]
         early: dict[int, list[Result]] = {}
         following = 0

@@ -18,7 +18,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
@@ -27,13 +28,17 @@ from attent_select.errors import AttentError
 if TYPE_CHECKING:
     import polars as pl
 
+R = TypeVar("R")
+
 INTERRUPTED = 130
 # Rows that people are shown of a table.
 SHOWN_ROWS = 200
+# Between two lines about progress in a log.
+_LINE_SECONDS = 30.0
 
 
-def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None]) -> None:
-    """Runs a command's work and prints its result: as JSON, or for people with `show`.
+def answer(work: Callable[[], R], *, as_json: bool, show: Callable[[R], None]) -> R:
+    """Runs a command's work and prints its result (returned): as JSON, or for people with `show`.
 
     An `AttentError` becomes one message on stderr and its exit code; an interrupt says how to go
     on. Any other exception is a defect of this program: one line says so, and with
@@ -61,6 +66,7 @@ def answer(work: Callable[[], Any], *, as_json: bool, show: Callable[[Any], None
         typer.echo(text)
     else:
         show(result)
+    return result
 
 
 def plain(value: Any) -> Any:
@@ -142,11 +148,17 @@ def describe_round(round_: Mapping[str, Any]) -> str:
     )
 
 
+class Advance(Protocol):
+    """Adds to a progress bar; `note` then stands beside it."""
+
+    def __call__(self, amount: int, note: str = "", /) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr when that is a terminal; yields a function that adds to it."""
+def progress(title: str, *, total: int, unit: str) -> Iterator[Advance]:
+    """A progress bar on stderr, or where that is no terminal a line now and then."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield _lines(title, total=total, unit=unit)
         return
     from rich.console import Console
     from rich.progress import (
@@ -163,10 +175,31 @@ def progress(title: str, *, total: int, unit: str) -> Iterator[Callable[[int], N
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda amount: bar.advance(task, amount)
+        task = bar.add_task(title, total=total, note="")
+        yield lambda amount, note="", /: bar.update(task, advance=amount, note=note)
+
+
+def _lines(title: str, *, total: int, unit: str) -> Advance:
+    done, started = 0, monotonic()
+    last = started
+
+    def advance(amount: int, note: str = "", /) -> None:
+        nonlocal done, last
+        done += amount
+        now = monotonic()
+        if now - last >= _LINE_SECONDS:
+            last = now
+            left = (now - started) * (total - done) / done
+            say(
+                f"{title} {done:,} of {total:,} {unit}, about {left:,.0f} s left; {note}".rstrip(
+                    "; "
+                )
+            )
+
+    return advance
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """What each round measured: `metrics/<round>.parquet`, one row per number.
 
-Here: writing it (which marks a round as finished) and reading all rounds as one table. Not here:
-measuring (`rounds.py`).
+Here: writing it (which marks a round as finished) and reading all rounds as one table; the same for
+how its scoring went, `metrics/scoring/<round>.parquet`, which marks nothing. Not here: measuring
+(`rounds.py`, `watching.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -16,12 +17,21 @@ METRICS = {"round": pl.UInt32, "name": pl.String, "value": pl.Float64}
 
 def publish(run: str, round_number: int, values: Mapping[str, float]) -> None:
     """Write the numbers of a round."""
+    _publish(Layout(run).round_metrics(round_number), round_number, values)
+
+
+def publish_scoring(run: str, round_number: int, values: Mapping[str, float]) -> None:
+    """Write how the scoring of a round went."""
+    _publish(Layout(run).scoring_metrics(round_number), round_number, values)
+
+
+def _publish(url: str, round_number: int, values: Mapping[str, float]) -> None:
     table = pl.DataFrame(
         [(round_number, name, float(value)) for name, value in values.items()],
         schema=METRICS,
         orient="row",
     )
-    frames.publish_frame(Layout(run).round_metrics(round_number), table, notes={})
+    frames.publish_frame(url, table, notes={})
 
 
 def read(run: str, round_number: int) -> dict[str, float] | None:
@@ -35,7 +45,17 @@ def read(run: str, round_number: int) -> dict[str, float] | None:
 
 def table(run: str) -> pl.DataFrame:
     """One row per finished round: `round` u32 and a float64 column for each name."""
-    files = storage.list_objects(Layout(run).metrics)
+    layout = Layout(storage.normalise(run))
+    files = storage.list_objects(layout.metrics)
+    return _table([file for file in files if not file.url.startswith(layout.scoring)])
+
+
+def scoring_table(run: str) -> pl.DataFrame:
+    """One row per scored round: `round` u32 and a float64 column for each name."""
+    return _table(storage.list_objects(Layout(run).scoring))
+
+
+def _table(files: Sequence[storage.ObjectInfo]) -> pl.DataFrame:
     rounds = [frames.read_frame(file.url, schema=METRICS)[0] for file in files]
     if not rounds:
         return pl.DataFrame(schema={"round": pl.UInt32})

@@ -136,9 +136,15 @@ def _metrics(run: str) -> pl.LazyFrame:
     return metrics.table(run).lazy()
 
 
+def _scoring(run: str) -> pl.LazyFrame:
+    """One row per scored round; see `metrics.scoring_table`."""
+    return metrics.scoring_table(run).lazy()
+
+
 TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "losses": losses,
     "index": index,
     "corpus": corpus,
     "metrics": _metrics,
+    "scoring": _scoring,
 }

@@ -371,9 +371,11 @@ def _check_columns(corpus: Corpus, config: RunConfig) -> None:
         ("scoring.carry", config.scoring.carry),
     ):
         if missing := [name for name in columns if name not in corpus.columns]:
+            lacking = corpus.shard_without(missing[0])
+            where = f" (shard {lacking.shard_id}, {lacking.uri}, lacks it)" if lacking else ""
             raise InputError(
                 f"{section}: the corpus has no column {', '.join(missing)}; it has "
-                f"{', '.join(corpus.columns)}"
+                f"{', '.join(corpus.columns)}{where}"
             )
 
 

@@ -6,8 +6,8 @@ task does on its worker (`scoring_tasks.py`), which rows a span has and how it i
 spans.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TypeVar
 
@@ -15,20 +15,21 @@ import polars as pl
 
 from attent_select.errors import InputError, MissingError
 from attent_select.schema import OK, STATUS
-from catalogs import Corpus, LossCatalog
+from catalogs import LossCatalog
 from catalogs.layout import Layout
-from catalogs.losses import PartSummary
-from pipeline import spans
+from catalogs.losses import Batching, PartSummary
+from pipeline import metrics, plans, preflight, spans
 from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress, say
+from pipeline.plans import Plan
 from pipeline.scoring_tasks import (
     CompactTask,
     Measurement,
-    SpanTask,
     compact_part,
     measure_span,
 )
 from pipeline.settings import RunConfig
+from pipeline.watching import Watch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,7 +37,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What scoring did. `failed` counts the samples of the snapshot without a loss, by status."""
+    """What scoring did. `failed` counts the samples of the snapshot without a loss, by status;
+    `numbers` are those of `metrics/scoring`, of what this call measured.
+    """
 
     scored: int
     skipped: int
@@ -45,6 +48,7 @@ class ScoreResult:
     seconds: float
     snapshot: str
     catalog_digest: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 def score_round(
@@ -63,15 +67,23 @@ def score_round(
     started = monotonic()
     measurement = measurement_of(config, checkpoint=checkpoint)
     catalog = measurement.catalog
-    corpus = catalog.corpus
     snapshot = Layout(config.run).snapshot(round_number)
     if round_number in catalog.rounds():
         return _result(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
-    tasks = plan_tasks(corpus, measurement)
-    scored = _measure(tasks, client=client, config=config, done=catalog.span_digests())
-    parts = _compact(tasks, client=client, config=config, round_number=round_number)
+    shards = catalog.corpus.shards
+    preflight.check_workers(
+        client,
+        objects={shards[0].uri: shards[0].etag},
+        needs_gpu="GPU" in config.cluster.resources,
+    )
+    plan = plans.frozen(catalog, measurement, round_number=round_number, shards=shards)
+    watch = _measure(plan, client=client, config=config, done=catalog.span_digests())
+    parts = _compact(plan, client=client, config=config, round_number=round_number)
     _check_failed(parts, config=config)
+    numbers = watch.numbers()
+    metrics.publish_scoring(config.run, round_number, numbers)
     seconds = monotonic() - started
+    batching = Batching.sum(part.batching for part in parts)
     catalog.publish(
         round_number,
         parts,
@@ -80,9 +92,13 @@ def score_round(
             "checkpoint_digest": measurement.checkpoint.weights_digest,
             "measured_step": measurement.checkpoint.step,
             "seconds": seconds,
+            "num_splits": batching.num_splits,
+            "fitting_units": batching.fitting_units or plan.learned_units,
         },
     )
-    return _result(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
+    scored = watch.sums["samples"]
+    result = _result(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
+    return replace(result, numbers=numbers)
 
 
 def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
@@ -103,41 +119,39 @@ def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
     )
 
 
-def plan_tasks(corpus: Corpus, measurement: Measurement) -> list[SpanTask]:
-    """One task for each span of the corpus, in order."""
-    settings = measurement.settings
-    measured_by = {
-        "weights": measurement.checkpoint.weights_digest,
-        "step": measurement.checkpoint.step,
-        "task": measurement.task,
-        # How much may fail does not change what is measured.
-        "settings": settings.model_dump(exclude={"max_failed_share", "part_samples"}),
-    }
-    return [
-        SpanTask(shard, span, spans.digest(shard, span, measured_by=measured_by), measurement)
-        for shard, span in spans.plan(corpus.shards, span_samples=settings.span_samples)
-    ]
-
-
-def _measure(tasks: list[SpanTask], *, client: Client, config: RunConfig, done: set[str]) -> int:
-    """Has every span measured that is not `done`; returns how many samples that were."""
-    waiting = [task for task in tasks if task.digest not in done]
+def _measure(plan: Plan, *, client: Client, config: RunConfig, done: set[str]) -> Watch:
+    """Has every span measured that is not `done`; returns what that was like."""
+    waiting = [task for task in plan.tasks if task.digest not in done]
+    watch = Watch(waiting)
+    num_samples = sum(task.span.num_rows for task in plan.tasks)
+    if config.cluster.scheduler != "local" or config.cluster.dashboard is not None:
+        say(f"dashboard: {client.dashboard_link}")
     total = sum(task.span.num_rows for task in waiting)
-    num_splits = num_truncated = 0
     with progress("scoring", total=total, unit="samples") as advance:
-        for task, measured in _tasks_on(client, measure_span, waiting, config):
-            num_splits += measured.num_splits
-            num_truncated += measured.num_truncated
-            advance(task.span.num_rows)
-    if num_splits:
-        say(f"{num_splits} batches did not fit into memory and were halved: lower batch_units")
-    if num_truncated:
-        say(f"{num_truncated} samples were cut to the length that the task allows")
-    return total
+        for task, measured in _tasks_on(
+            client,
+            measure_span,
+            waiting,
+            config,
+            resources=config.cluster.resources,
+            on_death=watch.death,
+        ):
+            watch.add(task, measured)
+            advance(task.span.num_rows, watch.line())
+            # Now rather than after the whole corpus.
+            _check_share(watch.num_failed, num_samples, config=config)
+    watch.end()
+    return watch
 
 
 def _tasks_on(
-    client: Client, function: Callable[[T], R], tasks: Iterable[T], config: RunConfig
+    client: Client,
+    function: Callable[[T], R],
+    tasks: Iterable[T],
+    config: RunConfig,
+    *,
+    resources: Mapping[str, float] | None = None,
+    on_death: Callable[[T], None] | None = None,
 ) -> Iterator[tuple[T, R]]:
     cluster = config.cluster
     return run_tasks(
@@ -146,18 +160,21 @@ def _tasks_on(
         tasks,
         window_per_thread=cluster.window,
         patience_seconds=cluster.patience_seconds,
+        resources=resources,
+        on_death=on_death,
     )
 
 
 def _compact(
-    tasks: list[SpanTask], *, client: Client, config: RunConfig, round_number: int
+    plan: Plan, *, client: Client, config: RunConfig, round_number: int
 ) -> list[PartSummary]:
+    tasks = plan.tasks
     groups = spans.parts([task.span for task in tasks], part_samples=config.scoring.part_samples)
     compactions = (
         CompactTask(
             tuple(tasks[position].digest for position in group),
             round_number,
-            tasks[0].measurement,
+            plan.measurement,
         )
         for group in groups
     )
@@ -170,6 +187,10 @@ def _check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
     shards = [shard for part in parts for shard in part.shards]
     total = sum(shard.num_rows for shard in shards)
     failed = total - sum(shard.num_ok for shard in shards)
+    _check_share(failed, total, config=config)
+
+
+def _check_share(failed: int, total: int, *, config: RunConfig) -> None:
     allowed = config.scoring.max_failed_share
     if failed > allowed * total:
         raise InputError(

@@ -6,23 +6,41 @@ twice writes the same bytes to the same place.
 """
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from attent_select.schema import MEASURED_STEP, ORIGIN, SCORED, SHARD_ID, VISITS
+from attent_select.schema import (
+    KILLED,
+    MEASURED_STEP,
+    NUM_UNITS,
+    OK,
+    ORIGIN,
+    ROW,
+    SCORED,
+    SHARD_ID,
+    STATUS,
+    VISITS,
+)
 from catalogs import LossCatalog
 from catalogs.corpus import read_shard
-from catalogs.losses import PartSummary, Span
+from catalogs.layout import Layout
+from catalogs.losses import Batching, PartSummary, Span
 from catalogs.shard_format import Sample, Shard
+from pipeline.journal import Journal
+from pipeline.preflight import check_here, environment
 from pipeline.settings import ScoringSettings
 
 if TYPE_CHECKING:
     import torch
 
     from trainers.checkpoint import Checkpoint
+    from trainers.scorer import ScoringNotes
 
 _READ_BYTES = 16 << 20
 _READ_THREADS = 2
@@ -38,6 +56,8 @@ class Measurement:
     model: dict[str, Any]
     checkpoint: "Checkpoint"
     settings: ScoringSettings
+    # The driver's versions.
+    environment: Mapping[str, str] = field(default_factory=environment)
 
     @property
     def catalog(self) -> LossCatalog:
@@ -52,6 +72,10 @@ class SpanTask:
     span: Span
     digest: str
     measurement: Measurement
+
+    @property
+    def rows(self) -> range:
+        return range(self.span.first_row, self.span.first_row + self.span.num_rows)
 
     def __str__(self) -> str:
         last = self.span.first_row + self.span.num_rows - 1
@@ -72,41 +96,68 @@ class CompactTask:
 
 @dataclass(frozen=True)
 class Measured:
-    """What measuring a span came across: batches halved for memory, samples cut to their limit."""
+    """What measuring a span took and came across, for the driver to add up.
 
-    num_splits: int
-    num_truncated: int
+    `busy_seconds` is the time that the model did not wait for samples; `failed` counts samples
+    without a loss by status; `killers` are the rows that ended worker processes.
+    """
+
+    num_samples: int
+    num_units: int
+    batching: Batching
+    failed: Mapping[str, int]
+    killers: tuple[int, ...]
+    bytes_read: int = 0
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+    num_truncated: int = 0
 
 
 def measure_span(task: SpanTask) -> Measured:
-    """Measures one span and writes its file."""
+    """Measures one span and writes its file; unless it is there, from an attempt that could not
+    say so.
+    """
+    check_here(task.measurement.environment)
+    found = task.measurement.catalog.span_found(task.digest)
+    if found is not None:
+        rows, batching = found
+        return _result(rows, batching)
+    return _measure(task)
+
+
+def _measure(task: SpanTask) -> Measured:
     import torch
 
-    from trainers.scorer import ScoringNotes, score_rows
+    started = perf_counter()
+    measurement = task.measurement
+    torch.set_num_threads(measurement.settings.torch_threads)
+    journal = Journal(Layout(measurement.run).journal(task.digest))
+    for group in journal.suspects.groups():
+        journal.probing(group)
+        _scored(task, _Rows(task, group))
+    wanted = _Rows(task, task.rows, journal=journal)
+    scores, notes = _scored(task, wanted)
+    batching = Batching(notes.num_splits, notes.fitting_units)
+    measurement.catalog.write_span(task.digest, _described(task, scores, wanted), batching=batching)
+    journal.close()
+    return replace(
+        _result(scores, batching),
+        bytes_read=wanted.bytes_read,
+        seconds=perf_counter() - started,
+        busy_seconds=notes.busy_seconds,
+        num_truncated=notes.num_truncated,
+    )
 
-    measurement, settings = task.measurement, task.measurement.settings
-    torch.set_num_threads(settings.torch_threads)
-    carried: dict[str, list[Any]] = {name: [] for name in settings.carry}
-    notes = ScoringNotes()
-    rows = score_rows(
-        measurement.task,
-        _model(measurement),
-        _samples(task, carried=carried),
-        settings=settings,
-        notes=notes,
+
+def _result(rows: pl.DataFrame, batching: Batching) -> Measured:
+    """What the rows of a span file say by themselves."""
+    return Measured(
+        num_samples=len(rows),
+        num_units=int(rows[NUM_UNITS].cast(pl.UInt64).sum()),
+        batching=batching,
+        failed=Counter(rows.filter(pl.col(STATUS) != OK)[STATUS].to_list()),
+        killers=tuple(rows.filter(pl.col(STATUS) == KILLED)[ROW].to_list()),
     )
-    rows = rows.with_columns(
-        pl.lit(task.span.shard_id).alias(SHARD_ID),
-        pl.lit(measurement.checkpoint.step).alias(MEASURED_STEP),
-        pl.lit(SCORED).alias(ORIGIN),
-        pl.lit(0).alias(VISITS),
-        *(
-            pl.Series(name, values, dtype=settings.carry_schema[name], strict=False)
-            for name, values in carried.items()
-        ),
-    )
-    measurement.catalog.write_span(task.digest, rows)
-    return Measured(notes.num_splits, notes.num_truncated)
 
 
 def compact_part(task: CompactTask) -> PartSummary:
@@ -114,28 +165,84 @@ def compact_part(task: CompactTask) -> PartSummary:
     return task.measurement.catalog.compact(task.digests, round_number=task.round_number)
 
 
-def _samples(task: SpanTask, *, carried: dict[str, list[Any]]) -> Iterator[tuple[int, Sample]]:
-    """(row, sample) of the span, read ahead; what is carried along is put aside on the way."""
-    from trainers.readahead import ordered_map
+def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNotes]":
+    """The scores of the rows, without those that would kill, and what happened on the way."""
+    from trainers.scorer import SCORES, ScoringNotes, score_rows
 
-    shard, span = task.shard, task.span
-    columns = tuple(dict.fromkeys([*task.measurement.task.columns, *carried]))
-    sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))
-    chunk = max(1, _READ_BYTES // sample_bytes)
-    end = span.first_row + span.num_rows
-    chunks = [range(first, min(first + chunk, end)) for first in range(span.first_row, end, chunk)]
-    readings = ordered_map(
-        lambda rows: (rows, read_shard(shard, rows=rows, columns=columns)),
-        chunks,
-        num_threads=_READ_THREADS,
-        budget=_AHEAD_BYTES,
-        cost=lambda rows: len(rows) * sample_bytes,
+    measurement, notes = task.measurement, ScoringNotes()
+    scores = score_rows(
+        measurement.task,
+        _model(measurement),
+        wanted.samples(),
+        settings=measurement.settings,
+        notes=notes,
+        finished=wanted.journal.finished if wanted.journal else None,
     )
-    for rows, reading in readings:
-        for row, sample in zip(rows, reading.samples, strict=True):
-            for name, values in carried.items():
-                values.append(sample[name])
-            yield row, sample
+    killed = [(row, None, 0, KILLED) for row in wanted.killers]
+    left_out = pl.DataFrame(killed, schema=SCORES, orient="row")
+    return pl.concat([scores, left_out]).sort(ROW), notes
+
+
+def _described(task: SpanTask, scores: pl.DataFrame, wanted: "_Rows") -> pl.DataFrame:
+    """The scores with everything else that stands in a span file."""
+    settings = task.measurement.settings
+    return scores.with_columns(
+        pl.lit(task.span.shard_id).alias(SHARD_ID),
+        pl.lit(task.measurement.checkpoint.step).alias(MEASURED_STEP),
+        pl.lit(SCORED).alias(ORIGIN),
+        pl.lit(0).alias(VISITS),
+        *(
+            pl.Series(name, values, dtype=settings.carry_schema[name], strict=False)
+            for name, values in wanted.carried.items()
+        ),
+    )
+
+
+class _Rows:
+    """Some rows of a span: reading their samples ahead, and what is kept of them beside."""
+
+    def __init__(self, task: SpanTask, rows: range, *, journal: Journal | None = None) -> None:
+        self._task, self._range = task, rows
+        self.journal = journal
+        self.carried: dict[str, list[Any]] = {n: [] for n in task.measurement.settings.carry}
+        self.bytes_read = 0
+
+    @property
+    def killers(self) -> tuple[int, ...]:
+        return self.journal.suspects.killers if self.journal else ()
+
+    def samples(self) -> Iterator[tuple[int, Sample]]:
+        """(row, sample) of the rows that are not left out, noted in the journal."""
+        leave_out = set(self.killers)
+        kept = ((row, sample) for row, sample in self._read() if row not in leave_out)
+        if self.journal is None:
+            return kept
+        window = self._task.measurement.settings.window_samples
+        return self.journal.noting(kept, window=window, end=self._range.stop)
+
+    def _read(self) -> Iterator[tuple[int, Sample]]:
+        """(row, sample), read ahead; what is carried along is put aside on the way."""
+        from trainers.readahead import ordered_map
+
+        shard, rows = self._task.shard, self._range
+        columns = tuple(dict.fromkeys([*self._task.measurement.task.columns, *self.carried]))
+        sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))
+        chunk = max(1, _READ_BYTES // sample_bytes)
+        chunks = [rows[first : first + chunk] for first in range(0, len(rows), chunk)]
+        readings = ordered_map(
+            lambda part: (part, read_shard(shard, rows=part, columns=columns)),
+            chunks,
+            num_threads=_READ_THREADS,
+            budget=_AHEAD_BYTES,
+            cost=lambda part: len(part) * sample_bytes,
+        )
+        with closing(readings):
+            for part, reading in readings:
+                self.bytes_read += reading.bytes_read
+                for row, sample in zip(part, reading.samples, strict=True):
+                    for name, values in self.carried.items():
+                        values.append(sample[name])
+                    yield row, sample
 
 
 _loaded: dict[str, "torch.nn.Module"] = {}

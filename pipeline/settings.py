@@ -5,7 +5,6 @@ The settings of a task, a strategy, a schedule and the training are the frozen d
 packages; their fields appear in the file under the same names.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -33,6 +32,9 @@ StrategyT = TypeVar("StrategyT")
 TrainingT = TypeVar("TrainingT")
 
 _COMPOSED = frozenset(field.name for field in fields(Composition))
+
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+")
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 _CARRIED: Mapping[str, type[pl.DataType]] = {
     "string": pl.String,
@@ -127,6 +129,7 @@ class ScoringSettings(_Section):
         max_batch_samples: most samples of a forward pass.
         window_samples: consecutive rows that are sorted by length before they form batches.
         dtype: autocast of the forward pass; losses are float32.
+        compile: run the model through torch.compile.
         torch_threads: of each task's arithmetic; part of what makes losses equal bit by bit.
         carry: columns of the samples that are kept beside the losses, name → type.
         max_failed_share: more unusable samples than this share stop the run, in training too.
@@ -138,6 +141,7 @@ class ScoringSettings(_Section):
     max_batch_samples: int = Field(default=256, ge=1)
     window_samples: int = Field(default=1024, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     torch_threads: int = Field(default=1, ge=1)
     carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
     max_failed_share: float = Field(default=0.1, ge=0, le=1)
@@ -147,13 +151,40 @@ class ScoringSettings(_Section):
         return {name: _CARRIED[kind] for name, kind in self.carry.items()}
 
 
+class Adaptive(_Section):
+    """How far a cluster that is started here may grow and shrink, in workers."""
+
+    minimum: int = Field(default=1, ge=1)
+    maximum: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Adaptive":
+        if self.maximum < self.minimum:
+            raise InputError(f"maximum is {self.maximum}: expected at least {self.minimum}")
+        return self
+
+
+class SecurityFiles(_Section):
+    """Where the PEM files for TLS are: paths only, never what is in them."""
+
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+
 class ClusterSettings(_Section):
     """Where scoring and ingesting run.
 
     Attributes:
-        scheduler: `local` (processes on this machine) or the address of a Dask scheduler.
-        workers: processes of a local cluster.
-        threads_per_worker: tasks at a time in each of them.
+        scheduler: `local` (processes on this machine), the address of a Dask scheduler, or the
+            dotted path of a cluster class (`dask_jobqueue.SLURMCluster`).
+        arguments: of the cluster class.
+        workers: processes of a local cluster (default: one per core); how many a cluster class is
+            asked for (default: as its arguments say).
+        adaptive: instead of `workers`, how far the cluster grows and shrinks with the work.
+        security: files for TLS.
+        resources: what a scoring task takes of its worker, such as `{GPU: 1}`.
+        threads_per_worker: tasks at a time in each process of a local cluster.
         memory_limit: per local worker, as Dask writes it (`auto`, `4GB`).
         dashboard: address of the Dask dashboard of a local cluster, such as `:8787`.
         window: tasks in flight per thread of the cluster.
@@ -163,7 +194,11 @@ class ClusterSettings(_Section):
     """
 
     scheduler: str = "local"
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    arguments: dict[str, Any] = {}
+    workers: int | None = Field(default=None, ge=1)
+    adaptive: Adaptive | None = None
+    security: SecurityFiles | None = None
+    resources: dict[str, float] = {}
     threads_per_worker: int = Field(default=1, ge=1)
     memory_limit: str = "auto"
     dashboard: str | None = None
@@ -174,10 +209,33 @@ class ClusterSettings(_Section):
 
     @field_validator("scheduler")
     @classmethod
-    def _address(cls, scheduler: str) -> str:
-        if scheduler != "local" and not re.match(r"(tcp|tls|ucx|ws|wss)://.+", scheduler):
-            raise InputError("expected `local` or an address such as tcp://10.0.0.1:8786")
+    def _place(cls, scheduler: str) -> str:
+        if scheduler != "local" and not (_ADDRESS.match(scheduler) or _CLASS.fullmatch(scheduler)):
+            raise InputError(
+                "expected `local`, an address such as tcp://10.0.0.1:8786, or the dotted path of a "
+                "cluster class such as dask_jobqueue.SLURMCluster"
+            )
         return scheduler
+
+    @field_validator("resources")
+    @classmethod
+    def _positive(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, amount in resources.items():
+            if not amount > 0:
+                raise InputError(f"{name} is {amount}: expected more than 0")
+        return resources
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ClusterSettings":
+        if self.arguments and (self.scheduler == "local" or self.is_address):
+            raise InputError("arguments are those of a cluster class: name one in scheduler")
+        if self.adaptive is not None and self.is_address:
+            raise InputError("adaptive needs a cluster that is started here, not an address")
+        return self
+
+    @property
+    def is_address(self) -> bool:
+        return _ADDRESS.match(self.scheduler) is not None
 
 
 class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):

@@ -35,14 +35,24 @@ def digest(shard: Shard, span: Span, *, measured_by: Mapping[str, Any]) -> str:
     `measured_by`: plain values or settings dataclasses; the weights' digest, the task's and the
     scoring settings.
     """
-    what = {
-        "schema_version": SCHEMA_VERSION,
-        "shard": [shard.uri, shard.etag, shard.num_bytes],
-        "span": dataclasses.asdict(span),
-        "measured_by": dict(measured_by),
-    }
-    text = json.dumps(what, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return next(digests([(shard, span)], measured_by=measured_by))[2]
+
+
+def digests(
+    planned: Iterable[tuple[Shard, Span]], *, measured_by: Mapping[str, Any]
+) -> Iterator[tuple[Shard, Span, str]]:
+    """Each of `planned` with its `digest`."""
+    common = hashlib.sha256(_text([SCHEMA_VERSION, dict(measured_by)]).encode())
+    for shard, span in planned:
+        own = common.copy()
+        what = [shard.uri, shard.etag, shard.num_bytes, span.shard_id, span.first_row]
+        own.update(_text([*what, span.num_rows]).encode())
+        yield shard, span, own.hexdigest()[:32]
+
+
+def plain(measured_by: Mapping[str, Any]) -> Any:
+    """`measured_by` as JSON has it, to be kept and compared."""
+    return json.loads(_text(dict(measured_by)))
 
 
 def parts(spans: Sequence[Span], *, part_samples: int) -> Iterator[list[int]]:
@@ -72,6 +82,10 @@ def _by_shard(spans: Sequence[Span]) -> Iterator[list[int]]:
         shard.append(position)
     if shard:
         yield shard
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from attent_select.schedules import Round
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline import config as configs
-from pipeline import credentials, rounds
+from pipeline import credentials, lease, rounds
 from pipeline.cluster import Client, connect, connect_when_needed
 from pipeline.console import describe_round, say
 from pipeline.convert import convert as convert_samples
@@ -48,7 +48,7 @@ def score(
         ClusterError: the cluster was lost; calling again goes on.
     """
     config = _config(source, scheduler=scheduler, overrides=overrides)
-    with _cluster(config, client) as cluster:
+    with lease.held(config.run), _cluster(config, client) as cluster:
         run = rounds.prepare(config, cluster=cluster)
         return rounds.score_stage(run, run.round(round_number), cluster=cluster)
 
@@ -68,7 +68,7 @@ def train(
         MissingError: the round is chosen by losses and was not scored.
     """
     config = _config(source, scheduler=None, overrides=overrides)
-    with _cluster(config, client) as cluster:
+    with lease.held(config.run), _cluster(config, client) as cluster:
         run = rounds.prepare(config, cluster=cluster)
         round_ = run.round(round_number)
         return _result(run, [_describe(round_, rounds.train_stage(run, round_))])
@@ -89,7 +89,7 @@ def run(
     lost with a killed process is left out.
     """
     config = _config(source, scheduler=scheduler, overrides=overrides)
-    with _cluster(config, client) as cluster:
+    with lease.held(config.run), _cluster(config, client) as cluster:
         ready = rounds.prepare(config, cluster=cluster)
         finished = []
         for round_, values in rounds.all_rounds(ready, cluster=cluster):

@@ -96,3 +96,19 @@ def _running(command: Sequence[str]) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def rclone_process(folder: Path, *, address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """rclone serving `folder` at a fixed `address`, to be killed and started again."""
+    command = [_program("rclone"), "serve", "s3", "--auth-key", "key,secret"]
+    process = subprocess.Popen(
+        [*command, "--addr", address, str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()

@@ -6,11 +6,13 @@ because a loss can differ in its last bits with the batch it was computed in.
 """
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from time import perf_counter
+from typing import Any, Protocol
+from weakref import WeakSet
 
 import polars as pl
 import torch
@@ -41,6 +43,8 @@ class Batching(Protocol):
     def window_samples(self) -> int: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def compile(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,15 @@ class ScoringSettings:
 
     A batch holds at most `max_batch_samples` samples, and at most `batch_units` units, padding
     included: samples × the cost of the longest (tokens; 1 for an image). Samples are put into
-    batches longest first among `window_samples` consecutive ones. All of these are part of what a
-    loss was measured with.
+    batches longest first among `window_samples` consecutive ones. `compile` runs the model through
+    `torch.compile`. All of these are part of what a loss was measured with.
     """
 
     batch_units: int = 16384
     max_batch_samples: int = 256
     window_samples: int = 1024
     dtype: str = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_units", "max_batch_samples", "window_samples"):
@@ -71,12 +76,15 @@ class ScoringNotes:
     """What happened beside the losses; filled while scoring.
 
     `num_splits` counts batches that were halved because memory ran out: their losses may differ in
-    the last bits from those of another machine. `num_truncated` counts samples cut to the task's
-    limit.
+    the last bits from those of another machine. `fitting_units` is half of the smallest of these
+    (its halves were scored, or halved again); None without any. `num_truncated` counts samples cut
+    to the task's limit. `busy_seconds` is the time that the model did not wait for a batch.
     """
 
     num_splits: int = 0
+    fitting_units: int | None = None
     num_truncated: int = 0
+    busy_seconds: float = 0.0
 
 
 def best_device() -> torch.device:
@@ -92,6 +100,7 @@ def score_rows(
     settings: Batching | None = None,
     num_threads: int = 2,
     notes: ScoringNotes | None = None,
+    finished: Callable[[Sequence[int]], None] | None = None,
 ) -> pl.DataFrame:
     """The loss of each `(row, sample)`, in eval mode, in float32 nats.
 
@@ -102,14 +111,24 @@ def score_rows(
         settings: how batches are made.
         num_threads: that prepare samples; makes no difference to the result.
         notes: filled, where given.
+        finished: told of rows that have their result, from any thread.
 
     Returns:
         The columns of `SCORES`, sorted by row. A sample that cannot be used has a status and a
         null loss.
+
+    Raises:
+        InputError: the device has no bfloat16.
     """
     settings = settings or ScoringSettings()
-    model.to(best_device())
-    scoring = _Scoring(task, model=model, dtype=settings.dtype, notes=notes or ScoringNotes())
+    _make_ready(model, settings)
+    scoring = _Scoring(
+        task,
+        model=model,
+        dtype=settings.dtype,
+        notes=notes or ScoringNotes(),
+        finished=finished or (lambda _: None),
+    )
     prepared = ordered_map(
         scoring.prepare,
         _pieces(samples),
@@ -127,6 +146,7 @@ def score_rows(
     with evaluating(model) as to_device, closing(batches):
         for rows, items, batch in batches:
             scoring.score(rows, items, to_device(batch))
+        scoring.settle()
     return pl.DataFrame(scoring.results, schema=SCORES, orient="row").sort(schema.ROW)
 
 
@@ -134,10 +154,20 @@ class _Scoring:
     """The work on one span, and its results so far."""
 
     def __init__(
-        self, task: Task, *, model: torch.nn.Module, dtype: str, notes: ScoringNotes
+        self,
+        task: Task,
+        *,
+        model: torch.nn.Module,
+        dtype: str,
+        notes: ScoringNotes,
+        finished: Callable[[Sequence[int]], None],
     ) -> None:
         self._task, self._model, self._notes = task, model, notes
+        self._device = next(model.parameters()).device
         self._bfloat16 = dtype == "bfloat16"
+        self._finished = finished
+        # The losses of the batch before, which the device may still be computing.
+        self._pending: tuple[list[int], torch.Tensor, torch.Tensor] | None = None
         self.results: list[tuple[int, float | None, int, str]] = []
 
     def prepare(self, piece: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
@@ -148,48 +178,88 @@ class _Scoring:
                 usable.append((row, self._task.prepare(sample, generator=None)))
             except SampleError as error:
                 self.results.append((row, None, 0, error.status))
+                self._finished([row])
         return usable
 
     def collate(self, planned: Sequence[tuple[int, Item]]) -> tuple[list[int], list[Item], Batch]:
         rows, items = [row for row, _ in planned], [item for _, item in planned]
-        return rows, items, self._task.collate(items)
+        batch = self._task.collate(items)
+        if self._device.type == "cuda":  # copies from pinned memory overlap with compute
+            batch = {name: value.pin_memory() for name, value in batch.items()}
+        return rows, items, batch
 
     def score(self, rows: list[int], items: list[Item], batch: Batch) -> None:
         """Add the results of one batch; halves it as often as memory runs out."""
-        losses = None
-        try:
-            losses = self._losses(batch)
-        except (RuntimeError, MemoryError) as error:
-            # Handled after this block: until its end the exception holds the attempt's tensors.
-            if not _is_out_of_memory(error):
-                raise
+        started = perf_counter()
+        losses = self._losses(batch)
+        self.settle()  # only now: the device has the next batch to work on
         if losses is not None:
-            self._notes.num_truncated += (
-                int(batch["truncated"].sum()) if "truncated" in batch else 0
-            )
-            self.results += [
-                _result(row, loss, units) for row, (loss, units) in zip(rows, losses, strict=True)
-            ]
+            if "truncated" in batch:
+                self._notes.num_truncated += int(batch["truncated"].sum())
+            self._pending = (rows, *losses)
+        self._notes.busy_seconds += perf_counter() - started
+        if losses is None:
+            self._split(rows, items)
+
+    def settle(self) -> None:
+        """Waits for the losses of the batch before, and keeps them."""
+        if self._pending is None:
             return
+        rows, losses, num_units = self._pending
+        self._pending = None
+        values = zip(rows, losses.float().tolist(), num_units.tolist(), strict=True)
+        self.results += [_result(row, loss, units) for row, loss, units in values]
+        self._finished(rows)
+
+    def _split(self, rows: list[int], items: list[Item]) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
             self.results.append((rows[0], None, 0, "oom"))
+            self._finished(rows)
             return
         self._notes.num_splits += 1
-        device = next(self._model.parameters()).device
+        half_units = len(rows) * max(item["num_units"] for item in items) // 2
+        self._notes.fitting_units = min(half_units, self._notes.fitting_units or half_units)
         middle = len(rows) // 2
         for half in (slice(None, middle), slice(middle, None)):
             collated = self._task.collate(items[half])
-            on_device = {name: value.to(device) for name, value in collated.items()}
+            on_device = {name: value.to(self._device) for name, value in collated.items()}
             self.score(rows[half], items[half], on_device)
 
-    def _losses(self, batch: Batch) -> list[tuple[float, int]]:
-        device = next(self._model.parameters()).device
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
-        with autocast:
-            losses, num_units = self._task.per_sample_loss(self._model, batch)
-        return list(zip(losses.float().tolist(), num_units.tolist(), strict=True))
+    def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """None when memory ran out. A function of its own: until an exception is handled it holds
+        the attempt's tensors.
+        """
+        autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+        try:
+            with autocast:
+                return self._task.per_sample_loss(self._model, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        return None
+
+
+_compiled: "WeakSet[torch.nn.Module]" = WeakSet()
+
+
+def _make_ready(model: torch.nn.Module, settings: Batching) -> None:
+    """On the best device, and compiled if wanted."""
+    device = best_device()
+    _check_dtype(settings.dtype, device)
+    model.to(device)
+    if settings.compile and model not in _compiled:
+        _compiled.add(model)
+        backbone: Any = getattr(model, "base_model", model)
+        backbone.compile(dynamic=True)  # lengths differ from batch to batch
+
+
+def _check_dtype(dtype: str, device: torch.device) -> None:
+    if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16: set scoring.dtype to float32"
+        )
 
 
 def _result(row: int, loss: float, units: int) -> tuple[int, float | None, int, str]:

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 from attent_select.errors import InputError, StorageError
 from catalogs.layout import join
 from catalogs.objects import ObjectInfo, Range, Storage, missing
+from catalogs.storage import local_files
 from catalogs.storage import patterns as globs
 from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
@@ -157,6 +158,11 @@ def delete_folder(url: str) -> None:
         shutil.rmtree(normalise(url), ignore_errors=True)
     else:
         delete_all(found.url for found in list_objects(url))
+
+
+def leftovers(folder: str) -> list[ObjectInfo]:
+    """What crashes left half written: local files only, as object stores show nothing of it."""
+    return list(local_files.leftovers(normalise(folder))) if is_local(folder) else []
 
 
 def download_folder(url: str, to: Path) -> None:

@@ -19,10 +19,11 @@ import fsspec
 from attent_select.errors import StorageError
 from catalogs.layout import join
 from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated, unquoted
+from catalogs.storage.patience import patiently
 
 _ETAGS = ("ETag", "etag", "md5", "checksum")
 _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created")
-_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 6}}
+_TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 
 
 def s3_endpoint() -> str:
@@ -37,7 +38,7 @@ class FsspecFiles:
         with _translated(url):
             files, path = _driver(url)
             _check_etag(files, url, path, etag)
-            return bytes(files.cat_file(path))
+            return patiently(lambda: bytes(files.cat_file(path)))
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
@@ -47,7 +48,9 @@ class FsspecFiles:
             _check_etag(files, url, path, etag)
             starts = [offset for offset, _ in ranges]
             ends = [offset + num_bytes for offset, num_bytes in ranges]
-            found = files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+            found = patiently(
+                lambda: files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+            )
             pairs = zip(found, ranges, strict=True)
             return [check_length(url, _cut(data, wanted), wanted) for data, wanted in pairs]
 
@@ -55,12 +58,12 @@ class FsspecFiles:
         with _translated(prefix):
             files, path = _driver(prefix)
             try:
-                itself = files.info(path)
+                itself = patiently(lambda: files.info(path))
             except FileNotFoundError:
                 return []
             if itself["type"] != "directory":
                 return [_info(prefix, itself)]
-            found = files.find(path, detail=True).items()
+            found = patiently(lambda: files.find(path, detail=True)).items()
             return [_info(_spelt(name, path, prefix), detail) for name, detail in found]
 
     def publish(self, url: str, data: bytes | Path) -> None:
@@ -68,14 +71,14 @@ class FsspecFiles:
             files, path = _driver(url)
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(data, Path):
-                files.put_file(str(data), path)
+                patiently(lambda: files.put_file(str(data), path))
             else:
-                files.pipe_file(path, data)
+                patiently(lambda: files.pipe_file(path, data))
 
     def delete(self, url: str) -> None:
         with _translated(url), contextlib.suppress(FileNotFoundError):
             files, path = _driver(url)
-            files.rm_file(path)
+            patiently(lambda: files.rm_file(path))
 
 
 def _translated(url: str) -> contextlib.AbstractContextManager[None]:
@@ -124,4 +127,5 @@ def _cut(data: bytes, wanted: Range) -> bytes:
 
 def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:
     if etag is not None:
-        check_etag(url, found=_info(url, files.info(path)).etag, expected=etag)
+        found = patiently(lambda: files.info(path))
+        check_etag(url, found=_info(url, found).etag, expected=etag)

@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from catalogs.objects import ObjectInfo, Range, check_etag, check_length, transl
 
 # A file that is being written beside its final place. Listings skip what a crash left behind.
 _TEMPORARY_SUFFIX = ".attent-tmp"
+# After so long nobody writes it any more.
+_LEFT_SECONDS = 3600.0
 
 
 class LocalFiles:
@@ -55,6 +58,17 @@ class LocalFiles:
     def delete(self, url: str) -> None:
         with translated(url):
             Path(url).unlink(missing_ok=True)
+
+
+def leftovers(folder: str) -> Iterator[ObjectInfo]:
+    """What crashes left half written under `folder`, an hour ago or more."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(_TEMPORARY_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    status = Path(parent, name).stat()
+                    if time.time() - status.st_mtime > _LEFT_SECONDS:
+                        yield _info(str(Path(parent, name)), status)
 
 
 def _info(url: str, status: os.stat_result) -> ObjectInfo:

@@ -15,19 +15,25 @@ from typing import Any, Final
 
 import obstore
 import obstore.store
-from obstore.exceptions import BaseError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PreconditionError,
+)
 
 from catalogs.layout import join
 from catalogs.objects import (
     ObjectInfo,
     Range,
-    Storage,
     check_etag,
     check_length,
     translated,
     unquoted,
 )
+from catalogs.storage import s3_credentials
 from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
+from catalogs.storage.patience import patiently
 
 SCHEMES: Final = ("s3", "gs", "az")
 
@@ -38,10 +44,11 @@ _OPTIONS: Final[dict[str, Any]] = {
     "read_timeout": timedelta(seconds=60),
     "timeout": timedelta(minutes=20),
 }
-_RETRIES: Final[Any] = {"max_retries": 6, "retry_timeout": timedelta(seconds=180)}
+# `patiently` repeats, for all stores alike.
+_NO_RETRIES: Final[Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 
 
-def bucket_of(url: str) -> Storage:
+def bucket_of(url: str) -> "ObjectStore":
     """The store of the bucket that `url` is in."""
     scheme, _, rest = url.partition("://")
     endpoint = s3_endpoint() if scheme == "s3" else ""
@@ -57,54 +64,70 @@ class ObjectStore:
 
     def __init__(self, root: str, *, endpoint: str) -> None:
         self._root = root
-        self._answers_ranges = True
+        self.answers_ranges = True
         config: Any = {"endpoint": endpoint} if endpoint else {}
+        known = s3_credentials.provider() if root.startswith("s3://") else None
+        credentials: Any = {} if known is None else {"credential_provider": known}
         options: Any = _OPTIONS | {"allow_http": endpoint.startswith("http://")}
         self._store: Any = obstore.store.from_url(
-            root, config=config, client_options=options, retry_config=_RETRIES
+            root, config=config, client_options=options, retry_config=_NO_RETRIES, **credentials
         )
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
         with translated(url, BaseError):
-            return self._get(url, {}, etag)
+            return patiently(lambda: self._get(url, {}, etag))
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
         with translated(url, BaseError):
-            if self._answers_ranges:
+            if self.answers_ranges:
                 try:
                     return self._ranges(url, ranges, etag)
                 except BaseError as error:
                     if "NotPartial" not in str(error):
                         raise
-                    self._answers_ranges = False
+                    self.answers_ranges = False
         return FsspecFiles().read_ranges(url, ranges, etag=etag)
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         key = self._key(prefix)
         with translated(prefix, BaseError):
-            if key and (itself := self._head(key)):
-                return [itself]
-            pages = obstore.list(self._store, prefix=key or None)
-            found = (meta for page in pages for meta in page)
-            # The empty object `folder/` that marks a folder is listed as `folder`, which is not
-            # there.
-            return [self._info(meta) for meta in found if meta["size"] or self._head(meta["path"])]
+            return patiently(lambda: self._list(key))
 
     def publish(self, url: str, data: bytes | Path) -> None:
         # One PUT, or for large data a multipart upload that counts once it is completed.
         with translated(url, BaseError):
-            obstore.put(self._store, self._key(url), data)
+            patiently(lambda: obstore.put(self._store, self._key(url), data))
 
     def delete(self, url: str) -> None:
         with translated(url, BaseError), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store, self._key(url))
+            patiently(lambda: obstore.delete(self._store, self._key(url)))
+
+    def creates(self, url: str, data: bytes) -> bool:
+        """Asks to write only where nothing is; whether the server did. None of our files is
+        written so: some servers write anyway.
+        """
+        with translated(url, BaseError):
+            try:
+                patiently(lambda: obstore.put(self._store, self._key(url), data, mode="create"))
+            except (AlreadyExistsError, PreconditionError, NotSupportedError):
+                return False
+        return True
+
+    def _list(self, key: str) -> list[ObjectInfo]:
+        if key and (itself := self._head(key)):
+            return [itself]
+        pages = obstore.list(self._store, prefix=key or None)
+        found = (meta for page in pages for meta in page)
+        # The empty object `folder/` that marks a folder is listed as `folder`, which is not there.
+        return [self._info(meta) for meta in found if meta["size"] or self._head(meta["path"])]
 
     def _ranges(self, url: str, ranges: Sequence[Range], etag: str | None) -> list[bytes]:
         def fetch(wanted: Range) -> bytes:
             offset, num_bytes = wanted
-            data = self._get(url, {"range": (offset, offset + num_bytes)}, etag)
+            options = {"range": (offset, offset + num_bytes)}
+            data = patiently(lambda: self._get(url, options, etag))
             return check_length(url, data, wanted)
 
         if len(ranges) == 1:

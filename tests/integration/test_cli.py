@@ -18,7 +18,19 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 
-COMMANDS = ("demo", "ingest", "score", "select", "stream", "train", "run", "query", "report")
+COMMANDS = (
+    "demo",
+    "ingest",
+    "score",
+    "select",
+    "stream",
+    "train",
+    "run",
+    "query",
+    "report",
+    "gc",
+    "doctor",
+)
 
 
 def test_help_names_every_command_without_loading_torch_or_dask() -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from attent_select.errors import ClusterError, InputError
+from attent_select.errors import (
+    AttentError,
+    ClusterError,
+    CorpusMismatchError,
+    ExistsError,
+    InputError,
+    MissingError,
+    StorageError,
+)
 from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
 from pipeline.settings import ClusterSettings
 
@@ -22,6 +30,10 @@ def double(number: int) -> int:
 
 def refuse(number: int) -> int:
     raise InputError(f"no {number}")
+
+
+def fail(kind: type[AttentError]) -> None:
+    raise kind("gone") from OSError(5, "why")
 
 
 def touch_and_hang(path: str) -> None:
@@ -51,6 +63,17 @@ def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:
 def test_the_error_of_a_task_is_raised_as_it_is(client: Client) -> None:
     with pytest.raises(InputError, match="no 3"):
         list(run_tasks(client, refuse, [3]))
+
+
+@pytest.mark.parametrize(
+    "kind", [InputError, MissingError, ExistsError, CorpusMismatchError, StorageError, ClusterError]
+)
+def test_every_kind_of_error_comes_back_from_a_worker_as_what_it_is(
+    kind: type[AttentError], client: Client
+) -> None:
+    with pytest.raises(kind) as caught:
+        list(run_tasks(client, fail, [kind]))
+    assert (type(caught.value), str(caught.value)) == (kind, "gone")
 
 
 def test_a_cluster_is_only_started_when_it_is_needed() -> None:

@@ -10,11 +10,13 @@ import torch
 from digits import TASK, VIT, samples, write_corpus
 from small_runs import small_run
 
-from attent_select.errors import InputError, MissingError
+from attent_select.errors import ExistsError, InputError, MissingError
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from pipeline import config, rounds, score, scoring
+from pipeline import config, metrics, plans, rounds, score, scoring
 from pipeline.cluster import Client
+from pipeline.lease import held
+from pipeline.query import query
 from pipeline.scoring_tasks import measure_span
 from trainers import checkpoint
 
@@ -65,7 +67,7 @@ def test_spans_that_a_killed_driver_left_are_not_measured_again(
     settings = config.parse(small_run(tmp_path / "begun", shards, **QUICK))
     run = rounds.prepare(settings, cluster=lambda: client)
     measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-    for task in scoring.plan_tasks(run.corpus, measurement)[:2]:
+    for task in plans.plan_tasks(run.corpus.shards, measurement)[:2]:
         measure_span(task)
     result = score(settings, client=client)
     assert (result.scored, result.skipped) == (160, 80)
@@ -148,6 +150,57 @@ def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
         score(settings, client=client, round_number=1)
     with pytest.raises(InputError, match="the plan has rounds 0 to 2"):
         score(settings, client=client, round_number=3)
+
+
+def test_how_scoring_went_is_kept_and_marks_no_round_as_finished(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    result = scored(tmp_path / "run", shards, client)
+    kept = query(str(tmp_path / "run"), "SELECT * FROM scoring").row(0, named=True)
+    assert kept == {"round": 0, **result.numbers}
+    assert (kept["num_spans"], kept["num_samples"], kept["num_units"]) == (6, 240, 240)
+    assert kept["num_bytes"] >= sum(p.stat().st_size for p in (shards / "parquet").iterdir())
+    assert 0 < kept["busy_share"] <= 1
+    assert kept["samples_per_second"] == pytest.approx(240 / kept["seconds"])
+    assert metrics.read(str(tmp_path / "run"), 0) is None
+    assert len(metrics.table(str(tmp_path / "run"))) == 0
+
+
+def test_a_run_that_another_driver_works_on_is_left_alone(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, **QUICK))
+    with held(settings.run), pytest.raises(ExistsError, match="works on this run"):
+        score(settings, client=client)
+    assert score(settings, client=client).scored == 240
+
+
+def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
+    tmp_path: Path, shards: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = small_run(tmp_path / "run", shards, **QUICK, task__name="poisonous.Hungry")
+    values["task"] |= {"most": 9}
+    settings = config.parse(values)
+    result = score(settings, client=client)
+    assert (result.failed, result.numbers["num_splits"] > 0) == ({}, True)
+    assert "did not fit into memory and were halved" in capsys.readouterr().err
+    catalog = LossCatalog(settings.run)
+    learned = catalog.provenance(0)["fitting_units"]
+    assert learned <= 9
+    measurement = scoring.measurement_of(
+        settings, checkpoint=Layout(settings.run).initial_checkpoint
+    )
+    ask = {"round_number": 1, "shards": catalog.corpus.shards}
+    plan = plans.frozen(catalog, measurement, **ask)
+    assert plan.measurement.settings.batch_units == learned
+    assert all(task.measurement is plan.measurement for task in plan.tasks)
+    again = plans.frozen(catalog, measurement, **ask)
+    assert [task.digest for task in again.tasks] == [task.digest for task in plan.tasks]
+    second = scoring.score_round(
+        settings, client=client, round_number=1, checkpoint=measurement.checkpoint.url
+    )
+    assert second.numbers["num_splits"] == 0
+    assert catalog.provenance(1)["fitting_units"] == learned, "and what follows knows it too"
 
 
 def test_a_shard_that_changed_while_scoring_is_named(

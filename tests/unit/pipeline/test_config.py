@@ -104,7 +104,7 @@ PROBLEMS = [
     ("corpus.shards", ["/nowhere/*.parquet"], "corpus.shards: nothing is at /nowhere/*.parquet"),
     ("evaluation.shards", ["/nowhere/x"], "evaluation.shards: nothing is at /nowhere/x"),
     ("corpus.shards", ["gopher://x/y"], "corpus.shards: cannot read gopher://x/y"),
-    ("cluster.scheduler", "dask", "cluster.scheduler: expected `local` or an address"),
+    ("cluster.scheduler", "dask", "cluster.scheduler: expected `local`, an address"),
     ("cluster.workers", 0, "cluster.workers: expected greater than or equal to 1, found 0"),
     ("scoring.carry.source", "int", "scoring.carry.source: expected 'string', 'integer'"),
     ("training.arguments.hub_token", "x", "training.arguments.hub_token: looks like a credential"),

@@ -227,3 +227,29 @@ def test_a_label_beyond_the_models_classes_is_unreadable_and_the_others_have_the
     batch = TASK.collate([TASK.prepare(rows[2], generator=None)])
     with pytest.raises(InputError, match="num_labels"):
         TASK.evaluate(model, [batch])
+
+
+def test_a_compiled_model_gives_the_same_losses_but_for_their_last_bits(
+    model: torch.nn.Module,
+) -> None:
+    rows = list(enumerate(samples(40)))
+    plain = score_rows(TASK, model, rows, settings=ScoringSettings(max_batch_samples=16))
+    other = TASK.models(VIT).build(3)
+    settings = ScoringSettings(max_batch_samples=16, compile=True)
+    compiled = score_rows(TASK, other, rows, settings=settings)
+    assert compiled["loss"].to_list() == pytest.approx(plain["loss"].to_list(), abs=1e-5)
+    assert other.vit._compiled_call_impl is not None
+
+
+def test_rows_are_reported_as_soon_as_they_have_their_result() -> None:
+    finished: list[int] = []
+    values = [(float(x), 1) for x in range(1, 9)]
+    rows: list[tuple[int, Sample]] = [*numbers(values), (8, {"x": None, "length": 1})]
+    score_rows(
+        Numbers(),  # type: ignore[arg-type]  # only what scoring calls
+        Reciprocal(10**9),
+        rows,
+        settings=ScoringSettings(max_batch_samples=3),
+        finished=finished.extend,
+    )
+    assert sorted(finished) == list(range(9))

@@ -1,0 +1,61 @@
+"""A task and a model that do nothing, for what scoring costs around them.
+
+Here: what `benchmarks/scoring.py` puts where a model would be. Not here: measuring.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from catalogs.losses import Batching
+from catalogs.shard_format import Sample
+from pipeline.scoring_tasks import Measured, SpanTask
+
+
+class Models:
+    """One number."""
+
+    def build(self, seed: int) -> torch.nn.Module:
+        return torch.nn.Linear(1, 1)
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        model = torch.nn.Linear(1, 1)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model
+
+    def save(self, model: torch.nn.Module, folder: Path) -> None:
+        save_file(model.state_dict(), folder / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class NoOp:
+    """The loss of a sample is its number."""
+
+    columns = ("number",)
+
+    def models(self, settings: dict[str, Any]) -> Models:
+        return Models()
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> dict[str, Any]:
+        return {"number": float(sample["number"]), "num_units": 1}
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {"number": torch.tensor([item["number"] for item in items])}
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch["number"], torch.ones(len(batch["number"]), dtype=torch.int64)
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+        return {"eval_loss": 0.0}
+
+
+def measure_nothing(task: SpanTask) -> Measured:
+    """What a span costs when its worker does nothing at all."""
+    num_samples = task.span.num_rows
+    return Measured(num_samples, num_samples, Batching(), {}, ())

@@ -1,0 +1,441 @@
+"""How fast scoring is beside a bare loop, what a span costs, and how others do it.
+
+(a) our samples/s with one worker against a bare loop of the same model over the same batches,
+    collated before; (b) driver and scheduler time per span and the driver's memory, for spans that
+    do nothing and for spans with files; (c) one worker and two, one torch thread each; (d) plain
+    Dask `map_partitions` and a Hugging Face `datasets.map` loop. Every number is the median of
+    turns, so that the machine's moods strike all methods. Writes JSON and a plot to
+    benchmarks/results/.
+
+    python benchmarks/scoring.py --images fashion_mnist_test.parquet --text eltec_prose_val.parquet
+        --peer-python /path/to/an/environment/with/datasets/and/pandas/bin/python
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import polars as pl
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+NUM_SHARDS = 4
+SPANS = {"window": 100_000, "files": 2_000}
+
+
+def prepare_corpus(kind: str, source: Path, folder: Path, num_samples: int) -> dict[str, Any]:
+    """Shards of the first samples, and the configuration of a run on them."""
+    from trainers.tokenizer import train_tokenizer
+
+    table = pq.read_table(source).slice(0, num_samples)
+    (folder / kind).mkdir(parents=True, exist_ok=True)
+    size = -(-table.num_rows // NUM_SHARDS)
+    for number in range(NUM_SHARDS):
+        piece = table.slice(number * size, size)
+        pq.write_table(piece, folder / kind / f"{number}.parquet", row_group_size=256)
+    if kind == "images":
+        task = {"name": "image_classification", "image_size": 28, "num_channels": 1}
+        model = {
+            "model_type": "vit",
+            "image_size": 28,
+            "patch_size": 4,
+            "num_channels": 1,
+            "hidden_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "intermediate_size": 768,
+            "num_labels": 10,
+        }
+    else:
+        train_tokenizer(table["text"].to_pylist()[:2000], folder / "tokenizer", vocab_size=2000)
+        task = {
+            "name": "causal_lm",
+            "tokenizer": str(folder / "tokenizer"),
+            "text": "text",
+            "max_length": 256,
+        }
+        model = {
+            "model_type": "llama",
+            "vocab_size": 2000,
+            "hidden_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "intermediate_size": 512,
+            "max_position_embeddings": 256,
+        }
+    return {
+        "corpus": {"shards": [str(folder / kind)]},
+        "task": task,
+        "model": {"config": model},
+        "scoring": {
+            "span_samples": size,
+            "max_batch_samples": 64,
+            "batch_units": 4096,
+            "max_failed_share": 1.0,
+        },
+        "schedule": {"epochs": 1},
+    }
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a method reached, and the CPU time of the processes that score: the latter hardly
+    depends on what else the machine does.
+    """
+
+    samples_per_second: float
+    cpu_ms_per_sample: float
+
+
+def cpu_seconds(client: Any) -> float:
+    return sum(client.run(time.process_time).values())
+
+
+def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
+    """Samples per second of `attent score` on warm workers, from the first submit to the last
+    result: reading, decoding, files and all.
+    """
+    from pipeline import config, score
+    from pipeline.cluster import connect
+
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        settings = config.parse(values | {"run": run, "cluster": {"workers": workers}})
+        with connect(settings.cluster) as client:
+            score(settings, client=client)
+            # Once more: the workers keep the model of a checkpoint.
+            shutil.rmtree(Path(run) / "losses")
+            before = cpu_seconds(client)
+            result = score(settings, client=client)
+            cpu = cpu_seconds(client) - before
+    return Rate(result.numbers["samples_per_second"], 1e3 * cpu / result.scored)
+
+
+def one_task(values: dict[str, Any], folder: Path) -> Rate:
+    """The same spans in this process: what a worker does, without cluster, plan and parts."""
+    from pipeline import config, plans, scoring
+    from pipeline.cluster import connect_when_needed
+    from pipeline.rounds import prepare
+    from pipeline.scoring_tasks import measure_span
+
+    with tempfile.TemporaryDirectory(dir=folder) as run:
+        settings = config.parse(values | {"run": run, "cluster": {"workers": 1}})
+        with connect_when_needed(settings.cluster) as cluster:
+            ready = prepare(settings, cluster=cluster)
+        measurement = scoring.measurement_of(settings, checkpoint=ready.layout.initial_checkpoint)
+        tasks = plans.plan_tasks(ready.corpus.shards, measurement)
+        measure_span(tasks[0])
+        started, cpu = time.perf_counter(), time.process_time()
+        count = sum(measure_span(task).num_samples for task in tasks[1:])
+        return rate(count, started, time.process_time() - cpu)
+
+
+def bare(values: dict[str, Any], folder: Path) -> Rate:
+    """Samples per second of the model alone, over batches that were collated before."""
+    import torch
+
+    task, model, batches = in_batches(values, folder)
+    collated = [task.collate(batch) for batch in batches]
+    with torch.inference_mode():
+        for batch in collated[:4]:
+            task.per_sample_loss(model, batch)
+        started, cpu = time.perf_counter(), time.process_time()
+        for batch in collated:
+            losses, units = task.per_sample_loss(model, batch)
+            losses.tolist(), units.tolist()
+    return rate(sum(len(batch) for batch in batches), started, time.process_time() - cpu)
+
+
+def rate(count: int, started: float, cpu: float) -> Rate:
+    return Rate(count / (time.perf_counter() - started), 1e3 * cpu / count)
+
+
+def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any]]:
+    """The task, a model and the batches that scoring makes of each shard."""
+    import torch
+
+    from attent_select.errors import SampleError
+    from pipeline import config
+    from trainers.scorer import _batches
+
+    torch.set_num_threads(1)
+    parsed = config.parse(values | {"run": str(folder / "none")})
+    task, scoring = parsed.task.settings, parsed.scoring
+    model = task.models(parsed.model).build(0).eval()
+    batches = []
+    for path in sorted(Path(values["corpus"]["shards"][0]).glob("*.parquet")):
+        items = []
+        for row, sample in enumerate(pq.read_table(path).to_pylist()):
+            try:
+                items.append((row, task.prepare(sample, generator=None)))
+            except SampleError:
+                continue
+        for first in range(0, len(items), scoring.window_samples):
+            window = items[first : first + scoring.window_samples]
+            batches += [[item for _, item in batch] for batch in _batches(window, scoring)]
+    return task, model, batches
+
+
+def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
+    """What a peer calls with some rows: decode, collate, score; with the model kept."""
+    import torch
+
+    from attent_select.errors import SampleError
+    from pipeline import config
+
+    torch.set_num_threads(1)
+    parsed = config.parse(values | {"run": f"{folder}/none"})
+    task = parsed.task.settings
+    model = task.models(parsed.model).build(0).eval()
+
+    def losses(samples: list[dict[str, Any]]) -> list[float]:
+        items = []
+        for sample in samples:
+            try:
+                items.append(task.prepare(sample, generator=None))
+            except SampleError:
+                continue
+        found: list[float] = []
+        with torch.inference_mode():
+            for first in range(0, len(items), 64):
+                found += task.per_sample_loss(model, task.collate(items[first : first + 64]))[0]
+        return [float(loss) for loss in found]
+
+    return losses
+
+
+def dask_partitions(values: dict[str, Any], folder: Path) -> Rate:
+    """Plain Dask: a bag of files, mapped by partition, on one worker of one thread."""
+    import dask.bag
+    from distributed import Client, LocalCluster
+
+    paths = sorted(str(p) for p in Path(values["corpus"]["shards"][0]).glob("*.parquet"))
+
+    def partition(files: Any) -> list[float]:
+        losses = frame_scorer(values, str(folder))
+        return [loss for file in files for loss in losses(pq.read_table(file).to_pylist())]
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        dask.bag.from_sequence(paths[:1], npartitions=1).map_partitions(partition).compute()
+        started, cpu = time.perf_counter(), cpu_seconds(client)
+        bag = dask.bag.from_sequence(paths, npartitions=len(paths))
+        count = len(bag.map_partitions(partition).compute())
+        return rate(count, started, cpu_seconds(client) - cpu)
+
+
+def datasets_map(values: dict[str, Any], folder: Path) -> Rate:
+    """Hugging Face datasets: `map` in batches in one process."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    data = datasets.load_dataset(
+        "parquet", data_files=f"{values['corpus']['shards'][0]}/*.parquet", cache_dir=str(folder)
+    )["train"]
+    losses = frame_scorer(values, str(folder))
+
+    def batch(columns: dict[str, list[Any]]) -> dict[str, list[float]]:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        found = losses(rows)
+        return {"loss": found + [0.0] * (len(rows) - len(found))}
+
+    batch({name: data[:64][name] for name in data.column_names})
+    started, cpu = time.perf_counter(), time.process_time()
+    data.map(batch, batched=True, batch_size=64, load_from_cache_file=False)
+    return rate(len(data), started, time.process_time() - cpu)
+
+
+def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
+    """Seconds of this process, which holds driver and scheduler, per span; and its memory."""
+    import noop_task
+
+    from pipeline import config, plans, rounds, scoring
+    from pipeline.cluster import connect, run_tasks
+
+    (folder / "shards").mkdir()
+    per_shard = min(1000, num_spans)
+    for number in range(num_spans // per_shard):
+        table = pa.table({"number": pa.array(range(per_shard))})
+        pq.write_table(table, folder / "shards" / f"{number:06d}.parquet")
+    settings = config.parse({
+        "run": str(folder / "run"),
+        "corpus": {"shards": [str(folder / "shards")]},
+        "task": {"name": "noop_task.NoOp"},
+        "model": {},
+        "scoring": {"span_samples": 1},
+        "schedule": {"epochs": 1},
+        "cluster": {"workers": 2, "window": 32},
+        "training": {"batch_size": 1},
+    })  # fmt: skip
+    memory = psutil.Process().memory_info
+    with connect(settings.cluster) as client:
+        run = rounds.prepare(settings, cluster=lambda: client)
+        before, cpu, started = memory().rss, time.process_time(), time.perf_counter()
+        if kind == "files":
+            rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+        else:
+            measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
+            tasks = plans.plan_tasks(run.corpus.shards, measurement)
+            done = run_tasks(
+                client, noop_task.measure_nothing, tasks, window_per_thread=settings.cluster.window
+            )
+            assert sum(1 for _ in done) == num_spans
+        return {
+            "num_spans": num_spans,
+            "wall_ms_per_span": 1e3 * (time.perf_counter() - started) / num_spans,
+            "driver_cpu_ms_per_span": 1e3 * (time.process_time() - cpu) / num_spans,
+            "driver_rss_growth_mib": (memory().rss - before) / 2**20,
+            "driver_rss_mib": memory().rss / 2**20,
+        }
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "bare loop": bare,
+    "ours, one task": one_task,
+    "ours, 1 worker": lambda values, folder: ours(values, folder, workers=1),
+    "ours, 2 workers": lambda values, folder: ours(values, folder, workers=2),
+    "dask map_partitions": dask_partitions,
+    "datasets map": datasets_map,
+}
+PEERS = ("dask map_partitions", "datasets map")
+
+
+def in_process(python: str, *arguments: str) -> Any:
+    """What this script prints, called in a process of its own."""
+    done = subprocess.run(
+        [python, __file__, *arguments],
+        env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{arguments}: {done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def turns(kind: str, folder: Path, *, methods: list[str], options: Any) -> list[dict[str, Any]]:
+    """Every method in turns; each turn is compared with the bare loop of the same turn."""
+    found: dict[str, list[Rate]] = {name: [] for name in methods}
+    loads: list[float] = []
+    for _ in range(options.repeats):
+        for name in methods:
+            python = options.peer_python if name in PEERS else sys.executable
+            loads.append(os.getloadavg()[0])
+            answer = in_process(python, "--one", name, "--kind", kind, "--folder", str(folder))
+            found[name].append(Rate(**answer))
+            print(f"  {kind:7} {name:22} {found[name][-1]}", file=sys.stderr)
+    limit = found["bare loop"]
+
+    def share(field: str, name: str) -> float:
+        pairs = zip(found[name], limit, strict=True)
+        return round(median(getattr(a, field) / getattr(b, field) for a, b in pairs), 3)
+
+    return [
+        {
+            "data": kind,
+            "method": name,
+            "samples_per_second": round(median(one.samples_per_second for one in rates), 1),
+            "share_of_bare_loop": share("samples_per_second", name),
+            "cpu_ms_per_sample": round(median(one.cpu_ms_per_sample for one in rates), 3),
+            "cpu_of_bare_loop": share("cpu_ms_per_sample", name),
+            "all": [round(one.samples_per_second, 2) for one in rates],
+            "load_average": round(median(loads), 1),
+        }
+        for name, rates in found.items()
+    ]
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    import altair as alt
+
+    chart = alt.Chart(pl.DataFrame(results)).mark_bar()
+    chart.encode(
+        x=alt.X("share_of_bare_loop:Q", title="samples/s, as a share of the bare loop"),
+        y=alt.Y("method:N", sort=None, title=None),
+        row=alt.Row("data:N", title=None),
+    ).properties(width=420, title="Scoring").save(path, scale_factor=2)
+
+
+def one(options: Any) -> Any:
+    if options.one in SPANS:
+        with tempfile.TemporaryDirectory() as folder:
+            return spans_cost(options.one, Path(folder), options.spans)
+    values = json.loads((options.folder / f"{options.kind}.json").read_text())
+    return asdict(METHODS[options.one](values, options.folder))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=Path, help="Parquet with image and label")
+    parser.add_argument("--text", type=Path, help="Parquet with text")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--spans", type=int, help="default: 100 000 that do nothing, 2 000 others")
+    parser.add_argument("--peer-python", help="of an environment with datasets")
+    parser.add_argument("--only", default="", help="methods that begin with this, and the limit")
+    parser.add_argument("--name", default="scoring", help="of the result files")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measured(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    methods = [
+        name
+        for name in METHODS
+        if name == "bare loop"
+        or (name.startswith(options.only) and (options.peer_python or name not in PEERS))
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, rates = Path(scratch), []
+        for kind in ("images", "text"):
+            if (source := getattr(options, kind)) is None:
+                continue
+            values = prepare_corpus(kind, source, folder, options.samples)
+            (folder / f"{kind}.json").write_text(json.dumps(values))
+            rates += turns(kind, folder, methods=methods, options=options)
+        yield "throughput", rates
+        costs = {}
+        for kind, count in SPANS.items():
+            spans = str(options.spans or count)
+            costs[kind] = in_process(sys.executable, "--one", kind, "--spans", spans)
+            print(f"  {kind}: {costs[kind]}", file=sys.stderr)
+        yield "spans", costs
+
+
+def main() -> None:
+    options = arguments()
+    if options.one:
+        print(json.dumps(one(options)))
+        return
+    results = dict(measured(options))
+    machine = {"cpus": os.cpu_count(), "processor": platform.machine()}
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine, **results}, indent=1)
+    (RESULTS / f"{options.name}.json").write_text(text + "\n")
+    if results["throughput"]:
+        plot(results["throughput"], RESULTS / f"{options.name}.png")
+        print(pl.DataFrame(results["throughput"]).drop("all"))
+    print(json.dumps(results["spans"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`attent gc` and `attent doctor` on real runs, storage and clusters."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from servers import moto_s3, rclone_s3
+from small_runs import small_run
+from typer.testing import CliRunner
+
+from attent_select.errors import ExistsError, MissingError
+from catalogs import LossCatalog, storage
+from catalogs.layout import Layout
+from catalogs.storage.probe import probe
+from pipeline import config, plans, rounds, scoring
+from pipeline.cli import app
+from pipeline.cluster import Client
+from pipeline.garbage import collect
+from pipeline.lease import held
+from pipeline.scoring_tasks import measure_span
+
+
+def names(folder: str) -> set[str]:
+    return {found.url.rpartition("/")[2] for found in storage.list_objects(folder)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, shards: Path, client: Client) -> str:
+    """A run of three rounds, the last two of which were scored."""
+    from pipeline import run
+
+    folder = tmp_path_factory.mktemp("gc") / "run"
+    run(config.parse(small_run(folder, shards)), client=client)
+    return str(folder)
+
+
+def test_gc_removes_superseded_losses_and_orphans_and_nothing_else(finished: str) -> None:
+    layout, catalog = Layout(finished), LossCatalog(finished)
+    newest = catalog.latest().collect()
+    used = {f"{part}.parquet" for part in catalog.snapshot(2)["part"].unique()}
+    superseded = names(layout.parts) - used
+    assert (catalog.rounds(), len(superseded) > 0) == ([1, 2], True)
+    storage.publish(layout.span("orphan"), b"left by scoring that was given up")
+    storage.publish(layout.journal("orphan"), b"{}")
+    temporary = Path(layout.parts) / ".x.parquet.0.attent-tmp"
+    temporary.write_bytes(b"half")
+    os.utime(temporary, (0, 0))
+    before = {item.url for item in storage.list_objects(finished)}
+
+    dry = collect(finished, dry_run=True)
+    assert {item.url for item in storage.list_objects(finished)} == before
+    assert (dry.snapshots, dry.parts, dry.spans, dry.journals, dry.plans, dry.leftovers) == (
+        1, len(superseded), 1, 1, 2, 1,
+    )  # fmt: skip
+    done = collect(finished)
+    assert (done.parts, done.num_bytes) == (dry.parts, dry.num_bytes)
+    assert names(layout.parts) == used
+    assert catalog.rounds() == [2]
+    assert catalog.latest().collect().equals(newest)
+    assert not temporary.exists()
+    gone = before - {item.url for item in storage.list_objects(finished)}
+    assert all("/losses/" in url for url in gone)
+    assert collect(finished).num_bytes == 0, "a second time there is nothing to do"
+
+
+def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    run = rounds.prepare(settings, cluster=lambda: client)
+    measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
+    plan = plans.frozen(run.catalog, measurement, round_number=0, shards=run.corpus.shards)
+    for task in plan.tasks[:2]:
+        measure_span(task)
+    assert collect(run.config.run).num_bytes == 0
+    result = rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+    assert (result.scored, result.skipped) == (160, 80)
+
+
+def test_gc_does_nothing_while_a_driver_is_at_work_or_where_no_run_is(
+    finished: str, tmp_path: Path
+) -> None:
+    with held(finished), pytest.raises(ExistsError, match="works on this run"):
+        collect(finished)
+    with pytest.raises(MissingError, match="is no run"):
+        collect(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("serve", "expected"), [(moto_s3, ("native", True)), (rclone_s3, ("fsspec", False))]
+)
+def test_the_probe_tells_servers_apart(
+    serve: Any, expected: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        found = probe(f"{server.url}/probed")
+        assert storage.list_objects(f"{server.url}/probed") == [], "it leaves nothing behind"
+    assert (found.ranges, found.conditional_put) == expected
+    assert found.request_seconds > 0
+
+
+def doctor(*arguments: str) -> tuple[int, dict[str, Any]]:
+    answer = CliRunner().invoke(app, ["doctor", "--json", *arguments])
+    return answer.exit_code, json.loads(answer.stdout)
+
+
+def test_the_doctor_finds_all_well_and_says_what_a_run_will_cost(
+    tmp_path: Path, shards: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    values = small_run(tmp_path / "run", shards, cluster={"workers": 1})
+    file.write_text(yaml.safe_dump(values))
+    code, found = doctor(str(file))
+    assert (code, found["ok"]) == (0, True)
+    assert [one["name"].split(",")[0] for one in found["findings"]] == [
+        "environment", "configuration", "storage of the run", "shards", "cluster",
+    ]  # fmt: skip
+    estimate = found["estimate"]
+    assert (estimate["num_samples"], estimate["num_scored_rounds"]) == (
+        pytest.approx(240, abs=20),
+        2,
+    )
+    per_round = estimate["num_samples"] / estimate["score_samples_per_second"]
+    assert estimate["score_seconds"] == pytest.approx(2 * per_round)
+    assert not Path(values["run"]).exists() or not list(Path(values["run"]).iterdir())
+
+
+def test_the_doctor_says_what_is_wrong_and_ends_with_2(tmp_path: Path, shards: Path) -> None:
+    code, found = doctor()
+    assert (code, [one["name"] for one in found["findings"]]) == (0, ["environment"])
+    file = tmp_path / "run.yaml"
+    values = small_run(tmp_path / "run", shards, task__image_size="eight")
+    file.write_text(yaml.safe_dump(values))
+    code, found = doctor(str(file))
+    assert (code, found["ok"], found["estimate"]) == (2, False, None)
+    assert "task.image_size" in found["findings"][-1]["detail"]
+    values = small_run(tmp_path / "run", shards)
+    values["cluster"] = {"scheduler": "tcp://127.0.0.1:9", "connect_timeout_seconds": 0.5}
+    file.write_text(yaml.safe_dump(values))
+    code, found = doctor(str(file))
+    assert (code, found["findings"][-1]["name"]) == (2, "cluster")
+    assert "nothing answers at tcp://127.0.0.1:9" in found["findings"][-1]["detail"]

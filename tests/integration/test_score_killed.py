@@ -1,0 +1,210 @@
+"""Scoring while processes are killed: the store, workers, the scheduler, the driver, by samples."""
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import yaml
+from digits import samples, write_corpus
+from poisonous import POISON
+from servers import BUCKET, S3Server, rclone_process
+from small_runs import small_run
+
+from catalogs import LossCatalog, storage
+from pipeline import config, score
+from pipeline.cluster import connect
+from pipeline.settings import ClusterSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = samples(120)
+    rows[71]["image"] = POISON + rows[71]["image"]
+    write_corpus(tmp_path / "parquet", rows)
+    write_corpus(tmp_path / "held-out", rows[:10], num_shards=1)
+    values = small_run(tmp_path / "run", tmp_path, schedule__warmup_epochs=0)
+    values["task"]["name"] = "poisonous.Poisonous"
+    values["task"]["num_channels"] = 1
+    with connect(ClusterSettings(workers=1)) as client:
+        result = score(config.parse(values), client=client)
+    assert (result.scored, result.failed) == (120, {"killed": 1})
+    losses = LossCatalog(str(tmp_path / "run")).latest().collect()
+    killed = losses.filter(losses["status"] == "killed")
+    assert killed.select("shard_id", "row", "loss").rows() == [(1, 31, None)]
+    said = capsys.readouterr().err
+    assert said.count("001.parquet ended: trying again") == 3, "once, alone, and alone again"
+    assert "row 31 of shard 1" in said
+    assert "gets the status `killed`" in said
+    assert list((tmp_path / "run/losses/journals").iterdir()) == []
+
+
+class Cluster:
+    """A store, a scheduler, two workers and drivers, each in a process of its own."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        (folder / BUCKET).mkdir(parents=True)
+        self._ports = [_free_port() for _ in range(2)]
+        self.server = S3Server(f"http://127.0.0.1:{self._ports[0]}")
+        self.address = f"tcp://127.0.0.1:{self._ports[1]}"
+        python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        self.environment = os.environ | self.server.environment | {"PYTHONPATH": python_path}
+        self.running: dict[str, subprocess.Popen[Any]] = {}
+
+    def start(self, name: str) -> None:
+        if name == "store":
+            address = f"127.0.0.1:{self._ports[0]}"
+            self.running[name] = self._stack.enter_context(
+                rclone_process(self.folder, address=address)
+            )
+            until(lambda: _answers(self._ports[0]))
+        elif name == "scheduler":
+            port = str(self._ports[1])
+            self._dask(name, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
+            until(lambda: _answers(self._ports[1]))
+        else:
+            options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "60"]
+            self._dask(name, "worker", self.address, *options)
+
+    def driver(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pipeline.cli", "score", *arguments]
+        return self._process(command)
+
+    def kill(self, name: str) -> None:
+        self.running[name].kill()
+        self.running[name].wait()
+
+    def restart(self, name: str) -> None:
+        if self.running[name].poll() is not None:
+            self.start(name)
+
+    def _dask(self, name: str, *arguments: str) -> None:
+        self.running[name] = self._process([sys.executable, "-m", "dask", *arguments])
+
+    def _process(self, command: list[str]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._stack.callback(_end, process)
+        return process
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+    deadline = monotonic() + seconds
+    while not condition():
+        assert monotonic() < deadline, "it never came so far"
+        threading.Event().wait(0.01)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with contextlib.ExitStack() as stack:
+        started = Cluster(tmp_path / "store", stack)
+        for name in ("store", "scheduler", "worker 0", "worker 1"):
+            started.start(name)
+        yield started
+
+
+WORKERS = ("worker 0", "worker 1")
+VICTIMS: list[tuple[str, ...]] = [
+    ("worker 0",),
+    ("store",),
+    WORKERS,
+    ("scheduler", *WORKERS),
+    ("driver",),
+    ("driver", "store", "scheduler", *WORKERS),
+]
+
+
+def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "parquet", samples(1200), num_shards=4)
+    write_corpus(tmp_path / "held-out", samples(10), num_shards=1)
+    values = small_run("s3://bucket/run", tmp_path, schedule__warmup_epochs=0)
+    values["scoring"] = {"span_samples": 10, "part_samples": 500}
+    values["cluster"] = {"scheduler": cluster.address, "patience_seconds": 60}
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(values))
+    spans = cluster.folder / BUCKET / "run/losses/spans"
+    moments = sorted(random.Random(4).sample(range(2, 100), len(VICTIMS)))
+    written: dict[str, int] = {}
+    driver = cluster.driver(str(file))
+    for victims, moment in zip(VICTIMS, moments, strict=True):
+        wait_for_spans(spans, moment, driver=driver)
+        for victim in victims:
+            driver.kill() if victim == "driver" else cluster.kill(victim)
+        found = finished(spans)
+        assert found.items() >= written.items(), "a span that was finished was measured again"
+        written = found
+        for name in cluster.running:
+            cluster.restart(name)
+        if "scheduler" in victims or "driver" in victims:
+            said = driver.communicate()[0]
+            if "driver" not in victims:
+                assert driver.returncode == 130, said
+                assert "run the same command again" in said
+            driver = cluster.driver(str(file))
+    said = driver.communicate()[0]
+    assert driver.returncode == 0, said
+    for name, value in cluster.server.environment.items():
+        monkeypatch.setenv(name, value)
+    assert LossCatalog("s3://bucket/run").span_digests() == set(), "compacted, then deleted"
+    assert LossCatalog("s3://bucket/run").digest(0) == undisturbed(values, tmp_path)
+    assert storage.list_objects("s3://bucket/run/losses/journals") == []
+    assert storage.list_objects("s3://bucket/run/drivers") == []
+
+
+def wait_for_spans(spans: Path, count: int, *, driver: subprocess.Popen[str]) -> None:
+    until(lambda: len(finished(spans)) >= count or driver.poll() is not None)
+    assert driver.poll() is None, driver.communicate()[0]
+
+
+def finished(spans: Path) -> dict[str, int]:
+    """The span files that are there, with the times they were written at."""
+    found = {}
+    for path in spans.glob("*.parquet") if spans.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_mtime_ns
+    return found
+
+
+def undisturbed(values: dict[str, Any], tmp_path: Path) -> str:
+    values = values | {"run": str(tmp_path / "undisturbed"), "cluster": {"workers": 2}}
+    return score(config.parse(values)).catalog_digest
