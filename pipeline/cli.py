@@ -92,6 +92,10 @@ def score(
     *,
     run: Run,
     round_number: Round = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the corpus to measure; the rest keeps its loss."),
+    ] = None,
     scheduler: Scheduler = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -102,7 +106,11 @@ def score(
         from pipeline import stages
 
         return stages.score(
-            run, round_number=round_number, scheduler=scheduler, overrides=overrides or ()
+            run,
+            round_number=round_number,
+            fraction=fraction,
+            scheduler=scheduler,
+            overrides=overrides or (),
         )
 
     answer(work, as_json=as_json, show=show_values)

@@ -66,23 +66,18 @@ def score_round(
     corpus = catalog.corpus
     snapshot = Layout(config.run).snapshot(round_number)
     if round_number in catalog.rounds():
-        return _result(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
+        return result_of(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
     tasks = plan_tasks(corpus, measurement)
-    scored = _measure(tasks, client=client, config=config, done=catalog.span_digests())
+    scored = measure(tasks, client=client, config=config, done=catalog.span_digests())
     parts = _compact(tasks, client=client, config=config, round_number=round_number)
-    _check_failed(parts, config=config)
+    check_failed(parts, config=config)
     seconds = monotonic() - started
     catalog.publish(
         round_number,
         parts,
-        provenance={
-            "checkpoint": checkpoint,
-            "checkpoint_digest": measurement.checkpoint.weights_digest,
-            "measured_step": measurement.checkpoint.step,
-            "seconds": seconds,
-        },
+        provenance=provenance_of(measurement, scored=scored, seconds=seconds),
     )
-    return _result(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
+    return result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
 
 
 def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
@@ -103,32 +98,50 @@ def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
     )
 
 
+def provenance_of(
+    measurement: Measurement, *, scored: int, seconds: float
+) -> dict[str, str | int | float]:
+    """What a snapshot says about how it came to be; `scored` and `seconds` are of this call."""
+    return {
+        "checkpoint": measurement.checkpoint.url,
+        "checkpoint_digest": measurement.checkpoint.weights_digest,
+        "measured_step": measurement.checkpoint.step,
+        "scored": scored,
+        "seconds": seconds,
+    }
+
+
 def plan_tasks(corpus: Corpus, measurement: Measurement) -> list[SpanTask]:
     """One task for each span of the corpus, in order."""
     settings = measurement.settings
-    measured_by = {
-        "weights": measurement.checkpoint.weights_digest,
-        "step": measurement.checkpoint.step,
-        "task": measurement.task,
-        # How much may fail does not change what is measured.
-        "settings": settings.model_dump(exclude={"max_failed_share", "part_samples"}),
-    }
+    facts = measured_by(measurement)
     return [
-        SpanTask(shard, span, spans.digest(shard, span, measured_by=measured_by), measurement)
+        SpanTask(shard, span, spans.digest(shard, span, measured_by=facts), measurement)
         for shard, span in spans.plan(corpus.shards, span_samples=settings.span_samples)
     ]
 
 
-def _measure(tasks: list[SpanTask], *, client: Client, config: RunConfig, done: set[str]) -> int:
+def measured_by(measurement: Measurement) -> dict[str, object]:
+    """What names a span file, beside the span: everything that its losses depend on."""
+    return {
+        "weights": measurement.checkpoint.weights_digest,
+        "step": measurement.checkpoint.step,
+        "task": measurement.task,
+        # How much may fail does not change what is measured.
+        "settings": measurement.settings.model_dump(exclude={"max_failed_share", "part_samples"}),
+    }
+
+
+def measure(tasks: list[SpanTask], *, client: Client, config: RunConfig, done: set[str]) -> int:
     """Has every span measured that is not `done`; returns how many samples that were."""
     waiting = [task for task in tasks if task.digest not in done]
-    total = sum(task.span.num_rows for task in waiting)
+    total = sum(task.num_rows for task in waiting)
     num_splits = num_truncated = 0
     with progress("scoring", total=total, unit="samples") as advance:
-        for task, measured in _tasks_on(client, measure_span, waiting, config):
+        for task, measured in tasks_on(client, measure_span, waiting, config):
             num_splits += measured.num_splits
             num_truncated += measured.num_truncated
-            advance(task.span.num_rows)
+            advance(task.num_rows)
     if num_splits:
         say(f"{num_splits} batches did not fit into memory and were halved: lower batch_units")
     if num_truncated:
@@ -136,9 +149,10 @@ def _measure(tasks: list[SpanTask], *, client: Client, config: RunConfig, done: 
     return total
 
 
-def _tasks_on(
+def tasks_on(
     client: Client, function: Callable[[T], R], tasks: Iterable[T], config: RunConfig
 ) -> Iterator[tuple[T, R]]:
+    """(task, function(task)) in order of completion, with the run's settings of the cluster."""
     cluster = config.cluster
     return run_tasks(
         client,
@@ -161,12 +175,13 @@ def _compact(
         )
         for group in groups
     )
-    done = _tasks_on(client, compact_part, compactions, config)
+    done = tasks_on(client, compact_part, compactions, config)
     # The order of completion is chance; a snapshot lists its shards in order.
     return sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
 
 
-def _check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
+def check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
+    """Raises `InputError` where more samples of the parts have no loss than the run allows."""
     shards = [shard for part in parts for shard in part.shards]
     total = sum(shard.num_rows for shard in shards)
     failed = total - sum(shard.num_ok for shard in shards)
@@ -179,9 +194,10 @@ def _check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
         )
 
 
-def _result(
+def result_of(
     catalog: LossCatalog, round_number: int, *, snapshot: str, scored: int, seconds: float
 ) -> ScoreResult:
+    """What there is to say about a published snapshot; `scored` and `seconds` are of this call."""
     statuses = (
         catalog.latest(round_number)
         .select(STATUS, pl.lit(1, dtype=pl.UInt64).alias("count"))

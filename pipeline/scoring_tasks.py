@@ -6,7 +6,7 @@ twice writes the same bytes to the same place.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import polars as pl
 from attent_select.schema import MEASURED_STEP, ORIGIN, SCORED, SHARD_ID, VISITS
 from catalogs import LossCatalog
 from catalogs.corpus import read_shard
+from catalogs.index import rows_of_shard
 from catalogs.losses import PartSummary, Span
 from catalogs.shard_format import Sample, Shard
 from pipeline.settings import ScoringSettings
@@ -45,13 +46,26 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Picks:
+    """Some rows of a span: those in the index file `url`, `num_rows` of them."""
+
+    url: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
 class SpanTask:
-    """One future: the losses of one span."""
+    """One future: the losses of one span, or of some of its rows."""
 
     shard: Shard
     span: Span
     digest: str
     measurement: Measurement
+    picks: Picks | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return self.picks.num_rows if self.picks is not None else self.span.num_rows
 
     def __str__(self) -> str:
         last = self.span.first_row + self.span.num_rows - 1
@@ -118,12 +132,12 @@ def _samples(task: SpanTask, *, carried: dict[str, list[Any]]) -> Iterator[tuple
     """(row, sample) of the span, read ahead; what is carried along is put aside on the way."""
     from trainers.readahead import ordered_map
 
-    shard, span = task.shard, task.span
+    shard = task.shard
     columns = tuple(dict.fromkeys([*task.measurement.task.columns, *carried]))
     sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))
     chunk = max(1, _READ_BYTES // sample_bytes)
-    end = span.first_row + span.num_rows
-    chunks = [range(first, min(first + chunk, end)) for first in range(span.first_row, end, chunk)]
+    wanted = _rows(task)
+    chunks = [wanted[first : first + chunk] for first in range(0, len(wanted), chunk)]
     readings = ordered_map(
         lambda rows: (rows, read_shard(shard, rows=rows, columns=columns)),
         chunks,
@@ -136,6 +150,14 @@ def _samples(task: SpanTask, *, carried: dict[str, list[Any]]) -> Iterator[tuple
             for name, values in carried.items():
                 values.append(sample[name])
             yield row, sample
+
+
+def _rows(task: SpanTask) -> Sequence[int]:
+    first, end = task.span.first_row, task.span.first_row + task.span.num_rows
+    if task.picks is None:
+        return range(first, end)
+    rows = rows_of_shard(task.picks.url, task.span.shard_id)
+    return [row for row in rows.tolist() if first <= row < end]
 
 
 _loaded: dict[str, "torch.nn.Module"] = {}

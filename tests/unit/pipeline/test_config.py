@@ -55,7 +55,7 @@ PROBLEMS = [
     ("training.xyz", 2, "training.xyz: unknown key, known here: arguments, batch_size, "),
     ("schedule.ratio.start", 1.4, "schedule.ratio.start: 1.4 is outside (0, 1]"),
     ("schedule.ratio.start", 0, "schedule.ratio.start: 0.0 is outside (0, 1]"),
-    ("schedule.ratio.kind", "cosin", "schedule.ratio.kind: expected 'fixed', 'cosine' or "),
+    ("schedule.ratio.kind", "cosin", "schedule.ratio.kind: expected 'fixed', 'cosine', "),
     ("schedule.warmup_epochs", 9, "schedule.epochs: 3 is less than warmup_epochs (9) + "),
     ("schedule.epochs", "x", "schedule.epochs: expected a valid integer"),
     ("schedule.interval.epochs", 0, "schedule.interval.epochs: 0 is less than 1"),
