@@ -22,9 +22,9 @@ _ADAPTER = "adapter_config.json"
 
 def is_decided(config: RunConfig, round_: Round) -> bool:
     """Whether a round is decided before it begins, and not by the plan alone."""
-    schedule = config.schedule
-    is_adaptive = schedule.ratio.kind == "adaptive" or schedule.rescore.kind != "full"
-    return round_.phase == "teach" and is_adaptive
+    schedule, needs_losses = config.schedule, config.selection.needs_losses
+    is_cheap = schedule.rescore.kind != "full" and needs_losses
+    return round_.phase == "teach" and (schedule.ratio.kind == "adaptive" or is_cheap)
 
 
 def make(
@@ -67,6 +67,9 @@ def make(
         signals=found,
         cost=_cost(config, values),
     )
+    if fraction is None and not config.selection.needs_losses:
+        reasons = decision.reasons | {"rescore": "nothing: the selection asks for no losses"}
+        decision = replace(decision, rescore=0.0, reasons=reasons)
     if fraction is not None:
         if not found.is_scored and fraction < 1:
             raise InputError(

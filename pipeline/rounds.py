@@ -58,11 +58,12 @@ def score_stage(
         "checkpoint": checkpoint or run.start_checkpoint(round_),
     }
     decision = run.decisions.get(round_.number)
-    if decision is None or decision.rescore == 1:
+    share = 1.0 if decision is None else decision.rescore
+    if share == 1 or (share == 0 and not run.needs_losses(round_)):
         return score_round(run.config, **where)
     taught = [r.ratio for r in run.rounds[: round_.number] if r.phase == "teach"]
     ratio = taught[-1] if taught else round_.ratio
-    return rescore_round(run.config, share=decision.rescore, ratio=ratio, **where)
+    return rescore_round(run.config, share=share, ratio=ratio, **where)
 
 
 def select_stage(run: Run, round_: Round) -> IndexFile:
