@@ -165,10 +165,11 @@ def rescore_share(
     agreement = signals.agreement or 0.0
     lacking = need(signals.drift, agreement=agreement, covered=signals.covered)
     share = cost.worthwhile(need=lacking, trained=trained)
+    epochs = cost.round_cost(trained=trained, share=share)
     return share, (
         f"the losses measured last had moved by {signals.drift:.2f} (KS distance); training has "
-        f"observed {signals.covered:.0%} since; scoring costs {cost.phi:.2f} of training "
-        f"({cost.source})"
+        f"observed {signals.covered:.0%} of the rows since; scoring a sample costs {cost.phi:.2f} "
+        f"of training it ({cost.source}), so the round about {epochs:.2f} epochs"
     )
 
 

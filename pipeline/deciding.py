@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from attent_select.adaptive import Decision, Signals, decide
 from attent_select.cost import RoundSeconds, ScoringCost
-from attent_select.errors import InputError
+from attent_select.errors import InputError, MissingError
 from attent_select.schedules import Round
 from catalogs import Corpus, LossCatalog, storage
 from catalogs.layout import Layout, join
@@ -47,9 +47,15 @@ def make(
         fraction: the share to score again that somebody asked for.
 
     Raises:
+        MissingError: a round before it is not finished.
         InputError: a part is to be scored again, and nothing was scored before.
     """
     values = {each.number: metrics.read(config.run, each.number) or {} for each in before}
+    if unfinished := [number for number, of_round in values.items() if not of_round]:
+        raise MissingError(
+            f"round {planned.number} is decided by what the rounds before it show, and round "
+            f"{unfinished[0]} is not finished: run `attent train {config.run}` first"
+        )
     last = made.get(len(before) - 1)
     found = signals.measure(
         LossCatalog(config.run, carry=config.scoring.carry_schema),
@@ -67,19 +73,26 @@ def make(
         signals=found,
         cost=_cost(config, values),
     )
-    if fraction is None and not config.selection.needs_losses:
-        reasons = decision.reasons | {"rescore": "nothing: the selection asks for no losses"}
-        decision = replace(decision, rescore=0.0, reasons=reasons)
-    if fraction is not None:
-        if not found.is_scored and fraction < 1:
-            raise InputError(
-                f"round {planned.number}: --fraction {fraction} measures a part of the corpus again"
-                ", and nothing was scored before it: leave it out"
-            )
-        reasons = decision.reasons | {"rescore": f"asked for: --fraction {fraction}"}
-        decision = replace(decision, rescore=fraction, reasons=reasons)
+    decision = _with_share(decision, config, fraction=fraction)
     decisions.publish(config.run, decision)
     return decision
+
+
+def _with_share(decision: Decision, config: RunConfig, *, fraction: float | None) -> Decision:
+    """With the share to score again that somebody asked for, or that nobody needs."""
+    number, is_scored = decision.round.number, decision.signals.is_scored
+    if fraction is not None and fraction < 1 and not is_scored:
+        raise InputError(
+            f"round {number}: --fraction {fraction} measures a part of the corpus again, and "
+            "nothing was scored before it: leave it out"
+        )
+    if fraction is not None:
+        share, reason = fraction, f"asked for: --fraction {fraction}"
+    elif not config.selection.needs_losses:
+        share, reason = 0.0, "nothing: the selection asks for no losses"
+    else:
+        return decision
+    return replace(decision, rescore=share, reasons=decision.reasons | {"rescore": reason})
 
 
 def _cost(config: RunConfig, values: Mapping[int, Mapping[str, float]]) -> ScoringCost:

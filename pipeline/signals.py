@@ -43,7 +43,7 @@ def measure(
     gain = _held_out_gain(before, metrics)
     if moved is not None and gain is None:
         trained = [metrics.get(n, {}).get("samples_seen", 0) for n in range(*scored[-2:])]
-        gain = _fall(moved) / sum(trained) if sum(trained) else None
+        gain = _fall(moved) / sum(trained) if sum(trained) and len(moved) else None
     agreement, covered = None, 0.0
     if since is not None:
         pairs, covered = _observed_since(catalog, since, before=len(before))
@@ -121,5 +121,5 @@ def _held_out_gain(
 
 
 def _fall(moved: pl.DataFrame) -> float:
-    old, new = (moved[side].cast(pl.Float64).mean() for side in ("old", "new"))
-    return float(old - new) if old is not None and new is not None else 0.0  # type: ignore[operator, arg-type]
+    old, new = (moved[side].cast(pl.Float64).sum() for side in ("old", "new"))
+    return float(old - new) / len(moved)

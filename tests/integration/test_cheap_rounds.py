@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from small_runs import small_run
 
-from attent_select.errors import InputError
+from attent_select.errors import InputError, MissingError
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import config, decisions, rounds, run, score, stages
@@ -166,6 +166,17 @@ def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
     result = run(settings, client=client)
     assert [r["samples_scored"] for r in result["rounds"]] == [240, 24, 240]
     assert sorted(decisions.read_all(settings.run)) == [1]
+
+
+def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = cheap(tmp_path / "run", shards, {"kind": "none"})
+    with pytest.raises(
+        MissingError, match=r"round 2 is decided by .* round 0 is not finished: run"
+    ):
+        score(settings, client=client, round_number=2)
+    assert decisions.read_all(settings.run) == {}
 
 
 def test_a_decision_that_is_damaged_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
