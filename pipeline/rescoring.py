@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import ExistsError, InputError
+from attent_select.errors import InputError
 from attent_select.rescoring import nearest, stalest
 from attent_select.teaching import num_samples_of
 from catalogs import IndexFile, LossCatalog, folding, storage
@@ -159,11 +159,14 @@ def _picked(
 ) -> IndexFile:
     """The rows to measure, written down unless they are."""
     url = Layout(config.run).rescored(number)
+    by, corpus = config.schedule.rescore.by, catalog.corpus
+    facts = {"corpus_id": corpus.corpus_id, "by": by, "share": share, "since": since}
     if storage.info(url) is not None:
-        return IndexFile.open(url, corpus=catalog.corpus)
-    by = config.schedule.rescore.by
+        there = IndexFile.open(url, corpus=corpus)
+        if there.provenance == facts:
+            return there
     draw: dict[str, Any] = {
-        "num_samples": num_samples_of(share, total=catalog.corpus.num_samples),
+        "num_samples": num_samples_of(share, total=corpus.num_samples),
         "seed": config.seed,
         "round_number": number,
     }
@@ -171,11 +174,8 @@ def _picked(
         rows = nearest(catalog.latest(since), ratio=ratio, **draw)
     else:
         rows = _rows_of(catalog, stalest(_ages(catalog, since), **draw))
-    facts = {"corpus_id": catalog.corpus.corpus_id, "by": by, "share": share, "since": since}
-    try:
-        return IndexFile.write(url, rows, provenance=facts)
-    except ExistsError:  # another process of this run wrote the same rows meanwhile
-        return IndexFile.open(url, corpus=catalog.corpus)
+    # What is there is of a decision that was withdrawn, or of another process: the same rows.
+    return IndexFile.write(url, rows, provenance=facts, overwrite=True)
 
 
 def _ages(catalog: LossCatalog, since: int) -> pl.DataFrame:
