@@ -235,15 +235,17 @@ def test_a_schedule_that_is_not_adaptive_keeps_its_ratio_and_explore_share() -> 
     assert "KS distance" in decision.reasons["rescore"]
 
 
-def test_what_is_too_short_for_a_round_goes_to_the_last_one() -> None:
-    # 100 samples in batches of 10, 12 steps to teach, at least 3 and at most 8 an epoch.
-    ratio = Ratio("adaptive", 0.4, low=0.3, high=0.8)
+@pytest.mark.parametrize(
+    ("first", "steps"), [(50, [5, 7]), (70, [7, 5]), (80, [8, 4]), (40, [4, 4, 4])]
+)
+def test_what_is_too_short_for_a_round_goes_to_the_last_one(first: int, steps: list[int]) -> None:
+    # 100 samples in batches of 10; 12 steps to teach, at least 4 and at most 8 in an epoch.
+    ratio = Ratio("adaptive", 0.4, low=0.4, high=0.8)
     schedule = Schedule(epochs=3, ratio=ratio, interval=Interval("fixed", 1))
-    first = Round(0, "teach", 0.7, 70, 1, 0, 7)
-    rounds = continued(schedule, (first,), num_samples=100, batch_size=10)
-    assert [each.num_steps for each in rounds] == [7, 5]
-    assert rounds[1].num_samples == 50
-    assert rounds[1].ratio == 0.5
+    decided = Round(0, "teach", first / 100, first, 1, 0, first // 10)
+    rounds = continued(schedule, (decided,), num_samples=100, batch_size=10)
+    assert [each.num_steps for each in rounds] == steps
+    assert [each.num_samples for each in rounds] == [10 * each for each in steps]
 
 
 @pytest.mark.parametrize(
