@@ -9,7 +9,7 @@ A snapshot maps every shard to a row group of a part; parts that no snapshot nam
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,11 +20,10 @@ from attent_select import schema
 from attent_select.calibration import QuantileMap
 from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.teaching import Preview
-from catalogs import folding, frames, loss_parts, segments, storage
+from catalogs import folding, frames, loss_parts, storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout, join
 from catalogs.loss_parts import PartSummary, ShardLosses
-from catalogs.segments import Segment
 
 __all__ = ["LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
@@ -38,6 +37,25 @@ class Span:
     shard_id: int
     first_row: int
     num_rows: int
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A run of shards `first` … `last` that a snapshot takes from one part."""
+
+    part: str
+    first: int
+    last: int
+    # The round that the part was made in, and whether it holds nothing but these shards.
+    round_number: int
+    whole: bool
+
+    def within(self, first: int, last: int) -> "_Segment | None":
+        low, high = max(first, self.first), min(last, self.last)
+        if low > high:
+            return None
+        whole = self.whole and (low, high) == (self.first, self.last)
+        return _Segment(self.part, low, high, self.round_number, whole)
 
 
 class LossCatalog:
@@ -183,11 +201,6 @@ class LossCatalog:
         except MissingError:
             return None
 
-    def is_whole(self, round_number: int) -> bool:
-        """Whether all parts of a round are still there."""
-        parts = {_stem(found.url) for found in storage.list_objects(self._layout.parts)}
-        return set(self._read_snapshot(round_number)[0]["part"]) <= parts
-
     def provenance(self, round_number: int) -> dict[str, Any]:
         """What `publish` was told about a round. Raises `MissingError` if it was not published."""
         return dict(self._read_snapshot(round_number)[1]["provenance"])
@@ -203,9 +216,9 @@ class LossCatalog:
         if newest is None:
             by = "" if round_number is None else f" up to round {round_number}"
             raise MissingError(f"{self.run} has no losses{by}: run `attent score` first")
-        found = self._segments(newest)
-        kinds = self._kinds_at_rest(found[0].part)
-        return pl.concat([self._scan(group, kinds) for group in segments.scans(found)])
+        segments = list(self._segments(newest))
+        kinds = self._kinds_at_rest(segments[0].part)
+        return pl.concat([self._scan(group, kinds) for group in _scans(segments)])
 
     def preview(self, round_number: int | None = None) -> Preview:
         """Some rows of `latest`, from many places, which make a selection from it faster."""
@@ -286,24 +299,34 @@ class LossCatalog:
         known = [r for r in rounds if round_number is None or r <= round_number]
         return known[-1] if known else None
 
-    def _segments(self, round_number: int) -> list[Segment]:
+    def _segments(self, round_number: int) -> Iterator[_Segment]:
         snapshot, notes = self._read_snapshot(round_number)
-        return segments.of_snapshot(snapshot, parts=notes["parts"])
+        runs = snapshot.group_by(pl.col("part").rle_id().alias("run"), maintain_order=True).agg(
+            pl.col("part").first(),
+            pl.col(schema.SHARD_ID).first().alias("first"),
+            pl.col(schema.SHARD_ID).last().alias("last"),
+            pl.len().alias("num_shards"),
+        )
+        for run in runs.iter_rows(named=True):
+            part = notes["parts"][run["part"]]
+            whole = run["num_shards"] == part["num_shards"]
+            yield _Segment(run["part"], run["first"], run["last"], part["round"], whole)
 
-    def _scan(self, group: Sequence[Segment], kinds: frames.SchemaDict) -> pl.LazyFrame:
-        rows = frames.scan([self._layout.part(one.part) for one in group], schema=kinds)
-        if len(group) == 1 and not group[0].whole:
+    def _scan(self, segments: Sequence[_Segment], kinds: frames.SchemaDict) -> pl.LazyFrame:
+        rows = frames.scan([self._layout.part(one.part) for one in segments], schema=kinds)
+        if len(segments) == 1 and not segments[0].whole:
             shard = pl.col(schema.SHARD_ID)
-            rows = rows.filter(shard.is_between(group[0].first, group[0].last))
+            rows = rows.filter(shard.is_between(segments[0].first, segments[0].last))
         return rows
 
     def _visits(self, rows: pl.DataFrame, *, before: int) -> pl.Series:
         """How often each of the (dense, sorted) rows was trained on before round `before`."""
         first, last = int(rows[schema.SHARD_ID][0]), int(rows[schema.SHARD_ID][-1])
         newest = self._newest(before - 1)
-        whole = Segment("", first, last, 0, whole=False)
+        whole = _Segment("", first, last, 0, whole=False)
+        segments = [whole] if newest is None else list(self._segments(newest))
         counts = []
-        for segment in [whole] if newest is None else self._segments(newest):
+        for segment in segments:
             if (part := segment.within(first, last)) is None:
                 continue
             if segment.part:
@@ -352,6 +375,21 @@ def _summed(rows: pl.DataFrame, counts: Sequence[pl.LazyFrame]) -> pl.Series:
     joined = keys.join(total, on=_KEY, how="left", maintain_order="left")
     clipped = visits.fill_null(0).clip(0, _MAX_VISITS).cast(pl.UInt16)
     return joined.select(clipped).collect()[schema.VISITS]
+
+
+def _scans(segments: Sequence[_Segment]) -> Iterator[list[_Segment]]:
+    """Runs of whole parts are one scan; a piece of a part is one by itself."""
+    group: list[_Segment] = []
+    for segment in segments:
+        if not segment.whole:
+            if group:
+                yield group
+            yield [segment]
+            group = []
+        else:
+            group.append(segment)
+    if group:
+        yield group
 
 
 def _stem(url: str) -> str:

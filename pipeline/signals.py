@@ -14,7 +14,8 @@ from attent_select import schema
 from attent_select.adaptive import Signals
 from attent_select.comparison import ks_distance, rank_correlation
 from attent_select.schedules import Round
-from catalogs import Corpus, LossCatalog, folding
+from catalogs import Corpus, LossCatalog, folding, storage
+from catalogs.layout import Layout
 
 # Distributions are compared on the rows of evenly spaced shards, about so many.
 _SAMPLED_ROWS: Final = 1 << 20
@@ -85,7 +86,7 @@ def _moved(catalog: LossCatalog, scored: Sequence[int]) -> pl.DataFrame | None:
     before has lost its parts.
     """
     last, new = scored[-2:]
-    if not catalog.is_whole(last):
+    if not _is_whole(catalog, last):
         return None
     sampled = in_sample(catalog.corpus)
     old = catalog.latest(last).filter(sampled).select(*_KEY, pl.col(schema.LOSS).alias("old"))
@@ -93,6 +94,14 @@ def _moved(catalog: LossCatalog, scored: Sequence[int]) -> pl.DataFrame | None:
     # Sorted: a mean must not depend on the order in which a join gives its rows.
     found = both.sort(_KEY).select("old", pl.col("scored").alias("new")).drop_nulls()
     return found.collect(engine="streaming")
+
+
+def _is_whole(catalog: LossCatalog, round_number: int) -> bool:
+    """Whether all parts of a scored round are still there: superseded ones may be removed."""
+    snapshot, layout = catalog.snapshot(round_number), Layout(catalog.run)
+    assert snapshot is not None
+    there = {found.url for found in storage.list_objects(layout.parts)}
+    return {layout.part(part) for part in snapshot["part"]} <= there
 
 
 def _observed_since(catalog: LossCatalog, since: int, *, before: int) -> tuple[pl.DataFrame, float]:
