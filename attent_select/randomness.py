@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     AUGMENT = 5
     SPLIT = 6
     EXPLORE = 7
+    RESCORE = 8
 
 
 def stream_key(seed: int, *purposes: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attent_select.errors import InputError
+from attent_select.rescoring import Rescore
 from attent_select.teaching import num_samples_of
 
 Phase = Literal["warmup", "teach", "anneal"]
@@ -20,28 +21,45 @@ class Ratio:
     """The share of the corpus in the teaching subset, over the teaching epochs.
 
     With t from 0 (first teaching round) to 1 (last): fixed is `start`; incremental is
-    start + (end − start)·t; cosine is end + (start − end)·(1 + cos πt)/2, slow at both ends.
+    start + (end − start)·t; cosine is end + (start − end)·(1 + cos πt)/2, slow at both ends. An
+    adaptive one is decided before each round (`adaptive.py`), within the steps that a fixed one
+    would take.
 
     Attributes:
         kind: the curve.
         start: ratio of the first teaching round, in (0, 1].
-        end: ratio of the last, in (0, 1]; left out for `fixed`.
+        end: ratio of the last, in (0, 1]; only for `cosine` and `incremental`.
+        low: an adaptive ratio is never smaller (default: half of `start`).
+        high: nor larger (default: twice `start`, at most 1).
     """
 
-    kind: Literal["fixed", "cosine", "incremental"] = "fixed"
+    kind: Literal["fixed", "cosine", "incremental", "adaptive"] = "fixed"
     start: float = 0.5
     end: float | None = None
+    low: float | None = None
+    high: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.end)):
+        for name in ("start", "end", "low", "high"):
+            value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise InputError(f"{name}: {value} is outside (0, 1]")
-        if (self.end is None) != (self.kind == "fixed"):
-            raise InputError(
-                "end: a fixed ratio has only a start"
-                if self.kind == "fixed"
-                else f"end: a {self.kind} ratio needs one"
-            )
+        has_end = self.kind in ("cosine", "incremental")
+        if (self.end is not None) != has_end:
+            words = f"a {self.kind} ratio needs one" if has_end else f"{self.kind} has only `start`"
+            raise InputError(f"end: {words}")
+        for name in ("low", "high"):
+            if self.kind != "adaptive" and getattr(self, name) is not None:
+                raise InputError(f"{name}: only an adaptive ratio has one")
+        low, high = self.bounds
+        if not low <= self.start <= high:
+            raise InputError(f"start: {self.start} is not between low ({low}) and high ({high})")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which an adaptive ratio stays."""
+        low = self.start / 2 if self.low is None else self.low
+        return low, min(1.0, 2 * self.start) if self.high is None else self.high
 
     def at(self, t: float) -> float:
         """The ratio at t in [0, 1]."""
@@ -112,6 +130,7 @@ class Schedule:
         anneal_epochs: the last of them on all data.
         ratio: share of the corpus in between.
         interval: epochs between selections.
+        rescore: how much of the corpus is measured again before each of them.
     """
 
     epochs: int = 10
@@ -119,6 +138,7 @@ class Schedule:
     anneal_epochs: int = 0
     ratio: Ratio = field(default_factory=Ratio)
     interval: Interval = field(default_factory=Interval)
+    rescore: Rescore = field(default_factory=Rescore)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -131,6 +151,11 @@ class Schedule:
                 f"epochs: {self.epochs} is less than warmup_epochs ({self.warmup_epochs}) + "
                 f"anneal_epochs ({self.anneal_epochs})"
             )
+
+    @property
+    def teach_epochs(self) -> int:
+        """The epochs between warm-up and annealing."""
+        return self.epochs - self.warmup_epochs - self.anneal_epochs
 
 
 @dataclass(frozen=True)
@@ -159,6 +184,8 @@ class Round:
 def plan(schedule: Schedule, *, num_samples: int, batch_size: int) -> tuple[Round, ...]:
     """The rounds of a run over `num_samples` samples with a global batch of `batch_size`.
 
+    An adaptive ratio is planned as though it were fixed: so many steps are its budget.
+
     Raises:
         InputError: no samples, or a batch size below 1.
     """
@@ -180,8 +207,7 @@ def _phases(schedule: Schedule) -> list[tuple[Phase, float, int]]:
     phases: list[tuple[Phase, float, int]] = []
     if schedule.warmup_epochs:
         phases.append(("warmup", 1.0, schedule.warmup_epochs))
-    teach = schedule.epochs - schedule.warmup_epochs - schedule.anneal_epochs
-    intervals = schedule.interval.fill(teach)
+    intervals = schedule.interval.fill(schedule.teach_epochs)
     last = max(1, len(intervals) - 1)
     phases += [("teach", schedule.ratio.at(i / last), n) for i, n in enumerate(intervals)]
     if schedule.anneal_epochs:

@@ -15,7 +15,7 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import ExistsError, InputError
-from catalogs import frames, storage
+from catalogs import frames, parquet_file, storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.sample_ids import twice
 from catalogs.scan import Scan
@@ -138,6 +138,29 @@ def digest_of(
         seen.checked(batch)
     seen.check_count(num_samples)
     return seen.digest.hexdigest()
+
+
+def rows_of_shard(url: str, shard_id: int) -> npt.NDArray[np.uint32]:
+    """The rows of one shard, sorted; of the index at `url` only the row groups with them are read.
+
+    For workers that need one shard of many.
+    """
+    footer = frames.footer_of(url)
+    columns = [schema.SHARD_ID, schema.ROW]
+    leaf = footer.schema.names.index(schema.SHARD_ID)
+    groups = []
+    for group in range(footer.num_groups):
+        ids = footer.metadata.row_group(group).column(leaf).statistics
+        if ids.min <= shard_id <= ids.max:
+            groups.append(group)
+    fetched = parquet_file.fetch(url, footer=footer, groups=groups, columns=columns, etag=None)
+    found = [
+        table[schema.ROW].to_numpy()[table[schema.SHARD_ID].to_numpy() == shard_id]
+        for table in parquet_file.decode(
+            url, fetched, footer=footer, groups=groups, columns=columns
+        )
+    ]
+    return np.concatenate([np.zeros(0, np.uint32), *found])
 
 
 class _Seen:

@@ -72,6 +72,10 @@ class Layout:
     def part(self, digest: str) -> str:
         return join(self.parts, f"{digest}.parquet")
 
+    def rescored(self, round_number: int) -> str:
+        """Which rows a partial round measures again: an index file, written before it begins."""
+        return join(self.run, "losses", "rescored", f"{round_number:05d}.parquet")
+
     @property
     def all_observed(self) -> str:
         return join(self.run, "losses", "observed")
@@ -85,6 +89,14 @@ class Layout:
 
     def snapshot(self, round_number: int) -> str:
         return join(self.snapshots, f"{round_number:05d}.parquet")
+
+    @property
+    def decisions(self) -> str:
+        return join(self.run, "decisions")
+
+    def decision(self, round_number: int) -> str:
+        """What a round was decided to do, and why: written before anything of it is done."""
+        return join(self.decisions, f"{round_number:05d}.json")
 
     @property
     def indexes(self) -> str:

@@ -17,17 +17,17 @@ from typing import Any
 import polars as pl
 
 from attent_select import schema
+from attent_select.calibration import QuantileMap
 from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.teaching import Preview
-from catalogs import frames, loss_parts, storage
+from catalogs import folding, frames, loss_parts, storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout, join
 from catalogs.loss_parts import Batching, PartSummary, ShardLosses
 from catalogs.scan import File, Scan
+from catalogs.segments import Segment, summed
 
 __all__ = ["Batching", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
-
-_MAX_VISITS = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,6 @@ class Span:
     shard_id: int
     first_row: int
     num_rows: int
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """A run of shards `first` … `last` that a snapshot takes from one part."""
-
-    part: str
-    # Where in the part each of the shards is; none without a part.
-    groups: tuple[int, ...]
-    first: int
-    last: int
-    # The round that the part was made in.
-    round_number: int
-
-    def within(self, first: int, last: int) -> "_Segment | None":
-        low, high = max(first, self.first), min(last, self.last)
-        if low > high:
-            return None
-        groups = self.groups[low - self.first : high - self.first + 1]
-        return _Segment(self.part, groups, low, high, self.round_number)
 
 
 class LossCatalog:
@@ -134,6 +114,39 @@ class LossCatalog:
         part = loss_parts.build_part(rows, run=self.run, spans=group, notes=notes)
         return replace(part, batching=batching)
 
+    def fold(
+        self,
+        shards: range,
+        *,
+        since: int,
+        round_number: int,
+        spans: Sequence[str],
+        calibration: QuantileMap,
+    ) -> PartSummary:
+        """Make one part of consecutive shards: their losses as of round `since`, each replaced by
+        a newer one that is in `spans` or was observed while training.
+
+        Running it twice writes the same bytes under the same name.
+
+        Raises:
+            MissingError: a span, or a part of round `since`, is not there.
+        """
+        between = pl.col(schema.SHARD_ID).is_between(shards.start, shards.stop - 1)
+        kept = [one.within(shards.start, shards.stop - 1) for one in self._segments(since)]
+        old = self._scan([one for one in kept if one is not None], self._kinds()).frame()
+        observed = [self.observed(number) for number in range(since, round_number)]
+        rows = folding.folded(
+            old.collect(),
+            scored=self.measured(spans).filter(between).collect(),
+            observed=pl.concat(observed).filter(between).collect(),
+            calibration=calibration,
+        )
+        rows = rows.with_columns(self._visits(rows, before=round_number))
+        batching = Batching.sum(Batching(**self._read_span(one)[1]["batching"]) for one in spans)
+        notes = self._notes(round_number) | {"batching": asdict(batching)}
+        part = loss_parts.build_part(rows, run=self.run, spans=spans, notes=notes)
+        return replace(part, batching=batching)
+
     def publish(
         self,
         round_number: int,
@@ -174,6 +187,11 @@ class LossCatalog:
         storage.delete_all(self._layout.span(digest) for part in parts for digest in part.spans)
 
     # Reading.
+
+    def measured(self, spans: Sequence[str]) -> pl.LazyFrame:
+        """The rows of spans that are not yet part of a round."""
+        urls = [self._layout.span(digest) for digest in spans]
+        return Scan.of(urls, schema=self._kinds()).frame()
 
     def rounds(self) -> list[int]:
         """The rounds that have a snapshot, ascending."""
@@ -287,7 +305,7 @@ class LossCatalog:
         known = [r for r in rounds if round_number is None or r <= round_number]
         return known[-1] if known else None
 
-    def _segments(self, round_number: int) -> Iterator[_Segment]:
+    def _segments(self, round_number: int) -> Iterator[Segment]:
         snapshot, notes = self._read_snapshot(round_number)
         runs = snapshot.group_by(pl.col("part").rle_id().alias("run"), maintain_order=True).agg(
             pl.col("part").first(),
@@ -297,9 +315,9 @@ class LossCatalog:
         )
         for run in runs.iter_rows(named=True):
             made_in = notes["parts"][run["part"]]["round"]
-            yield _Segment(run["part"], tuple(run["row_group"]), run["first"], run["last"], made_in)
+            yield Segment(run["part"], tuple(run["row_group"]), run["first"], run["last"], made_in)
 
-    def _scan(self, segments: Sequence[_Segment], kinds: frames.SchemaDict) -> Scan:
+    def _scan(self, segments: Sequence[Segment], kinds: frames.SchemaDict) -> Scan:
         files = (File(self._layout.part(one.part), one.groups) for one in segments)
         return Scan(tuple(files), kinds)
 
@@ -307,7 +325,7 @@ class LossCatalog:
         """How often each of the (dense, sorted) rows was trained on before round `before`."""
         first, last = int(rows[schema.SHARD_ID][0]), int(rows[schema.SHARD_ID][-1])
         newest = self._newest(before - 1)
-        nothing = _Segment("", (), first, last, 0)
+        nothing = Segment("", (), first, last, 0)
         segments = [nothing] if newest is None else list(self._segments(newest))
         counts = []
         for segment in segments:
@@ -320,7 +338,7 @@ class LossCatalog:
                 shard = pl.col(schema.SHARD_ID)
                 seen = self.observed(round_number).filter(shard.is_between(part.first, part.last))
                 counts.append(seen.select(*_KEY, pl.lit(1, pl.UInt16).alias(schema.VISITS)))
-        return _summed(rows, counts)
+        return summed(rows, counts)
 
     def _check_complete(self, rows: Sequence[ShardLosses]) -> None:
         found = [row.shard_id for row in rows]
@@ -348,17 +366,6 @@ class LossCatalog:
 
 
 _KEY = (schema.SHARD_ID, schema.ROW)
-
-
-def _summed(rows: pl.DataFrame, counts: Sequence[pl.LazyFrame]) -> pl.Series:
-    keys = rows.lazy().select(_KEY)
-    if not counts:
-        return pl.Series(schema.VISITS, [0], dtype=pl.UInt16).new_from_index(0, len(rows))
-    visits = pl.col(schema.VISITS)
-    total = pl.concat(counts).group_by(_KEY).agg(visits.cast(pl.UInt64).sum())
-    joined = keys.join(total, on=_KEY, how="left", maintain_order="left")
-    clipped = visits.fill_null(0).clip(0, _MAX_VISITS).cast(pl.UInt16)
-    return joined.select(clipped).collect()[schema.VISITS]
 
 
 def _stem(url: str) -> str:

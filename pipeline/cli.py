@@ -118,6 +118,10 @@ def score(
     *,
     run: Run,
     round_number: Round = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the corpus to measure; the rest keeps its loss."),
+    ] = None,
     scheduler: Scheduler = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -128,7 +132,11 @@ def score(
         from pipeline import stages
 
         return stages.score(
-            run, round_number=round_number, scheduler=scheduler, overrides=overrides or ()
+            run,
+            round_number=round_number,
+            fraction=fraction,
+            scheduler=scheduler,
+            overrides=overrides or (),
         )
 
     answer(work, as_json=as_json, show=show_values)
@@ -250,7 +258,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
     as_json: Json = False,
 ) -> None:
-    """SQL over the tables losses, index, corpus, metrics and scoring of a run."""
+    """SQL over the tables losses, index, corpus, metrics, scoring and decisions of a run."""
 
     def work() -> Any:
         from pipeline.query import query as ask

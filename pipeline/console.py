@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
+from attent_select.adaptive import Decision
 from attent_select.errors import AttentError
 
 if TYPE_CHECKING:
@@ -146,6 +147,17 @@ def describe_round(round_: Mapping[str, Any]) -> str:
         f"round {round_['round']} ({round_['phase']}, {round_['ratio']:.0%}): "
         f"{round_['samples_seen']:,} samples, {measured}, {round_['seconds']['total']:.1f} s"
     )
+
+
+def describe_decision(decision: Decision) -> str:
+    """What was decided for a round, and why, in a line each."""
+    values = {
+        "ratio": decision.round.ratio,
+        "explore": decision.explore,
+        "rescore": decision.rescore,
+    }
+    lines = [f"  {name} {value:.1%}: {decision.reasons[name]}" for name, value in values.items()]
+    return "\n".join([f"round {decision.round.number} was decided:", *lines])
 
 
 class Advance(Protocol):

@@ -59,8 +59,8 @@ def frozen(
     if found is not None:
         return found
     learned = _learned_units(catalog, measurement)
-    limited = _limited(measurement, learned)
-    plan = Plan(limited, tuple(plan_tasks(shards, limited)), learned)
+    smaller = _limited(measurement, learned)
+    plan = Plan(smaller, tuple(plan_tasks(shards, smaller)), learned)
     rows = [
         (t.span.shard_id, t.span.first_row, t.span.num_rows, t.shard.etag, t.digest)
         for t in plan.tasks
@@ -69,6 +69,11 @@ def frozen(
     notes = {"about": about, "learned_units": learned}
     frames.publish_frame(url, table, notes=notes)
     return plan
+
+
+def limited(catalog: LossCatalog, measurement: Measurement) -> Measurement:
+    """With batches as large as fitted into memory when the round before was scored."""
+    return _limited(measurement, _learned_units(catalog, measurement))
 
 
 def plan_tasks(shards: Sequence[Shard], measurement: Measurement) -> list[SpanTask]:
@@ -102,8 +107,8 @@ def _read(
     if notes["about"] != about:
         return None
     learned = notes["learned_units"]
-    limited = _limited(measurement, learned)
-    return Plan(limited, tuple(_tasks(table.iter_rows(), corpus, limited)), learned)
+    smaller = _limited(measurement, learned)
+    return Plan(smaller, tuple(_tasks(table.iter_rows(), corpus, smaller)), learned)
 
 
 def _tasks(

@@ -17,7 +17,7 @@ from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
-from pipeline import metrics
+from pipeline import decisions, metrics
 
 
 class _Dialect(DuckDB):
@@ -32,7 +32,7 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
     """The rows (with `limit` the first so many) of one SELECT or WITH … SELECT over a run's tables.
 
     Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
-    manifest), `metrics` (a row per round).
+    manifest), `metrics` (a row per round), `decisions` (a row per round that was decided).
 
     Raises:
         InputError: not one SELECT, another table or a table function is named, or polars cannot run
@@ -141,10 +141,16 @@ def _scoring(run: str) -> pl.LazyFrame:
     return metrics.scoring_table(run).lazy()
 
 
+def _decisions(run: str) -> pl.LazyFrame:
+    """One row per round that was not left to the plan alone; see `decisions.table`."""
+    return decisions.table(run).lazy()
+
+
 TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "losses": losses,
     "index": index,
     "corpus": corpus,
     "metrics": _metrics,
     "scoring": _scoring,
+    "decisions": _decisions,
 }

@@ -20,7 +20,7 @@ from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, storage
 from catalogs.layout import Layout, join
 from catalogs.shard_format import Sample
-from pipeline import charts, config, figures, metrics
+from pipeline import charts, config, decisions, figures, metrics
 
 _THIS = "this run"
 # What a round costs; the evaluation is only for those who look, and stands apart.
@@ -60,6 +60,7 @@ def write_report(
         about=html.escape(_about(run, settings)),
         libraries=vl_convert.javascript_bundle(),
         summary=_summary(tables),
+        decisions=_decisions(run),
         charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
         # A spec may hold user text: `</script>` must not end the script early.
         specs=json.dumps(specs).replace("<", "\\u003c"),
@@ -173,6 +174,25 @@ def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
         cells += [f"{table[q][-1]:.4f}" if q in table.columns else "" for q in qualities]
         rows.append(cells)
     return _table(titles, rows)
+
+
+def _decisions(run: str) -> str:
+    """What was decided per round, and why; nothing where the plan alone decided."""
+    made = decisions.read_all(run)
+    if not made:
+        return ""
+    rows = [
+        [
+            f"{number}",
+            f"{one.round.ratio:.1%}",
+            f"{one.explore:.1%}",
+            f"{one.rescore:.1%}",
+            " · ".join(f"{name}: {reason}" for name, reason in one.reasons.items()),
+        ]
+        for number, one in sorted(made.items())
+    ]
+    table = _table(["round", "ratio", "explore", "rescore", "why"], rows)
+    return f'<h2>Decisions</h2><div class="decisions">{table}</div>'
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:

@@ -6,9 +6,8 @@ count last: the snapshot, the index, the checkpoint's marker, the round's metric
 killed at any moment; running it again finishes what was begun.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,121 +15,55 @@ import polars as pl
 
 from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.randomness import stream_key
-from attent_select.schedules import Round, plan
+from attent_select.schedules import Round
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
-from catalogs import Corpus, IndexFile, LossCatalog, storage
-from catalogs.layout import Layout, join
-from pipeline import config as configs
+from catalogs import Corpus, IndexFile, storage
+from catalogs.layout import Layout
 from pipeline import loss_tables, metrics
 from pipeline.choosing import Budget, Chosen, Draw, choose
-from pipeline.cluster import Client
 from pipeline.console import progress, say
 from pipeline.evaluation import HeldOut
-from pipeline.ingest import ingest, ingested
 from pipeline.loss_tables import LossTable
+from pipeline.rescoring import rescore_round
+from pipeline.runs import Cluster, Run, decided, prepare
 from pipeline.scoring import ScoreResult, score_round
-from pipeline.settings import RunConfig
+from pipeline.settings import RunConfig, SelectionSettings
 
 if TYPE_CHECKING:
     from trainers import TeachingStream
     from trainers.fit import FitResult
 
-# Gives the cluster's client, starting the cluster if need be: most of a run goes without one.
-Cluster = Callable[[], Client]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that is ready to go: frozen, ingested, planned, with its first checkpoint.
-
-    Attributes:
-        config: how it was frozen.
-        corpus: what it learns from.
-        rounds: the plan, in which the rounds selected so far have the sizes that they turned out to
-            have.
-        total_steps: optimizer steps of the plan as it was made: the learning rate's horizon.
-    """
-
-    config: RunConfig
-    corpus: Corpus
-    rounds: tuple[Round, ...]
-    total_steps: int
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.config.run)
-
-    @property
-    def catalog(self) -> LossCatalog:
-        return LossCatalog(self.config.run, carry=self.config.scoring.carry_schema)
-
-    def round(self, number: int | None) -> Round:
-        """The round with that number; without one, the first that is not finished.
-
-        Raises:
-            InputError: the plan has no such round, or all are finished.
-        """
-        if number is None:
-            unfinished = (r for r in self.rounds if metrics.read(self.config.run, r.number) is None)
-            if (found := next(unfinished, None)) is None:
-                raise InputError(f"{self.config.run}: all {len(self.rounds)} rounds are finished")
-            return found
-        if not number < len(self.rounds):
-            raise InputError(f"--round {number}: the plan has rounds 0 to {len(self.rounds) - 1}")
-        return self.rounds[number]
-
-    def after_selecting(self, number: int, index: IndexFile) -> "Run":
-        """With the round as long as its index makes it; the rounds after it begin earlier."""
-        planned = self.rounds[number]
-        # Any other size than all that was eligible is not ours: `train_stage` refuses it.
-        if not index.num_samples == index.provenance.get("eligible", -1) < planned.num_samples:
-            return self
-        batches = math.ceil(index.num_samples / self.config.training.batch_size)
-        short = replace(planned, num_samples=index.num_samples, num_steps=planned.epochs * batches)
-        saved = planned.num_steps - short.num_steps
-        later = (replace(r, first_step=r.first_step - saved) for r in self.rounds[number + 1 :])
-        return replace(self, rounds=(*self.rounds[:number], short, *later))
-
-    def needs_losses(self, round_: Round) -> bool:
-        """Whether the round's subset is chosen by what the loss catalog says."""
-        return round_.phase == "teach" and self.config.selection.needs_losses
-
-    def start_checkpoint(self, round_: Round) -> str:
-        """What the round starts from, and is scored with."""
-        if round_.number == 0:
-            return self.layout.initial_checkpoint
-        return self.layout.checkpoint(round_.number - 1)
-
-
-def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
-    """Freezes the configuration, ingests the corpora and saves the initial model, where not done.
-
-    Raises:
-        InputError: the run was started with other settings, or a corpus cannot be used.
-    """
-    configs.check_frozen(config)
-    _ingest(config, cluster=cluster)
-    corpus = Corpus.open(config.run)
-    _check_columns(corpus, config)
-    if config.selection.granularity == "row_group":
-        corpus.check_row_groups()
-    rounds = plan(
-        config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
-    )
-    _start(config)
-    return _selected_so_far(Run(config, corpus, rounds, sum(each.num_steps for each in rounds)))
+__all__ = [
+    "Cluster",
+    "Run",
+    "all_rounds",
+    "decided",
+    "prepare",
+    "score_stage",
+    "select_stage",
+    "train_stage",
+]
 
 
 def score_stage(
     run: Run, round_: Round, *, cluster: Cluster, checkpoint: str | None = None
 ) -> ScoreResult:
-    """The losses of all samples with `checkpoint`: by default what the round starts from."""
-    return score_round(
-        run.config,
-        client=cluster(),
-        round_number=round_.number,
-        checkpoint=checkpoint or run.start_checkpoint(round_),
-    )
+    """The losses of all samples with `checkpoint`: by default what the round starts from.
+
+    As many are measured as was decided, all where nothing was.
+    """
+    where = {
+        "client": cluster(),
+        "round_number": round_.number,
+        "checkpoint": checkpoint or run.start_checkpoint(round_),
+    }
+    decision = run.decisions.get(round_.number)
+    share = 1.0 if decision is None else decision.rescore
+    if share == 1 or (share == 0 and not run.needs_losses(round_)):
+        return score_round(run.config, **where)
+    taught = [r.ratio for r in run.rounds[: round_.number] if r.phase == "teach"]
+    ratio = taught[-1] if taught else round_.ratio
+    return rescore_round(run.config, share=share, ratio=ratio, **where)
 
 
 def select_stage(run: Run, round_: Round) -> IndexFile:
@@ -165,7 +98,7 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         selection = chosen.selection
         is_short = selection.num_samples < round_.num_samples
         provenance |= {
-            "selection": run.config.selection.model_dump(mode="json"),
+            "selection": _section(run, round_).model_dump(mode="json"),
             # With quotas fewer than all that are eligible can be had.
             "eligible": selection.num_samples if is_short else selection.eligible,
             "threshold": selection.threshold,
@@ -209,7 +142,7 @@ def train_stage(run: Run, round_: Round) -> dict[str, float]:
         "samples_seen": result.samples_seen,
         "num_steps": result.num_steps,
         "train_loss": result.train_loss,
-        "score_seconds": _score_seconds(run, round_),
+        **_scoring(run, round_),
         "select_seconds": select_seconds,
         # A resumed round counts the steps of all attempts, but the time around them of the last.
         "train_seconds": result.seconds if is_trained else max(result.seconds, around),
@@ -224,7 +157,9 @@ def train_stage(run: Run, round_: Round) -> dict[str, float]:
 
 def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str, float]]]:
     """Does every round that is not finished; yields each with its metrics as soon as it is."""
-    for number in range(len(run.rounds)):
+    number = 0
+    while number < len(run.rounds):
+        run = decided(run, number)
         round_ = run.rounds[number]
         if metrics.read(run.config.run, round_.number) is None:
             is_selected = storage.info(run.layout.index(round_.number)) is not None
@@ -233,6 +168,7 @@ def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
         values = train_stage(run, round_)
         run = run.after_selecting(number, select_stage(run, round_))
         yield run.rounds[number], values
+        number += 1
 
 
 def _write_index(
@@ -252,19 +188,11 @@ def _write_index(
         return IndexFile.open(url, corpus=run.corpus)
 
 
-def _selected_so_far(run: Run) -> Run:
-    there = {found.url for found in storage.list_objects(run.layout.indexes)}
-    for number in range(len(run.rounds)):
-        if (url := run.layout.index(number)) in there:
-            run = run.after_selecting(number, IndexFile.open(url, corpus=run.corpus))
-    return run
-
-
 def _chosen(run: Run, round_: Round, table: LossTable | None) -> Chosen:
     """As many rows as planned, or as many as there are."""
     chosen = choose(
         table.rows if table is not None else run.corpus.rows(),
-        run.config.selection,
+        _section(run, round_),
         budget=Budget(num_samples=round_.num_samples, at_most=True),
         draw=Draw(
             run.config.seed,
@@ -280,6 +208,16 @@ def _chosen(run: Run, round_: Round, table: LossTable | None) -> Chosen:
             f"{chosen.selection.num_samples:,} are eligible; it trains on these"
         )
     return chosen
+
+
+def _section(run: Run, round_: Round) -> SelectionSettings[Any]:
+    """The configuration's, with the share to draw at random that was decided."""
+    section: SelectionSettings[Any] = run.config.selection
+    decision = run.decisions.get(round_.number)
+    if decision is None:
+        return section
+    composition = replace(section.composition, explore=decision.explore)
+    return section.model_copy(update={"composition": composition})
 
 
 def _losses(run: Run, round_: Round) -> LossTable | None:
@@ -359,43 +297,8 @@ def _held_out(config: RunConfig) -> HeldOut | None:
     return HeldOut(config.task.settings, Corpus.open(Layout(config.run).held_out))
 
 
-def _score_seconds(run: Run, round_: Round) -> float:
+def _scoring(run: Run, round_: Round) -> dict[str, float | None]:
     if round_.number not in run.catalog.rounds():
-        return 0.0
-    return float(run.catalog.provenance(round_.number)["seconds"])
-
-
-def _check_columns(corpus: Corpus, config: RunConfig) -> None:
-    for section, columns in (
-        ("task", config.task.settings.columns),
-        ("scoring.carry", config.scoring.carry),
-    ):
-        if missing := [name for name in columns if name not in corpus.columns]:
-            lacking = corpus.shard_without(missing[0])
-            where = f" (shard {lacking.shard_id}, {lacking.uri}, lacks it)" if lacking else ""
-            raise InputError(
-                f"{section}: the corpus has no column {', '.join(missing)}; it has "
-                f"{', '.join(corpus.columns)}{where}"
-            )
-
-
-def _start(config: RunConfig) -> None:
-    """Saves the initial model, then freezes: what cannot be built can still be corrected."""
-    from trainers import checkpoint
-
-    layout = Layout(config.run)
-    if storage.info(layout.config) is None:
-        # Whatever is there belongs to settings that were never frozen.
-        storage.delete(join(layout.initial_checkpoint, checkpoint.MARKER))
-    models = config.task.settings.models(config.model)
-    checkpoint.save_initial(models, seed=config.seed, url=layout.initial_checkpoint)
-    configs.freeze(config)
-
-
-def _ingest(config: RunConfig, *, cluster: Cluster) -> None:
-    corpora = [(config.corpus, config.run)]
-    if config.evaluation is not None:
-        corpora.append((config.evaluation, Layout(config.run).held_out))
-    for section, run in corpora:
-        if ingested(storage.expand(section.shards), run=run) is None:
-            ingest(section.shards, run=run, client=cluster())
+        return {"score_seconds": 0.0}
+    measured = run.catalog.provenance(round_.number)
+    return {"score_seconds": measured["seconds"], "samples_scored": measured.get("scored")}

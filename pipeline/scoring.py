@@ -6,7 +6,7 @@ task does on its worker (`scoring_tasks.py`), which rows a span has and how it i
 spans.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TypeVar
@@ -18,6 +18,7 @@ from attent_select.schema import OK, STATUS
 from catalogs import LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary
+from catalogs.shard_format import Shard
 from pipeline import metrics, plans, preflight, spans
 from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress, say
@@ -25,6 +26,7 @@ from pipeline.plans import Plan
 from pipeline.scoring_tasks import (
     CompactTask,
     Measurement,
+    SpanTask,
     compact_part,
     measure_span,
 )
@@ -69,17 +71,13 @@ def score_round(
     catalog = measurement.catalog
     snapshot = Layout(config.run).snapshot(round_number)
     if round_number in catalog.rounds():
-        return _result(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
+        return result_of(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
     shards = catalog.corpus.shards
-    preflight.check_workers(
-        client,
-        objects={shards[0].uri: shards[0].etag},
-        needs_gpu="GPU" in config.cluster.resources,
-    )
+    check_workers(shards, client=client, config=config)
     plan = plans.frozen(catalog, measurement, round_number=round_number, shards=shards)
-    watch = _measure(plan, client=client, config=config, done=catalog.span_digests())
+    watch = measure(plan.tasks, client=client, config=config, done=catalog.span_digests())
     parts = _compact(plan, client=client, config=config, round_number=round_number)
-    _check_failed(parts, config=config)
+    check_failed(parts, config=config)
     numbers = watch.numbers()
     metrics.publish_scoring(config.run, round_number, numbers)
     seconds = monotonic() - started
@@ -87,17 +85,12 @@ def score_round(
     catalog.publish(
         round_number,
         parts,
-        provenance={
-            "checkpoint": checkpoint,
-            "checkpoint_digest": measurement.checkpoint.weights_digest,
-            "measured_step": measurement.checkpoint.step,
-            "seconds": seconds,
-            "num_splits": batching.num_splits,
-            "fitting_units": batching.fitting_units or plan.learned_units,
-        },
+        provenance=provenance_of(
+            plan.measurement, scored=watch.sums["samples"], seconds=seconds, batching=batching
+        ),
     )
     scored = watch.sums["samples"]
-    result = _result(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
+    result = result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
     return replace(result, numbers=numbers)
 
 
@@ -119,16 +112,42 @@ def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
     )
 
 
-def _measure(plan: Plan, *, client: Client, config: RunConfig, done: set[str]) -> Watch:
+def check_workers(shards: Sequence[Shard], *, client: Client, config: RunConfig) -> None:
+    """Raises `InputError` where a worker could not do the work."""
+    preflight.check_workers(
+        client,
+        objects={shards[0].uri: shards[0].etag},
+        needs_gpu="GPU" in config.cluster.resources,
+    )
+
+
+def provenance_of(
+    measurement: Measurement, *, scored: int, seconds: float, batching: Batching
+) -> dict[str, str | int | float | None]:
+    """What a snapshot says about how it came to be; `scored` and `seconds` are of this call."""
+    return {
+        "checkpoint": measurement.checkpoint.url,
+        "checkpoint_digest": measurement.checkpoint.weights_digest,
+        "measured_step": measurement.checkpoint.step,
+        "scored": scored,
+        "seconds": seconds,
+        "num_splits": batching.num_splits,
+        "fitting_units": batching.fitting_units or measurement.settings.batch_units,
+    }
+
+
+def measure(
+    tasks: Sequence[SpanTask], *, client: Client, config: RunConfig, done: set[str]
+) -> Watch:
     """Has every span measured that is not `done`; returns what that was like."""
-    waiting = [task for task in plan.tasks if task.digest not in done]
+    waiting = [task for task in tasks if task.digest not in done]
     watch = Watch(waiting)
-    num_samples = sum(task.span.num_rows for task in plan.tasks)
+    num_samples = sum(task.num_rows for task in tasks)
     if config.cluster.scheduler != "local" or config.cluster.dashboard is not None:
         say(f"dashboard: {client.dashboard_link}")
-    total = sum(task.span.num_rows for task in waiting)
+    total = sum(task.num_rows for task in waiting)
     with progress("scoring", total=total, unit="samples") as advance:
-        for task, measured in _tasks_on(
+        for task, measured in tasks_on(
             client,
             measure_span,
             waiting,
@@ -137,14 +156,14 @@ def _measure(plan: Plan, *, client: Client, config: RunConfig, done: set[str]) -
             on_death=watch.death,
         ):
             watch.add(task, measured)
-            advance(task.span.num_rows, watch.line())
+            advance(task.num_rows, watch.line())
             # Now rather than after the whole corpus.
             _check_share(watch.num_failed, num_samples, config=config)
     watch.end()
     return watch
 
 
-def _tasks_on(
+def tasks_on(
     client: Client,
     function: Callable[[T], R],
     tasks: Iterable[T],
@@ -153,6 +172,7 @@ def _tasks_on(
     resources: Mapping[str, float] | None = None,
     on_death: Callable[[T], None] | None = None,
 ) -> Iterator[tuple[T, R]]:
+    """(task, function(task)) in order of completion, with the run's settings of the cluster."""
     cluster = config.cluster
     return run_tasks(
         client,
@@ -178,12 +198,13 @@ def _compact(
         )
         for group in groups
     )
-    done = _tasks_on(client, compact_part, compactions, config)
+    done = tasks_on(client, compact_part, compactions, config)
     # The order of completion is chance; a snapshot lists its shards in order.
     return sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
 
 
-def _check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
+def check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
+    """Raises `InputError` where more samples of the parts have no loss than the run allows."""
     shards = [shard for part in parts for shard in part.shards]
     total = sum(shard.num_rows for shard in shards)
     failed = total - sum(shard.num_ok for shard in shards)
@@ -200,9 +221,10 @@ def _check_share(failed: int, total: int, *, config: RunConfig) -> None:
         )
 
 
-def _result(
+def result_of(
     catalog: LossCatalog, round_number: int, *, snapshot: str, scored: int, seconds: float
 ) -> ScoreResult:
+    """What there is to say about a published snapshot; `scored` and `seconds` are of this call."""
     statuses = (
         catalog.latest(round_number)
         .select(STATUS, pl.lit(1, dtype=pl.UInt64).alias("count"))

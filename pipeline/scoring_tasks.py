@@ -7,7 +7,7 @@ twice writes the same bytes to the same place.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -29,6 +29,7 @@ from attent_select.schema import (
 )
 from catalogs import LossCatalog
 from catalogs.corpus import read_shard
+from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary, Span
 from catalogs.shard_format import Sample, Shard
@@ -65,13 +66,26 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Picks:
+    """Some rows of a span: those in the index file `url`, `num_rows` of them."""
+
+    url: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
 class SpanTask:
-    """One future: the losses of one span."""
+    """One future: the losses of one span, or of some of its rows."""
 
     shard: Shard
     span: Span
     digest: str
     measurement: Measurement
+    picks: Picks | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return self.picks.num_rows if self.picks is not None else self.span.num_rows
 
     @property
     def rows(self) -> range:
@@ -203,12 +217,14 @@ class _Rows:
 
     def __init__(self, task: SpanTask, rows: range, *, journal: Journal | None = None) -> None:
         self._task, self._range = task, rows
+        self._picked = _picked(task, rows)
         self.journal = journal
         self.carried: dict[str, list[Any]] = {n: [] for n in task.measurement.settings.carry}
         self.bytes_read = 0
 
     @property
     def killers(self) -> tuple[int, ...]:
+        """The rows to leave out: each ended worker processes."""
         return self.journal.suspects.killers if self.journal else ()
 
     def samples(self) -> Iterator[tuple[int, Sample]]:
@@ -224,7 +240,7 @@ class _Rows:
         """(row, sample), read ahead; what is carried along is put aside on the way."""
         from trainers.readahead import ordered_map
 
-        shard, rows = self._task.shard, self._range
+        shard, rows = self._task.shard, self._picked
         columns = tuple(dict.fromkeys([*self._task.measurement.task.columns, *self.carried]))
         sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))
         chunk = max(1, _READ_BYTES // sample_bytes)
@@ -243,6 +259,14 @@ class _Rows:
                     for name, values in self.carried.items():
                         values.append(sample[name])
                     yield row, sample
+
+
+def _picked(task: SpanTask, rows: range) -> Sequence[int]:
+    """Those of `rows` that are to be measured: all of them, unless some were picked."""
+    if task.picks is None:
+        return rows
+    found = rows_of_shard(task.picks.url, task.span.shard_id)
+    return [row for row in found.tolist() if row in rows]
 
 
 _loaded: dict[str, "torch.nn.Module"] = {}

@@ -30,15 +30,18 @@ def score(
     source: str | RunConfig,
     *,
     round_number: int | None = None,
+    fraction: float | None = None,
     client: Client | None = None,
     scheduler: str | None = None,
     overrides: Sequence[str] = (),
 ) -> ScoreResult:
-    """Measures the losses of the whole corpus with the weights that a round starts from.
+    """Measures the losses of the corpus with the weights that a round starts from.
 
     Args:
         source: a run, a CONFIG.yaml (which creates the run if need be), or a checked configuration.
         round_number: default: the first round that is not finished.
+        fraction: the share of the corpus to measure, in [0, 1]; the other losses are those of the
+            last scored round, or observed since. Default: what `schedule.rescore` says.
         client: of a cluster to use; without one the configuration's is started.
         scheduler: instead of the configuration's `cluster.scheduler`.
         overrides: `dotted.key=value`, each replacing a key of the configuration.
@@ -50,6 +53,7 @@ def score(
     config = _config(source, scheduler=scheduler, overrides=overrides)
     with lease.held(config.run), _cluster(config, client) as cluster:
         run = rounds.prepare(config, cluster=cluster)
+        run = rounds.decided(run, run.round(round_number).number, fraction=fraction)
         return rounds.score_stage(run, run.round(round_number), cluster=cluster)
 
 
@@ -70,6 +74,7 @@ def train(
     config = _config(source, scheduler=None, overrides=overrides)
     with lease.held(config.run), _cluster(config, client) as cluster:
         run = rounds.prepare(config, cluster=cluster)
+        run = rounds.decided(run, run.round(round_number).number)
         round_ = run.round(round_number)
         return _result(run, [_describe(round_, rounds.train_stage(run, round_))])
 

@@ -1,44 +1,16 @@
 """`attent run`, killed with SIGKILL where it hurts, ends as if nothing had happened."""
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import yaml
+from run_process import finish, kill_when
 from small_runs import small_run
 
 from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.layout import Layout
 from pipeline import config, metrics, run
 from pipeline.cluster import Client
-
-ROOT = Path(__file__).parents[2]
-
-
-def start(file: Path) -> subprocess.Popen[bytes]:
-    """`attent run FILE` in a process of its own."""
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(file)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-
-
-def kill_when(file: Path, condition: Callable[[], bool]) -> None:
-    """Start `attent run FILE` and kill it as soon as `condition` holds."""
-    process = start(file)
-    deadline = monotonic() + 300
-    while not condition():
-        assert monotonic() < deadline, "it never came so far"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.005)  # a pause that ends early with the process
-            raise AssertionError(f"ended before it could be killed: {process.stderr.read()}")
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def result(url: str) -> dict[str, Any]:
@@ -77,7 +49,5 @@ def test_a_run_killed_in_each_stage_ends_like_an_undisturbed_one(
     kill_when(file, lambda: any(checkpoint.glob("step-*/checkpoint.json")))
     assert not (checkpoint / "checkpoint.json").exists(), "killed while training"
 
-    process = start(file)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    finish(file)
     assert result(str(killed)) == result(str(undisturbed))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from attent_select import schema
 from attent_select.errors import CorpusMismatchError, ExistsError, InputError, MissingError
-from catalogs import Corpus, IndexFile
-from catalogs.index import digest_of
+from catalogs import Corpus, IndexFile, parquet_file
+from catalogs.index import digest_of, rows_of_shard
 from catalogs.shard_format import Shard
 
 CORPUS = Corpus(
@@ -54,6 +54,29 @@ def test_rows_by_shard_are_the_rows_in_order(tmp_path: Path, keys: list[tuple[in
         assert of_shard.dtype == np.uint32
         assert weights.dtype == np.float32
         assert weights.tolist() == [row / 2 for row in of_shard.tolist()]
+
+
+def test_of_many_row_groups_only_those_with_a_shard_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "index.parquet")
+    many = pl.LazyFrame({"shard_id": [0] * 300_000 + [2] * 10 + [5] * 300_000}).with_columns(
+        row=pl.int_range(pl.len()).over("shard_id"), weight=1.0, probability=1.0
+    )
+    IndexFile.write(url, many, provenance=PROVENANCE)
+    num_groups = pq.ParquetFile(url).num_row_groups
+    read: list[int] = []
+    fetch = parquet_file.fetch
+
+    def counted(*args: Any, groups: list[int], **settings: Any) -> Any:
+        read.extend(groups)
+        return fetch(*args, groups=groups, **settings)
+
+    monkeypatch.setattr(parquet_file, "fetch", counted)
+    assert rows_of_shard(url, 2).tolist() == list(range(10))
+    assert 0 < len(read) < num_groups
+    assert rows_of_shard(url, 5).tolist() == list(range(300_000))
+    assert rows_of_shard(url, 3).tolist() == rows_of_shard(url, 9).tolist() == []
 
 
 def test_the_digest_is_of_the_rows_alone(tmp_path: Path) -> None:

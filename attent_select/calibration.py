@@ -1,0 +1,73 @@
+"""Losses observed while training, on the scale of those that are scored. Pure.
+
+Here: the quantile map and fitting it. Not here: which rows have both losses, and where a map is
+kept (`pipeline/calibrating.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attent_select.comparison import MIN_VALUES
+
+_NUM_KNOTS: Final = 65
+
+
+@dataclass(frozen=True)
+class QuantileMap:
+    """x ↦ G⁻¹(F(x)): F how the observed losses of some rows lie, G how their scored losses do.
+
+    An observed loss comes from train mode, with dropout and augmentation, and from a model that has
+    learned on since; a scored one from eval mode. On rows that have both, the map gives the
+    observed losses the distribution of the scored ones and leaves their order alone.
+
+    Linear between the knots, of slope 1 beyond them (the order of the hardest rows must not be
+    lost), never below the smallest scored loss or zero, whichever is less.
+
+    Attributes:
+        observed: knots, strictly increasing; none for the identity.
+        scored: what each is mapped to, never decreasing.
+
+    Source: quantile mapping, as in Panofsky and Brier, "Some Applications of Statistics to
+    Meteorology", 1958.
+    """
+
+    observed: tuple[float, ...] = ()
+    scored: tuple[float, ...] = ()
+
+    @classmethod
+    def fit(
+        cls, observed: npt.NDArray[np.floating], scored: npt.NDArray[np.floating]
+    ) -> "QuantileMap | None":
+        """From rows that have both losses; None where fewer than 32 of them are finite."""
+        is_finite = np.isfinite(observed) & np.isfinite(scored)
+        if int(is_finite.sum()) < MIN_VALUES:
+            return None
+        shares = np.linspace(0.0, 1.0, _NUM_KNOTS)
+        x, y = (np.quantile(side[is_finite].astype(float), shares) for side in (observed, scored))
+        knots, place = np.unique(x, return_inverse=True)
+        # Where many observed losses are equal, one knot stands for them: the mean of what they
+        # would be mapped to.
+        means = np.bincount(place, weights=y) / np.bincount(place)
+        return cls(tuple(knots.tolist()), tuple(np.maximum.accumulate(means).tolist()))
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Sequence[float]]) -> "QuantileMap":
+        """What `plain` gave."""
+        return cls(tuple(values["observed"]), tuple(values["scored"]))
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"observed": list(self.observed), "scored": list(self.scored)}
+
+    def __call__(self, losses: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """The losses, mapped: float64 of the same shape. Never decreasing."""
+        mapped: npt.NDArray[np.float64] = np.array(losses, dtype=np.float64)
+        if self.observed:
+            beyond = mapped - mapped.clip(self.observed[0], self.observed[-1])
+            mapped = np.interp(mapped, self.observed, self.scored) + beyond
+            mapped = mapped.clip(min=min(0.0, self.scored[0]))
+        return mapped

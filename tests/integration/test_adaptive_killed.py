@@ -1,0 +1,96 @@
+"""Adaptive and cheap runs, killed with SIGKILL: what was decided stays decided."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from run_process import finish, kill_when
+from small_runs import small_run
+
+from catalogs import Corpus, IndexFile, LossCatalog
+from catalogs.layout import Layout
+from pipeline import config, run
+from pipeline.cluster import Client
+from trainers import checkpoint
+
+ADAPTIVE = {
+    "epochs": 5,
+    "warmup_epochs": 1,
+    "ratio": {"kind": "adaptive", "start": 0.5, "low": 0.3},
+    "rescore": {"kind": "partial", "share": 0.4},
+}
+
+
+def decided(url: str) -> list[dict[str, Any]]:
+    """All decisions, but for what scoring costs: seconds are never twice the same."""
+    files = sorted(Path(Layout(url).decisions).iterdir())
+    return [{**json.loads(file.read_text()), "cost": None} for file in files]
+
+
+def outcome(url: str) -> dict[str, Any]:
+    """What must not depend on how often a run was killed."""
+    corpus, layout, catalog = Corpus.open(url), Layout(url), LossCatalog(url)
+    numbers = range(len(list(Path(layout.metrics).iterdir())))
+    found = [checkpoint.open(layout.checkpoint(number)) for number in numbers]
+    return {
+        "decisions": decided(url),
+        "losses": [catalog.digest(number) for number in catalog.rounds()],
+        "calibrations": [catalog.provenance(n).get("calibration") for n in catalog.rounds()],
+        "visits": catalog.latest().collect()["visits"].to_list(),
+        "indexes": [IndexFile.open(layout.index(n), corpus=corpus).digest for n in numbers],
+        "weights": [one.weights_digest for one in found if one is not None],
+    }
+
+
+def written(run: Path, shards: Path, client: Client, schedule: dict[str, Any]) -> Path:
+    """A configuration that uses the cluster at hand: starting one would take most of the time."""
+    cluster = {"scheduler": client.scheduler.address}
+    file = run.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(small_run(run, shards, schedule=schedule, cluster=cluster)))
+    return file
+
+
+def test_an_adaptive_run_killed_in_each_stage_decides_and_learns_the_same(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    run(config.parse(small_run(undisturbed, shards, schedule=ADAPTIVE)), client=client)
+
+    killed = tmp_path / "killed"
+    layout = Layout(str(killed))
+    file = written(killed, shards, client, ADAPTIVE)
+    decision, rescored = Path(layout.decision(2)), Path(layout.rescored(2))
+    spans, snapshot = Path(layout.spans), Path(layout.snapshot(2))
+    trained = Path(layout.checkpoint(2))
+
+    kill_when(file, decision.exists)
+    assert not snapshot.exists(), "killed after deciding"
+    before = decision.read_bytes()
+    # The rows are written down, and some of them are measured.
+    kill_when(file, lambda: rescored.exists() and any(spans.glob("*.parquet")))
+    assert not snapshot.exists(), "killed while scoring a part"
+    kill_when(file, lambda: any(trained.glob("step-*/checkpoint.json")))
+    assert not (trained / "checkpoint.json").exists(), "killed while training"
+    finish(file)
+
+    assert decision.read_bytes() == before
+    assert outcome(str(killed)) == outcome(str(undisturbed))
+    assert len(decided(str(killed))) >= 3
+
+
+def test_what_was_decided_by_the_clock_is_not_decided_again(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    schedule = ADAPTIVE | {"epochs": 4, "rescore": {"kind": "auto", "share": 0.4}}
+    first, second = tmp_path / "first", tmp_path / "second"
+    files = [written(each, shards, client, schedule) for each in (first, second)]
+    # Until the last round is decided; how fast this machine was is part of that.
+    kill_when(files[0], Path(Layout(str(first)).decision(3)).exists)
+    shutil.copytree(first, second)
+    for file in files:
+        finish(file)
+    assert outcome(str(first)) == outcome(str(second))
+    costs = [Path(Layout(str(each)).decision(3)).read_bytes() for each in (first, second)]
+    assert costs[0] == costs[1]

@@ -1,0 +1,187 @@
+"""Rounds that measure a part of the corpus again, or nothing, in one process with a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from small_runs import small_run
+
+from attent_select.errors import InputError, MissingError
+from catalogs import IndexFile, LossCatalog, storage
+from catalogs.layout import Layout
+from pipeline import config, decisions, rounds, run, score, stages
+from pipeline.cluster import Client
+from pipeline.query import query
+from pipeline.report import write_report
+
+KEY = ["shard_id", "row"]
+SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "ratio": {"start": 0.5}}
+
+
+def cheap(folder: Path, shards: Path, rescore: dict[str, Any], **replaced: Any) -> Any:
+    """A run of a warm-up round and three taught ones."""
+    return config.parse(
+        small_run(folder, shards, schedule=SCHEDULE | {"rescore": rescore}, **replaced)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rescore", "scored"),
+    [
+        ({"kind": "partial", "share": 0.3, "by": "staleness"}, [240, 72, 72]),
+        ({"kind": "partial", "share": 0.3, "by": "threshold"}, [240, 72, 72]),
+        ({"kind": "none"}, [240, 0, 0]),
+    ],
+    ids=["staleness", "threshold", "none"],
+)
+def test_every_round_is_dense_and_every_row_has_its_newest_measurement(
+    tmp_path: Path, shards: Path, client: Client, rescore: dict[str, Any], scored: list[int]
+) -> None:
+    settings = cheap(tmp_path / "run", shards, rescore, selection={"strategy": "hard"})
+    result = run(settings, client=client)
+    assert [r.get("samples_scored") for r in result["rounds"]] == [None, *scored]
+    catalog = LossCatalog(settings.run)
+    for number in (2, 3):
+        rows = catalog.latest(number).collect()
+        keys = rows.select("shard_id", "row").rows()
+        assert keys == [(shard, row) for shard in range(3) for row in range(80)]
+        step = catalog.provenance(number)["measured_step"]
+        assert rows.filter(measured_step=step, origin="scored").height == scored[number - 1]
+        kept = catalog.latest(number - 1).collect()
+        seen = catalog.observed(number - 1).collect().select("shard_id", "row", "step")
+        both = rows.join(kept, on=KEY, suffix=" before").join(seen, on=KEY, how="left")
+        assert (
+            both["visits"].to_list()
+            == (both["visits before"] + both["step"].is_not_null().cast(pl.UInt16)).to_list()
+        )
+        others = both.filter(pl.col("measured_step") != step)
+        observed = others.filter(pl.col("step").is_not_null())
+        assert observed["origin"].unique().to_list() == ["observed"]
+        assert observed["measured_step"].to_list() == observed["step"].to_list()
+        untouched = others.filter(pl.col("step").is_null())
+        for name in ("loss", "measured_step", "origin"):
+            assert untouched[name].to_list() == untouched[f"{name} before"].to_list()
+        assert rows["loss"].is_finite().all()
+    assert storage.list_objects(Layout(settings.run).spans) == []
+
+
+def test_a_selection_uses_the_losses_that_were_measured_again(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = cheap(tmp_path / "run", shards, {"kind": "none"}, selection={"strategy": "hard"})
+    run(settings, client=client)
+    losses = LossCatalog(settings.run).latest(3).collect()
+    chosen = IndexFile.open(Layout(settings.run).index(3)).frame().collect()
+    best = losses.sort("loss", descending=True).head(120)
+    assert sorted(best.select("shard_id", "row").rows()) == chosen.select("shard_id", "row").rows()
+    first = IndexFile.open(Layout(settings.run).index(1)).digest
+    assert IndexFile.open(Layout(settings.run).index(3)).digest != first
+
+
+def test_what_is_decided_is_written_with_its_reasons_and_shown(
+    tmp_path: Path, shards: Path, client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = cheap(tmp_path / "run", shards, {"kind": "auto", "share": 0.4})
+    result = run(settings, client=client)
+    made = decisions.read_all(settings.run)
+    assert sorted(made) == [1, 2, 3], "a warm-up round is not decided"
+    assert made[1].rescore == 1
+    assert made[2].rescore == 0.4, "drift is not known before anything was measured twice"
+    assert made[3].signals.drift is not None
+    assert 0.02 <= made[3].rescore <= 1
+    assert [made[n].cost.source for n in (1, 2, 3)] == ["prior", "measured", "measured"]
+    assert [r.get("samples_scored") for r in result["rounds"]][1:3] == [240, 96]
+    said = capfd.readouterr().err
+    assert "round 3 was decided:" in said
+    assert made[3].reasons["rescore"] in said
+    table = query(settings.run, "SELECT round, rescore, phi_source, why_rescore FROM decisions")
+    assert table.row(0) == (1, 1.0, "prior", "all: nothing was scored before")
+    page = Path(write_report(settings.run)).read_text()
+    assert "<h2>Decisions</h2>" in page
+    assert made[3].reasons["rescore"] in page
+    before = Path(Layout(settings.run).decision(3)).read_bytes()
+    assert run(settings, client=client) == result
+    assert Path(Layout(settings.run).decision(3)).read_bytes() == before
+
+
+def test_an_adaptive_run_spends_the_steps_of_the_fixed_one_and_ends_with_annealing(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    ratio = {"kind": "adaptive", "start": 0.4, "low": 0.2, "high": 0.8}
+    schedule = {"epochs": 6, "warmup_epochs": 1, "anneal_epochs": 1, "ratio": ratio}
+    settings = config.parse(
+        small_run(tmp_path / "run", shards, schedule=schedule, selection={"strategy": "hard"})
+    )
+    result = run(settings, client=client)
+    fixed = config.parse(
+        small_run(tmp_path / "fixed", shards, schedule=schedule | {"ratio": {"start": 0.4}})
+    )
+    budget = rounds.prepare(fixed, cluster=lambda: client).total_steps
+    assert sum(r["num_steps"] for r in result["rounds"]) == budget == 54
+    phases = [r["phase"] for r in result["rounds"]]
+    assert phases[0] == "warmup"
+    assert phases[-1] == "anneal"
+    assert phases.count("anneal") == 1
+    ratios = [r["ratio"] for r in result["rounds"][1:-1]]
+    assert len(set(ratios)) > 1, "it adapts"
+    assert all(0.19 < ratio <= 0.81 for ratio in ratios[:-1])
+    explored = [one.explore for one in decisions.read_all(settings.run).values()]
+    assert explored[0] == 0
+    assert all(0 < share <= 0.25 for share in explored[1:])
+    number = len(ratios)
+    provenance = IndexFile.open(Layout(settings.run).index(number)).provenance
+    assert provenance["selection"]["explore"] == explored[-1]
+
+
+def test_a_uniform_adaptive_run_is_never_scored(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    schedule = {"epochs": 3, "ratio": {"kind": "adaptive", "start": 0.5}}
+    settings = config.parse(
+        small_run(tmp_path / "run", shards, schedule=schedule, selection={"strategy": "uniform"})
+    )
+    run(settings, client=client)
+    assert LossCatalog(settings.run).rounds() == []
+    made = decisions.read_all(settings.run)
+    assert {one.rescore for one in made.values()} == {0.0}
+    assert made[0].reasons["rescore"] == "nothing: the selection asks for no losses"
+
+
+def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    with pytest.raises(InputError, match=r"--fraction 0\.1 .* nothing was scored before it: leave"):
+        score(settings, client=client, fraction=0.1)
+    score(settings, client=client)
+    stages.train(settings, client=client)
+    partial = score(settings, client=client, fraction=0.1)
+    assert (partial.scored, partial.skipped) == (24, 216)
+    assert score(settings, client=client, fraction=0.1).scored == 0
+    with pytest.raises(
+        InputError, match=r"--fraction 0\.2: it was decided to score the share 0\.1"
+    ):
+        score(settings, client=client, fraction=0.2)
+    result = run(settings, client=client)
+    assert [r["samples_scored"] for r in result["rounds"]] == [240, 24, 240]
+    assert sorted(decisions.read_all(settings.run)) == [1]
+
+
+def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = cheap(tmp_path / "run", shards, {"kind": "none"})
+    with pytest.raises(
+        MissingError, match=r"round 2 is decided by .* round 0 is not finished: run"
+    ):
+        score(settings, client=client, round_number=2)
+    assert decisions.read_all(settings.run) == {}
+
+
+def test_a_decision_that_is_damaged_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
+    settings = cheap(tmp_path / "run", shards, {"kind": "none"})
+    rounds.prepare(settings, cluster=lambda: client)
+    storage.publish(Layout(settings.run).decision(1), b'{"round": 3}')
+    with pytest.raises(InputError, match=r"decisions/00001\.json is no decision .* delete it"):
+        rounds.prepare(settings, cluster=lambda: client)
