@@ -114,14 +114,18 @@ def rescore_round(
     seconds = monotonic() - started
     batching = Batching.sum(part.batching for part in parts)
     measured = provenance_of(measurement, scored=scored, seconds=seconds, batching=batching)
-    how = {
+    how = _how(config, tasks, calibration)
+    catalog.publish(round_number, parts, provenance=measured | how, keep=since)
+    result = result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
+    return replace(result, numbers=watch.numbers())
+
+
+def _how(config: RunConfig, tasks: Sequence[SpanTask], calibration: Calibration) -> dict[str, Any]:
+    return {
         "rescored": sum(task.num_rows for task in tasks),
         "by": config.schedule.rescore.by,
         "calibration": calibration.plain(),
     }
-    catalog.publish(round_number, parts, provenance=measured | how, keep=since)
-    result = result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
-    return replace(result, numbers=watch.numbers())
 
 
 def _tasks(

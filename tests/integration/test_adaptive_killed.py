@@ -32,7 +32,7 @@ def decided(url: str) -> list[dict[str, Any]]:
 def outcome(url: str) -> dict[str, Any]:
     """What must not depend on how often a run was killed."""
     corpus, layout, catalog = Corpus.open(url), Layout(url), LossCatalog(url)
-    numbers = range(len(list(Path(layout.metrics).iterdir())))
+    numbers = range(len(list(Path(layout.metrics).glob("*.parquet"))))
     found = [checkpoint.open(layout.checkpoint(number)) for number in numbers]
     return {
         "decisions": decided(url),
