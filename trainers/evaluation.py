@@ -3,12 +3,14 @@
 Here: what every task's `evaluate` needs. Not here: the metrics (`tasks/`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from attent_select.errors import SampleError
+from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.task import Batch, Task
 
@@ -45,3 +47,29 @@ def evaluating(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
             }
     finally:
         model.train(was_training)
+
+
+@dataclass
+class TokenSums:
+    """Nats and hits of counted tokens, summed over batches."""
+
+    num_tokens: int = 0
+    nats: float = 0.0
+    hits: int = 0
+
+    def add(self, nats: torch.Tensor, hits: torch.Tensor) -> None:
+        """float32[counted tokens] and bool[counted tokens]."""
+        self.nats += nats.double().sum().item()
+        self.hits += int(hits.sum())
+        self.num_tokens += len(hits)
+
+    def metrics(self) -> dict[str, float]:
+        """`eval_loss`, `perplexity` and `accuracy`. Raises `InputError` if there was no token."""
+        if not self.num_tokens:
+            raise InputError("no token to evaluate: expected at least one held-out batch")
+        loss = self.nats / self.num_tokens
+        return {
+            "eval_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "accuracy": self.hits / self.num_tokens,
+        }

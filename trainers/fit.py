@@ -20,7 +20,7 @@ from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
 from catalogs.layout import join
 from trainers import checkpoint as checkpoints
-from trainers.checkpoint import Checkpoint, weights_digest
+from trainers.checkpoint import Checkpoint, digest_of
 from trainers.settings import TrainingSettings
 from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
@@ -101,7 +101,9 @@ def fit(
         torch.set_num_threads(settings.torch_threads)
     source, resumed = _source(start, out=out, steps=steps)
     stream.load_state_dict(stream.state_at(0) if resumed is None else resumed.stream or {})
-    round_ = _Round(stream, steps=steps, out=out, on_losses=on_losses, on_step=on_step)
+    round_ = _Round(
+        stream, models=models, steps=steps, out=out, on_losses=on_losses, on_step=on_step
+    )
     if resumed is not None:
         round_.progress = _Progress(**resumed.progress)
         stream.count_earlier(round_.progress.samples_seen)
@@ -127,12 +129,13 @@ class _Round:
         self,
         stream: TeachingStream,
         *,
+        models: Models,
         steps: Steps,
         out: str,
         on_losses: OnLosses | None,
         on_step: OnStep | None,
     ) -> None:
-        self._stream, self._steps, self._out = stream, steps, out
+        self._stream, self._models, self._steps, self._out = stream, models, steps, out
         self._on_losses, self._on_step = on_losses, on_step
         self.progress = _Progress()
         self._since = time.perf_counter()
@@ -223,7 +226,7 @@ class _Round:
             folder,
             url=url,
             step=step,
-            weights_digest=weights_digest(self._model),
+            weights_digest=digest_of(self._model, self._models),
             stream=self._stream.state_at(step - self._steps.first),
             progress=asdict(self.progress),
             result=None if result is None else asdict(result),

@@ -186,7 +186,10 @@ class _Scoring:
 
     def _losses(self, batch: Batch) -> list[tuple[float, int]]:
         device = next(self._model.parameters()).device
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+        # No cache of cast weights: a forward pass uses each once, and the cache is a second model.
+        autocast = torch.autocast(
+            device.type, dtype=torch.bfloat16, enabled=self._bfloat16, cache_enabled=False
+        )
         with autocast:
             losses, num_units = self._task.per_sample_loss(self._model, batch)
         return list(zip(losses.float().tolist(), num_units.tolist(), strict=True))

@@ -23,8 +23,11 @@ Batch = dict[str, torch.Tensor]
 class Models(Protocol):
     """Builds, loads and saves the model of a run.
 
-    A store may also have `check()`: it raises `InputError` for settings with which `build` would
-    fail, as far as can be told at once, and is called before a run starts.
+    A store may also have
+        check()          raises `InputError` for settings with which `build` would fail, as far as
+                         can be told at once; called before a run starts
+        digest(model)    hash of the weights, where `save` does not write all of them
+        merged(folder)   the saved model as a plain one, where it is not
     """
 
     def build(self, seed: int) -> torch.nn.Module:
@@ -43,7 +46,11 @@ class Models(Protocol):
 
 
 class Task(Protocol):
-    """What a model learns: from a sample to a loss."""
+    """What a model learns: from a sample to a loss.
+
+    A task may also have `check()`: it raises `InputError` for settings with which `prepare` would
+    fail for every sample (a tokenizer that is not there), and is called before a run starts.
+    """
 
     @property
     def columns(self) -> tuple[str, ...]:
