@@ -342,7 +342,8 @@ def _fit(
 def _held_out(config: RunConfig) -> HeldOut | None:
     if config.evaluation is None:
         return None
-    return HeldOut(config.task.settings, Corpus.open(Layout(config.run).held_out))
+    corpus = Corpus.open(Layout(config.run).held_out)
+    return HeldOut(config.task.settings, corpus, config.scoring)
 
 
 def _score_seconds(run: Run, round_: Round) -> float:

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -150,9 +150,18 @@ def publish(
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
     )
-    content = {name: value for name, value in asdict(saved).items() if name != "url"}
-    storage.publish(join(url, MARKER), json.dumps(content, indent=1).encode())
+    _publish_marker(saved)
     return saved
+
+
+def record(done: Checkpoint, *, result: dict[str, Any]) -> None:
+    """Replace the result of a published checkpoint; its files stay."""
+    _publish_marker(replace(done, result=result))
+
+
+def _publish_marker(saved: Checkpoint) -> None:
+    content = {name: value for name, value in asdict(saved).items() if name != "url"}
+    storage.publish(join(saved.url, MARKER), json.dumps(content, indent=1).encode())
 
 
 def discard(url: str) -> None:

@@ -12,26 +12,24 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.task import Batch, Task
+from trainers.batching import Batching, batches
+from trainers.task import Batch, Item, Task
 
 
 def held_out_batches(
-    task: Task, samples: Iterable[Sample], *, batch_size: int = 256
+    task: Task, samples: Iterable[Sample], *, settings: Batching
 ) -> Iterator[Batch]:
-    """Collated batches of up to `batch_size` samples, in order; samples that cannot be used are
-    left out.
-    """
-    items = []
-    for sample in samples:
+    """Collated batches, made as scoring makes them; samples that cannot be used are left out."""
+    for batch in batches(_prepared(task, samples), settings):
+        yield task.collate([item for _, item in batch])
+
+
+def _prepared(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int, Item]]]:
+    for number, sample in enumerate(samples):
         try:
-            items.append(task.prepare(sample, generator=None))
+            yield [(number, task.prepare(sample, generator=None))]
         except SampleError:
             continue
-        if len(items) == batch_size:
-            yield task.collate(items)
-            items = []
-    if items:
-        yield task.collate(items)
 
 
 @contextmanager

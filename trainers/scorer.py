@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
 import polars as pl
 import torch
@@ -18,6 +17,7 @@ import torch
 from attent_select import schema
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
+from trainers.batching import Batching, batches
 from trainers.evaluation import evaluating
 from trainers.readahead import ordered_map
 from trainers.settings import DTYPES
@@ -28,19 +28,6 @@ _PIECE_SAMPLES = 64
 _BATCHES_AHEAD = 4
 
 SCORES = {name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")}
-
-
-class Batching(Protocol):
-    """What `ScoringSettings` says; whoever has the same fields will do."""
-
-    @property
-    def batch_units(self) -> int: ...
-    @property
-    def max_batch_samples(self) -> int: ...
-    @property
-    def window_samples(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -117,15 +104,15 @@ def score_rows(
         budget=2 * settings.window_samples,
         cost=len,
     )
-    batches = ordered_map(
+    collated = ordered_map(
         scoring.collate,
         _planned(prepared, settings),
         num_threads=1,
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
     )
-    with evaluating(model) as to_device, closing(batches):
-        for rows, items, batch in batches:
+    with evaluating(model) as to_device, closing(collated):
+        for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
     return pl.DataFrame(scoring.results, schema=SCORES, orient="row").sort(schema.ROW)
 
@@ -219,29 +206,5 @@ def _planned(
     prepared: Generator[list[tuple[int, Item]], None, None], settings: Batching
 ) -> Iterator[list[tuple[int, Item]]]:
     """The batches: longest first among the samples of a window."""
-    window: list[tuple[int, Item]] = []
     with closing(prepared):
-        for piece in prepared:
-            window += piece
-            while len(window) >= settings.window_samples:
-                yield from _batches(window[: settings.window_samples], settings)
-                window = window[settings.window_samples :]
-        yield from _batches(window, settings)
-
-
-def _batches(
-    window: list[tuple[int, Item]], settings: Batching
-) -> Iterator[list[tuple[int, Item]]]:
-    longest_first = sorted(window, key=lambda entry: (-entry[1]["num_units"], entry[0]))
-    batch: list[tuple[int, Item]] = []
-    for entry in longest_first:
-        # The first is the longest: all others are padded to it.
-        padded_units = (len(batch) + 1) * (batch or [entry])[0][1]["num_units"]
-        if batch and (
-            padded_units > settings.batch_units or len(batch) == settings.max_batch_samples
-        ):
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch
+        yield from batches(prepared, settings)

@@ -137,12 +137,19 @@ class AdapterModels:
         """
         return self._filled(self._adapted(_base(self.base).shared()), folder)
 
-    def save(self, model: torch.nn.Module, folder: Path) -> None:
+    def save(
+        self,
+        model: torch.nn.Module,
+        folder: Path,
+        *,
+        weights: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         """Write adapter_config.json and the adapter's safetensors, as PEFT lays them out."""
         assert isinstance(model, PeftModel)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in _adapter(model).items()
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in _adapter(model, weights).items()
         }
         save_file(state, folder / ADAPTER, metadata={"format": "pt"})
         model.peft_config["default"].save_pretrained(str(folder))

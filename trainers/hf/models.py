@@ -136,9 +136,16 @@ class HuggingFaceModels:
             )
         return model
 
-    def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """Write config.json and safetensors."""
-        model.save_pretrained(folder)  # type: ignore[operator]  # every transformers model has it
+    def save(
+        self,
+        model: torch.nn.Module,
+        folder: Path,
+        *,
+        weights: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Write config.json and safetensors, of the model's own weights or of those given."""
+        saved: Any = model
+        saved.save_pretrained(folder, state_dict=weights)
 
     @property
     def _class(self) -> Any:

@@ -35,9 +35,9 @@ class CausalLm:
     A sample longer than `max_length` tokens is cut at its end and counted; with `truncate: false`
     it is `too_long`. One with nothing to count, before or after cutting, is `empty`.
 
-    With `answer`, a regular expression, evaluation also generates at most `max_new_tokens` for the
-    first `generate_samples` held-out prompts and compares the last match (its group, if it has
-    one) with the response's.
+    With `answer`, a regular expression, evaluation also generates at most `max_new_tokens` for
+    every held-out prompt and compares the last match (its group, if it has one) with the
+    response's.
     """
 
     tokenizer: str
@@ -50,7 +50,6 @@ class CausalLm:
     truncate: bool = True
     answer: str | None = None
     max_new_tokens: int = 256
-    generate_samples: int = 256
 
     def __post_init__(self) -> None:
         if sum(name is not None for name in (self.text, self.response, self.messages)) != 1:
@@ -76,9 +75,8 @@ class CausalLm:
             re.compile(self.answer)
         except re.error as error:
             raise InputError(f"answer is no regular expression: {error}") from error
-        for name in ("max_new_tokens", "generate_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}: expected at least 1")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -142,17 +140,12 @@ class CausalLm:
         """`eval_loss` (nats per counted token), `perplexity`, `accuracy` (share of the counted
         tokens that are the model's first choice), and with `answer` `exact_match`.
         """
-        sums, hits, expected, tried = TokenSums(), 0, 0, 0
+        sums, hits, expected = TokenSums(), 0, 0
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
                 sums.add(*token_scores(model, batch))
-                if self.answer is not None and tried < self.generate_samples:
-                    some = {
-                        name: value[: self.generate_samples - tried]
-                        for name, value in batch.items()
-                    }
-                    tried += len(some["labels"])
-                    found = self._matches(model, some)
+                if self.answer is not None:
+                    found = self._matches(model, batch)
                     hits, expected = hits + found[0], expected + found[1]
         return sums.metrics() | ({"exact_match": hits / expected} if expected else {})
 
