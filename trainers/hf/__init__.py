@@ -2,8 +2,13 @@
 
 import transformers
 
-from trainers.hf.models import HuggingFaceModels, model_store
-from trainers.hf.processors import load_image_processor, load_processor, load_tokenizer
+from trainers.hf.models import HuggingFaceModels, model_store, save_plain
+from trainers.hf.processors import (
+    load_image_processor,
+    load_processor,
+    load_tokenizer,
+    save_preprocessing,
+)
 
 # Loading and saving says in bars and many lines what our own checks say in one error.
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # theirs
@@ -15,4 +20,6 @@ __all__ = [
     "load_processor",
     "load_tokenizer",
     "model_store",
+    "save_plain",
+    "save_preprocessing",
 ]

@@ -230,8 +230,13 @@ def _base(store: HuggingFaceModels) -> _Base:
         return _loaded(store)
 
 
-def _adapter(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+def _adapter(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The adapter's part of the model's weights, or of those given."""
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        model, state_dict=weights, save_embedding_layers=False
+    )
     return found
 
 

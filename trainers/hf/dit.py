@@ -51,8 +51,8 @@ class DitModel(PreTrainedModel):
         )
         self.classes = nn.Embedding(config.num_classes, width)
         self.layers = nn.ModuleList(DitLayer(config) for _ in range(config.num_hidden_layers))
-        self.modulation = nn.Linear(width, 2 * width)
-        self.noise = nn.Linear(width, patch)
+        self.modulation = ZeroLinear(width, 2 * width)
+        self.noise = ZeroLinear(width, patch)
         self.post_init()
 
     def forward(
@@ -79,15 +79,16 @@ class DitModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, ZeroLinear):
+            nn.init.zeros_(module.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
-        # Zero: at first every layer passes its input on, and the noise is 0.
-        if isinstance(module, DitLayer | DitModel):
-            for zero in (module.modulation, *([module.noise] if module is self else [])):
-                nn.init.zeros_(zero.weight)
-                nn.init.zeros_(zero.bias)
+
+
+class ZeroLinear(nn.Linear):
+    """Begins as 0: at first every layer passes its input on, and the noise is 0 (adaLN-Zero)."""
 
 
 class DitLayer(GradientCheckpointingLayer):
@@ -98,7 +99,7 @@ class DitLayer(GradientCheckpointingLayer):
         width = config.hidden_size
         self.attention = SelfAttention(width, config.num_attention_heads)
         self.feed_forward = FeedForward(width, config.intermediate_size)
-        self.modulation = nn.Linear(width, 6 * width)
+        self.modulation = ZeroLinear(width, 6 * width)
 
     def forward(self, tokens: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """Tokens float[batch, tokens, width], told float[batch, 1, width]."""

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForPreTraining,
     BitsAndBytesConfig,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from attent_select.errors import InputError, MissingError
@@ -54,6 +55,18 @@ def model_store(
         model_types=model_types,
     )
     return whole if settings.get("lora") is None else AdapterModels.of(whole)
+
+
+def save_plain(models: Models, saved: Path, folder: Path) -> None:
+    """Write a saved model in the plain Hugging Face layout, adapters merged into it.
+
+    Raises:
+        InputError: it is no model of transformers.
+    """
+    model: Any = models.merged(saved) if hasattr(models, "merged") else models.load(saved)
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"{type(model).__name__} is no model of transformers: expected one")
+    model.save_pretrained(folder)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Not here: what they are used for (`trainers/tasks/`, `trainers/pixels.py`).
 """
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -64,6 +65,14 @@ def load_processor(path: str, *, backend: str) -> Any:
             raise InputError(f"the processor in {path} has no {part}: expected both for images")
     _check_backend(processor.image_processor, path=path, backend=backend)
     return processor
+
+
+def save_preprocessing(path: str, folder: Path) -> None:
+    """Put a copy of what is saved at `path`, tokenizer or processor, beside a model."""
+    try:
+        AutoProcessor.from_pretrained(path, trust_remote_code=False).save_pretrained(folder)
+    except _FAILURES as error:
+        raise InputError(f"no processor can be loaded from {path}: {error}") from error
 
 
 def _check_backend(processor: Any, *, path: str, backend: str) -> None:

@@ -117,6 +117,11 @@ class _RoundTrainer(Trainer):
             train_dataset=stream,
             callbacks=[_RoundCallback(self, steps=steps, save_steps=settings.save_steps)],
         )
+        if arguments.fsdp and not self.is_fsdp_enabled:
+            raise InputError(
+                "training.arguments.fsdp shards a model over GPUs, and this process has none: "
+                "leave it out"
+            )
         self.remove_callback(PrinterCallback)  # stdout belongs to the command's own answer
         self._learner, self._stream, self._work = learner, stream, work
         self._steps, self._models, self._hooks = steps, models, hooks
@@ -264,6 +269,11 @@ def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
         raise InputError(
             f"the stream is for rank {share.rank} of {share.world_size}, this process is rank "
             f"{rank} of {world_size}: build the stream with the launcher's RANK and WORLD_SIZE"
+        )
+    if arguments.fsdp and world_size == 1:
+        raise InputError(
+            "training.arguments.fsdp shards a model over processes, and this is the only one: "
+            "start several (torchrun), or leave it out"
         )
     if arguments.n_gpu > 1:
         raise InputError(
