@@ -86,3 +86,28 @@ def test_a_round_begun_on_one_rank_is_ended_on_two(folder: Path, alone: FitReque
     assert launch(request, num_ranks=2) == 0
     assert_close_weights(alone, request)
     assert result(request)["samples_seen"] == 58
+
+
+def test_a_model_spread_over_two_ranks_ends_where_one_rank_ends_killed_in_between_or_not(
+    folder: Path, alone: FitRequest
+) -> None:
+    """FSDP and gradient checkpointing, as the Trainer's own arguments."""
+    request = request_for(folder, "spread", micro_batch_size=2)
+    arguments = {"optim": "sgd", "fsdp": True, "fsdp_config": {"activation_checkpointing": True}}
+    request = replace(
+        request, training=request.training | {"arguments": arguments}, shard_on_cpu=True
+    )
+    assert launch(replace(request, kill_after_step=4), num_ranks=2) != 0
+    assert launch(request, num_ranks=2) == 0
+    assert_close_weights(alone, request)
+    # Not the Trainer's optimizer.pt: it is written from the parts of both ranks.
+    assert Path(request.out, "optimizer.bin").is_file()
+    assert not list(Path(request.out).glob("pytorch_model*"))
+
+
+def test_gradient_checkpointing_passes_through_two_ranks(folder: Path, alone: FitRequest) -> None:
+    request = request_for(folder, "checkpointing", micro_batch_size=2)
+    arguments = {"optim": "sgd", "gradient_checkpointing": True}
+    request = replace(request, training=request.training | {"arguments": arguments})
+    assert launch(request, num_ranks=2) == 0
+    assert_close_weights(alone, request)
