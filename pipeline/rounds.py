@@ -7,6 +7,7 @@ killed at any moment; running it again finishes what was begun.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
@@ -200,7 +201,8 @@ def train_stage(run: Run, round_: Round) -> dict[str, float]:
         **result.metrics,
     }
     values = {name: value for name, value in measured.items() if value is not None}
-    metrics.publish(run.config.run, round_.number, values)
+    if stream.share.rank == 0:
+        metrics.publish(run.config.run, round_.number, values)
     return values
 
 
@@ -304,6 +306,9 @@ def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
         epochs=round_.epochs,
+        # Of the launcher (torchrun), where there is one.
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
         max_skipped_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:
