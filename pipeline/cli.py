@@ -252,6 +252,26 @@ def run_all(
 
 
 @app.command()
+def export(
+    *,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="A new local folder.")],
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=0, help="After which round; default: the last.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Writes the trained model in the Hugging Face layout, an adapter merged into it."""
+
+    def work() -> Any:
+        from pipeline.export import export as write
+
+        return write(run, out=out, round_number=round_number)
+
+    answer(work, as_json=as_json, show=show_values)
+
+
+@app.command()
 def query(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],

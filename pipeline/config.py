@@ -167,12 +167,7 @@ def _unusable(config: RunConfig) -> Iterator[str]:
             except AttentError as error:
                 yield f"{section}.shards: {error}"
     yield from _unusable_places(config)
-    try:
-        models = config.task.settings.models(config.model)
-        if hasattr(models, "check"):
-            models.check()
-    except InputError as error:
-        yield str(error) if str(error).startswith("model.") else f"model: {error}"
+    yield from _unusable_model(config)
     try:
         check_training(config.training)
     except InputError as error:
@@ -188,6 +183,22 @@ def _unusable(config: RunConfig) -> Iterator[str]:
     except InputError as error:
         names_a_key = str(error).partition(":")[0].isidentifier()
         yield f"selection.{error}" if names_a_key else f"selection: {error}"
+
+
+def _unusable_model(config: RunConfig) -> Iterator[str]:
+    task = config.task.settings
+    try:
+        if hasattr(task, "check"):
+            task.check()
+    except InputError as error:
+        yield f"task: {error}"
+        return  # what a model must fit is not known
+    try:
+        models = task.models(config.model)
+        if hasattr(models, "check"):
+            models.check()
+    except InputError as error:
+        yield str(error) if str(error).startswith("model.") else f"model: {error}"
 
 
 def _unusable_places(config: RunConfig) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs import Corpus
 from catalogs.shard_format import Sample
+from pipeline.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from trainers.task import Batch
@@ -20,17 +21,21 @@ _ROWS_AT_A_TIME = 1024
 
 @dataclass
 class HeldOut:
-    """Collated held-out batches, as often as they are asked for; `seconds` they took in all."""
+    """Collated held-out batches, made as for scoring, as often as they are asked for.
+
+    `seconds` is the time they took in all.
+    """
 
     task: Any
     corpus: Corpus
+    settings: ScoringSettings
     seconds: float = 0.0
 
     def __iter__(self) -> Iterator["Batch"]:
         from trainers.evaluation import held_out_batches
 
         started = monotonic()
-        yield from held_out_batches(self.task, self._samples())
+        yield from held_out_batches(self.task, self._samples(), settings=self.settings)
         self.seconds += monotonic() - started
 
     def _samples(self) -> Iterator[Sample]:

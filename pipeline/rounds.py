@@ -6,6 +6,7 @@ count last: the snapshot, the index, the checkpoint's marker, the round's metric
 killed at any moment; running it again finishes what was begun.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from time import monotonic
@@ -151,7 +152,8 @@ def train_stage(run: Run, round_: Round) -> dict[str, float]:
         **result.metrics,
     }
     values = {name: value for name, value in measured.items() if value is not None}
-    metrics.publish(run.config.run, round_.number, values)
+    if stream.share.rank == 0:
+        metrics.publish(run.config.run, round_.number, values)
     return values
 
 
@@ -256,6 +258,9 @@ def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
         epochs=round_.epochs,
+        # Of the launcher (torchrun), where there is one.
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
         max_skipped_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:
@@ -294,7 +299,8 @@ def _fit(
 def _held_out(config: RunConfig) -> HeldOut | None:
     if config.evaluation is None:
         return None
-    return HeldOut(config.task.settings, Corpus.open(Layout(config.run).held_out))
+    corpus = Corpus.open(Layout(config.run).held_out)
+    return HeldOut(config.task.settings, corpus, config.scoring)
 
 
 def _scoring(run: Run, round_: Round) -> dict[str, float | None]:

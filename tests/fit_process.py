@@ -32,6 +32,7 @@ class FitRequest:
     first_step: int = 0
     total_steps: int = 0  # 0: those of the stream
     kill_after_step: int = 0  # 0: never
+    shard_on_cpu: bool = False
 
 
 def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
@@ -58,6 +59,24 @@ def result(request: FitRequest) -> dict[str, Any]:
     return found
 
 
+def let_cpus_shard() -> None:
+    """Accelerate leaves an FSDP plug-in aside where there is no accelerator, although sharding,
+    gathering and saving work on gloo as well: this switches it on, as on a machine with GPUs.
+    """
+    from accelerate import state
+    from accelerate.utils import DistributedType
+
+    plain = state.AcceleratorState.__init__
+
+    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **others: Any) -> None:
+        plain(self, *args, fsdp_plugin=fsdp_plugin, **others)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            state.PartialState._shared_state["distributed_type"] = self.distributed_type
+
+    state.AcceleratorState.__init__ = init
+
+
 def main(request: FitRequest) -> None:
     from digits import TASK
 
@@ -66,6 +85,8 @@ def main(request: FitRequest) -> None:
     from trainers import TeachingStream, fit
     from trainers.settings import TrainingSettings
 
+    if request.shard_on_cpu:
+        let_cpus_shard()
     corpus = Corpus.open(request.run)
     settings = TrainingSettings(**request.training)
     stream = TeachingStream(

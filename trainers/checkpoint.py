@@ -12,9 +12,9 @@ import platform
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from catalogs.layout import join
 from trainers.task import Models
 
 MARKER = "checkpoint.json"
-_LIBRARIES = ("torch", "transformers", "safetensors")
+_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
 class DamagedError(StorageError):
@@ -70,7 +70,7 @@ class Checkpoint:
         """
         with self.local() if folder is None else nullcontext(folder) as files:
             model = models.load(files)
-        found = weights_digest(model)
+        found = digest_of(model, models)
         if found != self.weights_digest:
             raise InputError(
                 f"the weights loaded from {self.url} have digest {found}, those saved had "
@@ -150,9 +150,18 @@ def publish(
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
     )
-    content = {name: value for name, value in asdict(saved).items() if name != "url"}
-    storage.publish(join(url, MARKER), json.dumps(content, indent=1).encode())
+    _publish_marker(saved)
     return saved
+
+
+def record(done: Checkpoint, *, result: dict[str, Any]) -> None:
+    """Replace the result of a published checkpoint; its files stay."""
+    _publish_marker(replace(done, result=result))
+
+
+def _publish_marker(saved: Checkpoint) -> None:
+    content = {name: value for name, value in asdict(saved).items() if name != "url"}
+    storage.publish(join(saved.url, MARKER), json.dumps(content, indent=1).encode())
 
 
 def discard(url: str) -> None:
@@ -183,13 +192,25 @@ def save_initial(models: Models, *, seed: int, url: str) -> Checkpoint:
     model = models.build(seed)
     with tempfile.TemporaryDirectory(prefix="attent-checkpoint-") as folder:
         models.save(model, Path(folder))
-        return publish(Path(folder), url=url, step=0, weights_digest=weights_digest(model))
+        return publish(Path(folder), url=url, step=0, weights_digest=digest_of(model, models))
+
+
+def digest_of(model: torch.nn.Module, models: Models) -> str:
+    """The digest of a model's weights: the store's own, if it has one, else that of all tensors."""
+    if hasattr(models, "digest"):
+        return str(models.digest(model))
+    return weights_digest(model)
 
 
 def weights_digest(model: torch.nn.Module) -> str:
     """Hash of the names, dtypes, shapes and bits of every parameter and persistent buffer."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Hash of the names, dtypes, shapes and bits of tensors."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())

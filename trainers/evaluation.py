@@ -3,33 +3,33 @@
 Here: what every task's `evaluate` needs. Not here: the metrics (`tasks/`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from attent_select.errors import SampleError
+from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.task import Batch, Task
+from trainers.batching import Batching, batches
+from trainers.task import Batch, Item, Task
 
 
 def held_out_batches(
-    task: Task, samples: Iterable[Sample], *, batch_size: int = 256
+    task: Task, samples: Iterable[Sample], *, settings: Batching
 ) -> Iterator[Batch]:
-    """Collated batches of up to `batch_size` samples, in order; samples that cannot be used are
-    left out.
-    """
-    items = []
-    for sample in samples:
+    """Collated batches, made as scoring makes them; samples that cannot be used are left out."""
+    for batch in batches(_prepared(task, samples), settings):
+        yield task.collate([item for _, item in batch])
+
+
+def _prepared(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int, Item]]]:
+    for number, sample in enumerate(samples):
         try:
-            items.append(task.prepare(sample, generator=None))
+            yield [(number, task.prepare(sample, generator=None))]
         except SampleError:
             continue
-        if len(items) == batch_size:
-            yield task.collate(items)
-            items = []
-    if items:
-        yield task.collate(items)
 
 
 @contextmanager
@@ -45,3 +45,29 @@ def evaluating(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
             }
     finally:
         model.train(was_training)
+
+
+@dataclass
+class TokenSums:
+    """Nats and hits of counted tokens, summed over batches."""
+
+    num_tokens: int = 0
+    nats: float = 0.0
+    hits: int = 0
+
+    def add(self, nats: torch.Tensor, hits: torch.Tensor) -> None:
+        """float32[counted tokens] and bool[counted tokens]."""
+        self.nats += nats.double().sum().item()
+        self.hits += int(hits.sum())
+        self.num_tokens += len(hits)
+
+    def metrics(self) -> dict[str, float]:
+        """`eval_loss`, `perplexity` and `accuracy`. Raises `InputError` if there was no token."""
+        if not self.num_tokens:
+            raise InputError("no token to evaluate: expected at least one held-out batch")
+        loss = self.nats / self.num_tokens
+        return {
+            "eval_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "accuracy": self.hits / self.num_tokens,
+        }

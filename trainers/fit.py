@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
+from torch.distributed.tensor import DTensor
 
 from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
 from catalogs.layout import join
 from trainers import checkpoint as checkpoints
-from trainers.checkpoint import Checkpoint, weights_digest
+from trainers.checkpoint import Checkpoint, digest_of
 from trainers.settings import TrainingSettings
 from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
@@ -31,7 +33,10 @@ __all__ = ["FitResult", "TrainingSettings", "fit"]
 OnLosses = Callable[[int, pl.DataFrame], None]
 OnStep = Callable[[int], None]
 
-_TRAINER_STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+# Each under one of its names: FSDP has its own for the optimizer.
+_TRAINER_STATE = (("trainer_state.json",), ("optimizer.pt", "optimizer.bin"), ("scheduler.pt",))
+# Of a result: whether its metrics are there.
+_EVALUATED = "is_evaluated"
 
 
 @dataclass(frozen=True)
@@ -92,20 +97,23 @@ def fit(
     """
     steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
     _check(stream, settings=settings, steps=steps)
+    rest = _Rest(task, models, settings, evaluation)
     if (done := checkpoints.open(out)) is not None:
-        result = _recorded(done, stream=stream)
+        _recorded(done, stream=stream)  # or it is of something else
         if _is_writer():
-            checkpoints.discard_steps(out)  # killed after publishing, before tidying up
-        return result
+            rest.do(done)
+        return _recorded(checkpoints.open(out) or done, stream=stream)
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     source, resumed = _source(start, out=out, steps=steps)
     stream.load_state_dict(stream.state_at(0) if resumed is None else resumed.stream or {})
-    round_ = _Round(stream, steps=steps, out=out, on_losses=on_losses, on_step=on_step)
+    round_ = _Round(
+        stream, models=models, steps=steps, out=out, on_losses=on_losses, on_step=on_step
+    )
     if resumed is not None:
         round_.progress = _Progress(**resumed.progress)
         stream.count_earlier(round_.progress.samples_seen)
-    round_.run(source, task=task, models=models, settings=settings, evaluation=evaluation)
+    round_.run(source, rest=rest)
     done = checkpoints.open(out)
     assert done is not None
     return _recorded(done, stream=stream)
@@ -127,28 +135,22 @@ class _Round:
         self,
         stream: TeachingStream,
         *,
+        models: Models,
         steps: Steps,
         out: str,
         on_losses: OnLosses | None,
         on_step: OnStep | None,
     ) -> None:
-        self._stream, self._steps, self._out = stream, steps, out
+        self._stream, self._models, self._steps, self._out = stream, models, steps, out
         self._on_losses, self._on_step = on_losses, on_step
         self.progress = _Progress()
         self._since = time.perf_counter()
         self._model: torch.nn.Module
-        # The local folder to publish at the end.
+        # The local folder to publish at the end, and the one saved last.
         self._final: Path | None = None
+        self._saved_in: Path
 
-    def run(
-        self,
-        source: Checkpoint | None,
-        *,
-        task: Task,
-        models: Models,
-        settings: TrainingSettings,
-        evaluation: Iterable[Batch] | None,
-    ) -> None:
+    def run(self, source: Checkpoint | None, *, rest: "_Rest") -> None:
         """Train what is left of the round, evaluate, publish."""
         from trainers.hf.training_loop import train_steps
 
@@ -157,23 +159,24 @@ class _Round:
             nullcontext() if source is None else source.local() as folder,
         ):
             if source is None or folder is None:
-                self._model = models.build(self._steps.seed)
+                self._model = self._models.build(self._steps.seed)
             else:
-                self._model = source.load(models, folder=folder)
+                self._model = source.load(self._models, folder=folder)
             self._since = time.perf_counter()
             train_steps(
                 self._model,
                 stream=self._stream,
-                task=task,
-                models=models,
-                settings=settings,
+                task=rest.task,
+                models=self._models,
+                settings=rest.settings,
                 steps=self._steps,
                 resume=_trainer_state(source, folder=folder),
                 work=Path(work),
                 hooks=Hooks(self.observed, self.checkpoint, self.step),
             )
             if _is_writer():
-                self._finish({} if evaluation is None else task.evaluate(self._model, evaluation))
+                done = self._finish(is_evaluated=rest.evaluation is None)
+                rest.do(done, model=self._saved_model())
             _wait_for_writer()
 
     def step(self, step: int) -> None:
@@ -200,8 +203,8 @@ class _Round:
         shutil.rmtree(folder)
         checkpoints.discard_steps(self._out, before=step)
 
-    def _finish(self, metrics: dict[str, float]) -> None:
-        """Publish the round's checkpoint, with its result, and remove those inside the round."""
+    def _finish(self, *, is_evaluated: bool) -> Checkpoint:
+        """Publish the round's checkpoint, with its result."""
         assert self._final is not None
         seen = self.progress.samples_seen
         result = FitResult(
@@ -210,24 +213,59 @@ class _Round:
             num_steps=self._steps.last - self._steps.first,
             seconds=self.progress.seconds,
             checkpoint=self._out,
-            metrics=metrics,
+            metrics={},
         )
-        self._publish(self._final, url=self._out, step=self._steps.last, result=result)
-        checkpoints.discard_steps(self._out)
+        content = asdict(result) | {_EVALUATED: is_evaluated}
+        return self._publish(self._final, url=self._out, step=self._steps.last, result=content)
 
     def _publish(
-        self, folder: Path, *, url: str, step: int, result: FitResult | None = None
-    ) -> None:
-        _check_finite(self._model, step=step)
-        checkpoints.publish(
+        self, folder: Path, *, url: str, step: int, result: dict[str, Any] | None = None
+    ) -> Checkpoint:
+        self._saved_in = folder
+        model = self._saved_model()
+        _check_finite(model, step=step)
+        return checkpoints.publish(
             folder,
             url=url,
             step=step,
-            weights_digest=weights_digest(self._model),
+            weights_digest=digest_of(model, self._models),
             stream=self._stream.state_at(step - self._steps.first),
             progress=asdict(self.progress),
-            result=None if result is None else asdict(result),
+            result=result,
         )
+
+    def _saved_model(self) -> torch.nn.Module:
+        """The model; where its weights are spread over the ranks (FSDP), what was saved of it."""
+        spread = (isinstance(weight, DTensor) for weight in self._model.parameters())
+        return self._models.load(self._saved_in) if any(spread) else self._model
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """What is left to do for a published round: its evaluation, and removing what lies inside it.
+
+    Evaluated after it was published: whoever is killed in between only evaluates again.
+    """
+
+    task: Task
+    models: Models
+    settings: TrainingSettings
+    evaluation: Iterable[Batch] | None
+
+    def do(self, done: Checkpoint, *, model: torch.nn.Module | None = None) -> None:
+        """On the writing rank; `model` saves loading it."""
+        assert done.result is not None
+        if not done.result.get(_EVALUATED, True) and self.evaluation is not None:
+            metrics = self._metrics(done.load(self.models) if model is None else model)
+            checkpoints.record(done, result=done.result | {"metrics": metrics, _EVALUATED: True})
+        checkpoints.discard_steps(done.url)
+
+    def _metrics(self, model: torch.nn.Module) -> dict[str, float]:
+        assert self.evaluation is not None
+        device = next(model.parameters()).device.type
+        bfloat16 = self.settings.dtype == "bfloat16"
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bfloat16):
+            return self.task.evaluate(model, self.evaluation)
 
 
 def _check(stream: TeachingStream, *, settings: TrainingSettings, steps: Steps) -> None:
@@ -276,7 +314,10 @@ def _trainer_state(source: Checkpoint | None, *, folder: Path | None) -> Path | 
     if source is None or folder is None or source.step == 0:
         return None
     # The Trainer would go on without any of them, from a fresh one, and say nothing.
-    if missing := [name for name in _TRAINER_STATE if not (folder / name).is_file()]:
+    missing = [
+        names[0] for names in _TRAINER_STATE if not any((folder / name).is_file() for name in names)
+    ]
+    if missing:
         raise InputError(
             f"{source.url} has no {', '.join(missing)}: expected the state of optimizer and "
             f"schedule at step {source.step}; train from a checkpoint that has it"
@@ -287,7 +328,7 @@ def _trainer_state(source: Checkpoint | None, *, folder: Path | None) -> Path | 
 def _check_finite(model: torch.nn.Module, *, step: int) -> None:
     """An infinite gradient shows in the weights after its step, in the losses only one later."""
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise InputError(
                 f"training has diverged: at step {step} {name} is not finite; lower the learning "
                 "rate or warm up longer, and start the round again"
@@ -299,7 +340,8 @@ def _recorded(done: Checkpoint, *, stream: TeachingStream) -> FitResult:
         raise ExistsError(
             f"{done.url} holds a checkpoint of another round, index or order: remove it first"
         )
-    return replace(FitResult(**done.result), checkpoint=done.url)
+    values = {name: value for name, value in done.result.items() if name != _EVALUATED}
+    return replace(FitResult(**values), checkpoint=done.url)
 
 
 def _is_writer() -> bool:

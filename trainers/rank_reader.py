@@ -21,7 +21,7 @@ from catalogs.shard_format import Sample
 from trainers.order import Ids, Order, Share
 from trainers.readahead import ordered_map
 from trainers.settings import ReadAhead
-from trainers.task import Batch, Item, Task
+from trainers.task import Batch, HasLength, Item, Task
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
@@ -152,11 +152,27 @@ class RankReader:
         waiting: dict[int, Sample] = {}
         with closing(read):
             for step, ids in self.order.steps(start_step):
-                for part in self.share.of_batch(ids):
-                    while not all(number in waiting for number in part.tolist()):
+                for parts in self._read_together(self.share.of_batch(ids)):
+                    while not all(number in waiting for part in parts for number in part.tolist()):
                         waiting.update(next(read))
-                    samples = [waiting.pop(number) for number in part.tolist()]
-                    yield MicroBatch(step=step, ids=part, samples=samples)
+                    for part in self._of_like_lengths(parts, waiting):
+                        samples = [waiting.pop(number) for number in part.tolist()]
+                        yield MicroBatch(step=step, ids=part, samples=samples)
+
+    def _read_together(self, parts: list[Ids]) -> list[list[Ids]]:
+        """One micro-batch at a time, unless samples go from one to another of their step."""
+        return [parts] if isinstance(self.task, HasLength) else [[part] for part in parts]
+
+    def _of_like_lengths(self, parts: list[Ids], samples: dict[int, Sample]) -> list[Ids]:
+        """Micro-batches of the same sizes, longest samples first: less padding, and the step's loss
+        is a sum over all of them, so that the update stays the same.
+        """
+        if len(parts) == 1 or not isinstance(self.task, HasLength):
+            return parts
+        ids = np.concatenate(parts)
+        lengths = [self.task.length(samples[number]) for number in ids.tolist()]
+        ids = ids[np.argsort(np.negative(lengths), kind="stable")]
+        return np.split(ids, np.cumsum([len(part) for part in parts])[:-1])
 
     def _bytes_prepared(self, micro_batch: MicroBatch) -> int:
         # Before the first one is collated its size is unknown: it then runs alone.

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 import polars as pl
@@ -20,6 +20,7 @@ import torch
 from attent_select import schema
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
+from trainers.batching import Batching, batches
 from trainers.evaluation import evaluating
 from trainers.readahead import ordered_map
 from trainers.settings import DTYPES
@@ -30,21 +31,6 @@ _PIECE_SAMPLES = 64
 _BATCHES_AHEAD = 4
 
 SCORES = {name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")}
-
-
-class Batching(Protocol):
-    """What `ScoringSettings` says; whoever has the same fields will do."""
-
-    @property
-    def batch_units(self) -> int: ...
-    @property
-    def max_batch_samples(self) -> int: ...
-    @property
-    def window_samples(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def compile(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -136,15 +122,15 @@ def score_rows(
         budget=2 * settings.window_samples,
         cost=len,
     )
-    batches = ordered_map(
+    collated = ordered_map(
         scoring.collate,
         _planned(prepared, settings),
         num_threads=1,
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
     )
-    with evaluating(model) as to_device, closing(batches):
-        for rows, items, batch in batches:
+    with evaluating(model) as to_device, closing(collated):
+        for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
         scoring.settle()
     return pl.DataFrame(scoring.results, schema=SCORES, orient="row").sort(schema.ROW)
@@ -231,7 +217,10 @@ class _Scoring:
         """None when memory ran out. A function of its own: until an exception is handled it holds
         the attempt's tensors.
         """
-        autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+        # No cache of cast weights: a forward pass uses each once, and the cache is a second model.
+        autocast = torch.autocast(
+            self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16, cache_enabled=False
+        )
         try:
             with autocast:
                 return self._task.per_sample_loss(self._model, batch)
@@ -286,29 +275,5 @@ def _planned(
     prepared: Generator[list[tuple[int, Item]], None, None], settings: Batching
 ) -> Iterator[list[tuple[int, Item]]]:
     """The batches: longest first among the samples of a window."""
-    window: list[tuple[int, Item]] = []
     with closing(prepared):
-        for piece in prepared:
-            window += piece
-            while len(window) >= settings.window_samples:
-                yield from _batches(window[: settings.window_samples], settings)
-                window = window[settings.window_samples :]
-        yield from _batches(window, settings)
-
-
-def _batches(
-    window: list[tuple[int, Item]], settings: Batching
-) -> Iterator[list[tuple[int, Item]]]:
-    longest_first = sorted(window, key=lambda entry: (-entry[1]["num_units"], entry[0]))
-    batch: list[tuple[int, Item]] = []
-    for entry in longest_first:
-        # The first is the longest: all others are padded to it.
-        padded_units = (len(batch) + 1) * (batch or [entry])[0][1]["num_units"]
-        if batch and (
-            padded_units > settings.batch_units or len(batch) == settings.max_batch_samples
-        ):
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch
+        yield from batches(prepared, settings)

@@ -24,6 +24,7 @@ ARGUMENTS = frozenset({
     "log_level_replica", "disable_tqdm", "report_to", "run_name",
     "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
     "ddp_static_graph", "ddp_backend", "ddp_timeout",
+    "fsdp", "fsdp_config", "bf16", "fp16",
 })  # fmt: skip
 
 

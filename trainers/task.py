@@ -8,7 +8,7 @@ of the configuration), its methods what scoring and training share. The suite un
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -23,8 +23,12 @@ Batch = dict[str, torch.Tensor]
 class Models(Protocol):
     """Builds, loads and saves the model of a run.
 
-    A store may also have `check()`: it raises `InputError` for settings with which `build` would
-    fail, as far as can be told at once, and is called before a run starts.
+    A store may also have
+        check()          raises `InputError` for settings with which `build` would fail, as far as
+                         can be told at once; called before a run starts
+        digest(model)    hash of the weights, where `save` does not write all of them
+        merged(folder)   the saved model as a plain one, where it is not
+    and for FSDP its `save` takes `weights`, gathered from all ranks, to write instead.
     """
 
     def build(self, seed: int) -> torch.nn.Module:
@@ -43,7 +47,11 @@ class Models(Protocol):
 
 
 class Task(Protocol):
-    """What a model learns: from a sample to a loss."""
+    """What a model learns: from a sample to a loss.
+
+    A task may also have `check()`: it raises `InputError` for settings with which `prepare` would
+    fail for every sample (a tokenizer that is not there), and is called before a run starts.
+    """
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -79,3 +87,12 @@ class Task(Protocol):
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """The field's metrics over held-out batches, in eval mode; always has `eval_loss`."""
         ...
+
+
+@runtime_checkable
+class HasLength(Protocol):
+    """A task may also say, without preparing it, about how long a sample is (in any unit): the
+    micro-batches of a step are then made of samples of like lengths.
+    """
+
+    def length(self, sample: Sample) -> int: ...

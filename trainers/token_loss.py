@@ -1,10 +1,13 @@
 """Per-token losses of causal language models, without the whole vocabulary × sequence matrix.
 
-Here: hidden states → nats per counted token, a chunk of tokens at a time. Not here: which tokens
-count (`tasks/causal_lm.py`).
+Here: hidden states → nats per counted token, a chunk of tokens at a time; without gradients the
+hidden states too come from some rows of the batch at a time. Not here: which tokens count
+(`trainers/text.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,15 +18,35 @@ from torch.utils.checkpoint import checkpoint
 IGNORED = -100
 # Elements of the float32 logits that exist at once: 64 MiB of them.
 CHUNK_ELEMENTS = 1 << 24
+# Elements of the widest activation of a forward pass without gradients: 256 MiB of float32. Three
+# of them exist at once in a gated feed-forward layer; everything else is narrower.
+FORWARD_ELEMENTS = 1 << 26
 
 # Logits [tokens, vocabulary] and targets [tokens] → a value, or several, per token.
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-_plain_heads: "WeakKeyDictionary[torch.nn.Module, bool]" = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of memory: tokens × vocabulary of the logits that exist at once, and tokens × widest
+    layer of a forward pass without gradients. Losses depend on them in their last bits only.
+    """
+
+    chunk_elements: int = CHUNK_ELEMENTS
+    forward_elements: int = FORWARD_ELEMENTS
+
+
+_LIMITS = Limits()
+# Of a model: whether its logits are nothing but head(backbone(tokens)), and its widest layer.
+_known: "WeakKeyDictionary[torch.nn.Module, tuple[bool, int]]" = WeakKeyDictionary()
 
 
 def token_losses(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor], *, chunk_elements: int = CHUNK_ELEMENTS
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    more_inputs: Mapping[str, torch.Tensor] | None = None,
+    limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of every counted token given those before it.
 
@@ -31,18 +54,25 @@ def token_losses(
         model: a causal language model of transformers, with or without adapters.
         batch: `input_ids`, `attention_mask`, `labels` int64[batch, tokens]; label -100 does not
             count.
-        chunk_elements: bound of tokens × vocabulary for the logits that exist at once.
+        more_inputs: what the model is given beside tokens and mask (pixels).
+        limits: of memory.
 
     Returns:
         Nats float32[batch, tokens - 1], 0 where nothing counts, and counted bool[batch, tokens -
         1].
     """
-    values, counted = _per_token(model, batch, _cross_entropy, chunk_elements=chunk_elements)
+    values, counted = _per_token(
+        model, batch, _cross_entropy, more_inputs=more_inputs or {}, limits=limits
+    )
     return _placed(values, counted), counted
 
 
 def token_scores(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor], *, chunk_elements: int = CHUNK_ELEMENTS
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    more_inputs: Mapping[str, torch.Tensor] | None = None,
+    limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Nats of every counted token, and whether it is the model's first choice.
 
@@ -56,29 +86,70 @@ def token_scores(
         hits = (logits.argmax(dim=-1) == targets).float()
         return torch.stack([_cross_entropy(logits, targets), hits], dim=-1)
 
-    values, _ = _per_token(model, batch, measure, chunk_elements=chunk_elements)
+    values, _ = _per_token(model, batch, measure, more_inputs=more_inputs or {}, limits=limits)
     return values[:, 0], values[:, 1] > 0
 
 
 def _per_token(
     model: torch.nn.Module,
-    batch: dict[str, torch.Tensor],
+    batch: Mapping[str, torch.Tensor],
     measure: Measure,
     *,
-    chunk_elements: int,
+    more_inputs: Mapping[str, torch.Tensor],
+    limits: Limits,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`measure` of the logits of every counted token, and which tokens those are."""
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    parts = _backbone_and_head(model)
-    if parts is None:
-        logits = model(**inputs, use_cache=False).logits[:, :-1][counted]
+    halves = _halves(model)
+    if halves is None:
+        logits = model(**inputs, **more_inputs, use_cache=False).logits[:, :-1][counted]
         return measure(logits, targets[counted]), counted
-    backbone, head = parts
-    hidden = backbone(**inputs, use_cache=False).last_hidden_state[:, :-1][counted]
-    found = _in_chunks(head, hidden, targets[counted], measure, chunk_elements=chunk_elements)
+    # Only tokens and mask can be cut by rows: pixels of one sample may fill several rows.
+    rows = len(counted) if more_inputs else _rows_at_once(halves, counted, limits=limits)
+    hidden = torch.cat(
+        [
+            halves.backbone(**part, **more_inputs, use_cache=False).last_hidden_state[:, :-1][
+                chosen
+            ]
+            for part, chosen in _by_rows(inputs, counted, rows=rows)
+        ]
+    )
+    with _weights_cast_once(hidden.device.type):
+        found = _in_chunks(
+            halves.head, hidden, targets[counted], measure, chunk_elements=limits.chunk_elements
+        )
     return found, counted
+
+
+def _by_rows(
+    inputs: Mapping[str, torch.Tensor], counted: torch.Tensor, *, rows: int
+) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    for first in range(0, len(counted), rows):
+        part = slice(first, first + rows)
+        yield {name: value[part] for name, value in inputs.items()}, counted[part]
+
+
+def _rows_at_once(halves: "_Halves", counted: torch.Tensor, *, limits: Limits) -> int:
+    if torch.is_grad_enabled():
+        return len(counted)
+    tokens = counted.shape[1] + 1
+    return max(1, limits.forward_elements // (halves.widest * tokens))
+
+
+@contextmanager
+def _weights_cast_once(device: str) -> Iterator[None]:
+    """Scoring casts weights anew at each use, to keep no second copy of the model; the head, which
+    every chunk uses, is worth it.
+    """
+    with torch.autocast(
+        device,
+        dtype=torch.get_autocast_dtype(device),
+        enabled=torch.is_autocast_enabled(device),
+        cache_enabled=True,
+    ):
+        yield
 
 
 def _placed(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
@@ -113,9 +184,14 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def _backbone_and_head(
-    model: torch.nn.Module,
-) -> tuple[torch.nn.Module, torch.nn.Module] | None:
+@dataclass(frozen=True)
+class _Halves:
+    backbone: torch.nn.Module
+    head: torch.nn.Module
+    widest: int
+
+
+def _halves(model: torch.nn.Module) -> _Halves | None:
     """The two halves, if the model's logits are nothing but head(backbone(tokens))."""
     inner: Any = model
     if hasattr(inner, "get_base_model"):  # adapters: injected into the modules of the base model
@@ -124,9 +200,20 @@ def _backbone_and_head(
     backbone = getattr(inner, "base_model", None)
     if head is None or backbone is None or backbone is inner or not hasattr(head, "weight"):
         return None
-    if inner not in _plain_heads:
-        _plain_heads[inner] = _is_plain(inner, backbone, head)
-    return (backbone, head) if _plain_heads[inner] else None
+    if inner not in _known:
+        _known[inner] = (_is_plain(inner, backbone, head), _widest(backbone))
+    is_plain, widest = _known[inner]
+    return _Halves(backbone, head, widest) if is_plain else None
+
+
+def _widest(backbone: torch.nn.Module) -> int:
+    """The most numbers that a layer makes of one token."""
+    layers = (module for module in backbone.modules() if not isinstance(module, torch.nn.Embedding))
+    weights = (getattr(layer, "weight", None) for layer in layers)
+    return max(
+        (max(weight.shape) for weight in weights if weight is not None and weight.ndim == 2),
+        default=1,
+    )
 
 
 def _is_plain(model: Any, backbone: torch.nn.Module, head: torch.nn.Module) -> bool:

@@ -24,7 +24,7 @@ from catalogs.index import IndexFile
 from trainers import TeachingStream, checkpoint, fit
 from trainers.evaluation import held_out_batches
 from trainers.fit import FitResult
-from trainers.scorer import score_rows
+from trainers.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings
 from trainers.task import Batch
 from trainers.tasks.image_classification import ImageClassification
@@ -154,7 +154,7 @@ def test_two_rounds_are_one_course_of_training_under_one_horizon(
 def test_a_small_model_learns_and_is_evaluated_on_held_out_images(
     train: Callable[..., FitResult],
 ) -> None:
-    held_out = list(held_out_batches(TASK, samples(200)[70:]))
+    held_out = list(held_out_batches(TASK, samples(200)[70:], settings=ScoringSettings()))
     adam = TrainingSettings(batch_size=16, learning_rate=0.01, torch_threads=1)
     done = train(settings=adam, stream={"epochs": 12}, evaluation=held_out)
     assert done.metrics["accuracy"] > 0.25  # by chance: 0.1
@@ -173,7 +173,7 @@ def test_a_small_language_model_learns_its_responses(tmp_path: Path) -> None:
     )
     seen: list[pl.DataFrame] = []
     models = case.task.models(case.model)
-    held_out = list(held_out_batches(case.task, case.good))
+    held_out = list(held_out_batches(case.task, case.good, settings=ScoringSettings()))
     before = case.task.evaluate(models.build(7), held_out)
     done = fit(
         stream,

@@ -1,4 +1,4 @@
-"""Models and tokenizers of Hugging Face transformers: build, load, save.
+"""Models of Hugging Face transformers: build, load, save.
 
 Here: the one place that calls `from_pretrained`. Not here: training (`training_loop.py`), the files
 of a checkpoint beside the weights (`trainers/checkpoint.py`).
@@ -6,18 +6,67 @@ of a checkpoint beside the weights (`trainers/checkpoint.py`).
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from attent_select.errors import InputError, MissingError
+from trainers.hf.dit import DitConfig, DitModel
+from trainers.hf.multi_mae import MultiMaeConfig, MultiMaeModel
+from trainers.task import Models
 
-_SETTINGS = {"path", "config", "new_weights", "trust_remote_code"}
+# What transformers lacks; from here on it is found there like any other architecture.
+for _config, _model in ((DitConfig, DitModel), (MultiMaeConfig, MultiMaeModel)):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModelForPreTraining.register(_config, _model)
+
+_SETTINGS = {"path", "config", "new_weights", "trust_remote_code", "lora"}
+
+
+def model_store(
+    auto_class: str,
+    settings: dict[str, Any],
+    *,
+    num_positions: int = 0,
+    num_tokens: int = 0,
+    model_types: tuple[str, ...] | None = None,
+) -> Models:
+    """The store for the `model:` section: of whole models, or with `lora` of adapters.
+
+    The other arguments are those of `HuggingFaceModels`.
+    """
+    from trainers.hf.adapters import AdapterModels
+
+    whole = HuggingFaceModels(
+        auto_class,
+        settings,
+        num_positions=num_positions,
+        num_tokens=num_tokens,
+        model_types=model_types,
+    )
+    return whole if settings.get("lora") is None else AdapterModels.of(whole)
+
+
+def save_plain(models: Models, saved: Path, folder: Path) -> None:
+    """Write a saved model in the plain Hugging Face layout, adapters merged into it.
+
+    Raises:
+        InputError: it is no model of transformers.
+    """
+    model: Any = models.merged(saved) if hasattr(models, "merged") else models.load(saved)
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(f"{type(model).__name__} is no model of transformers: expected one")
+    model.save_pretrained(folder)
 
 
 @dataclass(frozen=True)
@@ -31,12 +80,20 @@ class HuggingFaceModels:
         new_weights: with `path`, allow weights that the saved model lacks (a new head); default
             false.
         trust_remote_code: run code that comes with `path`; default false.
+        lora: train an adapter instead of the model, see `trainers/hf/adapters.py`.
     """
 
     auto_class: str
     settings: dict[str, Any] = field(hash=False)
     # Tokens of the longest sample: a model with fewer positions fails in the middle of training.
     num_positions: int = 0
+    # Size of the tokenizer's vocabulary: a token without an embedding fails the same way.
+    num_tokens: int = 0
+    # Those that the task can use; None: all of the auto class.
+    model_types: tuple[str, ...] | None = None
+    # Of the weights: anything but float32 is for models that are not trained.
+    dtype: str = "float32"
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         if unknown := set(self.settings) - _SETTINGS:
@@ -52,10 +109,9 @@ class HuggingFaceModels:
         Raises:
             InputError: no model has this type or these fields, or nothing is saved at `path`.
         """
-        if "path" in self.settings:
-            self._config_at_path()
-        else:
-            self._new_config()
+        config = self._config_at_path() if "path" in self.settings else self._new_config()
+        self._check_fits(config)
+        self._check_limits(config)
 
     def build(self, seed: int) -> torch.nn.Module:
         """A new model in float32 on the CPU, the same bits for the same seed.
@@ -66,7 +122,7 @@ class HuggingFaceModels:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self._from_path() if "path" in self.settings else self._from_config()
-        self._check_positions(model)
+        self._check_limits(model.config)
         return model
 
     def load(self, folder: Path) -> torch.nn.Module:
@@ -81,19 +137,48 @@ class HuggingFaceModels:
         model, problems = self._pretrained(str(folder))
         if problems:
             raise InputError(f"the weights in {folder} do not fit the model: {problems}")
-        self._check_positions(model)
+        self._check_limits(model.config)
         return model
 
-    def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """Write config.json and safetensors."""
-        model.save_pretrained(folder)  # type: ignore[operator]  # every transformers model has it
+    def without_weights(self) -> torch.nn.Module:
+        """The modules of the model at `path` on the device `meta`: no time, no memory."""
+        trusted = bool(self.settings.get("trust_remote_code", False))
+        with torch.device("meta"):
+            model: torch.nn.Module = self._class.from_config(
+                self._config_at_path(), trust_remote_code=trusted
+            )
+        return model
+
+    def save(
+        self,
+        model: torch.nn.Module,
+        folder: Path,
+        *,
+        weights: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Write config.json and safetensors, of the model's own weights or of those given."""
+        saved: Any = model
+        saved.save_pretrained(folder, state_dict=weights)
 
     @property
     def _class(self) -> Any:
         return getattr(transformers, self.auto_class)
 
+    def _check_fits(self, config: PreTrainedConfig) -> None:
+        """Of the auto classes only the mapping says what they take; remote code maps itself."""
+        if self.settings.get("trust_remote_code"):
+            return
+        known = {key.model_type for key in self._class._model_mapping}  # noqa: SLF001
+        wanted = known if self.model_types is None else known & set(self.model_types)
+        if config.model_type not in wanted:
+            raise InputError(
+                f"model type {config.model_type!r} does not fit the task: expected one of "
+                f"{', '.join(sorted(wanted))}"
+            )
+
     def _from_config(self) -> torch.nn.Module:
         config = self._new_config()
+        self._check_fits(config)
         try:
             model: torch.nn.Module = self._class.from_config(config, dtype=torch.float32)
         except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError) as error:
@@ -109,26 +194,37 @@ class HuggingFaceModels:
         _check_known(config, built=built)
         return built
 
-    def _config_at_path(self) -> None:
+    def _config_at_path(self) -> PreTrainedConfig:
         path = self.settings["path"]
         config = dict(self.settings.get("config", {}))
         config.pop("model_type", None)
         trusted = bool(self.settings.get("trust_remote_code", False))
         try:
-            AutoConfig.from_pretrained(path, trust_remote_code=trusted, **config)
+            found: PreTrainedConfig = AutoConfig.from_pretrained(
+                path, trust_remote_code=trusted, **config
+            )
         except (OSError, ValueError, TypeError, StrictDataclassError) as error:
             raise InputError(f"model.path: no model can be loaded from {path}: {error}") from error
+        return found
 
-    def _check_positions(self, model: Any) -> None:
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    def _check_limits(self, config: PreTrainedConfig) -> None:
+        text = config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
         if limit is not None and 0 < limit < self.num_positions:
             raise InputError(
                 f"the task cuts text at {self.num_positions} tokens, the model has {limit} "
                 f"positions: set task.max_length to at most {limit}"
             )
+        known = getattr(text, "vocab_size", None)
+        if known is not None and known < self.num_tokens:
+            raise InputError(
+                f"the tokenizer has {self.num_tokens} tokens, the model only {known}: name the "
+                "tokenizer that belongs to the model, or set model.config.vocab_size"
+            )
 
     def _from_path(self) -> torch.nn.Module:
         path = self.settings["path"]
+        self._check_fits(self._config_at_path())
         model, problems = self._pretrained(path, **self.settings.get("config", {}))
         forgiven = {"missing", "mismatched"} if self.settings.get("new_weights") else set()
         if problems.keys() - forgiven:
@@ -147,7 +243,8 @@ class HuggingFaceModels:
                 output_loading_info=True,
                 use_safetensors=True,
                 trust_remote_code=bool(self.settings.get("trust_remote_code", False)),
-                dtype=torch.float32,
+                dtype=getattr(torch, self.dtype),
+                quantization_config=_quantization(self.quantize),
                 ignore_mismatched_sizes=True,  # reported below, with all of them at once
                 **config,
             )
@@ -162,6 +259,18 @@ class HuggingFaceModels:
         return model, {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
 
 
+def _quantization(kind: str | None) -> BitsAndBytesConfig | None:
+    if kind is None:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=kind == "4bit",
+        load_in_8bit=kind == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
 def _check_known(config: dict[str, Any], *, built: PreTrainedConfig) -> None:
     """A configuration keeps a field that it does not know as an attribute that nobody reads."""
     default = type(built)()
@@ -173,19 +282,3 @@ def _check_known(config: dict[str, Any], *, built: PreTrainedConfig) -> None:
                 f"model.config: {built.model_type} has no field {name!r}"
                 + (f"; did you mean {close[0]!r}?" if close else "")
             )
-
-
-@lru_cache(maxsize=8)
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer saved at `path`, loaded once per process.
-
-    Raises:
-        InputError: there is none, or it is not a fast one.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"no tokenizer can be loaded from {path}: {error}") from error
-    if not tokenizer.is_fast:
-        raise InputError(f"the tokenizer in {path} is not a fast one (tokenizer.json)")
-    return tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import save_fsdp_optimizer
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -82,6 +83,11 @@ class _Learner(torch.nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return self.task.per_sample_loss(self.model, batch)
 
+    @property
+    def _no_split_modules(self) -> Any:
+        # What FSDP wraps one by one, if the configuration does not say it.
+        return getattr(self.model, "_no_split_modules", None)
+
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         self.model.activation_checkpointing_enable(**settings)  # type: ignore[operator]
 
@@ -111,6 +117,11 @@ class _RoundTrainer(Trainer):
             train_dataset=stream,
             callbacks=[_RoundCallback(self, steps=steps, save_steps=settings.save_steps)],
         )
+        if arguments.fsdp and not self.is_fsdp_enabled:
+            raise InputError(
+                "training.arguments.fsdp shards a model over GPUs, and this process has none: "
+                "leave it out"
+            )
         self.remove_callback(PrinterCallback)  # stdout belongs to the command's own answer
         self._learner, self._stream, self._work = learner, stream, work
         self._steps, self._models, self._hooks = steps, models, hooks
@@ -170,9 +181,25 @@ class _RoundTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The Trainer's own would add a pickle of its arguments.
-        if self.args.should_save:
-            assert output_dir is not None
+        if not self.args.should_save:
+            return
+        assert output_dir is not None
+        if state_dict is None:
             self._models.save(self._learner.model, Path(output_dir))
+            return
+        # FSDP: the weights are spread over the ranks, and were gathered from them.
+        whole = {name.removeprefix("model."): value for name, value in state_dict.items()}
+        self._models.save(self._learner.model, Path(output_dir), weights=whole)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # The Trainer's own would add another copy of the weights.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The Trainer's own leaves modules of many architectures at their initial values, with only
@@ -242,6 +269,11 @@ def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
         raise InputError(
             f"the stream is for rank {share.rank} of {share.world_size}, this process is rank "
             f"{rank} of {world_size}: build the stream with the launcher's RANK and WORLD_SIZE"
+        )
+    if arguments.fsdp and world_size == 1:
+        raise InputError(
+            "training.arguments.fsdp shards a model over processes, and this is the only one: "
+            "start several (torchrun), or leave it out"
         )
     if arguments.n_gpu > 1:
         raise InputError(

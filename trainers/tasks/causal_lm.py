@@ -1,11 +1,11 @@
-"""Causal language modelling: text, or a prompt and the response that is learned.
+"""Causal language modelling: text, a prompt and the response that is learned, or a chat.
 
 The loss of a sample is the mean over its counted tokens: all but the first of a text; those of the
-response, and the end after it, of a prompt with a response; never padding. Not here: the arithmetic
-of the loss (`trainers/token_loss.py`), loading the tokenizer (`trainers/hf/`).
+response, and the end after it; what the assistant says in a chat; never padding. Not here: from
+text to tokens (`trainers/text.py`), the arithmetic of the loss (`trainers/token_loss.py`).
 """
 
-import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +14,30 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.evaluation import evaluating
-from trainers.hf import HuggingFaceModels, load_tokenizer
-from trainers.task import Batch, Item
-from trainers.token_loss import IGNORED, token_losses, token_scores
+from trainers import text as texts
+from trainers.evaluation import TokenSums, evaluating
+from trainers.generation import count_matches
+from trainers.hf import load_tokenizer, model_store
+from trainers.task import Batch, Item, Models
+from trainers.token_loss import token_losses, token_scores
 
 
 @dataclass(frozen=True)
 class CausalLm:
     """Settings of the task.
 
-    `tokenizer` is a folder with a fast tokenizer. Name either the column `text`, or `prompt` and
-    `response`; `template` is what stands before the response, with `{prompt}` in it. A sample
-    longer than `max_length` tokens is cut at its end; one whose response does not begin before that
-    is `too_long`, one with nothing to count is `empty`.
+    `tokenizer` is a folder with a fast tokenizer, or a name on the hub. What a sample is, is one of
+        text                  a column of text, all of which is learned
+        response, template    a column that is learned, after what the template makes of others:
+                              `{prompt}` is the column `prompt`, any other name a column itself
+        messages              a column of chat messages, put into the tokenizer's chat template
+
+    A sample longer than `max_length` tokens is cut at its end and counted; with `truncate: false`
+    it is `too_long`. One with nothing to count, before or after cutting, is `empty`.
+
+    With `answer`, a regular expression, evaluation also generates at most `max_new_tokens` for
+    every held-out prompt and compares the last match (its group, if it has one) with the
+    response's.
     """
 
     tokenizer: str
@@ -35,65 +45,88 @@ class CausalLm:
     prompt: str | None = None
     response: str | None = None
     template: str = "{prompt}\n"
+    messages: str | None = None
     max_length: int = 512
+    truncate: bool = True
+    answer: str | None = None
+    max_new_tokens: int = 256
 
     def __post_init__(self) -> None:
-        pair = (self.prompt is not None, self.response is not None)
-        if (self.text is not None) == any(pair) or any(pair) != all(pair):
-            raise InputError("name either the column `text`, or both `prompt` and `response`")
-        if self.template.count("{prompt}") != 1:
-            raise InputError(f"template is {self.template!r}: expected one {{prompt}} in it")
+        if sum(name is not None for name in (self.text, self.response, self.messages)) != 1:
+            raise InputError(
+                "name either the column `text`, or `response` with a template, or `messages`"
+            )
+        names = texts.template_fields(self.template)
+        if self.prompt is not None and (self.response is None or "prompt" not in names):
+            raise InputError(
+                f"prompt is {self.prompt!r}: expected a `response` beside it and {{prompt}} in the "
+                f"template, which is {self.template!r}"
+            )
         if self.max_length < 2:
             raise InputError(f"max_length is {self.max_length}: expected at least 2 tokens")
+        self._check_answer()
+
+    def _check_answer(self) -> None:
+        if self.answer is None:
+            return
+        if self.text is not None:
+            raise InputError("answer is of a response: name `response` or `messages`, not `text`")
+        try:
+            re.compile(self.answer)
+        except re.error as error:
+            raise InputError(f"answer is no regular expression: {error}") from error
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {self.max_new_tokens}: expected at least 1")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.text, self.prompt, self.response) if name is not None)
+        if self.response is None:
+            return tuple(name for name in (self.text, self.messages) if name is not None)
+        return tuple(dict.fromkeys([*self._template_columns.values(), self.response]))
 
-    def models(self, settings: dict[str, Any]) -> HuggingFaceModels:
+    def check(self) -> None:
+        """Raises `InputError` for a tokenizer that is not there or lacks what is needed."""
+        tokenizer = load_tokenizer(self.tokenizer)
+        texts.padding_of(tokenizer, path=self.tokenizer)
+        if self.messages is not None and not tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer in {self.tokenizer} has no chat template: add one to it "
+                "(chat_template.jinja), or name `response` with a template"
+            )
+
+    def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForCausalLM`."""
-        return HuggingFaceModels("AutoModelForCausalLM", settings, num_positions=self.max_length)
+        return model_store(
+            "AutoModelForCausalLM",
+            settings,
+            num_positions=self.max_length,
+            num_tokens=len(load_tokenizer(self.tokenizer)),
+        )
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`input_ids` and `labels` (-100: does not count) as lists; a token costs one unit."""
         tokenizer = load_tokenizer(self.tokenizer)
-        before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        if self.prompt is not None:
-            text = self.template.replace("{prompt}", self._words(sample, self.prompt))
-            before = before + self._tokens(text)
-        counted = self._tokens(self._words(sample, self.response or self.text or ""))
-        if not counted:
-            raise SampleError("there is no token to count", status="empty")
-        ids = [*before, *counted, *after]
-        labels = [IGNORED] * len(before) + ids[len(before) :]
-        ids, labels = ids[: self.max_length], labels[: self.max_length]
-        if all(label == IGNORED for label in labels[1:]):
-            if len(before) >= self.max_length:
-                raise SampleError(
-                    f"the prompt's {len(before)} tokens leave none of {self.max_length} to count",
-                    status="too_long",
-                )
-            raise SampleError("a single token has nothing before it to go by", status="empty")
-        truncated = len(before) + len(counted) + len(after) > self.max_length
-        return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
+        item = texts.tokens_of(
+            tokenizer,
+            self._segments(sample, tokenizer),
+            # A chat template writes beginning and end itself.
+            ends=self.messages is None,
+            max_length=self.max_length,
+        )
+        if item["truncated"] and not self.truncate:
+            raise SampleError(f"more than {self.max_length} tokens", status="too_long")
+        return item
+
+    def length(self, sample: Sample) -> int:
+        """About how long a sample is, without tokenising it: batches are grouped by it."""
+        return sum(len(str(sample[name])) for name in self.columns)
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """`input_ids`, `attention_mask`, `labels` int64[batch, tokens], padded on the right;
         `truncated` bool[batch].
         """
-        lengths = torch.tensor([len(item["input_ids"]) for item in items])
-        shape = (len(items), int(lengths.max()))
-        batch = {
-            "input_ids": torch.full(shape, self._padding(), dtype=torch.int64),
-            "attention_mask": (torch.arange(shape[1]) < lengths[:, None]).to(torch.int64),
-            "labels": torch.full(shape, IGNORED, dtype=torch.int64),
-            "truncated": torch.tensor([item["truncated"] for item in items]),
-        }
-        for place, item in enumerate(items):
-            for name in ("input_ids", "labels"):
-                batch[name][place, : lengths[place]] = torch.tensor(item[name])
-        return batch
+        tokenizer = load_tokenizer(self.tokenizer)
+        return texts.padded(items, padding=texts.padding_of(tokenizer, path=self.tokenizer))
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
@@ -104,53 +137,49 @@ class CausalLm:
         return nats.sum(dim=1) / num_units.clamp(min=1), num_units
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per counted token), `perplexity`, and `accuracy` (share of the counted
-        tokens that are the model's first choice).
+        """`eval_loss` (nats per counted token), `perplexity`, `accuracy` (share of the counted
+        tokens that are the model's first choice), and with `answer` `exact_match`.
         """
-        total, nats_sum, hits_sum = 0, 0.0, 0
+        sums, hits, expected = TokenSums(), 0, 0
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
-                nats, hits = token_scores(model, batch)
-                nats_sum += nats.double().sum().item()
-                hits_sum += int(hits.sum())
-                total += len(hits)
-        if not total:
-            raise InputError("no token to evaluate: expected at least one held-out batch")
-        loss = nats_sum / total
-        return {
-            "eval_loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "accuracy": hits_sum / total,
-        }
+                sums.add(*token_scores(model, batch))
+                if self.answer is not None:
+                    found = self._matches(model, batch)
+                    hits, expected = hits + found[0], expected + found[1]
+        return sums.metrics() | ({"exact_match": hits / expected} if expected else {})
 
-    def _words(self, sample: Sample, column: str) -> str:
-        words = sample[column]
-        if words is None:
-            raise SampleError(f"column {column!r} is empty", status="empty")
-        if not isinstance(words, str):
-            raise SampleError(
-                f"column {column!r} holds {type(words).__name__}: expected text",
-                status="unreadable",
-            )
-        return words
-
-    def _tokens(self, text: str) -> list[int]:
-        # The backend and not the tokenizer itself, which changes shared state and has no lock.
-        backend = load_tokenizer(self.tokenizer).backend_tokenizer
-        try:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeError) as error:  # half of a surrogate pair has no UTF-8
-            raise SampleError(f"the text is not Unicode: {error}", status="unreadable") from error
-        return ids
-
-    def _padding(self) -> int:
+    def _matches(self, model: torch.nn.Module, batch: Batch) -> tuple[int, int]:
         tokenizer = load_tokenizer(self.tokenizer)
-        padding = tokenizer.pad_token_id
-        # Padding is masked out of attention and loss, so the end token serves as well.
-        padding = tokenizer.eos_token_id if padding is None else padding
-        if padding is None:
-            raise InputError(
-                f"the tokenizer in {self.tokenizer} has neither a pad nor an eos token: set one in "
-                "its tokenizer_config.json"
-            )
-        return int(padding)
+        assert self.answer is not None
+        return count_matches(
+            model,
+            batch,
+            tokenizer=tokenizer,
+            padding=texts.padding_of(tokenizer, path=self.tokenizer),
+            pattern=self.answer,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def _segments(self, sample: Sample, tokenizer: Any) -> texts.Segments:
+        if self.messages is not None:
+            return texts.chat_segments(tokenizer, sample[self.messages], column=self.messages)
+        if self.response is None:
+            assert self.text is not None
+            return [(texts.words(sample, self.text), True)]
+        values = {
+            name: texts.words(sample, column) for name, column in self._template_columns.items()
+        }
+        return [
+            (self.template.format(**values), False),
+            (texts.words(sample, self.response), True),
+        ]
+
+    @property
+    def _template_columns(self) -> dict[str, str]:
+        """Name in the template → column."""
+        names = texts.template_fields(self.template)
+        return {
+            name: self.prompt if name == "prompt" and self.prompt is not None else name
+            for name in names
+        }

@@ -1,7 +1,7 @@
 """Image classification: one image, one label, cross-entropy.
 
-Works with every model of `AutoModelForImageClassification`. Not here: decoding
-(`trainers/images.py`).
+Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, …). Not here: decoding
+(`trainers/images.py`), size and normalisation (`trainers/pixels.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,10 @@ from torch.nn import functional
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.evaluation import evaluating
-from trainers.hf import HuggingFaceModels
-from trainers.images import decode_image
-from trainers.task import Batch, Item
+from trainers.hf import model_store
+from trainers.images import open_image
+from trainers.pixels import PerChannel, Pixels, augmented, per_channel
+from trainers.task import Batch, Item, Models
 
 _IGNORED = -100
 _MAX_LABEL = torch.iinfo(torch.int64).max
@@ -26,8 +27,8 @@ _MAX_LABEL = torch.iinfo(torch.int64).max
 class ImageClassification:
     """Settings of the task.
 
-    `image` and `label` are columns; `mean` and `std` are per channel, for pixels in [0, 1], and one
-    number serves all channels. `augment` pads by an eighth and crops at random, and with `flip`
+    `image` and `label` are columns; `image_size`, `num_channels`, `mean` and `std`, or `processor`
+    and `backend`: see `Pixels`. `augment` pads by an eighth and crops at random, and with `flip`
     mirrors half of the images: in training only.
     """
 
@@ -35,36 +36,33 @@ class ImageClassification:
     label: str = "label"
     image_size: int = 224
     num_channels: int = 3
-    mean: float | tuple[float, ...] = 0.5
-    std: float | tuple[float, ...] = 0.5
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.5
+    processor: str | None = None
+    backend: str = "pil"
     augment: bool = False
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_channels not in (1, 3):
-            raise InputError(f"num_channels is {self.num_channels}: expected 1 (grey) or 3 (RGB)")
-        if self.image_size < 1:
-            raise InputError(f"image_size is {self.image_size}: expected at least 1")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if not isinstance(value, float | int):
-                # YAML and JSON have lists only; a frozen value needs a tuple.
-                object.__setattr__(self, name, tuple(value))
-                if len(value) != self.num_channels:
-                    raise InputError(
-                        f"{name} has {len(value)} numbers: expected {self.num_channels}"
-                    )
+        # YAML and JSON have lists only; a frozen value needs a tuple.
+        object.__setattr__(self, "mean", per_channel(self.mean))
+        object.__setattr__(self, "std", per_channel(self.std))
+        assert self._pixels
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.label)
 
-    def models(self, settings: dict[str, Any]) -> HuggingFaceModels:
+    def check(self) -> None:
+        """Raises `InputError` for a processor that cannot be used."""
+        self._pixels.check()
+
+    def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForImageClassification`."""
-        return HuggingFaceModels("AutoModelForImageClassification", settings)
+        return model_store("AutoModelForImageClassification", settings)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`pixels` uint8[channels, size, size] and `label`; an image costs one unit."""
+        """`pixels` [channels, height, width] and `label`; an image costs one unit."""
         label = sample[self.label]
         if label is None:
             raise SampleError(f"column {self.label!r} is empty", status="empty")
@@ -74,20 +72,16 @@ class ImageClassification:
                 f"column {self.label!r} holds {label!r}: expected a class number",
                 status="unreadable",
             )
-        pixels = decode_image(
-            sample[self.image], num_channels=self.num_channels, image_size=self.image_size
-        )
+        image = open_image(sample[self.image], num_channels=self.num_channels)
+        pixels = self._pixels.prepare(image)
         if self.augment and generator is not None:
-            pixels = self._augmented(pixels, generator)
+            (pixels,) = augmented((pixels, 0.0), flip=self.flip, generator=generator)
         return {"pixels": pixels, "label": label, "num_units": 1}
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` float32[batch, channels, size, size] and `labels` int64[batch]."""
-        # Scaled here and not one by one: for small images the calls would cost more than the
-        # pixels.
-        pixels = torch.stack([item["pixels"] for item in items]).to(torch.float32).div_(255.0)
+        """`pixel_values` float32[batch, channels, height, width] and `labels` int64[batch]."""
         return {
-            "pixel_values": pixels.sub_(_per_channel(self.mean)).div_(_per_channel(self.std)),
+            "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
             "labels": torch.tensor([item["label"] for item in items], dtype=torch.int64),
         }
 
@@ -101,7 +95,9 @@ class ImageClassification:
         return _cross_entropy(logits, batch["labels"])
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per image) and `accuracy` in [0, 1], of the labels the model has."""
+        """`eval_loss` (nats per image) and `accuracy` (top-1) in [0, 1], of the labels the model
+        has.
+        """
         total, loss_sum, correct = 0, 0.0, 0
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
@@ -117,17 +113,11 @@ class ImageClassification:
             )
         return {"eval_loss": loss_sum / total, "accuracy": correct / total}
 
-    def _augmented(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        size = self.image_size
-        margin = max(size // 8, 1)
-        top, left, mirror = (
-            int(torch.randint(high, (), generator=generator))
-            for high in (2 * margin + 1, 2 * margin + 1, 2)
+    @property
+    def _pixels(self) -> Pixels:
+        return Pixels(
+            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
         )
-        if self.flip and mirror:
-            pixels = pixels.flip(-1)
-        padded = functional.pad(pixels, (margin,) * 4)
-        return padded[:, top : top + size, left : left + size]
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,7 +129,3 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
         logits.float(), targets, reduction="none", ignore_index=_IGNORED
     )
     return losses, known.to(torch.int64)
-
-
-def _per_channel(value: float | tuple[float, ...]) -> torch.Tensor | float:
-    return torch.tensor(value)[:, None, None] if isinstance(value, tuple) else float(value)

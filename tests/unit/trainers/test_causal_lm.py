@@ -50,9 +50,9 @@ def test_a_long_sample_is_cut_at_its_end_and_says_so(folder: Path) -> None:
     assert len(item["input_ids"]) == 12
     assert item["truncated"]
     assert task.collate([item])["truncated"].tolist() == [True]
-    with pytest.raises(SampleError, match="leave none of 12") as caught:
+    with pytest.raises(SampleError, match="left of the first 12 tokens") as caught:
         task.prepare({"p": "a much longer prompt than that" * 3, "r": "x"}, generator=None)
-    assert caught.value.status == "too_long"
+    assert caught.value.status == "empty"
 
 
 def test_a_response_of_which_one_token_fits_is_not_too_long(folder: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_response_of_which_one_token_fits_is_not_too_long(folder: Path) -> Non
     tighter = CausalLm(
         tokenizer=str(folder), prompt="p", response="r", template="{prompt}", max_length=prompt
     )
-    with pytest.raises(SampleError, match="leave none"):
+    with pytest.raises(SampleError, match="nothing that counts is left"):
         tighter.prepare({"p": "len(s)", "r": "xyz"}, generator=None)
 
 

@@ -8,7 +8,7 @@ from tasks_at_hand import LLAMA
 from torch.nn import functional
 
 from trainers.hf import HuggingFaceModels
-from trainers.token_loss import IGNORED, token_losses, token_scores
+from trainers.token_loss import IGNORED, Limits, token_losses, token_scores
 
 Batch = dict[str, torch.Tensor]
 
@@ -41,7 +41,7 @@ def test_chunks_of_any_size_give_the_losses_and_gradients_of_the_whole_matrix(
     batch: Batch, chunk_elements: int
 ) -> None:
     model, reference = model_of(), model_of()
-    nats, counted = token_losses(model, batch, chunk_elements=chunk_elements)
+    nats, counted = token_losses(model, batch, limits=Limits(chunk_elements=chunk_elements))
     expected = whole_matrix(reference, batch)
     torch.testing.assert_close(nats, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(counted, batch["labels"][:, 1:] != IGNORED)
@@ -58,7 +58,7 @@ def test_a_token_is_a_hit_where_it_is_the_first_choice(batch: Batch, chunk_eleme
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         batch["labels"][2, 1] = logits[2, 0].argmax()  # at least one hit
-        nats, hits = token_scores(model, batch, chunk_elements=chunk_elements)
+        nats, hits = token_scores(model, batch, limits=Limits(chunk_elements=chunk_elements))
         expected_nats = token_losses(model, batch)[0][counted]
     expected = logits[:, :-1].argmax(-1)[counted] == batch["labels"][:, 1:][counted]
     assert torch.equal(hits, expected)
@@ -72,9 +72,9 @@ def test_the_logits_of_all_tokens_never_exist_at_once(batch: Batch) -> None:
     rows: list[int] = []
     model.lm_head.register_forward_hook(lambda *call: rows.append(call[2].shape[:-1].numel()))
     with torch.inference_mode():
-        token_losses(model, batch, chunk_elements=300 * 4)  # and tries the head once
+        token_losses(model, batch, limits=Limits(chunk_elements=300 * 4))  # and tries the head once
         rows.clear()
-        token_losses(model, batch, chunk_elements=300 * 4)
+        token_losses(model, batch, limits=Limits(chunk_elements=300 * 4))
     assert max(rows) == 4
     assert sum(rows) == int((batch["labels"][:, 1:] != IGNORED).sum())
 
@@ -99,7 +99,7 @@ def test_a_model_that_caps_its_logits_is_taken_as_it_is(batch: Batch) -> None:
     }
     model = model_of({"config": config}).eval()
     with torch.inference_mode():
-        nats, _ = token_losses(model, batch, chunk_elements=1)
+        nats, _ = token_losses(model, batch, limits=Limits(chunk_elements=1))
         torch.testing.assert_close(nats, whole_matrix(model, batch), rtol=1e-5, atol=1e-6)
 
 

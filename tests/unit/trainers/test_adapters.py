@@ -1,0 +1,186 @@
+"""Adapters: saved without their base, switched without loading it again, merged on request."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tasks_at_hand import LLAMA
+from transformers import AutoModelForCausalLM
+
+from attent_select.errors import InputError, MissingError
+from catalogs import storage
+from trainers import checkpoint
+from trainers.hf import HuggingFaceModels, model_store, save_plain
+from trainers.hf.adapters import ADAPTER, AdapterModels
+
+TOKENS = torch.arange(12)[None]
+
+
+def saved_base(folder: Path, seed: int = 3) -> str:
+    whole = HuggingFaceModels("AutoModelForCausalLM", LLAMA)
+    whole.save(whole.build(seed), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return saved_base(tmp_path / "base")
+
+
+def store(base: str, **lora: Any) -> AdapterModels:
+    models = model_store("AutoModelForCausalLM", {"path": base, "lora": lora})
+    assert isinstance(models, AdapterModels)
+    return models
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model.eval()(input_ids=TOKENS).logits
+        return found
+
+
+def disturbed(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """As if it had been trained: an adapter begins as one that changes nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
+    return model
+
+
+@pytest.mark.parametrize("lora", [{}, {"dora": True}, {"targets": ["q_proj", "v_proj"]}])
+def test_a_new_adapter_changes_nothing_and_only_it_is_trained(base: str, lora: Any) -> None:
+    models = store(base, rank=2, **lora)
+    model = models.build(5)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    torch.testing.assert_close(logits(model), logits(plain), rtol=1e-5, atol=1e-6)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert trained
+    assert all("lora" in name for name in trained)
+
+
+def test_a_checkpoint_holds_the_adapter_alone_and_gives_the_same_model(
+    base: str, tmp_path: Path
+) -> None:
+    models = store(base, rank=2)
+    model = disturbed(models.build(5), 1)
+    models.save(model, tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+        ADAPTER,
+        "adapter_config.json",
+    }
+    assert all("lora" in name for name in load_file(tmp_path / "saved" / ADAPTER))
+    loaded = models.load(tmp_path / "saved")
+    assert not loaded.training
+    assert torch.equal(logits(loaded), logits(model))
+    assert models.digest(loaded) == models.digest(model)
+
+
+def test_switching_adapters_does_not_load_the_base_again_nor_touch_one_in_use(
+    base: str, tmp_path: Path
+) -> None:
+    models = store(base, rank=2)
+    for seed in (1, 2):
+        models.save(disturbed(models.build(5), seed), tmp_path / str(seed))
+    first = models.load(tmp_path / "1")
+    before = logits(first)
+    shutil.rmtree(base)  # whoever would read it again could not
+    second = models.load(tmp_path / "2")
+    assert not torch.allclose(logits(second), before)
+    assert torch.equal(logits(first), before)
+    one, other = (
+        {name: weight.data_ptr() for name, weight in model.named_parameters()}
+        for model in (first, second)
+    )
+    shared = {name for name in one if one[name] == other[name]}
+    assert shared == {name for name in one if "lora" not in name}
+
+
+def test_the_digest_is_of_the_base_too(base: str, tmp_path: Path) -> None:
+    other = saved_base(tmp_path / "other", seed=4)
+    assert store(base).digest(store(base).build(5)) != store(other).digest(store(other).build(5))
+    assert store(base).digest(store(base).build(5)) != store(base).digest(store(base).build(6))
+
+
+def test_a_base_that_was_exchanged_under_an_adapter_is_noticed(base: str, tmp_path: Path) -> None:
+    models = store(base)
+    saved = checkpoint.save_initial(models, seed=5, url=str(tmp_path / "initial"))
+    saved_base(Path(base), seed=4)
+    moved = store(shutil.copytree(base, tmp_path / "exchanged"))
+    with pytest.raises(InputError, match=r"the weights loaded from .* have digest"):
+        saved.load(moved)
+
+
+def test_merging_gives_a_plain_model_with_the_same_answers(base: str, tmp_path: Path) -> None:
+    models = store(base, rank=2, also_train=["lm_head"])
+    model = disturbed(models.build(5), 1)
+    models.save(model, tmp_path / "saved")
+    save_plain(models, tmp_path / "saved", tmp_path / "plain")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    torch.testing.assert_close(logits(plain), logits(model), rtol=1e-4, atol=1e-5)
+    # The base that others use is not what was merged into.
+    assert torch.equal(logits(models.load(tmp_path / "saved")), logits(model))
+
+
+def test_targets_that_match_nothing_are_refused_before_anything_is_loaded(base: str) -> None:
+    models = store(base, targets=["query", "value"])
+    for file in Path(base).glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"query.*linear layers are called down_proj, .*q_proj"):
+        models.check()
+    with pytest.raises(InputError, match="also_train: the model has no classifier"):
+        store(base, also_train=["classifier"]).check()
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"rank": 0}, "rank is 0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"ranks": 4}, "ranks.*expected some of rank, alpha"),
+        ({"quantize": "2bit"}, "expected 4bit or 8bit"),
+        ({"base_dtype": "float16"}, "expected float32 or bfloat16"),
+    ],
+)
+def test_wrong_settings_are_refused(base: str, lora: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        store(base, **lora)
+
+
+def test_an_adapter_needs_a_trained_model() -> None:
+    with pytest.raises(InputError, match=r"name it by model\.path"):
+        model_store("AutoModelForCausalLM", {**LLAMA, "lora": {}})
+
+
+def test_an_adapter_of_other_settings_is_refused(base: str, tmp_path: Path) -> None:
+    models = store(base, rank=2)
+    models.save(models.build(5), tmp_path / "saved")
+    for other in (store(base, rank=4), store(base, rank=2, targets=["q_proj"])):
+        with pytest.raises(InputError, match=r"is not one of model\.lora"):
+            other.load(tmp_path / "saved")
+    state = load_file(tmp_path / "saved" / ADAPTER)
+    save_file({name: state[name] for name in list(state)[1:]}, tmp_path / "saved" / ADAPTER)
+    with pytest.raises(InputError, match="1 differ"):
+        models.load(tmp_path / "saved")
+    with pytest.raises(MissingError, match="no adapter in"):
+        models.load(tmp_path / "nowhere")
+
+
+def test_a_frozen_base_may_be_bfloat16_with_an_adapter_in_float32(base: str) -> None:
+    model = store(base, base_dtype="bfloat16").build(5)
+    dtypes = {
+        ("adapter" if weight.requires_grad else "base"): weight.dtype
+        for weight in model.parameters()
+    }
+    assert dtypes == {"adapter": torch.float32, "base": torch.bfloat16}
+
+
+def test_a_published_adapter_is_small(base: str, tmp_path: Path) -> None:
+    models = store(base, rank=1, targets=["q_proj"])
+    saved = checkpoint.save_initial(models, seed=5, url=str(tmp_path / "initial"))
+    adapter = sum(item.num_bytes for item in storage.list_objects(str(tmp_path / "initial")))
+    assert sum(saved.files.values()) <= adapter < Path(base, "model.safetensors").stat().st_size / 2
+    assert torch.equal(logits(saved.load(models)), logits(models.build(5)))

@@ -1,0 +1,133 @@
+"""MultiMAE: a masked autoencoder over several modalities of one scene (image, depth, mask, …).
+
+Every modality has its own patch projections; tokens of all of them are hidden independently, so a
+hidden patch of one can be drawn from the others. Source: Bachmann et al., "MultiMAE: Multi-modal
+Multi-task Masked Autoencoders", ECCV 2022, with one small decoder for all modalities, and the
+decoder and loss of ViT-MAE (He et al. 2022). It is ours because transformers has none.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from trainers.hf.layers import EncoderLayer, patchify, positions
+
+
+@strict
+class MultiMaeConfig(PreTrainedConfig):
+    """Fields of `model.config` with `model_type: multi_mae`."""
+
+    model_type = "multi_mae"
+
+    num_modalities: int = 2
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    decoder_hidden_size: int = 256
+    decoder_num_hidden_layers: int = 2
+    decoder_num_attention_heads: int = 8
+    decoder_intermediate_size: int = 1024
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = True
+    initializer_range: float = 0.02
+
+
+class MultiMaeModel(PreTrainedModel):
+    """Images of all modalities and noise that says which patches are hidden → their pixels."""
+
+    config_class = MultiMaeConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012  (theirs is a list)
+
+    def __init__(self, config: MultiMaeConfig) -> None:
+        super().__init__(config)
+        width, inner = config.hidden_size, config.decoder_hidden_size
+        patch = config.patch_size**2 * config.num_channels
+
+        def each(before: int, after: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Linear(before, after) for _ in range(config.num_modalities))
+
+        self.inputs, self.outputs = each(patch, width), each(inner, patch)
+        self.modality = nn.Embedding(config.num_modalities, width)
+        self.encoder = nn.ModuleList(
+            EncoderLayer(width, config.num_attention_heads, config.intermediate_size)
+            for _ in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.bridge = nn.Linear(width, inner)
+        self.hidden = nn.Embedding(config.num_modalities, inner)
+        decoder = inner, config.decoder_num_attention_heads, config.decoder_intermediate_size
+        self.decoder = nn.ModuleList(
+            EncoderLayer(*decoder) for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(inner)
+        self.post_init()
+
+    def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """float[batch, modalities × channels, side, side] → [batch, modalities × patches, pixels of
+        a patch].
+        """
+        return torch.cat(self._patches(pixel_values), dim=1)
+
+    def forward(self, pixel_values: torch.Tensor, noise: torch.Tensor) -> ModelOutput:
+        """`logits` float[batch, modalities × patches, pixels of a patch] and `mask` float32[batch,
+        modalities × patches], 1 where hidden.
+
+        Args:
+            pixel_values: float32[batch, modalities × channels, side, side].
+            noise: float32[batch, modalities × patches]: the largest are hidden.
+        """
+        modalities = self._modalities(noise)
+        tokens = torch.cat(
+            [
+                project(part)
+                for project, part in zip(self.inputs, self._patches(pixel_values), strict=True)
+            ],
+            dim=1,
+        )
+        tokens = tokens + self._positions(tokens) + self.modality(modalities)
+        num_visible = max(1, int(noise.shape[1] * (1 - self.config.mask_ratio)))
+        visible = noise.argsort(dim=1, stable=True)[:, :num_visible, None]
+        seen = tokens.gather(1, visible.expand(-1, -1, tokens.shape[-1]))
+        for layer in self.encoder:
+            seen = layer(seen)
+        seen = self.bridge(self.norm(seen))
+        whole = self.hidden(modalities).expand(len(noise), -1, -1).to(seen.dtype)
+        whole = whole.scatter(1, visible.expand(-1, -1, seen.shape[-1]), seen)
+        whole = whole + self._positions(whole)
+        for layer in self.decoder:
+            whole = layer(whole)
+        parts = self.decoder_norm(whole).chunk(self.config.num_modalities, dim=1)
+        drawn = [draw(part) for draw, part in zip(self.outputs, parts, strict=True)]
+        mask = torch.ones_like(noise).scatter(1, visible[..., 0], 0.0)
+        return ModelOutput(logits=torch.cat(drawn, dim=1), mask=mask)
+
+    def _patches(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        parts = pixel_values.split(self.config.num_channels, dim=1)
+        return [patchify(part, self.config.patch_size) for part in parts]
+
+    def _modalities(self, noise: torch.Tensor) -> torch.Tensor:
+        """int64[modalities × patches]: which modality a patch is of."""
+        each = torch.arange(self.config.num_modalities, device=noise.device)
+        return each.repeat_interleave(noise.shape[1] // len(each))
+
+    def _positions(self, tokens: torch.Tensor) -> torch.Tensor:
+        side = self.config.image_size // self.config.patch_size
+        once = positions(side, tokens.shape[-1], device=tokens.device)
+        return once.repeat(self.config.num_modalities, 1)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

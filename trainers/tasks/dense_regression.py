@@ -1,0 +1,174 @@
+"""Dense regression: one image, one number per pixel (depth, distance, height, …).
+
+The loss of a sample is the mean over its valid pixels. Works with every model of
+`AutoModelForDepthEstimation` (DPT, GLPN, Depth Anything, …). Not here: decoding and aligning image
+and target (`trainers/images.py`, `trainers/pixels.py`).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from attent_select.errors import InputError, SampleError
+from catalogs.shard_format import Sample
+from trainers.evaluation import evaluating
+from trainers.hf import model_store
+from trainers.images import decode_map
+from trainers.pixels import PerChannel, Pixels, augmented, image_and_map, per_channel, units_of
+from trainers.task import Batch, Item, Models
+
+_LOSSES = {
+    "l1": lambda error: error.abs(),
+    "l2": torch.square,
+    "huber": lambda error: functional.huber_loss(error, torch.zeros_like(error), reduction="none"),
+}
+
+
+@dataclass(frozen=True)
+class DenseRegression:
+    """Settings of the task.
+
+    `image` and `target` are columns: the target is an image of one channel as large as the image,
+    or rows of numbers. It is multiplied by `scale`. A pixel is valid where the stored number is
+    finite and not `invalid`, and the column `valid` (an image, if it is named) is not 0. `loss` is
+    `l1`, `l2` or `huber` (with δ = 1), of scaled numbers. The other settings are those of image
+    classification.
+    """
+
+    image: str = "image"
+    target: str = "target"
+    valid: str | None = None
+    invalid: float | None = None
+    scale: float = 1.0
+    loss: str = "l1"
+    image_size: int = 224
+    num_channels: int = 3
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.5
+    processor: str | None = None
+    backend: str = "pil"
+    augment: bool = False
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", per_channel(self.mean))
+        object.__setattr__(self, "std", per_channel(self.std))
+        assert self._pixels
+        if self.loss not in _LOSSES:
+            raise InputError(f"loss is {self.loss!r}: expected one of {', '.join(_LOSSES)}")
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise InputError(f"scale is {self.scale}: expected a number other than 0")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.image, self.target, *([self.valid] if self.valid is not None else []))
+
+    def check(self) -> None:
+        """Raises `InputError` for a processor that cannot be used."""
+        self._pixels.check(keeps_frame=True)
+
+    def models(self, settings: dict[str, Any]) -> Models:
+        """Models of `AutoModelForDepthEstimation`."""
+        return model_store("AutoModelForDepthEstimation", settings)
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
+        """`pixels` [channels, height, width] and `targets` float32[height, width], NaN where it is
+        not valid.
+        """
+        pixels, numbers = image_and_map(
+            sample[self.image], self._valid_numbers(sample), pixels=self._pixels
+        )
+        targets = numbers * self.scale
+        if self.augment and generator is not None:
+            pixels, targets = augmented(
+                (pixels, 0.0), (targets, math.nan), flip=self.flip, generator=generator
+            )
+        if bool(targets.isnan().all()):
+            raise SampleError("no pixel of the target is valid", status="empty")
+        return {"pixels": pixels, "targets": targets, "num_units": units_of(pixels)}
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """`pixel_values` float32[batch, channels, height, width] and `targets` float32[batch,
+        height, width].
+        """
+        return {
+            "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
+            "targets": torch.stack([item["targets"] for item in items]),
+        }
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean loss per valid pixel float32[batch], and their number int64[batch]."""
+        error, valid = _errors(model, batch)
+        num_units = valid.sum(dim=(1, 2))
+        losses = _LOSSES[self.loss](error)
+        return losses.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """`eval_loss`, `rmse` and `mae` per valid pixel, and over those whose target is positive
+        `delta1`: the share with max(prediction / target, target / prediction) < 1.25.
+        """
+        sums = torch.zeros(6, dtype=torch.float64)
+        with evaluating(model) as to_device:
+            for batch in map(to_device, batches):
+                error, valid = _errors(model, batch)
+                target = batch["targets"][valid]
+                positive = target > 0
+                predicted = (error[valid] + target)[positive]
+                # Both conditions, so that a prediction of 0 or less divides nothing.
+                near = predicted < 1.25 * target[positive]
+                near &= target[positive] < 1.25 * predicted
+                squared, absolute = error.double().square().sum(), error.double().abs().sum()
+                loss = _LOSSES[self.loss](error).double().sum()
+                numbers = (loss, squared, absolute, near.sum(), positive.sum(), valid.sum())
+                sums += torch.stack([number.double().cpu() for number in numbers])
+        loss_sum, squared_sum, absolute_sum, hits, num_positive, total = sums.tolist()
+        if not total:
+            raise InputError("no pixel to evaluate: expected held-out targets with valid pixels")
+        metrics = {
+            "eval_loss": loss_sum / total,
+            "rmse": math.sqrt(squared_sum / total),
+            "mae": absolute_sum / total,
+        }
+        return metrics | ({"delta1": hits / num_positive} if num_positive else {})
+
+    def _valid_numbers(self, sample: Sample) -> torch.Tensor:
+        """float32[height, width], NaN where it is not valid."""
+        numbers = decode_map(sample[self.target])
+        valid = numbers.isfinite()
+        if self.invalid is not None:
+            valid &= numbers != self.invalid
+        if self.valid is not None:
+            given = decode_map(sample[self.valid])
+            if given.shape != numbers.shape:
+                raise SampleError(
+                    f"column {self.valid!r} has the shape {tuple(given.shape)}, the target "
+                    f"{tuple(numbers.shape)}: expected the same",
+                    status="unreadable",
+                )
+            valid &= given != 0
+        return torch.where(valid, numbers, math.nan)
+
+    @property
+    def _pixels(self) -> Pixels:
+        return Pixels(
+            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
+        )
+
+
+def _errors(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction − target float32[batch, height, width], 0 where invalid; and valid bool[…]."""
+    predicted: torch.Tensor = model(pixel_values=batch["pixel_values"]).predicted_depth.float()
+    targets = batch["targets"]
+    if predicted.shape[-2:] != targets.shape[-2:]:
+        predicted = functional.interpolate(
+            predicted[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False
+        )[:, 0]
+    valid = targets.isfinite()
+    # Where, not a product: 0 × NaN is NaN, in the gradient too.
+    return torch.where(valid, predicted - targets.nan_to_num(), 0.0), valid

@@ -1,0 +1,175 @@
+"""Diffusion: the model predicts the noise that was added to an image.
+
+The loss of a sample is the mean squared error of the predicted noise. In training it is that of one
+timestep, drawn anew each time; in scoring the mean over `score_timesteps` fixed ones, with noise
+drawn from the sample, so that a score is reproducible. Works with `dit` (`trainers/hf/dit.py`).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attent_select.errors import InputError, SampleError
+from catalogs.shard_format import Sample
+from trainers.draws import draw_key, normals, uniforms
+from trainers.evaluation import evaluating
+from trainers.hf import model_store
+from trainers.images import open_image
+from trainers.pixels import PerChannel, Pixels, augmented, per_channel, units_of
+from trainers.task import Batch, Item, Models
+
+_NOISE, _TIMESTEP = 2, 3
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """Settings of the task.
+
+    `image` is a column; `label`, if it is named, the class that the model is told. `num_timesteps`
+    and `schedule` (`linear` or `cosine`) say how much noise a timestep has; `score_timesteps` of
+    them, evenly spread, make a score. `seed` is of the noise of scored samples. The other settings
+    are those of image classification.
+    """
+
+    image: str = "image"
+    label: str | None = None
+    num_timesteps: int = 1000
+    schedule: str = "linear"
+    score_timesteps: int = 4
+    seed: int = 0
+    image_size: int = 32
+    num_channels: int = 3
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.5
+    augment: bool = False
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", per_channel(self.mean))
+        object.__setattr__(self, "std", per_channel(self.std))
+        assert self._pixels
+        if self.schedule not in ("linear", "cosine"):
+            raise InputError(f"schedule is {self.schedule!r}: expected linear or cosine")
+        if not 1 <= self.score_timesteps <= self.num_timesteps:
+            raise InputError(
+                f"score_timesteps is {self.score_timesteps}: expected 1 to num_timesteps, "
+                f"{self.num_timesteps}"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.image, *([self.label] if self.label is not None else []))
+
+    def models(self, settings: dict[str, Any]) -> Models:
+        """`dit`."""
+        return model_store("AutoModelForPreTraining", settings, model_types=("dit",))
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
+        """`pixels` [channels, size, size], `label` and `key`, of the noise; `timesteps`: how many
+        of them, 0 for one at random.
+        """
+        label = 0 if self.label is None else sample[self.label]
+        if label is None:
+            raise SampleError(f"column {self.label!r} is empty", status="empty")
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 1 << 31:
+            raise SampleError(
+                f"column {self.label!r} holds {label!r}: expected a class number",
+                status="unreadable",
+            )
+        image = open_image(sample[self.image], num_channels=self.num_channels)
+        pixels = self._pixels.prepare(image)
+        key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
+        if self.augment and generator is not None:
+            (pixels,) = augmented((pixels, 0.0), flip=self.flip, generator=generator)
+        passes = self.score_timesteps if generator is None else 1
+        return {
+            "pixels": pixels,
+            "label": label,
+            "key": key,
+            "timesteps": 0 if generator is not None else passes,
+            "num_units": units_of(pixels) * passes,
+        }
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """`pixel_values` float32[batch, channels, size, size]; `labels`, `keys` and `timesteps`
+        int64[batch].
+        """
+        numbers = {
+            name: torch.tensor([item[key] for item in items], dtype=torch.int64)
+            for name, key in (("labels", "label"), ("keys", "key"), ("timesteps", "timesteps"))
+        }
+        return {"pixel_values": self._pixels.stack([item["pixels"] for item in items]), **numbers}
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error of the noise float32[batch]; a unit per timestep, none for a label
+        that the model lacks.
+        """
+        inner: Any = model
+        labels = batch["labels"]
+        known = labels < inner.config.num_classes
+        labels = labels.masked_fill(~known, 0)
+        if int(batch["timesteps"][0]) == 0:
+            drawn = uniforms(batch["keys"], 1, purpose=_TIMESTEP)[:, 0]
+            steps = ((1.0 - drawn) * self.num_timesteps).to(torch.int64)[None]
+        else:
+            steps = self._fixed(batch["timesteps"])
+        losses = torch.stack([self._error(model, batch, labels, step) for step in steps])
+        return losses.mean(dim=0) * known, known * len(steps)
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """`eval_loss`: the mean over the images, at the timesteps and with the noise of scoring."""
+        total, loss_sum = 0, 0.0
+        with evaluating(model) as to_device:
+            for batch in map(to_device, batches):
+                losses, num_units = self.per_sample_loss(model, batch)
+                loss_sum += float((losses.double() * num_units).sum())
+                total += int(num_units.sum())
+        if not total:
+            raise InputError(
+                "no image to evaluate: expected at least one held-out batch, with labels below "
+                "the num_classes of the model's configuration"
+            )
+        return {"eval_loss": loss_sum / total}
+
+    def _fixed(self, like: torch.Tensor) -> torch.Tensor:
+        """int64[score_timesteps, batch]: the middles of equal parts of the timesteps."""
+        parts = torch.arange(self.score_timesteps, device=like.device)
+        middles = (2 * parts + 1) * self.num_timesteps // (2 * self.score_timesteps)
+        return middles[:, None].expand(-1, len(like))
+
+    def _error(
+        self, model: torch.nn.Module, batch: Batch, labels: torch.Tensor, steps: torch.Tensor
+    ) -> torch.Tensor:
+        """float32[batch] at one timestep per sample."""
+        pixels = batch["pixel_values"]
+        # Each timestep has noise of its own: a score is a mean over both.
+        noise = normals(batch["keys"] + steps, pixels[0].numel(), purpose=_NOISE)
+        noise = noise.reshape(pixels.shape)
+        signal = self._signal(steps)[:, None, None, None]
+        noisy = signal.sqrt() * pixels + (1.0 - signal).sqrt() * noise
+        predicted = model(pixel_values=noisy, timesteps=steps, labels=labels).logits
+        return (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+
+    def _signal(self, steps: torch.Tensor) -> torch.Tensor:
+        """ᾱ float32[batch]: the share of the image's variance that is left at each timestep.
+
+        Sources: Ho, Jain and Abbeel 2020 (linear β from 1e-4 to 0.02 at 1,000 timesteps); Nichol
+        and Dhariwal 2021 (cosine).
+        """
+        every = torch.arange(self.num_timesteps, device=steps.device, dtype=torch.float32)
+        if self.schedule == "linear":
+            betas = 1e-4 + (0.02 - 1e-4) * every / max(self.num_timesteps - 1, 1)
+            betas = (betas * 1000 / self.num_timesteps).clamp(max=0.999)
+            return torch.exp(torch.log1p(-betas).cumsum(0))[steps]
+        angle = ((every + 1) / self.num_timesteps + 0.008) / 1.008 * math.pi / 2
+        start = math.cos(0.008 / 1.008 * math.pi / 2)
+        return ((torch.cos(angle) / start) ** 2).clamp(1e-5, 1.0)[steps]
+
+    @property
+    def _pixels(self) -> Pixels:
+        return Pixels(self.image_size, self.num_channels, self.mean, self.std, None, "pil")

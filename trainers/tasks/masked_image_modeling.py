@@ -1,0 +1,136 @@
+"""Masked image modelling: a part of the patches is hidden, the model draws them from the others.
+
+The loss of a sample is the mean squared error over its hidden patches. Works with ViT-MAE (one
+image) and with `multi_mae` (several modalities per sample, `trainers/hf/multi_mae.py`). Which
+patches are hidden is drawn from the sample when it is scored, so that a score is reproducible, and
+from (seed, epoch, sample) in training.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from attent_select.errors import InputError, SampleError
+from catalogs.shard_format import Sample
+from trainers.draws import draw_key, uniforms
+from trainers.evaluation import evaluating
+from trainers.hf import model_store
+from trainers.images import open_image
+from trainers.pixels import PerChannel, Pixels, augmented, per_channel, units_of
+from trainers.task import Batch, Item, Models
+
+_MASK = 1
+
+
+@dataclass(frozen=True)
+class MaskedImageModeling:
+    """Settings of the task.
+
+    `image` is a column, or a list of them: the modalities of a sample, all of `num_channels`
+    channels, of which `multi_mae` hides patches independently. `seed` is of the masks of scored
+    samples. The other settings are those of image classification.
+    """
+
+    image: str | tuple[str, ...] = "image"
+    seed: int = 0
+    image_size: int = 224
+    num_channels: int = 3
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.5
+    processor: str | None = None
+    backend: str = "pil"
+    augment: bool = False
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", per_channel(self.mean))
+        object.__setattr__(self, "std", per_channel(self.std))
+        if not isinstance(self.image, str):
+            object.__setattr__(self, "image", tuple(self.image))
+        if not self.columns:
+            raise InputError("image names no column: expected at least one")
+        assert self._pixels
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.image,) if isinstance(self.image, str) else self.image
+
+    def check(self) -> None:
+        """Raises `InputError` for a processor that cannot be used."""
+        self._pixels.check(keeps_frame=len(self.columns) > 1)
+
+    def models(self, settings: dict[str, Any]) -> Models:
+        """ViT-MAE for one image, `multi_mae` for any number."""
+        kinds = ("vit_mae", "multi_mae") if len(self.columns) == 1 else ("multi_mae",)
+        return model_store("AutoModelForPreTraining", settings, model_types=kinds)
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
+        """`pixels` [modalities × channels, height, width] and `key`, of the mask."""
+        images = [open_image(sample[name], num_channels=self.num_channels) for name in self.columns]
+        if len({image.size for image in images}) > 1:
+            raise SampleError(
+                f"{' and '.join(self.columns)} are not of the same size", status="unreadable"
+            )
+        pixels = torch.cat([self._pixels.prepare(image) for image in images])
+        key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
+        if self.augment and generator is not None:
+            (pixels,) = augmented((pixels, 0.0), flip=self.flip, generator=generator)
+        return {
+            "pixels": pixels,
+            "key": key,
+            "num_units": units_of(pixels) * len(self.columns),
+        }
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """`pixel_values` float32[batch, modalities × channels, height, width] and `keys`
+        int64[batch].
+        """
+        # Side by side for the mean and std of one modality.
+        parts = [item["pixels"].split(self.num_channels) for item in items]
+        stacked = [
+            self._pixels.stack([part[place] for part in parts])
+            for place in range(len(self.columns))
+        ]
+        return {
+            "pixel_values": torch.cat(stacked, dim=1),
+            "keys": torch.tensor([item["key"] for item in items], dtype=torch.int64),
+        }
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared error per hidden patch float32[batch] (of pixels, normalised per patch where
+        the model's `norm_pix_loss` says so), and the number of those patches int64[batch].
+        """
+        inner: Any = model
+        pixels = batch["pixel_values"]
+        target = inner.patchify(pixels)
+        noise = uniforms(batch["keys"], target.shape[1], purpose=_MASK)
+        output = model(pixel_values=pixels, noise=noise)
+        if inner.config.norm_pix_loss:
+            spread = target.var(dim=-1, keepdim=True) + 1e-6
+            target = (target - target.mean(dim=-1, keepdim=True)) / spread.sqrt()
+        errors = (output.logits.float() - target).square().mean(dim=-1)
+        hidden = output.mask.float()
+        num_units = hidden.sum(dim=1)
+        return (errors * hidden).sum(dim=1) / num_units, num_units.to(torch.int64)
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """`eval_loss`: the reconstruction loss per hidden patch, of the masks used for scoring."""
+        total, loss_sum = 0, 0.0
+        with evaluating(model) as to_device:
+            for batch in map(to_device, batches):
+                losses, num_units = self.per_sample_loss(model, batch)
+                loss_sum += float((losses.double() * num_units).sum())
+                total += int(num_units.sum())
+        if not total:
+            raise InputError("no image to evaluate: expected at least one held-out batch")
+        return {"eval_loss": loss_sum / total}
+
+    @property
+    def _pixels(self) -> Pixels:
+        return Pixels(
+            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
+        )

@@ -1,0 +1,171 @@
+"""Semantic segmentation: one image, one class per pixel; the mean cross-entropy of valid pixels.
+
+Works with every model of `AutoModelForSemanticSegmentation` (SegFormer, UperNet, DPT, BEiT, …). Not
+here: decoding and aligning image and mask (`trainers/images.py`, `trainers/pixels.py`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from attent_select.errors import InputError, SampleError
+from catalogs.shard_format import Sample
+from trainers.evaluation import evaluating
+from trainers.hf import model_store
+from trainers.images import decode_map
+from trainers.pixels import PerChannel, Pixels, augmented, image_and_map, per_channel, units_of
+from trainers.task import Batch, Item, Models
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class SemanticSegmentation:
+    """Settings of the task.
+
+    `image` and `mask` are columns: the mask is an image of class numbers, as large as the image.
+    Pixels of class `ignore_index` do not count. With `reduce_labels`, class 0 does not count
+    either and class c is output c − 1 (ADE20k). The other settings are those of image
+    classification.
+    """
+
+    image: str = "image"
+    mask: str = "mask"
+    ignore_index: int = 255
+    reduce_labels: bool = False
+    image_size: int = 224
+    num_channels: int = 3
+    mean: PerChannel = 0.5
+    std: PerChannel = 0.5
+    processor: str | None = None
+    backend: str = "pil"
+    augment: bool = False
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", per_channel(self.mean))
+        object.__setattr__(self, "std", per_channel(self.std))
+        assert self._pixels
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.image, self.mask)
+
+    def check(self) -> None:
+        """Raises `InputError` for a processor that cannot be used."""
+        self._pixels.check(keeps_frame=True)
+
+    def models(self, settings: dict[str, Any]) -> Models:
+        """Models of `AutoModelForSemanticSegmentation`."""
+        return model_store("AutoModelForSemanticSegmentation", settings)
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
+        """`pixels` [channels, height, width] and `labels` int64[height, width], -100 where nothing
+        counts.
+        """
+        pixels, numbers = image_and_map(
+            sample[self.image], decode_map(sample[self.mask]), pixels=self._pixels
+        )
+        labels = self._labels(numbers)
+        if self.augment and generator is not None:
+            pixels, labels = augmented(
+                (pixels, 0.0), (labels, _IGNORED), flip=self.flip, generator=generator
+            )
+        if not bool((labels != _IGNORED).any()):
+            raise SampleError("no pixel of the mask counts", status="empty")
+        return {"pixels": pixels, "labels": labels, "num_units": units_of(pixels)}
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """`pixel_values` float32[batch, channels, height, width] and `labels` int64[batch, height,
+        width].
+        """
+        return {
+            "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
+            "labels": torch.stack([item["labels"] for item in items]),
+        }
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean nats per valid pixel float32[batch], and their number int64[batch]; none for a mask
+        with a class that the model lacks.
+        """
+        nats, targets = _nats(_logits(model, batch), batch["labels"])
+        num_units = (targets != _IGNORED).sum(dim=(1, 2))
+        return nats.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
+
+    def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """`eval_loss` (nats per valid pixel), `pixel_accuracy`, and `mean_iou`: the mean over the
+        classes that occur, in the masks or in the answers, of intersection over union.
+        """
+        total, nats_sum, confusion = 0, 0.0, torch.zeros(0, dtype=torch.int64)
+        with evaluating(model) as to_device:
+            for batch in map(to_device, batches):
+                logits = _logits(model, batch)
+                nats, targets = _nats(logits, batch["labels"])
+                counted = targets != _IGNORED
+                nats_sum += nats.double().sum().item()
+                total += int(counted.sum())
+                num = logits.shape[1]
+                pairs = targets[counted] * num + logits.argmax(dim=1)[counted]
+                found = torch.bincount(pairs, minlength=num * num).cpu()
+                confusion = found if not len(confusion) else confusion + found
+        if not total:
+            raise InputError(
+                "no pixel to evaluate: expected held-out masks with classes below the num_labels "
+                "of the model's configuration"
+            )
+        side = round(len(confusion) ** 0.5)
+        return {"eval_loss": nats_sum / total, **_overlap(confusion.reshape(side, side))}
+
+    def _labels(self, numbers: torch.Tensor) -> torch.Tensor:
+        labels = numbers.nan_to_num(-1.0, -1.0, -1.0).to(torch.int64)
+        if bool(((numbers != labels) | (labels < 0) & (labels != self.ignore_index)).any()):
+            raise SampleError(
+                f"column {self.mask!r} holds numbers that are no class", status="unreadable"
+            )
+        ignored = labels == self.ignore_index
+        if self.reduce_labels:
+            ignored |= labels == 0
+            labels = labels - 1
+        return labels.masked_fill(ignored, _IGNORED)
+
+    @property
+    def _pixels(self) -> Pixels:
+        return Pixels(
+            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
+        )
+
+
+def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """float32[batch, classes, height, width] in the size of the labels."""
+    logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits.float()
+    shape = batch["labels"].shape[-2:]
+    if logits.shape[-2:] == shape:
+        return logits
+    return functional.interpolate(logits, size=shape, mode="bilinear", align_corners=False)
+
+
+def _nats(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy float32[batch, height, width], and the labels that count: none of a mask with a
+    class outside the head.
+    """
+    # Masked, because such a label is an assert on a GPU, which ends the process.
+    unknown = (labels >= logits.shape[1]).flatten(1).any(dim=1)
+    targets = labels.masked_fill(unknown[:, None, None], _IGNORED)
+    nats = functional.cross_entropy(logits, targets, reduction="none", ignore_index=_IGNORED)
+    return nats, targets
+
+
+def _overlap(confusion: torch.Tensor) -> dict[str, float]:
+    """Of int64[target, answer] pixel counts."""
+    both = confusion.diagonal().double()
+    either = confusion.sum(dim=0) + confusion.sum(dim=1) - confusion.diagonal()
+    occurs = either > 0
+    return {
+        "pixel_accuracy": float(both.sum() / confusion.sum()),
+        "mean_iou": float((both[occurs] / either[occurs]).mean()),
+    }
