@@ -2,7 +2,8 @@
 
 Trains one round of a small ViT on images in 30 shards, then has the next round scored in turns:
 all of it, a tenth by staleness, a tenth by threshold, nothing. Each call is timed whole: choosing
-rows, loading the new checkpoint, measuring, folding in what training observed, publishing. Writes a
+rows, loading the new checkpoint, measuring, folding in what training observed, publishing; and the
+processor time of driver and worker, which other work on the machine does not stretch. Writes a
 table, and JSON to benchmarks/results/.
 
     python benchmarks/partial_rounds.py                       # scikit-learn's digits, repeated
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import polars as pl
@@ -87,15 +88,20 @@ def measure(way: str, folder: Path, client: Client) -> dict[str, Any]:
     layout = Layout(config.run)
     where = {"client": client, "round_number": 1, "checkpoint": layout.checkpoint(0)}
     on_every_worker(client, _forget_models)
-    started = monotonic()
+    started, cpu_started = monotonic(), _cpu_seconds(client)
     if way == "full":
         result = score_round(config, **where)
     else:
         result = rescore_round(config, share=0 if way == "none" else SHARE, ratio=RATIO, **where)
-    seconds = monotonic() - started
+    seconds, cpu_seconds = monotonic() - started, _cpu_seconds(client) - cpu_started
     for url in (layout.snapshot(1), layout.rescored(1)):
         storage.delete(url)
-    return asdict(result) | {"seconds": seconds}
+    return asdict(result) | {"seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
+def _cpu_seconds(client: Client) -> float:
+    """Of the driver and the workers: what a busy machine does not change."""
+    return process_time() + sum(client.run(process_time).values())
 
 
 def _forget_models() -> None:
@@ -109,14 +115,15 @@ def compare(folder: Path, client: Client, *, repeats: int) -> Iterator[dict[str,
     for _ in range(repeats):
         for way in WAYS:
             runs[way].append(measure(way, folder, client))
-    full = median(run["seconds"] for run in runs["full"])
+    full = {key: median(run[key] for run in runs["full"]) for key in ("seconds", "cpu_seconds")}
     for way, each in runs.items():
-        seconds = median(run["seconds"] for run in each)
+        found = {key: median(run[key] for run in each) for key in full}
         yield {
             "round": way,
             "scored": each[0]["scored"],
-            "seconds": round(seconds, 3),
-            "of_full": round(seconds / full, 4),
+            **{key: round(value, 3) for key, value in found.items()},
+            "of_full": round(found["seconds"] / full["seconds"], 4),
+            "cpu_of_full": round(found["cpu_seconds"] / full["cpu_seconds"], 4),
             "all_seconds": [round(run["seconds"], 3) for run in each],
         }
 
