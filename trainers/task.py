@@ -16,7 +16,8 @@ from catalogs.shard_format import Sample
 
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
 Item = dict[str, Any]
-# One collated batch: tensors whose first dimension is the batch.
+# One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
+# `row`, `weight`, `denominator` and `step` are the stream's, `truncated` is counted if it is there.
 Batch = dict[str, torch.Tensor]
 
 

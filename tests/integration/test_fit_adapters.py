@@ -1,5 +1,6 @@
 """Rounds with adapters and of text: small checkpoints, like lengths, evaluation that goes on."""
 
+import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,8 @@ from digits import write_corpus, write_index
 from tasks_at_hand import Case, causal_lm
 
 from attent_select.errors import InputError
+from pipeline import scoring_tasks
+from pipeline.settings import ScoringSettings as SpanSettings
 from trainers import TeachingStream, checkpoint, fit
 from trainers.evaluation import held_out_batches
 from trainers.fit import FitResult
@@ -96,6 +99,35 @@ def test_two_rounds_with_an_adapter_learn_and_leave_only_the_adapter(
     scored = score_rows(case.task, found.load(round_.models), list(enumerate(case.good)))
     mean = (scored["loss"] * scored["num_units"]).sum() / scored["num_units"].sum()
     assert mean == pytest.approx(second.metrics["eval_loss"], rel=1e-5)
+
+
+def test_a_worker_that_gets_the_next_adapter_does_not_load_the_base_again(round_: Round) -> None:
+    first = round_.train("first")
+    second = round_.train("second", start=first.checkpoint, first_step=first.num_steps)
+    base = round_.folder / "base"
+
+    def on_a_worker(done: FitResult) -> torch.nn.Module:
+        found = checkpoint.open(done.checkpoint)
+        assert found is not None
+        return scoring_tasks._model(
+            scoring_tasks.Measurement(
+                run=str(round_.folder),
+                task=round_.case.task,
+                model={"path": str(base), "lora": {"rank": 4}},
+                checkpoint=found,
+                settings=SpanSettings(),
+            )
+        )
+
+    before = on_a_worker(first)
+    assert on_a_worker(first) is before
+    shutil.rmtree(base)
+    after = on_a_worker(second)
+    one, other = (
+        score_rows(round_.case.task, model, list(enumerate(round_.case.good)))["loss"]
+        for model in (before, after)
+    )
+    assert other.sum() < one.sum()
 
 
 def test_a_killed_round_with_an_adapter_goes_on_from_the_step_it_had_saved(round_: Round) -> None:

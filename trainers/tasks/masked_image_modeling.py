@@ -63,6 +63,13 @@ class MaskedImageModeling:
 
     def models(self, settings: dict[str, Any]) -> Models:
         """ViT-MAE for one image, `multi_mae` for any number."""
+        config = settings.get("config", {})
+        modalities = config.get("num_modalities", 2)
+        if config.get("model_type") == "multi_mae" and modalities != len(self.columns):
+            raise InputError(
+                f"the task has {len(self.columns)} modalities, the model {modalities}: set "
+                "model.config.num_modalities"
+            )
         kinds = ("vit_mae", "multi_mae") if len(self.columns) == 1 else ("multi_mae",)
         return model_store("AutoModelForPreTraining", settings, model_types=kinds)
 

@@ -142,7 +142,17 @@ class SemanticSegmentation:
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """float32[batch, classes, height, width] in the size of the labels."""
-    logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits.float()
+    pixels = batch["pixel_values"]
+    try:
+        logits: torch.Tensor = model(pixel_values=pixels).logits.float()
+    except ValueError as error:
+        # UperNet pools to one pixel and normalises that over the batch.
+        if len(pixels) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "this model cannot train on an image alone: choose batch_size and micro_batch_size so "
+            "that every micro-batch has at least two"
+        ) from error
     shape = batch["labels"].shape[-2:]
     if logits.shape[-2:] == shape:
         return logits

@@ -155,6 +155,38 @@ def test_a_mask_with_a_class_that_the_model_lacks_counts_nothing() -> None:
     assert (losses[1], units[1]) == (0, 0)
 
 
+UPERNET: dict[str, Any] = {
+    "config": {
+        "model_type": "upernet",
+        "backbone_config": {
+            "model_type": "convnext",
+            "num_channels": 1,
+            "depths": [1, 1, 1, 1],
+            "hidden_sizes": [8, 8, 8, 8],
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        "hidden_size": 8,
+        "auxiliary_in_channels": 8,
+        "auxiliary_channels": 8,
+        "num_labels": 2,
+    }
+}
+
+
+def test_upernet_scores_one_image_and_says_that_it_cannot_train_on_one() -> None:
+    task = SemanticSegmentation(image_size=32, num_channels=1)
+    model = task.models(UPERNET).build(1)
+    batch = task.collate([task.prepare(s, generator=None) for s in scenes(2)])
+    one = {name: value[:1] for name, value in batch.items()}
+    with torch.inference_mode():
+        both, _ = task.per_sample_loss(model.eval(), batch)
+        alone, _ = task.per_sample_loss(model, one)
+    torch.testing.assert_close(alone[0], both[0], rtol=1e-6, atol=0)
+    task.per_sample_loss(model.train(), batch)[0].mean().backward()
+    with pytest.raises(InputError, match="every micro-batch has at least two"):
+        task.per_sample_loss(model, one)
+
+
 def test_reduced_labels_begin_at_class_one() -> None:
     task = SemanticSegmentation(image_size=2, num_channels=1, reduce_labels=True)
     mask = [[0, 1], [2, 255]]
@@ -296,6 +328,12 @@ def test_modalities_of_different_sizes_and_models_for_one_image_are_refused() ->
         task.prepare(scenes(1)[0] | {"mask": png(GREY)}, generator=None)
     with pytest.raises(InputError, match="model type 'vit_mae' does not fit the task"):
         task.models(MAE).build(1)
+
+
+def test_a_model_for_another_number_of_modalities_is_refused() -> None:
+    task = MaskedImageModeling(image=("image", "mask"), image_size=16, num_channels=1)
+    with pytest.raises(InputError, match="the task has 2 modalities, the model 3"):
+        task.models(MULTI)
 
 
 def test_a_score_of_diffusion_is_the_mean_over_fixed_timesteps() -> None:

@@ -1,0 +1,107 @@
+"""Every example is a configuration that can start, once it is told where the data is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tasks_at_hand import LLAMA
+
+from attent_select.errors import InputError
+from catalogs.formats.parquet import Parquet
+from pipeline import config
+from trainers.hf import HuggingFaceModels, save_preprocessing
+from trainers.tokenizer import train_tokenizer
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small language model with its tokenizer, and a shard."""
+    folder = tmp_path_factory.mktemp("base")
+    train_tokenizer(["some words"], folder / "tokenizer", vocab_size=300)
+    whole = HuggingFaceModels(
+        "AutoModelForCausalLM", {"config": LLAMA["config"] | {"max_position_embeddings": 1024}}
+    )
+    whole.save(whole.build(1), folder)
+    save_preprocessing(str(folder / "tokenizer"), folder)
+    Parquet().write(folder / "shard.parquet", [{"text": "some words"}])
+    return folder
+
+
+def values_of(example: Path, base: Path, folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(example.read_text())
+    values["run"] = str(folder / "run")
+    for section in ("corpus", "evaluation"):
+        if section in values:
+            values[section] = {"shards": [str(base / "shard.parquet")]}
+    if "tokenizer" in values["task"]:
+        values["task"]["tokenizer"] = str(base)
+    if "path" in values["model"]:
+        is_text = "tokenizer" in values["task"]
+        values["model"] |= {"path": str(base)} if is_text else {"config": {"model_type": "vit"}}
+        if not is_text:
+            del values["model"]["path"]
+    return values
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_a_sound_configuration_that_freezes_as_it_is(
+    example: Path, base: Path, tmp_path: Path
+) -> None:
+    parsed = config.parse(values_of(example, base, tmp_path))
+    config.freeze(parsed)
+    assert config.load(parsed.run) == parsed
+
+
+def broken(example: str, base: Path, folder: Path, section: str, **replaced: Any) -> dict[str, Any]:
+    (path,) = (path for path in EXAMPLES if path.stem == example)
+    values = values_of(path, base, folder)
+    values[section] |= replaced
+    return values
+
+
+@pytest.mark.parametrize(
+    ("section", "replaced", "line"),
+    [
+        ("model", {"lora": {"targets": ["query"]}}, r"model\.lora: .*query.*layers are called"),
+        ("model", {"lora": {"ranks": 3}}, r"model\.lora: \['ranks'\] unknown"),
+        ("model", {"lora": {"quantize": "4bit"}}, r"model\.lora\.quantize needs bitsandbytes"),
+        ("model", {"path": "nowhere/at/all"}, r"model\.path: no model can be loaded"),
+        ("task", {"tokenizer": "nowhere/at/all"}, "task: no tokenizer can be loaded"),
+        ("task", {"max_length": 2000}, r"model: .*set task\.max_length to at most 1024"),
+        ("task", {"template": "no field"}, "task.*template is 'no field'"),
+    ],
+)
+def test_what_a_model_or_tokenizer_lacks_is_one_line_before_anything_starts(
+    base: Path, tmp_path: Path, section: str, replaced: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(InputError, match=line) as caught:
+        config.parse(broken("gsm8k_lora", base, tmp_path, section, **replaced))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_another_kind_than_the_task_s_is_one_line(base: Path, tmp_path: Path) -> None:
+    wrong = broken("nuclei_segmentation", base, tmp_path, "model", config={"model_type": "llama"})
+    with pytest.raises(InputError, match="model: model type 'llama' does not fit the task"):
+        config.parse(wrong)
+
+
+def test_several_modalities_are_a_list_in_the_file_and_after_freezing(
+    base: Path, tmp_path: Path
+) -> None:
+    values = broken("fashion_mae", base, tmp_path, "task", image=["image", "depth"])
+    values["model"] = {
+        "config": {
+            "model_type": "multi_mae",
+            "image_size": 28,
+            "patch_size": 7,
+            "num_modalities": 2,
+        }
+    }
+    parsed = config.parse(values)
+    assert parsed.task.settings.columns == ("image", "depth")
+    config.freeze(parsed)
+    assert config.load(parsed.run) == parsed
