@@ -32,8 +32,9 @@ _ROWS_PER_PIECE = 1 << 20
 # A preview takes so many rows of so many files: a million in all.
 _PREVIEWED_FILES = 128
 _PREVIEWED_ROWS = 1 << 13
-# Threads that wait for storage most of the time.
+# Threads that wait for storage most of the time; each holds a piece, so theirs are smaller.
 _REMOTE_THREADS = 16
+_REMOTE_ROWS_PER_PIECE = 1 << 18
 
 
 class File(NamedTuple):
@@ -88,7 +89,7 @@ class Scan:
         `total` is the number of rows of all files; read from their footers where it is not known.
         """
         if total is None:
-            total = sum(chunk.num_rows for chunk in self._chunks())
+            total = sum(chunk.num_rows for chunk in self._chunks(_ROWS_PER_PIECE))
         some = self.files[:: -(-len(self.files) // _PREVIEWED_FILES) or 1]
 
         def source(
@@ -108,16 +109,20 @@ class Scan:
         return [replace(self, files=part) for part in parts if part]
 
     @property
+    def _is_local(self) -> bool:
+        return all(storage.is_local(file.url) for file in self.files)
+
+    @property
     def _threads(self) -> int:
-        if all(storage.is_local(file.url) for file in self.files):
-            return pl.thread_pool_size() + 1  # one that waits for the disk
-        return _REMOTE_THREADS
+        # One more than there are cores: it waits for the disk.
+        return pl.thread_pool_size() + 1 if self._is_local else _REMOTE_THREADS
 
     def _pieces(self) -> Iterator[list[_Chunk]]:
         piece: list[_Chunk] = []
         rows = 0
-        for chunk in self._chunks():
-            if piece and rows + chunk.num_rows > _ROWS_PER_PIECE:
+        most = _ROWS_PER_PIECE if self._is_local else _REMOTE_ROWS_PER_PIECE
+        for chunk in self._chunks(most):
+            if piece and rows + chunk.num_rows > most:
                 yield piece
                 piece, rows = [], 0
             piece.append(chunk)
@@ -125,7 +130,7 @@ class Scan:
         if piece:
             yield piece
 
-    def _chunks(self) -> Iterator[_Chunk]:
+    def _chunks(self, most: int) -> Iterator[_Chunk]:
         footers = pieces.in_threads(_footer, iter(self.files), num_threads=self._threads)
         for file, footer in zip(self.files, footers, strict=True):
             frames.check_columns(footer, schema=self.schema, url=file.url)
@@ -133,7 +138,7 @@ class Scan:
             rows = 0
             sizes = np.diff(footer.starts)
             for group in range(footer.num_groups) if file.groups is None else file.groups:
-                if groups and rows + sizes[group] > _ROWS_PER_PIECE:
+                if groups and rows + sizes[group] > most:
                     yield _Chunk(file.url, footer, groups)
                     groups, rows = [], 0
                 groups.append(group)
