@@ -157,7 +157,7 @@ def build_part(
         frames.write_tables(
             path,
             (frames.to_arrow(shard) for shard in shards),
-            schema=frames.to_arrow(rows.clear()).schema,
+            schema=frames.to_arrow(rows).schema,
             notes=lambda: notes | {frames.DENSE: True},
         )
         with path.open("rb") as file:
