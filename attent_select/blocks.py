@@ -18,7 +18,7 @@ from attent_select.composition import Composition
 from attent_select.elementwise import elementwise
 from attent_select.eligibility import ELIGIBLE, eligible_rows
 from attent_select.errors import InputError
-from attent_select.pieces import Mapped, Pieces
+from attent_select.pieces import Mapped, Pieces, Whole
 from attent_select.radix import COST
 from attent_select.schema import (
     INDEX,
@@ -148,8 +148,10 @@ def select_blocks(
         round_steps=round_steps,
     )
     chosen = _chosen(rows, blocks, found, granularity=granularity, num_samples=wanted)
-    taken = Mapped(rows, partial(_as_rows, chosen=chosen, granularity=granularity))
-    pieces = index_rows(taken, weights=composition.weights)
+    pieces: Pieces = Whole(pl.LazyFrame(schema=INDEX))
+    if len(chosen):
+        taken = Mapped(rows, partial(_as_rows, chosen=chosen, granularity=granularity))
+        pieces = index_rows(taken, weights=composition.weights)
     count = int(chosen[_ROWS].sum())
     selection = Selection(pieces, count, total, eligible, found.threshold)
     return BlockSelection(selection, _share(_mass(chosen), _mass(blocks)))

@@ -130,6 +130,8 @@ class LossDistribution:
 
     @cached_property
     def standard_deviation(self) -> float:
+        if self.values[0] == self.values[-1]:  # not what is left by rounding the mean
+            return 0.0
         return float(np.sqrt((self.values - self.mean) ** 2 @ self.counts / self.num_samples))
 
 

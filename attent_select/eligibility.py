@@ -106,6 +106,8 @@ def candidates(
         condition = condition & pl.col(name).is_finite().fill_null(False)
     if composition.where is not None:
         condition = condition & _condition(losses, composition.where)
+    if in_units:  # what costs nobody knows how much fits into no budget
+        condition = condition & pl.col(NUM_UNITS).is_not_null()
     cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
     label = pl.col(composition.by).cast(pl.String) if composition.by else pl.lit(_EVERYTHING)
     needed = dict.fromkeys([SHARD_ID, ROW, *strategy.columns, *extra])
@@ -147,8 +149,13 @@ def _ends(rows: pl.LazyFrame, *, ids: Sequence[str]) -> pl.DataFrame:
 
 def _hard_limit(rows: Pieces, *, quantile: float) -> float | None:
     """The loss above which rows of many visits are dropped; None: nothing is."""
-    losses = census(rows, with_losses=True).losses
+    losses = census(Mapped(rows, _with_finite_loss), with_losses=True).losses
     return losses.quantile(quantile) if losses is not None and losses.num_samples else None
+
+
+def _with_finite_loss(rows: pl.LazyFrame) -> pl.LazyFrame:
+    # A strategy that reads no loss can select rows without one.
+    return rows.filter(pl.col(LOSS).is_finite().fill_null(False))
 
 
 def _guarded(rows: pl.LazyFrame, *, max_visits: int | None, limit: float | None) -> pl.LazyFrame:

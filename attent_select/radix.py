@@ -8,7 +8,7 @@ care. Not here: the quicker guess that usually makes this unnecessary (`top_m.py
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,8 +31,13 @@ _DIGITS_PER_WORD: Final = 64 // _DIGIT_BITS
 _LEVELS: Final = 2 * _DIGITS_PER_WORD
 # Buckets of at most this many rows in all are collected and sorted.
 _EDGE_ROWS: Final = 1 << 20
+# So many rows of the pieces' counts wait to be added up.
+_WAITING_ROWS: Final = 1 << 20
 _ROWS: Final = "__rows"
 _SIGN: Final = 1 << 63
+
+# (ORDER, SAMPLE_KEY) of a row, if there is one.
+Place = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,13 @@ def boundaries(ordered: Pieces, budgets: Mapping[int, int]) -> dict[int, Boundar
             break
     edges = ordered.run(functools.partial(_edge, active=active, level=level + 1))
     edge = pl.concat(edges)
-    return {stratum: _boundary(ordered, active, edge, stratum) for stratum in budgets}
+    around = {stratum: _around(active, edge, stratum) for stratum in budgets}
+    lacking = {stratum: first for stratum, (last, first) in around.items() if last is None}
+    lasts = _last_before(ordered, lacking) if lacking else {}
+    return {
+        stratum: Boundary(_with_key(last or lasts.get(stratum)), _with_key(first))
+        for stratum, (last, first) in around.items()
+    }
 
 
 def _order(key: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
@@ -118,23 +129,18 @@ def _inside(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.La
 
 def _counts(ordered: Pieces, active: pl.DataFrame, *, level: int) -> pl.DataFrame:
     """One pass: cost and rows per stratum and digit of the buckets, in order."""
-    found = pl.concat(ordered.run(functools.partial(_counts_of_piece, active=active, level=level)))
-    return (
-        found.group_by(STRATUM, _HIGH, _LOW)
-        .agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
-        .sort(STRATUM, _HIGH, _LOW)
-    )
+    found = ordered.run(functools.partial(_counts_of_piece, active=active, level=level))
+    return _folded(found, _summed).sort(STRATUM, _HIGH, _LOW)
 
 
 def _counts_of_piece(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
-    return (
-        _inside(ordered, active, level=level)
-        # u64 sums: polars lengths and u32 sums wrap beyond 2^32 rows.
-        .select(STRATUM, *_prefix(level + 1), COST, _u64(1).alias(_ROWS))
-        .group_by(STRATUM, _HIGH, _LOW)
-        .agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
-        .collect()
-    )
+    rows = _inside(ordered, active, level=level)
+    # u64 sums: polars lengths and u32 sums wrap beyond 2^32 rows.
+    return _summed(rows.select(STRATUM, *_prefix(level + 1), COST, _u64(1).alias(_ROWS))).collect()
+
+
+def _summed(counts: pl.LazyFrame) -> pl.LazyFrame:
+    return counts.group_by(STRATUM, _HIGH, _LOW).agg(pl.col(COST).sum(), pl.col(_ROWS).sum())
 
 
 def _edge(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
@@ -157,42 +163,59 @@ def _crossing(counts: pl.DataFrame, active: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _boundary(ordered: Pieces, active: pl.DataFrame, edge: pl.DataFrame, stratum: int) -> Boundary:
+def _around(active: pl.DataFrame, edge: pl.DataFrame, stratum: int) -> tuple[Place, Place]:
+    """The last row of a stratum within its budget, as far as its bucket has it, and the first one
+    beyond it (None: all fit).
+    """
     left = active.filter(pl.col(STRATUM) == stratum)[_LEFT]
-    if left.is_empty():  # every row of the stratum fits
-        return Boundary(_last(ordered, stratum, before=None), None)
+    if left.is_empty():
+        return None, None
     rows = edge.filter(pl.col(STRATUM) == stratum).sort(ORDER, SAMPLE_KEY)
     at = rows[COST].cum_sum().search_sorted(left[0], side="right")
     first = (rows[ORDER][at], rows[SAMPLE_KEY][at])
-    before = (rows[ORDER][at - 1], rows[SAMPLE_KEY][at - 1]) if at else None
-    last = (_key_of(before[0]), before[1]) if before else _last(ordered, stratum, before=first)
-    return Boundary(last, (_key_of(first[0]), first[1]))
+    return (rows[ORDER][at - 1], rows[SAMPLE_KEY][at - 1]) if at else None, first
 
 
-def _last(
-    ordered: Pieces, stratum: int, *, before: tuple[int, int] | None
-) -> tuple[float, int] | None:
-    """The last row of a stratum, or the last one before a row."""
-    where = pl.col(STRATUM) == stratum
-    if before is not None:
-        tied = (pl.col(ORDER) == _u64(before[0])) & (pl.col(SAMPLE_KEY) < _u64(before[1]))
-        where = where & ((pl.col(ORDER) < _u64(before[0])) | tied)
-    order = _largest(ordered, ORDER, where=where)
-    if order is None:
-        return None
-    last = _largest(ordered, SAMPLE_KEY, where=where & (pl.col(ORDER) == _u64(order)))
-    assert last is not None
-    return _key_of(order), last
+def _last_before(ordered: Pieces, firsts: Mapping[int, Place]) -> dict[int, Place]:
+    """One pass: the last row of each stratum before the given one (None: of all its rows)."""
+    bounds = pl.DataFrame(
+        [(stratum, *(first or (None, None))) for stratum, first in firsts.items()],
+        schema={STRATUM: pl.UInt32, _HIGH: pl.UInt64, _LOW: pl.UInt64},
+        orient="row",
+    )
+    found = ordered.run(functools.partial(_last_of_piece, bounds=bounds))
+    return {stratum: (order, key) for stratum, order, key in _folded(found, _last_rows).iter_rows()}
 
 
-def _largest(ordered: Pieces, column: str, *, where: pl.Expr) -> int | None:
-    found = ordered.run(functools.partial(_largest_of_piece, column=column, where=where))
-    return max((each for each in found if each is not None), default=None)
+def _last_of_piece(ordered: pl.LazyFrame, *, bounds: pl.DataFrame) -> pl.DataFrame:
+    tied = (pl.col(ORDER) == pl.col(_HIGH)) & (pl.col(SAMPLE_KEY) < pl.col(_LOW))
+    is_before = ((pl.col(ORDER) < pl.col(_HIGH)) | tied).fill_null(True)
+    rows = ordered.select(STRATUM, ORDER, SAMPLE_KEY).join(bounds.lazy(), on=STRATUM)
+    return _last_rows(rows.filter(is_before)).collect()
 
 
-def _largest_of_piece(ordered: pl.LazyFrame, *, column: str, where: pl.Expr) -> int | None:
-    largest = ordered.filter(where).select(pl.col(column).max()).collect().item()
-    return None if largest is None else int(largest)
+def _last_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
+    is_last = pl.col(ORDER) == pl.col(ORDER).max()
+    last = pl.col(ORDER).max(), pl.col(SAMPLE_KEY).filter(is_last).max()
+    return rows.group_by(STRATUM).agg(last)
+
+
+def _folded(
+    found: Iterable[pl.DataFrame], merge: Callable[[pl.LazyFrame], pl.LazyFrame]
+) -> pl.DataFrame:
+    """`merge` of all frames in one, a few at a time: there may be thousands of them."""
+    waiting: list[pl.DataFrame] = []
+    most = _WAITING_ROWS
+    for frame in found:
+        waiting.append(frame)
+        if sum(map(len, waiting)) > most:
+            waiting = [merge(pl.concat(waiting).lazy()).collect()]
+            most = max(_WAITING_ROWS, 2 * len(waiting[0]))
+    return merge(pl.concat(waiting).lazy()).collect()
+
+
+def _with_key(place: Place) -> tuple[float, int] | None:
+    return (_key_of(place[0]), place[1]) if place else None
 
 
 def _key_of(order: int) -> float:

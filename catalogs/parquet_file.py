@@ -171,7 +171,9 @@ def first_rows(
     source = _source(url, footer=footer, groups=[group], columns=columns)
     with _opened(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
         some = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
-        return pa.Table.from_batches([next(some)]).select(list(columns))
+        first = next(some, None)  # a row group may be empty
+        table = footer.schema.empty_table() if first is None else pa.Table.from_batches([first])
+        return table.select(list(columns))
 
 
 def decode(

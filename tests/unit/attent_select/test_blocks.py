@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attent_select import select
 from attent_select.blocks import Granularity, RowGroups, select_blocks, share_by_samples
-from attent_select.composition import Composition
+from attent_select.composition import Composition, Weights
 from attent_select.errors import InputError, TooFewError
 from attent_select.strategies.hard import Hard
 from attent_select.strategies.soft import Soft
@@ -227,3 +227,18 @@ def test_more_rows_than_there_are_and_silly_granularities_are_input_errors() -> 
         select_blocks(catalog(), granularity="shard", strategy=Hard(), num_samples=601)
     with pytest.raises(InputError, match="granularity: 0"):
         select_blocks(catalog(), granularity=0, strategy=Hard(), num_samples=1)
+
+
+@pytest.mark.parametrize("weights", ["none", "inverse_probability"])
+def test_where_no_block_fits_nothing_is_selected(weights: Weights) -> None:
+    losses = catalog().with_columns(num_units=pl.lit(1, pl.UInt32))
+    found = select_blocks(
+        losses,
+        granularity="shard",
+        strategy=Hard(),
+        num_units=SHARD_ROWS - 1,
+        composition=Composition(weights=weights),
+    ).selection
+    assert found.num_samples == 0
+    assert picked(found) == []
+    assert picked(chosen(catalog(), granularity="shard", num_samples=0)) == []

@@ -47,3 +47,12 @@ def test_clipping_moves_the_tail_and_keeps_the_counts() -> None:
     clipped = distribution_of([1.0, 2.0, 1000.0]).clipped(1.5, 4.0)
     assert clipped.values == pytest.approx([1.5, 2.0, 4.0], rel=1e-3)
     assert clipped.num_samples == 3
+
+
+def test_equal_losses_have_no_spread_however_many_they_are() -> None:
+    # Sums of so many lose their last bits: the mean is not exactly the one value there is.
+    buckets = np.array([108686, 129695, 803200], dtype=np.uint32)
+    counts = np.array([324709210, 77299965, 83754367], dtype=np.uint64)
+    found = LossDistribution.from_buckets(buckets, counts)
+    lowest = float(found.values[0])
+    assert found.clipped(lowest, lowest).standard_deviation == 0.0

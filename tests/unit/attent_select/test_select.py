@@ -229,3 +229,23 @@ def test_soft_prefers_the_few_that_differ_when_nearly_all_losses_are_equal() -> 
     losses = catalog([0.0] * 1985 + [1.0] * 15)
     rows = select(losses, strategy=Soft(temperature=0.01), num_samples=15).rows
     assert chosen(rows) == [(i // 7, i % 7) for i in range(1985, 2000)]
+
+
+@pytest.mark.parametrize("strategy", [Hard(), Uniform()], ids=lambda s: type(s).__name__)
+def test_a_row_whose_units_nobody_counted_fits_into_no_budget_of_units(strategy: Strategy) -> None:
+    units = pl.Series([2, None, 2, 2], dtype=pl.UInt32)
+    losses = catalog([1, 4, 3, 2]).with_columns(num_units=units)
+    selection = select(losses, strategy=strategy, num_units=100)
+    assert chosen(selection.rows) == [(0, 0), (0, 2), (0, 3)]
+    assert selection.num_samples == selection.eligible == 3
+
+
+def test_a_guard_does_not_count_rows_without_a_loss() -> None:
+    losses = catalog([0.0, 1.0, 2.0, 3.0, *[None] * 4, *[float("nan")] * 4])
+    losses = losses.with_columns(visits=pl.lit(3, dtype=pl.UInt16))
+    guard = Composition(max_visits=3, hard_quantile=0.5)
+    by_loss = select(losses, strategy=Hard(), num_samples=2, composition=guard)
+    assert chosen(by_loss.rows) == [(0, 0), (0, 1)]
+    # A NaN counts as hard; of a row without any loss nothing is known.
+    anyhow = select(losses, strategy=Uniform(), num_samples=6, composition=guard)
+    assert anyhow.eligible == 6

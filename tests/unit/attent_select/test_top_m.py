@@ -1,6 +1,9 @@
 """The search for the cut, against a full sort of the same rows, whatever the pilot says."""
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -12,6 +15,7 @@ from attent_select import radix, top_m
 from attent_select.errors import InputError
 from attent_select.pieces import Whole
 
+Result = TypeVar("Result")
 KEYS = st.one_of(
     st.floats(allow_nan=False, width=32),
     st.sampled_from([0.0, -0.0, 1.0, math.inf, -math.inf, 5e-324, -5e-324]),
@@ -131,6 +135,7 @@ def test_every_stratum_ends_where_its_budget_does(
     edge = data.draw(st.sampled_from([1, 4, 1 << 20]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(radix, "_EDGE_ROWS", edge)
+        patch.setattr(radix, "_WAITING_ROWS", edge)
         found = top_m.cuts(Whole(frame), dict(enumerate(budgets)))
     kept = top_m.with_cuts(frame, found).filter(top_m.INCLUDED).collect()
     expected = []
@@ -148,3 +153,37 @@ def test_every_stratum_ends_where_its_budget_does(
         else:
             assert found[stratum].first_excluded is None
     assert sample_keys(kept) == sorted(expected)
+
+
+@dataclass(frozen=True)
+class Cut(Whole):
+    """In pieces of three rows; counts the passes."""
+
+    passes: list[int] = field(default_factory=list)
+
+    def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
+        self.passes.append(1)
+        rows = self.rows.collect()
+        yield from (work(rows[first : first + 3].lazy()) for first in range(0, len(rows), 3))
+
+
+def test_passes_do_not_grow_with_the_strata_nor_what_waits_with_the_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    merged = []
+    summed = radix._summed
+    monkeypatch.setattr(radix, "_WAITING_ROWS", 10)
+    monkeypatch.setattr(
+        radix, "_summed", lambda rows: (merged.append(len(rows.collect())), summed(rows))[1]
+    )
+    frame = frame_of([float(i % 4) for i in range(400)])
+    frame = frame.with_columns((pl.int_range(400) // 4 % 20).cast(pl.UInt32).alias(radix.STRATUM))
+    rows = Cut(frame)
+    # All of stratum 0, nothing of stratum 1, the whole of the largest key of the others.
+    found = top_m.cuts(rows, {0: 20, 1: 0} | dict.fromkeys(range(2, 20), 5))
+    kept = top_m.with_cuts(frame, found).filter(top_m.INCLUDED).collect()
+    counts = dict(kept.group_by(radix.STRATUM).len().iter_rows())
+    assert counts == {0: 20} | dict.fromkeys(range(2, 20), 5)
+    assert len(rows.passes) == 3
+    # Twenty strata with four keys each.
+    assert max(merged) < 2 * 80 + 10

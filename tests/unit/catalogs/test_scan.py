@@ -110,3 +110,12 @@ def test_a_shard_without_rows_has_a_row_group_without_rows(tmp_path: Path) -> No
     frames.write_tables(path, tables, schema=tables[0].schema, notes=lambda: {frames.DENSE: True})
     found = Scan.of([str(path)], schema=KINDS).frame().collect()
     assert_frame_equal(found, losses(1, [2]))
+
+
+def test_a_preview_of_an_empty_row_group_is_empty(tmp_path: Path) -> None:
+    empty, full = f"{tmp_path}/empty.parquet", f"{tmp_path}/full.parquet"
+    frames.publish_frame(empty, losses(0, []), notes={})
+    frames.publish_frame(full, losses(0, [3]), notes={})
+    assert frames.footer_of(empty).num_groups == 1
+    preview = Scan.of([empty, full], schema=KINDS).preview()
+    assert_frame_equal(preview.rows.collect(), losses(0, [3]))
