@@ -89,8 +89,7 @@ def _needed(
     named = [SHARD_ID, ROW, *strategy.columns, *_extra(composition, in_units=in_units)]
     if composition.where is not None:
         read = pl.sql_expr(composition.where).meta.root_names()
-        # SQL knows no upper case in names that are not quoted.
-        named += [name for name in kinds if name in read or name.lower() in read]
+        named += [name for name in kinds if name in read]
     return list(dict.fromkeys(named))
 
 

@@ -6,6 +6,7 @@ small results. Not here: the work (`top_m.py`, `radix.py`, `eligibility.py`), pi
 over pieces, so the answer is the same however the rows are cut.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -116,4 +117,6 @@ def in_threads(
         while ahead:
             yield ahead.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # One of the pool's own threads may be who collects a generator that nobody finished.
+        with contextlib.suppress(RuntimeError):
+            pool.shutdown(cancel_futures=True)
