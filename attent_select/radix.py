@@ -205,12 +205,14 @@ def _folded(
 ) -> pl.DataFrame:
     """`merge` of all frames in one, a few at a time: there may be thousands of them."""
     waiting: list[pl.DataFrame] = []
-    most = _WAITING_ROWS
+    num_rows, most = 0, _WAITING_ROWS
     for frame in found:
         waiting.append(frame)
-        if sum(map(len, waiting)) > most:
+        num_rows += len(frame)
+        if num_rows > most:
             waiting = [merge(pl.concat(waiting).lazy()).collect()]
-            most = max(_WAITING_ROWS, 2 * len(waiting[0]))
+            num_rows = len(waiting[0])
+            most = max(_WAITING_ROWS, 2 * num_rows)
     return merge(pl.concat(waiting).lazy()).collect()
 
 

@@ -141,12 +141,12 @@ def test_counts_beyond_2_to_the_32_do_not_wrap() -> None:
 @pytest.mark.parametrize("strategy", [Hard(), Soft()], ids=["hard", "soft"])
 def test_a_catalog_beyond_2_to_the_32_rows_is_cut_at_the_right_key(strategy: Hard) -> None:
     """The same parts over and over, so that every row is there so many times."""
-    rows, times = losses(100_000), 45_000
-    half = 50_000 * times
+    rows, times = losses(1_000_000), 4_500
+    half = 500_000 * times
     assert half > 2**31
     found = select(Repeated(rows, times), strategy=strategy, num_samples=half)
     assert found.total == found.eligible == len(rows) * times > 2**32
-    once = select(rows.lazy(), strategy=strategy, num_samples=50_000)
+    once = select(rows.lazy(), strategy=strategy, num_samples=500_000)
     assert found.threshold == pytest.approx(once.threshold, rel=1e-12)
 
 
