@@ -139,9 +139,13 @@ def _records(frame: "pl.DataFrame") -> Iterator[str]:
             yield f"  {name:<{longest}}  {'null' if value is None else text}"
 
 
+# The evaluation's metrics that a person is shown; all are in the run's metrics.
+_QUALITIES = ("eval_loss", "accuracy", "perplexity", "exact_match", "mean_iou", "rmse", "delta1")
+
+
 def describe_round(round_: Mapping[str, Any]) -> str:
     """One round in one line; of the evaluation what is there."""
-    qualities = [name for name in ("eval_loss", "accuracy", "perplexity") if name in round_]
+    qualities = [name for name in _QUALITIES if name in round_]
     measured = ", ".join(f"{name} {round_[name]:.4f}" for name in ["train_loss", *qualities])
     return (
         f"round {round_['round']} ({round_['phase']}, {round_['ratio']:.0%}): "

@@ -7,6 +7,7 @@ costs milliseconds, and threads with different adapters do not meet.
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -30,6 +31,9 @@ from safetensors.torch import load_file, save_file
 from attent_select.errors import InputError, MissingError
 from trainers.checkpoint import tensors_digest, weights_digest
 from trainers.hf.models import HuggingFaceModels
+
+# PEFT asks transformers for it under its old name, at every adapter.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 ADAPTER = "adapter_model.safetensors"
 _ALL_LINEAR = "all-linear"
