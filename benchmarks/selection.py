@@ -205,7 +205,7 @@ def plot(results: list[dict[str, object]], path: Path) -> None:
 
     base = alt.Chart(pl.DataFrame(results)).encode(
         x=alt.X("rows:Q", scale=alt.Scale(type="log"), title="rows"),
-        color=alt.Color("method:N", sort=None),
+        color=alt.Color("method:N", sort=None, scale=alt.Scale(scheme="category20")),
     )
     charts = [
         base.mark_line(point=True)
