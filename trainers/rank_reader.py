@@ -18,8 +18,9 @@ from attent_select.errors import InputError, SampleError
 from attent_select.randomness import Purpose, stream_key
 from catalogs.corpus import Corpus
 from catalogs.shard_format import Sample
-from trainers.order import Ids, Order, Share
+from trainers.order import Order, Share
 from trainers.readahead import ordered_map
+from trainers.selected import Ids
 from trainers.settings import ReadAhead
 from trainers.task import Batch, HasLength, Item, Task
 
@@ -128,7 +129,7 @@ class RankReader:
 
     def _sized(self, ids: Ids) -> _Piece:
         selected = self.order.selected
-        shard_id, rows = int(selected.shards_of(ids[:1])[0]), selected.rows[ids].tolist()
+        shard_id, rows = int(selected.shards_of(ids[:1])[0]), selected.rows_of(ids).tolist()
         size = self.corpus.decoded_bytes(shard_id, rows=rows, columns=self._columns)
         return _Piece(ids, num_bytes=size)
 
@@ -136,7 +137,7 @@ class RankReader:
         selected = self.order.selected
         reading = self.corpus.read(
             int(selected.shards_of(ids[:1])[0]),
-            rows=selected.rows[ids].tolist(),
+            rows=selected.rows_of(ids).tolist(),
             columns=self._columns,
         )
         with self._lock:
@@ -189,7 +190,7 @@ class RankReader:
                 kept.append(number)
             except SampleError as error:
                 self._skip(number, error)
-        weights = self.order.selected.weights[kept]
+        weights = self.order.selected.weights.of(np.array(kept, np.int64))
         if not items:
             # Every rank takes part in every micro-batch, or the others wait for its gradients for
             # ever.
@@ -224,7 +225,7 @@ class RankReader:
         selected, ids = self.order.selected, np.array(kept)
         return {
             "shard_id": torch.from_numpy(selected.shards_of(ids).astype(np.int64)),
-            "row": torch.from_numpy(selected.rows[ids].astype(np.int64)),
+            "row": torch.from_numpy(selected.rows_of(ids).astype(np.int64)),
             "weight": torch.from_numpy(weights),
             # Constant: dividing by each batch's own weights would bias 1/probability weights.
             "denominator": torch.tensor(float(self.order.batch_size)),
@@ -254,7 +255,7 @@ class RankReader:
     def _skip(self, number: int, error: SampleError) -> None:
         selected = self.order.selected
         shard_id = int(selected.shards_of(np.array([number]))[0])
-        self._count_skipped(shard_id, row=int(selected.rows[number]), error=error)
+        self._count_skipped(shard_id, row=int(selected.rows_of(np.array([number]))[0]), error=error)
 
     def _count_skipped(self, shard_id: int, *, row: int, error: SampleError) -> None:
         where = f"shard {shard_id}, row {row}"

@@ -17,8 +17,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from attent_select.errors import CorpusMismatchError, InputError
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers.order import DEFAULT_BLOCK_BYTES, Order, Selected, Share, order_digest
+from trainers.order import DEFAULT_BLOCK_BYTES, Order, Share, order_digest
 from trainers.rank_reader import RankReader, StreamStats
+from trainers.selected import Selected
 from trainers.settings import ReadAhead
 from trainers.task import Batch, Task
 
@@ -47,6 +48,7 @@ class TeachingStream(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         tail: str = "pad",
+        shuffle: str = "block",
         start_step: int = 0,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         read_ahead: ReadAhead | None = None,
@@ -66,8 +68,9 @@ class TeachingStream(IterableDataset[Batch]):
             world_size: number of ranks.
             tail: `pad` or `drop` the last, incomplete global batch of an epoch.
             start_step: where to begin.
-            block_bytes: bytes at rest that are shuffled together, over all ranks; part of the
-                order.
+            shuffle: `block` shuffles what is near in storage, or `full`, all rows; see `order.py`.
+            block_bytes: bytes at rest that are shuffled together, or with `full` read together,
+                over all ranks; part of the order.
             read_ahead: threads and memory.
             max_skipped_share: more unusable samples than this share end training.
         """
@@ -77,6 +80,7 @@ class TeachingStream(IterableDataset[Batch]):
             batch_size=batch_size,
             epochs=epochs,
             tail=tail,
+            shuffle=shuffle,
             block_bytes=block_bytes,
         )
         self.share = Share(rank, world_size, batch_size, micro_batch_size)
@@ -197,10 +201,11 @@ class TeachingStream(IterableDataset[Batch]):
 
 
 def _selected(index: IndexFile, corpus: Corpus) -> Selected:
-    rows = index.rows_by_shard()
-    shards = {shard_id: corpus.shard(shard_id) for shard_id in rows}
-    sizes = {key: shard.num_bytes / max(shard.num_samples, 1) for key, shard in shards.items()}
-    return Selected.of(rows, sample_bytes=sizes)
+    def sample_bytes(shard_id: int) -> float:
+        shard = corpus.shard(shard_id)
+        return shard.num_bytes / max(shard.num_samples, 1)
+
+    return Selected.of(index.batches(), num_samples=index.num_samples, sample_bytes=sample_bytes)
 
 
 def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
@@ -212,5 +217,6 @@ def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
         "batch_size": order.batch_size,
         "epochs": order.epochs,
         "tail": order.tail,
+        "shuffle": order.shuffle,
         "block_bytes": order.block_bytes,
     }
