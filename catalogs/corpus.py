@@ -24,6 +24,7 @@ from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import frames, storage
 from catalogs.layout import Layout
 from catalogs.objects import ObjectInfo, check_etag
+from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Inspection, Reading, Shard, ShardFormat
 
 _FORMATS = "catalogs.formats"
@@ -126,10 +127,10 @@ class Corpus:
         """Samples of one shard; see `ShardFormat.read`."""
         return read_shard(self.shard(shard_id), rows=rows, columns=columns)
 
-    def decoded_bytes(self, shard_id: int, *, rows: Sequence[int], columns: Sequence[str]) -> int:
-        """About the memory that reading those samples takes; see `ShardFormat.decoded_bytes`."""
+    def plan(self, shard_id: int, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
+        """What reading those samples takes; see `ShardFormat.plan`."""
         shard = self.shard(shard_id)
-        return _format(shard.format).decoded_bytes(shard, rows=rows, columns=columns)
+        return _format(shard.format).plan(shard, rows=rows, columns=columns)
 
     def row_groups(self) -> npt.NDArray[np.uint64]:
         """The sample_key of the first row of every row group, ascending.

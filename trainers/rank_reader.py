@@ -130,8 +130,8 @@ class RankReader:
     def _sized(self, ids: Ids) -> _Piece:
         selected = self.order.selected
         shard_id, rows = int(selected.shards_of(ids[:1])[0]), selected.rows_of(ids).tolist()
-        size = self.corpus.decoded_bytes(shard_id, rows=rows, columns=self._columns)
-        return _Piece(ids, num_bytes=size)
+        plan = self.corpus.plan(shard_id, rows=rows, columns=self._columns)
+        return _Piece(ids, num_bytes=plan.decoded_bytes)
 
     def _read(self, ids: Ids) -> dict[int, Sample]:
         selected = self.order.selected

@@ -17,7 +17,14 @@ from attent_select.errors import InputError, MissingError
 from catalogs import parquet_file, plain_values, storage
 from catalogs.cache import BoundedCache
 from catalogs.parquet_file import Footer
-from catalogs.read_plan import Fetched, checked_columns, checked_rows
+from catalogs.read_plan import (
+    Fetched,
+    ReadPlan,
+    checked_columns,
+    checked_rows,
+    method_of,
+    within_amplification,
+)
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 
 # A shard that costs no more than so many requests is read whole rather than footer first.
@@ -52,36 +59,28 @@ class Parquet:
         if len(wanted) == 0:
             return Reading([], bytes_read=0, bytes_selected=0, num_requests=0)
         footer, whole = _footer(shard)
-        checked_columns(columns, known=footer.schema.names, url=shard.uri)
+        plan = _plan(shard, footer, rows=wanted, columns=columns)
         in_group = footer.groups_of(wanted)
         groups = np.unique(in_group).tolist()
-        fetched = whole or parquet_file.fetch(
-            shard.uri, footer=footer, groups=groups, columns=columns, etag=shard.etag
+        fetched = whole or Fetched(
+            plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag)
         )
         samples: list[Sample] = []
-        bytes_selected = 0.0
         tables = parquet_file.decode(
             shard.uri, fetched, footer=footer, groups=groups, columns=columns
         )
         for group, table in zip(groups, tables, strict=True):
             positions = wanted[in_group == group] - footer.starts[group]
             samples.extend(_samples(table, positions, url=shard.uri))
-            share = len(positions) / table.num_rows
-            bytes_selected += footer.group_bytes(group, columns) * share
-        return Reading(samples, fetched.num_bytes, round(bytes_selected), len(fetched.ranges))
+        return Reading(samples, fetched.num_bytes, plan.bytes_selected, len(fetched.ranges))
 
-    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
-        """The samples' share of their row groups, and the largest of those, which is held whole.
-
-        Counted before compression, but encoded: a value that a dictionary repeats counts once.
+    def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
+        """The row groups that hold `rows`. `decoded_bytes` are the samples' share of them, and the
+        largest, which is held whole: counted before compression, but encoded, so that a value that
+        a dictionary repeats counts once.
         """
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        footer = _cached_footer(shard)
-        checked_columns(columns, known=footer.schema.names, url=shard.uri)
-        groups, counts = np.unique(footer.groups_of(wanted), return_counts=True)
-        sizes = np.array([footer.unpacked_bytes(group, columns) for group in groups.tolist()])
-        share = counts / np.diff(footer.starts)[groups]
-        return round(float((sizes * share).sum() + sizes.max(initial=0)))
+        return _plan(shard, _cached_footer(shard), rows=wanted, columns=columns)
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
         """From the footer; groups without rows are left out."""
@@ -112,6 +111,28 @@ class Parquet:
             raise InputError(f"no samples to write to {path}: expected at least one")
 
 
+def _plan(
+    shard: Shard, footer: Footer, *, rows: npt.NDArray[np.int64], columns: Sequence[str]
+) -> ReadPlan:
+    checked_columns(columns, known=footer.schema.names, url=shard.uri)
+    found, counts = np.unique(footer.groups_of(rows), return_counts=True)
+    groups = found.tolist()
+    share = counts / np.diff(footer.starts)[found]
+    packed = np.array([footer.group_bytes(group, columns) for group in groups])
+    unpacked = np.array([footer.unpacked_bytes(group, columns) for group in groups])
+    ranges = within_amplification(
+        footer.extents(groups, columns),
+        request_bytes=storage.request_bytes(shard.uri),
+        num_samples=int(np.diff(footer.starts)[found].sum()),
+    )
+    return ReadPlan(
+        method_of(ranges, shard_bytes=shard.num_bytes, otherwise="row groups"),
+        ranges,
+        bytes_selected=round(float((packed * share).sum())),
+        decoded_bytes=round(float((unpacked * share).sum() + unpacked.max(initial=0))),
+    )
+
+
 def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     group: list[Sample] = []
     num_bytes = 0
@@ -133,7 +154,7 @@ def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
     if shard.num_bytes > _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri):
         footer = _load_footer(shard)
         return _footers.put(key, footer, num_bytes=footer.num_bytes), None
-    data = storage.read(shard.uri, etag=shard.etag)
+    (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
     footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
     _footers.put(key, footer, num_bytes=footer.num_bytes)
     return footer, Fetched([(0, len(data))], [data])
