@@ -33,8 +33,8 @@ DEFAULT_BLOCK_BYTES = 256 << 20
 # A block mixes at least this many pieces, so that a shard larger than a block is still mixed with
 # others.
 _PIECES_PER_BLOCK = 8
-# The first blocks of the first epoch are a 32nd, a 16th, … of a whole one.
-_SMALLER_BLOCKS = 5
+# The first blocks of the first epoch are a 128th, a 64th, … of a whole one.
+_SMALLER_BLOCKS = 7
 
 # How many samples a block has, and what gives them.
 _LazyBlock = tuple[int, Callable[[], Ids]]

@@ -6,21 +6,26 @@ num_workers=0)`, in `fit` and in Lightning. It shards itself: never pass it to
 `accelerator.prepare`, which would shard it once more and silently drop samples.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from attent_select.errors import CorpusMismatchError, InputError
+from attent_select.errors import CorpusMismatchError, InputError, SampleError
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
+from catalogs.storage import ReadPolicy
 from trainers.order import DEFAULT_BLOCK_BYTES, Order, Share, order_digest
-from trainers.rank_reader import RankReader, StreamStats
+from trainers.rank_reader import RankReader
 from trainers.selected import Selected
 from trainers.settings import ReadAhead
+from trainers.sources import Source
+from trainers.stream_stats import StreamStats
 from trainers.task import Batch, Task
 
 
@@ -52,6 +57,8 @@ class TeachingStream(IterableDataset[Batch]):
         start_step: int = 0,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         read_ahead: ReadAhead | None = None,
+        policy: ReadPolicy | None = None,
+        compact: Corpus | None = None,
         max_skipped_share: float = 0.01,
     ) -> None:
         """Set up the stream; nothing but the index is read yet.
@@ -71,30 +78,29 @@ class TeachingStream(IterableDataset[Batch]):
             shuffle: `block` shuffles what is near in storage, or `full`, all rows; see `order.py`.
             block_bytes: bytes at rest that are shuffled together, or with `full` read together,
                 over all ranks; part of the order.
-            read_ahead: threads and memory.
+            read_ahead: threads, memory and patience.
+            policy: what a request costs, and where ranges are kept on this node.
+            compact: the selected rows alone, in their order, read instead of `corpus`; the order
+                stays the same.
             max_skipped_share: more unusable samples than this share end training.
         """
-        self.order = Order(
-            _selected(index, corpus),
-            seed=seed,
-            batch_size=batch_size,
-            epochs=epochs,
-            tail=tail,
-            shuffle=shuffle,
-            block_bytes=block_bytes,
-        )
+        selected = _selected(index, corpus)
+        self.order = Order(selected, seed, batch_size, epochs, tail, shuffle, block_bytes)
         self.share = Share(rank, world_size, batch_size, micro_batch_size)
         self.stats = StreamStats(padded=self.order.num_padded, dropped=self.order.num_dropped)
         self._identity = _identity(index, corpus, self.order)
+        columns = corpus.columns if task is None else task.columns
+        policy = replace(policy or ReadPolicy(), meter=self.stats.meter)
         self._reader = RankReader(
             order=self.order,
-            corpus=corpus,
+            source=Source(selected, corpus, columns, compact, policy),
             task=task,
             share=self.share,
             read_ahead=read_ahead or ReadAhead(),
             max_skipped_share=max_skipped_share,
             stats=self.stats,
         )
+        self._process = os.getpid()
         self._next_step = self._checked_step(start_step)
 
     @property
@@ -119,10 +125,12 @@ class TeachingStream(IterableDataset[Batch]):
                 "a TeachingStream reads with its own threads: use DataLoader(stream, "
                 "batch_size=None, num_workers=0)"
             )
+        self._check_process()
         started = time.perf_counter()
         part = 0
         with closing(self._reader.batches(self._next_step)) as batches:
             while True:
+                self._check_process()
                 asked = time.perf_counter()
                 batch = next(batches, None)
                 now = time.perf_counter()
@@ -179,7 +187,10 @@ class TeachingStream(IterableDataset[Batch]):
         Raises:
             InputError: those are more than the allowed share.
         """
-        self._reader.leave_out(shard_id, row=row)
+        reason = "nothing in it counts for this model (a label that it lacks?)"
+        error = SampleError(reason, status="unreadable")
+        self.stats.count(-1, truncated=0)
+        self.stats.skip(shard_id, row=row, error=error, max_share=self._reader.max_skipped_share)
 
     def order_digest(self) -> str:
         """Hash of the whole global order: the same for every world size. Reads nothing."""
@@ -191,6 +202,15 @@ class TeachingStream(IterableDataset[Batch]):
             (step, np.concatenate(self.share.of_batch(ids))) for step, ids in self.order.steps()
         )
         return order_digest(self.order.selected, shares)
+
+    def _check_process(self) -> None:
+        """Threads and connections do not survive a fork: the child would wait for ever."""
+        if os.getpid() != self._process:
+            raise InputError(
+                f"this stream was made in process {self._process} and is used in a fork of it, "
+                f"{os.getpid()}: make it in the process that trains (torchrun does), and leave "
+                "num_workers at 0"
+            )
 
     def _checked_step(self, step: int) -> int:
         if not 0 <= step <= self.order.num_steps:

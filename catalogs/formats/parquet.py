@@ -36,7 +36,9 @@ _GROUP_BYTES = 8 << 20
 # What pyarrow raises for values that it cannot make a column of.
 _REFUSED: Final = (pa.ArrowException, TypeError, OverflowError)
 
-_footers: BoundedCache[Footer] = BoundedCache(max_bytes=128 << 20)
+_footers: BoundedCache[Footer] = BoundedCache(max_bytes=64 << 20)
+# Small shards that were read for their footers, until their samples are wanted.
+_small: BoundedCache[bytes] = BoundedCache(max_bytes=32 << 20)
 
 
 class Parquet:
@@ -148,28 +150,34 @@ def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
     """The footer, and the whole shard if that was read to get it."""
-    key = (shard.uri, shard.etag)
-    if (known := _footers.get(key)) is not None:
-        return known, None
-    if shard.num_bytes > _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri):
-        footer = _load_footer(shard)
-        return _footers.put(key, footer, num_bytes=footer.num_bytes), None
-    (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
-    footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
-    _footers.put(key, footer, num_bytes=footer.num_bytes)
-    return footer, Fetched([(0, len(data))], [data])
+    footer = _footers.get(_key(shard))
+    if footer is None and shard.num_bytes <= max(
+        _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri), parquet_file.TAIL_BYTES
+    ):
+        footer = _read_whole(shard)
+    whole = _small.pop(_key(shard))
+    fetched = None if whole is None else Fetched([(0, len(whole))], [whole])
+    return footer or _cached_footer(shard), fetched
 
 
 def _cached_footer(shard: Shard) -> Footer:
-    return _footers.get_or_load(
-        (shard.uri, shard.etag),
-        lambda: _load_footer(shard),
-        size_of=lambda footer: footer.num_bytes,
-    )
+    def load() -> Footer:
+        if shard.num_bytes <= parquet_file.TAIL_BYTES:
+            return _read_whole(shard)  # a footer's request brings it all
+        return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+
+    return _footers.get_or_load(_key(shard), load, size_of=lambda footer: footer.num_bytes)
 
 
-def _load_footer(shard: Shard) -> Footer:
-    return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+def _read_whole(shard: Shard) -> Footer:
+    (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
+    _small.put(_key(shard), data, num_bytes=len(data))
+    footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
+    return _footers.put(_key(shard), footer, num_bytes=footer.num_bytes)
+
+
+def _key(shard: Shard) -> tuple[str, str]:
+    return shard.uri, shard.etag
 
 
 def _samples(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> list[Sample]:
@@ -208,8 +216,13 @@ def _schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Sc
 
 
 def _opened(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # Encoded images do not repeat: a dictionary of them costs half again the time to decode, and
+    # their smallest and largest would stand in the footer.
+    plain = [field.name for field in schema if not pa.types.is_binary(field.type)]
     try:
-        return pq.ParquetWriter(path, schema, compression="zstd")
+        return pq.ParquetWriter(
+            path, schema, compression="zstd", use_dictionary=plain, write_statistics=plain
+        )
     except pa.ArrowException as error:
         # Parquet has no objects without fields.
         raise InputError(f"cannot write {path}: {error}") from error
