@@ -27,10 +27,20 @@ from catalogs.storage import local_files, policy
 from catalogs.storage import patterns as globs
 from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
+from catalogs.storage.node_cache import NodeCache
 from catalogs.storage.object_store import SCHEMES, bucket_of
 from catalogs.storage.policy import ReadCost, ReadMeter, ReadPolicy, reading
 
-__all__ = ["ObjectInfo", "Range", "ReadCost", "ReadMeter", "ReadPolicy", "Storage", "reading"]
+__all__ = [
+    "NodeCache",
+    "ObjectInfo",
+    "Range",
+    "ReadCost",
+    "ReadMeter",
+    "ReadPolicy",
+    "Storage",
+    "reading",
+]
 
 # A large object is copied to a local file in pieces of this size.
 _PIECE_BYTES = 64 << 20
@@ -57,10 +67,20 @@ def read_ranges(url: str, ranges: Sequence[Range], *, etag: str | None = None) -
 
     Raises what `read` raises; an answer shorter than asked for is a `StorageError`.
     """
+
+    def fetch(wanted: Sequence[Range]) -> list[bytes]:
+        found = _store(url).read_ranges(normalise(url), wanted, etag=etag)
+        _count(found)
+        return found
+
+    now = policy.current()
     if not ranges:
         return []
-    found = _store(url).read_ranges(normalise(url), ranges, etag=etag)
-    _count(found)
+    if now.cache is None or etag is None or is_local(url):
+        return fetch(ranges)
+    found, num_cached = now.cache.read_ranges(normalise(url), ranges, etag=etag, fetch=fetch)
+    if now.meter is not None:
+        now.meter.add_cached(num_cached)
     return found
 
 

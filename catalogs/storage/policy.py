@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from attent_select.errors import InputError
+from catalogs.storage.node_cache import NodeCache
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,12 @@ class ReadMeter:
 
 @dataclass(frozen=True)
 class ReadPolicy:
-    """`cost` of a request (None: as is usual for the URL); `meter` that counts, if any."""
+    """`cost` of a request (None: as is usual for the URL); `cache` for ranges of remote objects
+    whose etag is known; `meter` that counts.
+    """
 
     cost: ReadCost | None = None
+    cache: NodeCache | None = None
     meter: ReadMeter | None = None
 
 
