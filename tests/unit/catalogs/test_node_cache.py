@@ -18,7 +18,7 @@ from catalogs import storage
 from catalogs.objects import Range
 from catalogs.storage.node_cache import NodeCache
 
-DATA = random.Random(0).randbytes(100_000)
+DATA = random.Random(0).randbytes(8_000_000)
 RANGES = st.lists(st.tuples(st.integers(0, 900), st.integers(1, 99)), min_size=1, max_size=6)
 
 
@@ -127,12 +127,12 @@ def test_a_full_disk_keeps_what_is_there_and_reads_the_rest(tmp_path: Path) -> N
 WRITER = """
 import random, sys
 from catalogs.storage.node_cache import NodeCache
-data = random.Random(0).randbytes(100_000)
+data = random.Random(0).randbytes(8_000_000)
 cache, draw = NodeCache(sys.argv[1], max_bytes=int(sys.argv[3])), random.Random(int(sys.argv[2]))
 print("ready", flush=True)
 while True:
-    offset = draw.randrange(90_000)
-    wanted = [(offset, draw.randrange(1, 10_000))]
+    offset = draw.randrange(4_000_000)
+    wanted = [(offset, draw.randrange(1, 4_000_000))]
     found, _ = cache.read_ranges("s3://b/x", wanted, etag=str(draw.randrange(3)),
                                  fetch=lambda rs: [data[o : o + n] for o, n in rs])
     assert found == [data[o : o + n] for o, n in wanted]
@@ -141,7 +141,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("max_bytes", [1 << 30, 150_000], ids=["roomy", "evicting"])
+@pytest.mark.parametrize("max_bytes", [1 << 30, 12_000_000], ids=["roomy", "evicting"])
 def test_processes_that_are_killed_while_writing_leave_no_wrong_byte(
     tmp_path: Path, max_bytes: int
 ) -> None:
@@ -164,7 +164,7 @@ def test_processes_that_are_killed_while_writing_leave_no_wrong_byte(
             writer.stdout.close()
         server, cache = Server(), NodeCache(str(tmp_path), max_bytes=max_bytes)
         for etag in "012":
-            read(cache, [(offset, 500) for offset in range(0, 99_000, 500)], server, etag)
+            read(cache, [(offset, 500) for offset in range(0, 7_999_000, 50_000)], server, etag)
 
 
 def test_remote_objects_are_read_through_the_policys_cache(tmp_path: Path) -> None:
