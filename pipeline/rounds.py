@@ -242,25 +242,35 @@ def _all_rows(corpus: Corpus) -> pl.LazyFrame:
 
 def _reading(stream: "TeachingStream") -> dict[str, float]:
     stats = stream.stats
-    names = ("bytes_read", "bytes_selected", "num_requests", "blocked_seconds", "num_skipped")
+    names = (
+        "bytes_read",
+        "bytes_cached",
+        "bytes_selected",
+        "num_requests",
+        "blocked_seconds",
+        "num_skipped",
+    )
     return {name: getattr(stats, name) for name in names}
 
 
 def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
-    from trainers import TeachingStream
+    from pipeline.streaming import Place, open_stream
 
     training = run.config.training
-    stream = TeachingStream(
+    stream = open_stream(
         index,
         run.corpus,
         run.config.task.settings,
-        seed=stream_key(run.config.seed, round_.number),
-        batch_size=training.batch_size,
-        micro_batch_size=training.micro_batch_size,
-        epochs=round_.epochs,
-        # Of the launcher (torchrun), where there is one.
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        place=Place(
+            seed=stream_key(run.config.seed, round_.number),
+            batch_size=training.batch_size,
+            micro_batch_size=training.micro_batch_size,
+            epochs=round_.epochs,
+            # Of the launcher (torchrun), where there is one.
+            rank=int(os.environ.get("RANK", "0")),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        ),
+        settings=run.config.streaming,
         max_skipped_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:

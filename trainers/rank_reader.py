@@ -15,6 +15,7 @@ import torch
 
 from attent_select.errors import InputError, SampleError, StorageError
 from attent_select.randomness import Purpose, numpy_bits, stream_key
+from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
@@ -90,9 +91,25 @@ class RankReader:
         for block in self.share.of_blocks(self.order, start_step):
             yield from self.source.split(np.sort(block))
 
-    def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:
+    def plans(self) -> Generator[ReadPlan, None, None]:
+        """What `batches` would read, in order, with no sample read."""
+        num_threads = self._num_read_threads
+        return ordered_map(
+            self.source.plan,
+            self.pieces(0),
+            num_threads=num_threads,
+            budget=2 * num_threads,
+            cost=lambda _: 1,
+            timeout_seconds=self.read_ahead.timeout_seconds,
+        )
+
+    @property
+    def _num_read_threads(self) -> int:
         usual = _LOCAL_THREADS if self.source.is_local else _REMOTE_THREADS
-        num_threads = self.read_ahead.num_read_threads or usual
+        return self.read_ahead.num_read_threads or usual
+
+    def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:
+        num_threads = self._num_read_threads
         # A stage of its own: what a piece takes may cost a request, and those go side by side.
         pieces = ordered_map(
             lambda ids: _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes),

@@ -31,6 +31,8 @@ class Source:
     columns: tuple[str, ...]
     compact: Corpus | None = None
     policy: storage.ReadPolicy = field(default_factory=storage.ReadPolicy)
+    # Who reads, for errors.
+    reader: str = "rank 0"
     _starts: Ids = field(init=False)
     # Thread → what it reads, since when.
     _at_work: dict[int, tuple[str, float]] = field(default_factory=dict)
@@ -52,6 +54,12 @@ class Source:
         """Whether samples are read from files of this machine."""
         shards = (self.compact or self.corpus).shards
         return all(storage.is_local(shard.uri) for shard in shards[:1])
+
+    @property
+    def cost(self) -> storage.ReadCost:
+        """What a request costs where the samples are."""
+        with storage.reading(self.policy):
+            return storage.read_cost((self.compact or self.corpus).shards[0].uri)
 
     def split(self, ids: Ids) -> Iterator[Ids]:
         """Ascending ids, in pieces of one shard."""
@@ -98,6 +106,6 @@ class Source:
             with storage.reading(self.policy):
                 yield
         except (InputError, StorageError) as error:
-            raise type(error)(f"shard {shard.shard_id}: {error}") from error
+            raise type(error)(f"{self.reader}, shard {shard.shard_id}: {error}") from error
         finally:
             self._at_work.pop(me, None)

@@ -19,7 +19,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from attent_select.errors import CorpusMismatchError, InputError, SampleError
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from catalogs.storage import ReadPolicy
+from catalogs.read_plan import ReadPlan
+from catalogs.storage import ReadCost, ReadPolicy
 from trainers.order import DEFAULT_BLOCK_BYTES, Order, Share, order_digest
 from trainers.rank_reader import RankReader
 from trainers.selected import Selected
@@ -93,7 +94,7 @@ class TeachingStream(IterableDataset[Batch]):
         policy = replace(policy or ReadPolicy(), meter=self.stats.meter)
         self._reader = RankReader(
             order=self.order,
-            source=Source(selected, corpus, columns, compact, policy),
+            source=Source(selected, corpus, columns, compact, policy, f"rank {rank}"),
             task=task,
             share=self.share,
             read_ahead=read_ahead or ReadAhead(),
@@ -191,6 +192,15 @@ class TeachingStream(IterableDataset[Batch]):
         error = SampleError(reason, status="unreadable")
         self.stats.count(-1, truncated=0)
         self.stats.skip(shard_id, row=row, error=error, max_share=self._reader.max_skipped_share)
+
+    def plans(self) -> Iterator[ReadPlan]:
+        """What this rank would read, piece by piece, without reading any sample."""
+        return self._reader.plans()
+
+    @property
+    def read_cost(self) -> ReadCost:
+        """What a request costs where the samples are."""
+        return self._reader.source.cost
 
     def order_digest(self) -> str:
         """Hash of the whole global order: the same for every world size. Reads nothing."""
