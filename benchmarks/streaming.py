@@ -254,8 +254,8 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             for url in (str(options.folder / kind), f"s3://{kind}"):
                 ingest(url)
         for cell in cells(kinds, quick=options.quick):
-            said = f"{cell.kind} {cell.place} {cell.share:.0%} {cell.layout}"
-            if all(word in said for word in options.cells.split()):
+            said = f"{cell.kind} {cell.place.replace(',', '')} {cell.share:.0%} {cell.layout}"
+            if set(options.cells.split()) <= set(said.split()):
                 results += compare(cell, corpora[cell.kind], server=server, options=options)
     return results
 
