@@ -76,7 +76,8 @@ def train(
         run = rounds.prepare(config, cluster=cluster)
         run = rounds.decided(run, run.round(round_number).number)
         round_ = run.round(round_number)
-        return _result(run, [_describe(round_, rounds.train_stage(run, round_))])
+        values = rounds.train_stage(run, round_, cluster=cluster)
+        return _result(run, [_describe(round_, values)])
 
 
 def run(
