@@ -85,7 +85,8 @@ def train(
 
         ready = ranks.in_turn(decided, then=prepare)
         round_ = ready.round(round_number)
-        return _result(ready, [_describe(round_, rounds.train_stage(ready, round_))])
+        values = rounds.train_stage(ready, round_, cluster=cluster)
+        return _result(ready, [_describe(round_, values)])
 
 
 def run(

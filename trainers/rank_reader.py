@@ -19,17 +19,14 @@ from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
-from trainers.selected import Ids
-from trainers.settings import ReadAhead
+from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
+from trainers.settings import LOCAL_THREADS, REMOTE_THREADS, ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
 from trainers.task import Batch, HasLength, Item, Task
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
-# Threads that read: local files wait for nothing, requests to an object store for their latency.
-_LOCAL_THREADS = 4
-_REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +102,14 @@ class RankReader:
 
     @property
     def _num_read_threads(self) -> int:
-        usual = _LOCAL_THREADS if self.source.is_local else _REMOTE_THREADS
+        usual = LOCAL_THREADS if self.source.is_local else REMOTE_THREADS
         return self.read_ahead.num_read_threads or usual
 
     def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:
         num_threads = self._num_read_threads
         # A stage of its own: what a piece takes may cost a request, and those go side by side.
         pieces = ordered_map(
-            lambda ids: _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes),
+            self._sized,
             self.pieces(start_step),
             num_threads=num_threads,
             budget=2 * num_threads,
@@ -125,6 +122,10 @@ class RankReader:
             budget=self.read_ahead.max_bytes,
             cost=lambda piece: piece.num_bytes,
         )
+
+    def _sized(self, ids: Ids) -> _Piece:
+        overhead = SAMPLE_OVERHEAD_BYTES * len(ids)
+        return _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes + overhead)
 
     def _read(self, ids: Ids) -> dict[int, Sample]:
         reading = self.source.read(ids)
