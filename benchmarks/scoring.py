@@ -170,13 +170,13 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
 
     from attent_select.errors import SampleError
     from pipeline import config
-    from trainers.scorer import _batches
+    from trainers.batching import batches
 
     torch.set_num_threads(1)
     parsed = config.parse(values | {"run": str(folder / "none")})
     task, scoring = parsed.task.settings, parsed.scoring
     model = task.models(parsed.model).build(0).eval()
-    batches = []
+    found = []
     for path in sorted(Path(values["corpus"]["shards"][0]).glob("*.parquet")):
         items = []
         for row, sample in enumerate(pq.read_table(path).to_pylist()):
@@ -184,10 +184,8 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
                 items.append((row, task.prepare(sample, generator=None)))
             except SampleError:
                 continue
-        for first in range(0, len(items), scoring.window_samples):
-            window = items[first : first + scoring.window_samples]
-            batches += [[item for _, item in batch] for batch in _batches(window, scoring)]
-    return task, model, batches
+        found += [[item for _, item in batch] for batch in batches([items], scoring)]
+    return task, model, found
 
 
 def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:

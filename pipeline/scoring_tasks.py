@@ -33,6 +33,7 @@ from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary, Span
 from catalogs.shard_format import Sample, Shard
+from pipeline.allocator import keep_freed_memory
 from pipeline.journal import Journal
 from pipeline.preflight import check_here, environment
 from pipeline.settings import ScoringSettings
@@ -145,6 +146,7 @@ def _measure(task: SpanTask) -> Measured:
     started = perf_counter()
     measurement = task.measurement
     torch.set_num_threads(measurement.settings.torch_threads)
+    keep_freed_memory()
     journal = Journal(Layout(measurement.run).journal(task.digest))
     for group in journal.suspects.groups():
         journal.probing(group)
