@@ -206,15 +206,17 @@ class _Count:
     complete: bool
 
     @functools.cached_property
-    def _order(self) -> npt.NDArray[np.intp]:
-        return np.lexsort((self.sample_keys, -self.keys))
+    def _ascending(self) -> npt.NDArray[np.float64]:
+        return np.sort(self.keys)
 
     def position(self, rank: int) -> Position | None:
         local = rank - self.above
         if not self.complete or not 0 <= local < len(self.keys):
             return None
-        at = self._order[local]
-        return Position(float(self.keys[at]), int(self.sample_keys[at]))
+        key = self._ascending[-1 - local]
+        larger = len(self.keys) - int(np.searchsorted(self._ascending, key, side="right"))
+        ties = np.sort(self.sample_keys[self.keys == key])
+        return Position(float(key), int(ties[local - larger]))
 
 
 def _numbers(position: Position | None) -> tuple[float | None, int | None]:
