@@ -41,7 +41,9 @@ def test_selection(tmp_path: Path) -> None:
 
 def test_scoring(tmp_path: Path) -> None:
     text = tmp_path / "text.parquet"
-    pl.DataFrame({"text": [f"sample {number} of forty" for number in range(40)]}).write_parquet(text)
+    pl.DataFrame({"text": [f"sample {number} of forty" for number in range(40)]}).write_parquet(
+        text
+    )
     found = run(
         tmp_path,
         "scoring.py",
