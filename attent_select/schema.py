@@ -94,6 +94,17 @@ INDEX: Final[Schema] = {
     PROBABILITY: pl.Float32,
 }
 
+# One row per row of the kernel of a group of parameters: a component of f of a probe sample,
+# `value`, and its kernel with all rows in the same order.
+KERNEL: Final = {
+    "group": pl.String,
+    "probe_shard": pl.UInt32,
+    "probe_row": pl.UInt32,
+    "component": pl.UInt32,
+    "value": pl.Float64,
+    "kernel": pl.List(pl.Float64),
+}
+
 
 def sample_key() -> pl.Expr:
     """`shard_id << 32 | row` as u64: unique per sample, used for hashing and for breaking ties."""
