@@ -22,6 +22,8 @@ ORIGIN: Final = "origin"
 VISITS: Final = "visits"
 WEIGHT: Final = "weight"
 PROBABILITY: Final = "probability"
+# Beside the losses where `scoring.functional_gradient` asks for it: float32, null unless ok.
+FUNCTIONAL_GRADIENT: Final = "functional_gradient"
 
 # Why a sample has no loss. `ok` is the only status whose loss is not null; `killed` is a sample
 # that ended the process that measured it.
