@@ -25,11 +25,9 @@ def of_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
     Not to be differentiated. Takes one more buffer as large as the logits.
     """
-    logs = torch.log_softmax(at_least_float32(logits), dim=-1)
-    right = targets[:, None]
-    # expm1: what is left of p − 1 when the model is nearly sure.
-    missing = torch.expm1(logs.gather(1, right))
-    return torch.linalg.vector_norm(logs.exp_().scatter_(1, right, missing), dim=-1)
+    # What is left of p_y − 1 when the model is nearly sure: minus the sum of the others.
+    others = at_least_float32(logits).softmax(dim=-1).scatter_(1, targets[:, None], 0.0)
+    return torch.hypot(torch.linalg.vector_norm(others, dim=-1), others.sum(dim=-1))
 
 
 def over_units(norms: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
