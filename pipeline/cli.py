@@ -278,7 +278,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
     as_json: Json = False,
 ) -> None:
-    """SQL over the tables losses, index, corpus, metrics, scoring and decisions of a run."""
+    """SQL over the tables losses, index, corpus, metrics, scoring, decisions and antk of a run."""
 
     def work() -> Any:
         from pipeline.query import query as ask
