@@ -1,11 +1,13 @@
 """How soon the attention neural tangent kernel settles, whether it predicts a step, and how samples
 rank by ‖∂ℓ/∂f‖ and by the loss.
 
-Trains a small ViT and a small language model from scratch with a constant learning rate (a decaying
-one would stop the kernel by itself), and on the way measures the kernel of 48 probe samples, exact,
-for f = the target's logit. At some steps it also scores samples that were not trained on, by their
-loss and by their functional gradient, and takes steps of gradient descent of shrinking learning
-rates on the probe (float64). Writes JSON and a figure to benchmarks/results/.
+Trains small models from scratch with a constant learning rate: a ViT whose weights begin as N(0,
+1/width), as in the theory of kernels, the same with the library's N(0, 0.02²), and a language
+model; and the ViT once more with a learning rate that decays to 0, as in a run. On the way it
+measures the kernel of 48 probe samples, exact, for f = the target's logit. At some steps it also
+scores samples that were not trained on, by their loss and by their functional gradient, and takes
+steps of gradient descent of shrinking learning rates on the probe (float64). Writes JSON and a
+figure to benchmarks/results/.
 
     python benchmarks/antk.py                                        # digits and docstrings
     python benchmarks/antk.py --images train.parquet --text train.parquet   # image + label; text
@@ -14,14 +16,15 @@ rates on the probe (float64). Writes JSON and a figure to benchmarks/results/.
 import argparse
 import copy
 import json
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import numpy as np
@@ -48,22 +51,26 @@ from trainers.tokenizer import train_tokenizer
 RESULTS = Path(__file__).parent / "results"
 PROBE, SCORED, EVERY, SHARE = 48, 2000, 50, 0.3
 RATES = (1e-2, 1e-3, 1e-4, 1e-5)
-VOCABULARY, TOKENS = 1024, 64
+VOCABULARY, TOKENS, WIDTH = 1024, 64, 64
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained on what; the learning rate is Adam's, constant after a short warm-up."""
+    """What is trained on what; the learning rate is Adam's, after a short warm-up constant, or with
+    `decays` half a cosine. `is_variant`: of another learner; only its kernels are looked at.
+    """
 
     name: str
     task: Any
     model: dict[str, Any]
     samples: Sequence[dict[str, Any]]
     batch_size: int
-    learning_rate: float = 1e-3
+    learning_rate: float
+    decays: bool = False
+    is_variant: bool = False
 
 
-def vit(images: Path | None) -> Learner:
+def vit(name: str, images: Path | None, *, initializer_range: float) -> Learner:
     if images is None:
         samples, size = digits(seed=0)[0], 8
     else:
@@ -74,13 +81,14 @@ def vit(images: Path | None) -> Learner:
         "patch_size": size // 4,
         "num_channels": 1,
         "num_labels": 10,
-        "hidden_size": 64,
+        "initializer_range": initializer_range,
+        "hidden_size": WIDTH,
         "intermediate_size": 128,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
     }
     task = ImageClassification(image_size=size, num_channels=1)
-    return Learner("ViT", task, {"config": config}, samples, batch_size=64)
+    return Learner(name, task, {"config": config}, samples, batch_size=64, learning_rate=3e-4)
 
 
 def language_model(text: Path | None, folder: Path) -> Learner:
@@ -92,7 +100,7 @@ def language_model(text: Path | None, folder: Path) -> Learner:
     config = {
         "model_type": "llama",
         "vocab_size": VOCABULARY,
-        "hidden_size": 64,
+        "hidden_size": WIDTH,
         "intermediate_size": 128,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
@@ -100,7 +108,9 @@ def language_model(text: Path | None, folder: Path) -> Learner:
         "max_position_embeddings": TOKENS,
     }
     task = CausalLm(tokenizer=str(folder), text="text", max_length=TOKENS)
-    return Learner("language model", task, {"config": config}, samples, batch_size=32)
+    return Learner(
+        "language model", task, {"config": config}, samples, batch_size=32, learning_rate=1e-3
+    )
 
 
 def shuffled(learner: Learner) -> list[dict[str, Any]]:
@@ -126,11 +136,18 @@ def batches(learner: Learner, samples: Sequence[dict[str, Any]]) -> Iterator[Bat
             prepared = []
 
 
-def training(learner: Learner, samples: Sequence[dict[str, Any]]) -> Iterator[torch.nn.Module]:
+def training(
+    learner: Learner, samples: Sequence[dict[str, Any]], *, num_steps: int
+) -> Iterator[torch.nn.Module]:
     """The model before the first step, and after each."""
     model = learner.task.models(learner.model).build(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=learner.learning_rate)
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=20)
+
+    def share(step: int) -> float:
+        falling = (1 + math.cos(math.pi * step / num_steps)) / 2 if learner.decays else 1.0
+        return falling * min(1.0, (step + 1) / 20)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     yield model
     for batch in batches(learner, samples):
         model.train()
@@ -138,34 +155,36 @@ def training(learner: Learner, samples: Sequence[dict[str, Any]]) -> Iterator[to
         optimizer.zero_grad()
         losses[num_units > 0].mean().backward()
         optimizer.step()
-        warm_up.step()
+        schedule.step()
         yield model
 
 
 def follow(learner: Learner, *, num_steps: int) -> dict[str, Any]:
     """Trains, and measures every EVERY steps."""
     samples = shuffled(learner)
-    held = samples[: PROBE + SCORED]
+    held = samples[: PROBE + min(SCORED, len(samples) // 2)]
     probe = [learner.task.collate([item]) for item in items(learner.task, held[:PROBE])]
     points: list[dict[str, Any]] = []
     kernels: list[np.ndarray] = []
     compared: list[dict[str, float]] = []
-    for step, model in enumerate(training(learner, samples[PROBE + SCORED :])):
+    predicted: list[dict[str, Any]] = []
+    for step, model in enumerate(training(learner, samples[len(held) :], num_steps=num_steps)):
         if step % EVERY == 0:
             function = Function(model, probe, Output.of(learner.task, "target"))
             kernel = empirical_kernel(function).total
             points.append({"step": step} | numbers(kernel, kernels[-1] if kernels else None))
             kernels.append(kernel)
             print(learner.name, points[-1]["step"], points[-1]["drift"], file=sys.stderr)
-        if step in (0, num_steps // 10, num_steps // 3, num_steps):
+        if step in (0, num_steps // 10, num_steps // 3, num_steps) and not learner.is_variant:
             compared.append({"step": step} | compare(learner, model, held[PROBE:]))
-        if step == num_steps // 3:
+        if step == num_steps // 3 and not learner.is_variant:
             predicted = predictions(learner, model, probe)
         if step == num_steps:
             break
     for point, kernel in zip(points, kernels, strict=True):
         point["distance_to_last"] = drift(kernels[-1], kernel)
-    return {"learner": learner.name, "kernels": points, "steps": predicted, "scores": compared}
+    about = {"learner": learner.name, "learning_rate": learner.learning_rate}
+    return about | {"kernels": points, "steps": predicted, "scores": compared}
 
 
 def numbers(kernel: np.ndarray, before: np.ndarray | None) -> dict[str, Any]:
@@ -198,9 +217,9 @@ def compare(
     seconds = {}
     for asked in (False, True):
         settings = ScoringSettings(functional_gradient=asked)
-        started = monotonic()
+        started = process_time()
         scores = score_rows(learner.task, model, enumerate(samples), settings=settings)
-        seconds[asked] = monotonic() - started
+        seconds[asked] = process_time() - started
     scores = scores.drop_nulls()
     top = round(len(scores) * SHARE)
     tops = [set(scores.top_k(top, by=name)["row"]) for name in ("loss", "functional_gradient")]
@@ -210,7 +229,7 @@ def compare(
         "functional_gradient": float(scores["functional_gradient"].mean()),  # type: ignore[arg-type]
         "rank_correlation": rank,
         "top_overlap": len(tops[0] & tops[1]) / top,
-        "seconds_of_loss_alone": seconds[True] / seconds[False],
+        "cpu_of_loss_alone": seconds[True] / seconds[False],
     }
 
 
@@ -227,12 +246,13 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
             axis.plot(*zip(*points(result), strict=True), ".-", label=result["learner"])
         axis.set(title=title, xlabel="step", ylim=(0, None))
         axis.legend()
-    for result in results:
+    main_ones = [result for result in results if result["steps"]]
+    for result in main_ones:
         errors = [step["error"] for step in result["steps"]]
         axes[1, 0].loglog(RATES, errors, "o-", label=result["learner"])
     axes[1, 0].loglog(RATES, [errors[0] * (r / RATES[0]) ** 2 for r in RATES], "k:", label="∝ η²")
     axes[1, 0].set(title="change of f − predicted by K", xlabel="learning rate η of the step")
-    for result in results:
+    for result in main_ones:
         for name, style in (("rank_correlation", "o-"), ("top_overlap", "s--")):
             points_ = [(s["step"], s[name]) for s in result["scores"]]
             label = f"{result['learner']}: {name.replace('_', ' ')}"
@@ -251,12 +271,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, help="a Parquet file: image (28 × 28 PNG), label")
     parser.add_argument("--text", type=Path, help="a Parquet file: text")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--name", default="antk", help="of the result files")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        learners = [vit(options.images), language_model(options.text, Path(folder))]
+        learners = [
+            vit("ViT", options.images, initializer_range=WIDTH**-0.5),
+            language_model(options.text, Path(folder)),
+        ]
+        whole = learners[0]
+        small = vit("ViT, weights N(0, 0.02²)", options.images, initializer_range=0.02)
+        learners += [
+            replace(whole, name="ViT, decaying learning rate", decays=True, is_variant=True),
+            replace(small, is_variant=True),
+        ]
         started = monotonic()
         results = [follow(learner, num_steps=options.steps) for learner in learners]
     about = {
@@ -275,7 +304,8 @@ def main() -> None:
     for result in results:
         print(result["learner"])
         print(pl.DataFrame(result["kernels"]).drop("eigenvalues"))
-        print(pl.DataFrame(result["steps"]), pl.DataFrame(result["scores"]))
+        if result["steps"]:
+            print(pl.DataFrame(result["steps"]), pl.DataFrame(result["scores"]))
 
 
 if __name__ == "__main__":

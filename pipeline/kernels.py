@@ -105,7 +105,7 @@ def measure(
     output = Output.of(config.task.settings, asked.output)
     kind = asked.kind(output.name)
     checkpoints = _checkpoints(config, rounds)
-    missing = _missing(config, asked, kind, checkpoints)
+    missing = _missing(config, asked, output.name, checkpoints)
     _compute(config, asked, output, missing)
     found = _table(config.run, kind, list(checkpoints))
     figure = _draw(found, Layout(config.run).kernel_figure(kind))
@@ -207,7 +207,7 @@ def _trained(layout: Layout) -> list[int]:
 
 
 def _missing(
-    config: RunConfig, asked: Asked, kind: str, checkpoints: Mapping[str, "Checkpoint"]
+    config: RunConfig, asked: Asked, output: str, checkpoints: Mapping[str, "Checkpoint"]
 ) -> dict[str, tuple["Checkpoint", frames.Notes]]:
     """The checkpoints whose kernel is not there yet, and what its file will say of it."""
     corpus, layout = Corpus.open(config.run), Layout(config.run)
@@ -217,12 +217,12 @@ def _missing(
             "corpus_id": corpus.corpus_id,
             "weights_digest": checkpoint.weights_digest,
             "step": checkpoint.step,
-            "output": kind.partition("-")[0],
+            "output": output,
             "seed": config.seed,
             "sketch": asked.sketch,
             "dtype": asked.dtype,
         }
-        url = layout.kernel(kind, name)
+        url = layout.kernel(asked.kind(output), name)
         if storage.info(url) is None or frames.notes_of(frames.footer_of(url)) != notes:
             found[name] = (checkpoint, notes)
     return found

@@ -64,10 +64,10 @@ def empirical_kernel(
         sketch: instead of the exact kernel, for models of many parameters.
         memory_bytes: of the gradients that the exact kernel holds at once; makes no difference to
             it but in the last bits.
-        advance: told of work done, in passes over all samples times samples.
+        advance: told of samples that are done.
 
     Raises:
-        InputError: the kernel, or the gradients behind the exact one, are too large.
+        InputError: the kernel, or the gradients behind the exact one, are too large, or not finite.
     """
     values = function.values()
     _check_kernel(values, len(function.groups))
@@ -75,12 +75,12 @@ def empirical_kernel(
         groups = _exact(function, values, memory_bytes=memory_bytes, advance=advance)
     else:
         groups = _sketched(function, values, sketch=sketch, advance=advance)
+    if not all(np.isfinite(group).all() for group in groups.values()):
+        raise InputError(
+            "the gradients of f are not finite at these weights: training has diverged. Name the "
+            "rounds before that by --round"
+        )
     return Kernel(groups, _numpy(values.flatten()), sketch.size if sketch else None)
-
-
-def num_passes(function: Function, num_rows: int, *, memory_bytes: int = MEMORY_BYTES) -> int:
-    """How often the exact kernel goes through all samples."""
-    return len(_parcels(function, num_rows, memory_bytes=memory_bytes))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def _exact(
     num_rows, components = values.numel(), values.shape[1]
     _check_size(function, values)
     kernels = {group: np.zeros((num_rows, num_rows)) for group in function.groups}
-    for parcel in _parcels(function, num_rows, memory_bytes=memory_bytes):
+    parcels = _parcels(function, num_rows, memory_bytes=memory_bytes)
+    done = 0
+    for parcel in parcels:
         width = sum(piece.end - piece.first for piece in parcel)
         rows = values.new_empty(num_rows, width)
         found = function.gradients([piece.parameter for piece in parcel])
@@ -112,7 +114,8 @@ def _exact(
                 for gradient, piece in zip(gradients, parcel, strict=True)
             ]
             rows[place * components : (place + 1) * components] = torch.cat(parts, dim=1)
-            advance(1)
+            done += 1
+            advance(int(done % len(parcels) == 0))
         for group, columns in _columns(parcel):
             part = rows[:, columns]
             kernels[group] += _numpy(part @ part.T)
