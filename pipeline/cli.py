@@ -1,14 +1,17 @@
 """The command line: `attent COMMAND`, a thin skin over the Python functions.
 
-Here: arguments and options of every command. Not here: the work (each command imports it when it
-runs, so that `attent --help` is quick), printing and exit codes (`console.py`).
+Here: arguments and options of the commands, but for those of `antk` (`antk_command.py`). Not here:
+the work (each command imports it when it runs, so that `attent --help` is quick), printing and exit
+codes (`console.py`).
 """
 
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.antk_command import antk
 from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
+from pipeline.options import Json, Run
 
 app = typer.Typer(
     name="attent",
@@ -18,8 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replaces a key of the configuration."),
@@ -290,39 +291,7 @@ def query(
     answer(work, as_json=as_json, show=show_frame)
 
 
-@app.command()
-def antk(
-    *,
-    run: Run,
-    output: Annotated[
-        str | None,
-        typer.Option(help="What f is: target (its logit), logits (of all classes), or loss."),
-    ] = None,
-    probe: Annotated[int, typer.Option(min=1, help="Samples of the kernel.")] = 64,
-    sketch: Annotated[
-        int | None,
-        typer.Option(metavar="R", min=1, help="Projects gradients to R numbers: large models."),
-    ] = None,
-    rounds: Annotated[
-        list[int] | None, typer.Option("--round", help="Only these; repeatable. Default: all.")
-    ] = None,
-    groups: Annotated[bool, typer.Option("--groups", help="Also each group: q, k, v, …")] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    as_json: Json = False,
-) -> None:
-    """Measures how the attention neural tangent kernel drifts from round to round."""
-
-    def work() -> Any:
-        from pipeline.kernels import Asked, measure
-
-        return measure(run, Asked(output, probe, sketch, dtype), rounds=rounds, groups=groups)
-
-    def show(result: Any) -> None:
-        from pipeline.kernels import show_drift
-
-        show_drift(result)
-
-    answer(work, as_json=as_json, show=show)
+app.command()(antk)
 
 
 @app.command()
