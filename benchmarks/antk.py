@@ -20,7 +20,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -49,7 +49,7 @@ from trainers.tasks.image_classification import ImageClassification
 from trainers.tokenizer import train_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
-PROBE, SCORED, EVERY, SHARE = 48, 2000, 50, 0.3
+PROBE, SCORED, SHARE = 48, 2000, 0.3
 RATES = (1e-2, 1e-3, 1e-4, 1e-5)
 VOCABULARY, TOKENS, WIDTH = 1024, 64, 64
 
@@ -159,8 +159,8 @@ def training(
         yield model
 
 
-def follow(learner: Learner, *, num_steps: int) -> dict[str, Any]:
-    """Trains, and measures every EVERY steps."""
+def follow(learner: Learner, *, num_steps: int, every: int) -> dict[str, Any]:
+    """Trains, and measures the kernel every so many steps."""
     samples = shuffled(learner)
     held = samples[: PROBE + min(SCORED, len(samples) // 2)]
     probe = [learner.task.collate([item]) for item in items(learner.task, held[:PROBE])]
@@ -169,7 +169,7 @@ def follow(learner: Learner, *, num_steps: int) -> dict[str, Any]:
     compared: list[dict[str, float]] = []
     predicted: list[dict[str, Any]] = []
     for step, model in enumerate(training(learner, samples[len(held) :], num_steps=num_steps)):
-        if step % EVERY == 0:
+        if step % every == 0:
             function = Function(model, probe, Output.of(learner.task, "target"))
             kernel = empirical_kernel(function).total
             points.append({"step": step} | numbers(kernel, kernels[-1] if kernels else None))
@@ -233,38 +233,40 @@ def compare(
     }
 
 
-def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib.pyplot as plt
+def plot(results: Sequence[dict[str, Any]], path: Path, *, every: int) -> None:
+    import altair as alt
 
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
-    draw: list[tuple[Any, str, Callable[[dict[str, Any]], list[tuple[float, float]]]]] = [
-        (axes[0, 0], "drift of the kernel per 50 steps", lambda r: series(r, "drift")),
-        (axes[0, 1], "distance to the last kernel", lambda r: series(r, "distance_to_last")),
+    kernels = table(results, "kernels")
+    scores = table(results, "scores").unpivot(
+        ["rank_correlation", "top_overlap"], index=["learner", "step"], variable_name="measure"
+    )
+    log = alt.Scale(type="log")
+
+    def line(rows: pl.DataFrame, title: str, x: alt.X, y: alt.Y) -> alt.Chart:
+        chart = alt.Chart(rows, title=title, width=380, height=250).mark_line(point=True)
+        return chart.encode(x=x, y=y, color=alt.Color("learner:N", sort=None))
+
+    step = alt.X("step:Q")
+    charts = [
+        line(kernels, f"drift of the kernel per {every} steps", step, alt.Y("drift:Q")),
+        line(kernels, "distance to the last kernel", step, alt.Y("distance_to_last:Q")),
+        line(
+            table(results, "steps"),
+            "‖Δf − predicted by K‖ after a step of learning rate η",
+            alt.X("learning_rate:Q", scale=log, title="η"),
+            alt.Y("error:Q", scale=log, title=None),
+        ),
+        line(scores, "loss against ‖∂ℓ/∂f‖", step, alt.Y("value:Q", title=None)).encode(
+            strokeDash="measure:N"
+        ),
     ]
-    for axis, title, points in draw:
-        for result in results:
-            axis.plot(*zip(*points(result), strict=True), ".-", label=result["learner"])
-        axis.set(title=title, xlabel="step", ylim=(0, None))
-        axis.legend()
-    main_ones = [result for result in results if result["steps"]]
-    for result in main_ones:
-        errors = [step["error"] for step in result["steps"]]
-        axes[1, 0].loglog(RATES, errors, "o-", label=result["learner"])
-    axes[1, 0].loglog(RATES, [errors[0] * (r / RATES[0]) ** 2 for r in RATES], "k:", label="∝ η²")
-    axes[1, 0].set(title="change of f − predicted by K", xlabel="learning rate η of the step")
-    for result in main_ones:
-        for name, style in (("rank_correlation", "o-"), ("top_overlap", "s--")):
-            points_ = [(s["step"], s[name]) for s in result["scores"]]
-            label = f"{result['learner']}: {name.replace('_', ' ')}"
-            axes[1, 1].plot(*zip(*points_, strict=True), style, label=label)
-    axes[1, 1].set(title="loss against ‖∂ℓ/∂f‖", xlabel="step", ylim=(0, 1.05))
-    for axis in axes[1]:
-        axis.legend()
-    figure.savefig(path, dpi=110)
+    alt.vconcat(alt.hconcat(*charts[:2]), alt.hconcat(*charts[2:])).save(path, scale_factor=2)
 
 
-def series(result: dict[str, Any], name: str) -> list[tuple[float, float]]:
-    return [(p["step"], p[name]) for p in result["kernels"] if p[name] is not None]
+def table(results: Sequence[dict[str, Any]], name: str) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"learner": result["learner"], **row} for result in results for row in result[name]]
+    )
 
 
 def main() -> None:
@@ -272,6 +274,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="a Parquet file: image (28 × 28 PNG), label")
     parser.add_argument("--text", type=Path, help="a Parquet file: text")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=50, help="steps between two kernels")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--name", default="antk", help="of the result files")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -287,7 +291,9 @@ def main() -> None:
             replace(small, is_variant=True),
         ]
         started = monotonic()
-        results = [follow(learner, num_steps=options.steps) for learner in learners]
+        results = [
+            follow(learner, num_steps=options.steps, every=options.every) for learner in learners
+        ]
     about = {
         "images": options.images.name if options.images else "digits",
         "text": options.text.name if options.text else "docstrings",
@@ -297,10 +303,10 @@ def main() -> None:
         "seconds": round(monotonic() - started, 1),
         "machine": {"torch_threads": 1, "load_average": os.getloadavg()},
     }
-    RESULTS.mkdir(exist_ok=True)
+    options.results.mkdir(exist_ok=True)
     text = json.dumps(about | {"results": results}, indent=1)
-    (RESULTS / f"{options.name}.json").write_text(text + "\n")
-    plot(results, RESULTS / f"{options.name}.png")
+    (options.results / f"{options.name}.json").write_text(text + "\n")
+    plot(results, options.results / f"{options.name}.png", every=options.every)
     for result in results:
         print(result["learner"])
         print(pl.DataFrame(result["kernels"]).drop("eigenvalues"))
