@@ -1,14 +1,17 @@
 """The command line: `attent COMMAND`, a thin skin over the Python functions.
 
-Here: arguments and options of every command. Not here: the work (each command imports it when it
-runs, so that `attent --help` is quick), printing and exit codes (`console.py`).
+Here: arguments and options of the commands, but for those of `antk` (`antk_command.py`). Not here:
+the work (each command imports it when it runs, so that `attent --help` is quick), printing and exit
+codes (`console.py`).
 """
 
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.antk_command import antk
 from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
+from pipeline.options import Json, Run
 
 app = typer.Typer(
     name="attent",
@@ -18,8 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replaces a key of the configuration."),
@@ -278,7 +279,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
     as_json: Json = False,
 ) -> None:
-    """SQL over the tables losses, index, corpus, metrics, scoring and decisions of a run."""
+    """SQL over the tables losses, index, corpus, metrics, scoring, decisions and antk of a run."""
 
     def work() -> Any:
         from pipeline.query import query as ask
@@ -288,6 +289,9 @@ def query(
         return {"columns": frame.columns, "rows": frame.rows()} if as_json else frame
 
     answer(work, as_json=as_json, show=show_frame)
+
+
+app.command()(antk)
 
 
 @app.command()

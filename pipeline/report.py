@@ -20,7 +20,7 @@ from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, storage
 from catalogs.layout import Layout, join
 from catalogs.shard_format import Sample
-from pipeline import charts, config, decisions, figures, metrics
+from pipeline import charts, config, decisions, figures, kernels, metrics
 
 _THIS = "this run"
 # What a round costs; the evaluation is only for those who look, and stands apart.
@@ -108,6 +108,9 @@ def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[alt.Chart 
     yield charts.ratio_and_coverage(figures.coverage(run))
     yield charts.overlap_between_rounds(figures.overlaps(run))
     yield charts.seconds_per_stage(_stages(tables[_THIS]))
+    for _, of_kind in kernels.table(run).group_by("kind", maintain_order=True):
+        yield charts.kernel_drift(of_kind)
+        yield charts.kernel_spectrum(of_kind)
     curves = pl.concat(
         [_with_totals(table).with_columns(arm=pl.lit(name)) for name, table in tables.items()],
         how="diagonal",

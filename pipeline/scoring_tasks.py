@@ -183,7 +183,7 @@ def compact_part(task: CompactTask) -> PartSummary:
 
 def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNotes]":
     """The scores of the rows, without those that would kill, and what happened on the way."""
-    from trainers.scorer import SCORES, ScoringNotes, score_rows
+    from trainers.scorer import ScoringNotes, score_rows
 
     measurement, notes = task.measurement, ScoringNotes()
     scores = score_rows(
@@ -194,8 +194,8 @@ def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNote
         notes=notes,
         finished=wanted.journal.finished if wanted.journal else None,
     )
-    killed = [(row, None, 0, KILLED) for row in wanted.killers]
-    left_out = pl.DataFrame(killed, schema=SCORES, orient="row")
+    killed = [{ROW: row, NUM_UNITS: 0, STATUS: KILLED} for row in wanted.killers]
+    left_out = pl.DataFrame(killed, schema=scores.schema)
     return pl.concat([scores, left_out]).sort(ROW), notes
 
 

@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "run",
     "query",
+    "antk",
     "report",
     "gc",
     "doctor",
