@@ -45,6 +45,12 @@ def test_every_task_comes_back_with_its_result(client: Client) -> None:
     assert sorted(run_tasks(client, double, range(20))) == [(n, 2 * n) for n in range(20)]
 
 
+def test_a_worker_keeps_the_memory_that_it_needs_again_at_once(client: Client) -> None:
+    environments = client.run(lambda: dict(os.environ)).values()
+    assert {env["MALLOC_TRIM_THRESHOLD_"] for env in environments} == {str(64 << 20)}
+    assert {env["MALLOC_MMAP_THRESHOLD_"] for env in environments} == {str(32 << 20)}
+
+
 def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:
     drawn: list[int] = []
 
