@@ -299,18 +299,45 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME=RUN", help="A run to compare with; repeatable."),
     ] = None,
+    repeat: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="The same with another seed, for the verdict; repeatable."
+        ),
+    ] = None,
+    all_data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="A run on all data, for the verdict; repeatable."),
+    ] = None,
+    same_cost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="The same for fewer epochs, at RUN's cost; repeatable."),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(help="The verdict's metric; default: accuracy, mean_iou, else eval_loss."),
+    ] = None,
     png: Annotated[
         bool, typer.Option("--png", help="Also each chart as PNG, in `report` beside the page.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Writes one self-contained HTML file about a run."""
+    """Writes one self-contained HTML file about a run, with a verdict: has it saved time?"""
 
     def work() -> Any:
+        from pipeline import outcomes
         from pipeline.report import named_runs, write_report
 
         controls = named_runs(control or ())
-        return {"report": write_report(run, controls=controls, out=out, png=png)}
+        verdict = outcomes.verdict(
+            run,
+            repeats=repeat or (),
+            all_data=all_data or (),
+            same_cost=same_cost or (),
+            quality=quality,
+        )
+        page = write_report(run, controls=controls, verdict=verdict, out=out, png=png)
+        return {"report": page, "verdict": verdict}
 
     answer(work, as_json=as_json, show=show_values)
 
