@@ -36,6 +36,10 @@ class Calibration:
         return {"source": self.source, **quantiles.plain()}
 
 
+# Where nothing is ever scored, there is no other scale.
+UNSCORED = Calibration(QuantileMap(), "none: nothing is scored, they are as observed")
+
+
 def calibrate(
     catalog: LossCatalog, *, since: int, round_number: int, spans: Sequence[str]
 ) -> Calibration:

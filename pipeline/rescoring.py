@@ -21,7 +21,7 @@ from catalogs import IndexFile, LossCatalog, folding, storage
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary
 from pipeline import metrics, plans, spans
-from pipeline.calibrating import Calibration, calibrate, of_warm_up
+from pipeline.calibrating import UNSCORED, Calibration, calibrate, of_warm_up
 from pipeline.cluster import Client
 from pipeline.scoring import (
     ScoreResult,
@@ -107,6 +107,8 @@ def rescore_round(
     digests = [task.digest for task in tasks]
     if since is None:
         calibration = of_warm_up(catalog, round_number=round_number)
+    elif config.schedule.rescore.kind == "observed":
+        calibration = UNSCORED
     else:
         calibration = calibrate(catalog, since=since, round_number=round_number, spans=digests)
     folds = _folds(tasks, measurement, calibration, since=since, round_number=round_number)
