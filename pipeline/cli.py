@@ -62,6 +62,28 @@ LossesAsOf = Annotated[
     int | None,
     typer.Option("--round", min=0, help="Draws anew; of a run, from its losses as of then."),
 ]
+# Options of `attent report`; the last four are the verdict's.
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=RUN", help="A run to draw beside it; repeatable."),
+]
+Repeats = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RUN", help="The same with another seed; repeatable."),
+]
+OnAllData = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RUN", help="All data, for the verdict; one per seed."),
+]
+AtSameCost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RUN", help="All data for fewer epochs, at RUN's cost; one per seed."),
+]
+Quality = Annotated[
+    str | None,
+    typer.Option(help="The verdict's metric; default: accuracy, mean_iou, else eval_loss."),
+]
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace INDEX if it is there.")]
 
@@ -295,28 +317,11 @@ def report(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
     out: Annotated[str | None, typer.Option(help="Default: RUN/report.html.")] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=RUN", help="A run to compare with; repeatable."),
-    ] = None,
-    repeat: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="RUN", help="The same with another seed, for the verdict; repeatable."
-        ),
-    ] = None,
-    all_data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RUN", help="A run on all data, for the verdict; repeatable."),
-    ] = None,
-    same_cost: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RUN", help="The same for fewer epochs, at RUN's cost; repeatable."),
-    ] = None,
-    quality: Annotated[
-        str | None,
-        typer.Option(help="The verdict's metric; default: accuracy, mean_iou, else eval_loss."),
-    ] = None,
+    control: Controls = None,
+    repeat: Repeats = None,
+    all_data: OnAllData = None,
+    same_cost: AtSameCost = None,
+    quality: Quality = None,
     png: Annotated[
         bool, typer.Option("--png", help="Also each chart as PNG, in `report` beside the page.")
     ] = False,
@@ -339,7 +344,11 @@ def report(
         page = write_report(run, controls=controls, verdict=verdict, out=out, png=png)
         return {"report": page, "verdict": verdict}
 
-    answer(work, as_json=as_json, show=show_values)
+    answer(
+        work,
+        as_json=as_json,
+        show=lambda found: show_values(found | {"verdict": found["verdict"].sentence}),
+    )
 
 
 @app.command()

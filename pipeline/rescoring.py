@@ -105,12 +105,7 @@ def rescore_round(
     watch = measure(tasks, client=client, config=config, done=catalog.span_digests())
     scored = watch.sums["samples"]
     digests = [task.digest for task in tasks]
-    if since is None:
-        calibration = of_warm_up(catalog, round_number=round_number)
-    elif config.schedule.rescore.kind == "observed":
-        calibration = UNSCORED
-    else:
-        calibration = calibrate(catalog, since=since, round_number=round_number, spans=digests)
+    calibration = _calibration(config, catalog, since=since, number=round_number, digests=digests)
     folds = _folds(tasks, measurement, calibration, since=since, round_number=round_number)
     done = tasks_on(client, fold_part, folds, config)
     parts = sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
@@ -123,6 +118,21 @@ def rescore_round(
     catalog.publish(round_number, parts, provenance=measured | how, keep=since)
     result = result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
     return replace(result, numbers=watch.numbers())
+
+
+def _calibration(
+    config: RunConfig,
+    catalog: LossCatalog,
+    *,
+    since: int | None,
+    number: int,
+    digests: Sequence[str],
+) -> Calibration:
+    if since is None:
+        return of_warm_up(catalog, round_number=number)
+    if config.schedule.rescore.kind == "observed":
+        return UNSCORED
+    return calibrate(catalog, since=since, round_number=number, spans=digests)
 
 
 def _how(config: RunConfig, tasks: Sequence[SpanTask], calibration: Calibration) -> dict[str, Any]:
