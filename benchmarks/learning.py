@@ -26,7 +26,7 @@ from learning_arms.figures import draw
 from learning_arms.page import put_into
 from learning_arms.regime import Data, Regime
 from learning_arms.regimes import regimes
-from learning_arms.summary import markdown, summarise
+from learning_arms.summary import at_usual_pace, markdown, summarise
 from learning_arms.trial import held_out, run_trial
 
 from pipeline.cluster import connect, on_every_worker
@@ -95,7 +95,7 @@ def run_trials(
 def describe(trial: dict[str, Any]) -> str:
     seconds = " ".join(f"{key} {value:.1f}" for key, value in trial["cpu_seconds"].items())
     quality = " ".join(f"{key} {value:.4f}" for key, value in trial["final"].items())
-    seen = f"{trial['samples_seen']:,.0f} samples"
+    seen = f"{trial['samples_seen']:,.0f} samples · pace {trial['pace_seconds']:.3f}"
     return f"seed {trial['seed']} · {trial['arm']} · {seen} · CPU s {seconds} · {quality}"
 
 
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="0 only writes table and figure anew")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--arms", type=Path, help="YAML, name: {selection: …, schedule: …}")
+    parser.add_argument("--only", default="", help="arms that begin with one of these, a,b,…")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-learning")
     )
@@ -129,6 +130,8 @@ def main() -> None:
     out = options.out or RESULTS / f"learning_{name}.json"
     regime = regimes(gpu=options.scale == "gpu")[options.regime]
     arms = yaml.safe_load(options.arms.read_text()) if options.arms else regime.arms()
+    only = tuple(options.only.split(","))
+    arms = {name: sections for name, sections in arms.items() if name.startswith(only)}
     done = json.loads(out.read_text())["trials"] if out.exists() else []
 
     def keep(trial: dict[str, Any]) -> None:
@@ -141,7 +144,9 @@ def main() -> None:
         run_trials(regime, data, arms, todo=todo, keep=keep)
     rows = write_results(out, name=name, regime=regime, trials=done)
     table = markdown(rows, quality=regime.quality)
-    draw(done, rows, quality=regime.quality, title=name, path=out.with_suffix(".png"))
+    draw(
+        at_usual_pace(done), rows, quality=regime.quality, title=name, path=out.with_suffix(".png")
+    )
     if out.parent == RESULTS:
         put_into(PAGE, marker=name, text=table)
     print(table)

@@ -103,14 +103,14 @@ def arms(horizon: Horizon) -> dict[str, Sections]:
                 "interval": _published_interval(epochs),
             },
         },
-        "ours, write-back": horizon.ours(selection=GUARDED, rescore=observed),
-        "ours, write-back, no guard": horizon.ours(
+        "write-back (ours)": horizon.ours(selection=GUARDED, rescore=observed),
+        "write-back, no guard (ours)": horizon.ours(
             selection={"strategy": "soft"}, rescore=observed
         ),
-        "ours, re-scoring 10 %": horizon.ours(
+        "re-scoring 10 % (ours)": horizon.ours(
             selection=GUARDED, rescore={"kind": "partial", "share": 0.1}, scored=rescored
         ),
-        "ours, adaptive": horizon.adaptive(share=0.1),
+        "adaptive (ours)": horizon.adaptive(share=0.1),
     }
 
 

@@ -29,34 +29,36 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
 def _vision(*, gpu: bool) -> Regime:
     def data(source: Path, folder: Path) -> Data:
         rows = corpora.shuffled(corpora.fashion(source, "train"))
-        num_train = 50_000 if gpu else 4_000
+        num_train = 50_000 if gpu else 3_000
         test = corpora.fashion(source, "test")
-        more = pl.concat([test, rows[50_000:]])
+        more = pl.concat([test, rows[50_000 : 60_000 if gpu else 54_000]])
         return Data(
             corpora.write_once(folder / "train.parquet", lambda: rows[:num_train]),
-            corpora.write_once(folder / "curve.parquet", lambda: rows[48_000 if gpu else 58_000 :]),
+            corpora.write_once(folder / "curve.parquet", lambda: rows[48_000 if gpu else 59_000 :]),
             corpora.write_once(folder / "final.parquet", lambda: more),
         )
 
-    horizon = Horizon(epochs=24, same_cost=14, teach_epochs=23, interval=2, slope=0.35)
+    horizon = Horizon(epochs=20, same_cost=12, teach_epochs=19, interval=2, slope=0.35)
     return Regime(horizon, data=data, sections=_vit(gpu=gpu))
 
 
 def _web(*, gpu: bool) -> Regime:
     def data(source: Path, folder: Path) -> Data:
         rows = corpora.shuffled(corpora.fashion(source, "train"))
-        num_samples = 200_000 if gpu else 26_000
-        more = pl.concat([corpora.fashion(source, "test"), rows[50_000:]])
+        num_samples = 200_000 if gpu else 14_000
+        more = pl.concat(
+            [corpora.fashion(source, "test"), rows[50_000 : 60_000 if gpu else 54_000]]
+        )
         return Data(
             corpora.write_once(
                 folder / "train.parquet",
                 lambda: corpora.web_like(rows[:48_000], num_samples=num_samples),
             ),
-            corpora.write_once(folder / "curve.parquet", lambda: rows[48_000:50_000]),
+            corpora.write_once(folder / "curve.parquet", lambda: rows[49_000:50_000]),
             corpora.write_once(folder / "final.parquet", lambda: more),
         )
 
-    horizon = Horizon(epochs=4, same_cost=2, teach_epochs=4)
+    horizon = Horizon(epochs=5, same_cost=3, teach_epochs=4)
     return Regime(horizon, data=data, sections=_vit(gpu=gpu))
 
 

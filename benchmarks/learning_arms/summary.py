@@ -6,7 +6,7 @@ Here: trials (`trial.py`) → one row per arm, and the Markdown of it. Not here:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from attent_select.intervals import Interval, paired
@@ -22,13 +22,27 @@ Trial = Mapping[str, Any]
 def summarise(trials: Sequence[Trial], *, quality: str) -> list[dict[str, Any]]:
     """One row per arm, in the order of their first trials.
 
-    Seconds are of the processor, in all processes: what other work on the machine changes least.
-    Differences are paired by seed; positive is better.
+    Seconds are of the processor, in all processes, at the machine's usual pace: divided by how much
+    slower than the median the machine was during the trial (`pace.py`). Differences are paired by
+    seed; positive is better.
     """
     arms: dict[str, dict[int, Trial]] = {}
-    for trial in trials:
+    for trial in at_usual_pace(trials):
         arms.setdefault(trial["arm"], {})[trial["seed"]] = trial
     return [_row(name, arms, quality=quality) for name in arms]
+
+
+def at_usual_pace(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with the processor seconds that they would have taken at the median pace."""
+    usual = median(trial["pace_seconds"] for trial in trials) if trials else 1.0
+
+    def adjusted(trial: Trial) -> Trial:
+        factor = usual / trial["pace_seconds"]
+        seconds = {stage: value * factor for stage, value in trial["cpu_seconds"].items()}
+        rounds = [p | {"cpu_seconds": p["cpu_seconds"] * factor} for p in trial["rounds"]]
+        return {**trial, "cpu_seconds": seconds, "rounds": rounds}
+
+    return [adjusted(trial) for trial in trials]
 
 
 def _row(name: str, arms: Mapping[str, Mapping[int, Trial]], *, quality: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from attent_select.plugins import load as load_plugin
+from learning_arms.pace import Pace
 from pipeline import config as configs
 from pipeline import rounds
 from pipeline.cluster import Client
@@ -95,9 +96,11 @@ def run_trial(
     clock, points = Clock(client), []
     samples_seen = samples_scored = 0.0
     read_seconds, number = 0.0, 0
-    model = None
+    model, pace = None, Pace()
     while number < len(run.rounds):
+        pace.measure()
         run, values = _round(run, number, clock=clock, client=client)
+        pace.measure()
         samples_seen += values["samples_seen"]
         samples_scored += values.get("samples_scored", 0.0)
         read_seconds += values.get("blocked_seconds", 0.0)
@@ -112,6 +115,7 @@ def run_trial(
         "samples_scored": samples_scored,
         "cpu_seconds": {stage: clock.cpu[stage] for stage in STAGES},
         "wall_seconds": {stage: clock.wall[stage] for stage in STAGES} | {"read": read_seconds},
+        "pace_seconds": pace.seconds,
         "rounds": points,
         "final": {name: value for one in final for name, value in one.metrics(model).items()},
     }

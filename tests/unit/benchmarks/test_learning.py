@@ -108,7 +108,7 @@ def test_every_arm_is_a_configuration_and_ours_train_on_no_more_than_the_control
         schedule = configs.parse(settings).schedule
         rounds = plan(schedule, num_samples=1_000_000, batch_size=1_000)
         steps[arm] = sum(each.num_steps for each in rounds)
-    ours = [arm for arm in steps if arm.startswith("ours")]
+    ours = [arm for arm in steps if arm.endswith("(ours)")]
     assert len(ours) == 4
     assert all(steps[arm] < steps[summary.SHORT] < steps[summary.ALL] for arm in ours)
 
@@ -121,6 +121,7 @@ def trial(arm: str, seed: int, *, seconds: float, accuracy: float, loss: float =
         "samples_scored": 0.0,
         "cpu_seconds": {"score": 0.1, "select": 0.1, "train": seconds - 0.2},
         "wall_seconds": {"score": 1.0, "select": 1.0, "train": 9.0, "read": 0.5},
+        "pace_seconds": 0.1,
         "rounds": [
             {"cpu_seconds": seconds / 2, "accuracy": accuracy - 0.2},
             {"cpu_seconds": seconds, "accuracy": accuracy},
@@ -153,6 +154,21 @@ def test_arms_are_compared_within_their_seed() -> None:
     assert ours["verdict"].startswith("saves 49.0 s")
     assert short["against all data"]["accuracy"]["mean"] == pytest.approx(-0.1)
     assert "verdict" not in short
+
+
+def test_a_slow_hour_of_the_machine_is_not_taken_for_a_slow_arm() -> None:
+    slow = [one | {"pace_seconds": 0.2} if one["seed"] == 1 else one for one in TRIALS]
+    slow = [
+        one
+        | {"cpu_seconds": {k: v * 2 for k, v in one["cpu_seconds"].items()}}
+        | {"rounds": [p | {"cpu_seconds": 2 * p["cpu_seconds"]} for p in one["rounds"]]}
+        if one["seed"] == 1
+        else one
+        for one in slow
+    ]
+    assert summary.summarise(slow, quality="accuracy") == summary.summarise(
+        TRIALS, quality="accuracy"
+    )
 
 
 def test_the_time_to_the_quality_of_all_data_is_read_between_two_rounds() -> None:
