@@ -6,6 +6,7 @@ is an ordinary run of `pipeline.rounds` in this process, with one warm worker fo
 after every trial to benchmarks/results/learning_<regime>.json: call it again to go on, or with
 more --seeds.
 
+    python benchmarks/learning.py                             # scikit-learn's digits
     python benchmarks/learning.py vision --data FOLDER        # fashion_mnist_{train,test}.parquet
     python benchmarks/learning.py web --data FOLDER --seeds 5
     python benchmarks/learning.py web --data FOLDER --scale gpu
@@ -115,8 +116,8 @@ def write_results(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("regime", choices=regimes(gpu=False))
-    parser.add_argument("--data", type=Path, required=True, help="folder of the Parquet files")
+    parser.add_argument("regime", choices=regimes(gpu=False), nargs="?", default="digits")
+    parser.add_argument("--data", type=Path, help="folder of the Parquet files; digits need none")
     parser.add_argument("--seeds", type=int, default=3, help="0 only writes table and figure anew")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--arms", type=Path, help="YAML, name: {selection: …, schedule: …}")
@@ -126,6 +127,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="of the results")
     options = parser.parse_args()
+    if options.data is None and options.regime != "digits":
+        parser.error(f"{options.regime} needs --data FOLDER; docs/learning.md says of what")
     name = f"{options.regime}_gpu" if options.scale == "gpu" else options.regime
     out = options.out or RESULTS / f"learning_{name}.json"
     regime = regimes(gpu=options.scale == "gpu")[options.regime]

@@ -12,11 +12,13 @@ import polars as pl
 from learning_arms import corpora, dense, language
 from learning_arms.arms import Horizon
 from learning_arms.regime import Data, Regime
+from pipeline import demo_data
 
 
 def regimes(*, gpu: bool) -> dict[str, Regime]:
     """All regimes by name."""
     return {
+        "digits": _digits(),
         "vision": _vision(gpu=gpu),
         "web": _web(gpu=gpu),
         "lora_gsm8k": language.gsm8k(gpu=gpu),
@@ -24,6 +26,25 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
         "mae": dense.mae(gpu=gpu),
         "segmentation": dense.segmentation(gpu=gpu),
     }
+
+
+def _digits() -> Regime:
+    """Needs no data: those of `attent demo`. Small enough to see that everything works."""
+
+    def data(_: Path, folder: Path) -> Data:
+        train, test = (pl.DataFrame(rows) for rows in demo_data.digits(seed=0))
+        return Data(
+            corpora.write_once(folder / "train.parquet", lambda: train),
+            corpora.write_once(folder / "curve.parquet", lambda: test),
+            corpora.write_once(folder / "final.parquet", lambda: test),
+        )
+
+    sections = _vit(gpu=False)
+    sections["task"] = sections["task"] | {"image_size": 8}
+    sections["model"] = {"config": sections["model"]["config"] | {"image_size": 8, "patch_size": 2}}
+    sections["training"] = sections["training"] | {"batch_size": 32, "warmup_steps": 20}
+    horizon = Horizon(epochs=10, same_cost=6, teach_epochs=9, interval=3)
+    return Regime(horizon, data=data, sections=sections)
 
 
 def _vision(*, gpu: bool) -> Regime:
