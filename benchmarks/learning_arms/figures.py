@@ -77,7 +77,7 @@ def _curves(trials: Sequence[Mapping[str, Any]], *, quality: str) -> alt.Chart:
         .mark_line(point=True)
         .encode(
             x=alt.X("seconds:Q", title="CPU seconds so far"),
-            y=alt.Y("y:Q", title=f"{name} (2,000 held out)", scale=alt.Scale(zero=False)),
+            y=alt.Y("y:Q", title=f"{name} on a small held-out set", scale=alt.Scale(zero=False)),
             color=alt.Color("arm:N", sort=None),
         )
     )
