@@ -26,10 +26,11 @@ PROBABILITY: Final = "probability"
 FUNCTIONAL_GRADIENT: Final = "functional_gradient"
 
 # Why a sample has no loss. `ok` is the only status whose loss is not null; `killed` is a sample
-# that ended the process that measured it.
+# that ended the process that measured it, `unseen` one that was neither scored nor trained on.
 OK: Final = "ok"
 KILLED: Final = "killed"
-STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom", KILLED)
+UNSEEN: Final = "unseen"
+STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom", KILLED, UNSEEN)
 
 SCORED: Final = "scored"
 OBSERVED: Final = "observed"

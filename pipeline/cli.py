@@ -1,8 +1,8 @@
 """The command line: `attent COMMAND`, a thin skin over the Python functions.
 
-Here: arguments and options of the commands, but for those of `antk` (`antk_command.py`). Not here:
-the work (each command imports it when it runs, so that `attent --help` is quick), printing and exit
-codes (`console.py`).
+Here: arguments and options of the commands, but for those of `antk` and `report`
+(`antk_command.py`, `report_command.py`). Not here: the work (each command imports it when it runs,
+so that `attent --help` is quick), printing and exit codes (`console.py`).
 """
 
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from pipeline.antk_command import antk
 from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
 from pipeline.options import Json, Run
+from pipeline.report_command import report
 
 app = typer.Typer(
     name="attent",
@@ -292,31 +293,7 @@ def query(
 
 
 app.command()(antk)
-
-
-@app.command()
-def report(
-    *,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
-    out: Annotated[str | None, typer.Option(help="Default: RUN/report.html.")] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=RUN", help="A run to compare with; repeatable."),
-    ] = None,
-    png: Annotated[
-        bool, typer.Option("--png", help="Also each chart as PNG, in `report` beside the page.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Writes one self-contained HTML file about a run."""
-
-    def work() -> Any:
-        from pipeline.report import named_runs, write_report
-
-        controls = named_runs(control or ())
-        return {"report": write_report(run, controls=controls, out=out, png=png)}
-
-    answer(work, as_json=as_json, show=show_values)
+app.command()(report)
 
 
 @app.command()

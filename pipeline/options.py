@@ -1,6 +1,6 @@
 """Arguments and options of the command line that several files of commands share.
 
-Not here: those of one command (`cli.py`, `antk_command.py`).
+Not here: those of one command (`cli.py`, `…_command.py`).
 """
 
 from typing import Annotated

@@ -259,6 +259,15 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
     training: TrainingT
     cluster: ClusterSettings = ClusterSettings()
 
+    @model_validator(mode="after")
+    def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT, TrainingT]":
+        if self.scoring.carry and self.schedule.rescore.kind == "observed":
+            raise InputError(
+                "scoring.carry: columns are carried along by scoring, and with "
+                "schedule.rescore.kind observed nothing is scored: leave one of them out"
+            )
+        return self
+
     @field_validator("run")
     @classmethod
     def _absolute(cls, run: str) -> str:

@@ -14,9 +14,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
     """What a benchmark wrote down."""
+    where = ("--repeats", "1", "--results", tmp_path / "results", "--name", "found")
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *arguments, "--repeats", "1"]
-        + ["--results", tmp_path / "results", "--name", "found"],
+        [sys.executable, BENCHMARKS / script, *arguments, *where],
         # One torch thread: a busy machine has no more to give.
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
