@@ -28,6 +28,13 @@ class BoundedCache(Generic[Value]):
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
+    def pop(self, key: Hashable) -> Value | None:
+        """The value under `key`, which is not kept any longer, or None."""
+        with self._lock:
+            value, num_bytes = self._entries.pop(key, (None, 0))
+            self._num_bytes -= num_bytes
+            return value
+
     def put(self, key: Hashable, value: Value, *, num_bytes: int) -> Value:
         """Keep `value` and return it. One that is larger than the whole cache is not kept."""
         with self._lock:

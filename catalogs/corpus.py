@@ -24,6 +24,7 @@ from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import frames, storage
 from catalogs.layout import Layout
 from catalogs.objects import ObjectInfo, check_etag
+from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Inspection, Reading, Shard, ShardFormat
 
 _FORMATS = "catalogs.formats"
@@ -126,11 +127,6 @@ class Corpus:
         """Samples of one shard; see `ShardFormat.read`."""
         return read_shard(self.shard(shard_id), rows=rows, columns=columns)
 
-    def decoded_bytes(self, shard_id: int, *, rows: Sequence[int], columns: Sequence[str]) -> int:
-        """About the memory that reading those samples takes; see `ShardFormat.decoded_bytes`."""
-        shard = self.shard(shard_id)
-        return _format(shard.format).decoded_bytes(shard, rows=rows, columns=columns)
-
     def row_groups(self) -> npt.NDArray[np.uint64]:
         """The sample_key of the first row of every row group, ascending.
 
@@ -224,6 +220,11 @@ def inspect_shard(url: str, format_name: str, *, members_url: str | None = None)
 def read_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
     """Samples of one shard, for those who hold the shard and not the corpus (Dask workers)."""
     return _format(shard.format).read(shard, rows=rows, columns=columns)
+
+
+def plan_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
+    """What reading those samples takes; see `ShardFormat.plan`."""
+    return _format(shard.format).plan(shard, rows=rows, columns=columns)
 
 
 def check_corpus(found: Mapping[str, object], *, corpus: Corpus, what: str) -> None:

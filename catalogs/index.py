@@ -21,12 +21,16 @@ from catalogs.sample_ids import twice
 from catalogs.scan import Scan
 
 _ROWS_PER_GROUP = 1 << 18
+# Row groups of an index that are fetched together: 16 M rows, about 10 MB.
+_GROUPS_AT_A_TIME = 64
 
 # Told how many rows more are written.
 OnRows = Callable[[int], None]
 
 # Rows u32[n] and weights f32[n] of one shard.
 ShardRows = tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]
+# shard_id u32[n], row u32[n] and weight f32[n].
+IndexBatch = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]
 
 
 class UnsortedError(InputError):
@@ -124,6 +128,22 @@ class IndexFile:
             for first, end in itertools.pairwise(bounds)
             if first < end
         }
+
+    def batches(self) -> Iterator[IndexBatch]:
+        """shard_id, row and weight of all rows, in order, some row groups at a time."""
+        footer = frames.footer_of(self.url)
+        columns = [schema.SHARD_ID, schema.ROW, schema.WEIGHT]
+        for first in range(0, footer.num_groups, _GROUPS_AT_A_TIME):
+            groups = range(first, min(first + _GROUPS_AT_A_TIME, footer.num_groups))
+            fetched = parquet_file.fetch(
+                self.url, footer=footer, groups=groups, columns=columns, etag=None
+            )
+            tables = parquet_file.decode(
+                self.url, fetched, footer=footer, groups=groups, columns=columns
+            )
+            for table in tables:
+                shards, rows, weights = (table[name].to_numpy() for name in columns)
+                yield shards, rows, weights
 
 
 def digest_of(

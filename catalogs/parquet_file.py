@@ -21,7 +21,7 @@ from catalogs import read_plan, storage
 from catalogs.read_plan import Extent, Fetched
 
 # Enough for the footer of most files, so that one request gets it.
-_TAIL_BYTES = 1 << 16
+TAIL_BYTES = 1 << 16
 _MAGIC = b"PAR1"
 # A row group is decoded as a whole. One that takes more than this, before compression and in the
 # columns that are read, is refused: some kB on disk can stand for any amount of memory.
@@ -97,7 +97,7 @@ def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:
     Raises:
         InputError: it is not a whole Parquet file.
     """
-    length = min(num_bytes, _TAIL_BYTES)
+    length = min(num_bytes, TAIL_BYTES)
     tail = storage.read_ranges(url, [(num_bytes - length, length)], etag=etag)[0]
     needed = footer_bytes(tail, url=url, num_bytes=num_bytes)
     if needed > length:

@@ -5,7 +5,8 @@ reading (`catalogs/storage/`) or where a sample lies in its shard (`catalogs/for
 
 A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents closer
 than that are cheaper as one range. As a cost in bytes this greedy merge is optimal, and reading a
-whole shard is merely its extreme case.
+whole shard is merely its extreme case. Where samples are large, what is read in vain is bounded as
+well: bandwidth is shared, and a request for a large sample is well spent.
 """
 
 from bisect import bisect_right
@@ -16,6 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from attent_select.errors import InputError
+
+# Samples of this size or more, on average, are read with at most so many times their bytes.
+LARGE_SAMPLE_BYTES = 32 << 10
+MAX_AMPLIFICATION = 1.2
+# Of a shard's bytes, without its footer or the last padding.
+_WHOLE_SHARE = 0.9
 
 # (offset, num_bytes) within a shard.
 Extent = tuple[int, int]
@@ -34,6 +41,49 @@ def coalesce(extents: Sequence[Extent], *, request_bytes: int) -> list[Extent]:
                 continue
         ranges.append((offset, num_bytes))
     return ranges
+
+
+def within_amplification(
+    extents: Sequence[Extent], *, request_bytes: int, num_samples: int
+) -> list[Extent]:
+    """`coalesce`, but for samples of `LARGE_SAMPLE_BYTES` or more on average the gaps read in vain,
+    smallest first, are at most a fifth of what is wanted.
+    """
+    wanted = np.array([extent for extent in extents if extent[1]], np.int64).reshape(-1, 2)
+    wanted = wanted[np.argsort(wanted[:, 0])]
+    total = int(wanted[:, 1].sum())
+    if total >= LARGE_SAMPLE_BYTES * num_samples:
+        gaps = np.sort(np.maximum(wanted[1:, 0] - wanted[:-1].sum(axis=1), 0))
+        fitting = int(np.searchsorted(np.cumsum(gaps), total * (MAX_AMPLIFICATION - 1), "right"))
+        if fitting < len(gaps):
+            request_bytes = min(request_bytes, int(gaps[fitting]) - 1)
+    return coalesce(extents, request_bytes=request_bytes)
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """What reading some samples of one shard takes.
+
+    `method` is `whole file`, `ranges` or `row groups`; `ranges` are what is requested;
+    `bytes_selected` is the extent of the samples in the shard; `decoded_bytes` about the memory
+    that reading them takes.
+    """
+
+    method: str
+    ranges: list[Extent]
+    bytes_selected: int
+    decoded_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        """That are requested."""
+        return sum(size for _, size in self.ranges)
+
+
+def method_of(ranges: Sequence[Extent], *, shard_bytes: int, otherwise: str) -> str:
+    """`whole file` for one range over nearly all of the shard."""
+    is_whole = len(ranges) == 1 and ranges[0][1] >= _WHOLE_SHARE * shard_bytes
+    return "whole file" if is_whole else otherwise
 
 
 @dataclass(frozen=True)

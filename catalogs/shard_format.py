@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from catalogs.read_plan import ReadPlan
+
 # One sample: column name → plain Python value (bytes, str, int, float, list, dict or None).
 Sample = dict[str, Any]
 
@@ -74,8 +76,8 @@ class ShardFormat(Protocol):
         """
         ...
 
-    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
-        """About the memory that reading these samples takes; raises what `read` raises.
+    def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
+        """What `read` would request for these samples; raises what `read` raises.
 
         Costs at most one small request for each shard, the answer to which `read` uses as well.
         """

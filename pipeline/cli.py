@@ -33,6 +33,15 @@ Scheduler = Annotated[
     str | None, typer.Option(help="`local`, or a Dask scheduler's address (tcp://…).")
 ]
 
+# Options of `attent stream`.
+Classes = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Measure how well its values are mixed.")
+]
+StreamingSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A key of the section `streaming`."),
+]
+
 # Options of `attent select`.
 Losses = Annotated[
     str, typer.Argument(metavar="LOSSES", help="A run, or Parquet files with shard_id, row, loss.")
@@ -200,21 +209,29 @@ def stream(
     digest: Annotated[
         bool, typer.Option("--digest", help="Only the digests of the order; reads no sample.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only what would be read; reads no sample.")
+    ] = False,
+    classes: Classes = None,
+    settings: StreamingSet = None,
     as_json: Json = False,
 ) -> None:
     """Walks the training stream without training: throughput, bytes, read amplification."""
 
     def work() -> Any:
-        from pipeline.walk import walk
+        from pipeline import walk
+        from pipeline.streaming import Place, settings_of
 
-        return walk(
+        place = Place(seed, batch_size=batch_size, epochs=epochs, rank=rank, world_size=world_size)
+        reading = settings_of(settings or ())
+        if plan:
+            return walk.plan(corpus, index=index, place=place, settings=reading)
+        return walk.walk(
             corpus,
             index=index,
-            batch_size=batch_size,
-            world_size=world_size,
-            rank=rank,
-            epochs=epochs,
-            seed=seed,
+            place=place,
+            settings=reading,
+            classes=classes,
             digest_only=digest,
         )
 

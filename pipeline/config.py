@@ -19,11 +19,20 @@ from catalogs import storage
 from catalogs.layout import Layout
 from pipeline import credentials
 from pipeline.cluster import check_memory_limit
-from pipeline.settings import RunConfig, RunSettings, SelectionSettings
+from pipeline.settings import RunConfig, RunSettings, SelectionSettings, StreamingSettings
 from pipeline.validation import all_problems, check
 
 # What may change when a run goes on: where and how fast it runs, never what comes out.
-_CHANGEABLE = ("run", "cluster", "scoring.max_failed_share")
+_CHANGEABLE = (
+    "run",
+    "cluster",
+    "scoring.max_failed_share",
+    *(
+        f"streaming.{name}"
+        for name in StreamingSettings.model_fields
+        if name not in ("shuffle", "block_bytes")
+    ),
+)
 
 
 def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> RunConfig:
@@ -61,14 +70,14 @@ def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
     credentials.check_urls([source], what="the configuration")
     source = storage.normalise(source)
     if source.endswith((".yaml", ".yml")):
-        return parse(_override(_yaml(source), overrides), source=source)
+        return parse(overridden(_yaml(source), overrides), source=source)
     frozen = Layout(source).config
     if storage.info(frozen) is None:
         raise MissingError(
             f"{source}: no run.yaml there, so it is not a run; start one with "
             "`attent run CONFIG.yaml` whose key `run` names this place"
         )
-    return parse(_override(_yaml(frozen) | {"run": source}, overrides), source=frozen)
+    return parse(overridden(_yaml(frozen) | {"run": source}, overrides), source=frozen)
 
 
 def freeze(config: RunConfig) -> None:
@@ -128,7 +137,8 @@ def _check_ends(value: Any) -> None:
             _check_ends(inner)
 
 
-def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `dotted.key=value` (the value is YAML) put in its place."""
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

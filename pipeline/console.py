@@ -63,6 +63,8 @@ def answer(work: Callable[[], R], *, as_json: bool, show: Callable[[R], None]) -
         message = " ".join(f"{type(error).__name__}: {error}".split())
         typer.echo(f"attent: our fault: {message}; please report it", err=True)
         raise typer.Exit(1) from None
+    if not _is_first_rank():
+        return result
     if as_json:
         typer.echo(text)
     else:
@@ -173,7 +175,7 @@ class Advance(Protocol):
 @contextlib.contextmanager
 def progress(title: str, *, total: int, unit: str) -> Iterator[Advance]:
     """A progress bar on stderr, or where that is no terminal a line now and then."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and _is_first_rank()):
         yield _lines(title, total=total, unit=unit)
         return
     from rich.console import Console
@@ -232,7 +234,13 @@ def stage(title: str) -> Iterator[None]:
 
 def say(message: str) -> None:
     """A line for people, on stderr."""
-    typer.echo(message, err=True)
+    if _is_first_rank():
+        typer.echo(message, err=True)
+
+
+def _is_first_rank() -> bool:
+    """Of a launcher's processes (torchrun) only the first says more than what went wrong."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _readable(value: Any) -> str:

@@ -6,9 +6,9 @@ count last: the snapshot, the index, the checkpoint's marker, the round's metric
 killed at any moment; running it again finishes what was begun.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +117,16 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
 def train_stage(run: Run, round_: Round) -> dict[str, float]:
     """Trains the round on its index, evaluates, and publishes the round's metrics (returned).
 
-    What an earlier process measured and could not publish is left out.
+    Every rank of a launcher calls it; the first one selects. What an earlier process measured and
+    could not publish is left out.
     """
-    from trainers import checkpoint
+    from trainers import checkpoint, ranks
 
     if (finished := metrics.read(run.config.run, round_.number)) is not None:
         return finished
     is_selected = storage.info(run.layout.index(round_.number)) is not None
     started = monotonic()
-    index = select_stage(run, round_)
+    index = ranks.in_turn(partial(select_stage, run, round_))
     select_seconds = None if is_selected else monotonic() - started
     run = run.after_selecting(round_.number, index)
     round_ = run.rounds[round_.number]
@@ -158,19 +159,34 @@ def train_stage(run: Run, round_: Round) -> dict[str, float]:
 
 
 def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str, float]]]:
-    """Does every round that is not finished; yields each with its metrics as soon as it is."""
+    """Does every round that is not finished; yields each with its metrics as soon as it is.
+
+    Every rank of a launcher calls it: the first one decides, scores and selects, all of them train.
+    """
+    from trainers import ranks
+
     number = 0
     while number < len(run.rounds):
-        run = decided(run, number)
+        run = ranks.in_turn(
+            partial(_scored, run, number, cluster=cluster),
+            then=partial(prepare, run.config, cluster=cluster),
+        )
         round_ = run.rounds[number]
-        if metrics.read(run.config.run, round_.number) is None:
-            is_selected = storage.info(run.layout.index(round_.number)) is not None
-            if run.needs_losses(round_) and not is_selected:
-                score_stage(run, round_, cluster=cluster)
         values = train_stage(run, round_)
         run = run.after_selecting(number, select_stage(run, round_))
         yield run.rounds[number], values
         number += 1
+
+
+def _scored(run: Run, number: int, *, cluster: Cluster) -> Run:
+    """The run with its round as decided; its losses are measured, if it needs them still."""
+    run = decided(run, number)
+    round_ = run.rounds[number]
+    if metrics.read(run.config.run, round_.number) is None:
+        is_selected = storage.info(run.layout.index(round_.number)) is not None
+        if run.needs_losses(round_) and not is_selected:
+            score_stage(run, round_, cluster=cluster)
+    return run
 
 
 def _write_index(
@@ -242,25 +258,35 @@ def _all_rows(corpus: Corpus) -> pl.LazyFrame:
 
 def _reading(stream: "TeachingStream") -> dict[str, float]:
     stats = stream.stats
-    names = ("bytes_read", "bytes_selected", "num_requests", "blocked_seconds", "num_skipped")
+    names = (
+        "bytes_read",
+        "bytes_cached",
+        "bytes_selected",
+        "num_requests",
+        "blocked_seconds",
+        "num_skipped",
+    )
     return {name: getattr(stats, name) for name in names}
 
 
 def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
-    from trainers import TeachingStream
+    from pipeline.streaming import Place, open_stream
+    from trainers import ranks
 
     training = run.config.training
-    stream = TeachingStream(
+    stream = open_stream(
         index,
         run.corpus,
         run.config.task.settings,
-        seed=stream_key(run.config.seed, round_.number),
-        batch_size=training.batch_size,
-        micro_batch_size=training.micro_batch_size,
-        epochs=round_.epochs,
-        # Of the launcher (torchrun), where there is one.
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        place=Place(
+            seed=stream_key(run.config.seed, round_.number),
+            batch_size=training.batch_size,
+            micro_batch_size=training.micro_batch_size,
+            epochs=round_.epochs,
+            rank=ranks.rank(),
+            world_size=ranks.world_size(),
+        ),
+        settings=run.config.streaming,
         max_skipped_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:

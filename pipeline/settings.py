@@ -157,6 +157,44 @@ class ScoringSettings(_Section):
         return {name: _CARRIED[kind] for name, kind in self.carry.items()} | measured
 
 
+class StreamingSettings(_Section):
+    """How training reads what was selected. `shuffle` and `block_bytes` are part of the order; the
+    others change nothing but speed and memory.
+
+    Attributes:
+        shuffle: `block`, of what is read together, or `full`, of all selected rows.
+        block_bytes: that are shuffled (`full`: read) together, over all ranks.
+        read_ahead_bytes: of memory for samples that were read, and again for prepared ones.
+        read_threads: default: 4 for local files, 16 for object stores.
+        prepare_threads: that decode and collate.
+        timeout_seconds: how long to wait for a batch.
+        latency_ms: of a request; default: as is usual for the storage.
+        connection_mb_per_second: of one connection; default: as is usual for the storage.
+        cache: a folder on the node's own disk for what was read from an object store.
+        cache_bytes: at most so many in it.
+        materialise: whether scattered rows are first written as compact shards: `auto` where the
+            cost model says that it pays over the round's epochs.
+    """
+
+    shuffle: Literal["block", "full"] = "block"
+    block_bytes: int = Field(default=256 << 20, ge=1)
+    read_ahead_bytes: int = Field(default=128 << 20, ge=1)
+    read_threads: int | None = Field(default=None, ge=1)
+    prepare_threads: int = Field(default=2, ge=1)
+    timeout_seconds: float = Field(default=300.0, gt=0)
+    latency_ms: float | None = Field(default=None, ge=0)
+    connection_mb_per_second: float | None = Field(default=None, gt=0)
+    cache: str | None = None
+    cache_bytes: int = Field(default=64 << 30, ge=1)
+    materialise: Literal["auto", "always", "never"] = "auto"
+
+    @model_validator(mode="after")
+    def _cost_is_whole(self) -> "StreamingSettings":
+        if (self.latency_ms is None) != (self.connection_mb_per_second is None):
+            raise InputError("latency_ms and connection_mb_per_second: give both, or neither")
+        return self
+
+
 class Adaptive(_Section):
     """How far a cluster that is started here may grow and shrink, in workers."""
 
@@ -257,6 +295,7 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
     schedule: Schedule = Schedule()
     scoring: ScoringSettings = ScoringSettings()
     training: TrainingT
+    streaming: StreamingSettings = StreamingSettings()
     cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ the stages' work (`rounds.py`).
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -65,18 +66,26 @@ def train(
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains one round (default: the first unfinished) on its index, which is selected if need be.
+    Every rank of a launcher (torchrun) calls it.
 
     Returns `rounds` (one, as `run` describes it) and `checkpoint`, its URL.
 
     Raises:
         MissingError: the round is chosen by losses and was not scored.
     """
+    from trainers import ranks
+
     config = _config(source, scheduler=None, overrides=overrides)
     with lease.held(config.run), _cluster(config, client) as cluster:
-        run = rounds.prepare(config, cluster=cluster)
-        run = rounds.decided(run, run.round(round_number).number)
-        round_ = run.round(round_number)
-        return _result(run, [_describe(round_, rounds.train_stage(run, round_))])
+        prepare = partial(rounds.prepare, config, cluster=cluster)
+
+        def decided() -> Run:
+            run = prepare()
+            return rounds.decided(run, run.round(round_number).number)
+
+        ready = ranks.in_turn(decided, then=prepare)
+        round_ = ready.round(round_number)
+        return _result(ready, [_describe(round_, rounds.train_stage(ready, round_))])
 
 
 def run(
@@ -86,16 +95,19 @@ def run(
     scheduler: str | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Does every round of a run that is not finished. Call it again to go on after a kill.
+    """Does every round of a run that is not finished. Call it again to go on after a kill. Every
+    rank of a launcher (torchrun) calls it: the first one scores and selects, all of them train.
 
     Takes what `score` takes. Returns `rounds`, each with `round`, `phase`, `ratio`,
     `samples_seen`, `train_loss` (nats), the metrics of the evaluation and `seconds` per stage,
     their `total` without the evaluation; and `checkpoint`, the URL of the last. A number that was
     lost with a killed process is left out.
     """
+    from trainers import ranks
+
     config = _config(source, scheduler=scheduler, overrides=overrides)
     with lease.held(config.run), _cluster(config, client) as cluster:
-        ready = rounds.prepare(config, cluster=cluster)
+        ready = ranks.in_turn(partial(rounds.prepare, config, cluster=cluster))
         finished = []
         for round_, values in rounds.all_rounds(ready, cluster=cluster):
             finished.append(_describe(round_, values))

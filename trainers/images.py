@@ -43,7 +43,14 @@ def open_image(data: Any, *, num_channels: int) -> Any:
     """The decoded Pillow image, grey (1 channel) or RGB (3), in its own size. Raises what
     `decode_image` raises.
     """
-    return _decoded(data, lambda image: _eight_bits(image).convert(_MODES[num_channels]))
+    mode = _MODES[num_channels]
+
+    def converted(image: Any) -> Any:
+        image.load()
+        plain = _eight_bits(image)
+        return plain if plain.mode == mode else plain.convert(mode)
+
+    return _decoded(data, converted)
 
 
 def resized(image: Any, *, image_size: int) -> torch.Tensor:
@@ -52,8 +59,9 @@ def resized(image: Any, *, image_size: int) -> torch.Tensor:
 
     if image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    tensor = torch.from_numpy(np.array(image, dtype=np.uint8))
-    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+    # A copy that may be written to; for small images the way over numpy takes half as long again.
+    tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return tensor.view(image_size, image_size, -1).permute(2, 0, 1)
 
 
 def decode_map(data: Any) -> torch.Tensor:

@@ -3,79 +3,41 @@
 Here: pure numpy over the rows of an index. Not here: reading, threads or tensors (`stream.py`). The
 sequence of global batches depends only on the index, its corpus, the seed, the epoch, the global
 batch size and the shuffle block; never on the number of ranks or threads. A sample is named by its
-`id`: its position in the index, in (shard, row) order.
+`id`: its position in the index, in (shard, row) order (`selected.py`).
 
-The shuffle is the one that storage can serve. Each shard's selected rows are cut into pieces; the
-pieces, in random order, are grouped into blocks of bounded bytes; the rows of a block are shuffled.
-Whoever reads a block once, shard by shard, can hand out its rows in random order from memory.
+Samples are handed out block by block, a block being what memory holds: bounded in bytes. There are
+two shuffles. `block` is the one that storage can serve: each shard's selected rows are cut into
+pieces; the pieces, in random order, are grouped into blocks; the rows of a block are shuffled. So a
+shard is read in few places. `full` is a random permutation of all selected rows, cut into blocks:
+every sample is read from anywhere, and a block reads what it can of a shard together. The first
+blocks of a training are small, so that it begins before a whole one is read.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from attent_select.errors import InputError
+from attent_select.permutation import permuted
 from attent_select.randomness import Purpose, numpy_bits, stream_key
-
-Ids = npt.NDArray[np.int64]
+from trainers.selected import Ids, Selected
 
 TAILS = ("pad", "drop")
-DEFAULT_BLOCK_BYTES = 512 << 20
+SHUFFLES = ("block", "full")
+DEFAULT_BLOCK_BYTES = 256 << 20
 # A block mixes at least this many pieces, so that a shard larger than a block is still mixed with
 # others.
 _PIECES_PER_BLOCK = 8
+# The first blocks of the first epoch are a 128th, a 64th, … of a whole one.
+_SMALLER_BLOCKS = 7
 
-
-@dataclass(frozen=True, eq=False)
-class Selected:
-    """The rows of an index as flat arrays, in (shard, row) order: 8 bytes per sample.
-
-    The rows of `shard_ids[k]` are `rows[starts[k]:starts[k + 1]]`; `sample_bytes[k]` is the mean
-    size of that shard's samples at rest.
-    """
-
-    shard_ids: npt.NDArray[np.uint32]
-    starts: Ids
-    rows: npt.NDArray[np.uint32]
-    weights: npt.NDArray[np.float32]
-    sample_bytes: npt.NDArray[np.float64]
-
-    @staticmethod
-    def of(
-        rows_by_shard: Mapping[int, tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]],
-        *,
-        sample_bytes: Mapping[int, float],
-    ) -> "Selected":
-        """Flatten `shard_id → (rows ascending, weights)`."""
-        shards = [shard for shard in sorted(rows_by_shard) if len(rows_by_shard[shard][0])]
-        parts = [rows_by_shard[shard] for shard in shards]
-        counts = [len(rows) for rows, _ in parts]
-        return Selected(
-            shard_ids=np.array(shards, dtype=np.uint32),
-            starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            rows=np.concatenate([np.zeros(0, np.uint32), *(rows for rows, _ in parts)]),
-            weights=np.concatenate([np.zeros(0, np.float32), *(weights for _, weights in parts)]),
-            sample_bytes=np.array([sample_bytes[shard] for shard in shards], dtype=np.float64),
-        )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def shard_ordinals(self, ids: Ids) -> Ids:
-        """For each id the `k` of its shard in `shard_ids`."""
-        return np.asarray(np.searchsorted(self.starts, ids, side="right") - 1, dtype=np.int64)
-
-    def shards_of(self, ids: Ids) -> npt.NDArray[np.uint32]:
-        return self.shard_ids[self.shard_ordinals(ids)]
-
-    def sample_keys(self, ids: Ids) -> npt.NDArray[np.uint64]:
-        """`shard_id << 32 | row`, as in `schema.sample_key`."""
-        shards = self.shards_of(ids).astype(np.uint64)
-        return (shards << np.uint64(32)) | self.rows[ids].astype(np.uint64)
+# How many samples a block has, and what gives them.
+_LazyBlock = tuple[int, Callable[[], Ids]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +116,7 @@ class Order:
     batch_size: int
     epochs: int = 1
     tail: str = "pad"
+    shuffle: str = "block"
     block_bytes: int = DEFAULT_BLOCK_BYTES
 
     def __post_init__(self) -> None:
@@ -162,6 +125,8 @@ class Order:
                 raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.tail not in TAILS:
             raise InputError(f"tail is {self.tail!r}: expected one of {', '.join(TAILS)}")
+        if self.shuffle not in SHUFFLES:
+            raise InputError(f"shuffle is {self.shuffle!r}: expected one of {', '.join(SHUFFLES)}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -224,16 +189,36 @@ class Order:
         return self.steps_per_epoch * self.batch_size
 
     def _epoch_blocks(self, epoch: int, *, start: int) -> Iterator[Block]:
-        _, sizes, _ = self._pieces
+        blocks = self._full_blocks if self.shuffle == "full" else self._piece_blocks
         stop = min(self._epoch_end, len(self.selected))
         end = 0
+        for size, ids_of in blocks(epoch):
+            first, end = end, end + size
+            if end > start and first < stop:
+                low, high = max(start, first), min(stop, end)
+                yield Block(epoch=epoch, first=low, ids=ids_of()[low - first : high - first])
+
+    def _full_blocks(self, epoch: int) -> Iterator[_LazyBlock]:
+        key = stream_key(self.seed, Purpose.SHUFFLE_ROWS, epoch)
+        total, first = len(self.selected), 0
+        for limit in self._limits(epoch):
+            if first == total:
+                return
+            end = min(first + max(int(limit / max(self.selected.mean_bytes, 1)), 1), total)
+            places = np.arange(first, end)
+            yield end - first, partial(permuted, places, size=total, key=key)
+            first = end
+
+    def _piece_blocks(self, epoch: int) -> Iterator[_LazyBlock]:
+        _, sizes, _ = self._pieces
         for pieces in self._grouped_pieces(epoch):
-            first, end = end, end + int(sizes[pieces].sum())
-            if end <= start or first >= stop:
-                continue
-            ids = self._shuffled(epoch, pieces)
-            low, high = max(start, first), min(stop, end)
-            yield Block(epoch=epoch, first=low, ids=ids[low - first : high - first])
+            yield int(sizes[pieces].sum()), partial(self._shuffled, epoch, pieces)
+
+    def _limits(self, epoch: int) -> Iterator[int]:
+        """Bytes of one block after the other."""
+        if epoch == 0:
+            yield from (max(self.block_bytes >> k, 1) for k in range(_SMALLER_BLOCKS, 0, -1))
+        yield from repeat(self.block_bytes)
 
     def _grouped_pieces(self, epoch: int) -> list[Ids]:
         """The epoch's pieces in random order, those of one block together."""
@@ -242,7 +227,7 @@ class Order:
             return []
         key = stream_key(self.seed, Purpose.SHUFFLE_SHARDS, epoch)
         order = np.argsort(numpy_bits(key, self.selected.sample_keys(starts)), kind="stable")
-        block_of = _group(num_bytes[order], limit=self.block_bytes)
+        block_of = _group(num_bytes[order], limits=self._limits(epoch))
         return np.split(order, np.flatnonzero(np.diff(block_of)) + 1)
 
     def _shuffled(self, epoch: int, pieces: Ids) -> Ids:
@@ -250,22 +235,22 @@ class Order:
         ids = np.concatenate([np.arange(starts[p], starts[p] + sizes[p]) for p in pieces])
         sample_keys = self.selected.sample_keys(ids)
         key = stream_key(self.seed, Purpose.SHUFFLE_ROWS, epoch)
-        return ids[np.lexsort((sample_keys, numpy_bits(key, sample_keys)))]
+        # Different keys have different bits: mixing them can be undone.
+        return ids[np.argsort(numpy_bits(key, sample_keys))]
 
     @cached_property
     def _pieces(self) -> tuple[Ids, Ids, npt.NDArray[np.float64]]:
         """First id, number of samples and bytes of every piece, in index order."""
-        counts = np.diff(self.selected.starts)
+        counts, sample_bytes = np.diff(self.selected.starts), self.selected.sample_bytes
         piece_bytes = max(self.block_bytes // _PIECES_PER_BLOCK, 1)
-        wanted = np.ceil(counts * self.selected.sample_bytes / piece_bytes).astype(np.int64)
+        wanted = np.ceil(counts * sample_bytes / piece_bytes).astype(np.int64)
         pieces = np.clip(wanted, 1, np.maximum(counts, 1))
-        bounds = [
-            np.linspace(start, start + count, number + 1).astype(np.int64)
-            for start, count, number in zip(self.selected.starts[:-1], counts, pieces, strict=True)
-        ]
-        starts = np.concatenate([np.zeros(0, np.int64), *(bound[:-1] for bound in bounds)])
-        sizes = np.concatenate([np.zeros(0, np.int64), *(np.diff(bound) for bound in bounds)])
-        return starts, sizes, sizes * np.repeat(self.selected.sample_bytes, pieces)
+        shard = np.repeat(np.arange(len(counts)), pieces)
+        # Which piece of its shard each one is.
+        place = np.arange(len(shard)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        begin, end = (counts[shard] * k // pieces[shard] for k in (place, place + 1))
+        sizes = end - begin
+        return self.selected.starts[shard] + begin, sizes, sizes * sample_bytes[shard]
 
 
 def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:
@@ -277,13 +262,13 @@ def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:
     return digest.hexdigest()
 
 
-def _group(num_bytes: npt.NDArray[np.float64], *, limit: int) -> Ids:
-    """Number consecutive pieces by block: a block is closed before it would pass `limit` bytes."""
+def _group(num_bytes: npt.NDArray[np.float64], *, limits: Iterator[int]) -> Ids:
+    """Number consecutive pieces by block: a block is closed before it would pass its limit."""
     block_of = np.zeros(len(num_bytes), np.int64)
-    block, total = 0, 0.0
+    block, total, limit = 0, 0.0, next(limits)
     for place, size in enumerate(num_bytes.tolist()):
         if place and total + size > limit:
-            block, total = block + 1, 0.0
+            block, total, limit = block + 1, 0.0, next(limits)
         block_of[place] = block
         total += size
     return block_of

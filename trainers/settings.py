@@ -32,17 +32,22 @@ ARGUMENTS = frozenset({
 class ReadAhead:
     """How far a rank reads ahead. `max_bytes` of memory bounds what was read and not yet prepared,
     and again what was prepared and not yet handed out, beside the one shuffle block that is being
-    handed out.
+    handed out. `num_read_threads` is 4 for local files and 16 for others if it is None. A batch
+    that does not come within `timeout_seconds` ends the stream.
     """
 
-    num_read_threads: int = 4
+    num_read_threads: int | None = None
     num_prepare_threads: int = 2
-    max_bytes: int = 256 << 20
+    max_bytes: int = 128 << 20
+    timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         for name in ("num_read_threads", "num_prepare_threads", "max_bytes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1")
+        if not self.timeout_seconds > 0:
+            raise InputError(f"timeout_seconds is {self.timeout_seconds}: expected more than 0")
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,27 @@ num_workers=0)`, in `fit` and in Lightning. It shards itself: never pass it to
 `accelerator.prepare`, which would shard it once more and silently drop samples.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from attent_select.errors import CorpusMismatchError, InputError
+from attent_select.errors import CorpusMismatchError, InputError, SampleError
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers.order import DEFAULT_BLOCK_BYTES, Order, Selected, Share, order_digest
-from trainers.rank_reader import RankReader, StreamStats
+from catalogs.read_plan import ReadPlan
+from catalogs.storage import ReadCost, ReadPolicy
+from trainers.order import DEFAULT_BLOCK_BYTES, Order, Share, order_digest
+from trainers.rank_reader import RankReader
+from trainers.selected import Selected
 from trainers.settings import ReadAhead
+from trainers.sources import Source
+from trainers.stream_stats import StreamStats
 from trainers.task import Batch, Task
 
 
@@ -47,9 +54,12 @@ class TeachingStream(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         tail: str = "pad",
+        shuffle: str = "block",
         start_step: int = 0,
         block_bytes: int = DEFAULT_BLOCK_BYTES,
         read_ahead: ReadAhead | None = None,
+        policy: ReadPolicy | None = None,
+        compact: Corpus | None = None,
         max_skipped_share: float = 0.01,
     ) -> None:
         """Set up the stream; nothing but the index is read yet.
@@ -66,31 +76,32 @@ class TeachingStream(IterableDataset[Batch]):
             world_size: number of ranks.
             tail: `pad` or `drop` the last, incomplete global batch of an epoch.
             start_step: where to begin.
-            block_bytes: bytes at rest that are shuffled together, over all ranks; part of the
-                order.
-            read_ahead: threads and memory.
+            shuffle: `block` shuffles what is near in storage, or `full`, all rows; see `order.py`.
+            block_bytes: bytes at rest that are shuffled together, or with `full` read together,
+                over all ranks; part of the order.
+            read_ahead: threads, memory and patience.
+            policy: what a request costs, and where ranges are kept on this node.
+            compact: the selected rows alone, in their order, read instead of `corpus`; the order
+                stays the same.
             max_skipped_share: more unusable samples than this share end training.
         """
-        self.order = Order(
-            _selected(index, corpus),
-            seed=seed,
-            batch_size=batch_size,
-            epochs=epochs,
-            tail=tail,
-            block_bytes=block_bytes,
-        )
+        selected = _selected(index, corpus)
+        self.order = Order(selected, seed, batch_size, epochs, tail, shuffle, block_bytes)
         self.share = Share(rank, world_size, batch_size, micro_batch_size)
         self.stats = StreamStats(padded=self.order.num_padded, dropped=self.order.num_dropped)
         self._identity = _identity(index, corpus, self.order)
+        columns = corpus.columns if task is None else task.columns
+        policy = replace(policy or ReadPolicy(), meter=self.stats.meter)
         self._reader = RankReader(
             order=self.order,
-            corpus=corpus,
+            source=Source(selected, corpus, columns, compact, policy, f"rank {rank}"),
             task=task,
             share=self.share,
             read_ahead=read_ahead or ReadAhead(),
             max_skipped_share=max_skipped_share,
             stats=self.stats,
         )
+        self._process = os.getpid()
         self._next_step = self._checked_step(start_step)
 
     @property
@@ -115,10 +126,12 @@ class TeachingStream(IterableDataset[Batch]):
                 "a TeachingStream reads with its own threads: use DataLoader(stream, "
                 "batch_size=None, num_workers=0)"
             )
+        self._check_process()
         started = time.perf_counter()
         part = 0
         with closing(self._reader.batches(self._next_step)) as batches:
             while True:
+                self._check_process()
                 asked = time.perf_counter()
                 batch = next(batches, None)
                 now = time.perf_counter()
@@ -175,7 +188,19 @@ class TeachingStream(IterableDataset[Batch]):
         Raises:
             InputError: those are more than the allowed share.
         """
-        self._reader.leave_out(shard_id, row=row)
+        reason = "nothing in it counts for this model (a label that it lacks?)"
+        error = SampleError(reason, status="unreadable")
+        self.stats.count(-1, truncated=0)
+        self.stats.skip(shard_id, row=row, error=error, max_share=self._reader.max_skipped_share)
+
+    def plans(self) -> Iterator[ReadPlan]:
+        """What this rank would read, piece by piece, without reading any sample."""
+        return self._reader.plans()
+
+    @property
+    def read_cost(self) -> ReadCost:
+        """What a request costs where the samples are."""
+        return self._reader.source.cost
 
     def order_digest(self) -> str:
         """Hash of the whole global order: the same for every world size. Reads nothing."""
@@ -188,6 +213,15 @@ class TeachingStream(IterableDataset[Batch]):
         )
         return order_digest(self.order.selected, shares)
 
+    def _check_process(self) -> None:
+        """Threads and connections do not survive a fork: the child would wait for ever."""
+        if os.getpid() != self._process:
+            raise InputError(
+                f"this stream was made in process {self._process} and is used in a fork of it, "
+                f"{os.getpid()}: make it in the process that trains (torchrun does), and leave "
+                "num_workers at 0"
+            )
+
     def _checked_step(self, step: int) -> int:
         if not 0 <= step <= self.order.num_steps:
             raise InputError(
@@ -197,10 +231,11 @@ class TeachingStream(IterableDataset[Batch]):
 
 
 def _selected(index: IndexFile, corpus: Corpus) -> Selected:
-    rows = index.rows_by_shard()
-    shards = {shard_id: corpus.shard(shard_id) for shard_id in rows}
-    sizes = {key: shard.num_bytes / max(shard.num_samples, 1) for key, shard in shards.items()}
-    return Selected.of(rows, sample_bytes=sizes)
+    def sample_bytes(shard_id: int) -> float:
+        shard = corpus.shard(shard_id)
+        return shard.num_bytes / max(shard.num_samples, 1)
+
+    return Selected.of(index.batches(), num_samples=index.num_samples, sample_bytes=sample_bytes)
 
 
 def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
@@ -212,5 +247,6 @@ def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
         "batch_size": order.batch_size,
         "epochs": order.epochs,
         "tail": order.tail,
+        "shuffle": order.shuffle,
         "block_bytes": order.block_bytes,
     }

@@ -17,7 +17,14 @@ from attent_select.errors import InputError, MissingError
 from catalogs import parquet_file, plain_values, storage
 from catalogs.cache import BoundedCache
 from catalogs.parquet_file import Footer
-from catalogs.read_plan import Fetched, checked_columns, checked_rows
+from catalogs.read_plan import (
+    Fetched,
+    ReadPlan,
+    checked_columns,
+    checked_rows,
+    method_of,
+    within_amplification,
+)
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 
 # A shard that costs no more than so many requests is read whole rather than footer first.
@@ -29,7 +36,9 @@ _GROUP_BYTES = 8 << 20
 # What pyarrow raises for values that it cannot make a column of.
 _REFUSED: Final = (pa.ArrowException, TypeError, OverflowError)
 
-_footers: BoundedCache[Footer] = BoundedCache(max_bytes=128 << 20)
+_footers: BoundedCache[Footer] = BoundedCache(max_bytes=64 << 20)
+# Small shards that were read for their footers, until their samples are wanted.
+_small: BoundedCache[bytes] = BoundedCache(max_bytes=32 << 20)
 
 
 class Parquet:
@@ -52,36 +61,28 @@ class Parquet:
         if len(wanted) == 0:
             return Reading([], bytes_read=0, bytes_selected=0, num_requests=0)
         footer, whole = _footer(shard)
-        checked_columns(columns, known=footer.schema.names, url=shard.uri)
+        plan = _plan(shard, footer, rows=wanted, columns=columns)
         in_group = footer.groups_of(wanted)
         groups = np.unique(in_group).tolist()
-        fetched = whole or parquet_file.fetch(
-            shard.uri, footer=footer, groups=groups, columns=columns, etag=shard.etag
+        fetched = whole or Fetched(
+            plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag)
         )
         samples: list[Sample] = []
-        bytes_selected = 0.0
         tables = parquet_file.decode(
             shard.uri, fetched, footer=footer, groups=groups, columns=columns
         )
         for group, table in zip(groups, tables, strict=True):
             positions = wanted[in_group == group] - footer.starts[group]
             samples.extend(_samples(table, positions, url=shard.uri))
-            share = len(positions) / table.num_rows
-            bytes_selected += footer.group_bytes(group, columns) * share
-        return Reading(samples, fetched.num_bytes, round(bytes_selected), len(fetched.ranges))
+        return Reading(samples, fetched.num_bytes, plan.bytes_selected, len(fetched.ranges))
 
-    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
-        """The samples' share of their row groups, and the largest of those, which is held whole.
-
-        Counted before compression, but encoded: a value that a dictionary repeats counts once.
+    def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
+        """The row groups that hold `rows`. `decoded_bytes` are the samples' share of them, and the
+        largest, which is held whole: counted before compression, but encoded, so that a value that
+        a dictionary repeats counts once.
         """
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        footer = _cached_footer(shard)
-        checked_columns(columns, known=footer.schema.names, url=shard.uri)
-        groups, counts = np.unique(footer.groups_of(wanted), return_counts=True)
-        sizes = np.array([footer.unpacked_bytes(group, columns) for group in groups.tolist()])
-        share = counts / np.diff(footer.starts)[groups]
-        return round(float((sizes * share).sum() + sizes.max(initial=0)))
+        return _plan(shard, _cached_footer(shard), rows=wanted, columns=columns)
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
         """From the footer; groups without rows are left out."""
@@ -112,6 +113,28 @@ class Parquet:
             raise InputError(f"no samples to write to {path}: expected at least one")
 
 
+def _plan(
+    shard: Shard, footer: Footer, *, rows: npt.NDArray[np.int64], columns: Sequence[str]
+) -> ReadPlan:
+    checked_columns(columns, known=footer.schema.names, url=shard.uri)
+    found, counts = np.unique(footer.groups_of(rows), return_counts=True)
+    groups = found.tolist()
+    share = counts / np.diff(footer.starts)[found]
+    packed = np.array([footer.group_bytes(group, columns) for group in groups])
+    unpacked = np.array([footer.unpacked_bytes(group, columns) for group in groups])
+    ranges = within_amplification(
+        footer.extents(groups, columns),
+        request_bytes=storage.request_bytes(shard.uri),
+        num_samples=int(np.diff(footer.starts)[found].sum()),
+    )
+    return ReadPlan(
+        method_of(ranges, shard_bytes=shard.num_bytes, otherwise="row groups"),
+        ranges,
+        bytes_selected=round(float((packed * share).sum())),
+        decoded_bytes=round(float((unpacked * share).sum() + unpacked.max(initial=0))),
+    )
+
+
 def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     group: list[Sample] = []
     num_bytes = 0
@@ -127,28 +150,34 @@ def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
     """The footer, and the whole shard if that was read to get it."""
-    key = (shard.uri, shard.etag)
-    if (known := _footers.get(key)) is not None:
-        return known, None
-    if shard.num_bytes > _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri):
-        footer = _load_footer(shard)
-        return _footers.put(key, footer, num_bytes=footer.num_bytes), None
-    data = storage.read(shard.uri, etag=shard.etag)
-    footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
-    _footers.put(key, footer, num_bytes=footer.num_bytes)
-    return footer, Fetched([(0, len(data))], [data])
+    footer = _footers.get(_key(shard))
+    if footer is None and shard.num_bytes <= max(
+        _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri), parquet_file.TAIL_BYTES
+    ):
+        footer = _read_whole(shard)
+    whole = _small.pop(_key(shard))
+    fetched = None if whole is None else Fetched([(0, len(whole))], [whole])
+    return footer or _cached_footer(shard), fetched
 
 
 def _cached_footer(shard: Shard) -> Footer:
-    return _footers.get_or_load(
-        (shard.uri, shard.etag),
-        lambda: _load_footer(shard),
-        size_of=lambda footer: footer.num_bytes,
-    )
+    def load() -> Footer:
+        if shard.num_bytes <= parquet_file.TAIL_BYTES:
+            return _read_whole(shard)  # a footer's request brings it all
+        return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+
+    return _footers.get_or_load(_key(shard), load, size_of=lambda footer: footer.num_bytes)
 
 
-def _load_footer(shard: Shard) -> Footer:
-    return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+def _read_whole(shard: Shard) -> Footer:
+    (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
+    _small.put(_key(shard), data, num_bytes=len(data))
+    footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
+    return _footers.put(_key(shard), footer, num_bytes=footer.num_bytes)
+
+
+def _key(shard: Shard) -> tuple[str, str]:
+    return shard.uri, shard.etag
 
 
 def _samples(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> list[Sample]:
@@ -187,8 +216,13 @@ def _schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Sc
 
 
 def _opened(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # Encoded images do not repeat: a dictionary of them costs half again the time to decode, and
+    # their smallest and largest would stand in the footer.
+    plain = [field.name for field in schema if not pa.types.is_binary(field.type)]
     try:
-        return pq.ParquetWriter(path, schema, compression="zstd")
+        return pq.ParquetWriter(
+            path, schema, compression="zstd", use_dictionary=plain, write_statistics=plain
+        )
     except pa.ArrowException as error:
         # Parquet has no objects without fields.
         raise InputError(f"cannot write {path}: {error}") from error

@@ -26,7 +26,14 @@ from attent_select.errors import InputError, MissingError
 from catalogs import frames, storage
 from catalogs.cache import BoundedCache
 from catalogs.objects import ObjectInfo
-from catalogs.read_plan import Fetched, checked_columns, checked_rows, coalesce
+from catalogs.read_plan import (
+    Fetched,
+    ReadPlan,
+    checked_columns,
+    checked_rows,
+    method_of,
+    within_amplification,
+)
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -61,28 +68,30 @@ class Webdataset:
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
         """The members of `columns` of the samples at `rows`; None where a sample lacks one."""
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        index = _members_of(shard)
-        checked_columns(columns, known=index.columns, url=shard.uri)
-        chosen = index.choose(wanted, columns)
-        extents = list(
-            zip(index.offsets[chosen].tolist(), index.sizes[chosen].tolist(), strict=True)
-        )
-        ranges = coalesce(extents, request_bytes=storage.request_bytes(shard.uri))
-        fetched = Fetched(ranges, storage.read_ranges(shard.uri, ranges, etag=shard.etag))
+        index, chosen = _chosen(shard, wanted, columns)
+        plan = _plan(shard, index, chosen, num_samples=len(wanted))
+        fetched = Fetched(plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag))
         samples = {row: dict.fromkeys(columns) for row in wanted.tolist()}
-        for member, extent in zip(chosen.tolist(), extents, strict=True):
-            value = _decoded(bytes(fetched.cut(*extent)), index.kinds[member])
-            samples[int(index.rows[member])][index.column_of(member)] = value
-        padded = -(-index.sizes[chosen] // _BLOCK) * _BLOCK
-        selected = int(padded.sum()) + _BLOCK * len(chosen)
-        return Reading(list(samples.values()), fetched.num_bytes, selected, len(ranges))
+        where = zip(
+            index.rows[chosen].tolist(),
+            index.codes[chosen].tolist(),
+            index.offsets[chosen].tolist(),
+            index.sizes[chosen].tolist(),
+            chosen.tolist(),
+            strict=True,
+        )
+        for row, code, offset, size, member in where:
+            value = _decoded(bytes(fetched.cut(offset, size)), index.kinds[member])
+            samples[row][index.columns[code]] = value
+        return Reading(
+            list(samples.values()), fetched.num_bytes, plan.bytes_selected, len(plan.ranges)
+        )
 
-    def decoded_bytes(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> int:
-        """The sizes of the members."""
+    def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
+        """The members of `columns`, in as few requests as pay."""
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        index = _members_of(shard)
-        checked_columns(columns, known=index.columns, url=shard.uri)
-        return int(index.sizes[index.choose(wanted, columns)].sum())
+        index, chosen = _chosen(shard, wanted, columns)
+        return _plan(shard, index, chosen, num_samples=len(wanted))
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
         """Refused: any sample of a tar can be read by itself."""
@@ -106,6 +115,33 @@ class Webdataset:
         if ordinal < 0:
             path.unlink()
             raise InputError(f"no samples to write to {path}: expected at least one")
+
+
+def _chosen(
+    shard: Shard, rows: npt.NDArray[np.int64], columns: Sequence[str]
+) -> tuple["_Members", npt.NDArray[np.int64]]:
+    """The member index, and which of the members are wanted."""
+    index = _members_of(shard)
+    checked_columns(columns, known=index.columns, url=shard.uri)
+    return index, index.choose(rows, columns)
+
+
+def _plan(
+    shard: Shard, index: "_Members", chosen: npt.NDArray[np.int64], *, num_samples: int
+) -> ReadPlan:
+    offsets, sizes = index.offsets[chosen], index.sizes[chosen]
+    ranges = within_amplification(
+        list(zip(offsets.tolist(), sizes.tolist(), strict=True)),
+        request_bytes=storage.request_bytes(shard.uri),
+        num_samples=num_samples,
+    )
+    padded = -(-sizes // _BLOCK) * _BLOCK
+    return ReadPlan(
+        method_of(ranges, shard_bytes=shard.num_bytes, otherwise="ranges"),
+        ranges,
+        bytes_selected=int(padded.sum()) + _BLOCK * len(chosen),
+        decoded_bytes=int(sizes.sum()),
+    )
 
 
 @dataclass(frozen=True)
@@ -148,16 +184,17 @@ class _Members:
     def num_bytes(self) -> int:
         return self.rows.nbytes * 5
 
-    def column_of(self, member: int) -> str:
-        return self.columns[int(self.codes[member])]
-
     def choose(
         self, wanted: npt.NDArray[np.int64], columns: Sequence[str]
     ) -> npt.NDArray[np.int64]:
         """The members that are `columns` of the samples `wanted`."""
-        of_rows = np.isin(self.rows, wanted, assume_unique=False)
-        of_columns = np.isin(self.codes, [self.columns.index(column) for column in columns])
-        return np.flatnonzero(of_rows & of_columns)
+        # The members of a sample stand together, in the order of the rows.
+        first, last = (np.searchsorted(self.rows, wanted, side=side) for side in ("left", "right"))
+        counts = last - first
+        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        members = np.repeat(first, counts) + place
+        codes = [self.columns.index(column) for column in columns]
+        return np.asarray(members[np.isin(self.codes[members], codes)], dtype=np.int64)
 
 
 _indexes: BoundedCache[_Members] = BoundedCache(max_bytes=256 << 20)

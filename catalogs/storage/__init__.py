@@ -23,18 +23,25 @@ from urllib.parse import unquote
 from attent_select.errors import InputError, StorageError
 from catalogs.layout import join
 from catalogs.objects import ObjectInfo, Range, Storage, missing
-from catalogs.storage import local_files
+from catalogs.storage import local_files, policy
 from catalogs.storage import patterns as globs
 from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
+from catalogs.storage.node_cache import NodeCache
 from catalogs.storage.object_store import SCHEMES, bucket_of
+from catalogs.storage.policy import ReadCost, ReadMeter, ReadPolicy, reading
 
-__all__ = ["ObjectInfo", "Range", "Storage"]
+__all__ = [
+    "NodeCache",
+    "ObjectInfo",
+    "Range",
+    "ReadCost",
+    "ReadMeter",
+    "ReadPolicy",
+    "Storage",
+    "reading",
+]
 
-# What one more request costs, in bytes that could have been read instead: about 25 ms at 40 MB/s,
-# and a system call on a local file.
-_REMOTE_REQUEST_BYTES = 1 << 20
-_LOCAL_REQUEST_BYTES = 1 << 14
 # A large object is copied to a local file in pieces of this size.
 _PIECE_BYTES = 64 << 20
 
@@ -50,7 +57,9 @@ def read(url: str, *, etag: str | None = None) -> bytes:
         CorpusMismatchError: `etag` is given and the object has another.
         StorageError: storage failed after its retries.
     """
-    return _store(url).read(normalise(url), etag=etag)
+    data = _store(url).read(normalise(url), etag=etag)
+    _count([data])
+    return data
 
 
 def read_ranges(url: str, ranges: Sequence[Range], *, etag: str | None = None) -> list[bytes]:
@@ -58,7 +67,21 @@ def read_ranges(url: str, ranges: Sequence[Range], *, etag: str | None = None) -
 
     Raises what `read` raises; an answer shorter than asked for is a `StorageError`.
     """
-    return _store(url).read_ranges(normalise(url), ranges, etag=etag) if ranges else []
+
+    def fetch(wanted: Sequence[Range]) -> list[bytes]:
+        found = _store(url).read_ranges(normalise(url), wanted, etag=etag)
+        _count(found)
+        return found
+
+    now = policy.current()
+    if not ranges:
+        return []
+    if now.cache is None or etag is None or is_local(url):
+        return fetch(ranges)
+    found, num_cached = now.cache.read_ranges(normalise(url), ranges, etag=etag, fetch=fetch)
+    if now.meter is not None:
+        now.meter.add_cached(num_cached)
+    return found
 
 
 def list_objects(prefix: str) -> list[ObjectInfo]:
@@ -142,9 +165,15 @@ def normalise(url: str) -> str:
     return os.path.normpath(Path(url).expanduser().absolute())
 
 
+def read_cost(url: str) -> ReadCost:
+    """What reading costs there: as the policy says, or as is usual."""
+    usual = policy.LOCAL if is_local(url) else policy.REMOTE
+    return policy.current().cost or usual
+
+
 def request_bytes(url: str) -> int:
     """What one more request costs there, in bytes that could have been read instead."""
-    return _LOCAL_REQUEST_BYTES if is_local(url) else _REMOTE_REQUEST_BYTES
+    return read_cost(url).request_bytes
 
 
 def delete_all(urls: Iterable[str]) -> None:
@@ -217,6 +246,11 @@ def _download(source: ObjectInfo, path: Path) -> None:
         for offset in range(0, source.num_bytes, _PIECE_BYTES):
             piece = (offset, min(_PIECE_BYTES, source.num_bytes - offset))
             file.write(read_ranges(source.url, [piece], etag=source.etag)[0])
+
+
+def _count(found: Sequence[bytes]) -> None:
+    if (meter := policy.current().meter) is not None:
+        meter.add(num_bytes=sum(map(len, found)), num_requests=len(found))
 
 
 def _to_list(url: str, *, several: bool) -> str:

@@ -271,7 +271,7 @@ def test_what_samples_take_when_decoded_is_known_before_they_are_read(
     shard = ingested(path, name, format_, tmp_path / "members.parquet")
 
     def decoded(rows: Sequence[int], columns: list[str]) -> int:
-        return format_.decoded_bytes(shard, rows=rows, columns=columns)
+        return format_.plan(shard, rows=rows, columns=columns).decoded_bytes
 
     assert decoded([], ["image"]) == 0
     assert 10_000_000 <= decoded(range(1000), ["image"]) < 25_000_000
@@ -281,6 +281,40 @@ def test_what_samples_take_when_decoded_is_known_before_they_are_read(
         decoded([0], ["picture"])
     with pytest.raises(InputError, match="has no row 3000"):
         decoded([3000], ["label"])
+
+
+@pytest.mark.parametrize("rows", [range(1000), range(0, 1000, 7), [5], []], ids=len)
+def test_what_is_planned_is_what_is_read(
+    format_: ShardFormat, name: str, tmp_path: Path, rows: Sequence[int]
+) -> None:
+    shard = large_shard(format_, name, tmp_path)
+    plan = format_.plan(shard, rows=rows, columns=["image", "label"])
+    meter = storage.ReadMeter()
+    with storage.reading(storage.ReadPolicy(meter=meter)):
+        reading = format_.read(shard, rows=rows, columns=["image", "label"])
+    assert meter.num_bytes == plan.num_bytes == reading.bytes_read
+    assert meter.num_requests == len(plan.ranges) == reading.num_requests
+    assert plan.bytes_selected == reading.bytes_selected
+    assert plan.method == "whole file" or len(rows) < 1000
+    assert plan.method != "whole file" or len(rows) > 1
+
+
+def test_dearer_requests_are_fewer_and_read_more(
+    format_: ShardFormat, name: str, tmp_path: Path
+) -> None:
+    format_.write(path_in(tmp_path, format_), pictures(4000, num_bytes=3000))
+    shard = ingested(path_in(tmp_path, format_), name, format_, tmp_path / "members.parquet")
+    plans = []
+    for latency in (0.0, 1e-5, 1.0):
+        cost = storage.ReadCost(latency_seconds=latency, bytes_per_second=1e9)
+        with storage.reading(storage.ReadPolicy(cost=cost)):
+            plans.append(format_.plan(shard, rows=range(0, 4000, 2), columns=["image"]))
+    requests, num_bytes = (
+        [f(plan) for plan in plans] for f in (lambda p: len(p.ranges), lambda p: p.num_bytes)
+    )
+    assert requests == sorted(requests, reverse=True)
+    assert num_bytes == sorted(num_bytes)
+    assert requests[-1] == 1
 
 
 def test_row_groups_begin_at_row_0_and_grow_or_are_refused_with_another_way(

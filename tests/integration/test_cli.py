@@ -141,6 +141,30 @@ def test_every_world_size_streams_the_same_order(run: Path) -> None:
     assert (only["order_digest"], only["bytes_read"]) == (walks[0]["order_digest"], 0)
 
 
+def test_a_plan_says_what_walking_reads_without_reading_it(run: Path) -> None:
+    index = run / "index" / "00000.parquet"
+    asked = ("stream", run, "--index", index, "--batch-size", 32, "--epochs", 2)
+    plan, walked = answer_here(*asked, "--plan"), answer_here(*asked)
+    for name in ("num_samples", "num_steps", "padded", "dropped"):
+        assert plan[name] == walked[name]
+    assert plan["bytes_selected"] == walked["bytes_selected"]
+    assert plan["num_reads"] == sum(plan["methods"].values())
+    assert 0 < plan["bytes_read"] <= walked["bytes_read"]  # footers are no part of the plan
+    assert plan["num_shards"] <= plan["total_shards"]
+
+
+def test_the_shuffle_is_chosen_and_its_quality_shown(run: Path) -> None:
+    index = run / "index" / "00000.parquet"
+    asked = ("stream", run, "--index", index, "--batch-size", 8, "--classes", "label")
+    full = answer_here(*asked, "--set", "shuffle=full")
+    pieces = answer_here(*asked, "--set", "block_bytes=1")
+    assert full["order_digest"] != pieces["order_digest"]
+    assert abs(full["rank_correlation"]) < abs(pieces["rank_correlation"]) + 0.5
+    for walked in (full, pieces):
+        assert 0 < walked["perfect_batch_mix"] < 1
+        assert 0 < walked["batch_mix"] < 1
+
+
 def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     found = answer_here("report", run, "--out", out, "--png")
@@ -171,6 +195,7 @@ WRONG = [
     (["select", "RUN", "--out", "OUT", "--ratio", "1", "--round", "x"], "--round"),
     (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "is there already"),
     (["stream", "RUN", "--index", "/nowhere", "--batch-size", "8"], "/nowhere"),
+    (["stream", "RUN", "--index", "x", "--batch-size", "8", "--set", "shufle=full"], "shuffle"),
     (["query", "RUN", "DROP TABLE losses"], "one SELECT or WITH"),
     (["query", "/nowhere", "SELECT * FROM metrics"], "/nowhere: no corpus there"),
     (["demo", "--task", "sound"], "--task sound: expected vision or text"),

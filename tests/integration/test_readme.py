@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
-# These name a CONFIG.yaml or make a package: unit/pipeline/test_docs.py and test_own_task.py.
-ELSEWHERE = {"scoring", "laptop", "multi-gpu", "slurm", "kubernetes", "own_task"}
+# These name a CONFIG.yaml, a loop or make a package: unit/pipeline/test_docs.py, test_loops.py and
+# test_own_task.py.
+ELSEWHERE = {"scoring", "laptop", "multi-gpu", "slurm", "kubernetes", "own_task", "loops"}
 DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ELSEWHERE]
 PAGES = [README, *(page.read_text() for page in DOCS)]
 COMMANDS = [

@@ -8,6 +8,7 @@ and target (`trainers/images.py`, `trainers/pixels.py`).
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -176,7 +177,7 @@ class DenseRegression:
             valid &= given != 0
         return torch.where(valid, numbers, math.nan)
 
-    @property
+    @cached_property
     def _pixels(self) -> Pixels:
         return Pixels(
             self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend

@@ -8,6 +8,7 @@ drawn from the sample, so that a score is reproducible. Works with `dit` (`train
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -181,6 +182,6 @@ class Diffusion:
         start = math.cos(0.008 / 1.008 * math.pi / 2)
         return ((torch.cos(angle) / start) ** 2).clamp(1e-5, 1.0)[steps]
 
-    @property
+    @cached_property
     def _pixels(self) -> Pixels:
         return Pixels(self.image_size, self.num_channels, self.mean, self.std, None, "pil")

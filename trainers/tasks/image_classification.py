@@ -6,6 +6,7 @@ Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, â€
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class ImageClassification:
             )
         return {"eval_loss": loss_sum / total, "accuracy": correct / total}
 
-    @property
+    @cached_property
     def _pixels(self) -> Pixels:
         return Pixels(
             self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend

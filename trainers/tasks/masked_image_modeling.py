@@ -8,6 +8,7 @@ from (seed, epoch, sample) in training.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ class MaskedImageModeling:
             raise InputError("no image to evaluate: expected at least one held-out batch")
         return {"eval_loss": loss_sum / total}
 
-    @property
+    @cached_property
     def _pixels(self) -> Pixels:
         return Pixels(
             self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend

@@ -6,6 +6,7 @@ here: decoding and aligning image and mask (`trainers/images.py`, `trainers/pixe
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ class SemanticSegmentation:
             labels = labels - 1
         return labels.masked_fill(ignored, _IGNORED)
 
-    @property
+    @cached_property
     def _pixels(self) -> Pixels:
         return Pixels(
             self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend

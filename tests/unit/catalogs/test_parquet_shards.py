@@ -127,7 +127,7 @@ def test_what_a_small_file_takes_when_decoded_is_known_from_its_footer(tmp_path:
     assert shard.num_bytes < 100_000
 
     def decoded(rows: list[int], columns: list[str]) -> int:
-        return Parquet().decoded_bytes(shard, rows=rows, columns=columns)
+        return Parquet().plan(shard, rows=rows, columns=columns).decoded_bytes
 
     group = 16 << 18
     # A row group is decoded whole, whatever is wanted of it.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
-from catalogs.read_plan import Extent, Fetched, checked_rows, coalesce
+from catalogs.read_plan import Extent, Fetched, checked_rows, coalesce, within_amplification
 
 extents = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 40)), max_size=12)
 
@@ -51,6 +51,29 @@ def test_near_extents_are_one_request_and_far_ones_are_not() -> None:
     assert coalesce(wanted, request_bytes=5) == [(0, 25), (1000, 10)]
     assert coalesce(wanted, request_bytes=4) == [(0, 10), (15, 10), (1000, 10)]
     assert coalesce(wanted, request_bytes=10_000) == [(0, 1010)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**7), st.integers(33_000, 90_000)), min_size=1, max_size=30)
+)
+def test_of_large_samples_at_most_a_fifth_more_is_read(found: list[tuple[int, int]]) -> None:
+    wanted, end = [], 0
+    for gap, size in found:
+        wanted.append((end + gap, size))
+        end += gap + size
+    ranges = within_amplification(wanted, request_bytes=1 << 20, num_samples=len(wanted))
+    total = sum(size for _, size in wanted)
+    assert sum(size for _, size in ranges) <= 1.2 * total
+    for offset, size in wanted:
+        assert any(o <= offset and offset + size <= o + s for o, s in ranges)
+    small = within_amplification(wanted, request_bytes=1 << 20, num_samples=100 * len(wanted))
+    assert small == coalesce(wanted, request_bytes=1 << 20)
+
+
+def test_the_smallest_gaps_are_read_over_first() -> None:
+    wanted = [(0, 100_000), (110_000, 100_000), (700_000, 100_000), (805_000, 100_000)]
+    ranges = within_amplification(wanted, request_bytes=1 << 20, num_samples=4)
+    assert ranges == [(0, 210_000), (700_000, 205_000)]
 
 
 def test_an_extent_inside_another_costs_nothing() -> None:

@@ -9,23 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
-from trainers.order import Order, Selected, Share
+from trainers.order import Order, Share
+from trainers.selected import Selected
 
 # Per shard: how many rows are selected, and how many bytes a sample of it has.
 SHARDS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 400)), max_size=7)
 
 
 def selected(shards: list[tuple[int, int]], *, every: int = 3) -> Selected:
-    return Selected.of(
-        {
-            2 * number: (
-                np.arange(0, every * count, every, dtype=np.uint32),
-                np.full(count, 1.0, np.float32),
-            )
-            for number, (count, _) in enumerate(shards)
-        },
-        sample_bytes={2 * number: float(size) for number, (_, size) in enumerate(shards)},
+    """Shards 0, 2, 4, … with every so many of their rows."""
+    counts = [count for count, _ in shards]
+    batch = (
+        np.repeat(np.arange(0, 2 * len(shards), 2), counts).astype(np.uint32),
+        np.concatenate([[], *(np.arange(count) * every for count in counts)]).astype(np.uint32),
+        np.ones(sum(counts), np.float32),
     )
+    sizes = {2 * number: float(size) for number, (_, size) in enumerate(shards)}
+    return Selected.of([batch], num_samples=sum(counts), sample_bytes=sizes.__getitem__)
 
 
 @st.composite
@@ -36,6 +36,7 @@ def orders(draw: st.DrawFn) -> Order:
         batch_size=draw(st.integers(1, 17)),
         epochs=draw(st.integers(1, 3)),
         tail=draw(st.sampled_from(["pad", "drop"])),
+        shuffle=draw(st.sampled_from(["block", "full"])),
         block_bytes=draw(st.integers(1, 5000)),
     )
 
@@ -87,7 +88,10 @@ def test_starting_at_any_step_gives_the_rest_of_the_same_order(
     assert rest == [(step, ids.tolist()) for step, ids in order.steps() if step >= start]
 
 
-@given(orders(), st.integers(1, 4), st.none() | st.integers(1, 5))
+WORLD_SIZES = st.sampled_from([1, 2, 3, 4, 8])
+
+
+@given(orders(), WORLD_SIZES, st.none() | st.integers(1, 5))
 def test_the_ranks_shares_are_the_global_batches_and_of_equal_size(
     order: Order, world_size: int, micro_batch_size: int | None
 ) -> None:
@@ -103,7 +107,7 @@ def test_the_ranks_shares_are_the_global_batches_and_of_equal_size(
         assert max(len(part) for part in chain(*taken)) <= (micro_batch_size or order.batch_size)
 
 
-@given(orders(), st.integers(1, 4), st.data())
+@given(orders(), WORLD_SIZES, st.data())
 def test_what_a_rank_reads_of_the_blocks_is_what_it_trains_on(
     order: Order, world_size: int, data: st.DataObject
 ) -> None:
@@ -117,6 +121,24 @@ def test_what_a_rank_reads_of_the_blocks_is_what_it_trains_on(
         trained = [part for _, ids in order.steps(start) for part in share.of_batch(ids)]
         empty = [np.zeros(0, np.int64)]
         assert np.array_equal(np.concatenate(empty + read), np.concatenate(empty + trained))
+
+
+@given(orders(), WORLD_SIZES, WORLD_SIZES, st.data())
+def test_after_any_step_another_number_of_ranks_goes_on_with_the_same_batches(
+    order: Order, before: int, after: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, order.num_steps))
+
+    def trained(world_size: int, first: int, last: int) -> list[tuple[int, list[int]]]:
+        shares = [Share(rank, world_size, order.batch_size) for rank in range(world_size)]
+        return [
+            (step, sorted(chain(*(part.tolist() for s in shares for part in s.of_batch(ids)))))
+            for step, ids in order.steps(first)
+            if step < last
+        ]
+
+    whole = [(step, sorted(ids.tolist())) for step, ids in order.steps()]
+    assert trained(before, 0, start) + trained(after, start, order.num_steps) == whole
 
 
 @given(orders(), st.integers(1, 6))
@@ -148,6 +170,10 @@ def test_row_groups_are_read_by_few_ranks() -> None:
 
 @given(orders())
 def test_a_block_holds_no_more_bytes_than_allowed_unless_it_is_one_piece(order: Order) -> None:
+    if order.shuffle == "full":
+        most = max(order.block_bytes / max(order.selected.mean_bytes, 1), 1)
+        assert all(len(block.ids) <= most for block in order.blocks())
+        return
     for block in order.blocks():
         ordinals = order.selected.shard_ordinals(block.ids)
         num_bytes = order.selected.sample_bytes[ordinals].sum()
@@ -171,6 +197,23 @@ def test_another_seed_or_epoch_is_another_order_of_the_same_rows(order: Order) -
     assert sorted(chain(*first)) == sorted(chain(*other))
     if order.epochs > 1:
         assert first != epochs[order.steps_per_epoch : 2 * order.steps_per_epoch]
+
+
+def test_the_first_blocks_are_small_and_the_later_ones_are_not() -> None:
+    for shuffle in ("block", "full"):
+        order = Order(
+            selected([(10, 10)] * 200), seed=5, batch_size=50, shuffle=shuffle, block_bytes=12800
+        )
+        sizes = [len(block.ids) for block in order.blocks()]
+        assert sizes == [10, 20, 40, 80, 160, 320, 640, 730]
+
+
+def test_a_full_shuffle_brings_together_what_lies_far_apart() -> None:
+    order = Order(
+        selected([(1000, 10)] * 10), seed=5, batch_size=100, shuffle="full", block_bytes=2000
+    )
+    shards = [np.unique(order.selected.shard_ordinals(ids)) for _, ids in order.steps()]
+    assert all(len(found) >= 8 for found in shards)
 
 
 def test_a_shard_larger_than_a_block_is_cut_and_mixed_with_the_others() -> None:
@@ -208,7 +251,8 @@ def test_an_index_smaller_than_a_batch_is_one_short_step_or_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"epochs": 0}, {"tail": "wrap"}, {"block_bytes": 0}]
+    "wrong",
+    [{"batch_size": 0}, {"epochs": 0}, {"tail": "wrap"}, {"block_bytes": 0}, {"shuffle": "a"}],
 )
 def test_a_setting_that_makes_no_order_is_refused_by_name(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -1,5 +1,7 @@
 """The stream: what its batches hold, where it goes on, and what it does with samples that fail."""
 
+import os
+import shutil
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -12,10 +14,11 @@ import torch
 from digits import TASK, png, samples, write_corpus, write_index
 from torch.utils.data import DataLoader
 
-from attent_select.errors import CorpusMismatchError, InputError
+from attent_select.errors import CorpusMismatchError, InputError, StorageError
+from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers import TeachingStream
+from trainers import TeachingStream, readahead
 from trainers.settings import ReadAhead
 from trainers.task import Batch
 
@@ -84,7 +87,7 @@ def test_a_batch_says_which_samples_it_holds_and_how_to_scale_their_losses(
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 1, 3])
-@pytest.mark.parametrize("world_size", [2, 3, 4, 9])
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
 def test_any_number_of_ranks_trains_on_the_same_global_batches(
     index: IndexFile, corpus: Corpus, world_size: int, micro_batch_size: int | None
 ) -> None:
@@ -319,8 +322,96 @@ def test_a_shard_that_is_gone_is_an_error_at_its_place(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", samples(60))
     index = write_index(tmp_path / "index.parquet", corpus)
     Path(corpus.shards[1].uri).unlink()
-    with pytest.raises(FileNotFoundError, match=r"001\.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"^rank 0, shard 1: .*001\.parquet"):
         list(stream_of(index, corpus))
+
+
+def test_a_shard_that_was_replaced_is_an_error_that_names_it_and_the_rank(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", samples(60))
+    index = write_index(tmp_path / "index.parquet", corpus)
+    shutil.copy(corpus.shards[0].uri, corpus.shards[2].uri)
+    with pytest.raises(CorpusMismatchError, match=r"^rank 1, shard 2: .*has changed"):
+        list(stream_of(index, corpus, rank=1, world_size=2))
+
+
+class Stuck:
+    """A task whose third sample never gets ready until it is let go."""
+
+    def __init__(self) -> None:
+        self.columns = TASK.columns
+        self.go_on = threading.Event()
+
+    def prepare(self, sample: Any, *, generator: Any) -> Any:
+        if sample["label"] == 2:
+            self.go_on.wait()
+        return TASK.prepare(sample, generator=generator)
+
+    def collate(self, items: Any) -> Any:
+        return TASK.collate(items)
+
+
+def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
+    index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
+    task = Stuck()
+    stream = TeachingStream(
+        index, corpus, task, seed=3, batch_size=8, read_ahead=ReadAhead(timeout_seconds=0.3)
+    )
+    try:
+        with pytest.raises(StorageError, match=r"^rank 0 of 1 waited 0\.3 s for a batch"):
+            list(stream)
+    finally:
+        task.go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith(("attent-work", "attent-feed")):
+            thread.join(10)
+    assert our_threads() == []
+
+
+def test_a_shard_that_does_not_come_is_named(
+    index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
+    go_on = threading.Event()
+    read = storage.read_ranges
+
+    def stalls(url: str, *arguments: Any, **settings: Any) -> Any:
+        go_on.wait()
+        return read(url, *arguments, **settings)
+
+    stream = stream_of(index, corpus, read_ahead=ReadAhead(timeout_seconds=0.3))
+    monkeypatch.setattr(storage, "read_ranges", stalls)
+    try:
+        with pytest.raises(StorageError, match=r"reading shard \d \(.*\.parquet\) has taken"):
+            list(stream)
+    finally:
+        go_on.set()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_stream_used_in_a_fork_says_so_instead_of_hanging(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    stream = stream_of(index, corpus)
+    iterator = iter(stream)
+    next(iterator)
+    for use in (lambda: next(iter(stream)), lambda: next(iterator)):
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                use()
+                os.write(theirs, b"it worked")
+            except InputError as error:
+                os.write(theirs, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        with os.fdopen(ours, "rb") as answer:
+            assert b"is used in a fork of it" in answer.read()
+        os.waitpid(child, 0)
+    iterator.close()  # type: ignore[attr-defined]
 
 
 def test_without_a_task_the_stream_only_reads(index: IndexFile, corpus: Corpus) -> None:

@@ -1,0 +1,67 @@
+"""attent-select's stream, as a method of the benchmark.
+
+Here: a task that decodes as all methods do, and the streams over Parquet and over tars, as they are
+by default (which shuffles; nobody else here does). Not here: measuring (`measure.py`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from samples import MEMBERS, collate, decode
+
+from catalogs import Corpus, IndexFile
+from trainers import TeachingStream
+
+FORMATS = {"ours": "parquet", "ours, tars": "tar"}
+_streams: list[TeachingStream] = []
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A task whose batches are what `samples.batches` makes."""
+
+    columns: tuple[str, ...]
+
+    def prepare(self, sample: Any, *, generator: Any) -> dict[str, Any]:
+        named = {MEMBERS.get(name, name): value for name, value in sample.items()}
+        return {"array": decode(named), "label": int(named.get("label", 0))}
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        arrays, labels = collate([i["array"] for i in items], [i["label"] for i in items])
+        return {"array": arrays, "labels": labels}
+
+    def models(self, settings: dict[str, Any]) -> Any:
+        raise NotImplementedError  # nothing is trained here
+
+    def per_sample_loss(self, model: Any, batch: Any) -> Any:
+        raise NotImplementedError
+
+    def evaluate(self, model: Any, batches: Iterable[Any]) -> dict[str, float]:
+        raise NotImplementedError
+
+
+def load(method: str) -> None:
+    """Everything is imported above."""
+
+
+def extra() -> dict[str, float]:
+    """What the stream counted itself; also what it read ahead and did not hand out."""
+    return {"read_amplification": round(_streams[-1].stats.read_amplification, 3)}
+
+
+def stream(request: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    place = "s3" if request.url.startswith("s3://") else "local"
+    corpus = Corpus.open(f"{request.url}/{place}-{FORMATS[request.method]}")
+    index = IndexFile.open(request.index.replace(".npz", ".parquet"))
+    taught = TeachingStream(
+        index,
+        corpus,
+        Decoded(corpus.columns),
+        seed=0,
+        batch_size=request.batch_size,
+    )
+    _streams.append(taught)
+    for batch in taught:
+        yield batch["array"], batch["labels"]

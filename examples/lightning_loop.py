@@ -1,0 +1,95 @@
+"""Lightning's loop over the samples of an index. Killed, it goes on with the exact next batch.
+
+    python examples/lightning_loop.py RUN INDEX FOLDER
+    torchrun --nproc-per-node 2 examples/lightning_loop.py RUN INDEX FOLDER
+
+RUN is a run whose corpus was ingested (it says task, model and batch sizes), INDEX what `attent
+select` wrote, FOLDER where the checkpoints go.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from catalogs import Corpus, IndexFile
+from pipeline import config as configs
+from trainers import TeachingStream
+from trainers.task import Batch, Task
+
+SAVE_STEPS = 5
+
+
+class Learner(lightning.LightningModule):
+    """The model, its task's loss, and the position in the stream."""
+
+    def __init__(
+        self, stream: TeachingStream, model: torch.nn.Module, task: Task, *, learning_rate: float
+    ) -> None:
+        super().__init__()
+        self.model, self.task, self.learning_rate = model, task, learning_rate
+        self.stream = stream
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        # Around the stream, because Lightning would save the position of the stream itself; and it
+        # has read one batch more than it has trained on.
+        return DataLoader(self.stream, batch_size=None, num_workers=0)
+
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+        if int(batch["step"]) != self.seeded_step:
+            self.seeded_step = int(batch["step"])  # the same dropout after a resume
+            torch.manual_seed(self.seeded_step * self.trainer.world_size + self.global_rank)
+        losses, _ = self.task.per_sample_loss(self.model, batch)
+        loss = (batch["weight"] * losses).sum() / batch["denominator"]
+        # Lightning takes the mean of accumulated micro-batches, DDP that of the ranks.
+        return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    seeded_step = -1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stream"] = self.stream.state_at(self.global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.stream.load_state_dict(checkpoint["stream"])
+
+
+def main(run: str, index: str, folder: Path) -> None:
+    """Set up the stream and the model, as the run says, and train."""
+    config = configs.load(run)
+    corpus, task, training = Corpus.open(run), config.task.settings, config.training
+    stream = TeachingStream(
+        IndexFile.open(index, corpus=corpus),
+        corpus,
+        task,
+        seed=config.seed,
+        batch_size=training.batch_size,
+        micro_batch_size=training.micro_batch_size,
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+    model = task.models(config.model).build(config.seed)
+    trainer = lightning.Trainer(
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        max_epochs=1,  # the stream has all of them
+        max_steps=stream.num_steps,
+        accumulate_grad_batches=stream.share.num_parts,
+        callbacks=[ModelCheckpoint(folder, every_n_train_steps=SAVE_STEPS, save_last=True)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    learner = Learner(stream, model, task, learning_rate=training.learning_rate)
+    trainer.fit(learner, ckpt_path="last", weights_only=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -1,0 +1,113 @@
+"""A plain torch loop over the samples of an index. Killed, it goes on with the exact next batch.
+
+    python examples/torch_loop.py RUN INDEX CHECKPOINT
+    torchrun --nproc-per-node 2 examples/torch_loop.py RUN INDEX CHECKPOINT
+
+RUN is a run whose corpus was ingested (it says task, model and batch sizes), INDEX what `attent
+select` wrote, CHECKPOINT the file to write.
+"""
+
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from catalogs import Corpus, IndexFile
+from pipeline import config as configs
+from trainers import TeachingStream
+from trainers.task import Batch, Task
+
+SAVE_STEPS = 5
+# Of the launcher, where there is one.
+RANK = int(os.environ.get("RANK", "0"))
+WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class Learner(torch.nn.Module):
+    """The model with its task's loss as `forward`, so that DDP sees the whole of it."""
+
+    def __init__(self, model: torch.nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        losses, _ = self.task.per_sample_loss(self.model, batch)
+        # Over the whole global batch, whatever its pieces; DDP takes the mean of the ranks.
+        return (batch["weight"] * losses).sum() / batch["denominator"] * WORLD_SIZE
+
+
+def main(run: str, index: str, checkpoint: Path) -> None:
+    """Set up the stream and the model, as the run says, and train."""
+    if WORLD_SIZE > 1:
+        distributed.init_process_group()
+    config = configs.load(run)
+    corpus, task, training = Corpus.open(run), config.task.settings, config.training
+    stream = TeachingStream(
+        IndexFile.open(index, corpus=corpus),
+        corpus,
+        task,
+        seed=config.seed,
+        batch_size=training.batch_size,
+        micro_batch_size=training.micro_batch_size,
+        rank=RANK,
+        world_size=WORLD_SIZE,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    learner = Learner(task.models(config.model).build(config.seed), task).to(device)
+    train(stream, learner.train(), learning_rate=training.learning_rate, checkpoint=checkpoint)
+    if WORLD_SIZE > 1:
+        distributed.destroy_process_group()
+
+
+def train(
+    stream: TeachingStream, learner: Learner, *, learning_rate: float, checkpoint: Path
+) -> None:
+    """All steps of `stream` that `checkpoint` does not have."""
+    optimizer = torch.optim.SGD(learner.parameters(), lr=learning_rate)
+    device = next(learner.parameters()).device
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        learner.load_state_dict(saved["learner"])
+        optimizer.load_state_dict(saved["optimizer"])
+        stream.load_state_dict(saved["stream"])
+    parallel = DistributedDataParallel(learner) if WORLD_SIZE > 1 else None
+    torch.manual_seed(stream.next_step * WORLD_SIZE + RANK)
+    for batch in stream:
+        is_last = stream.next_step > int(batch["step"])  # of the micro-batches of its step
+        there = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        with nullcontext() if parallel is None or is_last else parallel.no_sync():
+            (parallel or learner)(there).backward()
+        if not is_last:
+            continue
+        optimizer.step()
+        optimizer.zero_grad()
+        if stream.next_step % SAVE_STEPS == 0 or stream.next_step == stream.num_steps:
+            save(checkpoint, learner=learner, optimizer=optimizer, stream=stream)
+        torch.manual_seed(stream.next_step * WORLD_SIZE + RANK)  # the same dropout after a resume
+
+
+def save(
+    checkpoint: Path,
+    *,
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    stream: TeachingStream,
+) -> None:
+    """On the first rank; a checkpoint is there as a whole or not at all."""
+    if RANK:
+        return
+    states = {
+        "learner": learner.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "stream": stream.state_dict(),
+    }
+    torch.save(states, checkpoint.with_suffix(".new"))
+    checkpoint.with_suffix(".new").replace(checkpoint)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

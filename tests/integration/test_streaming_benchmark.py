@@ -1,0 +1,32 @@
+"""The benchmark of streaming runs, on a few digits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_it_streams_digits_from_disk_and_from_a_server_that_counts(tmp_path: Path) -> None:
+    options = ["--quick", "--samples", "600", "--only", "ours", "--cells", "10% scattered"]
+    files = ["--folder", str(tmp_path), "--results", str(tmp_path), "--name", "found"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "streaming.py"), *options, *files],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "found.png").exists()
+    report = json.loads((tmp_path / "found.json").read_text())
+    assert len(report["results"]) == 4
+    for row in report["results"]:
+        assert row["samples"] == 60
+        assert row["is_complete"]
+        assert row["samples_per_second"] > 0
+        assert row["num_requests"] > 0
+        # Whole row groups are read, once.
+        assert row["samples"] * 100 < row["bytes_read"] < 4_000_000

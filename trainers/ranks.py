@@ -1,0 +1,53 @@
+"""Which of a launcher's processes (torchrun) this is, and work that the first of them does alone.
+
+Here: the launcher's environment, and waiting for the first rank. Not here: what a rank takes of the
+stream (`order.py`), gradients (`hf/training_loop.py`).
+"""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+# A launcher ends every process when one dies, so that nobody waits for a dead one. Scoring, which
+# the first one does alone, may take days.
+_PATIENCE = timedelta(days=7)
+
+
+def rank() -> int:
+    """Of this process; 0 where there is no launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T:
+    """What `first` returns, done by the first rank alone while the others wait; these do `then`
+    afterwards (None: the same, which finds done what the first one did).
+
+    Every rank must call it.
+    """
+    if world_size() == 1:
+        return first()
+    if rank() == 0:
+        result = first()
+        _wait_for_all()
+        return result
+    _wait_for_all()
+    return (then or first)()
+
+
+def _wait_for_all() -> None:
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group()
+    # Of its own, as the patience of the one that trains is that of a step.
+    group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    torch.distributed.barrier(group)
+    torch.distributed.destroy_process_group(group)
