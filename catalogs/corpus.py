@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from catalogs import frames, storage
 from catalogs.layout import Layout
 from catalogs.objects import ObjectInfo, check_etag
 from catalogs.read_plan import ReadPlan
-from catalogs.shard_format import Inspection, Reading, Shard, ShardFormat
+from catalogs.shard_format import Inspection, Reading, Sample, Shard, ShardFormat
 
 _FORMATS = "catalogs.formats"
 _ROWS_PER_BATCH = 1 << 20
@@ -225,6 +226,11 @@ def read_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> 
 def plan_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
     """What reading those samples takes; see `ShardFormat.plan`."""
     return _format(shard.format).plan(shard, rows=rows, columns=columns)
+
+
+def write_shard(path: Path, samples: Iterable[Sample], *, format_name: str) -> None:
+    """Write a local shard; see `ShardFormat.write`."""
+    _format(format_name).write(path, samples)
 
 
 def check_corpus(found: Mapping[str, object], *, corpus: Corpus, what: str) -> None:

@@ -106,6 +106,14 @@ class Layout:
         return join(self.indexes, f"{round_number:05d}.parquet")
 
     @property
+    def all_compact(self) -> str:
+        return join(self.run, "compact")
+
+    def compact(self, round_number: int, digest: str) -> str:
+        """The selected rows of a round as compact shards, laid out like the corpus of a run."""
+        return join(self.all_compact, f"{round_number:05d}-{digest}")
+
+    @property
     def checkpoints(self) -> str:
         return join(self.run, "checkpoints")
 

@@ -2,8 +2,8 @@
 
 Here: superseded losses (snapshots of rounds that are finished, but for the newest, and the parts
 that no other snapshot names) and orphans (parts, spans, journals and plans of scoring that was
-given up, files that a crash left half written). Not here: checkpoints, indexes and metrics, which
-are a run's result.
+given up, compact shards of finished rounds, files that a crash left half written). Not here:
+checkpoints, indexes and metrics, which are a run's result.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ class Collected:
     spans: int
     journals: int
     plans: int
+    compact: int
     leftovers: int
     num_bytes: int
     dry_run: bool
@@ -89,6 +90,11 @@ class _Garbage:
             "plans": [
                 one for one in storage.list_objects(layout.plans) if int(_stem(one)) in self._scored
             ],
+            "compact": [
+                one
+                for one in storage.list_objects(layout.all_compact)
+                if metrics.read(self._run, _round_of(one, layout)) is not None
+            ],
             "leftovers": storage.leftovers(self._run),
         }
 
@@ -112,6 +118,11 @@ def _collected(garbage: _Garbage, *, dry_run: bool) -> Collected:
 
 def _except(folder: str, keep: set[str]) -> list[ObjectInfo]:
     return [one for one in storage.list_objects(folder) if _stem(one) not in keep]
+
+
+def _round_of(found: ObjectInfo, layout: Layout) -> int:
+    """Of a file in a folder of compact shards."""
+    return int(found.url.removeprefix(layout.all_compact).lstrip("/").partition("-")[0])
 
 
 def _stem(found: ObjectInfo) -> str:

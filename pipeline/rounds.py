@@ -7,6 +7,7 @@ killed at any moment; running it again finishes what was begun.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from time import monotonic
@@ -114,13 +115,13 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         )
 
 
-def train_stage(run: Run, round_: Round) -> dict[str, float]:
+def train_stage(run: Run, round_: Round, *, cluster: Cluster | None = None) -> dict[str, float]:
     """Trains the round on its index, evaluates, and publishes the round's metrics (returned).
 
     Every rank of a launcher calls it; the first one selects. What an earlier process measured and
-    could not publish is left out.
+    could not publish is left out. With a `cluster` the rows may be written as compact shards first.
     """
-    from trainers import checkpoint, ranks
+    from trainers import ranks
 
     if (finished := metrics.read(run.config.run, round_.number)) is not None:
         return finished
@@ -130,7 +131,21 @@ def train_stage(run: Run, round_: Round) -> dict[str, float]:
     select_seconds = None if is_selected else monotonic() - started
     run = run.after_selecting(round_.number, index)
     round_ = run.rounds[round_.number]
-    stream = _stream(run, round_, index)
+    with _compact(run, round_, index, cluster=cluster) as compact:
+        return _trained(run, round_, index, compact, select_seconds=select_seconds)
+
+
+def _trained(
+    run: Run,
+    round_: Round,
+    index: IndexFile,
+    compact: Corpus | None,
+    *,
+    select_seconds: float | None,
+) -> dict[str, float]:
+    from trainers import checkpoint
+
+    stream = _stream(run, round_, index, compact)
     held_out = _held_out(run.config)
     is_trained = checkpoint.open(run.layout.checkpoint(round_.number)) is not None
     is_begun = is_trained or checkpoint.newest(run.layout.checkpoint(round_.number)) is not None
@@ -172,7 +187,7 @@ def all_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
             then=partial(prepare, run.config, cluster=cluster),
         )
         round_ = run.rounds[number]
-        values = train_stage(run, round_)
+        values = train_stage(run, round_, cluster=cluster)
         run = run.after_selecting(number, select_stage(run, round_))
         yield run.rounds[number], values
         number += 1
@@ -256,6 +271,46 @@ def _all_rows(corpus: Corpus) -> pl.LazyFrame:
     )
 
 
+@contextmanager
+def _compact(
+    run: Run, round_: Round, index: IndexFile, *, cluster: Cluster | None
+) -> Iterator[Corpus | None]:
+    """The round's rows as compact shards while it trains, if that is configured and pays."""
+    from pipeline import materialise
+    from trainers import ranks
+
+    columns = run.config.task.settings.columns
+    folder = materialise.folder_of(run.config.run, round_.number, index, columns=columns)
+    # Several ranks would write them several times: they read what is there.
+    is_alone = ranks.world_size() == 1
+    found = materialise.opened(folder)
+    if found is None and cluster is not None and is_alone and _is_to_be_compact(run, round_, index):
+        try:
+            found = materialise.materialise(
+                index, run.corpus, columns=columns, folder=folder, client=cluster()
+            )
+        except InputError as error:
+            if run.config.streaming.materialise == "always":
+                raise
+            say(f"round {round_.number}: its samples are read where they are: {error}")
+    yield found
+    if found is not None and is_alone:
+        storage.delete_folder(folder)
+
+
+def _is_to_be_compact(run: Run, round_: Round, index: IndexFile) -> bool:
+    from pipeline import materialise
+    from pipeline.streaming import connections_of, read_policy
+
+    settings, shards = run.config.streaming, run.corpus.shards
+    if settings.materialise != "auto" or round_.epochs == 1:
+        return settings.materialise == "always"
+    with storage.reading(read_policy(settings)):
+        estimate = materialise.estimate(index, run.corpus, columns=run.config.task.settings.columns)
+    connections = connections_of(settings, url=shards[0].uri)
+    return estimate.pays(epochs=round_.epochs, connections=connections)
+
+
 def _reading(stream: "TeachingStream") -> dict[str, float]:
     stats = stream.stats
     names = (
@@ -269,7 +324,7 @@ def _reading(stream: "TeachingStream") -> dict[str, float]:
     return {name: getattr(stats, name) for name in names}
 
 
-def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
+def _stream(run: Run, round_: Round, index: IndexFile, compact: Corpus | None) -> "TeachingStream":
     from pipeline.streaming import Place, open_stream
     from trainers import ranks
 
@@ -287,6 +342,7 @@ def _stream(run: Run, round_: Round, index: IndexFile) -> "TeachingStream":
             world_size=ranks.world_size(),
         ),
         settings=run.config.streaming,
+        compact=compact,
         max_skipped_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:

@@ -13,7 +13,7 @@ from pipeline.config import overridden
 from pipeline.settings import StreamingSettings
 from pipeline.validation import check
 from trainers import TeachingStream
-from trainers.settings import ReadAhead
+from trainers.settings import LOCAL_THREADS, REMOTE_THREADS, ReadAhead
 
 _MB = 1e6
 
@@ -81,3 +81,9 @@ def read_policy(settings: StreamingSettings) -> storage.ReadPolicy:
     if settings.cache is not None:
         cache = storage.NodeCache(settings.cache, max_bytes=settings.cache_bytes)
     return storage.ReadPolicy(cost=cost, cache=cache)
+
+
+def connections_of(settings: StreamingSettings, *, url: str) -> int:
+    """How many requests a rank has under way."""
+    usual = LOCAL_THREADS if storage.is_local(url) else REMOTE_THREADS
+    return settings.read_threads or usual

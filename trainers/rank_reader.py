@@ -20,16 +20,13 @@ from catalogs.shard_format import Sample
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
 from trainers.selected import Ids
-from trainers.settings import ReadAhead
+from trainers.settings import LOCAL_THREADS, REMOTE_THREADS, ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
 from trainers.task import Batch, HasLength, Item, Task
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
-# Threads that read: local files wait for nothing, requests to an object store for their latency.
-_LOCAL_THREADS = 4
-_REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +102,7 @@ class RankReader:
 
     @property
     def _num_read_threads(self) -> int:
-        usual = _LOCAL_THREADS if self.source.is_local else _REMOTE_THREADS
+        usual = LOCAL_THREADS if self.source.is_local else REMOTE_THREADS
         return self.read_ahead.num_read_threads or usual
 
     def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:

@@ -10,6 +10,10 @@ from typing import Any
 
 from attent_select.errors import InputError
 
+# Threads that read: local files wait for nothing, requests to an object store for their latency.
+LOCAL_THREADS = 4
+REMOTE_THREADS = 16
+
 DTYPES = ("float32", "bfloat16")
 # What may be said to the Trainer beside ours. Not all of its arguments: some need the model itself
 # where the Trainer has model and loss in one (neftune), leave files out of a checkpoint

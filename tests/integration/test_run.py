@@ -15,6 +15,7 @@ from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import config, metrics, rounds, run, stages
 from pipeline.cluster import Client
+from pipeline.streaming import Place
 from pipeline.walk import walk
 from trainers import checkpoint
 
@@ -122,14 +123,15 @@ def test_a_run_does_not_go_on_with_other_settings(
         run(config.parse(small_run(url, shards, seed=1)), client=client)
 
 
-def test_the_same_configuration_gives_the_same_run(
+def test_the_same_configuration_gives_the_same_run_also_from_compact_shards(
     finished: tuple[str, dict[str, Any]], tmp_path: Path, shards: Path, client: Client
 ) -> None:
     url, _ = finished
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(small_run(tmp_path / "again", shards)))
-    run(str(file), client=client)
     again = str(tmp_path / "again")
+    file.write_text(yaml.safe_dump(small_run(again, shards, streaming__materialise="always")))
+    run(str(file), client=client)
+    assert storage.list_objects(Layout(again).all_compact) == [], "they go when the round is done"
     for number in range(3):
         one, other = (IndexFile.open(Layout(u).index(number)).digest for u in (url, again))
         assert one == other
@@ -276,9 +278,7 @@ def test_a_walk_counts_the_same_samples_with_and_without_reading_them(
         walk(
             url,
             index=Layout(url).index(1),
-            batch_size=32,
-            world_size=world_size,
-            rank=world_size - 1,
+            place=Place(0, batch_size=32, world_size=world_size, rank=world_size - 1),
             digest_only=digest_only,
         )
         for digest_only in (False, True)
