@@ -14,8 +14,15 @@ from attent_select import schema
 from attent_select.calibration import QuantileMap, Trend
 
 _KEY = [schema.SHARD_ID, schema.ROW]
-# What a measurement says; the rest of a row stays.
-_MEASURED = [schema.LOSS, schema.NUM_UNITS, schema.STATUS, schema.MEASURED_STEP, schema.ORIGIN]
+# What a measurement says, the last only where it was asked for; the rest of a row stays.
+_MEASURED = [
+    schema.LOSS,
+    schema.NUM_UNITS,
+    schema.STATUS,
+    schema.MEASURED_STEP,
+    schema.ORIGIN,
+    schema.FUNCTIONAL_GRADIENT,
+]
 # A snapshot may have so many more pieces than whole parts before all of it is made anew.
 _SPARE_PIECES = 16
 
@@ -31,7 +38,8 @@ def folded(
 
     A row that was scored anew has that loss. Otherwise, one that was observed since it was
     measured has the last observed loss, calibrated: its origin is `observed`, its `measured_step`
-    the step of that observation.
+    the step of that observation, and its functional gradient, which training does not measure,
+    stays.
 
     Args:
         old: dense, sorted, with `schema.LOSSES` and perhaps more columns.
@@ -113,9 +121,9 @@ def _seen(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.DataFr
 
 def _updated(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """`old` with what is measured in `new` at the same step or later."""
-    renamed = {name: f"new {name}" for name in _MEASURED}
+    renamed = {name: f"new {name}" for name in _MEASURED if name in new.columns}
     joined = old.join(
-        new.select(*_KEY, *_MEASURED).rename(renamed), on=_KEY, how="left", maintain_order="left"
+        new.select(*_KEY, *renamed).rename(renamed), on=_KEY, how="left", maintain_order="left"
     )
     step = pl.col(schema.MEASURED_STEP)
     is_newer = (pl.col(renamed[schema.MEASURED_STEP]) >= step).fill_null(value=False)

@@ -13,7 +13,7 @@ def antk(
     run: Run,
     output: Annotated[
         str | None,
-        typer.Option(help="What f is: target (its logit), logits (of all classes), or loss."),
+        typer.Option(help="f: target (its logit), logits, or loss. Default: target, else loss."),
     ] = None,
     probe: Annotated[int, typer.Option(min=1, help="Samples of the kernel.")] = 64,
     sketch: Annotated[
