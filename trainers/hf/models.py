@@ -192,6 +192,8 @@ class HuggingFaceModels:
         except (ValueError, TypeError, StrictDataclassError) as error:
             raise InputError(f"model.config: the model cannot be built: {error}") from error
         _check_known(config, built=built)
+        # Where a type has several classes (DeiT), theirs looks for one by name: not in None.
+        built.architectures = built.architectures or []
         return built
 
     def _config_at_path(self) -> PreTrainedConfig:
