@@ -260,11 +260,14 @@ def _halves(model: torch.nn.Module) -> _Halves | None:
 def _widest(backbone: torch.nn.Module) -> int:
     """The most numbers that a layer makes of one token."""
     layers = (module for module in backbone.modules() if not isinstance(module, torch.nn.Embedding))
-    weights = (getattr(layer, "weight", None) for layer in layers)
-    return max(
-        (max(weight.shape) for weight in weights if weight is not None and weight.ndim == 2),
-        default=1,
-    )
+    return max((_width(layer) for layer in layers), default=1)
+
+
+def _width(layer: Any) -> int:
+    if hasattr(layer, "in_features"):  # not by its weight, which may be packed (4 bits)
+        return max(int(layer.in_features), int(layer.out_features))
+    weight = getattr(layer, "weight", None)
+    return max(weight.shape) if weight is not None and weight.ndim == 2 else 1
 
 
 def _is_plain(model: Any, backbone: torch.nn.Module, head: torch.nn.Module) -> bool:
