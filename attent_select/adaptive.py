@@ -156,6 +156,8 @@ def rescore_share(
     rescore: Rescore, *, signals: Signals, trained: float, cost: ScoringCost
 ) -> Choice:
     """The share to measure again; `trained` is the round's epochs times its ratio."""
+    if rescore.kind == "observed":
+        return 0.0, "nothing: what training observed is all that is asked for"
     if not signals.is_scored:
         return 1.0, "all: nothing was scored before"
     if rescore.kind != "auto":

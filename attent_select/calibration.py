@@ -1,7 +1,7 @@
 """Losses observed while training, on the scale of those that are scored. Pure.
 
-Here: the quantile map and fitting it. Not here: which rows have both losses, and where a map is
-kept (`pipeline/calibrating.py`).
+Here: the quantile map and fitting it; and where nothing is scored, the trend of an epoch taken out.
+Not here: which rows have both losses, and where a map is kept (`pipeline/calibrating.py`).
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,11 @@ import numpy.typing as npt
 from attent_select.comparison import MIN_VALUES
 
 _NUM_KNOTS: Final = 65
+# Of an epoch; within one of them the model hardly learns, but for the very first.
+_NUM_STRETCHES: Final = 32
+
+Losses = npt.NDArray[np.floating]
+Stepped = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,18 @@ class QuantileMap:
     scored: tuple[float, ...] = ()
 
     @classmethod
-    def fit(
-        cls, observed: npt.NDArray[np.floating], scored: npt.NDArray[np.floating]
-    ) -> "QuantileMap | None":
+    def fit(cls, observed: Losses, scored: Losses) -> "QuantileMap | None":
         """From rows that have both losses; None where fewer than 32 of them are finite."""
         is_finite = np.isfinite(observed) & np.isfinite(scored)
         if int(is_finite.sum()) < MIN_VALUES:
             return None
+        return cls.between(observed[is_finite], scored[is_finite])
+
+    @classmethod
+    def between(cls, observed: Losses, scored: Losses) -> "QuantileMap":
+        """From two samples of finite losses, which need not be of the same rows."""
         shares = np.linspace(0.0, 1.0, _NUM_KNOTS)
-        x, y = (np.quantile(side[is_finite].astype(float), shares) for side in (observed, scored))
+        x, y = (np.quantile(side.astype(float), shares) for side in (observed, scored))
         knots, place = np.unique(x, return_inverse=True)
         # Where many observed losses are equal, one knot stands for them: the mean of what they
         # would be mapped to.
@@ -63,11 +71,52 @@ class QuantileMap:
         """As JSON has it."""
         return {"observed": list(self.observed), "scored": list(self.scored)}
 
-    def __call__(self, losses: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """The losses, mapped: float64 of the same shape. Never decreasing."""
+    def __call__(self, losses: Losses, steps: Stepped | None = None) -> npt.NDArray[np.float64]:
+        """The losses, mapped: float64 of the same shape. Never decreasing; `steps` say nothing."""
         mapped: npt.NDArray[np.float64] = np.array(losses, dtype=np.float64)
         if self.observed:
             beyond = mapped - mapped.clip(self.observed[0], self.observed[-1])
             mapped = np.interp(mapped, self.observed, self.scored) + beyond
             mapped = mapped.clip(min=min(0.0, self.scored[0]))
+        return mapped
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Losses observed in the course of an epoch, as though all were observed at its end.
+
+    A sample that came early met a model that knew less, and would seem harder than one that came
+    late. The order of an epoch is random, so each stretch of its steps saw a random part of the
+    corpus: its losses are given the distribution of those of the last stretch, in their order.
+
+    Attributes:
+        first_steps: where each stretch begins, ascending.
+        maps: of each.
+    """
+
+    first_steps: tuple[int, ...] = ()
+    maps: tuple[QuantileMap, ...] = ()
+
+    @classmethod
+    def fit(cls, losses: Losses, steps: Stepped) -> "Trend":
+        """From what an epoch observed of a random part of the corpus; none for too few rows."""
+        order = np.argsort(steps, kind="stable")
+        losses, steps = losses[order], steps[order]
+        num_stretches = min(_NUM_STRETCHES, len(losses) // (4 * MIN_VALUES))
+        if num_stretches < 2:
+            return cls()
+        edges = np.unique(steps[np.arange(num_stretches) * len(steps) // num_stretches])
+        stretches = np.split(losses, np.searchsorted(steps, edges[1:]))
+        maps = [QuantileMap.between(stretch, stretches[-1]) for stretch in stretches]
+        return cls(tuple(int(edge) for edge in edges), tuple(maps))
+
+    def __call__(self, losses: Losses, steps: Stepped) -> npt.NDArray[np.float64]:
+        """The losses observed at `steps`, mapped: float64 of the same shape."""
+        mapped: npt.NDArray[np.float64] = np.array(losses, dtype=np.float64)
+        stretch = np.searchsorted(
+            np.array(self.first_steps[1:], dtype=np.int64), steps, side="right"
+        )
+        for place, of_stretch in enumerate(self.maps):
+            here = stretch == place
+            mapped[here] = of_stretch(mapped[here])
         return mapped

@@ -6,6 +6,7 @@ selected (`top_m.py`) or the settings (`composition.py`).
 
 import functools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,7 @@ def candidates(
     # What a row is named by, and what a key is made of: without these it cannot be selected.
     condition = pl.col(SHARD_ID).is_not_null() & pl.col(ROW).is_not_null()
     for name in strategy.columns:
-        condition = condition & pl.col(name).is_finite().fill_null(False)
+        condition = condition & _is_finite(name)
     if composition.where is not None:
         condition = condition & _condition(losses, composition.where)
     if in_units:  # what costs nobody knows how much fits into no budget
@@ -154,7 +155,12 @@ def _hard_limit(rows: Pieces, *, quantile: float) -> float | None:
 
 def _with_finite_loss(rows: pl.LazyFrame) -> pl.LazyFrame:
     # A strategy that reads no loss can select rows without one.
-    return rows.filter(pl.col(LOSS).is_finite().fill_null(False))
+    return rows.filter(_is_finite(LOSS))
+
+
+def _is_finite(name: str) -> pl.Expr:
+    # Five times as fast as `Expr.is_finite`. To polars NaN is larger than all other numbers.
+    return pl.col(name).is_between(-math.inf, math.inf, closed="none").fill_null(False)
 
 
 def _guarded(rows: pl.LazyFrame, *, max_visits: int | None, limit: float | None) -> pl.LazyFrame:

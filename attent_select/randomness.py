@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     SPLIT = 6
     EXPLORE = 7
     RESCORE = 8
+    PROBE = 9
+    SKETCH = 10
 
 
 def stream_key(seed: int, *purposes: int) -> int:

@@ -34,19 +34,21 @@ _AUTO_SHARE: Final = 0.25
 class Rescore:
     """How much of the corpus a teaching round measures again.
 
-    The first round that needs losses always measures all. Losses that are not measured again are
-    kept, and where training has observed a sample since, its (calibrated) observed loss is taken.
+    The first round that needs losses measures all, but for `observed`. Losses that are not measured
+    again are kept, and where training has observed a sample since, its (calibrated) observed loss
+    is taken.
 
     Attributes:
-        kind: `full` (all), `partial` (the share `share`), `none`, or `auto` (what the cost model
-            finds worthwhile).
+        kind: `full` (all), `partial` (the share `share`), `none` after the first time, `auto` (what
+            the cost model finds worthwhile), or `observed`: nothing is ever scored, the losses are
+            those that training observes, from the warm-up on.
         share: of the corpus, in (0, 1]. `partial` needs one; `auto` takes it until it knows how
             much the losses change (0.25 if left out).
         by: `staleness` takes whole shards, those with the oldest losses first; `threshold` takes
             the rows whose loss is nearest to where the last selection was cut.
     """
 
-    kind: Literal["full", "partial", "none", "auto"] = "full"
+    kind: Literal["full", "partial", "none", "auto", "observed"] = "full"
     share: float | None = None
     by: By = "staleness"
 
@@ -61,7 +63,7 @@ class Rescore:
     @property
     def planned_share(self) -> float:
         """The share that is measured again where nothing is known of the losses."""
-        fixed = {"full": 1.0, "none": 0.0, "auto": _AUTO_SHARE}
+        fixed = {"full": 1.0, "none": 0.0, "observed": 0.0, "auto": _AUTO_SHARE}
         return self.share if self.share is not None else fixed[self.kind]
 
 

@@ -151,6 +151,11 @@ class Schedule:
                 f"epochs: {self.epochs} is less than warmup_epochs ({self.warmup_epochs}) + "
                 f"anneal_epochs ({self.anneal_epochs})"
             )
+        if self.rescore.kind == "observed" and not self.warmup_epochs:
+            raise InputError(
+                "rescore: `observed` takes all losses from training, so training has to see all "
+                "samples first: set warmup_epochs to 1, or rescore to `none`"
+            )
 
     @property
     def teach_epochs(self) -> int:

@@ -22,12 +22,15 @@ ORIGIN: Final = "origin"
 VISITS: Final = "visits"
 WEIGHT: Final = "weight"
 PROBABILITY: Final = "probability"
+# Beside the losses where `scoring.functional_gradient` asks for it: float32, null unless ok.
+FUNCTIONAL_GRADIENT: Final = "functional_gradient"
 
 # Why a sample has no loss. `ok` is the only status whose loss is not null; `killed` is a sample
-# that ended the process that measured it.
+# that ended the process that measured it, `unseen` one that was neither scored nor trained on.
 OK: Final = "ok"
 KILLED: Final = "killed"
-STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom", KILLED)
+UNSEEN: Final = "unseen"
+STATUSES: Final = (OK, "empty", "nonfinite", "unreadable", "too_long", "oom", KILLED, UNSEEN)
 
 SCORED: Final = "scored"
 OBSERVED: Final = "observed"
@@ -92,6 +95,17 @@ INDEX: Final[Schema] = {
     ROW: pl.UInt32,
     WEIGHT: pl.Float32,
     PROBABILITY: pl.Float32,
+}
+
+# One row per row of the kernel of a group of parameters: a component of f of a probe sample,
+# `value`, and its kernel with all rows in the same order.
+KERNEL: Final = {
+    "group": pl.String,
+    "probe_shard": pl.UInt32,
+    "probe_row": pl.UInt32,
+    "component": pl.UInt32,
+    "value": pl.Float64,
+    "kernel": pl.List(pl.Float64),
 }
 
 

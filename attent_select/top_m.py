@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ _LAST_KEY: Final = "__last_key"
 _LAST_TIE: Final = "__last_tie"
 
 # Rows inside a bracket that are collected: 16 bytes each.
-_MAX_BRACKET_ROWS: Final = 1 << 22
+_MAX_BRACKET_ROWS: Final = 3 << 20
 _MAX_GUESSES: Final = 3
 # A bracket is at least this wide on each side, as a share of the rows: shards are not alike.
 _MIN_MARGIN: Final = 0.0015
@@ -206,15 +206,17 @@ class _Count:
     complete: bool
 
     @functools.cached_property
-    def _order(self) -> npt.NDArray[np.intp]:
-        return np.lexsort((self.sample_keys, -self.keys))
+    def _ascending(self) -> npt.NDArray[np.float64]:
+        return np.sort(self.keys)
 
     def position(self, rank: int) -> Position | None:
         local = rank - self.above
         if not self.complete or not 0 <= local < len(self.keys):
             return None
-        at = self._order[local]
-        return Position(float(self.keys[at]), int(self.sample_keys[at]))
+        key = self._ascending[-1 - local]
+        larger = len(self.keys) - int(np.searchsorted(self._ascending, key, side="right"))
+        ties = np.sort(self.sample_keys[self.keys == key])
+        return Position(float(key), int(ties[local - larger]))
 
 
 def _numbers(position: Position | None) -> tuple[float | None, int | None]:
@@ -235,7 +237,14 @@ def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
         if num_inside > _MAX_BRACKET_ROWS:
             keys, sample_keys = keys[:1], sample_keys[:1]
     complete = num_inside <= _MAX_BRACKET_ROWS
-    return _Count(num_rows, above, np.concatenate(keys), np.concatenate(sample_keys), complete)
+    return _Count(num_rows, above, _joined(keys), _joined(sample_keys), complete)
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One array of all, which are given up: a bracket is the most that a selection holds."""
+    found = np.concatenate(arrays)
+    arrays.clear()
+    return found
 
 
 def _count_piece(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:

@@ -13,7 +13,6 @@ table, and JSON to benchmarks/results/.
 import argparse
 import io
 import json
-import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from statistics import median
 from time import monotonic, process_time
 from typing import Any
 
+import machine
 import polars as pl
 
 from catalogs import storage
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a Parquet file of images")
     parser.add_argument("--samples", type=int, default=60_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--name", default="partial_rounds", help="of the result file")
     options = parser.parse_args()
     with (
@@ -152,11 +153,11 @@ def main() -> None:
         run = rounds.prepare(config, cluster=lambda: client)
         rounds.train_stage(run, run.rounds[0])
         results = list(compare(folder, client, repeats=options.repeats))
-    machine = {"processor": platform.machine(), "workers": 1, "torch_threads": 1}
+    where = machine.describe() | {"workers": 1, "torch_threads": 1}
     data = {"data": options.data.name if options.data else "digits", "samples": options.samples}
-    text = json.dumps({"machine": machine, **data, "share": SHARE, "results": results}, indent=1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{options.name}.json").write_text(text + "\n")
+    text = json.dumps({"machine": where, **data, "share": SHARE, "results": results}, indent=1)
+    options.results.mkdir(exist_ok=True)
+    (options.results / f"{options.name}.json").write_text(text + "\n")
     print(pl.DataFrame(results).drop("all_seconds"))
 
 

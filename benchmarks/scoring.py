@@ -14,7 +14,6 @@
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import machine
 import polars as pl
 import psutil
 import pyarrow as pa
@@ -170,13 +170,13 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
 
     from attent_select.errors import SampleError
     from pipeline import config
-    from trainers.scorer import _batches
+    from trainers.batching import batches
 
     torch.set_num_threads(1)
     parsed = config.parse(values | {"run": str(folder / "none")})
     task, scoring = parsed.task.settings, parsed.scoring
     model = task.models(parsed.model).build(0).eval()
-    batches = []
+    found = []
     for path in sorted(Path(values["corpus"]["shards"][0]).glob("*.parquet")):
         items = []
         for row, sample in enumerate(pq.read_table(path).to_pylist()):
@@ -184,10 +184,8 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
                 items.append((row, task.prepare(sample, generator=None)))
             except SampleError:
                 continue
-        for first in range(0, len(items), scoring.window_samples):
-            window = items[first : first + scoring.window_samples]
-            batches += [[item for _, item in batch] for batch in _batches(window, scoring)]
-    return task, model, batches
+        found += [[item for _, item in batch] for batch in batches([items], scoring)]
+    return task, model, found
 
 
 def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
@@ -390,6 +388,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--spans", type=int, help="default: 100 000 that do nothing, 2 000 others")
     parser.add_argument("--peer-python", help="of an environment with datasets")
     parser.add_argument("--only", default="", help="methods that begin with this, and the limit")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--name", default="scoring", help="of the result files")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--kind", help=argparse.SUPPRESS)
@@ -427,12 +426,11 @@ def main() -> None:
         print(json.dumps(one(options)))
         return
     results = dict(measured(options))
-    machine = {"cpus": os.cpu_count(), "processor": platform.machine()}
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine, **results}, indent=1)
-    (RESULTS / f"{options.name}.json").write_text(text + "\n")
+    options.results.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine.describe(), **results}, indent=1)
+    (options.results / f"{options.name}.json").write_text(text + "\n")
     if results["throughput"]:
-        plot(results["throughput"], RESULTS / f"{options.name}.png")
+        plot(results["throughput"], options.results / f"{options.name}.png")
         print(pl.DataFrame(results["throughput"]).drop("all"))
     print(json.dumps(results["spans"], indent=1))
 

@@ -13,8 +13,6 @@ import argparse
 import importlib
 import json
 import math
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import machine
 import numpy as np
 import polars as pl
 
@@ -216,20 +215,13 @@ def plot(results: list[dict[str, object]], path: Path) -> None:
     alt.hconcat(*charts, title=f"Selecting {RATIO:.0%} of the rows").save(path, scale_factor=2)
 
 
-def processor() -> str:
-    """What the machine calls its processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="1e6,1e7,1e8", help="comma-separated")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-bench"))
     parser.add_argument("--only", default="", help="methods that begin with one of these")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--name", default="selection", help="of the result files")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -242,18 +234,16 @@ def main() -> None:
         generate(folder, num_rows)
         print(f"{num_rows:,} rows", file=sys.stderr)
         results += compare(num_rows, folder, only=options.only, repeats=options.repeats)
-    machine = {
-        "cpus": pl.thread_pool_size(),
-        "processor": processor(),
-        "load_average": os.getloadavg(),
+    where = {
+        **machine.describe(),
         "polars": pl.__version__,
         "numpy": np.__version__,
     }
-    report = {"machine": machine, "ratio": RATIO, "ratios": ratios(results), "results": results}
+    report = {"machine": where, "ratio": RATIO, "ratios": ratios(results), "results": results}
     text = json.dumps(report, indent=1)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{options.name}.json").write_text(text + "\n")
-    plot(results, RESULTS / f"{options.name}.png")
+    options.results.mkdir(exist_ok=True)
+    (options.results / f"{options.name}.json").write_text(text + "\n")
+    plot(results, options.results / f"{options.name}.png")
     with pl.Config(tbl_rows=-1, fmt_str_lengths=40):
         print(pl.DataFrame(results).drop("all_seconds"))
     print(json.dumps(report["ratios"], indent=1))

@@ -5,16 +5,24 @@ anew. Not here: reading and writing them (`catalogs/losses.py`), fitting the cal
 (`pipeline/calibrating.py`).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import polars as pl
 
 from attent_select import schema
-from attent_select.calibration import QuantileMap
+from attent_select.calibration import QuantileMap, Trend
 
 _KEY = [schema.SHARD_ID, schema.ROW]
-# What a measurement says; the rest of a row stays.
-_MEASURED = [schema.LOSS, schema.NUM_UNITS, schema.STATUS, schema.MEASURED_STEP, schema.ORIGIN]
+# What a measurement says, the last only where it was asked for; the rest of a row stays.
+_MEASURED = [
+    schema.LOSS,
+    schema.NUM_UNITS,
+    schema.STATUS,
+    schema.MEASURED_STEP,
+    schema.ORIGIN,
+    schema.FUNCTIONAL_GRADIENT,
+]
 # A snapshot may have so many more pieces than whole parts before all of it is made anew.
 _SPARE_PIECES = 16
 
@@ -24,13 +32,14 @@ def folded(
     *,
     scored: pl.DataFrame,
     observed: pl.DataFrame,
-    calibration: QuantileMap,
+    calibration: QuantileMap | Trend,
 ) -> pl.DataFrame:
     """`old` with every row as it was measured last.
 
     A row that was scored anew has that loss. Otherwise, one that was observed since it was
     measured has the last observed loss, calibrated: its origin is `observed`, its `measured_step`
-    the step of that observation.
+    the step of that observation, and its functional gradient, which training does not measure,
+    stays.
 
     Args:
         old: dense, sorted, with `schema.LOSSES` and perhaps more columns.
@@ -39,6 +48,22 @@ def folded(
         calibration: from observed losses to the scale of scored ones.
     """
     return _updated(_updated(old, _seen(observed, calibration)), scored)
+
+
+def unseen(shards: range, num_samples: Sequence[int]) -> pl.DataFrame:
+    """What is known of consecutive shards before anything was measured: `schema.LOSSES`."""
+    rows = pl.DataFrame({schema.SHARD_ID: list(shards), "num": num_samples})
+    rows = rows.select(schema.SHARD_ID, pl.int_ranges("num").alias(schema.ROW)).explode(schema.ROW)
+    nothing: dict[str, Any] = {
+        schema.LOSS: None,
+        schema.NUM_UNITS: 0,
+        schema.STATUS: schema.UNSEEN,
+        schema.MEASURED_STEP: 0,
+        schema.ORIGIN: schema.OBSERVED,
+        schema.VISITS: 0,
+    }
+    values = (pl.lit(value).alias(name) for name, value in nothing.items())
+    return rows.with_columns(values).cast(pl.Schema(schema.LOSSES)).select(list(schema.LOSSES))
 
 
 def last_observed(observed: pl.LazyFrame) -> pl.LazyFrame:
@@ -81,11 +106,12 @@ def runs(shards: Collection[int], *, num_samples: list[int], most: int) -> Itera
         yield found
 
 
-def _seen(observed: pl.DataFrame, calibration: QuantileMap) -> pl.DataFrame:
+def _seen(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.DataFrame:
     last = last_observed(observed.lazy()).collect()
+    losses = calibration(last[schema.LOSS].to_numpy(), last["step"].to_numpy())
     return last.select(
         *_KEY,
-        pl.Series(schema.LOSS, calibration(last[schema.LOSS].to_numpy()), dtype=pl.Float32),
+        pl.Series(schema.LOSS, losses, dtype=pl.Float32),
         pl.col(schema.NUM_UNITS),
         pl.lit(schema.OK).alias(schema.STATUS),
         pl.col("step").alias(schema.MEASURED_STEP),
@@ -95,9 +121,9 @@ def _seen(observed: pl.DataFrame, calibration: QuantileMap) -> pl.DataFrame:
 
 def _updated(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """`old` with what is measured in `new` at the same step or later."""
-    renamed = {name: f"new {name}" for name in _MEASURED}
+    renamed = {name: f"new {name}" for name in _MEASURED if name in new.columns}
     joined = old.join(
-        new.select(*_KEY, *_MEASURED).rename(renamed), on=_KEY, how="left", maintain_order="left"
+        new.select(*_KEY, *renamed).rename(renamed), on=_KEY, how="left", maintain_order="left"
     )
     step = pl.col(schema.MEASURED_STEP)
     is_newer = (pl.col(renamed[schema.MEASURED_STEP]) >= step).fill_null(value=False)

@@ -141,6 +141,21 @@ class Layout:
         return join(self.scoring, f"{round_number:05d}.parquet")
 
     @property
+    def all_kernels(self) -> str:
+        return join(self.run, "antk")
+
+    def kernels(self, kind: str) -> str:
+        """Kernels that can be compared; `kind` says of what f, and how they were computed."""
+        return join(self.all_kernels, kind)
+
+    def kernel(self, kind: str, checkpoint: str) -> str:
+        """The kernel of a checkpoint, by the checkpoint's name."""
+        return join(self.kernels(kind), f"{checkpoint}.parquet")
+
+    def kernel_figure(self, kind: str) -> str:
+        return join(self.kernels(kind), "antk.png")
+
+    @property
     def drivers(self) -> str:
         """The tickets of drivers that work on the run."""
         return join(self.run, "drivers")

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from attent_select import schema
-from attent_select.calibration import QuantileMap
+from attent_select.calibration import QuantileMap, Trend
 from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.teaching import Preview
 from catalogs import folding, frames, loss_parts, storage
@@ -118,13 +118,14 @@ class LossCatalog:
         self,
         shards: range,
         *,
-        since: int,
+        since: int | None,
         round_number: int,
         spans: Sequence[str],
-        calibration: QuantileMap,
+        calibration: QuantileMap | Trend,
     ) -> PartSummary:
-        """Make one part of consecutive shards: their losses as of round `since`, each replaced by
-        a newer one that is in `spans` or was observed while training.
+        """Make one part of consecutive shards: their losses as of round `since` (None: of no
+        round, all are unseen), each replaced by a newer one that is in `spans` or was observed
+        while training.
 
         Running it twice writes the same bytes under the same name.
 
@@ -132,11 +133,9 @@ class LossCatalog:
             MissingError: a span, or a part of round `since`, is not there.
         """
         between = pl.col(schema.SHARD_ID).is_between(shards.start, shards.stop - 1)
-        kept = [one.within(shards.start, shards.stop - 1) for one in self._segments(since)]
-        old = self._scan([one for one in kept if one is not None], self._kinds()).frame()
-        observed = [self.observed(number) for number in range(since, round_number)]
+        observed = [self.observed(number) for number in range(since or 0, round_number)]
         rows = folding.folded(
-            old.collect(),
+            self._kept(shards, since),
             scored=self.measured(spans).filter(between).collect(),
             observed=pl.concat(observed).filter(between).collect(),
             calibration=calibration,
@@ -284,6 +283,14 @@ class LossCatalog:
         if self._carry is not None:
             return self._kinds()
         return frames.polars_schema(frames.footer_of(self._layout.part(part)))
+
+    def _kept(self, shards: range, since: int | None) -> pl.DataFrame:
+        """The losses of consecutive shards as of round `since`."""
+        if since is None:
+            counts = [self.corpus.shard(shard_id).num_samples for shard_id in shards]
+            return folding.unseen(shards, counts)
+        kept = [one.within(shards.start, shards.stop - 1) for one in self._segments(since)]
+        return self._scan([one for one in kept if one is not None], self._kinds()).frame().collect()
 
     def _notes(self, round_number: int) -> frames.Notes:
         return {

@@ -215,7 +215,7 @@ def _told(chunk: _Chunk) -> dict[str, Callable[[], pl.Series]]:
 
     def shards() -> pl.Series:
         pairs = zip(shard_ids, sizes, strict=True)
-        found = [pl.repeat(shard, size, dtype=pl.UInt32, eager=True) for shard, size in pairs]
+        found = [pl.Series([id_], dtype=pl.UInt32).new_from_index(0, size) for id_, size in pairs]
         return pl.concat(found).alias(SHARD_ID)
 
     def rows() -> pl.Series:

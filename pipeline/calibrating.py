@@ -11,8 +11,9 @@ from typing import Any, Final
 import polars as pl
 
 from attent_select import schema
-from attent_select.calibration import QuantileMap
-from catalogs import LossCatalog
+from attent_select.calibration import QuantileMap, Trend
+from attent_select.errors import MissingError
+from catalogs import LossCatalog, folding
 from pipeline.signals import in_sample, last_observed, newly_scored
 
 _KEY = [schema.SHARD_ID, schema.ROW]
@@ -26,12 +27,17 @@ _BEGINNING: Final = 8
 class Calibration:
     """A map from observed to scored losses, and the rows that it was fitted on, in words."""
 
-    quantiles: QuantileMap
+    quantiles: QuantileMap | Trend
     source: str
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"source": self.source, **self.quantiles.plain()}
+        """As JSON has it. A trend is not kept: it is of one epoch alone."""
+        quantiles = self.quantiles if isinstance(self.quantiles, QuantileMap) else QuantileMap()
+        return {"source": self.source, **quantiles.plain()}
+
+
+# Where nothing is ever scored, there is no other scale.
+UNSCORED = Calibration(QuantileMap(), "none: nothing is scored, they are as observed")
 
 
 def calibrate(
@@ -54,6 +60,24 @@ def calibrate(
         if (found := fit()) is not None:
             return Calibration(found, source)
     return Calibration(QuantileMap(), "none: too few rows have both losses, they are as observed")
+
+
+def of_warm_up(catalog: LossCatalog, *, round_number: int) -> Calibration:
+    """The map for losses that were observed before anything was scored: their trend is taken out.
+
+    Raises:
+        MissingError: nothing was observed before the round.
+    """
+    seen = pl.concat([catalog.observed(number) for number in range(round_number)])
+    last = folding.last_observed(seen.filter(in_sample(catalog.corpus))).select(schema.LOSS, "step")
+    found = last.sort("step", schema.LOSS).collect(engine="streaming")
+    if not len(found):
+        raise MissingError(
+            f"{catalog.run}: rescore `observed` takes the losses that training observed, and there "
+            f"are none before round {round_number}: train the rounds before it first"
+        )
+    trend = Trend.fit(found[schema.LOSS].to_numpy(), found["step"].to_numpy())
+    return Calibration(trend, "observed in the warm-up, its trend taken out")
 
 
 def _scored_now(

@@ -67,6 +67,61 @@ def seconds_per_stage(stages: pl.DataFrame) -> alt.Chart:
     )
 
 
+def kernels(table: pl.DataFrame) -> alt.HConcatChart:
+    """The drift and the spectrum of the kernels of one kind (`pipeline/kernels.py`)."""
+    return alt.hconcat(kernel_drift(table), kernel_spectrum(table)).resolve_scale(
+        color="independent"
+    )
+
+
+def kernel_drift(table: pl.DataFrame) -> alt.LayerChart:
+    """How far the kernel of each group moved since the checkpoint before; below the dashed line a
+    sketch cannot tell.
+    """
+    moved = table.drop("eigenvalues").filter(pl.col("drift").is_not_null())
+    base = alt.Chart(moved).encode(x=alt.X("step:Q", title="optimizer step"))
+    lines = base.mark_line(point=True).encode(
+        y=alt.Y("drift:Q", title="‖K_t − K_{t−1}‖ / ‖K_t‖", scale=alt.Scale(type="log")),
+        color=alt.Color("group:N", sort=None),
+        tooltip=["checkpoint", "group", alt.Tooltip("drift", format=".4g"), "resolved"],
+    )
+    sketched = moved.filter((pl.col("group") == "all") & (pl.col("error") > 0))
+    errors = (
+        alt.Chart(sketched)
+        .mark_line(strokeDash=[4, 4], color="black")
+        .encode(x="step:Q", y="error:Q")
+    )
+    return alt.layer(lines, errors).properties(
+        title=f"Drift of the kernel ({_of(table)})", width=_WIDTH, height=_HEIGHT
+    )
+
+
+def kernel_spectrum(table: pl.DataFrame) -> alt.Chart:
+    """The largest eigenvalues of the whole kernel at each checkpoint."""
+    whole = table.filter(pl.col("group") == "all").select(
+        "checkpoint", "eigenvalues", place=pl.lit(list(range(1, 11)))
+    )
+    long = whole.with_columns(pl.col("place").list.head(pl.col("eigenvalues").list.len()))
+    # A logarithm has no place for 0.
+    long = long.explode("eigenvalues", "place").filter(pl.col("eigenvalues") > 0)
+    return (
+        alt.Chart(
+            long, title=f"Spectrum of the kernel ({_of(table)})", width=_WIDTH, height=_HEIGHT
+        )
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("place:O", title="eigenvalue"),
+            y=alt.Y("eigenvalues:Q", title=None, scale=alt.Scale(type="log")),
+            color=alt.Color("checkpoint:O", sort=None, scale=alt.Scale(scheme=_SCHEME)),
+            tooltip=["checkpoint", "place", alt.Tooltip("eigenvalues", format=".4g")],
+        )
+    )
+
+
+def _of(table: pl.DataFrame) -> str:
+    return str(table["kind"][0])
+
+
 def learning_curve(curves: pl.DataFrame, *, metric: str, against: str, title: str) -> alt.Chart:
     """`metric` of every arm over `against`; columns `arm`, `metric` and `against`."""
     return (

@@ -1,14 +1,18 @@
 """The command line: `attent COMMAND`, a thin skin over the Python functions.
 
-Here: arguments and options of every command. Not here: the work (each command imports it when it
-runs, so that `attent --help` is quick), printing and exit codes (`console.py`).
+Here: arguments and options of the commands, but for those of `antk` and `report`
+(`antk_command.py`, `report_command.py`). Not here: the work (each command imports it when it runs,
+so that `attent --help` is quick), printing and exit codes (`console.py`).
 """
 
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.antk_command import antk
 from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
+from pipeline.options import Json, Run
+from pipeline.report_command import report
 
 app = typer.Typer(
     name="attent",
@@ -18,8 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replaces a key of the configuration."),
@@ -295,7 +297,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH.")],
     as_json: Json = False,
 ) -> None:
-    """SQL over the tables losses, index, corpus, metrics, scoring and decisions of a run."""
+    """SQL over the tables losses, index, corpus, metrics, scoring, decisions and antk of a run."""
 
     def work() -> Any:
         from pipeline.query import query as ask
@@ -307,29 +309,8 @@ def query(
     answer(work, as_json=as_json, show=show_frame)
 
 
-@app.command()
-def report(
-    *,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
-    out: Annotated[str | None, typer.Option(help="Default: RUN/report.html.")] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=RUN", help="A run to compare with; repeatable."),
-    ] = None,
-    png: Annotated[
-        bool, typer.Option("--png", help="Also each chart as PNG, in `report` beside the page.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Writes one self-contained HTML file about a run."""
-
-    def work() -> Any:
-        from pipeline.report import named_runs, write_report
-
-        controls = named_runs(control or ())
-        return {"report": write_report(run, controls=controls, out=out, png=png)}
-
-    answer(work, as_json=as_json, show=show_values)
+app.command()(antk)
+app.command()(report)
 
 
 @app.command()

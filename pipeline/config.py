@@ -13,7 +13,7 @@ import yaml
 
 from attent_select.errors import AttentError, InputError, MissingError
 from attent_select.plugins import load as load_plugin
-from attent_select.schema import LOSSES
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.teaching import select
 from catalogs import storage
 from catalogs.layout import Layout
@@ -168,6 +168,7 @@ def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, 
 def _unusable(config: RunConfig) -> Iterator[str]:
     """What is well-formed but cannot work: shards that are not there, a `where` that is no SQL."""
     from trainers.hf.arguments import check as check_training
+    from trainers.scorer import check_gradient
 
     for section in ("corpus", "evaluation"):
         shards = getattr(config, section)
@@ -178,11 +179,19 @@ def _unusable(config: RunConfig) -> Iterator[str]:
                 yield f"{section}.shards: {error}"
     yield from _unusable_places(config)
     yield from _unusable_model(config)
+    if config.scoring.functional_gradient:
+        try:
+            check_gradient(config.task.settings)
+        except InputError as error:
+            yield str(error)
     try:
         check_training(config.training)
     except InputError as error:
         yield f"training.{error}"
     schema = LOSSES | config.scoring.carry_schema
+    if FUNCTIONAL_GRADIENT in set(config.selection.settings.columns) - schema.keys():
+        yield "selection: the strategy needs `scoring.functional_gradient: true`"
+        return
     try:
         select(
             pl.LazyFrame(schema=schema),

@@ -57,12 +57,15 @@ def make(
             f"{unfinished[0]} is not finished: run `attent train {config.run}` first"
         )
     last = made.get(len(before) - 1)
-    found = signals.measure(
-        LossCatalog(config.run, carry=config.scoring.carry_schema),
-        before=before,
-        metrics=values,
-        last=last.signals if last is not None else Signals(),
-    )
+    if config.schedule.rescore.kind == "observed" and config.schedule.ratio.kind != "adaptive":
+        found = Signals()  # nobody asks
+    else:
+        found = signals.measure(
+            LossCatalog(config.run, carry=config.scoring.carry_schema),
+            before=before,
+            metrics=values,
+            last=last.signals if last is not None else Signals(),
+        )
     decision = decide(
         planned,
         before=before,

@@ -18,7 +18,7 @@ from catalogs import IndexFile, storage
 from catalogs.layout import join
 from catalogs.shard_format import Sample
 from pipeline import config as configs
-from pipeline import demo_data, rounds, stages
+from pipeline import demo_data, outcomes, rounds, stages
 from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.console import say
 from pipeline.report import write_report
@@ -107,6 +107,7 @@ def compare(demo: Demo, *, out: str) -> DemoResult:
     report = write_report(
         join(out, "soft"),
         controls={arm: join(out, arm) for arm in ("full", "uniform")},
+        verdict=outcomes.verdict(join(out, "soft"), all_data=[join(out, "full")]),
         out=join(out, "report.html"),
     )
     return DemoResult(

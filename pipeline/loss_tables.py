@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from attent_select.errors import InputError
-from attent_select.schema import LOSS, MEASURED_STEP, OK, ROW, SHARD_ID, STATUS
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSS, MEASURED_STEP, OK, ROW, SHARD_ID, STATUS
 from attent_select.teaching import Preview
 from catalogs import Corpus, LossCatalog, frames, loss_parts, sample_ids, storage
 from catalogs.layout import Layout
@@ -57,9 +57,12 @@ class LossTable:
         if not (missing := [name for name in needed if name not in kinds]):
             return
         if self.catalog is not None:
+            how = "Name it in `scoring.carry` and score again to keep it"
+            if missing == [FUNCTIONAL_GRADIENT]:
+                how = "Set `scoring.functional_gradient: true` in a new run, which then measures it"
             raise InputError(
                 f"{self.url}: its losses have no column {', '.join(missing)}, they have "
-                f"{', '.join(kinds)}. Name it in `scoring.carry` and score again to keep it"
+                f"{', '.join(kinds)}. {how}"
             )
         for file in self.files:
             there = frames.footer_of(file).schema.names

@@ -19,9 +19,12 @@ from pipeline.cluster import Client, on_every_worker
 # What losses, files or messages between processes depend on.
 PACKAGES = (
     "attent-select",
+    "bitsandbytes",
     "dask",
     "distributed",
     "numpy",
+    "peft",
+    "pillow",
     "polars",
     "pyarrow",
     "tokenizers",

@@ -17,7 +17,7 @@ from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, IndexFile, LossCatalog, frames, storage
 from catalogs.layout import Layout
-from pipeline import decisions, metrics
+from pipeline import decisions, kernels, metrics
 
 
 class _Dialect(DuckDB):
@@ -32,7 +32,8 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
     """The rows (with `limit` the first so many) of one SELECT or WITH … SELECT over a run's tables.
 
     Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
-    manifest), `metrics` (a row per round), `decisions` (a row per round that was decided).
+    manifest), `metrics` (a row per round), `decisions` (a row per round that was decided), `antk`
+    (a row per kernel and group of parameters).
 
     Raises:
         InputError: not one SELECT, another table or a table function is named, or polars cannot run
@@ -146,6 +147,11 @@ def _decisions(run: str) -> pl.LazyFrame:
     return decisions.table(run).lazy()
 
 
+def _antk(run: str) -> pl.LazyFrame:
+    """One row per kernel and group of parameters; see `kernels.table`."""
+    return kernels.table(run).lazy()
+
+
 TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "losses": losses,
     "index": index,
@@ -153,4 +159,5 @@ TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "metrics": _metrics,
     "scoring": _scoring,
     "decisions": _decisions,
+    "antk": _antk,
 }

@@ -20,7 +20,8 @@ from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, storage
 from catalogs.layout import Layout, join
 from catalogs.shard_format import Sample
-from pipeline import charts, config, decisions, figures, metrics
+from pipeline import charts, config, decisions, figures, kernels, metrics, outcomes
+from pipeline.verdict import Verdict
 
 _THIS = "this run"
 # What a round costs; the evaluation is only for those who look, and stands apart.
@@ -35,6 +36,7 @@ def write_report(
     run: str,
     *,
     controls: Mapping[str, str] | None = None,
+    verdict: Verdict | None = None,
     out: str | None = None,
     png: bool = False,
 ) -> str:
@@ -43,6 +45,7 @@ def write_report(
     Args:
         run: the run; its finished rounds are shown.
         controls: other runs to compare with, name → run.
+        verdict: whether it saved time; of the run alone if left out.
         out: where to write; `report.html` in the run if left out.
         png: also write every chart as a PNG file into the folder `report` beside the page.
 
@@ -59,6 +62,7 @@ def write_report(
         title=html.escape(f"attent-select: {run.rstrip('/').rsplit('/', 1)[-1]}"),
         about=html.escape(_about(run, settings)),
         libraries=vl_convert.javascript_bundle(),
+        verdict=html.escape((verdict or outcomes.verdict(run)).sentence),
         summary=_summary(tables),
         decisions=_decisions(run),
         charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
@@ -108,6 +112,9 @@ def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[alt.Chart 
     yield charts.ratio_and_coverage(figures.coverage(run))
     yield charts.overlap_between_rounds(figures.overlaps(run))
     yield charts.seconds_per_stage(_stages(tables[_THIS]))
+    for _, of_kind in kernels.table(run).group_by("kind", maintain_order=True):
+        yield charts.kernel_drift(of_kind)
+        yield charts.kernel_spectrum(of_kind)
     curves = pl.concat(
         [_with_totals(table).with_columns(arm=pl.lit(name)) for name, table in tables.items()],
         how="diagonal",

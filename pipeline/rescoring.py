@@ -21,7 +21,7 @@ from catalogs import IndexFile, LossCatalog, folding, storage
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary
 from pipeline import metrics, plans, spans
-from pipeline.calibrating import Calibration, calibrate
+from pipeline.calibrating import UNSCORED, Calibration, calibrate, of_warm_up
 from pipeline.cluster import Client
 from pipeline.scoring import (
     ScoreResult,
@@ -43,7 +43,7 @@ class FoldTask:
 
     first: int
     end: int
-    since: int
+    since: int | None
     round_number: int
     digests: tuple[str, ...]
     calibration: Calibration
@@ -79,7 +79,7 @@ def rescore_round(
     Args:
         config: of the run.
         client: of the cluster.
-        round_number: a round before it was scored.
+        round_number: a round before it was scored, or `schedule.rescore` is `observed`.
         checkpoint: what to measure with.
         share: in [0, 1].
         ratio: of the last selection: where its threshold lies.
@@ -96,7 +96,7 @@ def rescore_round(
     if round_number in earlier:
         return result_of(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
     since = max((number for number in earlier if number < round_number), default=None)
-    if since is None:
+    if since is None and config.schedule.rescore.kind != "observed":
         raise InputError(f"{config.run}: no round before {round_number} was scored: score it all")
     check_workers(catalog.corpus.shards, client=client, config=config)
     measurement = plans.limited(catalog, measurement)
@@ -105,7 +105,7 @@ def rescore_round(
     watch = measure(tasks, client=client, config=config, done=catalog.span_digests())
     scored = watch.sums["samples"]
     digests = [task.digest for task in tasks]
-    calibration = calibrate(catalog, since=since, round_number=round_number, spans=digests)
+    calibration = _calibration(config, catalog, since=since, number=round_number, digests=digests)
     folds = _folds(tasks, measurement, calibration, since=since, round_number=round_number)
     done = tasks_on(client, fold_part, folds, config)
     parts = sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
@@ -118,6 +118,21 @@ def rescore_round(
     catalog.publish(round_number, parts, provenance=measured | how, keep=since)
     result = result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
     return replace(result, numbers=watch.numbers())
+
+
+def _calibration(
+    config: RunConfig,
+    catalog: LossCatalog,
+    *,
+    since: int | None,
+    number: int,
+    digests: Sequence[str],
+) -> Calibration:
+    if since is None:
+        return of_warm_up(catalog, round_number=number)
+    if config.schedule.rescore.kind == "observed":
+        return UNSCORED
+    return calibrate(catalog, since=since, round_number=number, spans=digests)
 
 
 def _how(config: RunConfig, tasks: Sequence[SpanTask], calibration: Calibration) -> dict[str, Any]:
@@ -134,11 +149,11 @@ def _tasks(
     *,
     share: float,
     ratio: float,
-    since: int,
+    since: int | None,
     number: int,
 ) -> Iterator[SpanTask]:
     """One task per span with rows to measure, in order."""
-    if share == 0:
+    if share == 0 or since is None:
         return
     picked = _picked(
         config, measurement.catalog, share=share, ratio=ratio, since=since, number=number
@@ -218,7 +233,7 @@ def _folds(
     measurement: Measurement,
     calibration: Calibration,
     *,
-    since: int,
+    since: int | None,
     round_number: int,
 ) -> Iterator[FoldTask]:
     """One task per part that is made anew."""
@@ -226,17 +241,15 @@ def _folds(
     digests: dict[int, list[str]] = {}
     for task in tasks:
         digests.setdefault(task.span.shard_id, []).append(task.digest)
-    seen = pl.concat([catalog.observed(number) for number in range(since, round_number)])
-    observed = seen.select(pl.col(schema.SHARD_ID).unique()).collect(engine="streaming")
-    kept = catalog.snapshot(since)
-    assert kept is not None
     num_samples = [shard.num_samples for shard in catalog.corpus.shards]
     most = measurement.settings.part_samples
-    shards = folding.to_rebuild(
-        kept["part"],
-        {*digests, *observed[schema.SHARD_ID]},
-        ideal_pieces=-(-sum(num_samples) // most),
-    )
+    shards: Sequence[int] = range(len(num_samples))
+    if since is not None:
+        changed = {*digests, *_observed_shards(catalog, range(since, round_number))}
+        kept = catalog.snapshot(since)
+        assert kept is not None
+        ideal = -(-sum(num_samples) // most)
+        shards = folding.to_rebuild(kept["part"], changed, ideal_pieces=ideal)
     for run in folding.runs(shards, num_samples=num_samples, most=most):
         yield FoldTask(
             run.start,
@@ -247,3 +260,10 @@ def _folds(
             calibration,
             measurement,
         )
+
+
+def _observed_shards(catalog: LossCatalog, rounds: range) -> pl.Series:
+    """The shards of which training has seen anything in these rounds."""
+    seen = pl.concat([catalog.observed(number) for number in rounds])
+    observed = seen.select(pl.col(schema.SHARD_ID).unique()).collect(engine="streaming")
+    return observed[schema.SHARD_ID]

@@ -33,6 +33,7 @@ from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
 from catalogs.losses import Batching, PartSummary, Span
 from catalogs.shard_format import Sample, Shard
+from pipeline.allocator import keep_freed_memory
 from pipeline.journal import Journal
 from pipeline.preflight import check_here, environment
 from pipeline.settings import ScoringSettings
@@ -145,6 +146,7 @@ def _measure(task: SpanTask) -> Measured:
     started = perf_counter()
     measurement = task.measurement
     torch.set_num_threads(measurement.settings.torch_threads)
+    keep_freed_memory()
     journal = Journal(Layout(measurement.run).journal(task.digest))
     for group in journal.suspects.groups():
         journal.probing(group)
@@ -181,7 +183,7 @@ def compact_part(task: CompactTask) -> PartSummary:
 
 def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNotes]":
     """The scores of the rows, without those that would kill, and what happened on the way."""
-    from trainers.scorer import SCORES, ScoringNotes, score_rows
+    from trainers.scorer import ScoringNotes, score_rows
 
     measurement, notes = task.measurement, ScoringNotes()
     scores = score_rows(
@@ -192,8 +194,8 @@ def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNote
         notes=notes,
         finished=wanted.journal.finished if wanted.journal else None,
     )
-    killed = [(row, None, 0, KILLED) for row in wanted.killers]
-    left_out = pl.DataFrame(killed, schema=SCORES, orient="row")
+    killed = [{ROW: row, NUM_UNITS: 0, STATUS: KILLED} for row in wanted.killers]
+    left_out = pl.DataFrame(killed, schema=scores.schema)
     return pl.concat([scores, left_out]).sort(ROW), notes
 
 

@@ -24,6 +24,7 @@ from attent_select.blocks import check_composition
 from attent_select.composition import Composition
 from attent_select.errors import InputError
 from attent_select.schedules import Schedule
+from attent_select.schema import FUNCTIONAL_GRADIENT
 from catalogs import storage
 from pipeline.validation import INSIDE, SETTINGS
 
@@ -131,6 +132,8 @@ class ScoringSettings(_Section):
         dtype: autocast of the forward pass; losses are float32.
         compile: run the model through torch.compile.
         torch_threads: of each task's arithmetic; part of what makes losses equal bit by bit.
+        functional_gradient: also measure ‖∂ℓ/∂f‖, for the strategy of that name: a column beside
+            the losses.
         carry: columns of the samples that are kept beside the losses, name → type.
         max_failed_share: more unusable samples than this share stop the run, in training too.
     """
@@ -143,12 +146,15 @@ class ScoringSettings(_Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     torch_threads: int = Field(default=1, ge=1)
+    functional_gradient: bool = False
     carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
     max_failed_share: float = Field(default=0.1, ge=0, le=1)
 
     @property
     def carry_schema(self) -> dict[str, type[pl.DataType]]:
-        return {name: _CARRIED[kind] for name, kind in self.carry.items()}
+        """The columns that stand beside the losses in every part."""
+        measured = {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}
+        return {name: _CARRIED[kind] for name, kind in self.carry.items()} | measured
 
 
 class StreamingSettings(_Section):
@@ -291,6 +297,15 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
     training: TrainingT
     streaming: StreamingSettings = StreamingSettings()
     cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT, TrainingT]":
+        if self.scoring.carry and self.schedule.rescore.kind == "observed":
+            raise InputError(
+                "scoring.carry: columns are carried along by scoring, and with "
+                "schedule.rescore.kind observed nothing is scored: leave one of them out"
+            )
+        return self
 
     @field_validator("run")
     @classmethod

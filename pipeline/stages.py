@@ -85,8 +85,9 @@ def train(
 
         ready = ranks.in_turn(decided, then=prepare)
         round_ = ready.round(round_number)
-        values = rounds.train_stage(ready, round_, cluster=cluster)
-        return _result(ready, [_describe(round_, values)])
+        return _result(
+            ready, [_describe(round_, rounds.train_stage(ready, round_, cluster=cluster))]
+        )
 
 
 def run(

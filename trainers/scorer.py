@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import polars as pl
@@ -24,13 +24,18 @@ from trainers.batching import Batching, batches
 from trainers.evaluation import evaluating
 from trainers.readahead import ordered_map
 from trainers.settings import DTYPES
-from trainers.task import Batch, Item, Task
+from trainers.task import Batch, HasFunctionalGradient, Item, Task
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
 _PIECE_SAMPLES = 64
 _BATCHES_AHEAD = 4
 
 SCORES = {name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")}
+# The column that is there only where it is asked for.
+_GRADIENT = {schema.FUNCTIONAL_GRADIENT: pl.Float32}
+
+# Row, loss, units, status, functional gradient.
+_Result = tuple[int, float | None, int, str, float | None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class ScoringSettings:
     A batch holds at most `max_batch_samples` samples, and at most `batch_units` units, padding
     included: samples × the cost of the longest (tokens; 1 for an image). Samples are put into
     batches longest first among `window_samples` consecutive ones. `compile` runs the model through
-    `torch.compile`. All of these are part of what a loss was measured with.
+    `torch.compile`. `functional_gradient` also measures ‖∂ℓ/∂f‖. All of these are part of what a
+    loss was measured with.
     """
 
     batch_units: int = 16384
@@ -48,6 +54,7 @@ class ScoringSettings:
     window_samples: int = 1024
     dtype: str = "float32"
     compile: bool = False
+    functional_gradient: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_units", "max_batch_samples", "window_samples"):
@@ -100,18 +107,18 @@ def score_rows(
         finished: told of rows that have their result, from any thread.
 
     Returns:
-        The columns of `SCORES`, sorted by row. A sample that cannot be used has a status and a
-        null loss.
+        The columns of `scores_schema(settings)`, sorted by row. A sample that cannot be used has a
+        status and a null loss.
 
     Raises:
-        InputError: the device has no bfloat16.
+        InputError: the device has no bfloat16, or the task no functional gradient.
     """
     settings = settings or ScoringSettings()
     _make_ready(model, settings)
     scoring = _Scoring(
         task,
         model=model,
-        dtype=settings.dtype,
+        settings=settings,
         notes=notes or ScoringNotes(),
         finished=finished or (lambda _: None),
     )
@@ -133,7 +140,22 @@ def score_rows(
         for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
         scoring.settle()
-    return pl.DataFrame(scoring.results, schema=SCORES, orient="row").sort(schema.ROW)
+    scores = pl.DataFrame(scoring.results, schema=SCORES | _GRADIENT, orient="row")
+    return scores.select(*scores_schema(settings)).sort(schema.ROW)
+
+
+def scores_schema(settings: Batching) -> schema.Schema:
+    """The columns of the scores that `settings` ask for."""
+    return SCORES | (_GRADIENT if settings.functional_gradient else {})
+
+
+def check_gradient(task: Any) -> None:
+    """Raises `InputError` for a task that cannot measure ‖∂ℓ/∂f‖."""
+    if not isinstance(task, HasFunctionalGradient):
+        raise InputError(
+            f"scoring.functional_gradient: the task {type(task).__name__} has no functional "
+            "gradient: give it a method `loss_and_gradient`, or leave the key out"
+        )
 
 
 class _Scoring:
@@ -144,17 +166,18 @@ class _Scoring:
         task: Task,
         *,
         model: torch.nn.Module,
-        dtype: str,
+        settings: Batching,
         notes: ScoringNotes,
         finished: Callable[[Sequence[int]], None],
     ) -> None:
         self._task, self._model, self._notes = task, model, notes
         self._device = next(model.parameters()).device
-        self._bfloat16 = dtype == "bfloat16"
+        self._bfloat16 = settings.dtype == "bfloat16"
+        self._measure = _measure_of(task, settings)
         self._finished = finished
-        # The losses of the batch before, which the device may still be computing.
-        self._pending: tuple[list[int], torch.Tensor, torch.Tensor] | None = None
-        self.results: list[tuple[int, float | None, int, str]] = []
+        # The measures of the batch before, which the device may still be computing.
+        self._pending: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
+        self.results: list[_Result] = []
 
     def prepare(self, piece: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
         """The samples that can be used; the others are results already."""
@@ -163,7 +186,7 @@ class _Scoring:
             try:
                 usable.append((row, self._task.prepare(sample, generator=None)))
             except SampleError as error:
-                self.results.append((row, None, 0, error.status))
+                self.results.append((row, None, 0, error.status, None))
                 self._finished([row])
         return usable
 
@@ -182,7 +205,7 @@ class _Scoring:
         if losses is not None:
             if "truncated" in batch:
                 self._notes.num_truncated += int(batch["truncated"].sum())
-            self._pending = (rows, *losses)
+            self._pending = (rows, losses)
         self._notes.busy_seconds += perf_counter() - started
         if losses is None:
             self._split(rows, items)
@@ -191,17 +214,17 @@ class _Scoring:
         """Waits for the losses of the batch before, and keeps them."""
         if self._pending is None:
             return
-        rows, losses, num_units = self._pending
+        rows, measured = self._pending
         self._pending = None
-        values = zip(rows, losses.float().tolist(), num_units.tolist(), strict=True)
-        self.results += [_result(row, loss, units) for row, loss, units in values]
+        values = zip(rows, *(one.tolist() for one in measured), strict=True)
+        self.results += [_result(*of_row) for of_row in values]
         self._finished(rows)
 
     def _split(self, rows: list[int], items: list[Item]) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            self.results.append((rows[0], None, 0, "oom"))
+            self.results.append((rows[0], None, 0, "oom", None))
             self._finished(rows)
             return
         self._notes.num_splits += 1
@@ -213,7 +236,7 @@ class _Scoring:
             on_device = {name: value.to(self._device) for name, value in collated.items()}
             self.score(rows[half], items[half], on_device)
 
-    def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def _losses(self, batch: Batch) -> tuple[torch.Tensor, ...] | None:
         """None when memory ran out. A function of its own: until an exception is handled it holds
         the attempt's tensors.
         """
@@ -223,7 +246,7 @@ class _Scoring:
         )
         try:
             with autocast:
-                return self._task.per_sample_loss(self._model, batch)
+                return self._measure(self._model, batch)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -251,10 +274,19 @@ def _check_dtype(dtype: str, device: torch.device) -> None:
         )
 
 
-def _result(row: int, loss: float, units: int) -> tuple[int, float | None, int, str]:
+def _measure_of(task: Task, settings: Batching) -> Callable[..., tuple[torch.Tensor, ...]]:
+    if not settings.functional_gradient:
+        return task.per_sample_loss
+    check_gradient(task)
+    return cast(HasFunctionalGradient, task).loss_and_gradient
+
+
+def _result(row: int, loss: float, units: int, gradient: float | None = None) -> _Result:
     if not units:
-        return row, None, 0, "unreadable"
-    return (row, loss, units, schema.OK) if math.isfinite(loss) else (row, None, units, "nonfinite")
+        return row, None, 0, "unreadable", None
+    if not math.isfinite(loss):
+        return row, None, units, "nonfinite", None
+    return row, loss, units, schema.OK, gradient
 
 
 def _is_out_of_memory(error: Exception) -> bool:

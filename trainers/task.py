@@ -97,3 +97,36 @@ class HasLength(Protocol):
     """
 
     def length(self, sample: Sample) -> int: ...
+
+
+@runtime_checkable
+class HasTargetLogits(Protocol):
+    """A task of cross-entropies may also say how much the model speaks for the right answer."""
+
+    def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """float[batch]: the logit of the right class, the mean of it over counted units."""
+        ...
+
+
+@runtime_checkable
+class HasClassLogits(Protocol):
+    """A task with one class per sample may also say what the model says of every class."""
+
+    def class_logits(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits float[batch, classes] and the right classes int64[batch] (-100: none)."""
+        ...
+
+
+@runtime_checkable
+class HasFunctionalGradient(Protocol):
+    """A task may also give, in the pass of the loss, the norm of its functional gradient."""
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `per_sample_loss` gives, and ‖∂ℓ/∂f‖ float32[batch]
+        (`trainers/functional_gradient.py`).
+        """
+        ...

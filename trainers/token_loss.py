@@ -15,6 +15,9 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from trainers import functional_gradient
+from trainers.precision import at_least_float32
+
 IGNORED = -100
 # Elements of the float32 logits that exist at once: 64 MiB of them.
 CHUNK_ELEMENTS = 1 << 24
@@ -67,6 +70,46 @@ def token_losses(
     return _placed(values, counted), counted
 
 
+def token_gradients(
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    more_inputs: Mapping[str, torch.Tensor] | None = None,
+    limits: Limits = _LIMITS,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`token_losses`, and between its two tensors ‖∂ℓ/∂f‖ of every counted token, float32[batch,
+    tokens - 1], f being the logits (`trainers/functional_gradient.py`).
+    """
+
+    def measure(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        norms = functional_gradient.of_cross_entropy(logits, targets)
+        return torch.stack([_cross_entropy(logits, targets), norms], dim=-1)
+
+    values, counted = _per_token(
+        model, batch, measure, more_inputs=more_inputs or {}, limits=limits
+    )
+    nats, norms = (_placed(part, counted) for part in values.unbind(dim=-1))
+    return nats, norms, counted
+
+
+def token_logits(
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    more_inputs: Mapping[str, torch.Tensor] | None = None,
+    limits: Limits = _LIMITS,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `token_losses`, but the logit of every counted token itself."""
+
+    def measure(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return at_least_float32(logits.gather(1, targets[:, None])[:, 0])
+
+    values, counted = _per_token(
+        model, batch, measure, more_inputs=more_inputs or {}, limits=limits
+    )
+    return _placed(values, counted), counted
+
+
 def token_scores(
     model: torch.nn.Module,
     batch: Mapping[str, torch.Tensor],
@@ -88,6 +131,14 @@ def token_scores(
 
     values, _ = _per_token(model, batch, measure, more_inputs=more_inputs or {}, limits=limits)
     return values[:, 0], values[:, 1] > 0
+
+
+def mean_over_tokens(
+    values: torch.Tensor, counted: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean [batch] over counted tokens of values that are 0 elsewhere, and their number."""
+    num_units = counted.sum(dim=1)
+    return values.sum(dim=1) / num_units.clamp(min=1), num_units
 
 
 def _per_token(
@@ -154,7 +205,7 @@ def _weights_cast_once(device: str) -> Iterator[None]:
 
 def _placed(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     # By mask, not index_add: sums per sample must not depend on the order of atomic adds.
-    nats = torch.zeros(counted.shape, dtype=torch.float32, device=losses.device)
+    nats = torch.zeros(counted.shape, dtype=losses.dtype, device=losses.device)
     return nats.masked_scatter(counted, losses)
 
 
@@ -181,7 +232,7 @@ def _in_chunks(
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
+    return functional.cross_entropy(at_least_float32(logits), targets, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -209,11 +260,14 @@ def _halves(model: torch.nn.Module) -> _Halves | None:
 def _widest(backbone: torch.nn.Module) -> int:
     """The most numbers that a layer makes of one token."""
     layers = (module for module in backbone.modules() if not isinstance(module, torch.nn.Embedding))
-    weights = (getattr(layer, "weight", None) for layer in layers)
-    return max(
-        (max(weight.shape) for weight in weights if weight is not None and weight.ndim == 2),
-        default=1,
-    )
+    return max((_width(layer) for layer in layers), default=1)
+
+
+def _width(layer: Any) -> int:
+    if hasattr(layer, "in_features"):  # not by its weight, which may be packed (4 bits)
+        return max(int(layer.in_features), int(layer.out_features))
+    weight = getattr(layer, "weight", None)
+    return max(weight.shape) if weight is not None and weight.ndim == 2 else 1
 
 
 def _is_plain(model: Any, backbone: torch.nn.Module, head: torch.nn.Module) -> bool:

@@ -30,12 +30,14 @@ def catalog(num_rows: int, *, seed: int = 0, rows_per_shard: int = 7) -> pl.Lazy
     rng = np.random.default_rng(seed)
     position = np.arange(num_rows, dtype=np.uint32)
     losses = pl.Series(rng.gamma(1, 1, num_rows).round(2), dtype=pl.Float32)
+    losses = losses.set(pl.Series(rng.random(num_rows) < 0.1), None)
     return pl.LazyFrame(
         {
             "shard_id": position // np.uint32(rows_per_shard),
             "row": position % np.uint32(rows_per_shard),
-            "loss": losses.set(pl.Series(rng.random(num_rows) < 0.1), None),
+            "loss": losses,
             "reference_loss": pl.Series(rng.gamma(1, 0.5, num_rows), dtype=pl.Float32),
+            "functional_gradient": (losses / (losses + 1)).cast(pl.Float32),
             "measured_step": rng.choice(np.array([0, 10, 20], dtype=np.uint64), num_rows),
             "num_units": rng.integers(1, 9, num_rows, dtype=np.uint32),
             "visits": rng.integers(0, 4, num_rows).astype(np.uint16),
@@ -67,7 +69,7 @@ def test_a_row_without_what_the_key_needs_is_never_selected(strategy: Strategy) 
     losses = catalog(300)
     selection = select(losses, strategy=strategy, num_samples=250)
     lost = losses.filter(pl.col("loss").is_null()).collect().select("shard_id", "row").rows()
-    if "loss" in strategy.columns:
+    if {"loss", "functional_gradient"}.intersection(strategy.columns):
         assert selection.eligible == 300 - len(lost)
         assert not set(rows_of(selection.rows)) & set(lost)
     else:
@@ -100,7 +102,7 @@ def test_with_nothing_eligible_there_is_one_clear_error(strategy: Strategy) -> N
 
 @EVERY
 def test_equal_losses_are_no_special_case(strategy: Strategy) -> None:
-    equal = catalog(500).with_columns(loss=pl.lit(0.5), reference_loss=pl.lit(0.5))
+    equal = catalog(500).with_columns(loss=0.5, reference_loss=0.5, functional_gradient=0.5)
     rows = select(equal, strategy=strategy, num_samples=200).rows.collect()
     assert len(rows) == 200
     assert rows["probability"].is_between(0, 1, closed="right").all()

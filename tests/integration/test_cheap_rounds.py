@@ -66,6 +66,32 @@ def test_every_round_is_dense_and_every_row_has_its_newest_measurement(
     assert storage.list_objects(Layout(settings.run).spans) == []
 
 
+def test_what_training_observed_is_enough_and_nothing_is_scored(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = cheap(tmp_path / "run", shards, {"kind": "observed"}, selection={"strategy": "hard"})
+    result = run(settings, client=client)
+    assert [r.get("samples_scored") for r in result["rounds"]] == [None, 0, 0, 0]
+    catalog = LossCatalog(settings.run)
+    first = catalog.latest(1).collect()
+    assert first.select("shard_id", "row").rows() == [(s, r) for s in range(3) for r in range(80)]
+    seen = catalog.observed(0).collect().sort(KEY)
+    assert set(first["origin"]) == {"observed"}
+    assert set(first["visits"]) == {1}
+    assert first["measured_step"].to_list() == seen["step"].to_list()
+    assert "trend" in catalog.provenance(1)["calibration"]["source"]
+    chosen = IndexFile.open(Layout(settings.run).index(1)).frame().collect()
+    best = first.sort("loss", descending=True).head(120)
+    assert sorted(best.select(KEY).rows()) == chosen.select(KEY).rows()
+    assert set(catalog.latest(3).collect()["visits"]) > {1}
+    assert decisions.read_all(settings.run)[1].reasons["rescore"].startswith("nothing: what train")
+
+
+def test_columns_are_carried_only_where_something_is_scored(tmp_path: Path, shards: Path) -> None:
+    with pytest.raises(InputError, match=r"scoring\.carry: .* nothing is scored: leave one"):
+        cheap(tmp_path / "run", shards, {"kind": "observed"}, scoring__carry={"label": "integer"})
+
+
 def test_a_selection_uses_the_losses_that_were_measured_again(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:

@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "run",
     "query",
+    "antk",
     "report",
     "gc",
     "doctor",
@@ -166,7 +167,11 @@ def test_the_shuffle_is_chosen_and_its_quality_shown(run: Path) -> None:
 
 def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    assert answer_here("report", run, "--out", out, "--png") == {"report": str(out)}
+    found = answer_here("report", run, "--out", out, "--png")
+    assert found["report"] == str(out)
+    assert found["verdict"]["is_shown"] is False
+    assert found["verdict"]["sentence"].startswith("no saving shown: there is no run on all data")
+    assert f"Verdict: {found['verdict']['sentence']}." in out.read_text()
     assert len(list((tmp_path / "report").glob("*.png"))) > 3
 
 

@@ -132,7 +132,10 @@ def test_a_table_that_is_wider_than_the_terminal_has_a_line_per_value(run: str) 
         ("SELECT status, avg(loss) FROM losses", "should participate in the GROUP BY"),
         ("SELECT regexp(status) FROM losses", "unsupported function"),
         ("SELECT loss FROM losses WHERE", "does not parse"),
-        ("SELECT * FROM parts", "no table 'parts': expected corpus, decisions, index, losses"),
+        (
+            "SELECT * FROM parts",
+            "no table 'parts': expected antk, corpus, decisions, index, losses",
+        ),
     ],
 )
 def test_a_query_that_cannot_be_answered_says_why(run: str, sql: str, message: str) -> None:

@@ -98,7 +98,9 @@ def test_the_commands_on_the_demo_run_in_the_order_of_the_pages(reader: Path) ->
     assert (reader / "demo/soft/report.html").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/formats.md", "docs/extending.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/formats.md", "docs/extending.md", "docs/antk.md"]
+)
 def test_the_programs_of_a_page_run(page: str, reader: Path) -> None:
     programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert programs

@@ -37,6 +37,8 @@ def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
     values = small_run(tmp_path / "run", tmp_path, schedule__warmup_epochs=0)
     values["task"]["name"] = "poisonous.Poisonous"
     values["task"]["num_channels"] = 1
+    # On a busy machine a worker takes minutes to start again.
+    values["cluster"] = {"patience_seconds": 600}
     with connect(ClusterSettings(workers=1)) as client:
         result = score(config.parse(values), client=client)
     assert (result.scored, result.failed) == (120, {"killed": 1})
@@ -125,7 +127,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 600) -> None:
     deadline = monotonic() + seconds
     while not condition():
         assert monotonic() < deadline, "it never came so far"
@@ -159,7 +161,7 @@ def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
     write_corpus(tmp_path / "held-out", samples(10), num_shards=1)
     values = small_run("s3://bucket/run", tmp_path, schedule__warmup_epochs=0)
     values["scoring"] = {"span_samples": 10, "part_samples": 500}
-    values["cluster"] = {"scheduler": cluster.address, "patience_seconds": 60}
+    values["cluster"] = {"scheduler": cluster.address, "patience_seconds": 600}
     file = tmp_path / "killed.yaml"
     file.write_text(yaml.safe_dump(values))
     spans = cluster.folder / BUCKET / "run/losses/spans"

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -27,6 +26,7 @@ from peft import (
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers.utils import is_bitsandbytes_available
 
 from attent_select.errors import InputError, MissingError
 from trainers.checkpoint import tensors_digest, weights_digest
@@ -45,8 +45,8 @@ class Lora:
 
     `targets` are names of linear layers (`q_proj`), or `all-linear`: all but the head. `dora` also
     learns the magnitude of every weight column. `also_train` names modules that are trained and
-    saved whole (a new head). `base_dtype` is that of the frozen weights; `quantize` (`4bit`, which
-    is QLoRA, or `8bit`) needs bitsandbytes.
+    saved whole (a new head). `base_dtype` is that of the frozen weights, or with `quantize: 4bit`
+    (QLoRA, needs bitsandbytes) that of computing with them.
     """
 
     rank: int = 8
@@ -71,8 +71,9 @@ class Lora:
             raise InputError(
                 f"model.lora.base_dtype is {self.base_dtype!r}: expected float32 or bfloat16"
             )
-        if self.quantize not in (None, "4bit", "8bit"):
-            raise InputError(f"model.lora.quantize is {self.quantize!r}: expected 4bit or 8bit")
+        # Not 8 bits: which numbers of a token are computed with in 16 depends on the whole batch.
+        if self.quantize not in (None, "4bit"):
+            raise InputError(f"model.lora.quantize is {self.quantize!r}: expected 4bit")
 
     @classmethod
     def of(cls, values: Any) -> "Lora":
@@ -119,10 +120,10 @@ class AdapterModels:
             InputError: there is not, they are not, or bitsandbytes is missing.
         """
         self.base.check()
-        if self.lora.quantize is not None and find_spec("bitsandbytes") is None:
+        if self.lora.quantize is not None and not is_bitsandbytes_available():
             raise InputError(
-                "model.lora.quantize needs bitsandbytes, which is not installed here: install it, "
-                "or set base_dtype: bfloat16 instead"
+                "model.lora.quantize needs bitsandbytes, which is not installed here or too old: "
+                "install attent-select[quantize], or set base_dtype: bfloat16 instead"
             )
         self._adapted(self.base.without_weights())
 

@@ -68,8 +68,11 @@ class DitModel(PreTrainedModel):
         config = self.config
         tokens = self.patches(patchify(pixel_values, config.patch_size))
         side = config.image_size // config.patch_size
-        tokens = tokens + positions(side, config.hidden_size, device=tokens.device)
-        told = self.timestep(waves(timesteps, _FREQUENCIES)) + self.classes(labels)
+        tokens = tokens + positions(side, config.hidden_size, device=tokens.device).to(
+            pixel_values.dtype
+        )
+        told = self.timestep(waves(timesteps, _FREQUENCIES).to(pixel_values.dtype))
+        told = told + self.classes(labels)
         told = functional.silu(told)[:, None]
         for layer in self.layers:
             tokens = layer(tokens, told)

@@ -192,6 +192,8 @@ class HuggingFaceModels:
         except (ValueError, TypeError, StrictDataclassError) as error:
             raise InputError(f"model.config: the model cannot be built: {error}") from error
         _check_known(config, built=built)
+        # Where a type has several classes (DeiT), theirs looks for one by name: not in None.
+        built.architectures = built.architectures or []
         return built
 
     def _config_at_path(self) -> PreTrainedConfig:
@@ -244,12 +246,13 @@ class HuggingFaceModels:
                 use_safetensors=True,
                 trust_remote_code=bool(self.settings.get("trust_remote_code", False)),
                 dtype=getattr(torch, self.dtype),
-                quantization_config=_quantization(self.quantize),
+                quantization_config=_in_four_bits(self.dtype) if self.quantize else None,
                 ignore_mismatched_sizes=True,  # reported below, with all of them at once
                 **config,
             )
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"the model in {path} cannot be loaded: {error}") from error
+        _keep_layout(model)
         found = {
             "missing": info["missing_keys"],
             "unexpected": info["unexpected_keys"],
@@ -259,16 +262,23 @@ class HuggingFaceModels:
         return model, {name: sorted(map(str, keys)) for name, keys in found.items() if keys}
 
 
-def _quantization(kind: str | None) -> BitsAndBytesConfig | None:
-    if kind is None:
-        return None
+def _in_four_bits(dtype: str) -> BitsAndBytesConfig:
+    """As QLoRA has it: NF4, its scales quantised too; computed with in `dtype`."""
     return BitsAndBytesConfig(
-        load_in_4bit=kind == "4bit",
-        load_in_8bit=kind == "8bit",
+        load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
+
+
+def _keep_layout(model: torch.nn.Module) -> None:
+    """On some CPUs a 4-bit layer rearranges its weights when it is first evaluated: for every model
+    that shares them, and so that no gradient comes through any more.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _check_known(config: dict[str, Any], *, built: PreTrainedConfig) -> None:

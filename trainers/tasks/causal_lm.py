@@ -16,10 +16,17 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers import text as texts
 from trainers.evaluation import TokenSums, evaluating
+from trainers.functional_gradient import over_units
 from trainers.generation import count_matches
 from trainers.hf import load_tokenizer, model_store
 from trainers.task import Batch, Item, Models
-from trainers.token_loss import token_losses, token_scores
+from trainers.token_loss import (
+    mean_over_tokens,
+    token_gradients,
+    token_logits,
+    token_losses,
+    token_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -132,9 +139,18 @@ class CausalLm:
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean nats per counted token float32[batch], and their number int64[batch]."""
-        nats, counted = token_losses(model, batch)
-        num_units = counted.sum(dim=1)
-        return nats.sum(dim=1) / num_units.clamp(min=1), num_units
+        return mean_over_tokens(*token_losses(model, batch))
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
+        nats, norms, counted = token_gradients(model, batch)
+        return *mean_over_tokens(nats, counted), over_units(norms, counted)
+
+    def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """float[batch]: the logit of a counted token itself, the mean over them."""
+        return mean_over_tokens(*token_logits(model, batch))[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss` (nats per counted token), `perplexity`, `accuracy` (share of the counted

@@ -16,16 +16,25 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
+from trainers import functional_gradient
 from trainers.evaluation import evaluating
 from trainers.hf import model_store
 from trainers.images import decode_map
 from trainers.pixels import PerChannel, Pixels, augmented, image_and_map, per_channel, units_of
+from trainers.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _LOSSES = {
     "l1": lambda error: error.abs(),
     "l2": torch.square,
     "huber": lambda error: functional.huber_loss(error, torch.zeros_like(error), reduction="none"),
+}
+
+# The derivative of each by the error.
+_SLOPES = {
+    "l1": torch.sign,
+    "l2": lambda error: 2.0 * error,
+    "huber": lambda error: error.clamp(-1.0, 1.0),
 }
 
 
@@ -105,10 +114,16 @@ class DenseRegression:
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss per valid pixel float32[batch], and their number int64[batch]."""
+        return self._mean_loss(*_errors(model, batch))
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being what is predicted for each valid pixel."""
         error, valid = _errors(model, batch)
-        num_units = valid.sum(dim=(1, 2))
-        losses = _LOSSES[self.loss](error)
-        return losses.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
+        slopes = _SLOPES[self.loss](error).flatten(1)
+        gradients = functional_gradient.over_units(slopes, valid.flatten(1))
+        return *self._mean_loss(error, valid), gradients
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss`, `rmse` and `mae` per valid pixel, and over those whose target is positive
@@ -138,6 +153,13 @@ class DenseRegression:
         }
         return metrics | ({"delta1": hits / num_positive} if num_positive else {})
 
+    def _mean_loss(
+        self, error: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_units = valid.sum(dim=(1, 2))
+        losses = _LOSSES[self.loss](error)
+        return losses.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
+
     def _valid_numbers(self, sample: Sample) -> torch.Tensor:
         """float32[height, width], NaN where it is not valid."""
         numbers = decode_map(sample[self.target])
@@ -164,7 +186,7 @@ class DenseRegression:
 
 def _errors(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction − target float32[batch, height, width], 0 where invalid; and valid bool[…]."""
-    predicted: torch.Tensor = model(pixel_values=batch["pixel_values"]).predicted_depth.float()
+    predicted = at_least_float32(model(pixel_values=batch["pixel_values"]).predicted_depth)
     targets = batch["targets"]
     if predicted.shape[-2:] != targets.shape[-2:]:
         predicted = functional.interpolate(

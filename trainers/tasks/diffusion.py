@@ -20,6 +20,7 @@ from trainers.evaluation import evaluating
 from trainers.hf import model_store
 from trainers.images import open_image
 from trainers.pixels import PerChannel, Pixels, augmented, per_channel, units_of
+from trainers.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _NOISE, _TIMESTEP = 2, 3
@@ -122,6 +123,16 @@ class Diffusion:
         losses = torch.stack([self._error(model, batch, labels, step) for step in steps])
         return losses.mean(dim=0) * known, known * len(steps)
 
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being the d numbers of the noise at each timestep: the
+        derivative of a mean of d squares has the norm 2·√(ℓ/d), so it orders samples as the loss
+        does.
+        """
+        losses, num_units = self.per_sample_loss(model, batch)
+        return losses, num_units, 2.0 * (losses / batch["pixel_values"][0].numel()).sqrt()
+
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss`: the mean over the images, at the timesteps and with the noise of scoring."""
         total, loss_sum = 0, 0.0
@@ -154,7 +165,7 @@ class Diffusion:
         signal = self._signal(steps)[:, None, None, None]
         noisy = signal.sqrt() * pixels + (1.0 - signal).sqrt() * noise
         predicted = model(pixel_values=noisy, timesteps=steps, labels=labels).logits
-        return (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        return (at_least_float32(predicted) - noise).square().mean(dim=(1, 2, 3))
 
     def _signal(self, steps: torch.Tensor) -> torch.Tensor:
         """ᾱ float32[batch]: the share of the image's variance that is left at each timestep.

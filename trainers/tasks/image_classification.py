@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
+from trainers import functional_gradient
 from trainers.evaluation import evaluating
 from trainers.hf import model_store
 from trainers.images import open_image
 from trainers.pixels import PerChannel, Pixels, augmented, per_channel
+from trainers.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _IGNORED = -100
@@ -92,8 +94,30 @@ class ImageClassification:
         """Cross-entropy float32[batch] in nats; one unit each, none for a label that the model
         lacks.
         """
+        return _cross_entropy(*self.class_logits(model, batch))
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits."""
+        logits, targets = self.class_logits(model, batch)
+        losses, known = _cross_entropy(logits, targets)
+        gradients = functional_gradient.of_cross_entropy(logits, targets.clamp(min=0))
+        return losses, known, gradients * known
+
+    def class_logits(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """float[batch, classes], and the labels, -100 for one outside the head."""
         logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
-        return _cross_entropy(logits, batch["labels"])
+        labels = batch["labels"]
+        # Masked, because such a label is an assert on a GPU, which ends the process.
+        return logits, labels.masked_fill(labels >= logits.shape[1], _IGNORED)
+
+    def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """float[batch]: the logit of the image's class."""
+        logits, targets = self.class_logits(model, batch)
+        return logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss` (nats per image) and `accuracy` (top-1) in [0, 1], of the labels the model
@@ -102,10 +126,10 @@ class ImageClassification:
         total, loss_sum, correct = 0, 0.0, 0
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
-                logits = model(pixel_values=batch["pixel_values"]).logits
-                losses, num_units = _cross_entropy(logits, batch["labels"])
+                logits, targets = self.class_logits(model, batch)
+                losses, num_units = _cross_entropy(logits, targets)
                 loss_sum += losses.double().sum().item()
-                correct += int((logits.argmax(dim=1) == batch["labels"]).sum())
+                correct += int((logits.argmax(dim=1) == targets).sum())
                 total += int(num_units.sum())
         if not total:
             raise InputError(
@@ -121,12 +145,14 @@ class ImageClassification:
         )
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss float32[batch] and units int64[batch], both 0 for a label outside the head."""
-    known = labels < logits.shape[1]
-    # Masked, because such a label is an assert on a GPU, which ends the process.
-    targets = labels.masked_fill(~known, _IGNORED)
     losses = functional.cross_entropy(
-        logits.float(), targets, reduction="none", ignore_index=_IGNORED
+        at_least_float32(logits),
+        targets,
+        reduction="none",
+        ignore_index=_IGNORED,
     )
-    return losses, known.to(torch.int64)
+    return losses, (targets != _IGNORED).to(torch.int64)

@@ -16,10 +16,18 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers import text as texts
 from trainers.evaluation import TokenSums, evaluating
+from trainers.functional_gradient import over_units
 from trainers.hf import load_processor, model_store
 from trainers.images import open_image
 from trainers.task import Batch, Item, Models
-from trainers.token_loss import IGNORED, token_losses, token_scores
+from trainers.token_loss import (
+    IGNORED,
+    mean_over_tokens,
+    token_gradients,
+    token_logits,
+    token_losses,
+    token_scores,
+)
 
 # Of what the processor gives: tensors with a number per token, and all others.
 _PER_TOKEN, _OTHER = "per_token.", "other."
@@ -133,9 +141,18 @@ class ImageText:
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean nats per counted token float32[batch], and their number int64[batch]."""
-        nats, counted = token_losses(model, batch, more_inputs=_more_inputs(batch))
-        num_units = counted.sum(dim=1)
-        return nats.sum(dim=1) / num_units.clamp(min=1), num_units
+        return mean_over_tokens(*token_losses(model, batch, more_inputs=_more_inputs(batch)))
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
+        nats, norms, counted = token_gradients(model, batch, more_inputs=_more_inputs(batch))
+        return *mean_over_tokens(nats, counted), over_units(norms, counted)
+
+    def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """float[batch]: the logit of a counted token itself, the mean over them."""
+        return mean_over_tokens(*token_logits(model, batch, more_inputs=_more_inputs(batch)))[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss` (nats per counted token), `perplexity` and `accuracy` (share of the counted

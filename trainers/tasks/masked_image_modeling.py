@@ -20,6 +20,7 @@ from trainers.evaluation import evaluating
 from trainers.hf import model_store
 from trainers.images import open_image
 from trainers.pixels import PerChannel, Pixels, augmented, per_channel, units_of
+from trainers.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _MASK = 1
@@ -120,10 +121,21 @@ class MaskedImageModeling:
         if inner.config.norm_pix_loss:
             spread = target.var(dim=-1, keepdim=True) + 1e-6
             target = (target - target.mean(dim=-1, keepdim=True)) / spread.sqrt()
-        errors = (output.logits.float() - target).square().mean(dim=-1)
+        errors = (at_least_float32(output.logits) - target).square().mean(dim=-1)
         hidden = output.mask.float()
         num_units = hidden.sum(dim=1)
         return (errors * hidden).sum(dim=1) / num_units, num_units.to(torch.int64)
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being the d pixels of each hidden patch: the derivative of
+        a mean of d squares has the norm 2·√(ℓ/d), so it orders samples as the loss does.
+        """
+        losses, num_units = self.per_sample_loss(model, batch)
+        inner: Any = model
+        num_pixels = inner.patchify(batch["pixel_values"][:1]).shape[-1]
+        return losses, num_units, 2.0 * (losses / num_pixels).sqrt()
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss`: the reconstruction loss per hidden patch, of the masks used for scoring."""

@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
+from trainers import functional_gradient
 from trainers.evaluation import evaluating
 from trainers.hf import model_store
 from trainers.images import decode_map
 from trainers.pixels import PerChannel, Pixels, augmented, image_and_map, per_channel, units_of
+from trainers.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _IGNORED = -100
@@ -94,9 +96,27 @@ class SemanticSegmentation:
         """Mean nats per valid pixel float32[batch], and their number int64[batch]; none for a mask
         with a class that the model lacks.
         """
-        nats, targets = _nats(_logits(model, batch), batch["labels"])
-        num_units = (targets != _IGNORED).sum(dim=(1, 2))
-        return nats.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
+        return _mean(*_nats(_logits(model, batch), batch["labels"]))
+
+    def loss_and_gradient(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each valid pixel."""
+        logits = _logits(model, batch)
+        nats, targets = _nats(logits, batch["labels"])
+        flat = logits.movedim(1, -1).flatten(0, -2)
+        norms = functional_gradient.of_cross_entropy(flat, targets.clamp(min=0).flatten())
+        gradients = functional_gradient.over_units(
+            norms.reshape(len(logits), -1), (targets != _IGNORED).flatten(1)
+        )
+        return *_mean(nats, targets), gradients
+
+    def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """float[batch]: the logit of a pixel's class, the mean over the valid pixels."""
+        logits = _logits(model, batch)
+        _, targets = _nats(logits, batch["labels"])
+        right = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+        return _mean(torch.where(targets != _IGNORED, right, 0.0), targets)[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss` (nats per valid pixel), `pixel_accuracy`, and `mean_iou`: the mean over the
@@ -145,7 +165,7 @@ def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """float32[batch, classes, height, width] in the size of the labels."""
     pixels = batch["pixel_values"]
     try:
-        logits: torch.Tensor = model(pixel_values=pixels).logits.float()
+        logits = at_least_float32(model(pixel_values=pixels).logits)
     except ValueError as error:
         # UperNet pools to one pixel and normalises that over the batch.
         if len(pixels) > 1 or "more than 1 value per channel" not in str(error):
@@ -169,6 +189,12 @@ def _nats(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
     targets = labels.masked_fill(unknown[:, None, None], _IGNORED)
     nats = functional.cross_entropy(logits, targets, reduction="none", ignore_index=_IGNORED)
     return nats, targets
+
+
+def _mean(values: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean float[batch] over valid pixels of values that are 0 elsewhere, and their number."""
+    num_units = (targets != _IGNORED).sum(dim=(1, 2))
+    return values.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
 
 
 def _overlap(confusion: torch.Tensor) -> dict[str, float]:

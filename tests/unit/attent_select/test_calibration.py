@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from attent_select.calibration import QuantileMap
+from attent_select.calibration import QuantileMap, Trend
 
 LOSSES = st.floats(0, 20, width=32)
 PAIRS = arrays(np.float32, st.tuples(st.integers(32, 300), st.just(2)), elements=LOSSES)
@@ -74,3 +74,37 @@ def test_few_rows_make_no_map_and_the_identity_changes_nothing() -> None:
 def test_a_map_survives_json(pairs: np.ndarray) -> None:
     found = fitted(pairs[:, 0], pairs[:, 1])
     assert QuantileMap.from_plain(json.loads(json.dumps(found.plain()))) == found
+
+
+def test_a_sample_does_not_seem_harder_because_it_came_early() -> None:
+    random = np.random.default_rng(0)
+    difficulty = random.gamma(2, 0.5, 8_000)
+    steps = np.arange(8_000) // 16
+    observed = difficulty * (0.5 + 2.5 * np.exp(-steps / 60))  # the model learns
+    hardest = np.argsort(difficulty)[-2_000:]
+    found = np.argsort(Trend.fit(observed, steps)(observed, steps))[-2_000:]
+    as_observed = np.argsort(observed)[-2_000:]
+    assert len(np.intersect1d(found, hardest)) > 1_850
+    assert len(np.intersect1d(as_observed, hardest)) < 1_600
+    assert steps[found].mean() == pytest.approx(steps.mean(), rel=0.05)
+
+
+@given(
+    arrays(np.float32, st.integers(0, 700), elements=LOSSES),
+    st.integers(1, 50),
+    st.integers(0, 1_000),
+)
+def test_a_trend_keeps_the_order_of_samples_that_were_observed_together(
+    losses: np.ndarray, batch_size: int, first_step: int
+) -> None:
+    steps = first_step + np.arange(len(losses)) // batch_size
+    mapped = Trend.fit(losses, steps)(losses, steps)
+    assert mapped.shape == losses.shape
+    for step in np.unique(steps):
+        together = np.argsort(losses[steps == step], kind="stable")
+        assert (np.diff(mapped[steps == step][together]) >= 0).all()
+
+
+def test_a_few_losses_have_no_trend_and_stay_as_they_are() -> None:
+    losses, steps = np.linspace(3, 1, 100), np.arange(100)
+    assert Trend.fit(losses, steps)(losses, steps).tolist() == losses.tolist()

@@ -70,6 +70,7 @@ def losses(count: int, *, seed: int = 0) -> pl.DataFrame:
             "row": rows % 50,
             "loss": values,
             "reference_loss": values[::-1],
+            "functional_gradient": values / (values + 1),
             "measured_step": rows.astype(np.uint64) % 7,
             "source": [f"s{row % 3}" for row in rows],
         }

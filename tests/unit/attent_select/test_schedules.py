@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from attent_select import Interval, Ratio, Schedule, plan
 from attent_select.errors import InputError
+from attent_select.rescoring import Rescore
 
 SHARES = st.floats(0.01, 1)
 RATIOS = st.one_of(
@@ -118,6 +119,7 @@ def test_the_variant_of_the_paper_for_language_models_can_be_expressed() -> None
         (lambda: Schedule(epochs=0), "epochs"),
         (lambda: Schedule(epochs=3, warmup_epochs=2, anneal_epochs=2), "epochs"),
         (lambda: Schedule(warmup_epochs=-1), "warmup_epochs"),
+        (lambda: Schedule(rescore=Rescore("observed")), "rescore"),
         (lambda: plan(Schedule(), num_samples=0, batch_size=1), "no samples"),
         (lambda: plan(Schedule(), num_samples=1, batch_size=0), "batch_size"),
     ],

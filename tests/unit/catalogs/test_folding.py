@@ -54,6 +54,17 @@ def test_the_newest_measurement_of_each_row_counts_and_an_observed_one_is_calibr
     ]
 
 
+def test_a_functional_gradient_is_as_old_as_the_last_scoring_of_its_row() -> None:
+    gradient = pl.Series("functional_gradient", [0.1, 0.2, 0.3], dtype=pl.Float32)
+    old = scored(0, [1.0, 2.0, 3.0], step=10).with_columns(gradient)
+    new = scored(0, [1.5, 2.5, 3.5], step=20).with_columns(gradient + 1).filter(pl.col("row") == 0)
+    seen = observed([(0, 1, 8.0, 12)])
+    rows = folding.folded(old, scored=new, observed=seen, calibration=HALF)
+    assert rows.schema == old.schema
+    assert rows["loss"].to_list() == [1.5, 4.0, 3.0]
+    assert rows["functional_gradient"].to_list() == pytest.approx([1.1, 0.2, 0.3])
+
+
 def test_a_row_that_can_no_longer_be_scored_loses_its_loss() -> None:
     old = scored(0, [1.0, 2.0], step=10)
     rows = folding.folded(

@@ -1,17 +1,29 @@
-"""Scoring a language model takes little memory beside its weights, whatever its vocabulary."""
+"""Scoring a language model takes little memory beside its weights, whatever its vocabulary; the
+kernel of a model little beside one sample's gradients.
+"""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from digits import TASK, VIT, samples
 from tasks_at_hand import LLAMA
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainers.antk import Function, Output, empirical_kernel
+from trainers.antk.sketch import Sketch
 from trainers.hf import HuggingFaceModels
-from trainers.token_loss import CHUNK_ELEMENTS, FORWARD_ELEMENTS, Limits, token_losses
+from trainers.token_loss import (
+    CHUNK_ELEMENTS,
+    FORWARD_ELEMENTS,
+    Limits,
+    token_gradients,
+    token_losses,
+)
 
 GIB = 1 << 30
 
@@ -95,7 +107,13 @@ def expected_bytes(shape: Shape, limits: Limits, *, bfloat16: bool) -> int:
     return 4 * (kept + max(forward + mask, head + cast))
 
 
-def peak_bytes(shape: Shape, limits: Limits, *, bfloat16: bool) -> int:
+def peak_bytes(
+    shape: Shape,
+    limits: Limits,
+    *,
+    bfloat16: bool,
+    measure: Callable[..., object] = token_losses,
+) -> int:
     config = {
         "model_type": "llama",
         "hidden_size": shape.hidden,
@@ -115,7 +133,7 @@ def peak_bytes(shape: Shape, limits: Limits, *, bfloat16: bool) -> int:
     with torch.inference_mode(), autocast:
         token_losses(model, inputs, limits=limits)  # tries the head once
         with PeakMemory() as memory:
-            token_losses(model, inputs, limits=limits)
+            measure(model, inputs, limits=limits)
     return memory.peak
 
 
@@ -141,6 +159,40 @@ def test_without_the_limits_it_would_take_more() -> None:
     assert peak_bytes(shape, everything, bfloat16=False) > 2 * expected_bytes(
         shape, limits_for(shape), bfloat16=False
     )
+
+
+@pytest.mark.parametrize("shape", REDUCED)
+def test_functional_gradients_take_no_more_than_the_losses(shape: Shape) -> None:
+    limits = limits_for(shape)
+    measured = peak_bytes(shape, limits, bfloat16=False, measure=token_gradients)
+    assert measured <= expected_bytes(shape, limits, bfloat16=False)
+
+
+def peak_of_a_kernel(num_samples: int, **how: Any) -> tuple[int, Function]:
+    model = TASK.models(VIT | {"config": VIT["config"] | {"hidden_size": 64}}).build(3)
+    batches = [TASK.collate([TASK.prepare(s, generator=None)]) for s in samples(num_samples)]
+    function = Function(model, batches, Output.of(TASK))
+    with PeakMemory() as memory:
+        empirical_kernel(function, **how)
+    return memory.peak, function
+
+
+def test_a_sketch_takes_probe_times_r_and_not_probe_times_parameters() -> None:
+    sketch = Sketch(32, 0)
+    few, function = peak_of_a_kernel(4, sketch=sketch)
+    many, _ = peak_of_a_kernel(64, sketch=sketch)
+    rows = 60 * sketch.size * 8 * len(function.groups)
+    kernels = 2 * 8 * 64**2
+    assert many - few < rows + kernels
+    assert 60 * 4 * function.num_parameters > 10 * (many - few), "what all gradients would take"
+
+
+def test_the_exact_kernel_keeps_to_its_memory() -> None:
+    whole, function = peak_of_a_kernel(64)
+    assert whole > 64 * 4 * function.num_parameters
+    # Beside the gradients that are held: those of one sample, and one pass through the model.
+    bounded, _ = peak_of_a_kernel(64, memory_bytes=1 << 20)
+    assert bounded < (1 << 20) + 4 * 4 * function.num_parameters + (1 << 19)
 
 
 def test_rows_that_go_through_the_model_in_parts_have_the_losses_of_the_whole_batch() -> None:

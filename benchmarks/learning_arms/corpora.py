@@ -1,0 +1,124 @@
+"""The data of each regime: Parquet files made once, deterministically, from public ones.
+
+Here: drawing, skewing, spoiling, writing. Not here: models and schedules (`regimes.py`).
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+_ROW_GROUP = 1_000
+
+
+def write_once(path: Path, make: Callable[[], pl.DataFrame]) -> str:
+    """The Parquet file at `path`, made unless it is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        make().write_parquet(unfinished, row_group_size=_ROW_GROUP)
+        unfinished.rename(path)
+    return str(path)
+
+
+def shuffled(rows: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
+    """The rows in another order, the same one every time."""
+    return rows[np.random.default_rng(seed).permutation(len(rows))]
+
+
+def web_like(
+    rows: pl.DataFrame,
+    *,
+    num_samples: int,
+    seed: int = 0,
+    tail: float = 0.02,
+    copied: float = 0.5,
+    mislabelled: float = 0.05,
+    nudge: Callable[[bytes, np.random.Generator], bytes] | None = None,
+) -> pl.DataFrame:
+    """`num_samples` rows as they are found rather than as they are curated.
+
+    Args:
+        rows: balanced, with `image` and `label`; all that is drawn from.
+        num_samples: of the result.
+        seed: of every draw.
+        tail: the rarest class is so much as frequent as the most frequent, the others lie between
+            them geometrically; which class is frequent is drawn.
+        copied: share of the rows that are near-duplicates of another row of the result.
+        mislabelled: share of the rows with another class's label.
+        nudge: makes the near-duplicate of an image.
+
+    Returns:
+        `image`, `label`, and what was done to the row: `is_copy`, `is_mislabelled`.
+    """
+    rng = np.random.default_rng(seed)
+    nudge = nudge or nudged
+    num_originals = num_samples - round(copied * num_samples)
+    classes = rng.permutation(rows["label"].unique().sort().to_numpy())
+    counts = class_counts(len(classes), total=num_originals, tail=tail)
+    originals = pl.concat(
+        _drawn(rows.filter(pl.col("label") == label), count, rng=rng)
+        for label, count in zip(classes, counts, strict=True)
+    )
+    # A few are found everywhere: how often each is copied falls like 1/rank.
+    weights = 1 / np.arange(1, len(originals) + 1)
+    order = rng.permutation(len(originals))
+    picks = order[
+        rng.choice(len(originals), size=num_samples - len(originals), p=weights / weights.sum())
+    ]
+    copies = originals[picks].with_columns(
+        image=pl.Series([nudge(image, rng) for image in originals[picks]["image"]])
+    )
+    found = pl.concat(
+        [originals.with_columns(is_copy=False), copies.with_columns(is_copy=True)]
+    ).with_row_index("place")
+    wrong = rng.choice(len(found), size=round(mislabelled * len(found)), replace=False)
+    shift = rng.integers(1, len(classes), size=len(wrong))
+    labels = found["label"].to_numpy().copy()
+    labels[wrong] = (labels[wrong] + shift) % len(classes)
+    spoiled = found.with_columns(
+        label=pl.Series(labels),
+        is_mislabelled=pl.col("place").is_in(wrong.tolist()),
+    )
+    return spoiled.drop("place")[rng.permutation(len(spoiled))]
+
+
+def class_counts(num_classes: int, *, total: int, tail: float) -> list[int]:
+    """Geometrically falling counts with the sum `total`; the last is `tail` times the first."""
+    shares = tail ** (np.arange(num_classes) / max(1, num_classes - 1))
+    edges = np.round(np.concatenate([[0], np.cumsum(shares / shares.sum())]) * total).astype(int)
+    return np.diff(edges).tolist()
+
+
+def nudged(image: bytes, rng: np.random.Generator) -> bytes:
+    """The PNG moved by up to one pixel, a little lighter or darker, with faint noise."""
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(image)), dtype=np.float64)
+    moved = np.roll(pixels, shift=tuple(rng.integers(-1, 2, size=2)), axis=(0, 1))
+    lit = moved * rng.uniform(0.9, 1.1) + rng.normal(0, 4, size=moved.shape) * (moved > 0)
+    buffer = io.BytesIO()
+    Image.fromarray(lit.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _drawn(rows: pl.DataFrame, count: int, *, rng: np.random.Generator) -> pl.DataFrame:
+    if count > len(rows):
+        raise SystemExit(f"a class needs {count} images and has {len(rows)}: lower --samples")
+    return rows[np.sort(rng.choice(len(rows), size=count, replace=False))]
+
+
+def fashion(source: Path, part: str) -> pl.DataFrame:
+    """`image` and `label` of Fashion-MNIST, `train` or `test`."""
+    path = source / f"fashion_mnist_{part}.parquet"
+    return pl.read_parquet(path, columns=["image", "label"]).cast({"label": pl.Int64})
+
+
+def pixels(images: pl.Series) -> np.ndarray:
+    """float32[images, 1, height, width] in [−1, 1] of PNGs of one size."""
+    from PIL import Image
+
+    found = np.stack([np.asarray(Image.open(io.BytesIO(image))) for image in images])
+    return (found[:, None] / 127.5 - 1).astype(np.float32)

@@ -1,0 +1,112 @@
+"""The regimes by name, and those of image classification.
+
+Here: sizes for two processor cores, and for a GPU. Not here: `language.py` and `dense.py`, what a
+regime is (`regime.py`), the arms (`arms.py`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from learning_arms import corpora, dense, language
+from learning_arms.arms import Horizon
+from learning_arms.regime import Data, Regime
+from pipeline import demo_data
+
+
+def regimes(*, gpu: bool) -> dict[str, Regime]:
+    """All regimes by name."""
+    return {
+        "digits": _digits(),
+        "vision": _vision(gpu=gpu),
+        "web": _web(gpu=gpu),
+        "lora_gsm8k": language.gsm8k(gpu=gpu),
+        "lora_dolly": language.dolly(gpu=gpu),
+        "mae": dense.mae(gpu=gpu),
+        "segmentation": dense.segmentation(gpu=gpu),
+    }
+
+
+def _digits() -> Regime:
+    """Needs no data: those of `attent demo`. Small enough to see that everything works."""
+
+    def data(_: Path, folder: Path) -> Data:
+        train, test = (pl.DataFrame(rows) for rows in demo_data.digits(seed=0))
+        return Data(
+            corpora.write_once(folder / "train.parquet", lambda: train),
+            corpora.write_once(folder / "curve.parquet", lambda: test),
+            corpora.write_once(folder / "final.parquet", lambda: test),
+        )
+
+    sections = _vit(gpu=False)
+    sections["task"] = sections["task"] | {"image_size": 8}
+    sections["model"] = {"config": sections["model"]["config"] | {"image_size": 8, "patch_size": 2}}
+    sections["training"] = sections["training"] | {"batch_size": 32, "warmup_steps": 20}
+    horizon = Horizon(epochs=10, same_cost=6, teach_epochs=9, interval=3)
+    return Regime(horizon, data=data, sections=sections)
+
+
+def _vision(*, gpu: bool) -> Regime:
+    def data(source: Path, folder: Path) -> Data:
+        rows = corpora.shuffled(corpora.fashion(source, "train"))
+        num_train = 50_000 if gpu else 3_000
+        test = corpora.fashion(source, "test")
+        more = pl.concat([test, rows[50_000 : 60_000 if gpu else 54_000]])
+        return Data(
+            corpora.write_once(folder / "train.parquet", lambda: rows[:num_train]),
+            corpora.write_once(folder / "curve.parquet", lambda: rows[48_000 if gpu else 59_000 :]),
+            corpora.write_once(folder / "final.parquet", lambda: more),
+        )
+
+    horizon = Horizon(epochs=20, same_cost=12, teach_epochs=19, interval=2, slope=0.35)
+    return Regime(horizon, data=data, sections=_vit(gpu=gpu))
+
+
+def _web(*, gpu: bool) -> Regime:
+    def data(source: Path, folder: Path) -> Data:
+        rows = corpora.shuffled(corpora.fashion(source, "train"))
+        num_samples = 200_000 if gpu else 14_000
+        more = pl.concat(
+            [corpora.fashion(source, "test"), rows[50_000 : 60_000 if gpu else 54_000]]
+        )
+        return Data(
+            corpora.write_once(
+                folder / "train.parquet",
+                lambda: corpora.web_like(rows[:48_000], num_samples=num_samples),
+            ),
+            corpora.write_once(folder / "curve.parquet", lambda: rows[49_000:50_000]),
+            corpora.write_once(folder / "final.parquet", lambda: more),
+        )
+
+    horizon = Horizon(epochs=5, same_cost=3, teach_epochs=4)
+    return Regime(horizon, data=data, sections=_vit(gpu=gpu))
+
+
+def _vit(*, gpu: bool) -> dict[str, Any]:
+    width = 192 if gpu else 48
+    return {
+        "task": {"name": "image_classification", "image_size": 28, "num_channels": 1},
+        "model": {
+            "config": {
+                "model_type": "vit",
+                "image_size": 28,
+                "patch_size": 4 if gpu else 7,
+                "num_channels": 1,
+                "num_labels": 10,
+                "hidden_size": width,
+                "intermediate_size": 2 * width,
+                "num_hidden_layers": 6 if gpu else 2,
+                "num_attention_heads": 4,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            }
+        },
+        "training": {
+            "batch_size": 256 if gpu else 64,
+            "learning_rate": 1e-3 if gpu else 2e-3,
+            "weight_decay": 0.05,
+            "warmup_steps": 100,
+            **({"dtype": "bfloat16"} if gpu else {"torch_threads": 1}),
+        },
+    }

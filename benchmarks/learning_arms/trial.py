@@ -1,0 +1,146 @@
+"""One arm with one seed: an ordinary run, each stage with the time of the wall and the processor.
+
+Here: the stages of `pipeline.rounds`, one after the other in this process, and looking at the model
+after each round, which is not counted. Not here: what the arms are (`arms.py`), what their numbers
+say (`summary.py`).
+"""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, process_time
+from typing import Any, Protocol
+
+import polars as pl
+
+from attent_select.plugins import load as load_plugin
+from learning_arms.pace import Pace
+from pipeline import config as configs
+from pipeline import rounds
+from pipeline.cluster import Client
+
+STAGES = ("score", "select", "train")
+
+
+@dataclass
+class Clock:
+    """Seconds per stage: of the wall, and of the processor in this process and the workers."""
+
+    client: Client
+    wall: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def counting(self, stage: str) -> Iterator[None]:
+        started, cpu_started = monotonic(), self._cpu_seconds()
+        yield
+        self.wall[stage] += monotonic() - started
+        self.cpu[stage] += self._cpu_seconds() - cpu_started
+
+    def _cpu_seconds(self) -> float:
+        return process_time() + sum(self.client.run(process_time).values())
+
+
+class Judge(Protocol):
+    """Says how good a model is."""
+
+    def metrics(self, model: Any) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """Batches that every arm is judged by, collated once."""
+
+    task: Any
+    batches: list[Any]
+
+    def metrics(self, model: Any) -> dict[str, float]:
+        return dict(self.task.evaluate(model, self.batches))
+
+
+def held_out(path: str, sections: Mapping[str, Any], *, rows: int | None = None) -> HeldOutSet:
+    """The rows of a Parquet file as the task of `sections` evaluates them."""
+    from pipeline.settings import ScoringSettings
+    from trainers.evaluation import held_out_batches
+
+    settings = dict(sections["task"])
+    task = load_plugin("trainers.tasks", settings.pop("name"))(**settings)
+    scoring = ScoringSettings(**sections.get("scoring", {}))
+    samples = pl.read_parquet(path, columns=list(task.columns)).head(rows or 1 << 30)
+    batches = held_out_batches(task, samples.iter_rows(named=True), settings=scoring)
+    return HeldOutSet(task, list(batches))
+
+
+def run_trial(
+    settings: Mapping[str, Any],
+    *,
+    client: Client,
+    curve: Judge | None,
+    final: Sequence[Judge],
+) -> dict[str, Any]:
+    """Runs `settings` and returns what it cost and what came out; the run itself is removed.
+
+    Args:
+        settings: a configuration without `evaluation`.
+        client: of a cluster with one warm worker.
+        curve: what the model is shown after every round.
+        final: what it is shown at the end.
+    """
+    config = configs.parse(settings)
+    folder = Path(config.run)
+    shutil.rmtree(folder, ignore_errors=True)
+    run = rounds.prepare(config, cluster=lambda: client)
+    clock, points = Clock(client), []
+    samples_seen = samples_scored = 0.0
+    read_seconds, number = 0.0, 0
+    model, pace = None, Pace()
+    while number < len(run.rounds):
+        pace.measure()
+        run, values = _round(run, number, clock=clock, client=client)
+        pace.measure()
+        samples_seen += values["samples_seen"]
+        samples_scored += values.get("samples_scored", 0.0)
+        read_seconds += values.get("blocked_seconds", 0.0)
+        model = _model(run, number)
+        point = {"cpu_seconds": sum(clock.cpu.values()), "samples_seen": samples_seen}
+        point |= {"ratio": run.rounds[number].ratio, "train_loss": values["train_loss"]}
+        points.append(point | (curve.metrics(model) if curve is not None else {}))
+        number += 1
+    shutil.rmtree(folder)
+    return {
+        "samples_seen": samples_seen,
+        "samples_scored": samples_scored,
+        "cpu_seconds": {stage: clock.cpu[stage] for stage in STAGES},
+        "wall_seconds": {stage: clock.wall[stage] for stage in STAGES} | {"read": read_seconds},
+        "pace_seconds": pace.seconds,
+        "rounds": points,
+        "final": {name: value for one in final for name, value in one.metrics(model).items()},
+    }
+
+
+def _round(
+    run: rounds.Run, number: int, *, clock: Clock, client: Client
+) -> tuple[rounds.Run, dict[str, float]]:
+    """`pipeline.rounds.all_rounds` for one round, with a clock."""
+    with clock.counting("select"):
+        run = rounds.decided(run, number)
+    if run.needs_losses(run.rounds[number]):
+        with clock.counting("score"):
+            rounds.score_stage(run, run.rounds[number], cluster=lambda: client)
+    with clock.counting("select"):
+        index = rounds.select_stage(run, run.rounds[number])
+        run = run.after_selecting(number, index)
+    with clock.counting("train"):
+        values = rounds.train_stage(run, run.rounds[number])
+    return run, values
+
+
+def _model(run: rounds.Run, number: int) -> Any:
+    from trainers import checkpoint
+
+    found = checkpoint.open(run.layout.checkpoint(number))
+    assert found is not None
+    return found.load(run.config.task.settings.models(run.config.model))

@@ -1,0 +1,47 @@
+"""`benchmarks/antk.py` runs, on a few samples: nobody else would notice that it does not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+from digits import samples
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_benchmark_of_the_kernel_measures_every_learner(tmp_path: Path) -> None:
+    pl.DataFrame(samples(120)).write_parquet(tmp_path / "images.parquet")
+    texts = [f"sample {number} of a hundred and twenty" for number in range(120)]
+    pl.DataFrame({"text": texts}).write_parquet(tmp_path / "text.parquet")
+    options = {
+        "--steps": "4",
+        "--every": "2",
+        "--images": tmp_path / "images.parquet",
+        "--text": tmp_path / "text.parquet",
+        "--results": tmp_path / "results",
+        "--name": "found",
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks/antk.py",
+            *(w for pair in options.items() for w in pair),
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "results/found.json").read_text())
+    assert [one["learner"] for one in found["results"]][:2] == ["ViT", "language model"]
+    for one in found["results"]:
+        assert [point["step"] for point in one["kernels"]] == [0, 2, 4]
+        assert all(point["drift"] > 0 for point in one["kernels"][1:])
+    errors = [step["error"] for step in found["results"][0]["steps"]]
+    assert errors == sorted(errors, reverse=True)
+    assert 0 < found["results"][0]["scores"][-1]["top_overlap"] <= 1
+    assert (tmp_path / "results/found.png").exists()

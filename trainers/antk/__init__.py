@@ -1,0 +1,32 @@
+"""The attention neural tangent kernel (ANTK) of a model on a few probe samples.
+
+    K(x, x′) = ⟨∂f(x)/∂θ, ∂f(x′)/∂θ⟩        θ: the trained parameters, group by group
+
+Here: what f is (`outputs.py`), which parameters belong together (`groups.py`), their gradients
+(`gradients.py`), the kernel, exact or sketched (`kernel.py`, `sketch.py`), how it moves and what
+its spectrum is (`spectrum.py`), and whether it predicts a step of training (`step.py`). Not here:
+which samples and checkpoints, files and figures (`pipeline/kernels.py`).
+
+Source: AtteNT, arXiv 2602.20461, where a step of gradient descent moves f by −η K ∂L/∂f, and K
+settles early in training.
+"""
+
+from trainers.antk.gradients import Function
+from trainers.antk.kernel import Kernel, empirical_kernel
+from trainers.antk.outputs import OUTPUTS, Output
+from trainers.antk.spectrum import drift, effective_rank, eigenvalues, sketch_error
+from trainers.antk.step import Step, check_steps
+
+__all__ = [
+    "OUTPUTS",
+    "Function",
+    "Kernel",
+    "Output",
+    "Step",
+    "check_steps",
+    "drift",
+    "effective_rank",
+    "eigenvalues",
+    "empirical_kernel",
+    "sketch_error",
+]
