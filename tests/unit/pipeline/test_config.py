@@ -64,7 +64,11 @@ PROBLEMS = [
     ("schedule.ratio.low", 0.1, "schedule.ratio.low: only an adaptive ratio has one"),
     ("schedule.rescore", {"kind": "partial"}, "schedule.rescore.share: a partial round needs one"),
     ("schedule.rescore", {"share": 0.1}, "schedule.rescore.share: full has none; expected kind p"),
-    ("schedule.rescore.kind", "half", "schedule.rescore.kind: expected 'full', 'partial', 'none' "),
+    (
+        "schedule.rescore.kind",
+        "half",
+        "schedule.rescore.kind: expected 'full', 'partial', 'none', ",
+    ),
     ("schedule.rescore", {"kind": "auto", "share": 2}, "schedule.rescore.share: 2.0 is outside"),
     ("schedule.rescore.by", "age", "schedule.rescore.by: expected 'staleness' or 'threshold'"),
     ("schedule.rescor", {}, "schedule.rescor: unknown key, did you mean 'rescore'?"),
