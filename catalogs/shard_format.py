@@ -18,7 +18,7 @@ from catalogs.read_plan import ReadPlan
 Sample = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One row of the manifest. `members_uri` is set for formats that keep a member index."""
 

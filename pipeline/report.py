@@ -168,7 +168,7 @@ def _qualities(table: pl.DataFrame) -> list[str]:
 def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
     qualities = _qualities(pl.concat(list(tables.values()), how="diagonal"))
     titles = ["", "rounds", "samples seen", *(f"{stage} s" for stage in _COSTS), "total s"]
-    titles += ["evaluate s"]
+    titles += ["evaluate s", "waiting for data"]
     titles += [name.replace("_", " ") for name in qualities]
     rows = []
     for name, table in tables.items():
@@ -178,9 +178,20 @@ def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
         )
         cells = [name, f"{len(table)}", f"{table['samples_seen'].sum():,.0f}"]
         cells += [f"{value:.1f}" for value in (*costs, sum(costs), evaluation)]
+        cells += [_waiting(table)]
         cells += [f"{table[q][-1]:.4f}" if q in table.columns else "" for q in qualities]
         rows.append(cells)
     return _table(titles, rows)
+
+
+def _waiting(table: pl.DataFrame) -> str:
+    """The share of training that was spent waiting for batches; rounds that were resumed have no
+    such number.
+    """
+    if "blocked_seconds" not in table.columns:
+        return ""
+    known = table.filter(pl.col("blocked_seconds").is_not_null())
+    return f"{known['blocked_seconds'].sum() / max(known['train_seconds'].sum(), 1e-9):.2%}"
 
 
 def _decisions(run: str) -> str:

@@ -177,8 +177,8 @@ class StreamingSettings(_Section):
     """
 
     shuffle: Literal["block", "full"] = "block"
-    block_bytes: int = Field(default=256 << 20, ge=1)
-    read_ahead_bytes: int = Field(default=128 << 20, ge=1)
+    block_bytes: int = Field(default=128 << 20, ge=1)
+    read_ahead_bytes: int = Field(default=64 << 20, ge=1)
     read_threads: int | None = Field(default=None, ge=1)
     prepare_threads: int = Field(default=2, ge=1)
     timeout_seconds: float = Field(default=300.0, gt=0)

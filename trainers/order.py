@@ -14,6 +14,7 @@ blocks of a training are small, so that it begins before a whole one is read.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -29,12 +30,14 @@ from trainers.selected import Ids, Selected
 
 TAILS = ("pad", "drop")
 SHUFFLES = ("block", "full")
-DEFAULT_BLOCK_BYTES = 256 << 20
+DEFAULT_BLOCK_BYTES = 128 << 20
 # A block mixes at least this many pieces, so that a shard larger than a block is still mixed with
 # others.
 _PIECES_PER_BLOCK = 8
-# The first blocks of the first epoch are a 128th, a 64th, … of a whole one.
+# The first blocks of the first epoch are a 128th, a 64th, … of a whole one, and have at most 16,
+# 32, … pieces, as each piece costs requests.
 _SMALLER_BLOCKS = 7
+_FIRST_PIECES = 16
 
 # How many samples a block has, and what gives them.
 _LazyBlock = tuple[int, Callable[[], Ids]]
@@ -201,7 +204,7 @@ class Order:
     def _full_blocks(self, epoch: int) -> Iterator[_LazyBlock]:
         key = stream_key(self.seed, Purpose.SHUFFLE_ROWS, epoch)
         total, first = len(self.selected), 0
-        for limit in self._limits(epoch):
+        for limit, _ in self._limits(epoch):
             if first == total:
                 return
             end = min(first + max(int(limit / max(self.selected.mean_bytes, 1)), 1), total)
@@ -214,11 +217,12 @@ class Order:
         for pieces in self._grouped_pieces(epoch):
             yield int(sizes[pieces].sum()), partial(self._shuffled, epoch, pieces)
 
-    def _limits(self, epoch: int) -> Iterator[int]:
-        """Bytes of one block after the other."""
+    def _limits(self, epoch: int) -> Iterator[tuple[int, float]]:
+        """Bytes and pieces that one block after the other may have."""
         if epoch == 0:
-            yield from (max(self.block_bytes >> k, 1) for k in range(_SMALLER_BLOCKS, 0, -1))
-        yield from repeat(self.block_bytes)
+            for k in range(_SMALLER_BLOCKS):
+                yield max(self.block_bytes >> (_SMALLER_BLOCKS - k), 1), _FIRST_PIECES << k
+        yield from repeat((self.block_bytes, math.inf))
 
     def _grouped_pieces(self, epoch: int) -> list[Ids]:
         """The epoch's pieces in random order, those of one block together."""
@@ -262,13 +266,15 @@ def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:
     return digest.hexdigest()
 
 
-def _group(num_bytes: npt.NDArray[np.float64], *, limits: Iterator[int]) -> Ids:
-    """Number consecutive pieces by block: a block is closed before it would pass its limit."""
+def _group(num_bytes: npt.NDArray[np.float64], *, limits: Iterator[tuple[int, float]]) -> Ids:
+    """Number consecutive pieces by block: a block is closed before it would pass its limits."""
     block_of = np.zeros(len(num_bytes), np.int64)
-    block, total, limit = 0, 0.0, next(limits)
+    block, total, count = 0, 0.0, 0
+    most_bytes, most_pieces = next(limits)
     for place, size in enumerate(num_bytes.tolist()):
-        if place and total + size > limit:
-            block, total, limit = block + 1, 0.0, next(limits)
+        if place and (total + size > most_bytes or count == most_pieces):
+            block, total, count = block + 1, 0.0, 0
+            most_bytes, most_pieces = next(limits)
         block_of[place] = block
-        total += size
+        total, count = total + size, count + 1
     return block_of

@@ -19,7 +19,7 @@ from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
-from trainers.selected import Ids
+from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.settings import LOCAL_THREADS, REMOTE_THREADS, ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
@@ -109,7 +109,7 @@ class RankReader:
         num_threads = self._num_read_threads
         # A stage of its own: what a piece takes may cost a request, and those go side by side.
         pieces = ordered_map(
-            lambda ids: _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes),
+            self._sized,
             self.pieces(start_step),
             num_threads=num_threads,
             budget=2 * num_threads,
@@ -122,6 +122,10 @@ class RankReader:
             budget=self.read_ahead.max_bytes,
             cost=lambda piece: piece.num_bytes,
         )
+
+    def _sized(self, ids: Ids) -> _Piece:
+        overhead = SAMPLE_OVERHEAD_BYTES * len(ids)
+        return _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes + overhead)
 
     def _read(self, ids: Ids) -> dict[int, Sample]:
         reading = self.source.read(ids)

@@ -15,6 +15,8 @@ Ids = npt.NDArray[np.int64]
 # shard_id u32[n], row u32[n] and weight f32[n] of consecutive rows of an index.
 IndexBatch = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]
 
+# What a sample costs in memory beside its bytes: Python's objects for it.
+SAMPLE_OVERHEAD_BYTES = 512
 # The lower bits of a row are kept for each, the others once for each run of equal ones.
 _LOW_BITS = 16
 _MAX_CODES = 256
@@ -36,9 +38,10 @@ class Weights:
 class Selected:
     """The rows of an index.
 
-    `shard_ids[k]` has the ids `starts[k]` to `starts[k + 1]`; `sample_bytes[k]` is the mean size of
-    that shard's samples at rest. Rows of one shard that share all but their 16 low bits are a run:
-    run r begins with the id `run_starts[r]`, its rows are `run_rows[r] + low_bits[id]`.
+    `shard_ids[k]` has the ids `starts[k]` to `starts[k + 1]`; `sample_bytes[k]` is about the
+    mean size of that shard's samples in memory. Rows of one shard that share all but their 16 low
+    bits are a run: run r begins with the id `run_starts[r]`, its rows are
+    `run_rows[r] + low_bits[id]`.
     """
 
     shard_ids: npt.NDArray[np.uint32]
@@ -107,7 +110,7 @@ class Selected:
 
     @property
     def mean_bytes(self) -> float:
-        """Of a selected sample at rest."""
+        """Of a selected sample in memory."""
         counts = np.diff(self.starts)
         return float((counts * self.sample_bytes).sum() / max(len(self), 1))
 
@@ -134,6 +137,8 @@ class _WeightCodes:
             self.put(first, values)
             return
         self._values = np.append(self._values, new).astype(np.float32)
+        if len(self._values) == 1:
+            return  # all have the code 0: their memory stays untouched
         order = np.argsort(self._values)
         places = np.searchsorted(self._values, values, sorter=order)
         self._codes[first:end] = order[places]

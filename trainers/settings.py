@@ -42,7 +42,7 @@ class ReadAhead:
 
     num_read_threads: int | None = None
     num_prepare_threads: int = 2
-    max_bytes: int = 128 << 20
+    max_bytes: int = 64 << 20
     timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from catalogs.read_plan import ReadPlan
 from catalogs.storage import ReadCost, ReadPolicy
 from trainers.order import DEFAULT_BLOCK_BYTES, Order, Share, order_digest
 from trainers.rank_reader import RankReader
-from trainers.selected import Selected
+from trainers.selected import SAMPLE_OVERHEAD_BYTES, Selected
 from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
@@ -77,8 +77,8 @@ class TeachingStream(IterableDataset[Batch]):
             tail: `pad` or `drop` the last, incomplete global batch of an epoch.
             start_step: where to begin.
             shuffle: `block` shuffles what is near in storage, or `full`, all rows; see `order.py`.
-            block_bytes: bytes at rest that are shuffled together, or with `full` read together,
-                over all ranks; part of the order.
+            block_bytes: bytes (of the samples, and Python's for each) that are shuffled together,
+                or with `full` read together, over all ranks; part of the order.
             read_ahead: threads, memory and patience.
             policy: what a request costs, and where ranges are kept on this node.
             compact: the selected rows alone, in their order, read instead of `corpus`; the order
@@ -233,7 +233,7 @@ class TeachingStream(IterableDataset[Batch]):
 def _selected(index: IndexFile, corpus: Corpus) -> Selected:
     def sample_bytes(shard_id: int) -> float:
         shard = corpus.shard(shard_id)
-        return shard.num_bytes / max(shard.num_samples, 1)
+        return shard.num_bytes / max(shard.num_samples, 1) + SAMPLE_OVERHEAD_BYTES
 
     return Selected.of(index.batches(), num_samples=index.num_samples, sample_bytes=sample_bytes)
 

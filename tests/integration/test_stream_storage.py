@@ -1,0 +1,129 @@
+"""Streaming from an S3 server that is busy, breaks off, stalls, or has other objects by now."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from digits import TASK, samples, write_corpus, write_index
+from faults import Faults, faulty
+from servers import moto_s3
+
+from attent_select.errors import CorpusMismatchError, MissingError, StorageError
+from catalogs import Corpus, IndexFile, storage
+from catalogs.corpus import inspect_shard
+from catalogs.storage import patience
+from trainers import TeachingStream, readahead
+from trainers.settings import ReadAhead
+
+
+@pytest.fixture(scope="module")
+def proxied() -> Iterator[tuple[Faults, dict[str, str]]]:
+    with moto_s3() as server, faulty(server) as (shown, faults):
+        yield faults, shown.environment
+
+
+@pytest.fixture
+def busy(proxied: tuple[Faults, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Faults:
+    faults, environment = proxied
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.01)
+    faults.planned.clear()
+    return faults
+
+
+@pytest.fixture(params=["parquet", "webdataset"])
+def local(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
+    return write_corpus(tmp_path / "corpus", samples(90), kind=request.param)
+
+
+@pytest.fixture
+def remote(local: Corpus, busy: Faults, request: pytest.FixtureRequest) -> Corpus:
+    """The same shards in a bucket."""
+    found = []
+    for shard in local.shards:
+        url = f"s3://bucket/{request.node.name}/{Path(shard.uri).name}"
+        storage.publish(url, Path(shard.uri))
+        stored = storage.info(url)
+        assert stored is not None
+        found.append((stored, shard.format, inspect_shard(url, shard.format)))
+    return Corpus.from_inspections(found)
+
+
+@pytest.fixture
+def index(tmp_path: Path, remote: Corpus) -> IndexFile:
+    return write_index(tmp_path / "index.parquet", remote, every=2)
+
+
+def stream_of(index: IndexFile, corpus: Corpus, **settings: Any) -> TeachingStream:
+    return TeachingStream(index, corpus, TASK, **{"seed": 3, "batch_size": 8, **settings})
+
+
+def test_what_passes_changes_no_batch(
+    tmp_path: Path, local: Corpus, remote: Corpus, index: IndexFile, busy: Faults
+) -> None:
+    same_rows = write_index(tmp_path / "local.parquet", local, every=2)
+    expected = list(stream_of(same_rows, local))
+    busy.planned = [503, "drop", "cut", 500, "drop", 429]
+    found = list(stream_of(index, remote))
+    assert busy.planned == []
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_server_that_stays_busy_is_an_error_that_names_rank_and_shard(
+    remote: Corpus, index: IndexFile, busy: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
+    stream = stream_of(index, remote, rank=1, world_size=2)
+    busy.planned = [503] * 100_000
+    with pytest.raises(StorageError, match=r"^rank 1, shard \d: s3://bucket/.*503"):
+        list(stream)
+
+
+def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
+    remote: Corpus, index: IndexFile, busy: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
+    stream = stream_of(index, remote, read_ahead=ReadAhead(timeout_seconds=1.0))
+    busy.planned = ["stall"] * 100
+    busy.go_on.clear()
+    try:
+        with pytest.raises(StorageError, match=r"rank 0 .* reading shard \d \(s3://bucket/.*\)"):
+            list(stream)
+    finally:
+        busy.planned.clear()
+        busy.go_on.set()
+
+
+def test_an_object_that_was_replaced_or_removed_is_named(
+    remote: Corpus, index: IndexFile, busy: Faults
+) -> None:
+    url = remote.shards[1].uri
+    data = storage.read(url)
+    storage.publish(url, data + b"x")
+    with pytest.raises(CorpusMismatchError, match=r"^rank 0, shard 1: .*has changed"):
+        list(stream_of(index, remote))
+    storage.delete(url)
+    with pytest.raises(MissingError, match=r"^rank 0, shard 1: .*is not there"):
+        list(stream_of(index, remote))
+
+
+def test_with_a_cache_on_the_node_only_the_first_pass_asks_the_server(
+    tmp_path: Path, remote: Corpus, index: IndexFile, busy: Faults
+) -> None:
+    # So small that nothing is kept in memory: every pass asks for all.
+    cache = storage.NodeCache(str(tmp_path / "cache"), max_bytes=1 << 30)
+    policy = storage.ReadPolicy(cache=cache)
+    first = stream_of(index, remote, policy=policy)
+    expected = list(first)
+    again = stream_of(index, remote, policy=replace(policy))
+    before = busy.num_requests
+    for one, other in zip(expected, again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert busy.num_requests == before
+    assert (again.stats.bytes_read, again.stats.num_requests) == (0, 0)
+    assert again.stats.bytes_cached >= again.stats.bytes_selected / 8  # a tar's are mostly padding
