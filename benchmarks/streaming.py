@@ -116,11 +116,6 @@ def compare(
             rate = found.get("problem") or f"{found['samples'] / found['seconds']:9.0f} samples/s"
             print(f"  {cell.kind} {cell.place:10} {cell.share:4} {cell.layout:9} {name:18} {rate}",
                   file=sys.stderr)  # fmt: skip
-    digests = {
-        run["digest"] for each in runs.values() for run in each if run.get("is_complete", False)
-    }
-    if len(digests) > 1:
-        raise SystemExit(f"{cell}: the methods did not hand out the same samples: {runs}")
     place = {name: getattr(cell, name) for name in CELL}
     place |= {"corpus_samples": corpus.num_samples, "load_average": os.getloadavg()[0]}
     return [place | {"method": name} | summary(each, corpus) for name, each in runs.items()]
@@ -142,6 +137,7 @@ def summary(runs: list[dict[str, Any]], corpus: Prepared) -> dict[str, Any]:
         ),
         "samples": last["samples"],
         "is_complete": last["is_complete"],
+        "digest": last["digest"],
         "first_batch_seconds": round(median(run["first_batch_seconds"] for run in runs), 3),
         # On disk: what `read` returned; nothing is known of files that are mapped into memory.
         "bytes_read": last["file_bytes"] if read is None else read,
@@ -159,15 +155,29 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in (*CELL, "corpus_samples", "method"))
 
 
+def check_same(results: list[dict[str, Any]]) -> None:
+    """Whoever came to the end of a cell has handed out the same samples."""
+    found: dict[tuple[Any, ...], set[int]] = {}
+    for row in results:
+        if row.get("is_complete", False):
+            found.setdefault(_key(row)[:-1], set()).add(row["digest"])
+    if differing := [cell for cell, digests in found.items() if len(digests) > 1]:
+        raise SystemExit(f"the methods did not hand out the same samples in {differing}")
+
+
 def ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours beside the fastest peer, cell by cell."""
     frame = pl.DataFrame(results, infer_schema_length=None)
     if "samples_per_second" not in frame.columns:
         return []
     rated = frame.drop_nulls("samples_per_second").sort("samples_per_second", descending=True)
-    peers = rated.filter(~pl.col("method").is_in(OURS)).group_by(*CELL, maintain_order=True).first()
+    peers = (
+        rated.filter(~pl.col("method").is_in(OURS))
+        .group_by(*CELL, "corpus_samples", maintain_order=True)
+        .first()
+    )
     ours = rated.filter(pl.col("method") == "ours")
-    both = ours.join(peers, on=list(CELL), suffix="_peer")
+    both = ours.join(peers, on=[*CELL, "corpus_samples"], suffix="_peer")
     return both.select(
         *CELL,
         fastest_peer="method_peer",
@@ -254,8 +264,8 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             for url in (str(options.folder / kind), f"s3://{kind}"):
                 ingest(url)
         for cell in cells(kinds, quick=options.quick):
-            said = f"{cell.kind} {cell.place} {cell.share:.0%} {cell.layout}"
-            if all(word in said for word in options.cells.split()):
+            said = f"{cell.kind} {cell.place.replace(',', '')} {cell.share:.0%} {cell.layout}"
+            if set(options.cells.split()) <= set(said.split()):
                 results += compare(cell, corpora[cell.kind], server=server, options=options)
     return results
 
@@ -277,12 +287,13 @@ def main() -> None:
     if options.add and file.exists():
         before = json.loads(file.read_text())["results"]
         results = list({_key(row): row for row in before + results}.values())
+    check_same(results)
     machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "peers": found}
     report = {"machine": machine, "ratios": ratios(results), "results": results}
     file.write_text(json.dumps(report, indent=1) + "\n")
     plot(results, options.results / f"{options.name}.png")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=40):
-        print(pl.DataFrame(results, infer_schema_length=None).drop("all"))
+        print(pl.DataFrame(results, infer_schema_length=None).drop("all", "digest", strict=False))
         print(pl.DataFrame(report["ratios"]))
 
 

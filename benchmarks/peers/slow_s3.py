@@ -75,9 +75,11 @@ class SlowS3:
         if head.startswith(b"HEAD ") or reply.split(b" ", 2)[1] in (b"204", b"304"):
             await answer.drain()
         elif b"\r\ntransfer-encoding: chunked" in reply.lower():
-            self.bytes_sent += await _copy_chunks(server, answer)
+            sent = await _copy_chunks(server, answer)
+            self.bytes_sent += sent  # not `+= await`: others count meanwhile
         else:
-            self.bytes_sent += await _copy(server, answer, _length(reply))
+            sent = await _copy(server, answer, _length(reply))
+            self.bytes_sent += sent
 
 
 def _length(head: bytes) -> int:
