@@ -28,6 +28,7 @@ from trainers.antk import (
 )
 from trainers.antk.groups import group_of
 from trainers.antk.sketch import Sketch
+from trainers.checkpoint import digest_of
 from trainers.hf import HuggingFaceModels, model_store
 
 EVERY_TASK = pytest.mark.parametrize("name", plugins.names("trainers.tasks"))
@@ -149,11 +150,18 @@ def test_of_a_model_with_adapters_it_is_the_kernel_of_the_adapters(tmp_path: Pat
     whole = HuggingFaceModels("AutoModelForCausalLM", LLAMA)
     whole.save(whole.build(3), tmp_path / "base")
     lora = {"path": str(tmp_path / "base"), "lora": {"rank": 2}}
-    model = model_store("AutoModelForCausalLM", lora).build(1)
+    models = model_store("AutoModelForCausalLM", lora)
+    model = models.build(1)
+    models.save(model, tmp_path / "adapter")
+    digest = digest_of(model, models)
     batches = [case.task.collate([case.task.prepare(s, generator=None)]) for s in case.good]
-    function = Function(model, batches, Output.of(case.task))
-    assert function.num_parameters < 10_000
-    assert list(empirical_kernel(function).groups) == ["adapters"]
+    for dtype in ("float64", "float32"):
+        function = Function(model, batches, Output.of(case.task), dtype=dtype)
+        assert function.num_parameters < 10_000
+        assert list(empirical_kernel(function).groups) == ["adapters"]
+        # What is loaded next shares the base, which stayed what it was.
+        model = models.load(tmp_path / "adapter")
+        assert digest_of(model, models) == digest
 
 
 @pytest.mark.parametrize("size", [64, 1024])
