@@ -1,5 +1,6 @@
 """The kernel: exact, in bounded memory, by groups, sketched; its drift, spectrum and prediction."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tasks_at_hand import CASES, LLAMA, Case
 from torch.func import functional_call, jacrev, vmap
+from transformers import AutoConfig, AutoModel
 
 from attent_select import plugins
 from attent_select.errors import InputError
@@ -143,6 +145,24 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_a_parameter_belongs_to_the_group_that_its_name_says(name: str) -> None:
     assert group_of(name) == NAMES[name]
+
+
+APART = ("vit", "swin", "segformer", "dinov2", "dpt", "llama", "qwen3", "opt", "bert", "t5")
+TOGETHER = ("gpt2", "gpt_neox", "phi3", "bloom", "falcon", "modernbert")
+
+
+@pytest.mark.parametrize("kind", [*APART, *TOGETHER])
+def test_the_attention_of_an_architecture_of_transformers_is_found_in_every_layer(
+    kind: str,
+) -> None:
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(kind))
+    groups: dict[str, set[str]] = {}
+    for name, _ in model.named_parameters():
+        groups.setdefault(group_of(name), set()).update(re.findall(r"\.(\d+)\.", name)[:1])
+    wanted = ("q", "k", "v", "mlp") if kind in APART else ("qkv", "mlp")
+    for group in wanted:
+        assert groups[group] == groups["mlp"], group
 
 
 def test_of_a_model_with_adapters_it_is_the_kernel_of_the_adapters(tmp_path: Path) -> None:
