@@ -261,6 +261,16 @@ def test_what_surrounds_a_strategy_stands_beside_its_settings(values: dict[str, 
     assert config.load(parsed.run) == parsed
 
 
+@pytest.mark.parametrize("column", [{"carry": {"source": "string"}}, {"functional_gradient": True}])
+def test_columns_that_only_scoring_writes_need_rounds_that_score(
+    values: dict[str, Any], column: dict[str, Any]
+) -> None:
+    values["scoring"] = column
+    values["schedule"] = {"epochs": 3, "warmup_epochs": 1, "rescore": {"kind": "observed"}}
+    with pytest.raises(InputError, match=rf"scoring.{next(iter(column))}: .*nothing is scored"):
+        config.parse(values)
+
+
 def test_going_on_with_another_cluster_is_allowed(values: dict[str, Any]) -> None:
     config.freeze(config.parse(values))
     config.freeze(config.parse(replaced(values, "cluster.workers", 7)))
