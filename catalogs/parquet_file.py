@@ -26,6 +26,8 @@ _MAGIC = b"PAR1"
 # A row group is decoded as a whole. One that takes more than this, before compression and in the
 # columns that are read, is refused: some kB on disk can stand for any amount of memory.
 _MAX_GROUP_BYTES = 8 << 30
+# A file begins with its magic bytes, not with its first column chunk.
+_START_BYTES = 64
 # Bytes that are read of a column chunk at a time where its end may not be needed.
 _BUFFER_BYTES = 1 << 18
 # What pyarrow's objects for a parsed footer take, at all and for each column chunk (measured).
@@ -184,23 +186,33 @@ def decode(
     Raises:
         InputError: a page is damaged, or a row group is too large to be decoded.
     """
-    source = pa.PythonFile(_FetchedFile(fetched), mode="r")
-    return _decode(url, source, footer=footer, groups=groups, columns=columns)
+    return _decode(url, _file(fetched), footer=footer, groups=groups, columns=columns)
 
 
-def _source(
-    url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
-) -> str | pa.PythonFile:
+def from_start(ranges: Sequence[Extent]) -> list[Extent]:
+    """The same ranges, the first of them from byte 0 if it begins a few bytes later."""
+    if not ranges or ranges[0][0] > _START_BYTES:
+        return list(ranges)
+    return [(0, sum(ranges[0])), *ranges[1:]]
+
+
+def _file(fetched: Fetched) -> Any:
+    # Reading Python's file takes the interpreter lock again and again, reading a buffer never.
+    if len(fetched.ranges) == 1 and fetched.ranges[0][0] == 0:
+        return pa.BufferReader(fetched.data[0])
+    return pa.PythonFile(_FetchedFile(fetched), mode="r")
+
+
+def _source(url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]) -> Any:
     """A file that pyarrow can read the column chunks of `columns` from."""
     if storage.is_local(url):
         return storage.normalise(url)
-    fetched = fetch(url, footer=footer, groups=groups, columns=columns, etag=None)
-    return pa.PythonFile(_FetchedFile(fetched), mode="r")
+    return _file(fetch(url, footer=footer, groups=groups, columns=columns, etag=None))
 
 
 def _decode(
     url: str,
-    source: str | pa.PythonFile,
+    source: Any,
     *,
     footer: Footer,
     groups: Sequence[int],
@@ -222,7 +234,7 @@ def _decode(
 
 @contextlib.contextmanager
 def _opened(
-    url: str, source: str | pa.PythonFile, *, footer: Footer, buffer_bytes: int = 0
+    url: str, source: Any, *, footer: Footer, buffer_bytes: int = 0
 ) -> Iterator[pq.ParquetFile]:
     try:
         yield pq.ParquetFile(source, metadata=footer.metadata, buffer_size=buffer_bytes)

@@ -122,10 +122,12 @@ def _plan(
     share = counts / np.diff(footer.starts)[found]
     packed = np.array([footer.group_bytes(group, columns) for group in groups])
     unpacked = np.array([footer.unpacked_bytes(group, columns) for group in groups])
-    ranges = within_amplification(
-        footer.extents(groups, columns),
-        request_bytes=storage.request_bytes(shard.uri),
-        num_samples=int(np.diff(footer.starts)[found].sum()),
+    ranges = parquet_file.from_start(
+        within_amplification(
+            footer.extents(groups, columns),
+            request_bytes=storage.request_bytes(shard.uri),
+            num_samples=int(np.diff(footer.starts)[found].sum()),
+        )
     )
     return ReadPlan(
         method_of(ranges, shard_bytes=shard.num_bytes, otherwise="row groups"),

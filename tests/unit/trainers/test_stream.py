@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -439,3 +442,61 @@ def test_a_place_that_does_not_exist_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="expected"):
         stream_of(index, corpus, **wrong)
+
+
+def test_an_index_of_no_rows_is_a_stream_of_no_batches(tmp_path: Path, corpus: Corpus) -> None:
+    nothing = corpus.rows().filter(pl.lit(value=False))
+    index = IndexFile.write(
+        str(tmp_path / "empty.parquet"),
+        nothing.with_columns(weight=pl.lit(1.0, pl.Float32), probability=pl.lit(1.0, pl.Float32)),
+        provenance={"corpus_id": corpus.corpus_id},
+    )
+    for shuffle in ("block", "full"):
+        stream = stream_of(index, corpus, shuffle=shuffle)
+        assert (list(stream), list(stream.plans()), stream.num_steps) == ([], [], 0)
+        assert stream.stats.num_requests == 0
+
+
+def test_shards_of_one_row_are_read_like_any_other(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", samples(9), num_shards=9)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    for shuffle in ("block", "full"):
+        found = trained(list(stream_of(index, corpus, batch_size=4, shuffle=shuffle)))
+        assert sorted((shard, row) for _, shard, row in found) == [(k, 0) for k in range(9)]
+
+
+INTERRUPTED = """
+import sys, threading
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from digits import samples, write_corpus, write_index
+from trainers import TeachingStream, readahead
+
+readahead._CLOSING_SECONDS = 0.2
+
+class Stuck:
+    columns = ("image", "label")
+
+    def prepare(self, sample, *, generator):
+        print("stuck", flush=True)
+        threading.Event().wait()
+
+folder = Path(sys.argv[1])
+corpus = write_corpus(folder / "corpus", samples(20))
+index = write_index(folder / "index.parquet", corpus)
+list(TeachingStream(index, corpus, Stuck(), seed=1, batch_size=4))
+"""
+
+
+def test_ctrl_c_ends_a_process_whose_threads_hang(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(Path(__file__).parents[2])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stuck\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in errors
+    assert process.returncode == -signal.SIGINT
