@@ -188,30 +188,32 @@ def ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """`path`.png: samples/s, cell by cell; `path`-costs.png: what they cost in the 10 % cells."""
     import altair as alt
 
     frame = pl.DataFrame(results, infer_schema_length=None).drop_nulls("samples_per_second")
-    frame = frame.with_columns(
-        what=pl.format("{}, {}", "kind", "place"),
-        selected=pl.format("{} % {}", (100 * pl.col("share")).round(0).cast(pl.Int64), "layout"),
-    )
-    chart = alt.Chart(frame).mark_bar()
-    charts = [
-        chart.encode(
-            x=alt.X(f"{column}:Q", title=title),
-            y=alt.Y("method:N", sort=list(METHODS), title=None),
-            color=alt.Color("method:N", sort=list(METHODS), legend=None),
-            row=alt.Row("what:N", title=None, sort=None),
-            column=alt.Column("selected:N", title=None, sort=None),
-        ).properties(width=150, height=110, title=title)
-        for column, title in (
-            ("samples_per_second", "samples/s"),
-            ("first_batch_seconds", "seconds to the first batch"),
-            ("read_per_payload", "bytes read per byte of the samples handed out"),
-            ("peak_rss_mib", "peak memory, MiB"),
-        )
-    ]
-    alt.vconcat(*charts).resolve_scale(x="independent").save(path, scale_factor=1)
+    share = (100 * pl.col("share")).round(0).cast(pl.Int64)
+    frame = frame.with_columns(cell=pl.format("{}, {}: {} % {}", "kind", "place", share, "layout"))
+    method = alt.Y("method:N", sort=list(METHODS), title=None)
+    colour = alt.Color("method:N", sort=list(METHODS), legend=None)
+
+    def bars(rows: pl.DataFrame, column: str, title: str, scale: str = "linear") -> Any:
+        chart = alt.Chart(rows).mark_bar()
+        value = alt.X(f"{column}:Q", title=None, scale=alt.Scale(type=scale))
+        cells = alt.Facet("cell:N", title=None, sort=None)
+        chart = chart.encode(x=value, y=method, color=colour).properties(width=190, height=120)
+        faceted = chart.facet(facet=cells, columns=4)
+        return faceted.resolve_scale(x="independent").properties(title=title)
+
+    bars(frame, "samples_per_second", "samples/s").save(path.with_suffix(".png"), scale_factor=1)
+    tenth = frame.filter(pl.col("share") == 0.1)
+    remote = tenth.filter(pl.col("place") != "local")
+    alt.vconcat(
+        bars(tenth, "first_batch_seconds", "seconds to the first batch"),
+        bars(tenth, "peak_rss_mib", "peak memory, MiB"),
+        bars(remote, "read_per_payload", "bytes read for each byte handed out", "symlog"),
+        bars(remote, "num_requests", "requests", "symlog"),
+    ).save(path.with_name(f"{path.name}-costs.png"), scale_factor=1)
 
 
 def versions(options: argparse.Namespace) -> dict[str, str]:
@@ -291,7 +293,7 @@ def main() -> None:
     machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "peers": found}
     report = {"machine": machine, "ratios": ratios(results), "results": results}
     file.write_text(json.dumps(report, indent=1) + "\n")
-    plot(results, options.results / f"{options.name}.png")
+    plot(results, options.results / options.name)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=40):
         print(pl.DataFrame(results, infer_schema_length=None).drop("all", "digest", strict=False))
         print(pl.DataFrame(report["ratios"]))

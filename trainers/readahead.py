@@ -123,8 +123,9 @@ class _Workers(Generic[Item, Result]):
 
     def close(self, deadline: float) -> None:
         """Drop what has not started, and wait for the rest until `deadline`."""
-        while not self._waiting.empty():
-            self._waiting.get()
+        with contextlib.suppress(Empty):
+            while True:  # not until `empty()`: a thread may take the last one after that was asked
+                self._waiting.get_nowait()
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
