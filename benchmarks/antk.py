@@ -14,7 +14,6 @@ figure to benchmarks/results/.
 """
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -205,7 +204,7 @@ def predictions(
     learner: Learner, model: torch.nn.Module, probe: Sequence[Batch]
 ) -> list[dict[str, Any]]:
     output = Output.of(learner.task, "loss")
-    function = Function(copy.deepcopy(model), probe, output, dtype="float64")
+    function = Function(model, probe, output, dtype="float64")
     steps = check_steps(function, empirical_kernel(function), learning_rates=RATES)
     return [vars(step) for step in steps]
 

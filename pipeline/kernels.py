@@ -234,8 +234,7 @@ def _compute(
     output: "Output",
     missing: Mapping[str, tuple["Checkpoint", frames.Notes]],
 ) -> None:
-    from trainers.antk import Function, empirical_kernel
-    from trainers.antk.sketch import Sketch
+    from trainers.antk import Function, Sketch, empirical_kernel
 
     if asked.probe < 1:
         raise InputError(f"--probe {asked.probe}: expected at least 1 sample")

@@ -300,9 +300,10 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
 
     @model_validator(mode="after")
     def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT, TrainingT]":
-        if self.scoring.carry and self.schedule.rescore.kind == "observed":
+        if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
+            key = "carry" if self.scoring.carry else "functional_gradient"
             raise InputError(
-                "scoring.carry: columns are carried along by scoring, and with "
+                f"scoring.{key}: such columns are written by scoring, and with "
                 "schedule.rescore.kind observed nothing is scored: leave one of them out"
             )
         return self

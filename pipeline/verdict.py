@@ -91,9 +91,11 @@ def judge(
         what = "no run on all data" if not all_data else "no run on all data with the same seed"
         sentence = f"{NOT_SHOWN}: there is {what} to compare with"
         if estimated_seconds_saved is not None:
+            more = "more" if estimated_seconds_saved >= 0 else "less"
             sentence += (
-                f"; as many epochs on all data would take about {estimated_seconds_saved:,.1f} s "
-                "more (estimated from this run's seconds per sample), to what quality nobody knows"
+                f"; as many epochs on all data would take about {abs(estimated_seconds_saved):,.1f}"
+                f" s {more} (estimated from this run's seconds per sample), to what quality nobody "
+                "knows"
             )
         return Verdict(False, sentence, quality, None, control, estimated_seconds_saved)
     doubt = _doubt(against_all, control, quality)

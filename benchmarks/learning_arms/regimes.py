@@ -79,7 +79,7 @@ def _web(*, gpu: bool) -> Regime:
             corpora.write_once(folder / "final.parquet", lambda: more),
         )
 
-    horizon = Horizon(epochs=5, same_cost=3, teach_epochs=4)
+    horizon = Horizon(epochs=5, same_cost=3, teach_epochs=8)
     return Regime(horizon, data=data, sections=_vit(gpu=gpu))
 
 

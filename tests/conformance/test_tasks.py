@@ -11,8 +11,9 @@ from tasks_at_hand import CASES, Case
 from attent_select import plugins
 from attent_select.errors import SampleError
 from attent_select.schema import OK, STATUSES
+from trainers.antk import Function, Output, eigenvalues, empirical_kernel
 from trainers.scorer import ScoringSettings, score_rows
-from trainers.task import Batch
+from trainers.task import Batch, HasFunctionalGradient
 
 NAMES = plugins.names("trainers.tasks")
 
@@ -98,6 +99,35 @@ def test_the_mean_over_all_units_is_the_models_own_loss(case: Case, model: torch
         own = case.own_loss(model, batch)
     mean = (losses * units).sum() / units.sum()
     torch.testing.assert_close(mean, own, rtol=1e-5, atol=1e-6)
+
+
+def test_a_functional_gradient_comes_with_the_loss_and_does_not_depend_on_the_company(
+    case: Case, model: torch.nn.Module
+) -> None:
+    if not isinstance(case.task, HasFunctionalGradient):
+        return
+    prepared = items(case)
+    with torch.inference_mode():
+        *measured, together = case.task.loss_and_gradient(model, case.task.collate(prepared))
+        alone = [case.task.loss_and_gradient(model, case.task.collate([i]))[2] for i in prepared]
+    expected = losses_of(case, model, case.task.collate(prepared))
+    torch.testing.assert_close(measured, list(expected), rtol=1e-6, atol=0)
+    assert together.dtype == torch.float32
+    assert bool((together > 0).all())
+    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-5, atol=0)
+
+
+def test_there_is_a_kernel_of_what_the_task_can_say(case: Case) -> None:
+    model = case.task.models(case.model).build(3)
+    batches = [case.task.collate([item]) for item in items(case)]
+    for name in ("loss", None):
+        function = Function(model, batches, Output.of(case.task, name))
+        kernel = empirical_kernel(function)
+        assert kernel.total.shape == (len(batches), len(batches))
+        values = eigenvalues(kernel.total)
+        assert values[0] > 0
+        assert values.sum() == pytest.approx(kernel.total.trace(), rel=1e-5)
+        assert kernel.values == pytest.approx(function.values().flatten().tolist())
 
 
 def test_a_sample_that_cannot_be_used_is_an_error_with_its_status(case: Case) -> None:

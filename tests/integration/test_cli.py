@@ -1,6 +1,7 @@
 """The command line: exit codes, one JSON object on stdout, everything else on stderr."""
 
 import contextlib
+import html
 import json
 import signal
 import subprocess
@@ -171,7 +172,7 @@ def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
     assert found["report"] == str(out)
     assert found["verdict"]["is_shown"] is False
     assert found["verdict"]["sentence"].startswith("no saving shown: there is no run on all data")
-    assert f"Verdict: {found['verdict']['sentence']}." in out.read_text()
+    assert f"Verdict: {html.escape(found['verdict']['sentence'])}." in out.read_text()
     assert len(list((tmp_path / "report").glob("*.png"))) > 3
 
 

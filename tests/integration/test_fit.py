@@ -238,10 +238,13 @@ def test_the_progress_callback_counts_the_steps_of_the_whole_plan(
     assert steps == [6, 7, 8, 9, 10]
 
 
-def test_bfloat16_arithmetic_leaves_the_weights_in_float32(
-    train: Callable[..., FitResult],
+@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"bf16": True}])
+def test_arithmetic_in_sixteen_bits_leaves_the_weights_in_float32(
+    train: Callable[..., FitResult], settings: dict[str, Any]
 ) -> None:
-    done = train(settings=replace(SGD, dtype="bfloat16"))
+    if "dtype" not in settings:  # the Trainer's own words for it
+        settings = {"arguments": SGD.arguments | settings}
+    done = train(settings=replace(SGD, **settings))
     assert {tensor.dtype for tensor in weights_at(done.checkpoint).values()} == {torch.float32}
     exact = train("exact")
     assert done.train_loss == pytest.approx(exact.train_loss, rel=0.02)
@@ -452,6 +455,14 @@ def test_arguments_that_only_cost_or_tell_something_change_no_weight(
     plain = train("plain")
     other = train("other", settings=replace(SGD, arguments=SGD.arguments | allowed))
     assert_close(weights_at(plain.checkpoint), weights_at(other.checkpoint))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in it")
+def test_half_precision_on_a_cpu_is_refused_and_not_left_aside(
+    train: Callable[..., FitResult],
+) -> None:
+    with pytest.raises(InputError, match=r"fp16 is for GPUs.*training.dtype to bfloat16"):
+        train(settings=replace(SGD, arguments={"optim": "sgd", "fp16": True}))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])

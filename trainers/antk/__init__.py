@@ -14,6 +14,7 @@ settles early in training.
 from trainers.antk.gradients import Function
 from trainers.antk.kernel import Kernel, empirical_kernel
 from trainers.antk.outputs import OUTPUTS, Output
+from trainers.antk.sketch import Sketch
 from trainers.antk.spectrum import drift, effective_rank, eigenvalues, sketch_error
 from trainers.antk.step import Step, check_steps
 
@@ -22,6 +23,7 @@ __all__ = [
     "Function",
     "Kernel",
     "Output",
+    "Sketch",
     "Step",
     "check_steps",
     "drift",

@@ -6,6 +6,7 @@ Here: one sample at a time through the model and back. Not here: what becomes of
 vocabulary × sequence matrix, and takes twice as long for a sample.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +32,8 @@ class Parameter:
 
 
 class Function:
-    """f on probe samples, each a batch of its own. The model is changed: it is put into eval mode,
-    into `dtype` and on the best device.
+    """f on probe samples, each a batch of its own. The model is put into eval mode and on the best
+    device; with weights of another dtype than `dtype` it is copied.
 
     Raises:
         InputError: the model cannot be computed in `dtype`, or has nothing to train.
@@ -109,4 +110,8 @@ def _in_dtype(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
     quantised = any(getattr(inner, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
     if quantised and dtype == "float64":
         raise InputError("--dtype float64: weights of 4 or 8 bits have no float64 form")
-    return model if quantised else model.to(getattr(torch, dtype))
+    wanted = getattr(torch, dtype)
+    if quantised or all(p.dtype == wanted for p in model.parameters()):
+        return model
+    # A copy, because adapters share their base with those that are loaded later.
+    return copy.deepcopy(model).to(wanted)

@@ -14,7 +14,9 @@ _PARTS: Final = {
     "q": re.compile(r"q|q_proj|q_lin|query|query_proj|W_Q"),
     "k": re.compile(r"k|k_proj|k_lin|key|key_proj|W_K"),
     "v": re.compile(r"v|v_proj|v_lin|value|value_proj|W_V"),
-    "qkv": re.compile(r"qkv|qkv_proj|c_attn|query_key_value|Wqkv|in_proj_(weight|bias)"),
+    "qkv": re.compile(
+        r"qkv|qkv_proj|c_attn|query_key_value|queries_keys_values|Wqkv|in_proj_(weight|bias)"
+    ),
     "mlp": re.compile(
         r"mlp|ffn|feed_forward|feedforward|intermediate|fc[12]|lin[12]|linear[12]"
         r"|(up|gate|down|gate_up)_proj|c_fc|wi|wo|dense_(h_to_4h|4h_to_h)"

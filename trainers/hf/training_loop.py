@@ -110,7 +110,7 @@ class _RoundTrainer(Trainer):
         hooks: Hooks,
     ) -> None:
         arguments = _arguments(settings, stream=stream, steps=steps, work=work)
-        _check_ranks(stream, arguments)
+        _check_devices(stream, arguments)
         super().__init__(
             model=learner,
             args=arguments,
@@ -262,7 +262,7 @@ def _arguments(
     return training_arguments(settings, **decided)
 
 
-def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
+def _check_devices(stream: TeachingStream, arguments: TrainingArguments) -> None:
     rank, world_size = arguments.process_index, arguments.world_size
     share = stream.share
     if (share.rank, share.world_size) != (rank, world_size):
@@ -274,6 +274,11 @@ def _check_ranks(stream: TeachingStream, arguments: TrainingArguments) -> None:
         raise InputError(
             "training.arguments.fsdp shards a model over processes, and this is the only one: "
             "start several (torchrun), or leave it out"
+        )
+    if arguments.fp16 and arguments.device.type == "cpu":  # it would be left aside, in silence
+        raise InputError(
+            "training.arguments.fp16 is for GPUs, and this process has none: set training.dtype to "
+            "bfloat16 instead"
         )
     if arguments.n_gpu > 1:
         raise InputError(

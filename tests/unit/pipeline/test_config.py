@@ -64,7 +64,11 @@ PROBLEMS = [
     ("schedule.ratio.low", 0.1, "schedule.ratio.low: only an adaptive ratio has one"),
     ("schedule.rescore", {"kind": "partial"}, "schedule.rescore.share: a partial round needs one"),
     ("schedule.rescore", {"share": 0.1}, "schedule.rescore.share: full has none; expected kind p"),
-    ("schedule.rescore.kind", "half", "schedule.rescore.kind: expected 'full', 'partial', 'none' "),
+    (
+        "schedule.rescore.kind",
+        "half",
+        "schedule.rescore.kind: expected 'full', 'partial', 'none', ",
+    ),
     ("schedule.rescore", {"kind": "auto", "share": 2}, "schedule.rescore.share: 2.0 is outside"),
     ("schedule.rescore.by", "age", "schedule.rescore.by: expected 'staleness' or 'threshold'"),
     ("schedule.rescor", {}, "schedule.rescor: unknown key, did you mean 'rescore'?"),
@@ -255,6 +259,16 @@ def test_what_surrounds_a_strategy_stands_beside_its_settings(values: dict[str, 
     assert parsed.resolved()["selection"]["by"] == "source"
     config.freeze(parsed)
     assert config.load(parsed.run) == parsed
+
+
+@pytest.mark.parametrize("column", [{"carry": {"source": "string"}}, {"functional_gradient": True}])
+def test_columns_that_only_scoring_writes_need_rounds_that_score(
+    values: dict[str, Any], column: dict[str, Any]
+) -> None:
+    values["scoring"] = column
+    values["schedule"] = {"epochs": 3, "warmup_epochs": 1, "rescore": {"kind": "observed"}}
+    with pytest.raises(InputError, match=rf"scoring.{next(iter(column))}: .*nothing is scored"):
+        config.parse(values)
 
 
 def test_going_on_with_another_cluster_is_allowed(values: dict[str, Any]) -> None:

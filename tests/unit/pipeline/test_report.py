@@ -175,6 +175,7 @@ def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
         "accuracy over seconds",
     ]
     assert page.count('src="data:image/png;base64,') == 24
+    assert "Verdict: no saving shown: it is not finished (3 of 10 rounds)" in page
     assert "<td>the same again</td><td>3</td><td>162</td>" in page
     # Scoring, selecting, training, these three together; evaluating; waiting for data in training.
     assert "<td>2.0</td><td>1.5</td><td>12.0</td><td>15.5</td><td>27.0</td><td>0.25%</td>" in page

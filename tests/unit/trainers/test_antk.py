@@ -1,5 +1,6 @@
 """The kernel: exact, in bounded memory, by groups, sketched; its drift, spectrum and prediction."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tasks_at_hand import CASES, LLAMA, Case
 from torch.func import functional_call, jacrev, vmap
+from transformers import AutoConfig, AutoModel
 
 from attent_select import plugins
 from attent_select.errors import InputError
@@ -28,6 +30,7 @@ from trainers.antk import (
 )
 from trainers.antk.groups import group_of
 from trainers.antk.sketch import Sketch
+from trainers.checkpoint import digest_of
 from trainers.hf import HuggingFaceModels, model_store
 
 EVERY_TASK = pytest.mark.parametrize("name", plugins.names("trainers.tasks"))
@@ -144,16 +147,41 @@ def test_a_parameter_belongs_to_the_group_that_its_name_says(name: str) -> None:
     assert group_of(name) == NAMES[name]
 
 
+APART = ("vit", "swin", "segformer", "dinov2", "dpt", "llama", "qwen3", "opt", "bert", "t5")
+TOGETHER = ("gpt2", "gpt_neox", "phi3", "bloom", "falcon", "modernbert")
+
+
+@pytest.mark.parametrize("kind", [*APART, *TOGETHER])
+def test_the_attention_of_an_architecture_of_transformers_is_found_in_every_layer(
+    kind: str,
+) -> None:
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.for_model(kind))
+    groups: dict[str, set[str]] = {}
+    for name, _ in model.named_parameters():
+        groups.setdefault(group_of(name), set()).update(re.findall(r"\.(\d+)\.", name)[:1])
+    wanted = ("q", "k", "v", "mlp") if kind in APART else ("qkv", "mlp")
+    for group in wanted:
+        assert groups[group] == groups["mlp"], group
+
+
 def test_of_a_model_with_adapters_it_is_the_kernel_of_the_adapters(tmp_path: Path) -> None:
     case = CASES["causal_lm"](tmp_path / "tokenizer")
     whole = HuggingFaceModels("AutoModelForCausalLM", LLAMA)
     whole.save(whole.build(3), tmp_path / "base")
     lora = {"path": str(tmp_path / "base"), "lora": {"rank": 2}}
-    model = model_store("AutoModelForCausalLM", lora).build(1)
+    models = model_store("AutoModelForCausalLM", lora)
+    model = models.build(1)
+    models.save(model, tmp_path / "adapter")
+    digest = digest_of(model, models)
     batches = [case.task.collate([case.task.prepare(s, generator=None)]) for s in case.good]
-    function = Function(model, batches, Output.of(case.task))
-    assert function.num_parameters < 10_000
-    assert list(empirical_kernel(function).groups) == ["adapters"]
+    for dtype in ("float64", "float32"):
+        function = Function(model, batches, Output.of(case.task), dtype=dtype)
+        assert function.num_parameters < 10_000
+        assert list(empirical_kernel(function).groups) == ["adapters"]
+        # What is loaded next shares the base, which stayed what it was.
+        model = models.load(tmp_path / "adapter")
+        assert digest_of(model, models) == digest
 
 
 @pytest.mark.parametrize("size", [64, 1024])

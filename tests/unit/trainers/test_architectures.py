@@ -1,4 +1,4 @@
-"""Other architectures than those of the conformance suite, as saved models that are named by path."""
+"""Other architectures than those of the conformance suite, as saved models named by path."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
