@@ -13,11 +13,12 @@ import sys
 
 from catalogs import Corpus, IndexFile
 from pipeline import config as configs
-from trainers import TeachingStream, fit
+from trainers import TeachingStream, fit, ranks
 
 
 def main(run: str, index: str, checkpoint: str) -> None:
     """Set up the stream and the model, as the run says, and train."""
+    ranks.join()
     config = configs.load(run)
     corpus, task, training = Corpus.open(run), config.task.settings, config.training
     stream = TeachingStream(

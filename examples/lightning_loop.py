@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from catalogs import Corpus, IndexFile
 from pipeline import config as configs
-from trainers import TeachingStream
+from trainers import TeachingStream, ranks
 from trainers.task import Batch, Task
 
 SAVE_STEPS = 5
@@ -63,6 +63,7 @@ class Learner(lightning.LightningModule):
 
 def main(run: str, index: str, folder: Path) -> None:
     """Set up the stream and the model, as the run says, and train."""
+    ranks.join()
     config = configs.load(run)
     corpus, task, training = Corpus.open(run), config.task.settings, config.training
     stream = TeachingStream(

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalogs import Corpus, IndexFile
 from pipeline import config as configs
-from trainers import TeachingStream
+from trainers import TeachingStream, ranks
 from trainers.task import Batch, Task
 
 SAVE_STEPS = 5
@@ -42,8 +42,7 @@ class Learner(torch.nn.Module):
 
 def main(run: str, index: str, checkpoint: Path) -> None:
     """Set up the stream and the model, as the run says, and train."""
-    if WORLD_SIZE > 1:
-        distributed.init_process_group()
+    ranks.join()
     config = configs.load(run)
     corpus, task, training = Corpus.open(run), config.task.settings, config.training
     stream = TeachingStream(

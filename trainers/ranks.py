@@ -28,6 +28,23 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def join() -> None:
+    """Meet the other processes; does nothing where there is no launcher, or they have met.
+
+    A launcher that starts its processes again keeps what they told each other (torch 2.13): each
+    attempt has keys of its own here, or one that is early would call those that are gone.
+    """
+    if world_size() == 1 or torch.distributed.is_initialized():
+        return
+    store, number, size = next(torch.distributed.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    torch.distributed.init_process_group(
+        store=torch.distributed.PrefixStore(f"attempt {attempt}", store),
+        rank=number,
+        world_size=size,
+    )
+
+
 def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T:
     """What `first` returns, done by the first rank alone while the others wait; these do `then`
     afterwards (None: the same, which finds done what the first one did).
@@ -45,8 +62,7 @@ def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T
 
 
 def _wait_for_all() -> None:
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group()
+    join()
     # Of its own, as the patience of the one that trains is that of a step.
     group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
     torch.distributed.barrier(group)
