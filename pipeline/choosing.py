@@ -105,31 +105,27 @@ def _choose(
     corpus: Corpus | None,
     preview: Preview | None,
 ) -> Chosen:
+    asked: dict[str, Any] = {
+        "strategy": how.settings,
+        "num_samples": budget.num_samples,
+        "ratio": budget.ratio,
+        "num_units": budget.num_units,
+        "seed": draw.seed,
+        "round_number": draw.round_number,
+        "round_steps": draw.round_steps,
+        "composition": how.composition,
+    }
     if how.granularity == "sample":
         selection = select(
             losses,
-            strategy=how.settings,
-            num_samples=budget.num_samples,
-            ratio=budget.ratio,
-            num_units=budget.num_units,
-            seed=draw.seed,
-            round_number=draw.round_number,
-            round_steps=draw.round_steps,
-            composition=how.composition,
+            **asked,
             preview=preview,
         )
         return Chosen(selection)
     found = select_blocks(
         losses,
         granularity=_blocks(how.granularity, corpus),
-        strategy=how.settings,
-        num_samples=budget.num_samples,
-        ratio=budget.ratio,
-        num_units=budget.num_units,
-        seed=draw.seed,
-        round_number=draw.round_number,
-        round_steps=draw.round_steps,
-        composition=how.composition,
+        **asked,
     )
     return Chosen(found.selection, found.loss_share)
 
