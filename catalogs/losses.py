@@ -154,7 +154,8 @@ class LossCatalog:
         provenance: dict[str, Any],
         keep: int | None = None,
     ) -> None:
-        """Commit a round: write its snapshot, then delete the spans it was made from.
+        """Commit a round: write its snapshot, then delete the spans it was made from, and what
+        journals they have left: of workers that died between the file and the journal's end.
 
         With `keep`, shards that `parts` lack keep the losses of round `keep`.
 
@@ -183,7 +184,10 @@ class LossCatalog:
         }
         self._check_unpublished(round_number, snapshot)
         frames.publish_frame(self._layout.snapshot(round_number), snapshot, notes=notes)
-        storage.delete_all(self._layout.span(digest) for part in parts for digest in part.spans)
+        done = {digest for part in parts for digest in part.spans}
+        storage.delete_all(map(self._layout.span, done))
+        left = storage.list_objects(self._layout.journals)
+        storage.delete_all(found.url for found in left if _stem(found.url) in done)
 
     # Reading.
 

@@ -116,13 +116,17 @@ def test_a_snapshot_says_where_the_losses_of_a_shard_are_and_what_they_look_like
     assert file.read_row_group(1)["shard_id"].to_pylist() == [2] * 5
 
 
-def test_publishing_deletes_the_spans_it_used_and_no_other(run: str) -> None:
-    catalog = LossCatalog(run)
+def test_publishing_deletes_the_spans_it_used_with_their_journals_and_no_other(run: str) -> None:
+    catalog, layout = LossCatalog(run), Layout(run)
     parts = [part(catalog, [0, 1]), part(catalog, [2, 3])]
     catalog.write_span("another", losses(0))
+    for left in ("0-2", "another"):  # by a worker that died before it could delete it
+        storage.publish(layout.journal(left), b"{}")
     assert catalog.span_digests() == {"0-0", "0-1", "0-2", "0-3", "another"}
     catalog.publish(0, parts, provenance={})
     assert catalog.span_digests() == {"another"}
+    journals = storage.list_objects(layout.journals)
+    assert [one.url for one in journals] == [layout.journal("another")]
 
 
 def test_a_shard_may_be_scored_in_several_spans(run: str) -> None:
