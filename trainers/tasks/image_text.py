@@ -65,6 +65,7 @@ class ImageText:
                 f"the processor in {self.processor} has no chat template: add one to it "
                 "(chat_template.jinja), or set task.template"
             )
+        self._try(processor)
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForImageTextToText`."""
@@ -146,6 +147,16 @@ class ImageText:
             for batch in map(to_device, batches):
                 sums.add(*token_scores(model, batch, more_inputs=_more_inputs(batch)))
         return sums.metrics()
+
+    def _try(self, processor: Any) -> None:
+        """With words and a black image: processors count images and their places in the text."""
+        from PIL import Image
+
+        words = dict.fromkeys(self._template_columns.values(), "words")
+        try:
+            self._processed(self._before(words, processor), Image.new("RGB", (64, 64)))
+        except SampleError as error:
+            raise InputError(str(error)) from error
 
     def _before(self, sample: Sample, processor: Any) -> str:
         values = {
