@@ -1,8 +1,8 @@
 """Image and text: an image, a prompt about it, and the response that is learned.
 
 The loss of a sample is the mean over the tokens of its response and the end after it, as in
-`causal_lm`. Works with every model of `AutoModelForImageTextToText` (LLaVA, Qwen-VL, …) whose
-processor puts the image's tokens into the text.
+`causal_lm`. Works with models of `AutoModelForImageTextToText` (LLaVA, Idefics3, …) whose processor
+puts the image's tokens into the text. One that is for videos too (Qwen-VL) needs torchvision.
 """
 
 from collections.abc import Iterable, Sequence
