@@ -21,7 +21,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_ENCODED_BYTES = 64 << 20
 MAX_PIXELS = 64 << 20
 
-_MODES = {1: "L", 3: "RGB"}
+# Pillow's names, by the number of channels.
+MODES = {1: "L", 3: "RGB"}
 
 
 def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tensor:
@@ -43,7 +44,7 @@ def open_image(data: Any, *, num_channels: int) -> Any:
     """The decoded Pillow image, grey (1 channel) or RGB (3), in its own size. Raises what
     `decode_image` raises.
     """
-    mode = _MODES[num_channels]
+    mode = MODES[num_channels]
 
     def converted(image: Any) -> Any:
         image.load()

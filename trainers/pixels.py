@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_image_processor
-from trainers.images import open_image, resized
+from trainers.images import MODES, open_image, resized
 
 # One number for all channels, or one per channel.
 PerChannel = float | tuple[float, ...]
@@ -78,6 +78,15 @@ class Pixels:
                 status="unreadable",
             ) from error
         return pixels
+
+    def example(self, num_images: int = 1) -> torch.Tensor:
+        """The shape of `pixel_values`, of two samples with so many images each, on `meta`."""
+        shape = (self.num_channels, self.image_size, self.image_size)
+        if self.processor is not None:
+            from PIL import Image
+
+            shape = tuple(self.prepare(Image.new(MODES[self.num_channels], (64, 64))).shape)
+        return torch.empty((2, num_images * shape[0], *shape[1:]), device="meta")
 
     def stack(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
         """`pixel_values` float32[batch, channels, height, width]."""

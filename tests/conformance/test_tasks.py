@@ -164,6 +164,12 @@ def test_a_task_reads_only_its_columns(case: Case) -> None:
         case.task.prepare(narrow, generator=None)
 
 
+def test_what_a_run_checks_before_it_starts_is_in_order(case: Case) -> None:
+    for checked in (case.task, case.task.models(case.model)):
+        if hasattr(checked, "check"):
+            checked.check()
+
+
 def test_gradients_reach_every_parameter(case: Case) -> None:
     model = case.task.models(case.model).build(3).train()
     losses, _ = case.task.per_sample_loss(model, case.task.collate(items(case)))

@@ -461,7 +461,7 @@ def test_arguments_that_only_cost_or_tell_something_change_no_weight(
 def test_half_precision_on_a_cpu_is_refused_and_not_left_aside(
     train: Callable[..., FitResult],
 ) -> None:
-    with pytest.raises(InputError, match=r"fp16 is for GPUs.*training.dtype to bfloat16"):
+    with pytest.raises(InputError, match=r"fp16 is for GPUs.*training\.dtype to bfloat16"):
         train(settings=replace(SGD, arguments={"optim": "sgd", "fp16": True}))
 
 

@@ -30,6 +30,8 @@ for _config, _model in ((DitConfig, DitModel), (MultiMaeConfig, MultiMaeModel)):
     AutoConfig.register(_config.model_type, _config)
     AutoModelForPreTraining.register(_config, _model)
 
+# What transformers answers to a configuration that makes no model.
+_UNFIT = (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError)
 _SETTINGS = {"path", "config", "new_weights", "trust_remote_code", "lora"}
 
 
@@ -40,6 +42,7 @@ def model_store(
     num_positions: int = 0,
     num_tokens: int = 0,
     model_types: tuple[str, ...] | None = None,
+    example: dict[str, torch.Tensor] | None = None,
 ) -> Models:
     """The store for the `model:` section: of whole models, or with `lora` of adapters.
 
@@ -53,6 +56,7 @@ def model_store(
         num_positions=num_positions,
         num_tokens=num_tokens,
         model_types=model_types,
+        example=example,
     )
     return whole if settings.get("lora") is None else AdapterModels.of(whole)
 
@@ -91,6 +95,8 @@ class HuggingFaceModels:
     num_tokens: int = 0
     # Those that the task can use; None: all of the auto class.
     model_types: tuple[str, ...] | None = None
+    # What the task gives a model, on the device `meta`.
+    example: dict[str, torch.Tensor] | None = field(default=None, compare=False)
     # Of the weights: anything but float32 is for models that are not trained.
     dtype: str = "float32"
     quantize: str | None = None
@@ -104,14 +110,17 @@ class HuggingFaceModels:
             raise InputError("the model needs `path`, or `config` with a `model_type`")
 
     def check(self) -> None:
-        """Without building anything: whether there is such a model.
+        """Without weights: whether there is such a model, and takes what the task gives it.
 
         Raises:
-            InputError: no model has this type or these fields, or nothing is saved at `path`.
+            InputError: no model has this type or these fields, or nothing is saved at `path`; or
+                it is for images of another size or number of channels.
         """
-        config = self._config_at_path() if "path" in self.settings else self._new_config()
+        config = self._config()
         self._check_fits(config)
         self._check_limits(config)
+        if self.example is not None:
+            self._check_takes(self.example)
 
     def build(self, seed: int) -> torch.nn.Module:
         """A new model in float32 on the CPU, the same bits for the same seed.
@@ -141,12 +150,15 @@ class HuggingFaceModels:
         return model
 
     def without_weights(self) -> torch.nn.Module:
-        """The modules of the model at `path` on the device `meta`: no time, no memory."""
+        """The modules of the model on the device `meta`: no time, no memory."""
         trusted = bool(self.settings.get("trust_remote_code", False))
-        with torch.device("meta"):
-            model: torch.nn.Module = self._class.from_config(
-                self._config_at_path(), trust_remote_code=trusted
-            )
+        try:
+            with torch.device("meta"):
+                model: torch.nn.Module = self._class.from_config(
+                    self._config(), trust_remote_code=trusted
+                )
+        except _UNFIT as error:
+            raise InputError(f"the model cannot be built: {error}") from error
         return model
 
     def save(
@@ -181,9 +193,12 @@ class HuggingFaceModels:
         self._check_fits(config)
         try:
             model: torch.nn.Module = self._class.from_config(config, dtype=torch.float32)
-        except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError) as error:
+        except _UNFIT as error:
             raise InputError(f"the model cannot be built: {error}") from error
         return model
+
+    def _config(self) -> PreTrainedConfig:
+        return self._config_at_path() if "path" in self.settings else self._new_config()
 
     def _new_config(self) -> PreTrainedConfig:
         config = dict(self.settings["config"])
@@ -208,6 +223,19 @@ class HuggingFaceModels:
         except (OSError, ValueError, TypeError, StrictDataclassError) as error:
             raise InputError(f"model.path: no model can be loaded from {path}: {error}") from error
         return found
+
+    def _check_takes(self, example: dict[str, torch.Tensor]) -> None:
+        model = self.without_weights().eval()
+        try:
+            model(**example)
+        except (ValueError, RuntimeError) as error:
+            if "meta" in str(error):  # a model that looks at numbers, of which there are none here
+                return
+            shape = " × ".join(map(str, example["pixel_values"].shape[1:]))
+            raise InputError(
+                f"the model does not take images of {shape} (channels, height, width): {error}; "
+                "set image_size and num_channels of the task and of the model's configuration alike"
+            ) from error
 
     def _check_limits(self, config: PreTrainedConfig) -> None:
         text = config.get_text_config()

@@ -75,22 +75,22 @@ class MultiMaeModel(PreTrainedModel):
         """
         return torch.cat(self._patches(pixel_values), dim=1)
 
-    def forward(self, pixel_values: torch.Tensor, noise: torch.Tensor) -> ModelOutput:
+    def forward(self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None) -> ModelOutput:
         """`logits` float[batch, modalities × patches, pixels of a patch] and `mask` float32[batch,
         modalities × patches], 1 where hidden.
 
         Args:
             pixel_values: float32[batch, modalities × channels, side, side].
-            noise: float32[batch, modalities × patches]: the largest are hidden.
+            noise: float32[batch, modalities × patches]: the largest are hidden. Drawn without it,
+                as in ViT-MAE.
         """
-        modalities = self._modalities(noise)
+        parts = self._patches(pixel_values)
         tokens = torch.cat(
-            [
-                project(part)
-                for project, part in zip(self.inputs, self._patches(pixel_values), strict=True)
-            ],
-            dim=1,
+            [project(part) for project, part in zip(self.inputs, parts, strict=True)], dim=1
         )
+        if noise is None:
+            noise = torch.rand(tokens.shape[:2], device=tokens.device)
+        modalities = self._modalities(noise)
         tokens = tokens + self._positions(tokens) + self.modality(modalities)
         num_visible = max(1, int(noise.shape[1] * (1 - self.config.mask_ratio)))
         visible = noise.argsort(dim=1, stable=True)[:, :num_visible, None]
@@ -103,8 +103,8 @@ class MultiMaeModel(PreTrainedModel):
         whole = whole + self._positions(whole)
         for layer in self.decoder:
             whole = layer(whole)
-        parts = self.decoder_norm(whole).chunk(self.config.num_modalities, dim=1)
-        drawn = [draw(part) for draw, part in zip(self.outputs, parts, strict=True)]
+        found = self.decoder_norm(whole).chunk(self.config.num_modalities, dim=1)
+        drawn = [draw(part) for draw, part in zip(self.outputs, found, strict=True)]
         mask = torch.ones_like(noise).scatter(1, visible[..., 0], 0.0)
         return ModelOutput(logits=torch.cat(drawn, dim=1), mask=mask)
 

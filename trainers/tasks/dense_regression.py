@@ -83,7 +83,8 @@ class DenseRegression:
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForDepthEstimation`."""
-        return model_store("AutoModelForDepthEstimation", settings)
+        example = {"pixel_values": self._pixels.example()}
+        return model_store("AutoModelForDepthEstimation", settings, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`pixels` [channels, height, width] and `targets` float32[height, width], NaN where it is

@@ -67,7 +67,11 @@ class Diffusion:
 
     def models(self, settings: dict[str, Any]) -> Models:
         """`dit`."""
-        return model_store("AutoModelForPreTraining", settings, model_types=("dit",))
+        numbers = torch.empty(2, dtype=torch.int64, device="meta")
+        example = {"pixel_values": self._pixels.example(), "timesteps": numbers, "labels": numbers}
+        return model_store(
+            "AutoModelForPreTraining", settings, model_types=("dit",), example=example
+        )
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`pixels` [channels, size, size], `label` and `key`, of the noise; `timesteps`: how many

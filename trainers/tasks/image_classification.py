@@ -62,7 +62,8 @@ class ImageClassification:
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForImageClassification`."""
-        return model_store("AutoModelForImageClassification", settings)
+        example = {"pixel_values": self._pixels.example()}
+        return model_store("AutoModelForImageClassification", settings, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`pixels` [channels, height, width] and `label`; an image costs one unit."""

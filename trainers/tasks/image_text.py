@@ -1,8 +1,8 @@
 """Image and text: an image, a prompt about it, and the response that is learned.
 
 The loss of a sample is the mean over the tokens of its response and the end after it, as in
-`causal_lm`. Works with every model of `AutoModelForImageTextToText` (LLaVA, Qwen-VL, …) whose
-processor puts the image's tokens into the text.
+`causal_lm`. Works with models of `AutoModelForImageTextToText` (LLaVA, Idefics3, …) whose processor
+puts the image's tokens into the text. One that is for videos too (Qwen-VL) needs torchvision.
 """
 
 from collections.abc import Iterable, Sequence
@@ -73,6 +73,7 @@ class ImageText:
                 f"the processor in {self.processor} has no chat template: add one to it "
                 "(chat_template.jinja), or set task.template"
             )
+        self._try(processor)
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForImageTextToText`."""
@@ -163,6 +164,16 @@ class ImageText:
             for batch in map(to_device, batches):
                 sums.add(*token_scores(model, batch, more_inputs=_more_inputs(batch)))
         return sums.metrics()
+
+    def _try(self, processor: Any) -> None:
+        """With words and a black image: processors count images and their places in the text."""
+        from PIL import Image
+
+        words = dict.fromkeys(self._template_columns.values(), "words")
+        try:
+            self._processed(self._before(words, processor), Image.new("RGB", (64, 64)))
+        except SampleError as error:
+            raise InputError(str(error)) from error
 
     def _before(self, sample: Sample, processor: Any) -> str:
         values = {

@@ -73,7 +73,8 @@ class MaskedImageModeling:
                 "model.config.num_modalities"
             )
         kinds = ("vit_mae", "multi_mae") if len(self.columns) == 1 else ("multi_mae",)
-        return model_store("AutoModelForPreTraining", settings, model_types=kinds)
+        example = {"pixel_values": self._pixels.example(len(self.columns))}
+        return model_store("AutoModelForPreTraining", settings, model_types=kinds, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`pixels` [modalities × channels, height, width] and `key`, of the mask."""

@@ -63,7 +63,8 @@ class SemanticSegmentation:
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Models of `AutoModelForSemanticSegmentation`."""
-        return model_store("AutoModelForSemanticSegmentation", settings)
+        example = {"pixel_values": self._pixels.example()}
+        return model_store("AutoModelForSemanticSegmentation", settings, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`pixels` [channels, height, width] and `labels` int64[height, width], -100 where nothing

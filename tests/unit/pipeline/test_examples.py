@@ -107,6 +107,7 @@ def test_several_modalities_are_a_list_in_the_file_and_after_freezing(
             "image_size": 28,
             "patch_size": 7,
             "num_modalities": 2,
+            "num_channels": 1,
         }
     }
     parsed = config.parse(values)

@@ -1,7 +1,7 @@
 """Other architectures than those of the conformance suite, as saved models named by path."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from digits import samples
 from tasks_at_hand import DPT, LLAMA, TEXTS, causal_lm, scenes
 from transformers import AutoTokenizer
 
+from attent_select.errors import InputError
 from catalogs.shard_format import Sample
 from trainers.hf.adapters import AdapterModels
 from trainers.task import Task
@@ -220,3 +221,14 @@ def test_an_adapter_fits_every_architecture(case: Case, saved: Path, tmp_path: P
     assert any(weight.grad is not None and bool(weight.grad.any()) for weight in trained)
     store.save(model, tmp_path)
     assert store.digest(store.load(tmp_path)) == store.digest(model)
+
+
+def test_images_of_another_number_of_channels_are_refused_before_a_run_starts(
+    case: Case, saved: Path
+) -> None:
+    if "pixel_values" not in case.task.collate([case.task.prepare(case.good[0], generator=None)]):
+        pytest.skip("no images that the task makes itself")
+    wrong: Any = replace(case.task, num_channels=3)  # type: ignore[type-var]
+    for settings in ({"path": str(saved)}, {"config": case.config}):
+        with pytest.raises(InputError, match=r"does not take images of 3 × .*num_channels"):
+            wrong.models(settings).check()

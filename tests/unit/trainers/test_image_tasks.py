@@ -2,15 +2,16 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from digits import png
+from digits import VIT, png
 from PIL import Image
-from tasks_at_hand import DIT, DPT, MAE, SEGFORMER, scenes
+from tasks_at_hand import DIT, DPT, MAE, SEGFORMER, image_text, scenes
 from transformers import SegformerImageProcessorPil, ViTImageProcessorPil
 
 from attent_select.errors import InputError, SampleError
@@ -428,6 +429,43 @@ def test_a_model_type_that_the_task_does_not_fit_is_said_before_a_run_starts(
 ) -> None:
     with pytest.raises(InputError, match="does not fit the task: expected one of"):
         task.models(settings).check()
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [
+        (ImageClassification(image_size=12, num_channels=1), VIT),
+        (MaskedImageModeling(image_size=24, num_channels=1), MAE),
+        (MaskedImageModeling(image=("a", "b", "c"), image_size=24, num_channels=1), MULTI),
+        (Diffusion(image_size=12, num_channels=1), DIT),
+    ],
+    ids=["vit", "vit_mae", "multi_mae", "dit"],
+)
+def test_images_of_another_size_than_the_models_are_said_before_a_run_starts(
+    task: Any, model: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=r"does not take images of \d × .*set image_size"):
+        task.models(model).check()
+    right = replace(task, image_size=model["config"]["image_size"], num_channels=1)
+    right.models(model).check()
+
+
+def test_a_model_is_tried_with_images_of_the_size_that_its_processor_makes(tmp_path: Path) -> None:
+    for side in (8, 12):
+        ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(
+            tmp_path / str(side)
+        )
+    model = {"config": VIT["config"] | {"num_channels": 3}}
+    ImageClassification(processor=str(tmp_path / "8")).models(model).check()  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="does not take images of 3 × 12 × 12"):
+        ImageClassification(processor=str(tmp_path / "12")).models(model).check()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("template", ["{prompt}: ", "<image><image>{prompt}: "])
+def test_a_template_must_have_one_place_for_the_image(tmp_path: Path, template: str) -> None:
+    case = image_text(tmp_path)
+    with pytest.raises(InputError, match=r"the processor in .* refuses the sample"):
+        replace(case.task, template=template).check()  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
