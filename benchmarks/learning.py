@@ -62,13 +62,13 @@ def settings_of(
 
 
 def pending(
-    arms: dict[str, Any], *, seeds: int, done: Sequence[dict[str, Any]]
+    arms: dict[str, Any], *, seeds: Sequence[int], done: Sequence[dict[str, Any]]
 ) -> list[tuple[int, str]]:
     """(seed, arm) of what is left: all arms of a seed before the next, so that a machine's moods
     strike all of them.
     """
     there = {(one["seed"], one["arm"]) for one in done}
-    return [(seed, name) for seed in range(seeds) for name in arms if (seed, name) not in there]
+    return [(seed, name) for seed in seeds for name in arms if (seed, name) not in there]
 
 
 def run_trials(
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("regime", choices=regimes(gpu=False), nargs="?", default="digits")
     parser.add_argument("--data", type=Path, help="folder of the Parquet files; digits need none")
     parser.add_argument("--seeds", type=int, default=3, help="0 only writes table and figure anew")
+    parser.add_argument("--first-seed", type=int, default=0, help="not one that settings came from")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--arms", type=Path, help="YAML, name: {selection: …, schedule: …}")
     parser.add_argument("--only", default="", help="arms that begin with one of these, a,b,…")
@@ -142,7 +143,8 @@ def main() -> None:
         write_results(out, name=name, regime=regime, trials=done)
         print(describe(trial), file=sys.stderr, flush=True)
 
-    if todo := pending(arms, seeds=options.seeds, done=done):
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    if todo := pending(arms, seeds=seeds, done=done):
         data = regime.data(options.data, options.folder / name)
         run_trials(regime, data, arms, todo=todo, keep=keep)
     rows = write_results(out, name=name, regime=regime, trials=done)

@@ -33,7 +33,8 @@ import pyarrow.parquet as pq
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-NUM_SHARDS = 4
+# Several for each worker, or one of two waits for the other at the end.
+NUM_SHARDS = 8
 SPANS = {"window": 100_000, "files": 2_000}
 
 
@@ -281,7 +282,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
         "cluster": {"workers": 2, "window": 32},
         "training": {"batch_size": 1},
     })  # fmt: skip
-    memory = psutil.Process().memory_info
+    memory = psutil.Process().memory_full_info
     with connect(settings.cluster) as client:
         run = rounds.prepare(settings, cluster=lambda: client)
         before, cpu, started = memory().rss, time.process_time(), time.perf_counter()
@@ -300,6 +301,9 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
             "driver_cpu_ms_per_span": 1e3 * (time.process_time() - cpu) / num_spans,
             "driver_rss_growth_mib": (memory().rss - before) / 2**20,
             "driver_rss_mib": memory().rss / 2**20,
+            # Without the pages of libraries, which other processes share and need no memory of
+            # their own.
+            "driver_private_mib": memory().uss / 2**20,
         }
 
 
@@ -385,7 +389,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="Parquet with text")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--spans", type=int, help="default: 100 000 that do nothing, 2 000 others")
+    parser.add_argument("--spans", type=int, help="default: 100 000 and 2 000 with files; 0: none")
     parser.add_argument("--peer-python", help="of an environment with datasets")
     parser.add_argument("--only", default="", help="methods that begin with this, and the limit")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder")
@@ -411,7 +415,10 @@ def measured(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
             values = prepare_corpus(kind, source, folder, options.samples)
             (folder / f"{kind}.json").write_text(json.dumps(values))
             rates += turns(kind, folder, methods=methods, options=options)
-        yield "throughput", rates
+        if rates:
+            yield "throughput", rates
+        if options.spans == 0:
+            return
         costs = {}
         for kind, count in SPANS.items():
             spans = str(options.spans or count)
@@ -425,14 +432,15 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(options)))
         return
-    results = dict(measured(options))
+    file = options.results / f"{options.name}.json"
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    results = earlier | {"machine": machine.describe()} | dict(measured(options))
     options.results.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine.describe(), **results}, indent=1)
-    (options.results / f"{options.name}.json").write_text(text + "\n")
-    if results["throughput"]:
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    if "throughput" in results:
         plot(results["throughput"], options.results / f"{options.name}.png")
         print(pl.DataFrame(results["throughput"]).drop("all"))
-    print(json.dumps(results["spans"], indent=1))
+    print(json.dumps(results.get("spans"), indent=1))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ from pipeline.selecting import peak_rss_bytes
 RESULTS = Path(__file__).parent / "results"
 RATIO = 0.2
 PART_ROWS = 500_000
+# Columns that some strategies look at.
+MORE = {"reference_loss": pl.Float32, schema.FUNCTIONAL_GRADIENT: pl.Float32}
 STRATEGIES = plugins.names("attent_select.strategies")
 # Rows beyond which a method is not tried: it would need more memory than it is given here.
 PEERS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
@@ -57,15 +59,18 @@ def generate(folder: Path, num_rows: int) -> None:
             measured_step=pl.lit(0),
             origin=pl.lit(schema.SCORED),
             visits=pl.lit(0),
-            reference_loss=pl.Series(rng.gamma(1.0, 0.3, rows), dtype=pl.Float32),
+            **{
+                name: pl.Series(rng.gamma(1.0, 0.3, rows), dtype=kind)
+                for name, kind in MORE.items()
+            },
         )
-        kinds = schema.LOSSES | {"reference_loss": pl.Float32}
+        kinds = schema.LOSSES | MORE
         typed = table.select(pl.col(name).cast(kind) for name, kind in kinds.items())
         frames.publish_frame(str(path), typed, notes={frames.DENSE: True})
 
 
 def chosen(files: list[str], strategy: str) -> Selection:
-    scan = Scan.of(files, schema=schema.LOSSES | {"reference_loss": pl.Float32})
+    scan = Scan.of(files, schema=schema.LOSSES | MORE)
     return select(
         scan,
         strategy=plugins.load("attent_select.strategies", strategy)(),

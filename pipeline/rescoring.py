@@ -109,7 +109,7 @@ def rescore_round(
     folds = _folds(tasks, measurement, calibration, since=since, round_number=round_number)
     done = tasks_on(client, fold_part, folds, config)
     parts = sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
-    check_failed(parts, config=config)
+    check_failed(parts, config=config, example=watch.example)
     metrics.publish_scoring(config.run, round_number, watch.numbers())
     seconds = monotonic() - started
     batching = Batching.sum(part.batching for part in parts)

@@ -77,7 +77,7 @@ def score_round(
     plan = plans.frozen(catalog, measurement, round_number=round_number, shards=shards)
     watch = measure(plan.tasks, client=client, config=config, done=catalog.span_digests())
     parts = _compact(plan, client=client, config=config, round_number=round_number)
-    check_failed(parts, config=config)
+    check_failed(parts, config=config, example=watch.example)
     numbers = watch.numbers()
     metrics.publish_scoring(config.run, round_number, numbers)
     seconds = monotonic() - started
@@ -158,7 +158,7 @@ def measure(
             watch.add(task, measured)
             advance(task.num_rows, watch.line())
             # Now rather than after the whole corpus.
-            _check_share(watch.num_failed, num_samples, config=config)
+            _check_share(watch.num_failed, num_samples, config=config, example=watch.example)
     watch.end()
     return watch
 
@@ -203,21 +203,24 @@ def _compact(
     return sorted((part for _, part in done), key=lambda part: part.shards[0].shard_id)
 
 
-def check_failed(parts: list[PartSummary], *, config: RunConfig) -> None:
-    """Raises `InputError` where more samples of the parts have no loss than the run allows."""
+def check_failed(parts: list[PartSummary], *, config: RunConfig, example: str) -> None:
+    """Raises `InputError` where more samples of the parts have no loss than the run allows; with
+    the `example` of one, where it is not "".
+    """
     shards = [shard for part in parts for shard in part.shards]
     total = sum(shard.num_rows for shard in shards)
     failed = total - sum(shard.num_ok for shard in shards)
-    _check_share(failed, total, config=config)
+    _check_share(failed, total, config=config, example=example)
 
 
-def _check_share(failed: int, total: int, *, config: RunConfig) -> None:
+def _check_share(failed: int, total: int, *, config: RunConfig, example: str) -> None:
     allowed = config.scoring.max_failed_share
     if failed > allowed * total:
         raise InputError(
             f"{failed} of {total} samples have no loss, more than scoring.max_failed_share "
-            f"{allowed} allows: the span files in {Layout(config.run).spans} say why (column "
-            "status); mend the corpus or the task, or raise the share"
+            f"{allowed} allows{example and ', for example ' + example}. The span files in "
+            f"{Layout(config.run).spans} have the status of each; mend the corpus or the task, or "
+            "raise the share"
         )
 
 

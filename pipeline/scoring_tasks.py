@@ -126,6 +126,7 @@ class Measured:
     seconds: float = 0.0
     busy_seconds: float = 0.0
     num_truncated: int = 0
+    refused: tuple[int, str] | None = None
 
 
 def measure_span(task: SpanTask) -> Measured:
@@ -162,6 +163,7 @@ def _measure(task: SpanTask) -> Measured:
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
         num_truncated=notes.num_truncated,
+        refused=notes.refused,
     )
 
 

@@ -23,6 +23,8 @@ class Watch:
         self.failed: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self._busy = self._seconds = 0.0
+        # A sample without a loss, and why: "" where there was none.
+        self.example = ""
 
     def add(self, task: SpanTask, measured: Measured) -> None:
         """A span is done."""
@@ -38,6 +40,9 @@ class Watch:
         self._busy += measured.busy_seconds
         self._seconds += measured.seconds
         self._batching = Batching.sum([self._batching, measured.batching])
+        if measured.refused is not None and not self.example:
+            row, why = measured.refused
+            self.example = f"row {row} of shard {task.span.shard_id} ({task.shard.uri}): {why}"
         for row in measured.killers:
             say(
                 f"row {row} of shard {task.span.shard_id} ({task.shard.uri}) ended the worker "

@@ -72,12 +72,14 @@ class ScoringNotes:
     the last bits from those of another machine. `fitting_units` is half of the smallest of these
     (its halves were scored, or halved again); None without any. `num_truncated` counts samples cut
     to the task's limit. `busy_seconds` is the time that the model did not wait for a batch.
+    `refused` is the row of a sample that could not be prepared, and why: one of them.
     """
 
     num_splits: int = 0
     fitting_units: int | None = None
     num_truncated: int = 0
     busy_seconds: float = 0.0
+    refused: tuple[int, str] | None = None
 
 
 def best_device() -> torch.device:
@@ -187,6 +189,7 @@ class _Scoring:
                 usable.append((row, self._task.prepare(sample, generator=None)))
             except SampleError as error:
                 self.results.append((row, None, 0, error.status, None))
+                self._notes.refused = self._notes.refused or (row, str(error))
                 self._finished([row])
         return usable
 

@@ -32,7 +32,7 @@ def test_selection(tmp_path: Path) -> None:
         tmp_path,
         "selection.py",
         *("--rows", "2e4", "--folder", str(tmp_path)),
-        *("--only", "ours: hard,ours to ids: hard,polars,numpy,torch"),
+        *("--only", "ours,polars,numpy,torch"),
     )
     assert {each["selected"] for each in found["results"]} == {4000}
     assert found["ratios"]["numpy argpartition / ours to ids: hard"] > 0

@@ -5,10 +5,10 @@ The loss of a sample is the mean over the tokens of its response and the end aft
 puts the image's tokens into the text. One that is for videos too (Qwen-VL) needs torchvision.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,6 +28,8 @@ from trainers.token_loss import (
     token_losses,
     token_scores,
 )
+
+T = TypeVar("T")
 
 # Of what the processor gives: tensors with a number per token, and all others.
 _PER_TOKEN, _OTHER = "per_token.", "other."
@@ -141,19 +143,23 @@ class ImageText:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean nats per counted token float32[batch], and their number int64[batch]."""
-        return mean_over_tokens(*token_losses(model, batch, more_inputs=_more_inputs(batch)))
+        """Mean nats per counted token float32[batch], and their number int64[batch].
+
+        Raises:
+            InputError: the model does not take what the processor makes of an image.
+        """
+        return mean_over_tokens(*self._measured(token_losses, model, batch))
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
-        nats, norms, counted = token_gradients(model, batch, more_inputs=_more_inputs(batch))
+        nats, norms, counted = self._measured(token_gradients, model, batch)
         return *mean_over_tokens(nats, counted), over_units(norms, counted)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """float[batch]: the logit of a counted token itself, the mean over them."""
-        return mean_over_tokens(*token_logits(model, batch, more_inputs=_more_inputs(batch)))[0]
+        return mean_over_tokens(*self._measured(token_logits, model, batch))[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss` (nats per counted token), `perplexity` and `accuracy` (share of the counted
@@ -162,8 +168,18 @@ class ImageText:
         sums = TokenSums()
         with evaluating(model) as to_device:
             for batch in map(to_device, batches):
-                sums.add(*token_scores(model, batch, more_inputs=_more_inputs(batch)))
+                sums.add(*self._measured(token_scores, model, batch))
         return sums.metrics()
+
+    def _measured(self, measure: Callable[..., T], model: torch.nn.Module, batch: Batch) -> T:
+        """Processor and model are saved apart: only the model can say that it is for another."""
+        try:
+            return measure(model, batch, more_inputs=_more_inputs(batch))
+        except ValueError as error:
+            raise InputError(
+                f"the model does not take what the processor in {self.processor} makes of an image "
+                f"and its text: {error}. Name the processor that was saved with the model"
+            ) from error
 
     def _try(self, processor: Any) -> None:
         """With words and a black image: processors count images and their places in the text."""

@@ -468,6 +468,16 @@ def test_a_template_must_have_one_place_for_the_image(tmp_path: Path, template: 
         replace(case.task, template=template).check()  # type: ignore[type-var]
 
 
+def test_a_processor_that_was_saved_with_another_model_is_named(tmp_path: Path) -> None:
+    case = image_text(tmp_path)
+    config = case.model["config"]
+    vision = config["vision_config"] | {"patch_size": 2}  # four times as many tokens an image
+    models = case.task.models({"config": config | {"vision_config": vision}})
+    batch = case.task.collate([case.task.prepare(case.good[0], generator=None)])
+    with pytest.raises(InputError, match=r"what the processor in .* makes of an image"):
+        case.task.per_sample_loss(models.build(0), batch)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
