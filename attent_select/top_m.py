@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -227,24 +227,20 @@ def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
     """One pass: rows, rows with a key above `high`, and the rows with low ≤ key ≤ high."""
     # Python's integers: polars lengths and u32 sums wrap beyond 2^32 rows.
     num_rows = above = num_inside = 0
-    keys, sample_keys = [np.empty(0)], [np.empty(0, np.uint64)]
+    # A bracket is the most that a selection holds: never twice, as while arrays are joined. What is
+    # not written to takes no memory.
+    keys = np.empty(_MAX_BRACKET_ROWS)
+    sample_keys = np.empty(_MAX_BRACKET_ROWS, np.uint64)
     for piece in keyed.run(functools.partial(_count_piece, low=low, high=high)):
         num_rows += piece.num_rows
         above += piece.above
-        num_inside += len(piece.keys)
-        keys.append(piece.keys)
-        sample_keys.append(piece.sample_keys)
-        if num_inside > _MAX_BRACKET_ROWS:
-            keys, sample_keys = keys[:1], sample_keys[:1]
+        first, num_inside = num_inside, num_inside + len(piece.keys)
+        if num_inside <= _MAX_BRACKET_ROWS:
+            keys[first:num_inside] = piece.keys
+            sample_keys[first:num_inside] = piece.sample_keys
     complete = num_inside <= _MAX_BRACKET_ROWS
-    return _Count(num_rows, above, _joined(keys), _joined(sample_keys), complete)
-
-
-def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """One array of all, which are given up: a bracket is the most that a selection holds."""
-    found = np.concatenate(arrays)
-    arrays.clear()
-    return found
+    kept = slice(num_inside if complete else 0)
+    return _Count(num_rows, above, keys[kept], sample_keys[kept], complete)
 
 
 def _count_piece(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:

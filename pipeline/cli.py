@@ -223,7 +223,7 @@ def stream(
         from pipeline.streaming import Place, settings_of
 
         place = Place(seed, batch_size=batch_size, epochs=epochs, rank=rank, world_size=world_size)
-        reading = settings_of(settings or ())
+        reading = settings_of(corpus, settings or ())
         if plan:
             return walk.plan(corpus, index=index, place=place, settings=reading)
         return walk.walk(

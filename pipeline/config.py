@@ -80,6 +80,12 @@ def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
     return parse(overridden(_yaml(frozen) | {"run": source}, overrides), source=frozen)
 
 
+def frozen_section(run: str, name: str) -> dict[str, Any]:
+    """A section of run.yaml as it stands there; empty where there is none, as in a corpus alone."""
+    url = Layout(storage.normalise(run)).config
+    return {} if storage.info(url) is None else dict(_yaml(url).get(name) or {})
+
+
 def freeze(config: RunConfig) -> None:
     """Writes run.yaml, once. Raises what `check_frozen` raises."""
     url = Layout(config.run).config

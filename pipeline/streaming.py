@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalogs import Corpus, IndexFile, storage
-from pipeline.config import overridden
+from pipeline.config import frozen_section, overridden
 from pipeline.settings import StreamingSettings
 from pipeline.validation import check
 from trainers import TeachingStream
@@ -65,9 +65,12 @@ def open_stream(
     )
 
 
-def settings_of(overrides: Sequence[str]) -> StreamingSettings:
-    """The defaults, with `key=value` each replacing one. Raises `InputError` for a wrong one."""
-    return check(StreamingSettings, overridden({}, overrides), source="--set")
+def settings_of(run: str, overrides: Sequence[str]) -> StreamingSettings:
+    """Those of the run, else the defaults, with `key=value` each replacing one. Raises `InputError`
+    for a wrong one.
+    """
+    values = frozen_section(run, "streaming")
+    return check(StreamingSettings, overridden(values, overrides), source="--set")
 
 
 def read_policy(settings: StreamingSettings) -> storage.ReadPolicy:

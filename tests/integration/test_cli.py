@@ -3,6 +3,7 @@
 import contextlib
 import html
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,21 @@ def test_the_shuffle_is_chosen_and_its_quality_shown(run: Path) -> None:
     for walked in (full, pieces):
         assert 0 < walked["perfect_batch_mix"] < 1
         assert 0 < walked["batch_mix"] < 1
+
+
+def test_a_stream_is_walked_with_the_settings_of_its_run(run: Path, tmp_path: Path) -> None:
+    index = run / "index" / "00000.parquet"
+    copied = shutil.copytree(run, tmp_path / "run")
+    values = yaml.safe_load((copied / "run.yaml").read_text())
+    values["streaming"]["shuffle"] = "full"
+    (copied / "run.yaml").write_text(yaml.safe_dump(values))
+    asked = ("--index", index, "--batch-size", 8, "--digest")
+    blocks, full = answer_here("stream", run, *asked), answer_here("stream", copied, *asked)
+    assert full["order_digest"] != blocks["order_digest"]
+    asked_for = answer_here("stream", run, *asked, "--set", "shuffle=full")
+    assert full["order_digest"] == asked_for["order_digest"]
+    back = answer_here("stream", copied, *asked, "--set", "shuffle=block")
+    assert back["order_digest"] == blocks["order_digest"]
 
 
 def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
