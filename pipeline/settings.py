@@ -165,8 +165,8 @@ class StreamingSettings(_Section):
         shuffle: `block`, of what is read together, or `full`, of all selected rows.
         block_bytes: that are shuffled (`full`: read) together, over all ranks.
         read_ahead_bytes: of memory for samples that were read, and again for prepared ones.
-        read_threads: default: 4 for local files, 16 for object stores.
-        prepare_threads: that decode and collate.
+        read_threads: default: 4 for local files, 16 for object stores; see `ReadAhead`.
+        prepare_threads: that decode and collate; default: 2.
         timeout_seconds: how long to wait for a batch.
         latency_ms: of a request; default: as is usual for the storage.
         connection_mb_per_second: of one connection; default: as is usual for the storage.
@@ -179,8 +179,8 @@ class StreamingSettings(_Section):
     shuffle: Literal["block", "full"] = "block"
     block_bytes: int = Field(default=128 << 20, ge=1)
     read_ahead_bytes: int = Field(default=64 << 20, ge=1)
-    read_threads: int | None = Field(default=None, ge=1)
-    prepare_threads: int = Field(default=2, ge=1)
+    read_threads: int | None = Field(default=None, ge=0)
+    prepare_threads: int | None = Field(default=None, ge=0)
     timeout_seconds: float = Field(default=300.0, gt=0)
     latency_ms: float | None = Field(default=None, ge=0)
     connection_mb_per_second: float | None = Field(default=None, gt=0)

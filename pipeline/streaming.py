@@ -13,7 +13,7 @@ from pipeline.config import frozen_section, overridden
 from pipeline.settings import StreamingSettings
 from pipeline.validation import check
 from trainers import TeachingStream
-from trainers.settings import LOCAL_THREADS, REMOTE_THREADS, ReadAhead
+from trainers.settings import ReadAhead
 
 _MB = 1e6
 
@@ -88,5 +88,5 @@ def read_policy(settings: StreamingSettings) -> storage.ReadPolicy:
 
 def connections_of(settings: StreamingSettings, *, url: str) -> int:
     """How many requests a rank has under way."""
-    usual = LOCAL_THREADS if storage.is_local(url) else REMOTE_THREADS
-    return settings.read_threads or usual
+    ahead = ReadAhead(num_read_threads=settings.read_threads)
+    return max(ahead.read_threads(is_local=storage.is_local(url)), 1)

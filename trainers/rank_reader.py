@@ -20,7 +20,7 @@ from catalogs.shard_format import Sample
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
 from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
-from trainers.settings import LOCAL_THREADS, REMOTE_THREADS, ReadAhead
+from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
 from trainers.task import Batch, HasLength, Item, Task
@@ -69,7 +69,7 @@ class RankReader:
         prepared = ordered_map(
             self._prepare,
             self._micro_batches(start_step, self._read_pieces(start_step)),
-            num_threads=self.read_ahead.num_prepare_threads,
+            num_threads=self.read_ahead.prepare_threads,
             budget=self.read_ahead.max_bytes,
             cost=self._bytes_prepared,
             timeout_seconds=self.read_ahead.timeout_seconds,
@@ -102,8 +102,7 @@ class RankReader:
 
     @property
     def _num_read_threads(self) -> int:
-        usual = LOCAL_THREADS if self.source.is_local else REMOTE_THREADS
-        return self.read_ahead.num_read_threads or usual
+        return self.read_ahead.read_threads(is_local=self.source.is_local)
 
     def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:
         num_threads = self._num_read_threads
@@ -121,6 +120,7 @@ class RankReader:
             num_threads=num_threads,
             budget=self.read_ahead.max_bytes,
             cost=lambda piece: piece.num_bytes,
+            timeout_seconds=self.read_ahead.timeout_seconds,  # where preparing has no thread
         )
 
     def _sized(self, ids: Ids) -> _Piece:

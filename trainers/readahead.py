@@ -44,9 +44,15 @@ def ordered_map(
     of `items` or `function` is raised at its place in the order. Closing the generator (or dropping
     it) stops and joins every thread; calls that have started are waited for, within reason.
 
+    Without threads (0) each item is worked on when it is asked for, where it is asked for, however
+    long that takes.
+
     Raises:
         TimeoutError: a result did not come within `timeout_seconds`.
     """
+    if not num_threads:
+        yield from _when_asked(function, items)
+        return
     gate = _Gate(budget)
     started: _Started[Result] = SimpleQueue()
     workers = _Workers(function, num_threads)
@@ -74,6 +80,18 @@ def ordered_map(
         deadline = monotonic() + _CLOSING_SECONDS
         feeder.join(_CLOSING_SECONDS)
         workers.close(deadline)
+
+
+def _when_asked(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> Generator[Result, None, None]:
+    iterator = iter(items)
+    try:
+        for item in iterator:
+            yield function(item)
+    finally:
+        if close := getattr(iterator, "close", None):
+            close()
 
 
 def _get(started: "_Started[Result]", timeout: float | None) -> "tuple[Future[Result], int] | None":

@@ -5,6 +5,7 @@ Here: names, defaults, checks. Not here: what is done with them (`fit.py`, `stre
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from attent_select.errors import InputError
 # Threads that read: local files wait for nothing, requests to an object store for their latency.
 LOCAL_THREADS = 4
 REMOTE_THREADS = 16
+PREPARE_THREADS = 2
 
 DTYPES = ("float32", "bfloat16")
 # What may be said to the Trainer beside ours. Not all of its arguments: some need the model itself
@@ -36,22 +38,48 @@ ARGUMENTS = frozenset({
 class ReadAhead:
     """How far a rank reads ahead. `max_bytes` of memory bounds what was read and not yet prepared,
     and again what was prepared and not yet handed out, beside the one shuffle block that is being
-    handed out. `num_read_threads` is 4 for local files and 16 for others if it is None. A batch
-    that does not come within `timeout_seconds` ends the stream.
+    handed out. A batch that does not come within `timeout_seconds` ends the stream.
+
+    Threads that are None: 4 read local files, 16 others, and 2 prepare; but on a process's only
+    processor they would take turns with the learner, so that none is used where nothing is waited
+    for. With 0 the consumer's own thread does the work when it asks for a batch; a local file that
+    never answers is then waited for.
     """
 
     num_read_threads: int | None = None
-    num_prepare_threads: int = 2
+    num_prepare_threads: int | None = None
     max_bytes: int = 64 << 20
     timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("num_read_threads", "num_prepare_threads", "max_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}: expected at least 1")
+        if self.max_bytes < 1:
+            raise InputError(f"max_bytes is {self.max_bytes}: expected at least 1")
+        for name in ("num_read_threads", "num_prepare_threads"):
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}: expected 0 or more")
         if not self.timeout_seconds > 0:
             raise InputError(f"timeout_seconds is {self.timeout_seconds}: expected more than 0")
+
+    def read_threads(self, *, is_local: bool) -> int:
+        """How many read, local files or others."""
+        if self.num_read_threads is not None:
+            return self.num_read_threads
+        if not is_local:
+            return REMOTE_THREADS
+        return 0 if _has_one_processor() else LOCAL_THREADS
+
+    @property
+    def prepare_threads(self) -> int:
+        """How many decode and collate."""
+        if self.num_prepare_threads is not None:
+            return self.num_prepare_threads
+        return 0 if _has_one_processor() else PREPARE_THREADS
+
+
+def _has_one_processor() -> bool:
+    # macOS does not say what a process may use.
+    allowed = getattr(os, "sched_getaffinity", None)
+    return (os.cpu_count() if allowed is None else len(allowed(0))) == 1
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Read-ahead: in order, within its budget, and without threads left behind."""
 
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ def no_thread_outlives_its_test() -> Iterator[None]:
     assert left == []
 
 
-@given(st.lists(st.integers(0, 100)), st.integers(1, 5), st.integers(1, 50))
+@given(st.lists(st.integers(0, 100)), st.integers(0, 5), st.integers(1, 50))
 def test_results_come_in_the_order_of_the_items(
     items: list[int], num_threads: int, budget: int
 ) -> None:
@@ -95,7 +96,20 @@ def test_an_exception_of_the_items_comes_after_the_results_before_it() -> None:
         next(found)
 
 
-def test_leaving_early_stops_an_endless_source_and_closes_it() -> None:
+def test_without_threads_each_item_is_worked_on_when_and_where_it_is_asked_for() -> None:
+    calls: list[tuple[int, threading.Thread]] = []
+
+    def note(item: int) -> int:
+        calls.append((item, threading.current_thread()))
+        return item
+
+    found = ordered_map(note, [1, 2], num_threads=0, budget=9, cost=lambda _: 1)
+    assert next(found) == 1
+    assert calls == [(1, threading.current_thread())]
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_leaving_early_stops_an_endless_source_and_closes_it(num_threads: int) -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -106,10 +120,30 @@ def test_leaving_early_stops_an_endless_source_and_closes_it() -> None:
         finally:
             closed.set()
 
-    found = ordered_map(lambda item: item, endless(), num_threads=2, budget=4, cost=lambda _: 1)
+    found = ordered_map(
+        lambda item: item, endless(), num_threads=num_threads, budget=4, cost=lambda _: 1
+    )
     assert next(found) == 1
     found.close()
     assert closed.is_set()
+
+
+def test_closing_at_any_moment_ends() -> None:
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads meet in all ways
+    try:
+        for number in range(300):
+            found = ordered_map(
+                lambda item: item, range(50), num_threads=3, budget=8, cost=lambda _: 1
+            )
+            for _ in range(number % 7):
+                next(found)
+            closing = threading.Thread(target=found.close)
+            closing.start()
+            closing.join(30)
+            assert not closing.is_alive(), "it waits for an item that another thread has taken"
+    finally:
+        sys.setswitchinterval(switching)
 
 
 def test_one_map_feeds_another_and_both_stop_together() -> None:

@@ -181,7 +181,8 @@ def test_worker_processes_are_refused_with_what_to_write_instead(
 
 
 def test_leaving_a_stream_early_leaves_no_thread_behind(index: IndexFile, corpus: Corpus) -> None:
-    iterator = iter(stream_of(index, corpus, epochs=50))
+    ahead = ReadAhead(num_read_threads=2, num_prepare_threads=2)
+    iterator = iter(stream_of(index, corpus, epochs=50, read_ahead=ahead))
     next(iterator)
     assert our_threads()
     iterator.close()  # type: ignore[attr-defined]
@@ -191,12 +192,14 @@ def test_leaving_a_stream_early_leaves_no_thread_behind(index: IndexFile, corpus
 def test_memory_and_threads_make_no_difference_to_the_batches(
     index: IndexFile, corpus: Corpus
 ) -> None:
+    none = ReadAhead(num_read_threads=0, num_prepare_threads=0)
     narrow = ReadAhead(num_read_threads=1, num_prepare_threads=1, max_bytes=1)
     wide = ReadAhead(num_read_threads=8, num_prepare_threads=4)
     first = list(stream_of(index, corpus, read_ahead=narrow))
-    second = list(stream_of(index, corpus, read_ahead=wide))
-    for one, other in zip(first, second, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    for ahead in (none, wide):
+        other_batches = list(stream_of(index, corpus, read_ahead=ahead))
+        for one, other in zip(first, other_batches, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_only_shards_with_selected_rows_are_read(tmp_path: Path) -> None:
@@ -337,6 +340,10 @@ def test_a_shard_that_was_replaced_is_an_error_that_names_it_and_the_rank(tmp_pa
         list(stream_of(index, corpus, rank=1, world_size=2))
 
 
+# With threads, also where a process has one processor.
+IMPATIENT = ReadAhead(num_read_threads=2, num_prepare_threads=2, timeout_seconds=0.3)
+
+
 class Stuck:
     """A task whose third sample never gets ready until it is let go."""
 
@@ -358,9 +365,7 @@ def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
 ) -> None:
     monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
     task = Stuck()
-    stream = TeachingStream(
-        index, corpus, task, seed=3, batch_size=8, read_ahead=ReadAhead(timeout_seconds=0.3)
-    )
+    stream = TeachingStream(index, corpus, task, seed=3, batch_size=8, read_ahead=IMPATIENT)
     try:
         with pytest.raises(StorageError, match=r"^rank 0 of 1 waited 0\.3 s for a batch"):
             list(stream)
@@ -372,8 +377,9 @@ def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
     assert our_threads() == []
 
 
+@pytest.mark.parametrize("prepare_threads", [0, 2])
 def test_a_shard_that_does_not_come_is_named(
-    index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, prepare_threads: int
 ) -> None:
     monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
     go_on = threading.Event()
@@ -383,7 +389,8 @@ def test_a_shard_that_does_not_come_is_named(
         go_on.wait()
         return read(url, *arguments, **settings)
 
-    stream = stream_of(index, corpus, read_ahead=ReadAhead(timeout_seconds=0.3))
+    ahead = replace(IMPATIENT, num_prepare_threads=prepare_threads)
+    stream = stream_of(index, corpus, read_ahead=ahead)
     monkeypatch.setattr(storage, "read_ranges", stalls)
     try:
         with pytest.raises(StorageError, match=r"reading shard \d \(.*\.parquet\) has taken"):
