@@ -114,8 +114,8 @@ def test_too_many_failures_stop_the_run_and_a_larger_share_lets_it_go_on(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     told = (
-        r"6 of 60 samples have no loss.*max_failed_share 0\.09 allows, for example row \d+ of shard "
-        r"\d \(.*\.parquet\): .*image"
+        r"6 of 60 samples have no loss.*max_failed_share 0\.09 allows, for example row \d+ of "
+        r"shard \d \(.*\.parquet\): .*image"
     )
     with pytest.raises(InputError, match=told):
         scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.09)
