@@ -5,7 +5,7 @@ among them, blocks back to rows, and what is given up. Not here: how a choice is
 (`teaching.py`: a block is a sample that costs its rows), or where row groups begin (`catalogs`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -110,8 +110,7 @@ def select_blocks(
 
     A block consists of its eligible rows: the others (no finite loss, `where`, guards) neither
     count nor are selected. What a strategy reads of a block (its loss) is the mean over its rows,
-    and all its rows have the block's inclusion probability (those of the block cut short: 1).
-    One row per block is held in memory.
+    and all its rows have the block's inclusion probability. One row per block is held in memory.
 
     Args:
         losses: as for `select`.
@@ -130,30 +129,30 @@ def select_blocks(
     """
     composition = composition or Composition()
     _check(granularity, composition)
-    rows = eligible_rows(
-        losses, strategy=strategy, composition=composition, in_units=num_units is not None
-    )
+    in_units = num_units is not None
+    rows = eligible_rows(losses, strategy=strategy, composition=composition, in_units=in_units)
     every = as_blocks(rows, granularity, columns=strategy.columns)
     total, eligible = (int(every[name].sum()) for name in (_TOTAL, _ROWS))
     # One row per block is held in memory: otherwise every pass would sum the catalog again.
     blocks = every.filter(pl.col(_ROWS) > 0).sort(SHARD_ID, ROW)
     wanted = num_samples_of(ratio, total=total) if ratio is not None else num_samples
     check_enough(eligible, num_selected=wanted or 0)
-    found = select(
+    ask = partial(
+        select,
         blocks.lazy(),
         strategy=strategy,
-        num_units=num_units if wanted is None else wanted,
         seed=seed,
         round_number=round_number,
         round_steps=round_steps,
     )
-    chosen = _chosen(rows, blocks, found, granularity=granularity, num_samples=wanted)
+    budget = {"num_samples": wanted, "num_units": num_units}
+    chosen, threshold = _in_order(rows, blocks, ask, granularity=granularity, **budget)
     pieces: Pieces = Whole(pl.LazyFrame(schema=INDEX))
     if len(chosen):
         taken = Mapped(rows, partial(_as_rows, chosen=chosen, granularity=granularity))
         pieces = index_rows(taken, weights=composition.weights)
     count = int(chosen[_ROWS].sum())
-    selection = Selection(pieces, count, total, eligible, found.threshold)
+    selection = Selection(pieces, count, total, eligible, threshold)
     return BlockSelection(selection, _share(_mass(chosen), _mass(blocks)))
 
 
@@ -299,36 +298,67 @@ def _mean(total: pl.Expr, kind: pl.DataType) -> pl.Expr:
     return mean.cast(kind) if kind == pl.Float32 else mean
 
 
-def _chosen(
+def _in_order(
     rows: Pieces,
     blocks: pl.DataFrame,
-    found: Selection,
+    ask: Callable[..., Selection],
     *,
     granularity: Granularity,
     num_samples: int | None,
-) -> pl.DataFrame:
-    """The chosen blocks with their loss, and up to which row they are taken (null: to their end).
+    num_units: int | None,
+) -> tuple[pl.DataFrame, float | None]:
+    """The blocks that `ask` chooses within the budget, and the smallest key of whole ones."""
+    found = ask(num_units=num_units if num_samples is None else num_samples)
+    chosen = _taken(found, blocks)
+    if num_samples is not None and (missing := num_samples - int(chosen[_ROWS].sum())):
+        assert found.first_excluded is not None
+        following = _Following(*found.first_excluded, missing)
+        # Asked for as a whole: so its rows get the probability of such a block.
+        more = _taken(ask(num_units=num_samples - missing + following.size(blocks)), blocks)
+        chosen = pl.concat([chosen, following.cut_short(more, rows, granularity)])
+    return chosen, found.threshold
 
-    Where whole blocks do not make `num_samples` rows, the first one beyond them is cut short.
-    """
-    last_row = pl.lit(None, pl.UInt32).alias(_LAST_ROW)
+
+def _taken(found: Selection, blocks: pl.DataFrame) -> pl.DataFrame:
+    """The chosen blocks with their loss, and up to which row they are taken (null: all)."""
     picked = pl.concat([pl.DataFrame(schema=INDEX), *found.frames()])
-    chosen = picked.join(blocks, on=[SHARD_ID, ROW], maintain_order="left").with_columns(last_row)
-    missing = (num_samples or 0) - int(chosen[_ROWS].sum())
-    if missing <= 0:
-        return chosen
-    assert found.first_excluded is not None
-    shard_id, first_row = found.first_excluded
-    work = partial(_rows_of_block, granularity=granularity, shard_id=shard_id, first_row=first_row)
-    last = pl.concat(rows.run(work)).sort()[missing - 1]
-    is_next = (pl.col(SHARD_ID) == shard_id) & (pl.col(ROW) == first_row)
-    cut_short = blocks.filter(is_next).with_columns(
-        pl.lit(1.0, pl.Float32).alias(WEIGHT),
-        pl.lit(1.0, pl.Float32).alias(PROBABILITY),
-        pl.lit(missing, pl.UInt64).alias(_ROWS),
-        pl.lit(last, pl.UInt32).alias(_LAST_ROW),
-    )
-    return pl.concat([chosen, cut_short.select(chosen.columns)])
+    all_rows = pl.lit(None, pl.UInt32).alias(_LAST_ROW)
+    joined = picked.join(blocks, on=[SHARD_ID, ROW], maintain_order="left")
+    return joined.with_columns(all_rows)
+
+
+@dataclass(frozen=True)
+class _Following:
+    """The first block beyond a budget, by its shard and first row, and how many of its rows make
+    up for what whole blocks leave of the budget.
+    """
+
+    shard_id: int
+    first_row: int
+    missing: int
+
+    def size(self, blocks: pl.DataFrame) -> int:
+        return int(blocks.filter(self._is_it)[_ROWS].item())
+
+    def cut_short(
+        self, taken: pl.DataFrame, rows: Pieces, granularity: Granularity
+    ) -> pl.DataFrame:
+        """The block among `taken`; where it ends takes one pass over the rows."""
+        work = partial(
+            _rows_of_block,
+            granularity=granularity,
+            shard_id=self.shard_id,
+            first_row=self.first_row,
+        )
+        last_row = int(pl.concat(rows.run(work)).sort()[self.missing - 1])
+        return taken.filter(self._is_it).with_columns(
+            pl.lit(self.missing, pl.UInt64).alias(_ROWS),
+            pl.lit(last_row, pl.UInt32).alias(_LAST_ROW),
+        )
+
+    @property
+    def _is_it(self) -> pl.Expr:
+        return (pl.col(SHARD_ID) == self.shard_id) & (pl.col(ROW) == self.first_row)
 
 
 def _rows_of_block(

@@ -30,6 +30,7 @@ ELIGIBLE: Final = "__eligible"
 LABEL: Final = "__label"
 
 _EVERYTHING: Final = "everything"
+_NULL: Final = "null"
 _BUCKET: Final = "__bucket"
 _COUNT: Final = "__count"
 _MAX_STRATA: Final = 10_000
@@ -88,6 +89,7 @@ def _needed(
 ) -> list[str]:
     """The columns that `candidates` reads."""
     named = [SHARD_ID, ROW, *strategy.columns, *_extra(composition, in_units=in_units)]
+    named += [composition.by] if composition.by else []
     if composition.where is not None:
         read = pl.sql_expr(composition.where).meta.root_names()
         named += [name for name in kinds if name in read]
@@ -98,8 +100,8 @@ def candidates(
     losses: pl.LazyFrame, *, strategy: Strategy, composition: Composition, in_units: bool
 ) -> pl.LazyFrame:
     """All rows with the columns that matter: ids, the strategy's, ELIGIBLE, COST u64, LABEL."""
-    extra = _extra(composition, in_units=in_units)
-    losses = _typed(losses, [*strategy.columns, *extra], label=composition.by)
+    numbers = [*strategy.columns, *_extra(composition, in_units=in_units)]
+    losses = _typed(losses, numbers, label=composition.by)
     # What a row is named by, and what a key is made of: without these it cannot be selected.
     condition = pl.col(SHARD_ID).is_not_null() & pl.col(ROW).is_not_null()
     for name in strategy.columns:
@@ -109,27 +111,39 @@ def candidates(
     if in_units:  # what costs nobody knows how much fits into no budget
         condition = condition & pl.col(NUM_UNITS).is_not_null()
     cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
-    label = pl.col(composition.by).cast(pl.String) if composition.by else pl.lit(_EVERYTHING)
-    needed = dict.fromkeys([SHARD_ID, ROW, *strategy.columns, *extra])
+    label = _label(composition.by) if composition.by else pl.lit(_EVERYTHING)
+    needed = dict.fromkeys([SHARD_ID, ROW, *numbers])
     return losses.with_columns(
-        condition.alias(ELIGIBLE), cost.alias(COST), label.fill_null("null").alias(LABEL)
+        condition.alias(ELIGIBLE), cost.alias(COST), label.alias(LABEL)
     ).select(*needed, ELIGIBLE, COST, LABEL)
 
 
-def _typed(losses: pl.LazyFrame, needed: Sequence[str], *, label: str | None) -> pl.LazyFrame:
+def _label(column: str) -> pl.Expr:
+    """A row's stratum: `null` without a value. Not for a text that says so, which gets quotes."""
+    text = pl.col(column).cast(pl.String)
+    is_null_in_words = text.str.strip_chars('"') == _NULL
+    quoted = pl.concat_str(pl.lit('"'), text, pl.lit('"'))
+    return pl.when(is_null_in_words).then(quoted).otherwise(text).fill_null(_NULL)
+
+
+def _typed(losses: pl.LazyFrame, numbers: Sequence[str], *, label: str | None) -> pl.LazyFrame:
     """With ids u32 and the loss float32 (beyond its range: infinite), whoever wrote them."""
     kinds = losses.collect_schema()
-    if missing := [name for name in (SHARD_ID, ROW, *needed) if name not in kinds]:
+    needed = [SHARD_ID, ROW, *numbers, *([label] if label else [])]
+    if missing := [name for name in needed if name not in kinds]:
         raise InputError(f"no column {', '.join(missing)}: the losses have {', '.join(kinds)}")
     for name in (SHARD_ID, ROW):
         if not kinds[name].is_integer():
             raise InputError(f"the column {name} is {kinds[name]}, expected whole numbers")
-    for name in needed:
-        if kinds[name].is_nested() or (name != label and not kinds[name].is_numeric()):
-            expected = "plain values" if name == label else "numbers"
-            raise InputError(f"the column {name} is {kinds[name]}, expected {expected}")
+    for name in numbers:
+        if name.startswith("__"):
+            raise InputError(f"the column {name}: such names are used while selecting, rename it")
+        if not kinds[name].is_numeric():
+            raise InputError(f"the column {name} is {kinds[name]}, expected numbers")
+    if label and kinds[label].is_nested():
+        raise InputError(f"the column {label} is {kinds[label]}, expected plain values")
     ids = [pl.col(name).cast(pl.UInt32) for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]
-    loss = [pl.col(LOSS).cast(pl.Float32)] if LOSS in needed and kinds[LOSS] != pl.Float32 else []
+    loss = [pl.col(LOSS).cast(pl.Float32)] if LOSS in numbers and kinds[LOSS] != pl.Float32 else []
     return losses.with_columns(*ids, *loss)
 
 
@@ -262,8 +276,8 @@ def with_strata(rows: pl.LazyFrame, codes: dict[str, int]) -> pl.LazyFrame:
 
 
 def _extra(composition: Composition, *, in_units: bool) -> list[str]:
-    extra = [composition.by] if composition.by else []
-    extra += [VISITS, LOSS] if composition.max_visits is not None else []
+    """Columns of numbers that are read beside the strategy's."""
+    extra = [VISITS, LOSS] if composition.max_visits is not None else []
     return [*extra, NUM_UNITS] if in_units else extra
 
 

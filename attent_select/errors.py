@@ -64,6 +64,12 @@ class StorageError(AttentError, OSError):
     __str__ = Exception.__str__
 
 
+class RefusedError(StorageError):
+    """Storage does not let us: credentials are missing, wrong, or may too little."""
+
+    exit_code = 2
+
+
 class ClusterError(AttentError, RuntimeError):
     """The Dask cluster was lost or cannot run the work. Running the command again goes on."""
 

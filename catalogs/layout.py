@@ -72,9 +72,13 @@ class Layout:
     def part(self, digest: str) -> str:
         return join(self.parts, f"{digest}.parquet")
 
+    @property
+    def all_rescored(self) -> str:
+        return join(self.run, "losses", "rescored")
+
     def rescored(self, round_number: int) -> str:
         """Which rows a partial round measures again: an index file, written before it begins."""
-        return join(self.run, "losses", "rescored", f"{round_number:05d}.parquet")
+        return join(self.all_rescored, f"{round_number:05d}.parquet")
 
     @property
     def all_observed(self) -> str:

@@ -18,6 +18,7 @@ from attent_select.errors import (
     CorpusMismatchError,
     MissingError,
     NoSpaceError,
+    RefusedError,
     StorageError,
 )
 
@@ -110,10 +111,11 @@ def translated(url: str, *more: type[Exception]) -> Iterator[None]:
     except kinds as error:
         # obstore appends pages of debugging output; the cause keeps them.
         said = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
-        hint = ""
+        reason = f"{url}: {' '.join(said.split())}"
         if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
-            hint = ". Check the credentials in the environment, and what they may do there"
-        raise StorageError(f"{url}: {' '.join(said.split())}{hint}") from error
+            hint = "Check the credentials in the environment, and what they may do there"
+            raise RefusedError(f"{reason}. {hint}") from error
+        raise StorageError(reason) from error
 
 
 @contextlib.contextmanager

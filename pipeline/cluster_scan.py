@@ -18,8 +18,8 @@ from catalogs import frames, storage
 from catalogs.frames import SchemaDict
 from catalogs.layout import join
 from catalogs.scan import Scan
-from pipeline.cluster import Client, connect, run_tasks, size
-from pipeline.settings import ClusterSettings
+from pipeline import preflight
+from pipeline.cluster import Client, cluster_at, connect, run_tasks, size
 
 Result = TypeVar("Result")
 
@@ -61,11 +61,18 @@ class ClusterScan:
 
 @contextmanager
 def where_it_runs(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | ClusterScan]:
-    """`scan` itself, or on the workers of the cluster at `scheduler` while the context lasts."""
+    """`scan` itself, or on the workers of the cluster at `scheduler` while the context lasts.
+
+    Raises:
+        InputError: there is no such cluster, or a worker is not fit for the work.
+    """
     if scheduler is None:
         yield scan
         return
-    with connect(ClusterSettings(scheduler=scheduler)) as client:
+    with connect(cluster_at(scheduler)) as client:
+        first = storage.info(scan.files[0].url)
+        objects = {} if first is None else {first.url: first.etag}
+        preflight.check_workers(client, objects=objects, needs_gpu=False)
         yield ClusterScan(client, scan)
 
 

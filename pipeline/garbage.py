@@ -75,6 +75,11 @@ class _Garbage:
             snapshot = catalog.snapshot(number)
             self._parts |= set() if snapshot is None else set(snapshot["part"])
         self._spans = set(self._unfinished_spans())
+        # A partial round has no plan: what it goes on with is known to its own driver.
+        self._is_rescoring = any(
+            int(_stem(one)) not in self._scored
+            for one in storage.list_objects(self._layout.all_rescored)
+        )
 
     def by_kind(self) -> dict[str, list[ObjectInfo]]:
         layout = self._layout
@@ -85,8 +90,8 @@ class _Garbage:
                 if int(_stem(one)) not in self._kept
             ],
             "parts": _except(layout.parts, self._parts),
-            "spans": _except(layout.spans, self._spans),
-            "journals": _except(layout.journals, self._spans),
+            "spans": self._orphans(layout.spans),
+            "journals": self._orphans(layout.journals),
             "plans": [
                 one for one in storage.list_objects(layout.plans) if int(_stem(one)) in self._scored
             ],
@@ -97,6 +102,9 @@ class _Garbage:
             ],
             "leftovers": storage.leftovers(self._run),
         }
+
+    def _orphans(self, folder: str) -> list[ObjectInfo]:
+        return [] if self._is_rescoring else _except(folder, self._spans)
 
     def _unfinished_spans(self) -> Iterator[str]:
         """The spans of scoring that may still go on."""

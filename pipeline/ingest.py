@@ -14,6 +14,7 @@ from catalogs.corpus import format_of, inspect_shard
 from catalogs.layout import Layout
 from catalogs.objects import ObjectInfo
 from catalogs.shard_format import Inspection
+from pipeline import preflight
 from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress
 
@@ -53,13 +54,14 @@ def ingest(
     Shard ids follow the sorted URLs. Ingesting the same shards again does nothing.
 
     Raises:
-        InputError: a URL names nothing, a shard is damaged or empty.
+        InputError: a URL names nothing, a shard is damaged or empty, a worker has other versions.
         ExistsError: the run has another corpus.
     """
     started = monotonic()
     found = storage.expand(shards)
     if (known := ingested(found, run=run)) is not None:
         return _result(known, seconds=0.0)
+    preflight.check_workers(client, objects={found[0].url: found[0].etag}, needs_gpu=False)
     corpus = Corpus.from_inspections(_inspections(found, run=run, client=client))
     corpus.save(run)
     return _result(corpus, seconds=monotonic() - started)

@@ -24,7 +24,7 @@ from attent_select.blocks import check_composition
 from attent_select.composition import Composition
 from attent_select.errors import InputError
 from attent_select.schedules import Schedule
-from attent_select.schema import FUNCTIONAL_GRADIENT
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from catalogs import storage
 from pipeline.validation import INSIDE, SETTINGS
 
@@ -149,6 +149,16 @@ class ScoringSettings(_Section):
     functional_gradient: bool = False
     carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
     max_failed_share: float = Field(default=0.1, ge=0, le=1)
+
+    @field_validator("carry")
+    @classmethod
+    def _beside_ours(cls, carry: dict[str, str]) -> dict[str, str]:
+        if ours := [name for name in carry if name in (*LOSSES, FUNCTIONAL_GRADIENT)]:
+            raise InputError(
+                f"the losses have a column {ours[0]} of their own: give the column of the corpus "
+                "another name"
+            )
+        return carry
 
     @property
     def carry_schema(self) -> dict[str, type[pl.DataType]]:
@@ -331,10 +341,23 @@ def _nested(values: Any, section: type[BaseModel]) -> Any:
         if key in section.model_fields and key not in INSIDE:
             nested[key] = value
         elif "composition" in section.model_fields and key in _COMPOSED:
-            nested.setdefault("composition", {})[key] = value
+            composed = _by_stratum(value) if key == "quotas" else value
+            nested.setdefault("composition", {})[key] = composed
         else:
             nested[SETTINGS][key] = value
     return nested
+
+
+def _by_stratum(quotas: Any) -> Any:
+    is_given = isinstance(quotas, Mapping)
+    return {_stratum(name): quotas[name] for name in quotas} if is_given else quotas
+
+
+def _stratum(name: Any) -> str:
+    """The name of a stratum that YAML has as a number, a truth value or null."""
+    if name is None:
+        return "null"
+    return str(name).lower() if isinstance(name, bool) else str(name)
 
 
 def _flattened(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from catalogs import storage
 from catalogs.layout import Layout
 from pipeline import config as configs
 from pipeline import credentials, lease, rounds
-from pipeline.cluster import Client, connect, connect_when_needed
+from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.console import describe_round, say
 from pipeline.convert import convert as convert_samples
 from pipeline.ingest import IngestResult, ingest
 from pipeline.rounds import Cluster, Run
 from pipeline.scoring import ScoreResult
-from pipeline.settings import ClusterSettings, RunConfig
+from pipeline.settings import RunConfig
 
 _COUNTS = ("num_", "bytes_", "samples_")
 
@@ -131,10 +131,10 @@ def ingest_shards(
     of images, and new shards of `shard_samples` samples are written to `out`/corpus/shards first.
 
     Raises:
-        InputError: a URL holds a credential, or what `ingest` raises.
+        InputError: a URL holds a credential, there is no such scheduler, or what `ingest` raises.
     """
     credentials.check_urls([*shards, out], what="ingest")
-    started = monotonic()
+    started, cluster = monotonic(), cluster_at(scheduler or "local")
     run = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
     if convert is not None:
@@ -143,7 +143,7 @@ def ingest_shards(
             shards, to=folder, shard_format=convert, shard_samples=shard_samples
         )
     storage.expand(shards)  # before a cluster is started for nothing
-    with connect(ClusterSettings(scheduler=scheduler or "local")) as client:
+    with connect(cluster) as client:
         result = ingest(shards, run=run, client=client)
     return replace(result, seconds=monotonic() - started)
 

@@ -105,7 +105,7 @@ def _own_message(
     word = _FIRST_WORD.match(message)
     names_a_field = word is not None and word.group() in _keys_at(model, location)
     if names_a_field:
-        return f"{path}.{message}" if location else message
+        return f"{path}.{message}" if set(location) - set(INSIDE) else message
     return f"{path}: {message}"
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from attent_select.errors import InputError
 from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated
 
 # A file that is being written beside its final place. Listings skip what a crash left behind.
@@ -47,7 +48,7 @@ class LocalFiles:
         path = Path(url)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
         with translated(url):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             try:
                 _write_synced(temporary, data)
                 temporary.replace(path)
@@ -110,6 +111,16 @@ def _pread(descriptor: int, wanted: Range) -> bytes:
             break
         data += more
     return data
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"nothing can be written into {path}: it or a folder that it is in is a file. Choose"
+            " another place"
+        ) from error
 
 
 def _write_synced(path: Path, data: bytes | Path) -> None:

@@ -8,12 +8,18 @@ through the scheduler.
 
 from distributed import Client
 
-from pipeline.cluster.connection import check_memory_limit, connect, connect_when_needed
+from pipeline.cluster.connection import (
+    check_memory_limit,
+    cluster_at,
+    connect,
+    connect_when_needed,
+)
 from pipeline.cluster.window import on_every_worker, run_tasks, size
 
 __all__ = [
     "Client",
     "check_memory_limit",
+    "cluster_at",
     "connect",
     "connect_when_needed",
     "on_every_worker",

@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster, Security
 from attent_select.errors import ClusterError, InputError
 from pipeline.cluster.window import GO_ON
 from pipeline.settings import ClusterSettings
+from pipeline.validation import check
 
 # Of clusters that are started here.
 _OF_OUR_OWN = {
@@ -27,6 +28,11 @@ _OF_OUR_OWN = {
     # On a busy machine a worker takes its time to start again; its nanny would give it up.
     "distributed.comm.timeouts.connect": "120s",
 }
+
+
+def cluster_at(scheduler: str) -> ClusterSettings:
+    """The cluster that a command's `--scheduler` names. Raises `InputError` if it names none."""
+    return check(ClusterSettings, {"scheduler": scheduler}, source="the command line")
 
 
 def check_memory_limit(limit: str) -> None:

@@ -18,6 +18,7 @@ from attent_select.errors import (
     ExistsError,
     InputError,
     MissingError,
+    RefusedError,
     StorageError,
 )
 from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
@@ -66,7 +67,16 @@ def test_the_error_of_a_task_is_raised_as_it_is(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [InputError, MissingError, ExistsError, CorpusMismatchError, StorageError, ClusterError]
+    "kind",
+    [
+        InputError,
+        MissingError,
+        ExistsError,
+        CorpusMismatchError,
+        StorageError,
+        RefusedError,
+        ClusterError,
+    ],
 )
 def test_every_kind_of_error_comes_back_from_a_worker_as_what_it_is(
     kind: type[AttentError], client: Client

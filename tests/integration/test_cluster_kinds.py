@@ -10,17 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from small_runs import small_run
+from typer.testing import CliRunner
 
 from attent_select.errors import ClusterError, InputError
 from catalogs import storage
 from pipeline import config, preflight, score
+from pipeline.choosing import Budget
+from pipeline.cli import app
 from pipeline.cluster import Client, connect, run_tasks, size
+from pipeline.ingest import ingest
+from pipeline.selecting import select_losses
 from pipeline.settings import Adaptive, ClusterSettings, SecurityFiles
 
 ROOT = Path(__file__).parents[2]
@@ -216,6 +222,39 @@ def test_a_worker_of_another_version_is_named_with_what_differs(
     ):
         score(settings, client=lone)
     assert score(settings, client=lone).scored == 240, "nothing was submitted before"
+
+
+def test_selecting_and_ingesting_compare_the_workers_first_too(
+    lone: Client, tmp_path: Path, shards: Path
+) -> None:
+    other = tmp_path / "dask-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: dask\nVersion: 1.0\n")
+    losses = tmp_path / "losses.parquet"
+    pl.DataFrame({"shard_id": [0], "row": [0], "loss": [1.0]}).write_parquet(losses)
+    run, scheduler = tmp_path / "run", lone.scheduler.address
+    how = {"out": None, "budget": Budget(ratio=1), "dry_run": True}
+    with with_worker(lone, path=tmp_path) as address:
+        said = rf"worker {address}: has dask 1\.0, the driver has"
+        with pytest.raises(InputError, match=said):
+            select_losses(str(losses), scheduler=scheduler, **how)
+        with pytest.raises(InputError, match=said):
+            ingest([str(shards / "parquet")], run=str(run), client=lone)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("command", ["select", "ingest"])
+def test_a_scheduler_that_is_none_is_refused(tmp_path: Path, shards: Path, command: str) -> None:
+    losses = tmp_path / "losses.parquet"
+    pl.DataFrame({"shard_id": [0], "row": [0], "loss": [1.0]}).write_parquet(losses)
+    source = losses if command == "select" else shards / "parquet"
+    more = ["--ratio", "1"] if command == "select" else []
+    out = tmp_path / "out"
+    arguments = [command, str(source), "--out", str(out), "--scheduler", "dask", *more]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "scheduler: expected `local`, an address such as" in done.stderr
+    assert not out.exists()
 
 
 def test_a_worker_that_joins_later_refuses_the_work_of_another_version() -> None:

@@ -15,7 +15,7 @@ from attent_select.errors import ExistsError, MissingError
 from catalogs import LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.storage.probe import probe
-from pipeline import config, plans, rounds, scoring
+from pipeline import config, plans, rescoring, rounds, score, scoring, stages
 from pipeline.cli import app
 from pipeline.cluster import Client
 from pipeline.garbage import collect
@@ -78,6 +78,21 @@ def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
     assert collect(run.config.run).num_bytes == 0
     result = rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
     assert (result.scored, result.skipped) == (160, 80)
+
+
+def test_gc_keeps_what_an_interrupted_partial_round_will_go_on_with(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    score(settings, client=client)
+    stages.train(settings, client=client)
+    run = rounds.decided(rounds.prepare(settings, cluster=lambda: client), 1, fraction=0.5)
+    start = run.start_checkpoint(run.rounds[1])
+    measurement = scoring.measurement_of(settings, checkpoint=start)
+    task, *_ = rescoring._tasks(settings, measurement, share=0.5, ratio=0.5, since=0, number=1)
+    measure_span(task)
+    assert collect(settings.run).spans == 0
+    assert score(settings, client=client).scored == 120 - task.num_rows
 
 
 def test_gc_does_nothing_while_a_driver_is_at_work_or_where_no_run_is(

@@ -165,6 +165,7 @@ def test_refused_credentials_are_a_storage_error_that_does_not_tell_them(
         refused = r"s3://bucket/x\.bin: .*Check the credentials in the environment"
         with pytest.raises(StorageError, match=refused) as caught:
             storage.publish("s3://bucket/x.bin", b"data")
+        assert caught.value.exit_code == 2
     assert "mistyped-secret" not in str(caught.value)
 
 

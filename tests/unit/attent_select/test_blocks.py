@@ -202,6 +202,28 @@ def test_the_weights_of_a_block_are_those_of_its_rows_with_mean_1() -> None:
     assert rows["weight"].n_unique() > 10
 
 
+def test_the_rows_of_the_block_cut_short_are_as_probable_as_those_of_whole_blocks() -> None:
+    rows = chosen(catalog(), granularity=10, num_samples=129, how=Uniform()).rows.collect()
+    # As if the budget were 13 blocks, for the 9 rows of the last.
+    assert sorted(rows["probability"]) == pytest.approx([129 / 600] * 120 + [130 / 600] * 9)
+    assert (1 / rows["probability"]).sum() == pytest.approx(600, rel=0.01)
+
+
+def test_losses_over_their_probabilities_estimate_the_sum_but_for_a_part_of_a_block() -> None:
+    losses = catalog().collect()
+    estimates = []
+    for seed in range(80):
+        found = select_blocks(
+            losses.lazy(), granularity=10, strategy=Soft(), num_samples=305, seed=seed
+        )
+        rows = found.selection.rows.collect().join(losses, on=["shard_id", "row"])
+        estimates.append((rows["loss"] / rows["probability"]).sum())
+    standard_error = np.std(estimates) / np.sqrt(len(estimates))
+    truth = losses["loss"].sum()
+    assert abs(np.mean(estimates) - truth) < 4 * standard_error + truth / 30
+    assert standard_error < 0.02 * truth
+
+
 @pytest.mark.parametrize(
     ("composition", "message"),
     [

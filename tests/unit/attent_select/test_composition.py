@@ -10,6 +10,7 @@ from attent_select import Composition, select
 from attent_select.errors import InputError
 from attent_select.quotas import allocate
 from attent_select.strategies.hard import Hard
+from attent_select.strategies.learnability import Learnability
 from attent_select.strategies.soft import Soft
 from attent_select.strategies.uniform import Uniform
 
@@ -77,6 +78,43 @@ def test_each_stratum_has_the_hardest_of_its_own() -> None:
         of_source = chosen.filter(pl.col("source").eq_missing(source))["loss"]
         assert sorted(of_source) == sorted(pool.top_k(count))
     assert len(chosen) == 60
+
+
+def test_rows_without_a_value_are_another_stratum_than_those_that_say_null() -> None:
+    sources = pl.Series("source", ["null", None, '"null"', "web"] * 100)
+    losses = catalog().with_columns(sources)
+    quotas = {"null": 4, '"null"': 3, '""null""': 2, "web": 1}
+    composition = Composition(by="source", quotas=quotas)
+    rows = select(losses, strategy=Hard(), num_samples=100, composition=composition).rows
+    counts = joined(losses, rows)["source"].value_counts()
+    assert dict(counts.iter_rows()) == {None: 40, "null": 30, '"null"': 20, "web": 10}
+
+
+@pytest.mark.parametrize(
+    "name", ["__cost", "__key", "__label", "__eligible", "__stratum", "weight"]
+)
+def test_columns_may_be_named_as_those_that_selecting_adds(name: str) -> None:
+    losses = catalog()
+    renamed = losses.rename({"source": name})
+    budgets: tuple[dict[str, int], ...] = ({"num_samples": 60}, {"num_units": 2000})
+    for budget in budgets:
+        found = [
+            select(
+                rows,
+                strategy=Soft(),
+                composition=Composition(by=by, quotas="equal", where=f"{by} <> 'x'", explore=0.2),
+                **budget,
+            ).rows.collect()
+            for rows, by in ((losses, "source"), (renamed, name))
+        ]
+        assert found[0].equals(found[1])
+        assert len(found[0])
+
+
+def test_a_number_that_a_key_reads_has_another_name_than_those_that_selecting_adds() -> None:
+    losses = catalog().with_columns(__key=1.0)
+    with pytest.raises(InputError, match=r"the column __key: .* rename it"):
+        select(losses, strategy=Learnability(reference="__key"), num_samples=1)
 
 
 def test_exploration_draws_its_share_from_what_the_strategy_left() -> None:

@@ -25,6 +25,14 @@ def test_what_was_published_is_read_back_whole_and_in_ranges(folder: str) -> Non
     assert found == [b"89", b"0", b"0123456789"]
 
 
+@pytest.mark.parametrize("below", ["", "deep/"])
+def test_a_place_below_a_file_is_an_input_error(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    with pytest.raises(InputError, match=r"is a file\. Choose another place"):
+        storage.publish(f"{tmp_path}/file/{below}a.bin", b"more")
+    assert (tmp_path / "file").read_bytes() == b"data"
+
+
 def test_publishing_again_replaces_the_object_and_its_etag(folder: str) -> None:
     storage.publish(f"{folder}/a.bin", b"old")
     old = storage.info(f"{folder}/a.bin")

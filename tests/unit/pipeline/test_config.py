@@ -16,7 +16,7 @@ from pipeline import config, credentials, stages
 TEXT = """
 corpus: {shards: [SHARDS/*.parquet]}
 task: {name: image_classification, image_size: 8, num_channels: 1}
-model: {config: {model_type: vit}}
+model: {config: {model_type: vit, image_size: 8, patch_size: 4, num_channels: 1}}
 selection: {strategy: soft, temperature: 0.5, where: num_units > 0}
 schedule: {epochs: 3, warmup_epochs: 1, ratio: {start: 0.3}}
 training: {batch_size: 64}
@@ -124,6 +124,7 @@ PROBLEMS = [
     ("cluster.scheduler", "dask", "cluster.scheduler: expected `local`, an address"),
     ("cluster.workers", 0, "cluster.workers: expected greater than or equal to 1, found 0"),
     ("scoring.carry.source", "int", "scoring.carry.source: expected 'string', 'integer'"),
+    ("scoring.carry", {"row": "integer"}, "scoring.carry: the losses have a column row of their"),
     ("training.arguments.hub_token", "x", "training.arguments.hub_token: looks like a credential"),
     ("corpus.shards", ["s3://key:secret@bucket/x"], "corpus.shards: the URL holds a credential"),
 ]
@@ -257,6 +258,17 @@ def test_what_surrounds_a_strategy_stands_beside_its_settings(values: dict[str, 
     parsed = config.parse(values)
     assert parsed.selection.composition.quotas == {"a": 2, "b": 1}
     assert parsed.resolved()["selection"]["by"] == "source"
+    config.freeze(parsed)
+    assert config.load(parsed.run) == parsed
+
+
+def test_strata_may_be_named_as_yaml_has_them(values: dict[str, Any]) -> None:
+    values["scoring"] = {"carry": {"label": "integer"}}
+    quotas = yaml.safe_load("{0: 1, true: 2, null: 3, 0.5: 4, web: 5}")
+    values["selection"] = {"strategy": "hard", "by": "label", "quotas": quotas}
+    parsed = config.parse(values)
+    expected = {"0": 1, "true": 2, "null": 3, "0.5": 4, "web": 5}
+    assert parsed.selection.composition.quotas == expected
     config.freeze(parsed)
     assert config.load(parsed.run) == parsed
 
