@@ -380,4 +380,4 @@ _KEY = (schema.SHARD_ID, schema.ROW)
 
 
 def _stem(url: str) -> str:
-    return url.rpartition("/")[2].removesuffix(".parquet")
+    return url.rpartition("/")[2].partition(".")[0]

@@ -9,11 +9,11 @@ A ticket counts until its time is over, unless its process is known to be dead: 
 this process namespace. The clocks of machines that share a run must agree to some seconds.
 """
 
-import _thread
 import contextlib
 import json
 import os
 import platform
+import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -127,7 +127,8 @@ class _Lease:
                 holders = [other for other in self._others() if other.state == _HOLDING]
                 if holders and (self._is_gone() or holders[0].name < self._mine.name):
                     say(f"{self._refused(holders[0])}; this one was away for too long, and ends")
-                    _thread.interrupt_main()
+                    # To the thread itself: it wakes where it waits, at once.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 self._publish(_HOLDING)
             except AttentError as error:  # the next attempt may reach the storage again
