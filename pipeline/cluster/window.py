@@ -7,6 +7,7 @@ import contextlib
 import queue
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
@@ -78,10 +79,12 @@ def run_tasks(
                 if on_death is not None:
                     on_death(task)
                 flight.start(task)
-            elif future.status == "cancelled":
-                raise ClusterError(f"the connection to the Dask scheduler was lost: {GO_ON}")
+            elif future.status == "error":
+                yield task, future.result()  # which raises what the task did
             else:
-                yield task, future.result()
+                with _told_when_lost():
+                    result = future.result()
+                yield task, result
     finally:
         flight.cancel()
 
@@ -112,8 +115,18 @@ def on_every_worker(
     client: Client, function: Callable[..., Any], *arguments: Any
 ) -> dict[str, Any]:
     """What `function` returns or raises in each worker process, by the worker's address."""
-    found: dict[str, Any] = client.run(function, *arguments, on_error="return")
+    with _told_when_lost():
+        found: dict[str, Any] = client.run(function, *arguments, on_error="return")
     return found
+
+
+@contextlib.contextmanager
+def _told_when_lost() -> Iterator[None]:
+    """Dask's own calls fail in several ways when the scheduler ends in the middle of them."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:
+        raise ClusterError(f"the connection to the Dask scheduler was lost: {GO_ON}") from error
 
 
 class _InFlight:
