@@ -87,11 +87,9 @@ def _when_asked(
 ) -> Generator[Result, None, None]:
     iterator = iter(items)
     try:
-        for item in iterator:
-            yield function(item)
+        yield from map(function, iterator)
     finally:
-        if close := getattr(iterator, "close", None):
-            close()
+        _close(iterator)
 
 
 def _get(started: "_Started[Result]", timeout: float | None) -> "tuple[Future[Result], int] | None":
@@ -115,8 +113,13 @@ def _feed(
     except BaseException as error:  # noqa: BLE001  (handed to the consumer, which raises it)
         started.put(error)
     finally:
-        if close := getattr(iterator, "close", None):
-            close()
+        _close(iterator)
+
+
+def _close(iterator: Iterator[Item]) -> None:
+    """Those that hold something, as generators do, let go of it."""
+    if close := getattr(iterator, "close", None):
+        close()
 
 
 class _Workers(Generic[Item, Result]):

@@ -79,9 +79,9 @@ def run_tasks(
                 if on_death is not None:
                     on_death(task)
                 flight.start(task)
-            elif future.status == "error":
-                yield task, future.result()  # which raises what the task did
             else:
+                if future.status == "error":
+                    future.result()  # raises what the task did
                 with _told_when_lost():
                     result = future.result()
                 yield task, result

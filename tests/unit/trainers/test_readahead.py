@@ -1,13 +1,16 @@
 """Read-ahead: in order, within its budget, and without threads left behind."""
 
-import sys
 import threading
 from collections.abc import Iterator
+from queue import SimpleQueue
+from time import monotonic
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers import readahead
 from trainers.readahead import ordered_map
 
 
@@ -128,22 +131,35 @@ def test_leaving_early_stops_an_endless_source_and_closes_it(num_threads: int) -
     assert closed.is_set()
 
 
-def test_closing_at_any_moment_ends() -> None:
-    switching = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # threads meet in all ways
-    try:
-        for number in range(300):
-            found = ordered_map(
-                lambda item: item, range(50), num_threads=3, budget=8, cost=lambda _: 1
-            )
-            for _ in range(number % 7):
-                next(found)
-            closing = threading.Thread(target=found.close)
-            closing.start()
-            closing.join(30)
-            assert not closing.is_alive(), "it waits for an item that another thread has taken"
-    finally:
-        sys.setswitchinterval(switching)
+class Contended(SimpleQueue[Any]):
+    """Whoever asks whether something is in it is told the truth, and then another takes it."""
+
+    def empty(self) -> bool:
+        is_empty = super().empty()
+        if not is_empty:
+            super().get_nowait()
+        return is_empty
+
+
+def test_closing_does_not_wait_for_an_item_that_a_thread_takes_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readahead, "SimpleQueue", Contended)
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def work(_: int) -> None:
+        at_work.set()
+        go_on.wait(60)
+
+    workers = readahead._Workers(work, 1)
+    workers.submit(0)
+    assert at_work.wait(60)
+    workers.submit(1)  # waits: the only thread is at work
+    closing = threading.Thread(target=workers.close, args=(monotonic() + 60,), daemon=True)
+    closing.start()
+    go_on.set()
+    closing.join(30)
+    assert not closing.is_alive()
 
 
 def test_one_map_feeds_another_and_both_stop_together() -> None:

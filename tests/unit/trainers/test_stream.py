@@ -202,6 +202,20 @@ def test_memory_and_threads_make_no_difference_to_the_batches(
             assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_on_one_processor_no_thread_takes_turns_with_training_and_requests_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def threads(ahead: ReadAhead) -> tuple[int, int, int]:
+        reading = (ahead.read_threads(is_local=is_local) for is_local in (True, False))
+        return (*reading, ahead.prepare_threads)
+
+    chosen = ReadAhead(num_read_threads=3, num_prepare_threads=5)
+    for processors, usual in (({1}, (0, 16, 0)), ({0, 1}, (4, 16, 2))):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=processors: found)
+        assert threads(ReadAhead()) == usual
+        assert threads(chosen) == (3, 3, 5)
+
+
 def test_only_shards_with_selected_rows_are_read(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", samples(60))
     rows = corpus.rows().filter(pl.col("shard_id") == 1)
