@@ -140,11 +140,10 @@ class RankReader:
         with closing(read):
             for step, ids in self.order.steps(start_step):
                 for parts in self._read_together(self.share.of_batch(ids)):
-                    missing = set(np.concatenate(parts).tolist()) - waiting.keys()
-                    while missing:
-                        found = next(read)
-                        missing -= found.keys()
-                        waiting.update(found)
+                    wanted = np.concatenate(parts).tolist()
+                    # One by one: the difference of sets would go through all that is waiting.
+                    while not all(map(waiting.__contains__, wanted)):
+                        waiting.update(next(read))
                     for part in self._of_like_lengths(parts, waiting):
                         samples = [waiting.pop(number) for number in part.tolist()]
                         yield MicroBatch(step=step, ids=part, samples=samples)
