@@ -8,7 +8,7 @@ and its face to torch (`stream.py`).
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
-from trainers.task import Batch, HasLength, Item, Task
+from trainers.task import Batch, HasLength, Item, Task, draws
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
@@ -191,23 +191,27 @@ class RankReader:
 
     def _usable(self, micro_batch: MicroBatch) -> tuple[list[int], list[Item]]:
         kept, items = [], []
-        generator = torch.Generator()
-        seeds = self._seeds(micro_batch.ids, step=micro_batch.step)
+        generators = self._generators(micro_batch.ids, step=micro_batch.step)
         numbers = micro_batch.ids.tolist()
-        for number, sample, seed in zip(numbers, micro_batch.samples, seeds, strict=True):
+        for number, sample, generator in zip(numbers, micro_batch.samples, generators):
             try:
-                items.append(self._item(sample, generator=generator.manual_seed(seed)))
+                items.append(self._item(sample, generator=generator))
                 kept.append(number)
             except SampleError as error:
                 self._skip(number, error)
         return kept, items
 
-    def _seeds(self, ids: Ids, *, step: int) -> list[int]:
-        """Of each sample's random augmentation: of the epoch, whatever the step or rank."""
+    def _generators(self, ids: Ids, *, step: int) -> Iterator[torch.Generator]:
+        """For each sample's random augmentation: the same in an epoch, whatever the step or rank.
+        They are one object, to be used in turn.
+        """
+        generator = torch.Generator()
+        if self.task is None or not draws(self.task):
+            return repeat(generator, len(ids))
         epoch = step // self.order.steps_per_epoch
         key = stream_key(self.order.seed, Purpose.AUGMENT, epoch)
-        seeds: list[int] = numpy_bits(key, self.order.selected.sample_keys(ids)).tolist()
-        return seeds
+        seeds = numpy_bits(key, self.order.selected.sample_keys(ids)).tolist()
+        return (generator.manual_seed(seed) for seed in seeds)
 
     def _item(self, sample: Sample, *, generator: torch.Generator) -> Item:
         return {} if self.task is None else self.task.prepare(sample, generator=generator)
@@ -231,8 +235,9 @@ class RankReader:
             ids = np.array([number])
             try:
                 sample = self._read(ids)[int(number)]
-                generator = torch.Generator().manual_seed(self._seeds(ids, step=step)[0])
-                return int(number), self._item(sample, generator=generator)
+                return int(number), self._item(
+                    sample, generator=next(self._generators(ids, step=step))
+                )
             except SampleError:
                 continue
         raise InputError(

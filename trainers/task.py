@@ -50,8 +50,10 @@ class Models(Protocol):
 class Task(Protocol):
     """What a model learns: from a sample to a loss.
 
-    A task may also have `check()`: it raises `InputError` for settings with which `prepare` would
-    fail for every sample (a tokenizer that is not there), and is called before a run starts.
+    A task may also have
+        check()   raises `InputError` for settings with which `prepare` would fail for every sample
+                  (a tokenizer that is not there); called before a run starts
+        draws     whether `prepare` uses its generator; False saves seeding one for every sample
     """
 
     @property
@@ -88,6 +90,11 @@ class Task(Protocol):
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """The field's metrics over held-out batches, in eval mode; always has `eval_loss`."""
         ...
+
+
+def draws(task: Task) -> bool:
+    """Whether `task.prepare` uses its generator: unless the task says no, it does."""
+    return bool(getattr(task, "draws", True))
 
 
 @runtime_checkable

@@ -24,6 +24,8 @@ class Decoded:
 
     columns: tuple[str, ...]
 
+    draws = False
+
     def prepare(self, sample: Any, *, generator: Any) -> dict[str, Any]:
         named = {MEMBERS.get(name, name): value for name, value in sample.items()}
         return {"array": decode(named), "label": int(named.get("label", 0))}

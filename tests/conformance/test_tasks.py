@@ -1,5 +1,6 @@
 """What every task promises. They are found in `trainers/tasks/`: a new one is tested at once."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from attent_select.errors import SampleError
 from attent_select.schema import OK, STATUSES
 from trainers.antk import Function, Output, eigenvalues, empirical_kernel
 from trainers.scorer import ScoringSettings, score_rows
-from trainers.task import Batch, HasFunctionalGradient
+from trainers.task import Batch, HasFunctionalGradient, draws
 
 NAMES = plugins.names("trainers.tasks")
 
@@ -152,6 +153,18 @@ def test_preparing_twice_gives_the_same_and_leaves_the_sample_and_random_state_a
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_task_says_whether_it_draws(case: Case) -> None:
+    tasks = [case.task]
+    if hasattr(case.task, "augment"):
+        tasks.append(dataclasses.replace(case.task, augment=True))
+    for task in tasks:
+        generator = torch.Generator().manual_seed(0)
+        before = generator.get_state()
+        for sample in case.good:
+            task.prepare(sample, generator=generator)
+        assert draws(task) == (not torch.equal(generator.get_state(), before))
 
 
 def test_every_item_says_what_it_costs(case: Case) -> None:

@@ -58,6 +58,8 @@ class CausalLm:
     answer: str | None = None
     max_new_tokens: int = 256
 
+    draws = False
+
     def __post_init__(self) -> None:
         if sum(name is not None for name in (self.text, self.response, self.messages)) != 1:
             raise InputError(

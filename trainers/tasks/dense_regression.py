@@ -77,6 +77,11 @@ class DenseRegression:
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.target, *([self.valid] if self.valid is not None else []))
 
+    @property
+    def draws(self) -> bool:
+        """Random augmentation only."""
+        return self.augment
+
     def check(self) -> None:
         """Raises `InputError` for a processor that cannot be used."""
         self._pixels.check(keeps_frame=True)

@@ -56,6 +56,11 @@ class ImageClassification:
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.label)
 
+    @property
+    def draws(self) -> bool:
+        """Random augmentation only."""
+        return self.augment
+
     def check(self) -> None:
         """Raises `InputError` for a processor that cannot be used."""
         self._pixels.check()

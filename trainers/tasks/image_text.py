@@ -56,6 +56,8 @@ class ImageText:
     max_length: int = 2048
     backend: str = "pil"
 
+    draws = False
+
     def __post_init__(self) -> None:
         if self.template is not None:
             texts.template_fields(self.template)

@@ -57,6 +57,11 @@ class SemanticSegmentation:
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.mask)
 
+    @property
+    def draws(self) -> bool:
+        """Random augmentation only."""
+        return self.augment
+
     def check(self) -> None:
         """Raises `InputError` for a processor that cannot be used."""
         self._pixels.check(keeps_frame=True)
