@@ -193,7 +193,7 @@ class RankReader:
         kept, items = [], []
         generators = self._generators(micro_batch.ids, step=micro_batch.step)
         numbers = micro_batch.ids.tolist()
-        for number, sample, generator in zip(numbers, micro_batch.samples, generators):
+        for number, sample, generator in zip(numbers, micro_batch.samples, generators, strict=True):
             try:
                 items.append(self._item(sample, generator=generator))
                 kept.append(number)
