@@ -4,15 +4,16 @@ Here: the controls, the published methods, ours. All of one regime share everyth
 data and models (`regimes.py`), running them (`trial.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from learning_arms.summary import ALL, SHORT
 
 Sections = dict[str, Any]
 
-# Ours: soft, with what a few broken samples may do to it kept small.
-GUARDED = {"strategy": "soft", "clip_high": 0.95, "max_visits": 2, "hard_quantile": 0.95}
+SOFT = {"strategy": "soft"}
+# With what a few broken samples may do to it kept small.
+GUARDED = SOFT | {"clip_high": 0.95, "max_visits": 2, "hard_quantile": 0.95}
 _PHI = 0.35  # of training a sample, scoring it: measured
 
 
@@ -23,56 +24,55 @@ class Horizon:
     Attributes:
         epochs: of all data.
         same_cost: epochs of all data that may cost as much as ours.
-        teach_epochs: passes over subsets, after one over all data.
-        interval: of them between two selections.
-        slope: how much smaller the first ratio is than the mean, and the last larger.
+        rounds: subsets of ours, each seen once, after an epoch on all data.
+        anneal: epochs of ours on all data at the end.
+        is_raw: samples may be broken.
     """
 
     epochs: int
     same_cost: int
-    teach_epochs: int
-    interval: int = 1
-    slope: float = 0.0
+    rounds: int
+    anneal: int = 0
+    is_raw: bool = False
 
-    @property
-    def num_rounds(self) -> int:
-        return -(-self.teach_epochs // self.interval)
+    def ours(self, *, rescore: Sections, scored: float = 0.0) -> Sections:
+        """One epoch on all data, subsets, and annealing, at the cost of `same_cost` epochs, of
+        which `scored` epochs of scoring are saved in training.
+        """
+        selection = GUARDED if self.is_raw else SOFT
+        return {"selection": selection, "schedule": _schedule(self, rescore, scored=scored)}
 
-    def ours(self, *, selection: Sections, rescore: Sections, scored: float = 0.0) -> Sections:
-        """One epoch on all data, then subsets."""
-        mean = self._mean(scored)
-        edges = [round(mean * (1 + sign * self.slope), 3) for sign in (-1, 1)]
-        ratio = {"kind": "incremental", "start": edges[0], "end": edges[1]}
-        schedule = self._taught(ratio if self.slope else {"start": edges[0]})
-        return {"selection": selection, "schedule": schedule | {"rescore": rescore}}
+    def plain(self, *, rescore: Sections) -> Sections:
+        """The same with neither annealing nor guard."""
+        longer = replace(self, rounds=self.rounds + self.anneal, anneal=0)
+        return {"selection": SOFT, "schedule": _schedule(longer, rescore)}
 
     def adaptive(self, *, share: float) -> Sections:
         """The same budget, spent as the run decides; a gain can only be seen where it scores."""
-        mean = self._mean(1 + share * (self.num_rounds - 1))
-        schedule = self._taught({"kind": "adaptive", "start": round(mean, 3)})
-        rescore = {"kind": "auto", "share": share}
-        return {"selection": GUARDED, "schedule": schedule | {"rescore": rescore}}
+        sections = self.ours(
+            rescore={"kind": "auto", "share": share}, scored=1 + share * (self.rounds - 1)
+        )
+        sections["schedule"]["ratio"]["kind"] = "adaptive"
+        return sections
 
-    def _mean(self, scored: float) -> float:
-        """The ratio, where `scored` epochs of scoring are saved in training. A twentieth is left
-        for selecting: ours must not cost more than the control.
-        """
-        return (0.95 * (self.same_cost - _PHI * scored) - 1) / self.teach_epochs
 
-    def _taught(self, ratio: Sections) -> Sections:
-        return {
-            "epochs": 1 + self.teach_epochs,
-            "warmup_epochs": 1,
-            "ratio": ratio,
-            "interval": {"epochs": self.interval},
-        }
+def _schedule(horizon: Horizon, rescore: Sections, *, scored: float = 0.0) -> Sections:
+    # A twentieth is left for selecting: ours must not cost more than the control.
+    budget = 0.95 * (horizon.same_cost - _PHI * scored) - 1 - horizon.anneal
+    return {
+        "epochs": 1 + horizon.rounds + horizon.anneal,
+        "warmup_epochs": 1,
+        "anneal_epochs": horizon.anneal,
+        "ratio": {"start": round(budget / horizon.rounds, 3)},
+        "rescore": rescore,
+    }
 
 
 def arms(horizon: Horizon) -> dict[str, Sections]:
     """Name → sections."""
     epochs = horizon.epochs
     uniform, observed = {"strategy": "uniform"}, {"kind": "observed"}
-    rescored = 1 + 0.1 * (horizon.num_rounds - 1)
+    rescored = 1 + 0.1 * (horizon.rounds - 1)
     anneal = max(1, round(epochs / 8))
     return {
         ALL: {"selection": uniform, "schedule": {"epochs": epochs, "ratio": {"start": 1.0}}},
@@ -103,12 +103,10 @@ def arms(horizon: Horizon) -> dict[str, Sections]:
                 "interval": _published_interval(epochs),
             },
         },
-        "write-back (ours)": horizon.ours(selection=GUARDED, rescore=observed),
-        "write-back, no guard (ours)": horizon.ours(
-            selection={"strategy": "soft"}, rescore=observed
-        ),
+        "write-back (ours)": horizon.ours(rescore=observed),
+        "write-back, plain (ours)": horizon.plain(rescore=observed),
         "re-scoring 10 % (ours)": horizon.ours(
-            selection=GUARDED, rescore={"kind": "partial", "share": 0.1}, scored=rescored
+            rescore={"kind": "partial", "share": 0.1}, scored=rescored
         ),
         "adaptive (ours)": horizon.adaptive(share=0.1),
     }

@@ -56,7 +56,7 @@ def mae(*, gpu: bool) -> Regime:
             **({"dtype": "bfloat16"} if gpu else {"torch_threads": 1}),
         },
     }
-    horizon = Horizon(epochs=12, same_cost=7, teach_epochs=11, interval=2, slope=0.35)
+    horizon = Horizon(epochs=12, same_cost=7, rounds=9, anneal=2)
     return Regime(horizon, data=data, sections=sections, quality="probe_accuracy", probe=_Probe)
 
 
@@ -95,12 +95,9 @@ def segmentation(*, gpu: bool) -> Regime:
         },
     }
     epochs = 40 if gpu else 12
+    anneal = epochs // 6
     horizon = Horizon(
-        epochs=epochs,
-        same_cost=round(0.6 * epochs),
-        teach_epochs=epochs - 1,
-        interval=2,
-        slope=0.35,
+        epochs, same_cost=round(0.6 * epochs), rounds=epochs - 1 - anneal, anneal=anneal
     )
     return Regime(horizon, data=data, sections=sections, quality="mean_iou")
 

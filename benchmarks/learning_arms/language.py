@@ -61,7 +61,7 @@ def _regime(data: Any, *, gpu: bool) -> Regime:
             **({"dtype": "bfloat16"} if gpu else {"torch_threads": 1}),
         },
     }
-    horizon = Horizon(epochs=4, same_cost=3, teach_epochs=3)
+    horizon = Horizon(epochs=4, same_cost=3, rounds=2, anneal=1)
     return Regime(horizon, data=data, sections=sections, quality="eval_loss", probe=_Solving)
 
 

@@ -43,14 +43,14 @@ def _digits() -> Regime:
     sections["task"] = sections["task"] | {"image_size": 8}
     sections["model"] = {"config": sections["model"]["config"] | {"image_size": 8, "patch_size": 2}}
     sections["training"] = sections["training"] | {"batch_size": 32, "warmup_steps": 20}
-    horizon = Horizon(epochs=10, same_cost=6, teach_epochs=9, interval=3)
+    horizon = Horizon(epochs=10, same_cost=6, rounds=8, anneal=1)
     return Regime(horizon, data=data, sections=sections)
 
 
 def _vision(*, gpu: bool) -> Regime:
     def data(source: Path, folder: Path) -> Data:
         rows = corpora.shuffled(corpora.fashion(source, "train"))
-        num_train = 50_000 if gpu else 3_000
+        num_train = 50_000 if gpu else 20_000
         test = corpora.fashion(source, "test")
         more = pl.concat([test, rows[50_000 : 60_000 if gpu else 54_000]])
         return Data(
@@ -59,7 +59,7 @@ def _vision(*, gpu: bool) -> Regime:
             corpora.write_once(folder / "final.parquet", lambda: more),
         )
 
-    horizon = Horizon(epochs=20, same_cost=12, teach_epochs=19, interval=2, slope=0.35)
+    horizon = Horizon(epochs=15, same_cost=9, rounds=12, anneal=2)
     return Regime(horizon, data=data, sections=_vit(gpu=gpu))
 
 
@@ -79,7 +79,7 @@ def _web(*, gpu: bool) -> Regime:
             corpora.write_once(folder / "final.parquet", lambda: more),
         )
 
-    horizon = Horizon(epochs=5, same_cost=3, teach_epochs=8)
+    horizon = Horizon(epochs=5, same_cost=3, rounds=12, is_raw=True)
     return Regime(horizon, data=data, sections=_vit(gpu=gpu))
 
 
