@@ -235,6 +235,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=Path, help="Parquet with image (PNG) and label")
     parser.add_argument("--text", type=Path, help="Parquet with text")
+    parser.add_argument("--document-bytes", type=int, default=0, help="texts are joined to these")
     parser.add_argument("--samples", type=lambda text: int(float(text)), default=20_000)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-bench"))
     parser.add_argument("--peers", type=Path, help="what peers/build.py made")
@@ -249,7 +250,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="to what the result file has already")
     options = parser.parse_args()
     options.cpus = [int(cpu) % (os.cpu_count() or 1) for cpu in options.cpus.split(",")]
-    options.folder = options.folder / f"streaming-{options.samples}"
+    options.folder = options.folder / f"streaming-{options.samples}-{options.document_bytes}"
     options.folder.mkdir(parents=True, exist_ok=True)
     return options
 

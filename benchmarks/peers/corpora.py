@@ -100,19 +100,32 @@ class Prepared:
         return (shards[:, None] * self.shard_samples + np.arange(self.shard_samples)).ravel()
 
 
-def source_samples(kind: str, source: Path | None) -> list[dict[str, Any]]:
+def source_samples(kind: str, source: Path | None, options: Any) -> list[dict[str, Any]]:
     if source is not None:
-        return pq.read_table(source, columns=list(COLUMNS[kind])).to_pylist()
+        samples = pq.read_table(source, columns=list(COLUMNS[kind])).to_pylist()
+        return _documents(samples, options.document_bytes) if kind == "text" else samples
     from pipeline.demo_data import digits
 
     return digits(seed=0)[0]
+
+
+def _documents(samples: list[dict[str, Any]], num_bytes: int) -> list[dict[str, Any]]:
+    """The texts, joined in order until each document has at least `num_bytes`."""
+    found, parts, size = [], [], 0
+    for sample in samples:
+        parts.append(sample["text"])
+        size += len(sample["text"].encode())
+        if size >= num_bytes:
+            found.append({"text": "\n".join(parts)})
+            parts, size = [], 0
+    return found
 
 
 def prepare(kind: str, source: Path | None, options: argparse.Namespace) -> Prepared:
     """Writes the corpus, unless it is there: shards of the source, repeated until it is long
     enough.
     """
-    known = source_samples(kind, source)
+    known = source_samples(kind, source, options)
     shard_samples = min(10_000, max(options.samples // 100, 1), len(known))
     sizes = [len(sample.get("image") or sample["text"].encode()) for sample in known]
     exts = {column: ext for ext, column in MEMBERS.items()}
