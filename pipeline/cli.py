@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attent_select.errors import InputError
 from pipeline.antk_command import antk
 from pipeline.console import SHOWN_ROWS, answer, show_frame, show_rounds, show_values
 from pipeline.options import Json, Run
@@ -225,6 +226,8 @@ def stream(
         place = Place(seed, batch_size=batch_size, epochs=epochs, rank=rank, world_size=world_size)
         reading = settings_of(corpus, settings or ())
         if plan:
+            if digest or classes is not None:
+                raise InputError("a plan is no walk: leave --digest and --classes out, or --plan")
             return walk.plan(corpus, index=index, place=place, settings=reading)
         return walk.walk(
             corpus,

@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile
 from catalogs.shard_format import Sample
 from pipeline.settings import StreamingSettings
 from pipeline.streaming import Place, open_stream
 from trainers import TeachingStream
-from trainers.shuffle_quality import ShuffleQuality, shuffle_quality
+from trainers.order import Order
+from trainers.selected import Ids
+from trainers.shuffle_quality import shuffle_quality
+from trainers.task import Batch
 
 # The quality of a shuffle is measured on the first so many samples of the global order.
 _MEASURED_SAMPLES = 1 << 20
@@ -100,22 +104,27 @@ def walk(
         digest_only: read no sample; bytes and rates are 0.
 
     Raises:
-        InputError: there is no such corpus or index, or the index is of another corpus.
+        InputError: there is no such corpus or index, or the index is of another corpus; `classes`
+            are asked for where not every sample of a batch is read.
     """
     settings = settings or StreamingSettings()
+    if classes is not None and (digest_only or place.world_size > 1):
+        raise InputError(
+            "how classes are mixed is seen in whole batches: with --classes leave --digest and "
+            "--world-size out (the order is the same for every number of ranks)"
+        )
     opened = Corpus.open(corpus)
     task = None if classes is None else _Classes(opened.columns, classes)
     found = IndexFile.open(index, corpus=opened)
     stream = open_stream(found, opened, task, place=place, settings=settings)
+    measured = _Measured.of(stream.order)
     started = monotonic()
-    classes_of: dict[int, int] = {}
     if not digest_only:
         for batch in stream:
             if "class" in batch:
-                keys = ((batch["shard_id"] << 32) | batch["row"]).tolist()
-                classes_of.update(zip(keys, batch["class"].tolist(), strict=True))
+                measured.note(batch)
     seconds = monotonic() - started
-    return _result(stream, classes_of, seconds=seconds, digest_only=digest_only)
+    return _result(stream, measured, seconds=seconds, digest_only=digest_only)
 
 
 def plan(
@@ -159,10 +168,10 @@ def plan(
 
 
 def _result(
-    stream: TeachingStream, classes_of: dict[int, int], *, seconds: float, digest_only: bool
+    stream: TeachingStream, measured: "_Measured", *, seconds: float, digest_only: bool
 ) -> WalkResult:
     stats = stream.stats
-    quality = _quality(stream, classes_of)
+    quality = shuffle_quality(measured.ids, measured.groups, batch_size=stream.order.batch_size)
     return WalkResult(
         num_samples=_samples_of_rank(stream) if digest_only else stats.num_samples,
         num_steps=stream.num_steps,
@@ -186,20 +195,36 @@ def _result(
     )
 
 
-def _quality(stream: TeachingStream, classes_of: dict[int, int]) -> ShuffleQuality:
-    """Of the last epoch: the first one begins with smaller blocks."""
-    order = stream.order
-    steps = order.steps(order.num_steps - order.steps_per_epoch)
-    wanted = max(_MEASURED_SAMPLES // order.batch_size, 1)
-    ids = np.concatenate([np.zeros(0, np.int64), *(found for _, found in islice(steps, wanted))])
-    groups: npt.NDArray[np.int64] = order.selected.shards_of(ids).astype(np.int64)
-    if classes_of:
-        keys = order.selected.sample_keys(ids).tolist()
-        # Of one rank only its own samples are known.
-        known = np.array([key in classes_of for key in keys], np.bool_)
-        ids, keys = ids[known], [key for key in keys if key in classes_of]
-        groups = np.array([classes_of[key] for key in keys], np.int64)
-    return shuffle_quality(ids, groups, batch_size=order.batch_size)
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """The samples that a shuffle is measured on, in training order, and the group of each: its
+    shard, or what `note` finds. `keys` are their sample keys, sorted by `by_key`.
+    """
+
+    ids: Ids
+    groups: npt.NDArray[np.int64]
+    by_key: Ids
+    keys: npt.NDArray[np.uint64]
+
+    @staticmethod
+    def of(order: Order) -> "_Measured":
+        """Of the last epoch: the first one begins with smaller blocks."""
+        steps = order.steps(order.num_steps - order.steps_per_epoch)
+        wanted = max(_MEASURED_SAMPLES // order.batch_size, 1)
+        found = islice(steps, wanted)
+        ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
+        keys = order.selected.sample_keys(ids)
+        by_key = np.argsort(keys)
+        groups = order.selected.shards_of(ids).astype(np.int64)
+        return _Measured(ids, groups, by_key, keys[by_key])
+
+    def note(self, batch: Batch) -> None:
+        """Take the classes of a batch for the groups of its samples."""
+        shards, rows = (batch[name].numpy().astype(np.uint64) for name in ("shard_id", "row"))
+        keys = (shards << np.uint64(32)) | rows
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        here = self.keys[places] == keys
+        self.groups[self.by_key[places[here]]] = batch["class"].numpy()[here]
 
 
 def _samples_of_rank(stream: TeachingStream) -> int:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from time import monotonic, thread_time
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
+
+from catalogs.workers import Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,7 +57,7 @@ def ordered_map(
         return
     gate = _Gate(budget)
     started: _Started[Result] = SimpleQueue()
-    workers = _Workers(function, num_threads)
+    workers = Workers(function, num_threads, name="attent-work")
 
     def start(item: Item) -> bool:
         size = cost(item)
@@ -120,47 +122,6 @@ def _close(iterator: Iterator[Item]) -> None:
     """Those that hold something, as generators do, let go of it."""
     if close := getattr(iterator, "close", None):
         close()
-
-
-class _Workers(Generic[Item, Result]):
-    """Threads that apply a function. Not the standard library's pool: that is waited for when the
-    process ends, however long a call hangs.
-    """
-
-    def __init__(self, function: Callable[[Item], Result], num_threads: int) -> None:
-        self._function = function
-        self._waiting: SimpleQueue[tuple[Item, Future[Result]] | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"attent-work-{number}", daemon=True)
-            for number in range(num_threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, item: Item) -> "Future[Result]":
-        future: Future[Result] = Future()
-        self._waiting.put((item, future))
-        return future
-
-    def close(self, deadline: float) -> None:
-        """Drop what has not started, and wait for the rest until `deadline`."""
-        with contextlib.suppress(Empty):
-            while True:  # not until `empty()`: a thread may take the last one after that was asked
-                self._waiting.get_nowait()
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(max(deadline - monotonic(), 0))
-
-    def _work(self) -> None:
-        while (entry := self._waiting.get()) is not None:
-            item, future = entry
-            try:
-                future.set_result(self._function(item))
-            except BaseException as error:  # noqa: BLE001  (raised where the result is asked for)
-                future.set_exception(error)
-            del entry, item, future  # or this frame would keep them alive until the next comes
 
 
 class Turns:

@@ -86,9 +86,10 @@ class Source:
 
     def slowest(self) -> str:
         """What is being read for longest right now."""
-        if not self._at_work:
+        at_work = list(self._at_work.values())  # once: threads come and go
+        if not at_work:
             return "nothing is being read"
-        what, since = min(list(self._at_work.values()), key=lambda entry: entry[1])
+        what, since = min(at_work, key=lambda entry: entry[1])
         return f"reading {what} has taken {monotonic() - since:.0f} s so far"
 
     def _locate(self, ids: Ids) -> tuple[Shard, list[int]]:

@@ -131,6 +131,8 @@ class NodeCache:
                 shutil.rmtree(other, ignore_errors=True)
 
     def _remove_oldest(self) -> None:
+        for left in self._folder.glob("evicted-*"):  # by a process that was killed meanwhile
+            shutil.rmtree(left, ignore_errors=True)
         entries = []
         for folder in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -7,8 +7,8 @@ Not here: what to do with those that do not (`fsspec_files`).
 import contextlib
 import functools
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from catalogs.objects import (
 from catalogs.storage import s3_credentials
 from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
 from catalogs.storage.patience import patiently
+from catalogs.workers import Workers
 
 SCHEMES: Final = ("s3", "gs", "az")
 
@@ -132,7 +133,14 @@ class ObjectStore:
 
         if len(ranges) == 1:
             return [fetch(ranges[0])]
-        return list(_pool(os.getpid()).map(fetch, ranges))
+        with _making_pool:
+            pool = _pool(os.getpid())
+        answers = [pool.submit(functools.partial(fetch, wanted)) for wanted in ranges]
+        try:
+            return [answer.result() for answer in answers]
+        finally:
+            for answer in answers:  # those that have not begun when one has failed
+                answer.cancel()
 
     def _get(self, url: str, options: Any, etag: str | None) -> bytes:
         answer = obstore.get(self._store, self._key(url), options=options)
@@ -159,6 +167,10 @@ def _bucket(root: str, endpoint: str, _pid: int) -> ObjectStore:
     return ObjectStore(root, endpoint=endpoint)
 
 
+# Many threads ask for the first ranges at once: one pool for all of them.
+_making_pool = threading.Lock()
+
+
 @functools.lru_cache(maxsize=1)
-def _pool(_pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="attent-ranges")
+def _pool(_pid: int) -> Workers[Callable[[], bytes], bytes]:
+    return Workers(lambda fetch: fetch(), _CONCURRENCY, name="attent-ranges")

@@ -11,14 +11,18 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
 from commands import ENVIRONMENT, ROOT, answer, answer_here, attent
+from digits import TASK
 from small_runs import small_run
 from typer.testing import CliRunner
 
+from catalogs import Corpus, IndexFile
 from pipeline.cli import app
+from trainers import TeachingStream
 
 COMMANDS = (
     "demo",
@@ -167,6 +171,22 @@ def test_the_shuffle_is_chosen_and_its_quality_shown(run: Path) -> None:
         assert 0 < walked["batch_mix"] < 1
 
 
+def test_the_mix_of_classes_is_that_of_the_batches_as_they_are(run: Path) -> None:
+    index = run / "index" / "00000.parquet"
+    found = answer_here("stream", run, "--index", index, "--batch-size", 8, "--classes", "label")
+    corpus = Corpus.open(str(run))
+    stream = TeachingStream(
+        IndexFile.open(str(index), corpus=corpus), corpus, TASK, seed=0, batch_size=8
+    )
+    batches = [batch["labels"].numpy() for batch in stream]
+    shares = np.bincount(np.concatenate(batches), minlength=10) / sum(map(len, batches))
+    distances = [
+        np.abs(np.bincount(batch, minlength=10) / len(batch) - shares).sum() / 2
+        for batch in batches
+    ]
+    assert found["batch_mix"] == pytest.approx(np.mean(distances))
+
+
 def test_a_stream_is_walked_with_the_settings_of_its_run(run: Path, tmp_path: Path) -> None:
     index = run / "index" / "00000.parquet"
     copied = shutil.copytree(run, tmp_path / "run")
@@ -192,6 +212,7 @@ def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "report").glob("*.png"))) > 3
 
 
+STREAM = ["stream", "RUN", "--index", "INDEX", "--batch-size", "8"]
 WRONG = [
     (["run", "nowhere.yaml"], "nowhere.yaml"),
     (["run", "CONFIG", "--set", "schedule.ratio.start=1.4"], "start: 1.4 is outside (0, 1]"),
@@ -213,6 +234,10 @@ WRONG = [
     (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "is there already"),
     (["stream", "RUN", "--index", "/nowhere", "--batch-size", "8"], "/nowhere"),
     (["stream", "RUN", "--index", "x", "--batch-size", "8", "--set", "shufle=full"], "shuffle"),
+    ([*STREAM, "--plan", "--digest"], "leave --digest and --classes out"),
+    ([*STREAM, "--plan", "--classes", "label"], "leave --digest and --classes out"),
+    ([*STREAM, "--digest", "--classes", "label"], "whole batches"),
+    ([*STREAM, "--world-size", "2", "--classes", "label"], "whole batches"),
     (["query", "RUN", "DROP TABLE losses"], "one SELECT or WITH"),
     (["query", "/nowhere", "SELECT * FROM metrics"], "/nowhere: no corpus there"),
     (["demo", "--task", "sound"], "--task sound: expected vision or text"),
@@ -230,6 +255,7 @@ def test_bad_input_is_exit_code_2_and_a_message_without_a_traceback(
     places = {
         "CONFIG": str(run.parent / "config.yaml"),
         "RUN": str(run),
+        "INDEX": str(run / "index" / "00000.parquet"),
         "LOSSES": str(losses),
         "OUT": str(tmp_path / "out"),
     }

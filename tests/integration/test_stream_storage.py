@@ -1,5 +1,7 @@
 """Streaming from an S3 server that is busy, breaks off, stalls, or has other objects by now."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +96,29 @@ def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
     try:
         with pytest.raises(StorageError, match=r"rank 0 .* reading shard \d \(s3://bucket/.*\)"):
             list(stream)
+    finally:
+        busy.planned.clear()
+        busy.go_on.set()
+
+
+STALLED = """
+import sys
+from catalogs import storage
+from trainers import readahead
+readahead._CLOSING_SECONDS = 0.1
+read = lambda url: storage.read_ranges(url, [(0, 10), (20, 10)])
+list(readahead.ordered_map(
+    read, sys.argv[1:], num_threads=1, budget=1, cost=lambda _: 1, timeout_seconds=1.0))
+"""
+
+
+def test_a_process_ends_though_its_requests_hang(remote: Corpus, busy: Faults) -> None:
+    busy.planned = ["stall"] * 100
+    busy.go_on.clear()
+    try:
+        command = [sys.executable, "-c", STALLED, remote.shards[0].uri]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert "TimeoutError" in done.stderr
     finally:
         busy.planned.clear()
         busy.go_on.set()

@@ -87,6 +87,17 @@ def test_what_an_earlier_boot_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+def test_what_a_process_left_that_was_killed_while_evicting_is_removed(tmp_path: Path) -> None:
+    read(NodeCache(str(tmp_path), max_bytes=1 << 20), [(0, 10)], Server())
+    (kept,) = tmp_path.glob("attent-*/*/data")
+    left = kept.parent.with_name("evicted-0") / "data"
+    left.parent.mkdir()
+    left.write_bytes(DATA)
+    read(NodeCache(str(tmp_path), max_bytes=1 << 20), [(0, 20)], Server())
+    assert kept.exists()
+    assert not left.exists()
+
+
 def test_a_folder_that_cannot_be_written_is_one_warning_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     server, cache = Server(), NodeCache(str(tmp_path / "file" / "below"), max_bytes=1 << 20)

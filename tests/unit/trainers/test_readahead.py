@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers import readahead
+from catalogs import workers
 from trainers.readahead import ordered_map
 
 
@@ -144,18 +144,18 @@ class Contended(SimpleQueue[Any]):
 def test_closing_does_not_wait_for_an_item_that_a_thread_takes_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(readahead, "SimpleQueue", Contended)
+    monkeypatch.setattr(workers, "SimpleQueue", Contended)
     at_work, go_on = threading.Event(), threading.Event()
 
     def work(_: int) -> None:
         at_work.set()
         go_on.wait(60)
 
-    workers = readahead._Workers(work, 1)
-    workers.submit(0)
+    pool = workers.Workers(work, 1, name="test")
+    pool.submit(0)
     assert at_work.wait(60)
-    workers.submit(1)  # waits: the only thread is at work
-    closing = threading.Thread(target=workers.close, args=(monotonic() + 60,), daemon=True)
+    pool.submit(1)  # waits: the only thread is at work
+    closing = threading.Thread(target=pool.close, args=(monotonic() + 60,), daemon=True)
     closing.start()
     go_on.set()
     closing.join(30)
