@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from attent_select.errors import InputError
 from trainers import functional_gradient
 from trainers.precision import at_least_float32
 
@@ -153,7 +154,7 @@ def _per_token(
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    halves = _halves(model)
+    halves = _halves(model, of_text=not more_inputs)
     if halves is None:
         logits = model(**inputs, **more_inputs, use_cache=False).logits[:, :-1][counted]
         return measure(logits, targets[counted]), counted
@@ -242,8 +243,12 @@ class _Halves:
     widest: int
 
 
-def _halves(model: torch.nn.Module) -> _Halves | None:
-    """The two halves, if the model's logits are nothing but head(backbone(tokens))."""
+def _halves(model: torch.nn.Module, *, of_text: bool) -> _Halves | None:
+    """The two halves, if the model's logits are nothing but head(backbone(tokens)).
+
+    Raises:
+        InputError: a model of text alone is not causal.
+    """
     inner: Any = model
     if hasattr(inner, "get_base_model"):  # adapters: injected into the modules of the base model
         inner = inner.get_base_model()
@@ -252,7 +257,8 @@ def _halves(model: torch.nn.Module) -> _Halves | None:
     if head is None or backbone is None or backbone is inner or not hasattr(head, "weight"):
         return None
     if inner not in _known:
-        _known[inner] = (_is_plain(inner, backbone, head), _widest(backbone))
+        is_plain = _is_plain(inner, backbone, head, of_text=of_text)
+        _known[inner] = (is_plain, _widest(backbone))
     is_plain, widest = _known[inner]
     return _Halves(backbone, head, widest) if is_plain else None
 
@@ -270,16 +276,35 @@ def _width(layer: Any) -> int:
     return max(weight.shape) if weight is not None and weight.ndim == 2 else 1
 
 
-def _is_plain(model: Any, backbone: torch.nn.Module, head: torch.nn.Module) -> bool:
+def _is_plain(
+    model: Any, backbone: torch.nn.Module, head: torch.nn.Module, *, of_text: bool
+) -> bool:
     """Tries it: several architectures scale, cap or shift their logits after the head."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
-            tokens = torch.arange(4, device=next(model.parameters()).device)[None]
+            tokens = torch.tensor(
+                [[0, 1, 2, 3], [0, 1, 2, 0]], device=next(model.parameters()).device
+            )
             expected = model(input_ids=tokens, use_cache=False).logits
+            if of_text:
+                _check_causal(model, expected[:, :3])
             found = head(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
             return bool(torch.equal(expected, found))
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _check_causal(model: Any, logits: torch.Tensor) -> None:
+    """`logits` of two rows that only the token after them tells apart: BERT has a class for causal
+    models, too. Not compared bit by bit: experts may be computed for several rows at once.
+    """
+    differ = (logits[0] - logits[1]).abs().max() / logits.abs().max()
+    if differ > (5e-4 if torch.finfo(logits.dtype).bits >= 32 else 2e-2):
+        raise InputError(
+            "the model is not causal: its tokens see those after them, which they are to predict. "
+            f"Choose another than {type(model).__name__}, or set model.config.is_decoder: true "
+            "where it has that"
+        )

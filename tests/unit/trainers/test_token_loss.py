@@ -7,6 +7,7 @@ import torch
 from tasks_at_hand import LLAMA
 from torch.nn import functional
 
+from attent_select.errors import InputError
 from trainers.hf import HuggingFaceModels
 from trainers.token_loss import IGNORED, Limits, token_losses, token_scores
 
@@ -101,6 +102,14 @@ def test_a_model_that_caps_its_logits_is_taken_as_it_is(batch: Batch) -> None:
     with torch.inference_mode():
         nats, _ = token_losses(model, batch, limits=Limits(chunk_elements=1))
         torch.testing.assert_close(nats, whole_matrix(model, batch), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused(batch: Batch) -> None:
+    bert = LLAMA["config"] | {"model_type": "bert", "pad_token_id": 0}
+    del bert["num_key_value_heads"]
+    with pytest.raises(InputError, match=r"is not causal.*another than BertLMHeadModel"):
+        token_losses(model_of({"config": bert}), batch)
+    token_losses(model_of({"config": bert | {"is_decoder": True}}), batch)
 
 
 def test_trying_the_head_leaves_every_module_in_its_mode(batch: Batch) -> None:
