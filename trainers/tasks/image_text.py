@@ -230,7 +230,7 @@ def _others(
 ) -> Item:
     """What the processor gives beside the tokens; per token with those of the response added."""
     found: Item = {}
-    for name in given.keys() - set(_OURS):
+    for name in (name for name in given if name not in _OURS):
         if given[name].shape[:2] != (1, num_before):
             found[_OTHER + name] = given[name]
             continue
