@@ -23,6 +23,7 @@ from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
 from catalogs.layout import join
 from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Checkpoint, digest_of
+from trainers.scorer import best_device
 from trainers.settings import TrainingSettings
 from trainers.steps import Hooks, Steps
 from trainers.stream import TeachingStream
@@ -256,15 +257,17 @@ class _Rest:
         """On the writing rank; `model` saves loading it."""
         assert done.result is not None
         if not done.result.get(_EVALUATED, True) and self.evaluation is not None:
-            metrics = self._metrics(done.load(self.models) if model is None else model)
+            if model is None:
+                model = done.load(self.models).to(best_device())
+            metrics = self._metrics(model)
             checkpoints.record(done, result=done.result | {"metrics": metrics, _EVALUATED: True})
         checkpoints.discard_steps(done.url)
 
     def _metrics(self, model: torch.nn.Module) -> dict[str, float]:
         assert self.evaluation is not None
         device = next(model.parameters()).device.type
-        bfloat16 = self.settings.dtype == "bfloat16"
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bfloat16):
+        dtype = getattr(torch, self.settings.computes_in)
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             return self.task.evaluate(model, self.evaluation)
 
 

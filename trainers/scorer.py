@@ -24,7 +24,7 @@ from trainers.batching import Batching, batches
 from trainers.evaluation import evaluating
 from trainers.readahead import ordered_map
 from trainers.settings import DTYPES
-from trainers.task import Batch, HasFunctionalGradient, Item, Task
+from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
 _PIECE_SAMPLES = 64
@@ -33,6 +33,13 @@ _BATCHES_AHEAD = 4
 SCORES = {name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")}
 # The column that is there only where it is asked for.
 _GRADIENT = {schema.FUNCTIONAL_GRADIENT: pl.Float32}
+
+# Why the model has no loss for a sample.
+_REASONS = {
+    "unreadable": UNUSABLE,
+    "nonfinite": "its loss is not finite",
+    "oom": "memory ran out with it alone",
+}
 
 # Row, loss, units, status, functional gradient.
 _Result = tuple[int, float | None, int, str, float | None]
@@ -72,7 +79,7 @@ class ScoringNotes:
     the last bits from those of another machine. `fitting_units` is half of the smallest of these
     (its halves were scored, or halved again); None without any. `num_truncated` counts samples cut
     to the task's limit. `busy_seconds` is the time that the model did not wait for a batch.
-    `refused` is the row of a sample that could not be prepared, and why: one of them.
+    `refused` is the row of a sample without a loss, and why: one of them.
     """
 
     num_splits: int = 0
@@ -188,8 +195,7 @@ class _Scoring:
             try:
                 usable.append((row, self._task.prepare(sample, generator=None)))
             except SampleError as error:
-                self.results.append((row, None, 0, error.status, None))
-                self._notes.refused = self._notes.refused or (row, str(error))
+                self._keep((row, None, 0, error.status, None), why=str(error))
                 self._finished([row])
         return usable
 
@@ -220,14 +226,22 @@ class _Scoring:
         rows, measured = self._pending
         self._pending = None
         values = zip(rows, *(one.tolist() for one in measured), strict=True)
-        self.results += [_result(*of_row) for of_row in values]
+        for of_row in values:
+            result = _result(*of_row)
+            self._keep(result, why=_REASONS.get(result[3]))
         self._finished(rows)
+
+    def _keep(self, result: _Result, *, why: str | None) -> None:
+        """A result, and why it has no loss."""
+        self.results.append(result)
+        if why is not None and self._notes.refused is None:
+            self._notes.refused = (result[0], why)
 
     def _split(self, rows: list[int], items: list[Item]) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            self.results.append((rows[0], None, 0, "oom", None))
+            self._keep((rows[0], None, 0, "oom", None), why=_REASONS["oom"])
             self._finished(rows)
             return
         self._notes.num_splits += 1

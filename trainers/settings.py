@@ -17,6 +17,8 @@ REMOTE_THREADS = 16
 PREPARE_THREADS = 2
 
 DTYPES = ("float32", "bfloat16")
+# The Trainer's own words for what training computes in.
+_MIXED = {"bf16": "bfloat16", "fp16": "float16"}
 # What may be said to the Trainer beside ours. Not all of its arguments: some need the model itself
 # where the Trainer has model and loss in one (neftune), leave files out of a checkpoint
 # (save_only_model), or undo what makes sharding, scale and resuming exact.
@@ -89,9 +91,9 @@ class TrainingSettings:
     `batch_size` is global: samples per optimizer step over all ranks; `micro_batch_size` is what
     one rank takes through the model at once (None: its whole share). `save_steps` is the distance
     of the checkpoints inside a round (0: only at its end). `dtype` is that of the computation
-    (autocast); the weights stay float32. `torch_threads` is part of what makes two runs the same
-    bit by bit. `arguments`, of those in `ARGUMENTS`, goes unchanged to
-    `transformers.TrainingArguments`.
+    (autocast), or `arguments` say it: see `computes_in`; the weights stay float32. `torch_threads`
+    is part of what makes two runs the same bit by bit. `arguments`, of those in `ARGUMENTS`, goes
+    unchanged to `transformers.TrainingArguments`.
     """
 
     batch_size: int = 256
@@ -123,4 +125,23 @@ class TrainingSettings:
                 f"training.arguments may not set {', '.join(refused)}: the training section has "
                 "keys for what can be chosen, and the rest is decided by the stream and its "
                 f"checkpoints; expected some of {', '.join(sorted(ARGUMENTS))}"
+            )
+        self._check_mixed()
+
+    @property
+    def computes_in(self) -> str:
+        """What training and the evaluation after it compute in: `dtype`, or the `bf16` or `fp16` of
+        `arguments`.
+        """
+        asked = (name for key, name in _MIXED.items() if self.arguments.get(key))
+        return next(asked, self.dtype)
+
+    def _check_mixed(self) -> None:
+        said = {key: self.arguments[key] for key in _MIXED if key in self.arguments}
+        asked = {_MIXED[key] for key, on in said.items() if on} | {self.dtype} - {"float32"}
+        if len(asked) > 1 or (self.dtype == "bfloat16" and not said.get("bf16", True)):
+            words = ", ".join(f"{key}: {on}".lower() for key, on in said.items())
+            raise InputError(
+                f"dtype is {self.dtype} and arguments say {words}: expected one of them to say "
+                "what training computes in; leave the others out"
             )

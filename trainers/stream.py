@@ -27,7 +27,7 @@ from trainers.selected import SAMPLE_OVERHEAD_BYTES, Selected
 from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
-from trainers.task import Batch, Task
+from trainers.task import UNUSABLE, Batch, Task
 
 
 class TeachingStream(IterableDataset[Batch]):
@@ -188,8 +188,7 @@ class TeachingStream(IterableDataset[Batch]):
         Raises:
             InputError: those are more than the allowed share.
         """
-        reason = "nothing in it counts for this model (a label that it lacks?)"
-        error = SampleError(reason, status="unreadable")
+        error = SampleError(UNUSABLE, status="unreadable")
         self.stats.count(-1, truncated=0)
         self.stats.skip(shard_id, row=row, error=error, max_share=self._reader.max_skipped_share)
 

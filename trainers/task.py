@@ -16,6 +16,8 @@ from catalogs.shard_format import Sample
 
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
 Item = dict[str, Any]
+# Why a model cannot use a sample: no units in its loss.
+UNUSABLE = "nothing in it counts for this model (a label that it lacks?)"
 # One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
 # `row`, `weight`, `denominator` and `step` are the stream's, `truncated` is counted if it is there.
 Batch = dict[str, torch.Tensor]

@@ -2,20 +2,19 @@
 
 Here: hidden states → nats per counted token, a chunk of tokens at a time; without gradients the
 hidden states too come from some rows of the batch at a time. Not here: which tokens count
-(`trainers/text.py`).
+(`trainers/text.py`), taking a model apart (`trainers/hf/halves.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from trainers import functional_gradient
+from trainers.hf.halves import Halves, Head, halves_of
 from trainers.precision import at_least_float32
 
 IGNORED = -100
@@ -40,8 +39,6 @@ class Limits:
 
 
 _LIMITS = Limits()
-# Of a model: whether its logits are nothing but head(backbone(tokens)), and its widest layer.
-_known: "WeakKeyDictionary[torch.nn.Module, tuple[bool, int]]" = WeakKeyDictionary()
 
 
 def token_losses(
@@ -153,7 +150,7 @@ def _per_token(
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    halves = _halves(model)
+    halves = halves_of(model, of_text=not more_inputs)
     if halves is None:
         logits = model(**inputs, **more_inputs, use_cache=False).logits[:, :-1][counted]
         return measure(logits, targets[counted]), counted
@@ -169,7 +166,12 @@ def _per_token(
     )
     with _weights_cast_once(hidden.device.type):
         found = _in_chunks(
-            halves.head, hidden, targets[counted], measure, chunk_elements=limits.chunk_elements
+            halves.head,
+            hidden,
+            targets[counted],
+            measure,
+            vocabulary=halves.vocabulary,
+            chunk_elements=limits.chunk_elements,
         )
     return found, counted
 
@@ -182,7 +184,7 @@ def _by_rows(
         yield {name: value[part] for name, value in inputs.items()}, counted[part]
 
 
-def _rows_at_once(halves: "_Halves", counted: torch.Tensor, *, limits: Limits) -> int:
+def _rows_at_once(halves: Halves, counted: torch.Tensor, *, limits: Limits) -> int:
     if torch.is_grad_enabled():
         return len(counted)
     tokens = counted.shape[1] + 1
@@ -210,17 +212,17 @@ def _placed(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
 
 
 def _in_chunks(
-    head: torch.nn.Module,
+    head: Head,
     hidden: torch.Tensor,
     targets: torch.Tensor,
     measure: Measure,
     *,
+    vocabulary: int,
     chunk_elements: int,
 ) -> torch.Tensor:
     def measured(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return measure(head(part), wanted)
 
-    vocabulary = next(head.parameters()).shape[0]
     num_rows = max(chunk_elements // vocabulary, 1)
     chunks = zip(torch.split(hidden, num_rows), torch.split(targets, num_rows), strict=True)
     if not torch.is_grad_enabled():
@@ -233,53 +235,3 @@ def _in_chunks(
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(at_least_float32(logits), targets, reduction="none")
-
-
-@dataclass(frozen=True)
-class _Halves:
-    backbone: torch.nn.Module
-    head: torch.nn.Module
-    widest: int
-
-
-def _halves(model: torch.nn.Module) -> _Halves | None:
-    """The two halves, if the model's logits are nothing but head(backbone(tokens))."""
-    inner: Any = model
-    if hasattr(inner, "get_base_model"):  # adapters: injected into the modules of the base model
-        inner = inner.get_base_model()
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    backbone = getattr(inner, "base_model", None)
-    if head is None or backbone is None or backbone is inner or not hasattr(head, "weight"):
-        return None
-    if inner not in _known:
-        _known[inner] = (_is_plain(inner, backbone, head), _widest(backbone))
-    is_plain, widest = _known[inner]
-    return _Halves(backbone, head, widest) if is_plain else None
-
-
-def _widest(backbone: torch.nn.Module) -> int:
-    """The most numbers that a layer makes of one token."""
-    layers = (module for module in backbone.modules() if not isinstance(module, torch.nn.Embedding))
-    return max((_width(layer) for layer in layers), default=1)
-
-
-def _width(layer: Any) -> int:
-    if hasattr(layer, "in_features"):  # not by its weight, which may be packed (4 bits)
-        return max(int(layer.in_features), int(layer.out_features))
-    weight = getattr(layer, "weight", None)
-    return max(weight.shape) if weight is not None and weight.ndim == 2 else 1
-
-
-def _is_plain(model: Any, backbone: torch.nn.Module, head: torch.nn.Module) -> bool:
-    """Tries it: several architectures scale, cap or shift their logits after the head."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            tokens = torch.arange(4, device=next(model.parameters()).device)[None]
-            expected = model(input_ids=tokens, use_cache=False).logits
-            found = head(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
-            return bool(torch.equal(expected, found))
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -238,17 +238,55 @@ def test_the_progress_callback_counts_the_steps_of_the_whole_plan(
     assert steps == [6, 7, 8, 9, 10]
 
 
-@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"bf16": True}])
+# Ours, and the Trainer's own words for it.
+SIXTEEN_BITS = [{"dtype": "bfloat16"}, {"arguments": SGD.arguments | {"bf16": True}}]
+
+
+@pytest.mark.parametrize("settings", SIXTEEN_BITS, ids=["dtype", "bf16"])
 def test_arithmetic_in_sixteen_bits_leaves_the_weights_in_float32(
     train: Callable[..., FitResult], settings: dict[str, Any]
 ) -> None:
-    if "dtype" not in settings:  # the Trainer's own words for it
-        settings = {"arguments": SGD.arguments | settings}
     done = train(settings=replace(SGD, **settings))
     assert {tensor.dtype for tensor in weights_at(done.checkpoint).values()} == {torch.float32}
     exact = train("exact")
     assert done.train_loss == pytest.approx(exact.train_loss, rel=0.02)
     assert done.train_loss != exact.train_loss
+
+
+@pytest.mark.parametrize("settings", SIXTEEN_BITS, ids=["dtype", "bf16"])
+def test_a_round_is_evaluated_in_the_arithmetic_it_was_trained_in(
+    train: Callable[..., FitResult], settings: dict[str, Any]
+) -> None:
+    held_out = list(held_out_batches(TASK, samples(200)[70:], settings=ScoringSettings()))
+    done = train(settings=replace(SGD, **settings), evaluation=held_out)
+    saved = checkpoint.open(done.checkpoint)
+    assert saved is not None
+    model = saved.load(TASK.models(PLAIN))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert done.metrics == TASK.evaluate(model, held_out)
+    assert done.metrics != TASK.evaluate(model, held_out)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "arguments", "told"),
+    [
+        ("bfloat16", {"bf16": False}, "bf16: false"),
+        ("bfloat16", {"bf16": None}, "bf16: none"),
+        ("bfloat16", {"fp16": True}, "fp16: true"),
+        ("float32", {"bf16": True, "fp16": True}, "bf16: true, fp16: true"),
+    ],
+)
+def test_settings_that_contradict_each_other_on_arithmetic_are_refused(
+    dtype: str, arguments: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InputError, match=f"dtype is {dtype} and arguments say {told}: expected"):
+        replace(SGD, dtype=dtype, arguments=arguments)
+
+
+def test_either_way_of_asking_for_sixteen_bits_is_read_in_one_place() -> None:
+    assert SGD.computes_in == "float32"
+    assert replace(SGD, dtype="bfloat16", arguments={"bf16": True}).computes_in == "bfloat16"
+    assert replace(SGD, arguments={"fp16": True}).computes_in == "float16"
 
 
 def test_training_that_diverges_ends_with_the_sample_and_without_a_checkpoint(

@@ -43,6 +43,7 @@ def model_store(
     num_tokens: int = 0,
     model_types: tuple[str, ...] | None = None,
     example: dict[str, torch.Tensor] | None = None,
+    is_decoder: bool = False,
 ) -> Models:
     """The store for the `model:` section: of whole models, or with `lora` of adapters.
 
@@ -57,6 +58,7 @@ def model_store(
         num_tokens=num_tokens,
         model_types=model_types,
         example=example,
+        is_decoder=is_decoder,
     )
     return whole if settings.get("lora") is None else AdapterModels.of(whole)
 
@@ -97,6 +99,8 @@ class HuggingFaceModels:
     model_types: tuple[str, ...] | None = None
     # What the task gives a model, on the device `meta`.
     example: dict[str, torch.Tensor] | None = field(default=None, compare=False)
+    # The task continues a text: a model that reads it in one half and writes in another cannot.
+    is_decoder: bool = False
     # Of the weights: anything but float32 is for models that are not trained.
     dtype: str = "float32"
     quantize: str | None = None
@@ -186,6 +190,12 @@ class HuggingFaceModels:
             raise InputError(
                 f"model type {config.model_type!r} does not fit the task: expected one of "
                 f"{', '.join(sorted(wanted))}"
+            )
+        parts = (config, config.get_text_config())
+        if self.is_decoder and any(getattr(part, "is_encoder_decoder", False) for part in parts):
+            raise InputError(
+                f"model type {config.model_type!r} does not fit the task: it has an encoder for "
+                "the text; expected one that continues a text (llava, idefics3, paligemma, …)"
             )
 
     def _from_config(self) -> torch.nn.Module:

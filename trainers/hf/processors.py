@@ -59,7 +59,13 @@ def load_processor(path: str, *, backend: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(path, backend=backend, trust_remote_code=False)
     except _FAILURES as error:
-        raise InputError(f"no processor can be loaded from {path}: {error}") from error
+        why = " ".join(str(error).split())
+        if isinstance(error, ImportError) and "ideo" in why:
+            why = (
+                "it is for videos too, and transformers has that part only with torchvision: "
+                f"install it and set task.backend to torchvision ({why})"
+            )
+        raise InputError(f"no processor can be loaded from {path}: {why}") from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
             raise InputError(f"the processor in {path} has no {part}: expected both for images")

@@ -1,10 +1,12 @@
 """Image and text: an image, a prompt about it, and the response that is learned.
 
 The loss of a sample is the mean over the tokens of its response and the end after it, as in
-`causal_lm`. Works with models of `AutoModelForImageTextToText` (LLaVA, Idefics3, …) whose processor
-puts the image's tokens into the text. One that is for videos too (Qwen-VL) needs torchvision.
+`causal_lm`. Works with models of `AutoModelForImageTextToText` (LLaVA, Idefics3, PaliGemma, …)
+whose processor puts the image's tokens into the text. One that is for videos too (Qwen2-VL) needs
+torchvision.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -33,6 +35,8 @@ T = TypeVar("T")
 
 # Of what the processor gives: tensors with a number per token, and all others.
 _PER_TOKEN, _OTHER = "per_token.", "other."
+# Made anew for prompt and response together.
+_OURS = ("attention_mask", "labels")
 # Processors set truncation and padding on the tokenizer that all threads share.
 _processing = Lock()
 
@@ -86,6 +90,7 @@ class ImageText:
             settings,
             num_positions=self.max_length,
             num_tokens=len(self._loaded.tokenizer),
+            is_decoder=True,
         )
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
@@ -97,7 +102,6 @@ class ImageText:
         image = open_image(sample[self.image], num_channels=3)
         before = self._processed(self._before(sample, processor), image)
         ids = before.pop("input_ids")[0].tolist()
-        before.pop("attention_mask", None)
         counted = texts.encoded(processor.tokenizer, response)
         if not counted:
             raise SampleError("there is no token to count", status="empty")
@@ -110,16 +114,12 @@ class ImageText:
                 "left for the response",
                 status="empty",
             )
-        others = {
-            (_PER_TOKEN if value.shape[:2] == (1, len(ids)) else _OTHER) + name: value
-            for name, value in before.items()
-        }
         return {
             "input_ids": whole,
             "labels": [IGNORED] * len(ids) + whole[len(ids) :],
             "truncated": len(ids) + len(counted) > self.max_length,
             "num_units": len(whole),
-            **others,
+            **_others(processor, before, num_before=len(ids), num_tokens=len(whole)),
         }
 
     def collate(self, items: Sequence[Item]) -> Batch:
@@ -225,6 +225,27 @@ class ImageText:
         """Name in the template → column."""
         names = ("prompt",) if self.template is None else texts.template_fields(self.template)
         return {name: self.prompt if name == "prompt" else name for name in names}
+
+
+def _others(
+    processor: Any, given: dict[str, torch.Tensor], *, num_before: int, num_tokens: int
+) -> Item:
+    """What the processor gives beside the tokens; per token with those of the response added."""
+    found: Item = {}
+    for name in (name for name in given if name not in _OURS):
+        if given[name].shape[:2] != (1, num_before):
+            found[_OTHER + name] = given[name]
+            continue
+        # 0 is text, everywhere but where prompts are seen as a whole (PaliGemma): what is to be
+        # predicted would be seen with them.
+        kind = int(name == "token_type_ids" and _tells_prompts(processor))
+        more = torch.full((1, num_tokens - num_before), kind, dtype=given[name].dtype)
+        found[_PER_TOKEN + name] = torch.cat([given[name], more], dim=1)
+    return found
+
+
+def _tells_prompts(processor: Any) -> bool:
+    return "suffix" in inspect.signature(type(processor).__call__).parameters
 
 
 def _more_inputs(batch: Batch) -> dict[str, torch.Tensor]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from digits import samples
+from digits import png, samples
 from tasks_at_hand import DPT, LLAMA, TEXTS, causal_lm, scenes
 from transformers import AutoTokenizer
+from transformers.utils import is_torchvision_available
 
 from attent_select.errors import InputError
 from catalogs.shard_format import Sample
@@ -55,14 +57,31 @@ def words(config: dict[str, Any]) -> Callable[[Path], Case]:
     return case
 
 
+def marked(folder: Path, marks: list[str], **special: str) -> Any:
+    """A tokenizer of the texts, that also has these tokens."""
+    train_tokenizer((f"{prompt}\n{response}" for prompt, response in TEXTS), folder, vocab_size=300)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": marks, **special})
+    return tokenizer
+
+
+def pictures(folder: Path, config: dict[str, Any], *, template: str, backend: str = "pil") -> Case:
+    """Images of different sizes, with a prompt and a response."""
+    task = ImageText(processor=str(folder), template=template, max_length=128, backend=backend)
+    good: list[Sample] = [
+        {"image": scene["image"], "prompt": prompt, "response": response}
+        for scene, (prompt, response) in zip(scenes(len(TEXTS)), TEXTS, strict=True)
+    ]
+    good[0] = good[0] | {"image": png(np.zeros((40, 24), dtype=np.uint8))}
+    return Case(task, config, good)
+
+
 def smol_vlm(folder: Path) -> Case:
     """Idefics3 and SmolVLM: several images a sample, and which of their pixels are padding."""
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor
 
-    train_tokenizer((f"{prompt}\n{response}" for prompt, response in TEXTS), folder, vocab_size=300)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     marks = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer = marked(folder, marks)
     images = Idefics3ImageProcessorPil(
         size={"longest_edge": 16}, max_image_size={"longest_edge": 16}, do_image_splitting=False
     )
@@ -74,23 +93,72 @@ def smol_vlm(folder: Path) -> Case:
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
         "pad_token_id": 0,
         "scale_factor": 2,
-        "vision_config": {
-            "model_type": "idefics3_vision",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-        },
+        "vision_config": SMALL
+        | {"model_type": "idefics3_vision", "image_size": 16, "patch_size": 4},
         "text_config": LLAMA["config"] | {"vocab_size": 304},
     }
-    task = ImageText(processor=str(folder), template="<image>{prompt}: ", max_length=128)
-    good = [
-        {"image": scene["image"], "prompt": prompt, "response": response}
-        for scene, (prompt, response) in zip(scenes(len(TEXTS)), TEXTS, strict=True)
-    ]
-    return Case(task, config, good)
+    return pictures(folder, config, template="<image>{prompt}: ")
+
+
+def paligemma(folder: Path) -> Case:
+    """What is before the response is seen as a whole, and told from it by its tokens' type."""
+    from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
+
+    tokenizer = marked(folder, ["<image>"], bos_token="<start>")
+    images = SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    images.image_seq_length = 16
+    PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    config = {
+        "model_type": "paligemma",
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "projection_dim": 16,
+        "vision_config": SMALL
+        | {
+            "model_type": "siglip_vision_model",
+            "image_size": 16,
+            "patch_size": 4,
+            "projection_dim": 16,
+            "vision_use_head": False,
+        },
+        # The processor adds a thousand tokens for places in the image.
+        "text_config": LLAMA["config"]
+        | {"model_type": "gemma", "vocab_size": 1500, "hidden_size": 16, "head_dim": 8},
+    }
+    return pictures(folder, config, template="<image>{prompt}")
+
+
+def qwen2_vl(folder: Path) -> Case:
+    """As many tokens as an image is large, each with three positions."""
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    marks = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    tokenizer = marked(folder, marks)
+    image, video, start, end = tokenizer.convert_tokens_to_ids(marks)
+    images = Qwen2VLImageProcessor(
+        size={"shortest_edge": 16 * 16, "longest_edge": 32 * 32}, patch_size=4
+    )
+    Qwen2VLProcessor(
+        image_processor=images, tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor()
+    ).save_pretrained(folder)
+    rotated = {"rope_type": "default", "mrope_section": [2, 1, 1]}
+    config = {
+        "model_type": "qwen2_vl",
+        "image_token_id": image,
+        "video_token_id": video,
+        "vision_start_token_id": start,
+        "vision_end_token_id": end,
+        "vision_config": {
+            "depth": 2,
+            "embed_dim": 16,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "patch_size": 4,
+        },
+        "text_config": {key: value for key, value in LLAMA["config"].items() if key != "model_type"}
+        | {"vocab_size": 304, "hidden_size": 32, "rope_parameters": rotated},
+    }
+    template = "<|vision_start|><|image_pad|><|vision_end|>{prompt}: "
+    return pictures(folder, config, template=template, backend="torchvision")
 
 
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
@@ -143,7 +211,10 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "cohere": words({"model_type": "cohere", "logit_scale": 0.25}),
     "granite": words({"model_type": "granite", "logits_scaling": 3.0}),
     "idefics3": smol_vlm,
+    "paligemma": paligemma,
 }
+if is_torchvision_available():  # transformers has Qwen's processor only with it
+    CASES["qwen2_vl"] = qwen2_vl
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -208,6 +279,20 @@ def test_the_loss_of_a_language_model_is_that_of_its_own_logits(case: Case, save
         losses, units = case.task.per_sample_loss(model, batch)
         own = model(**{name: inputs[name] for name in inputs if name != "truncated"}).loss
     torch.testing.assert_close((losses * units).sum() / units.sum(), own, rtol=1e-5, atol=1e-6)
+
+
+def test_no_token_of_a_response_is_seen_by_those_before_it(case: Case, saved: Path) -> None:
+    item = case.task.prepare(case.good[0], generator=None)
+    if "input_ids" not in item:
+        pytest.skip("no language model")
+    model = case.task.models({"path": str(saved)}).build(5).eval()
+    item["labels"][-1] = -100
+    other = item | {"input_ids": [*item["input_ids"][:-1], 7]}
+    with torch.inference_mode():
+        losses = [
+            case.task.per_sample_loss(model, case.task.collate([x]))[0] for x in (item, other)
+        ]
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
 
 
 def test_an_adapter_fits_every_architecture(case: Case, saved: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Image tasks: processors, aligned maps, augmentation, metrics, masks and noise."""
 
 import io
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from digits import VIT, png
 from PIL import Image
 from tasks_at_hand import DIT, DPT, MAE, SEGFORMER, image_text, scenes
-from transformers import SegformerImageProcessorPil, ViTImageProcessorPil
+from transformers import AutoTokenizer, SegformerImageProcessorPil, ViTImageProcessorPil
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_image_processor
@@ -466,6 +467,26 @@ def test_a_template_must_have_one_place_for_the_image(tmp_path: Path, template: 
     case = image_text(tmp_path)
     with pytest.raises(InputError, match=r"the processor in .* refuses the sample"):
         replace(case.task, template=template).check()  # type: ignore[type-var]
+
+
+def test_a_model_with_an_encoder_for_the_text_is_said_before_a_run_starts(tmp_path: Path) -> None:
+    task: Any = image_text(tmp_path).task
+    with pytest.raises(InputError, match="'florence2' does not fit the task: it has an encoder"):
+        task.models({"config": {"model_type": "florence2"}}).check()
+
+
+def test_a_processor_that_is_for_videos_too_says_what_it_needs(tmp_path: Path) -> None:
+    task: Any = image_text(tmp_path).task
+    parts = {
+        "processor_class": "Qwen2VLProcessor",
+        "image_processor": {"image_processor_type": "Qwen2VLImageProcessor"},
+        "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor"},
+    }
+    (tmp_path / "qwen").mkdir()
+    AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "qwen")
+    (tmp_path / "qwen" / "processor_config.json").write_text(json.dumps(parts))
+    with pytest.raises(InputError, match=r"install it and set task.backend to torchvision"):
+        replace(task, processor=str(tmp_path / "qwen"), backend="pil").check()
 
 
 def test_a_processor_that_was_saved_with_another_model_is_named(tmp_path: Path) -> None:

@@ -141,6 +141,26 @@ def test_a_loss_that_is_not_finite_is_no_loss() -> None:
     assert rows["loss"].to_list() == [None, None, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"image": b"nonsense"}, "the image cannot be decoded"),
+        ({"label": 10}, "nothing in it counts for this model (a label that it lacks?)"),
+    ],
+    ids=["the task's", "the model's"],
+)
+def test_one_sample_without_a_loss_is_kept_as_an_example(
+    model: torch.nn.Module, bad: dict[str, Any], why: str
+) -> None:
+    rows, notes = samples(6), ScoringNotes()
+    rows[4] |= bad
+    score_rows(TASK, model, enumerate(rows), notes=notes)
+    assert notes.refused is not None
+    row, told = notes.refused
+    assert row == 4
+    assert told.startswith(why)
+
+
 def test_samples_that_cannot_be_used_have_their_status_at_their_row(
     model: torch.nn.Module,
 ) -> None:

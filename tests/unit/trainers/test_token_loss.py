@@ -7,6 +7,7 @@ import torch
 from tasks_at_hand import LLAMA
 from torch.nn import functional
 
+from attent_select.errors import InputError
 from trainers.hf import HuggingFaceModels
 from trainers.token_loss import IGNORED, Limits, token_losses, token_scores
 
@@ -67,8 +68,17 @@ def test_a_token_is_a_hit_where_it_is_the_first_choice(batch: Batch, chunk_eleme
     torch.testing.assert_close(nats, expected_nats)
 
 
-def test_the_logits_of_all_tokens_never_exist_at_once(batch: Batch) -> None:
-    model = model_of()
+# What is more than a head on hidden states: capped, scaled, divided.
+MORE: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 0.5, "pad_token_id": 0},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 3.0},
+}
+
+
+@pytest.mark.parametrize("kind", ["llama", *MORE])
+def test_the_logits_of_all_tokens_never_exist_at_once(batch: Batch, kind: str) -> None:
+    model = model_of({"config": LLAMA["config"] | {"model_type": kind} | MORE.get(kind, {})})
     rows: list[int] = []
     model.lm_head.register_forward_hook(lambda *call: rows.append(call[2].shape[:-1].numel()))
     with torch.inference_mode():
@@ -89,18 +99,36 @@ def test_tokens_that_do_not_count_never_reach_the_head_at_all(batch: Batch) -> N
     assert rows == [6]
 
 
-def test_a_model_that_caps_its_logits_is_taken_as_it_is(batch: Batch) -> None:
-    config = {
-        **LLAMA["config"],
-        "model_type": "gemma2",
-        "head_dim": 8,
-        "final_logit_softcapping": 0.5,
-        "pad_token_id": 0,
-    }
-    model = model_of({"config": config}).eval()
+@pytest.mark.parametrize("kind", MORE)
+def test_a_model_that_does_more_than_its_head_gives_its_own_logits_and_gradients(
+    batch: Batch, kind: str
+) -> None:
+    model = model_of({"config": LLAMA["config"] | {"model_type": kind} | MORE[kind]})
+    gradients = []
+    for losses in (
+        token_losses(model, batch, limits=Limits(chunk_elements=300 * 7))[0],
+        whole_matrix(model, batch),
+    ):
+        model.zero_grad()
+        losses.sum().backward()
+        gradients.append((losses, {name: p.grad.clone() for name, p in model.named_parameters()}))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_cannot_be_taken_apart_is_taken_as_it_is(batch: Batch) -> None:
+    model = model_of().eval()
+    model.register_forward_hook(lambda *call: call[2] | {"logits": call[2].logits / 2})
     with torch.inference_mode():
         nats, _ = token_losses(model, batch, limits=Limits(chunk_elements=1))
         torch.testing.assert_close(nats, whole_matrix(model, batch), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused(batch: Batch) -> None:
+    bert = LLAMA["config"] | {"model_type": "bert", "pad_token_id": 0}
+    del bert["num_key_value_heads"]
+    with pytest.raises(InputError, match=r"is not causal.*another than BertLMHeadModel"):
+        token_losses(model_of({"config": bert}), batch)
+    token_losses(model_of({"config": bert | {"is_decoder": True}}), batch)
 
 
 def test_trying_the_head_leaves_every_module_in_its_mode(batch: Batch) -> None:
