@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from catalogs.index import IndexFile
 from trainers import TeachingStream, checkpoint, fit
 from trainers.evaluation import held_out_batches
 from trainers.fit import FitResult
+from trainers.hf import training_loop
 from trainers.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings
 from trainers.task import Batch
@@ -236,6 +238,23 @@ def test_the_progress_callback_counts_the_steps_of_the_whole_plan(
     steps: list[int] = []
     train("second", start=first.checkpoint, first_step=5, total_steps=10, on_step=steps.append)
     assert steps == [6, 7, 8, 9, 10]
+
+
+def test_the_model_of_the_round_before_is_gone_when_a_round_trains(
+    train: Callable[..., FitResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+
+    class Seen(training_loop._Learner):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            alive.add(self)
+
+    monkeypatch.setattr(training_loop, "_Learner", Seen)
+    counts: set[int] = set()
+    for name in ("first", "second", "third"):
+        train(name, on_step=lambda _: counts.add(len(alive)))
+    assert counts == {1}
 
 
 # Ours, and the Trainer's own words for it.
