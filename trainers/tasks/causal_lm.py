@@ -58,7 +58,7 @@ class CausalLm:
     answer: str | None = None
     max_new_tokens: int = 256
 
-    draws = False
+    draws = False  # nothing is random
 
     def __post_init__(self) -> None:
         if sum(name is not None for name in (self.text, self.response, self.messages)) != 1:

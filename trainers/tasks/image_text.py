@@ -60,7 +60,7 @@ class ImageText:
     max_length: int = 2048
     backend: str = "pil"
 
-    draws = False
+    draws = False  # nothing is random
 
     def __post_init__(self) -> None:
         if self.template is not None:
