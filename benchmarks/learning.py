@@ -39,7 +39,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "learning.md"
 
 def import_libraries() -> None:
     """Takes seconds, once per process: no arm should pay for it."""
-    import trainers.fit
+    import trainers.fitting
     import trainers.scorer
     import trainers.tasks.causal_lm
     import trainers.tasks.image_classification

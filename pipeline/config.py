@@ -20,6 +20,7 @@ from catalogs.layout import Layout
 from pipeline import credentials
 from pipeline.cluster import check_memory_limit
 from pipeline.settings import RunConfig, RunSettings, SelectionSettings, StreamingSettings
+from pipeline.task_reference import TASKS, TaskReference
 from pipeline.validation import all_problems, check
 
 # What may change when a run goes on: where and how fast it runs, never what comes out.
@@ -46,14 +47,22 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     values = {"selection": {}, "training": {}, **values}
     if lines := list(credentials.problems(values)):
         raise all_problems(lines, source=source)
-    task = _plugin(values, "task", key="name", package="trainers.tasks", source=source)
-    strategy = _plugin(
-        values, "selection", key="strategy", package="attent_select.strategies", source=source
-    )
+    task = _plugin(values, "task", key="name", package=TASKS, source=source)
+    strategy = _strategy(values, source=source)
     config = check(RunSettings[task, strategy, TrainingSettings], values, source=source)
     if lines := list(_unusable(config)):
         raise all_problems(lines, source=source)
     return config
+
+
+def checked_before(values: Mapping[str, Any], *, task: TaskReference) -> RunConfig:
+    """A configuration from what `resolved` gave in another process, which has checked it."""
+    from trainers.settings import TrainingSettings
+
+    strategy = _strategy(values, source="the configuration")
+    named = {"name": task.name, "settings": task}
+    settings = RunSettings[TaskReference, strategy, TrainingSettings]
+    return settings.model_validate({**values, "task": named})
 
 
 def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
@@ -157,6 +166,11 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
                 raise InputError(f"--set {override}: {part} is not a section")
         section[name] = _parsed_yaml(text, source=f"--set {override}")
     return values
+
+
+def _strategy(values: Mapping[str, Any], *, source: str) -> Any:
+    package = "attent_select.strategies"
+    return _plugin(values, "selection", key="strategy", package=package, source=source)
 
 
 def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, source: str) -> Any:

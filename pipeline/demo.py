@@ -231,7 +231,7 @@ def _arms(described: dict[str, dict[str, Any]]) -> dict[str, Arm]:
 
 def _import_libraries() -> None:
     """Importing torch takes seconds, once per process: no arm should pay for it alone."""
-    import trainers.fit
+    import trainers.fitting
     import trainers.scorer
     import trainers.tasks.causal_lm
     import trainers.tasks.image_classification  # noqa: F401

@@ -1,9 +1,9 @@
 """The rounds of a run: score → select → train, each piece skipped when its file is there.
 
 Here: the state machine over files. Not here: the stages' own work (`scoring.py`, `attent_select`,
-`trainers/fit.py`) or the commands (`stages.py`). Every piece publishes the one file that makes it
-count last: the snapshot, the index, the checkpoint's marker, the round's metrics. So a run may be
-killed at any moment; running it again finishes what was begun.
+`trainers/fitting.py`) or the commands (`stages.py`). Every piece publishes the one file that makes
+it count last: the snapshot, the index, the checkpoint's marker, the round's metrics. So a run may
+be killed at any moment; running it again finishes what was begun.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ from pipeline.settings import RunConfig, SelectionSettings
 
 if TYPE_CHECKING:
     from trainers import TeachingStream
-    from trainers.fit import FitResult
+    from trainers.fitting import FitResult
 
 __all__ = [
     "Cluster",
@@ -356,7 +356,7 @@ def _stream(run: Run, round_: Round, index: IndexFile, compact: Corpus | None) -
 def _fit(
     run: Run, round_: Round, stream: "TeachingStream", held_out: HeldOut | None
 ) -> "FitResult":
-    from trainers.fit import fit
+    from trainers.fitting import fit
 
     config, catalog = run.config, run.catalog
     with progress(f"training {round_.number}", total=round_.num_steps, unit="steps") as advance:

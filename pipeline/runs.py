@@ -17,7 +17,13 @@ from pipeline import config as configs
 from pipeline import deciding, decisions, metrics
 from pipeline.console import describe_decision, say
 from pipeline.settings import RunConfig
-from pipeline.starting import Cluster, check_columns, ingest_corpora, save_initial
+from pipeline.starting import (
+    Cluster,
+    SaveInitial,
+    check_columns,
+    ingest_corpora,
+    save_initial,
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,13 @@ class Run:
         return self.layout.checkpoint(round_.number - 1)
 
 
-def prepare(config: RunConfig, *, cluster: Cluster) -> Run:
-    """Freezes the configuration, ingests the corpora and saves the initial model, where not done.
+def prepare(
+    config: RunConfig,
+    *,
+    cluster: Cluster,
+    save_initial: SaveInitial = save_initial,
+) -> Run:
+    """Ingests the corpora, saves the initial model and freezes the configuration, where not done.
 
     Raises:
         InputError: the run was started with other settings, or a corpus cannot be used.

@@ -37,6 +37,7 @@ from pipeline.allocator import keep_freed_memory
 from pipeline.journal import Journal
 from pipeline.preflight import check_here, environment
 from pipeline.settings import ScoringSettings
+from pipeline.task_reference import TaskReference
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,9 @@ _AHEAD_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything that a loss depends on but the sample, the same for all spans of a round."""
+    """Everything that a loss depends on but the sample, the same for all spans of a round. `task`
+    is one, or a `TaskReference`.
+    """
 
     run: str
     task: Any
@@ -189,7 +192,7 @@ def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNote
 
     measurement, notes = task.measurement, ScoringNotes()
     scores = score_rows(
-        measurement.task,
+        _task(measurement),
         _model(measurement),
         wanted.samples(),
         settings=measurement.settings,
@@ -273,6 +276,11 @@ def _picked(task: SpanTask, rows: range) -> Sequence[int]:
     return [row for row in found.tolist() if row in rows]
 
 
+def _task(measurement: Measurement) -> Any:
+    task = measurement.task
+    return task.load() if isinstance(task, TaskReference) else task
+
+
 _loaded: dict[str, "torch.nn.Module"] = {}
 _loading = threading.Lock()
 
@@ -283,6 +291,6 @@ def _model(measurement: Measurement) -> "torch.nn.Module":
     with _loading:
         if key not in _loaded:
             _loaded.clear()
-            models = measurement.task.models(measurement.model)
+            models = _task(measurement).models(measurement.model)
             _loaded[key] = measurement.checkpoint.load(models).eval()
         return _loaded[key]

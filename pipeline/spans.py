@@ -14,6 +14,7 @@ from typing import Any
 from attent_select.schema import SCHEMA_VERSION
 from catalogs.losses import Span
 from catalogs.shard_format import Shard
+from pipeline.task_reference import TaskReference
 
 
 def plan(shards: Iterable[Shard], *, span_samples: int) -> Iterator[tuple[Shard, Span]]:
@@ -89,6 +90,8 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, TaskReference):
+        return value.hashed
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"class": type(value).__qualname__, **dataclasses.asdict(value)}
     raise TypeError(f"{value!r} has no plain form to hash")

@@ -4,6 +4,7 @@ Here: a run's name or configuration → a cluster where one is needed → the st
 the stages' work (`rounds.py`).
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,8 +15,8 @@ from typing import Any
 from attent_select.schedules import Round
 from catalogs import storage
 from catalogs.layout import Layout
+from pipeline import apart, credentials, lease, rounds
 from pipeline import config as configs
-from pipeline import credentials, lease, rounds
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.console import describe_round, say
 from pipeline.convert import convert as convert_samples
@@ -23,6 +24,7 @@ from pipeline.ingest import IngestResult, ingest
 from pipeline.rounds import Cluster, Run
 from pipeline.scoring import ScoreResult
 from pipeline.settings import RunConfig
+from pipeline.starting import SaveInitial, save_initial
 
 _COUNTS = ("num_", "bytes_", "samples_")
 
@@ -51,9 +53,12 @@ def score(
         InputError: the configuration is wrong, or the round before was not trained.
         ClusterError: the cluster was lost; calling again goes on.
     """
-    config = _config(source, scheduler=scheduler, overrides=overrides)
-    with lease.held(config.run), _cluster(config, client) as cluster:
-        run = rounds.prepare(config, cluster=cluster)
+    with (
+        _configured(source, scheduler=scheduler, overrides=overrides) as (config, save_initial),
+        lease.held(config.run),
+        _cluster(config, client) as cluster,
+    ):
+        run = rounds.prepare(config, cluster=cluster, save_initial=save_initial)
         run = rounds.decided(run, run.round(round_number).number, fraction=fraction)
         return rounds.score_stage(run, run.round(round_number), cluster=cluster)
 
@@ -153,9 +158,26 @@ def _config(
 ) -> RunConfig:
     if not isinstance(source, str):
         return source
-    if scheduler is not None:
-        overrides = [*overrides, f"cluster.scheduler={scheduler}"]
-    return configs.load(source, overrides=overrides)
+    return configs.load(source, overrides=_overrides(overrides, scheduler=scheduler))
+
+
+def _overrides(overrides: Sequence[str], *, scheduler: str | None) -> Sequence[str]:
+    return overrides if scheduler is None else [*overrides, f"cluster.scheduler={scheduler}"]
+
+
+@contextmanager
+def _configured(
+    source: str | RunConfig, *, scheduler: str | None, overrides: Sequence[str]
+) -> Iterator[tuple[RunConfig, SaveInitial]]:
+    """The configuration and what saves its initial model: for those who only score, both apart,
+    unless that would save nothing, as this process has torch already.
+    """
+    if isinstance(source, str) and "torch" not in sys.modules:
+        overrides = _overrides(overrides, scheduler=scheduler)
+        with apart.checked(source, overrides=overrides) as found:
+            yield found
+    else:
+        yield _config(source, scheduler=scheduler, overrides=overrides), save_initial
 
 
 @contextmanager

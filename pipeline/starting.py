@@ -13,6 +13,8 @@ from pipeline.cluster import Client
 from pipeline.ingest import ingest, ingested
 from pipeline.settings import RunConfig
 
+# Saves the initial model and freezes the configuration.
+SaveInitial = Callable[[RunConfig], None]
 # Gives the cluster's client, starting the cluster if need be: most of a run goes without one.
 Cluster = Callable[[], Client]
 

@@ -17,14 +17,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from attent_select.errors import InputError, StorageError
 from catalogs import storage
 from catalogs.layout import join
-from trainers.task import Models
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainers.task import Models
 
 MARKER = "checkpoint.json"
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
@@ -61,7 +63,7 @@ class Checkpoint:
             storage.download_folder(self.url, Path(folder))
             yield Path(folder)
 
-    def load(self, models: Models, *, folder: Path | None = None) -> torch.nn.Module:
+    def load(self, models: "Models", *, folder: Path | None = None) -> "torch.nn.Module":
         """The model, compared with the digest that was taken when it was saved. `folder` is what
         `local` gave, for those who need the files anyway.
 
@@ -185,7 +187,7 @@ def _steps(url: str) -> set[int]:
     return {int(match[1]) for match in found if match}
 
 
-def save_initial(models: Models, *, seed: int, url: str) -> Checkpoint:
+def save_initial(models: "Models", *, seed: int, url: str) -> Checkpoint:
     """Publish a new model as the checkpoint of step 0; one that is there already is kept."""
     if (found := open(url)) is not None:
         return found
@@ -195,20 +197,22 @@ def save_initial(models: Models, *, seed: int, url: str) -> Checkpoint:
         return publish(Path(folder), url=url, step=0, weights_digest=digest_of(model, models))
 
 
-def digest_of(model: torch.nn.Module, models: Models) -> str:
+def digest_of(model: "torch.nn.Module", models: "Models") -> str:
     """The digest of a model's weights: the store's own, if it has one, else that of all tensors."""
     if hasattr(models, "digest"):
         return str(models.digest(model))
     return weights_digest(model)
 
 
-def weights_digest(model: torch.nn.Module) -> str:
+def weights_digest(model: "torch.nn.Module") -> str:
     """Hash of the names, dtypes, shapes and bits of every parameter and persistent buffer."""
     return tensors_digest(model.state_dict())
 
 
-def tensors_digest(weights: Mapping[str, torch.Tensor]) -> str:
+def tensors_digest(weights: Mapping[str, "torch.Tensor"]) -> str:
     """Hash of the names, dtypes, shapes and bits of tensors."""
+    import torch
+
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

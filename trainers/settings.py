@@ -1,7 +1,7 @@
 """Settings of training and reading ahead: plain values.
 
-Here: names, defaults, checks. Not here: what is done with them (`fit.py`, `stream.py`,
-`scorer.py`).
+Here: names, defaults, checks. Not here: what is done with them (`fitting.py`,
+`stream.py`, `scorer.py`).
 """
 
 import math

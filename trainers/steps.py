@@ -1,4 +1,4 @@
-"""The seam between a round (`fit.py`) and the loop that does its steps (`hf/training_loop.py`).
+"""The seam between a round (`fitting.py`) and the loop that does its steps (`hf/training_loop.py`).
 
 Here: plain values, so that `fit` can be imported without transformers. Not here: what they do.
 """

@@ -24,7 +24,7 @@ from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
 from trainers import TeachingStream, checkpoint, fit
 from trainers.evaluation import held_out_batches
-from trainers.fit import FitResult
+from trainers.fitting import FitResult
 from trainers.hf import training_loop
 from trainers.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings

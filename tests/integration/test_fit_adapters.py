@@ -17,7 +17,7 @@ from pipeline import scoring_tasks
 from pipeline.settings import ScoringSettings as SpanSettings
 from trainers import TeachingStream, checkpoint, fit
 from trainers.evaluation import held_out_batches
-from trainers.fit import FitResult
+from trainers.fitting import FitResult
 from trainers.hf.adapters import ADAPTER
 from trainers.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings

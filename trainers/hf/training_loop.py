@@ -2,7 +2,7 @@
 
 Here: what has to be said to the Trainer so that sharding, scale, random state and resuming are
 exact.
-Not here: which checkpoint to start from, markers, evaluation (`trainers/fit.py`).
+Not here: which checkpoint to start from, markers, evaluation (`trainers/fitting.py`).
 """
 
 import gc

@@ -1,0 +1,118 @@
+"""`attent score` leaves torch to another process and to its workers: with the same result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from small_runs import small_run
+
+from attent_select.errors import AttentError, InputError, MissingError
+from catalogs.layout import Layout
+from pipeline import apart, config, score
+from pipeline.cluster import Client
+from pipeline.starting import save_initial
+
+QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
+# Scores by a configuration's file, in a process that then tells what it has imported.
+DRIVER = """
+import json, sys
+from pipeline import score
+if __name__ == "__main__":
+    found = score(sys.argv[1])
+    heavy = sorted({"torch", "transformers", "peft"} & sys.modules.keys())
+    print(json.dumps([found.scored, found.skipped, found.catalog_digest, heavy]))
+"""
+
+
+def written(folder: Path, values: dict[str, Any]) -> str:
+    folder.mkdir(exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def driven(folder: Path, source: str) -> list[Any]:
+    script = folder / "driver.py"
+    script.write_text(DRIVER)
+    done = subprocess.run(
+        [sys.executable, str(script), source], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_driver_without_torch_measures_and_names_the_same(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    here = config.parse(small_run(tmp_path / "here", shards, **QUICK))
+    expected = score(here, client=client)
+    source = written(tmp_path, small_run(tmp_path / "there", shards, **QUICK))
+    assert driven(tmp_path, source) == [240, 0, expected.catalog_digest, []]
+    frozen = [yaml.safe_load((tmp_path / n / "run.yaml").read_text()) for n in ("here", "there")]
+    assert frozen[0] | {"run": ""} == frozen[1] | {"run": ""}
+    # One of them finds what the other one measured: spans have the same names.
+    plans = [pl.read_parquet(Layout(str(tmp_path / name)).plan(0)) for name in ("here", "there")]
+    assert plans[0].equals(plans[1])
+
+
+def test_what_is_wrong_is_told_as_without_another_process(tmp_path: Path, shards: Path) -> None:
+    values = small_run(tmp_path / "run", shards, model__config__num_labels=0, seed=-1)
+    source = written(tmp_path, values | {"training": {"batch_size": 0}})
+    with pytest.raises(InputError) as here:
+        config.load(source)
+    with pytest.raises(InputError) as there, apart.checked(source, overrides=()):
+        pass
+    assert str(there.value) == str(here.value)
+
+
+def test_a_run_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(MissingError, match=r"no run\.yaml there"),
+        apart.checked(str(tmp_path), overrides=()),
+    ):
+        pass
+
+
+def test_the_configuration_is_the_same_and_the_process_ends_with_the_first_model(
+    tmp_path: Path, shards: Path
+) -> None:
+    source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
+    overrides = ["seed=3", "scoring.carry={label: integer}"]
+    here = config.load(source, overrides=overrides)
+    with apart.checked(source, overrides=overrides) as (there, save):
+        assert there.resolved() == here.resolved()
+        assert there.task.settings.columns == here.task.settings.columns
+        assert there.task.settings.load() == here.task.settings
+        assert there.training == here.training
+        assert there.selection == here.selection
+        assert len(children()) == 1
+        save(there)
+        assert not children()
+    saved = sorted(tmp_path.rglob("*"))
+    save_initial(here)
+    assert sorted(tmp_path.rglob("*")) == saved
+
+
+def test_a_process_that_is_killed_is_an_error_with_its_status(tmp_path: Path, shards: Path) -> None:
+    source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
+    with apart.checked(source, overrides=()) as (found, save):
+        for child in children():
+            os.kill(child, 9)
+        with pytest.raises(AttentError, match="ended with status -9"):
+            save(found)
+
+
+def children() -> list[int]:
+    """The processes apart of this one."""
+    import psutil
+
+    return [
+        child.pid for child in psutil.Process().children() if "pipeline.apart" in child.cmdline()
+    ]
