@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from catalogs.losses import Batching
 from catalogs.shard_format import Sample
-from pipeline.scoring_tasks import Measured, SpanTask
 
 
 class Models:
@@ -53,9 +51,3 @@ class NoOp:
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Any]) -> dict[str, float]:
         return {"eval_loss": 0.0}
-
-
-def measure_nothing(task: SpanTask) -> Measured:
-    """What a span costs when its worker does nothing at all."""
-    num_samples = task.span.num_rows
-    return Measured(num_samples, num_samples, Batching(), {}, ())

@@ -269,30 +269,22 @@ def datasets_map(values: dict[str, Any], folder: Path) -> Rate:
 
 
 def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
-    """Seconds of this process, which holds driver and scheduler, per span; and its memory."""
-    import noop_task
+    """Seconds of this process, which holds driver and scheduler, per span; and its memory: the
+    process is that of `attent score`, without torch.
+    """
+    import noop_span
 
-    from pipeline import config, plans, rounds, scoring
+    from pipeline import apart, plans, rounds, scoring
     from pipeline.cluster import connect, run_tasks
 
-    (folder / "shards").mkdir()
-    per_shard = min(1000, num_spans)
-    for number in range(num_spans // per_shard):
-        table = pa.table({"number": pa.array(range(per_shard))})
-        pq.write_table(table, folder / "shards" / f"{number:06d}.parquet")
-    settings = config.parse({
-        "run": str(folder / "run"),
-        "corpus": {"shards": [str(folder / "shards")]},
-        "task": {"name": "noop_task.NoOp"},
-        "model": {},
-        "scoring": {"span_samples": 1},
-        "schedule": {"epochs": 1},
-        "cluster": {"workers": 2, "window": 32},
-        "training": {"batch_size": 1},
-    })  # fmt: skip
+    source = folder / "config.yaml"
+    source.write_text(json.dumps(spans_run(folder, num_spans)))
     memory = psutil.Process().memory_full_info
-    with connect(settings.cluster) as client:
-        run = rounds.prepare(settings, cluster=lambda: client)
+    with (
+        apart.checked(str(source), overrides=()) as (settings, save_initial),
+        connect(settings.cluster) as client,
+    ):
+        run = rounds.prepare(settings, cluster=lambda: client, save_initial=save_initial)
         before, cpu, started = memory().rss, time.process_time(), time.perf_counter()
         if kind == "files":
             rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
@@ -300,7 +292,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
             measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
             tasks = plans.plan_tasks(run.corpus.shards, measurement)
             done = run_tasks(
-                client, noop_task.measure_nothing, tasks, window_per_thread=settings.cluster.window
+                client, noop_span.measure_nothing, tasks, window_per_thread=settings.cluster.window
             )
             assert sum(1 for _ in done) == num_spans
         return {
@@ -313,6 +305,25 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
             # their own.
             "driver_private_mib": memory().uss / 2**20,
         }
+
+
+def spans_run(folder: Path, num_spans: int) -> dict[str, Any]:
+    """The configuration of a run with so many spans of one sample; writes its shards."""
+    (folder / "shards").mkdir()
+    per_shard = min(1000, num_spans)
+    for number in range(num_spans // per_shard):
+        table = pa.table({"number": pa.array(range(per_shard))})
+        pq.write_table(table, folder / "shards" / f"{number:06d}.parquet")
+    return {
+        "run": str(folder / "run"),
+        "corpus": {"shards": [str(folder / "shards")]},
+        "task": {"name": "noop_task.NoOp"},
+        "model": {},
+        "scoring": {"span_samples": 1},
+        "schedule": {"epochs": 1},
+        "cluster": {"workers": 2, "window": 32},
+        "training": {"batch_size": 1},
+    }
 
 
 METHODS: dict[str, Callable[..., Any]] = {

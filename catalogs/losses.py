@@ -30,7 +30,7 @@ from catalogs.segments import Segment, summed
 __all__ = ["Batching", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """A contiguous range of rows of one shard: what one scoring task does."""
 

@@ -77,7 +77,7 @@ class Picks:
     num_rows: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SpanTask:
     """One future: the losses of one span, or of some of its rows."""
 

@@ -1,0 +1,14 @@
+"""A span of which nothing is measured, for what the driver and the scheduler take for one.
+
+Here: what `benchmarks/scoring.py` has workers do; without torch, as the driver does without it. Not
+here: measuring.
+"""
+
+from catalogs.losses import Batching
+from pipeline.scoring_tasks import Measured, SpanTask
+
+
+def measure_nothing(task: SpanTask) -> Measured:
+    """What a span costs when its worker does nothing at all."""
+    num_samples = task.span.num_rows
+    return Measured(num_samples, num_samples, Batching(), {}, ())
