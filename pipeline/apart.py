@@ -108,7 +108,9 @@ def main() -> None:
         for answer in _answers():
             print(json.dumps(answer), file=answers, flush=True)
     except AttentError as error:
-        print(json.dumps({"error": [type(error).__name__, str(error)]}), file=answers, flush=True)
+        # Of the errors that the other process knows too, the nearest.
+        kind = next(c for c in type(error).__mro__ if c.__module__ == errors.__name__)
+        print(json.dumps({"error": [kind.__name__, str(error)]}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
