@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch
 from attent_select.errors import InputError, SampleError, StorageError
 from attent_select.randomness import Purpose, numpy_bits, stream_key
 from catalogs.read_plan import ReadPlan
-from catalogs.shard_format import Sample
+from catalogs.shard_format import Reading, Sample
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
 from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
@@ -24,6 +25,7 @@ from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
 from trainers.task import Batch, HasLength, Item, Task, draws
+from trainers.waiting import Waiting
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
@@ -37,6 +39,10 @@ class _Piece:
 
     ids: Ids
     num_bytes: int
+
+
+# The samples of a piece.
+_Read: TypeAlias = tuple[Ids, Reading]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,7 @@ class RankReader:
     def _num_read_threads(self) -> int:
         return self.read_ahead.read_threads(is_local=self.source.is_local)
 
-    def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:
+    def _read_pieces(self, start_step: int) -> Generator[_Read, None, None]:
         num_threads = self._num_read_threads
         # A stage of its own: what a piece takes may cost a request, and those go side by side.
         pieces = ordered_map(
@@ -124,44 +130,45 @@ class RankReader:
         )
 
     def _sized(self, ids: Ids) -> _Piece:
+        if not self._num_read_threads:
+            return _Piece(ids, num_bytes=0)  # nothing is read ahead
         overhead = SAMPLE_OVERHEAD_BYTES * len(ids)
         return _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes + overhead)
 
-    def _read(self, ids: Ids) -> dict[int, Sample]:
+    def _read(self, ids: Ids) -> _Read:
         reading = self.source.read(ids)
         self.stats.count_selected(reading.bytes_selected)
-        return dict(zip(ids.tolist(), reading.samples, strict=True))
+        return ids, reading
 
     def _micro_batches(
-        self, start_step: int, read: Generator[dict[int, Sample], None, None]
+        self, start_step: int, read: Generator[_Read, None, None]
     ) -> Iterator[MicroBatch]:
         """Takes samples, in training order, out of what was read; reads on when one is missing."""
-        waiting: dict[int, Sample] = {}
+        waiting = Waiting((ids, reading.values) for ids, reading in read)
         with closing(read):
             for step, ids in self.order.steps(start_step):
                 for parts in self._read_together(self.share.of_batch(ids)):
-                    wanted = np.concatenate(parts).tolist()
-                    # One by one: the difference of sets would go through all that is waiting.
-                    while not all(map(waiting.__contains__, wanted)):
-                        waiting.update(next(read))
-                    for part in self._of_like_lengths(parts, waiting):
-                        samples = [waiting.pop(number) for number in part.tolist()]
-                        yield MicroBatch(step=step, ids=part, samples=samples)
+                    wanted = np.concatenate(parts)
+                    yield from self._of_like_lengths(step, parts, waiting.take(wanted))
 
     def _read_together(self, parts: list[Ids]) -> list[list[Ids]]:
         """One micro-batch at a time, unless samples go from one to another of their step."""
         return [parts] if isinstance(self.task, HasLength) else [[part] for part in parts]
 
-    def _of_like_lengths(self, parts: list[Ids], samples: dict[int, Sample]) -> list[Ids]:
+    def _of_like_lengths(
+        self, step: int, parts: list[Ids], samples: list[Sample]
+    ) -> Iterator[MicroBatch]:
         """Micro-batches of the same sizes, longest samples first: less padding, and the step's loss
         is a sum over all of them, so that the update stays the same.
         """
         if len(parts) == 1 or not isinstance(self.task, HasLength):
-            return parts
+            yield MicroBatch(step, np.concatenate(parts), samples)
+            return
+        lengths = [self.task.length(sample) for sample in samples]
+        order = np.argsort(np.negative(lengths), kind="stable")
         ids = np.concatenate(parts)
-        lengths = [self.task.length(samples[number]) for number in ids.tolist()]
-        ids = ids[np.argsort(np.negative(lengths), kind="stable")]
-        return np.split(ids, np.cumsum([len(part) for part in parts])[:-1])
+        for places in np.split(order, np.cumsum([len(part) for part in parts])[:-1]):
+            yield MicroBatch(step, ids[places], [samples[place] for place in places.tolist()])
 
     def _bytes_prepared(self, micro_batch: MicroBatch) -> int:
         # Before the first one is collated its size is unknown: it then runs alone.
@@ -234,7 +241,8 @@ class RankReader:
         for number in islice(following, _FILLER_ATTEMPTS):
             ids = np.array([number])
             try:
-                sample = self._read(ids)[int(number)]
+                _, reading = self._read(ids)
+                (sample,) = reading.samples
                 return int(number), self._item(
                     sample, generator=next(self._generators(ids, step=step))
                 )

@@ -64,7 +64,7 @@ class Parquet:
         """The samples at `rows`, from the row groups that hold them."""
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
         if len(wanted) == 0:
-            return Reading([], bytes_read=0, bytes_selected=0, num_requests=0)
+            return Reading({}, 0, bytes_read=0, bytes_selected=0, num_requests=0)
         footer = _footer(shard)
         tail = _tails.pop(_key(shard)) or b""
         plan = _plan(shard, footer, rows=wanted, columns=columns)
@@ -72,15 +72,16 @@ class Parquet:
         in_group = footer.groups_of(wanted)
         groups = np.unique(in_group).tolist()
         fetched = _fetched(shard, requests, tail if requests != plan.ranges else b"")
-        samples: list[Sample] = []
+        values: dict[str, list[Any]] = {name: [] for name in columns}
         tables = parquet_file.decode(
             shard.uri, fetched, footer=footer, groups=groups, columns=columns
         )
         for group, table in zip(groups, tables, strict=True):
             positions = wanted[in_group == group] - footer.starts[group]
-            samples.extend(_samples(table, positions, url=shard.uri))
+            for name, found in _values(table, positions, url=shard.uri).items():
+                values[name] += found
         num_bytes = sum(size for _, size in requests)
-        return Reading(samples, num_bytes, plan.bytes_selected, len(requests))
+        return Reading(values, len(wanted), num_bytes, plan.bytes_selected, len(requests))
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
         """The row groups that hold `rows`. `decoded_bytes` are the samples' share of them, and the
@@ -208,9 +209,9 @@ def _key(shard: Shard) -> tuple[str, str]:
     return shard.uri, shard.etag
 
 
-def _samples(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> list[Sample]:
+def _values(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> dict[str, list[Any]]:
     try:
-        return plain_values.samples_of(plain_values.chosen(table, positions))
+        return plain_values.values_of(plain_values.chosen(table, positions))
     except pa.ArrowException as error:
         kinds = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(
