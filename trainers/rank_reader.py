@@ -180,14 +180,14 @@ class RankReader:
         step = micro_batch.step
         with self._turns.turn(len(micro_batch.ids)):
             kept, items = self._usable(micro_batch)
-        weights = self.order.selected.weights.of(np.array(kept, np.int64))
+        weights = self.order.selected.weights.of(kept)
         if not items:
             # Every rank takes part in every micro-batch, or the others wait for its gradients for
             # ever.
             number, item = self._filler(step)
-            items, kept, weights = [item], [number], np.zeros(1, np.float32)
+            items, kept, weights = [item], np.array([number]), np.zeros(1, np.float32)
         batch = {} if self.task is None else dict(self.task.collate(items))
-        batch.update(self._bookkeeping(np.array(kept), weights, step=step))
+        batch.update(self._bookkeeping(kept, weights, step=step))
         truncated = int(batch["truncated"].sum()) if "truncated" in batch else 0
         self.stats.count(int(np.count_nonzero(weights)), truncated=truncated)
         num_bytes = sum(tensor.nbytes for tensor in batch.values())
@@ -196,17 +196,17 @@ class RankReader:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch
 
-    def _usable(self, micro_batch: MicroBatch) -> tuple[list[int], list[Item]]:
-        kept, items = [], []
-        generators = self._generators(micro_batch.ids, step=micro_batch.step)
-        numbers = micro_batch.ids.tolist()
-        for number, sample, generator in zip(numbers, micro_batch.samples, generators, strict=True):
+    def _usable(self, micro_batch: MicroBatch) -> tuple[Ids, list[Item]]:
+        ids, items, unusable = micro_batch.ids, [], []
+        generators = self._generators(ids, step=micro_batch.step)
+        prepare = self._item if self.task is None else self.task.prepare
+        for sample, generator in zip(micro_batch.samples, generators, strict=True):
             try:
-                items.append(self._item(sample, generator=generator))
-                kept.append(number)
+                items.append(prepare(sample, generator=generator))
             except SampleError as error:
-                self._skip(number, error)
-        return kept, items
+                unusable.append(len(items) + len(unusable))
+                self._skip(int(ids[unusable[-1]]), error)
+        return np.delete(ids, unusable) if unusable else ids, items
 
     def _generators(self, ids: Ids, *, step: int) -> Iterator[torch.Generator]:
         """For each sample's random augmentation: the same in an epoch, whatever the step or rank.

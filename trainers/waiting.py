@@ -32,6 +32,9 @@ class Waiting:
         # Ascending, one for each value of a column; of `_added` not yet joined.
         self._ids = _NO_IDS
         self._added: list[Ids] = []
+        # Where in `_ids` runs of consecutive ones begin, and with which: what is read together
+        # mostly is one run, and in few of them a sample is found soon.
+        self._starts, self._firsts = _NO_IDS, _NO_IDS
         self._taken = np.zeros(0, np.bool_)
         self._set_aside: dict[int, Sample] = {}
 
@@ -74,10 +77,11 @@ class Waiting:
     def _find(self, ids: Ids) -> tuple[Ids, Any]:
         """Where they are in the columns, and which are there and not taken."""
         self._join()
-        places = np.searchsorted(self._ids, ids)
         if not len(self._ids):
-            return places, np.zeros(len(ids), np.bool_)
-        places = np.minimum(places, len(self._ids) - 1)
+            return ids, np.zeros(len(ids), np.bool_)
+        runs = np.maximum(np.searchsorted(self._firsts, ids, side="right") - 1, 0)
+        places = self._starts[runs] + ids - self._firsts[runs]
+        places = np.clip(places, 0, len(self._ids) - 1)
         # An id that was taken is that of an earlier epoch.
         return places, (self._ids[places] == ids) & ~self._taken[places]
 
@@ -85,6 +89,8 @@ class Waiting:
         if self._added:
             self._ids = np.concatenate([self._ids, *self._added])
             self._added = []
+            self._starts = np.flatnonzero(np.diff(self._ids, prepend=-2) != 1)
+            self._firsts = self._ids[self._starts]
             num_new = len(self._ids) - len(self._taken)
             self._taken = np.append(self._taken, np.zeros(num_new, np.bool_))
 

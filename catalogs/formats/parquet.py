@@ -69,17 +69,18 @@ class Parquet:
         tail = _tails.pop(_key(shard)) or b""
         plan = _plan(shard, footer, rows=wanted, columns=columns)
         requests = _lacking(shard, plan.ranges, len(tail))
-        in_group = footer.groups_of(wanted)
-        groups = np.unique(in_group).tolist()
+        found, firsts = np.unique(footer.groups_of(wanted), return_index=True)
+        groups = found.tolist()
         fetched = _fetched(shard, requests, tail if requests != plan.ranges else b"")
         values: dict[str, list[Any]] = {name: [] for name in columns}
         tables = parquet_file.decode(
             shard.uri, fetched, footer=footer, groups=groups, columns=columns
         )
-        for group, table in zip(groups, tables, strict=True):
-            positions = wanted[in_group == group] - footer.starts[group]
-            for name, found in _values(table, positions, url=shard.uri).items():
-                values[name] += found
+        rows_of = np.split(wanted, firsts[1:])
+        for group, chosen, table in zip(groups, rows_of, tables, strict=True):
+            some = _values(table, chosen - footer.starts[group], url=shard.uri)
+            for name in columns:
+                values[name] += some[name]
         num_bytes = sum(size for _, size in requests)
         return Reading(values, len(wanted), num_bytes, plan.bytes_selected, len(requests))
 
