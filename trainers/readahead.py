@@ -44,7 +44,8 @@ def ordered_map(
     item that costs more than the budget runs alone. `items` is pulled from a thread of its own, so
     that one `ordered_map` can feed another without making the consumer wait for both. An exception
     of `items` or `function` is raised at its place in the order. Closing the generator (or dropping
-    it) stops and joins every thread; calls that have started are waited for, within reason.
+    it) stops and joins every thread; calls that have started are waited for, within reason, and
+    not at all once a result did not come in time.
 
     Without threads (0) each item is worked on when it is asked for, where it is asked for, however
     long that takes.
@@ -69,6 +70,7 @@ def ordered_map(
         target=_feed, args=(items, start, started), name="attent-feed", daemon=True
     )
     feeder.start()
+    patience = _CLOSING_SECONDS
     try:
         while (entry := _get(started, timeout_seconds)) is not None:
             future, size = entry
@@ -77,10 +79,13 @@ def ordered_map(
             gate.leave(size)
             yield result
             del result
+    except TimeoutError:
+        patience = 0.0
+        raise
     finally:
         gate.close()
-        deadline = monotonic() + _CLOSING_SECONDS
-        feeder.join(_CLOSING_SECONDS)
+        deadline = monotonic() + patience
+        feeder.join(patience)
         workers.close(deadline)
 
 
