@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch
 from attent_select.errors import InputError, SampleError, StorageError
 from attent_select.randomness import Purpose, numpy_bits, stream_key
 from catalogs.read_plan import ReadPlan
-from catalogs.shard_format import Reading, Sample
+from catalogs.shard_format import Sample, samples_of
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
 from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
@@ -25,7 +24,7 @@ from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
 from trainers.task import Batch, HasLength, Item, Task, draws
-from trainers.waiting import Waiting
+from trainers.waiting import Columns, Waiting
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
@@ -39,10 +38,6 @@ class _Piece:
 
     ids: Ids
     num_bytes: int
-
-
-# The samples of a piece.
-_Read: TypeAlias = tuple[Ids, Reading]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +105,7 @@ class RankReader:
     def _num_read_threads(self) -> int:
         return self.read_ahead.read_threads(is_local=self.source.is_local)
 
-    def _read_pieces(self, start_step: int) -> Generator[_Read, None, None]:
+    def _read_pieces(self, start_step: int) -> Generator[Columns, None, None]:
         num_threads = self._num_read_threads
         # A stage of its own: what a piece takes may cost a request, and those go side by side.
         pieces = ordered_map(
@@ -135,16 +130,16 @@ class RankReader:
         overhead = SAMPLE_OVERHEAD_BYTES * len(ids)
         return _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes + overhead)
 
-    def _read(self, ids: Ids) -> _Read:
+    def _read(self, ids: Ids) -> Columns:
         reading = self.source.read(ids)
         self.stats.count_selected(reading.bytes_selected)
-        return ids, reading
+        return ids, reading.values
 
     def _micro_batches(
-        self, start_step: int, read: Generator[_Read, None, None]
+        self, start_step: int, read: Generator[Columns, None, None]
     ) -> Iterator[MicroBatch]:
         """Takes samples, in training order, out of what was read; reads on when one is missing."""
-        waiting = Waiting((ids, reading.values) for ids, reading in read)
+        waiting = Waiting(read)
         with closing(read):
             for step, ids in self.order.steps(start_step):
                 for parts in self._read_together(self.share.of_batch(ids)):
@@ -241,8 +236,7 @@ class RankReader:
         for number in islice(following, _FILLER_ATTEMPTS):
             ids = np.array([number])
             try:
-                _, reading = self._read(ids)
-                (sample,) = reading.samples
+                (sample,) = samples_of(self._read(ids)[1], num_samples=1)
                 return int(number), self._item(
                     sample, generator=next(self._generators(ids, step=step))
                 )

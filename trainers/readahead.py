@@ -56,7 +56,7 @@ def ordered_map(
     if not num_threads:
         yield from _when_asked(function, items)
         return
-    gate = _Gate(budget)
+    gate, patience = _Gate(budget), _CLOSING_SECONDS
     started: _Started[Result] = SimpleQueue()
     workers = Workers(function, num_threads, name="attent-work")
 
@@ -70,21 +70,14 @@ def ordered_map(
         target=_feed, args=(items, start, started), name="attent-feed", daemon=True
     )
     feeder.start()
-    patience = _CLOSING_SECONDS
     try:
-        while (entry := _get(started, timeout_seconds)) is not None:
-            future, size = entry
-            result = future.result(timeout_seconds)
-            del entry, future  # or this frame would keep the result alive while the next is made
-            gate.leave(size)
-            yield result
-            del result
+        yield from _results(started, gate, timeout_seconds)
     except TimeoutError:
         patience = 0.0
         raise
     finally:
-        gate.close()
         deadline = monotonic() + patience
+        gate.close()
         feeder.join(patience)
         workers.close(deadline)
 
@@ -97,6 +90,18 @@ def _when_asked(
         yield from map(function, iterator)
     finally:
         _close(iterator)
+
+
+def _results(
+    started: "_Started[Result]", gate: "_Gate", timeout: float | None
+) -> Generator[Result, None, None]:
+    while (entry := _get(started, timeout)) is not None:
+        future, size = entry
+        result = future.result(timeout)
+        del entry, future  # or this frame would keep the result alive while the next is made
+        gate.leave(size)
+        yield result
+        del result
 
 
 def _get(started: "_Started[Result]", timeout: float | None) -> "tuple[Future[Result], int] | None":

@@ -58,7 +58,7 @@ class Waiting:
         while lacking:
             ids, values = next(self._read)
             last = self._added[-1] if self._added else self._ids
-            is_new = len(last) and (ids[0] < last[-1] or 2 * self._taken.sum() > len(self._ids))
+            is_new = len(last) and (ids[0] <= last[-1] or 2 * self._taken.sum() > len(self._ids))
             if is_new or not self._values:
                 self._begin(values)
             for name, found in values.items():
