@@ -104,7 +104,9 @@ def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
     data = storage.read(url)
     footer = parquet_file.parse_footer(data, url=url, num_bytes=len(data))
     check_columns(footer, schema=schema, url=url)
-    table = pq.read_table(pa.BufferReader(data), columns=list(schema))
+    # `read_table` would import pyarrow's data sets, which takes longer than to open a run.
+    with pq.ParquetFile(pa.BufferReader(data), metadata=footer.metadata) as file:
+        table = file.read(columns=list(schema)).select(list(schema))
     return from_arrow(table).cast(pl.Schema(schema)), notes_of(footer)
 
 

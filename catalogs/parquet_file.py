@@ -99,12 +99,23 @@ def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:
     Raises:
         InputError: it is not a whole Parquet file.
     """
-    length = min(num_bytes, TAIL_BYTES)
-    tail = storage.read_ranges(url, [(num_bytes - length, length)], etag=etag)[0]
-    needed = footer_bytes(tail, url=url, num_bytes=num_bytes)
-    if needed > length:
-        tail = storage.read_ranges(url, [(num_bytes - needed, needed)], etag=etag)[0]
+    tail = read_tail(url, num_bytes=num_bytes, etag=etag)
     return parse_footer(tail, url=url, num_bytes=num_bytes)
+
+
+def read_tail(url: str, *, num_bytes: int, etag: str | None = None) -> bytes:
+    """The last bytes of a file of `num_bytes` bytes: at least its footer.
+
+    Raises:
+        InputError: it is not a whole Parquet file.
+    """
+    length = min(num_bytes, TAIL_BYTES)
+    (tail,) = storage.read_ranges(url, [(num_bytes - length, length)], etag=etag)
+    needed = footer_bytes(tail, url=url, num_bytes=num_bytes)
+    if needed <= length:
+        return tail
+    (rest,) = storage.read_ranges(url, [(num_bytes - needed, needed - length)], etag=etag)
+    return rest + tail
 
 
 def footer_bytes(tail: bytes, *, url: str, num_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Arrow tables → samples of plain Python values, whatever a shard holds.
+"""Arrow tables → columns of plain Python values, whatever a shard holds.
 
 Here: choosing rows, and values that Python has no equal for. Not here: where the tables come from
 (`catalogs/parquet_file.py`).
@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-from catalogs.shard_format import Sample
 
 
 def chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
@@ -27,18 +25,20 @@ def chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
     return table.filter(pa.array(mask))
 
 
-def samples_of(table: pa.Table | pa.RecordBatch) -> list[Sample]:
-    """Every row as a sample.
+def values_of(table: pa.Table) -> dict[str, list[Any]]:
+    """The values of every column.
 
     A value that Python cannot hold stays bytes, so that its task can give that one sample a status:
     text that is not UTF-8 its own bytes, anything else (a date in the year 20000) none at all.
     """
+    return dict(zip(table.column_names, map(_list, table.columns), strict=True))
+
+
+def _list(column: pa.ChunkedArray) -> list[Any]:
     try:
-        return list(table.to_pylist())
+        return list(column.to_pylist())
     except (ValueError, OverflowError):
-        columns = [[_value(scalar) for scalar in column] for column in table.columns]
-        rows = zip(*columns, strict=True)
-        return [dict(zip(table.column_names, row, strict=True)) for row in rows]
+        return [_value(scalar) for scalar in column]
 
 
 def _value(scalar: Any) -> Any:

@@ -5,7 +5,7 @@ each) or which bytes to request (`catalogs/read_plan.py`). A new format is one n
 under `tests/conformance/` finds and tests it because it exists.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,15 +44,35 @@ class Inspection:
 class Reading:
     """Samples in the order of the rows that were asked for, and what getting them cost.
 
+    `values` has `num_samples` plain Python values for every column that was asked for: as columns,
+    because an object for each sample costs more than to read a small one.
+
     `bytes_selected` is the extent of the selected samples in their shard (tar: headers and padding
     included; Parquet: the share of the column chunks read). Read amplification is
     `bytes_read / bytes_selected`.
     """
 
-    samples: list[Sample]
+    values: dict[str, list[Any]]
+    num_samples: int
     bytes_read: int
     bytes_selected: int
     num_requests: int
+
+    @property
+    def samples(self) -> list[Sample]:
+        """One by one; made anew each time."""
+        return samples_of(self.values, num_samples=self.num_samples)
+
+
+def samples_of(values: Mapping[str, Sequence[Any]], *, num_samples: int) -> list[Sample]:
+    """Columns → `num_samples` samples."""
+    empty: Sample = dict.fromkeys(values)
+    samples = [empty.copy() for _ in range(num_samples)]
+    # Column by column: a dictionary made of names and values takes four times as long.
+    for name, found in values.items():
+        for sample, value in zip(samples, found, strict=True):
+            sample[name] = value
+    return samples
 
 
 class ShardFormat(Protocol):

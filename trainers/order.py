@@ -83,11 +83,16 @@ class Share:
         Each rank takes a run of neighbours in the index, so that few ranks read the same row group.
         Within the share the batch's order stays.
         """
-        mine = np.array_split(np.argsort(ids), self.world_size)[self.rank]
-        return np.array_split(ids[np.sort(mine)], self.num_parts)
+        if self.world_size > 1:
+            mine = np.array_split(np.argsort(ids), self.world_size)[self.rank]
+            ids = ids[np.sort(mine)]
+        return np.array_split(ids, self.num_parts) if self.num_parts > 1 else [ids]
 
     def of_blocks(self, order: "Order", start_step: int = 0) -> Iterator[Ids]:
         """The samples of each block that the rank trains on: the same that `of_batch` gives it."""
+        if self.world_size == 1:
+            yield from (block.ids for block in order.blocks(start_step))
+            return
         steps = order.steps(start_step)
         taken = np.zeros(0, np.int64)
         # Samples by which the steps are ahead of the blocks: a batch may lie in several blocks.

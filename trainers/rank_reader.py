@@ -16,7 +16,7 @@ import torch
 from attent_select.errors import InputError, SampleError, StorageError
 from attent_select.randomness import Purpose, numpy_bits, stream_key
 from catalogs.read_plan import ReadPlan
-from catalogs.shard_format import Sample
+from catalogs.shard_format import Sample, samples_of
 from trainers.order import Order, Share
 from trainers.readahead import Turns, ordered_map
 from trainers.selected import SAMPLE_OVERHEAD_BYTES, Ids
@@ -24,6 +24,7 @@ from trainers.settings import ReadAhead
 from trainers.sources import Source
 from trainers.stream_stats import StreamStats
 from trainers.task import Batch, HasLength, Item, Task, draws
+from trainers.waiting import Columns, Waiting
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.
 _FILLER_ATTEMPTS = 100
@@ -104,7 +105,7 @@ class RankReader:
     def _num_read_threads(self) -> int:
         return self.read_ahead.read_threads(is_local=self.source.is_local)
 
-    def _read_pieces(self, start_step: int) -> Generator[dict[int, Sample], None, None]:
+    def _read_pieces(self, start_step: int) -> Generator[Columns, None, None]:
         num_threads = self._num_read_threads
         # A stage of its own: what a piece takes may cost a request, and those go side by side.
         pieces = ordered_map(
@@ -124,44 +125,45 @@ class RankReader:
         )
 
     def _sized(self, ids: Ids) -> _Piece:
+        if not self._num_read_threads:
+            return _Piece(ids, num_bytes=0)  # nothing is read ahead
         overhead = SAMPLE_OVERHEAD_BYTES * len(ids)
         return _Piece(ids, num_bytes=self.source.plan(ids).decoded_bytes + overhead)
 
-    def _read(self, ids: Ids) -> dict[int, Sample]:
+    def _read(self, ids: Ids) -> Columns:
         reading = self.source.read(ids)
         self.stats.count_selected(reading.bytes_selected)
-        return dict(zip(ids.tolist(), reading.samples, strict=True))
+        return ids, reading.values
 
     def _micro_batches(
-        self, start_step: int, read: Generator[dict[int, Sample], None, None]
+        self, start_step: int, read: Generator[Columns, None, None]
     ) -> Iterator[MicroBatch]:
         """Takes samples, in training order, out of what was read; reads on when one is missing."""
-        waiting: dict[int, Sample] = {}
+        waiting = Waiting(read)
         with closing(read):
             for step, ids in self.order.steps(start_step):
                 for parts in self._read_together(self.share.of_batch(ids)):
-                    wanted = np.concatenate(parts).tolist()
-                    # One by one: the difference of sets would go through all that is waiting.
-                    while not all(map(waiting.__contains__, wanted)):
-                        waiting.update(next(read))
-                    for part in self._of_like_lengths(parts, waiting):
-                        samples = [waiting.pop(number) for number in part.tolist()]
-                        yield MicroBatch(step=step, ids=part, samples=samples)
+                    wanted = np.concatenate(parts)
+                    yield from self._of_like_lengths(step, parts, waiting.take(wanted))
 
     def _read_together(self, parts: list[Ids]) -> list[list[Ids]]:
         """One micro-batch at a time, unless samples go from one to another of their step."""
         return [parts] if isinstance(self.task, HasLength) else [[part] for part in parts]
 
-    def _of_like_lengths(self, parts: list[Ids], samples: dict[int, Sample]) -> list[Ids]:
+    def _of_like_lengths(
+        self, step: int, parts: list[Ids], samples: list[Sample]
+    ) -> Iterator[MicroBatch]:
         """Micro-batches of the same sizes, longest samples first: less padding, and the step's loss
         is a sum over all of them, so that the update stays the same.
         """
         if len(parts) == 1 or not isinstance(self.task, HasLength):
-            return parts
+            yield MicroBatch(step, np.concatenate(parts), samples)
+            return
+        lengths = [self.task.length(sample) for sample in samples]
+        order = np.argsort(np.negative(lengths), kind="stable")
         ids = np.concatenate(parts)
-        lengths = [self.task.length(samples[number]) for number in ids.tolist()]
-        ids = ids[np.argsort(np.negative(lengths), kind="stable")]
-        return np.split(ids, np.cumsum([len(part) for part in parts])[:-1])
+        for places in np.split(order, np.cumsum([len(part) for part in parts])[:-1]):
+            yield MicroBatch(step, ids[places], [samples[place] for place in places.tolist()])
 
     def _bytes_prepared(self, micro_batch: MicroBatch) -> int:
         # Before the first one is collated its size is unknown: it then runs alone.
@@ -173,14 +175,14 @@ class RankReader:
         step = micro_batch.step
         with self._turns.turn(len(micro_batch.ids)):
             kept, items = self._usable(micro_batch)
-        weights = self.order.selected.weights.of(np.array(kept, np.int64))
+        weights = self.order.selected.weights.of(kept)
         if not items:
             # Every rank takes part in every micro-batch, or the others wait for its gradients for
             # ever.
             number, item = self._filler(step)
-            items, kept, weights = [item], [number], np.zeros(1, np.float32)
+            items, kept, weights = [item], np.array([number]), np.zeros(1, np.float32)
         batch = {} if self.task is None else dict(self.task.collate(items))
-        batch.update(self._bookkeeping(np.array(kept), weights, step=step))
+        batch.update(self._bookkeeping(kept, weights, step=step))
         truncated = int(batch["truncated"].sum()) if "truncated" in batch else 0
         self.stats.count(int(np.count_nonzero(weights)), truncated=truncated)
         num_bytes = sum(tensor.nbytes for tensor in batch.values())
@@ -189,17 +191,17 @@ class RankReader:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch
 
-    def _usable(self, micro_batch: MicroBatch) -> tuple[list[int], list[Item]]:
-        kept, items = [], []
-        generators = self._generators(micro_batch.ids, step=micro_batch.step)
-        numbers = micro_batch.ids.tolist()
-        for number, sample, generator in zip(numbers, micro_batch.samples, generators, strict=True):
+    def _usable(self, micro_batch: MicroBatch) -> tuple[Ids, list[Item]]:
+        ids, items, unusable = micro_batch.ids, [], []
+        generators = self._generators(ids, step=micro_batch.step)
+        prepare = self._item if self.task is None else self.task.prepare
+        for sample, generator in zip(micro_batch.samples, generators, strict=True):
             try:
-                items.append(self._item(sample, generator=generator))
-                kept.append(number)
+                items.append(prepare(sample, generator=generator))
             except SampleError as error:
-                self._skip(number, error)
-        return kept, items
+                unusable.append(len(items) + len(unusable))
+                self._skip(int(ids[unusable[-1]]), error)
+        return np.delete(ids, unusable) if unusable else ids, items
 
     def _generators(self, ids: Ids, *, step: int) -> Iterator[torch.Generator]:
         """For each sample's random augmentation: the same in an epoch, whatever the step or rank.
@@ -234,7 +236,7 @@ class RankReader:
         for number in islice(following, _FILLER_ATTEMPTS):
             ids = np.array([number])
             try:
-                sample = self._read(ids)[int(number)]
+                (sample,) = samples_of(self._read(ids)[1], num_samples=1)
                 return int(number), self._item(
                     sample, generator=next(self._generators(ids, step=step))
                 )

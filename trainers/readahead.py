@@ -44,7 +44,8 @@ def ordered_map(
     item that costs more than the budget runs alone. `items` is pulled from a thread of its own, so
     that one `ordered_map` can feed another without making the consumer wait for both. An exception
     of `items` or `function` is raised at its place in the order. Closing the generator (or dropping
-    it) stops and joins every thread; calls that have started are waited for, within reason.
+    it) stops and joins every thread; calls that have started are waited for, within reason, and
+    not at all once a result did not come in time.
 
     Without threads (0) each item is worked on when it is asked for, where it is asked for, however
     long that takes.
@@ -55,7 +56,7 @@ def ordered_map(
     if not num_threads:
         yield from _when_asked(function, items)
         return
-    gate = _Gate(budget)
+    gate, patience = _Gate(budget), _CLOSING_SECONDS
     started: _Started[Result] = SimpleQueue()
     workers = Workers(function, num_threads, name="attent-work")
 
@@ -70,17 +71,14 @@ def ordered_map(
     )
     feeder.start()
     try:
-        while (entry := _get(started, timeout_seconds)) is not None:
-            future, size = entry
-            result = future.result(timeout_seconds)
-            del entry, future  # or this frame would keep the result alive while the next is made
-            gate.leave(size)
-            yield result
-            del result
+        yield from _results(started, gate, timeout_seconds)
+    except TimeoutError:
+        patience = 0.0
+        raise
     finally:
+        deadline = monotonic() + patience
         gate.close()
-        deadline = monotonic() + _CLOSING_SECONDS
-        feeder.join(_CLOSING_SECONDS)
+        feeder.join(patience)
         workers.close(deadline)
 
 
@@ -92,6 +90,18 @@ def _when_asked(
         yield from map(function, iterator)
     finally:
         _close(iterator)
+
+
+def _results(
+    started: "_Started[Result]", gate: "_Gate", timeout: float | None
+) -> Generator[Result, None, None]:
+    while (entry := _get(started, timeout)) is not None:
+        future, size = entry
+        result = future.result(timeout)
+        del entry, future  # or this frame would keep the result alive while the next is made
+        gate.leave(size)
+        yield result
+        del result
 
 
 def _get(started: "_Started[Result]", timeout: float | None) -> "tuple[Future[Result], int] | None":

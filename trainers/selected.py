@@ -129,7 +129,8 @@ class _WeightCodes:
             self._plain[first:end] = values
             return
         # Appended, so that earlier codes stay what they are.
-        new = np.setdiff1d(values, self._values)
+        found, _ = np.unique(values, return_counts=True)  # without: it imports numpy.ma
+        new = found[~np.isin(found, self._values)]
         if len(self._values) + len(new) > _MAX_CODES:
             self._plain = np.zeros(len(self._codes), np.float32)
             self._plain[:first] = self._values[self._codes[:first]] if first else 0

@@ -23,12 +23,14 @@ class Decoded:
     """A task whose batches are what `samples.batches` makes."""
 
     columns: tuple[str, ...]
+    is_tar: bool
 
     draws = False
 
     def prepare(self, sample: Any, *, generator: Any) -> dict[str, Any]:
-        named = {MEMBERS.get(name, name): value for name, value in sample.items()}
-        return {"array": decode(named), "label": int(named.get("label", 0))}
+        if self.is_tar:
+            sample = {MEMBERS[name]: value for name, value in sample.items()}
+        return {"array": decode(sample), "label": int(sample.get("label", 0))}
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         arrays, labels = collate([i["array"] for i in items], [i["label"] for i in items])
@@ -60,7 +62,7 @@ def stream(request: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     taught = TeachingStream(
         index,
         corpus,
-        Decoded(corpus.columns),
+        Decoded(corpus.columns, is_tar=FORMATS[request.method] == "tar"),
         seed=0,
         batch_size=request.batch_size,
     )

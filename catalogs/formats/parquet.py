@@ -18,6 +18,7 @@ from catalogs import parquet_file, plain_values, storage
 from catalogs.cache import BoundedCache
 from catalogs.parquet_file import Footer
 from catalogs.read_plan import (
+    Extent,
     Fetched,
     ReadPlan,
     checked_columns,
@@ -36,9 +37,13 @@ _GROUP_BYTES = 8 << 20
 # What pyarrow raises for values that it cannot make a column of.
 _REFUSED: Final = (pa.ArrowException, TypeError, OverflowError)
 
+# What was read for a footer is kept of shards up to this size, until their samples are wanted: of
+# a larger one it is next to nothing.
+_KEPT_SHARD_BYTES = 32 * parquet_file.TAIL_BYTES
+
 _footers: BoundedCache[Footer] = BoundedCache(max_bytes=64 << 20)
-# Small shards that were read for their footers, until their samples are wanted.
-_small: BoundedCache[bytes] = BoundedCache(max_bytes=32 << 20)
+# The last bytes of shards, or all of them.
+_tails: BoundedCache[bytes] = BoundedCache(max_bytes=32 << 20)
 
 
 class Parquet:
@@ -59,22 +64,25 @@ class Parquet:
         """The samples at `rows`, from the row groups that hold them."""
         wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
         if len(wanted) == 0:
-            return Reading([], bytes_read=0, bytes_selected=0, num_requests=0)
-        footer, whole = _footer(shard)
+            return Reading({}, 0, bytes_read=0, bytes_selected=0, num_requests=0)
+        footer = _footer(shard)
+        tail = _tails.pop(_key(shard)) or b""
         plan = _plan(shard, footer, rows=wanted, columns=columns)
-        in_group = footer.groups_of(wanted)
-        groups = np.unique(in_group).tolist()
-        fetched = whole or Fetched(
-            plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag)
-        )
-        samples: list[Sample] = []
+        requests = _lacking(shard, plan.ranges, len(tail))
+        found, firsts = np.unique(footer.groups_of(wanted), return_index=True)
+        groups = found.tolist()
+        fetched = _fetched(shard, requests, tail if requests != plan.ranges else b"")
+        values: dict[str, list[Any]] = {name: [] for name in columns}
         tables = parquet_file.decode(
             shard.uri, fetched, footer=footer, groups=groups, columns=columns
         )
-        for group, table in zip(groups, tables, strict=True):
-            positions = wanted[in_group == group] - footer.starts[group]
-            samples.extend(_samples(table, positions, url=shard.uri))
-        return Reading(samples, fetched.num_bytes, plan.bytes_selected, len(fetched.ranges))
+        rows_of = np.split(wanted, firsts[1:])
+        for group, chosen, table in zip(groups, rows_of, tables, strict=True):
+            some = _values(table, chosen - footer.starts[group], url=shard.uri)
+            for name in columns:
+                values[name] += some[name]
+        num_bytes = sum(size for _, size in requests)
+        return Reading(values, len(wanted), num_bytes, plan.bytes_selected, len(requests))
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
         """The row groups that hold `rows`. `decoded_bytes` are the samples' share of them, and the
@@ -150,41 +158,61 @@ def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield group
 
 
-def _footer(shard: Shard) -> tuple[Footer, Fetched | None]:
-    """The footer, and the whole shard if that was read to get it."""
-    footer = _footers.get(_key(shard))
-    if footer is None and shard.num_bytes <= max(
-        _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri), parquet_file.TAIL_BYTES
-    ):
-        footer = _read_whole(shard)
-    whole = _small.pop(_key(shard))
-    fetched = None if whole is None else Fetched([(0, len(whole))], [whole])
-    return footer or _cached_footer(shard), fetched
+def _lacking(shard: Shard, ranges: list[Extent], num_there: int) -> list[Extent]:
+    """`ranges` without the last bytes of the shard, which are there: none are read twice. If it is
+    all there, then that was the request.
+    """
+    end = shard.num_bytes - num_there
+    if end == 0:
+        return [(0, shard.num_bytes)]
+    return [(first, min(size, end - first)) for first, size in ranges if first < end]
+
+
+def _fetched(shard: Shard, requests: list[Extent], tail: bytes) -> Fetched:
+    """What is requested, and the tail; as one piece where they meet."""
+    if len(tail) == shard.num_bytes:
+        return Fetched(requests, [tail])
+    data = storage.read_ranges(shard.uri, requests, etag=shard.etag)
+    end = shard.num_bytes - len(tail)
+    if not tail:
+        return Fetched(requests, data)
+    if not requests or sum(requests[-1]) < end:
+        return Fetched([*requests, (end, len(tail))], [*data, tail])
+    first, size = requests[-1]
+    return Fetched([*requests[:-1], (first, size + len(tail))], [*data[:-1], data[-1] + tail])
+
+
+def _footer(shard: Shard) -> Footer:
+    """The footer; of a small shard it is read with all the rest."""
+    small = _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri)
+    if shard.num_bytes > small or _footers.get(_key(shard)) is not None:
+        return _cached_footer(shard)
+    (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
+    footer = _parsed(shard, data)
+    return _footers.put(_key(shard), footer, num_bytes=footer.num_bytes)
 
 
 def _cached_footer(shard: Shard) -> Footer:
     def load() -> Footer:
-        if shard.num_bytes <= parquet_file.TAIL_BYTES:
-            return _read_whole(shard)  # a footer's request brings it all
-        return parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+        url, num_bytes = shard.uri, shard.num_bytes
+        return _parsed(shard, parquet_file.read_tail(url, num_bytes=num_bytes, etag=shard.etag))
 
     return _footers.get_or_load(_key(shard), load, size_of=lambda footer: footer.num_bytes)
 
 
-def _read_whole(shard: Shard) -> Footer:
-    (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
-    _small.put(_key(shard), data, num_bytes=len(data))
-    footer = parquet_file.parse_footer(data, url=shard.uri, num_bytes=len(data))
-    return _footers.put(_key(shard), footer, num_bytes=footer.num_bytes)
+def _parsed(shard: Shard, tail: bytes) -> Footer:
+    if len(tail) == shard.num_bytes or shard.num_bytes <= _KEPT_SHARD_BYTES:
+        _tails.put(_key(shard), tail, num_bytes=len(tail))
+    return parquet_file.parse_footer(tail, url=shard.uri, num_bytes=shard.num_bytes)
 
 
 def _key(shard: Shard) -> tuple[str, str]:
     return shard.uri, shard.etag
 
 
-def _samples(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> list[Sample]:
+def _values(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> dict[str, list[Any]]:
     try:
-        return plain_values.samples_of(plain_values.chosen(table, positions))
+        return plain_values.values_of(plain_values.chosen(table, positions))
     except pa.ArrowException as error:
         kinds = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(

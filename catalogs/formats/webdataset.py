@@ -71,20 +71,20 @@ class Webdataset:
         index, chosen = _chosen(shard, wanted, columns)
         plan = _plan(shard, index, chosen, num_samples=len(wanted))
         fetched = Fetched(plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag))
-        samples = {row: dict.fromkeys(columns) for row in wanted.tolist()}
+        values: dict[str, list[Any]] = {name: [None] * len(wanted) for name in columns}
         where = zip(
-            index.rows[chosen].tolist(),
+            np.searchsorted(wanted, index.rows[chosen]).tolist(),
             index.codes[chosen].tolist(),
             index.offsets[chosen].tolist(),
             index.sizes[chosen].tolist(),
             chosen.tolist(),
             strict=True,
         )
-        for row, code, offset, size, member in where:
+        for place, code, offset, size, member in where:
             value = _decoded(bytes(fetched.cut(offset, size)), index.kinds[member])
-            samples[row][index.columns[code]] = value
+            values[index.columns[code]][place] = value
         return Reading(
-            list(samples.values()), fetched.num_bytes, plan.bytes_selected, len(plan.ranges)
+            values, len(wanted), fetched.num_bytes, plan.bytes_selected, len(plan.ranges)
         )
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:

@@ -41,8 +41,8 @@ Fetch = Callable[[Sequence[Range]], list[bytes]]
 class NodeCache:
     """At most about `max_bytes` in `folder`. Thread-safe, and safe for any number of processes.
 
-    A disk that is full or may not be written to is no error: a warning says so once, and what is
-    not there is read from the storage.
+    A disk that is full, fails or may not be written to is no error: a warning says so once, and
+    what is not there, or cannot be read, is read from the storage.
     """
 
     def __init__(self, folder: str, *, max_bytes: int) -> None:
@@ -65,7 +65,7 @@ class NodeCache:
     ) -> tuple[list[bytes], int]:
         """The bytes of each range, and how many of them were here; `fetch` gets the others."""
         with self._opened(url, etag) as entry:
-            found = [None if entry is None else entry.read(wanted) for wanted in ranges]
+            found = [None if entry is None else self._kept(entry, wanted) for wanted in ranges]
             lacking = [wanted for wanted, data in zip(ranges, found, strict=True) if data is None]
             fetched = fetch(lacking) if lacking else []
             if entry is not None and fetched:
@@ -73,6 +73,13 @@ class NodeCache:
         rest = iter(fetched)
         data = [next(rest) if piece is None else piece for piece in found]
         return data, sum(map(len, data)) - sum(map(len, fetched))
+
+    def _kept(self, entry: "_Entry", wanted: Range) -> bytes | None:
+        try:
+            return entry.read(wanted)
+        except OSError as error:
+            self._give_up(error)
+            return None
 
     def _keep(self, entry: "_Entry", ranges: Sequence[Range], data: Sequence[bytes]) -> None:
         if not self._writes:
@@ -109,8 +116,8 @@ class NodeCache:
             told, self._writes = not self._writes, False
         if not told:
             warnings.warn(
-                f"the node's cache in {self._folder.parent} cannot be written to ({error}): the "
-                "training goes on without keeping more",
+                f"the node's cache in {self._folder.parent} cannot be used ({error}): the training "
+                "goes on without keeping more",
                 stacklevel=2,
             )
 

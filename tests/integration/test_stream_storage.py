@@ -17,7 +17,7 @@ from attent_select.errors import CorpusMismatchError, MissingError, StorageError
 from catalogs import Corpus, IndexFile, storage
 from catalogs.corpus import inspect_shard
 from catalogs.storage import patience
-from trainers import TeachingStream, readahead
+from trainers import TeachingStream
 from trainers.settings import ReadAhead
 
 
@@ -87,9 +87,8 @@ def test_a_server_that_stays_busy_is_an_error_that_names_rank_and_shard(
 
 
 def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
-    remote: Corpus, index: IndexFile, busy: Faults, monkeypatch: pytest.MonkeyPatch
+    remote: Corpus, index: IndexFile, busy: Faults
 ) -> None:
-    monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
     stream = stream_of(index, remote, read_ahead=ReadAhead(timeout_seconds=1.0))
     busy.planned = ["stall"] * 100
     busy.go_on.clear()
@@ -105,7 +104,6 @@ STALLED = """
 import sys
 from catalogs import storage
 from trainers import readahead
-readahead._CLOSING_SECONDS = 0.1
 read = lambda url: storage.read_ranges(url, [(0, 10), (20, 10)])
 list(readahead.ordered_map(
     read, sys.argv[1:], num_threads=1, budget=1, cost=lambda _: 1, timeout_seconds=1.0))

@@ -1,5 +1,6 @@
 """The node's cache: the same bytes, bounded, shared, and never wrong after a kill."""
 
+import errno
 import os
 import random
 import signal
@@ -98,10 +99,32 @@ def test_what_a_process_left_that_was_killed_while_evicting_is_removed(tmp_path:
     assert not left.exists()
 
 
+def test_a_disk_that_fails_is_one_warning_and_what_it_kept_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, server, pread = NodeCache(str(tmp_path), max_bytes=1 << 20), Server(), os.pread
+    read(cache, [(0, 10), (20, 10)], server)
+    server.asked.clear()
+
+    def fails(descriptor: int, size: int, offset: int) -> bytes:
+        if offset == 20:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.warns(UserWarning, match="cannot be used .*Input/output error") as told:
+        read(cache, [(0, 10), (20, 10)], server)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(cache, [(20, 10)], server)
+    assert server.asked == [(20, 10)] * 2
+
+
 def test_a_folder_that_cannot_be_written_is_one_warning_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     server, cache = Server(), NodeCache(str(tmp_path / "file" / "below"), max_bytes=1 << 20)
-    with pytest.warns(UserWarning, match="cannot be written to"):
+    with pytest.warns(UserWarning, match="cannot be used"):
         read(cache, [(0, 10)], server)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

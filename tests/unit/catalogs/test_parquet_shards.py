@@ -11,11 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from attent_select.errors import InputError
 from catalogs import parquet_file, storage
 from catalogs.formats.parquet import Parquet
 from catalogs.shard_format import Sample, Shard
+
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def shard_of(path: Path) -> Shard:
@@ -64,7 +68,7 @@ def test_only_the_row_groups_of_the_rows_are_read(tmp_path: Path, compression: s
     table = pa.table({"x": range(100_000), "y": [f"{n:040d}" for n in range(100_000)]})
     pq.write_table(table, path, row_group_size=1000, compression=compression)
     shard = shard_of(path)
-    rows = [5, 42_000, 42_001, 99_999]
+    rows = [5, 42_000, 42_001, 70_000]
     reading = Parquet().read(shard, rows=rows, columns=["x"])
     assert [sample["x"] for sample in reading.samples] == rows
     assert reading.num_requests == 3
@@ -79,6 +83,57 @@ def test_a_footer_larger_than_the_first_request_is_read(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert int.from_bytes(data[-8:-4], "little") > 1 << 16
     assert read(path, [299], ["column 7"]) == [{"column 7": 299}]
+
+
+@given(
+    group_rows=st.integers(20, 400),
+    value_bytes=st.integers(1, 2500),
+    columns=st.sampled_from([["x"], ["y"], ["x", "y"]]),
+    step=st.integers(1, 50),
+    is_planned=st.booleans(),
+)
+@in_one_folder
+def test_no_byte_of_a_small_shard_is_read_twice(
+    tmp_path: Path,
+    group_rows: int,
+    value_bytes: int,
+    columns: list[str],
+    step: int,
+    *,
+    is_planned: bool,
+) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"x": [os.urandom(value_bytes) for _ in range(400)], "y": range(400)})
+    pq.write_table(table, path, row_group_size=group_rows, use_dictionary=False)
+    shard, rows = shard_of(path), [*range(0, 400, step)]
+    meter = storage.ReadMeter()
+    with storage.reading(storage.ReadPolicy(meter=meter)):
+        if is_planned:
+            Parquet().plan(shard, rows=rows, columns=columns)
+        reading = Parquet().read(shard, rows=rows, columns=columns)
+    assert reading.samples == table.select(columns).take(rows).to_pylist()
+    assert reading.bytes_read <= meter.num_bytes <= shard.num_bytes
+    if step == 1 and columns == ["x", "y"]:
+        assert meter.num_requests <= 2
+
+
+@pytest.mark.parametrize("latency_seconds", [0.0, 16e-6, 0.025])
+def test_a_whole_shard_costs_its_bytes_and_one_request_beside_its_footers(
+    tmp_path: Path, latency_seconds: float
+) -> None:
+    samples: list[Sample] = [{"image": os.urandom(500), "label": n % 10} for n in range(2000)]
+    Parquet().write(tmp_path / "a.parquet", samples)
+    shard, meter = shard_of(tmp_path / "a.parquet"), storage.ReadMeter()
+    cost = storage.ReadCost(latency_seconds, bytes_per_second=40e6)
+    columns = ["image", "label"]
+    with storage.reading(storage.ReadPolicy(cost=cost, meter=meter)):
+        Parquet().plan(shard, rows=range(2000), columns=columns)
+        assert meter.num_requests == 1
+        assert meter.num_bytes <= parquet_file.TAIL_BYTES
+        reading = Parquet().read(shard, rows=range(2000), columns=columns)
+    assert reading.samples == samples
+    assert meter.num_requests == 2
+    assert meter.num_bytes <= 1.02 * reading.bytes_selected
 
 
 def test_empty_row_groups_do_not_shift_the_rows(tmp_path: Path) -> None:

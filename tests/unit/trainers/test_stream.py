@@ -21,7 +21,7 @@ from attent_select.errors import CorpusMismatchError, InputError, StorageError
 from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers import TeachingStream, readahead
+from trainers import TeachingStream
 from trainers.settings import ReadAhead
 from trainers.task import Batch
 
@@ -375,9 +375,8 @@ class Stuck:
 
 
 def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
-    index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    index: IndexFile, corpus: Corpus
 ) -> None:
-    monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
     task = Stuck()
     stream = TeachingStream(index, corpus, task, seed=3, batch_size=8, read_ahead=IMPATIENT)
     try:
@@ -395,7 +394,6 @@ def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
 def test_a_shard_that_does_not_come_is_named(
     index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, prepare_threads: int
 ) -> None:
-    monkeypatch.setattr(readahead, "_CLOSING_SECONDS", 0.1)
     go_on = threading.Event()
     read = storage.read_ranges
 
