@@ -12,7 +12,7 @@ import pytest
 import yaml
 from small_runs import small_run
 
-from attent_select.errors import AttentError, InputError, MissingError
+from attent_select.errors import AttentError, InputError, MissingError, StorageError
 from catalogs.layout import Layout
 from pipeline import apart, config, score
 from pipeline.cluster import Client
@@ -98,6 +98,19 @@ def test_the_configuration_is_the_same_and_the_process_ends_with_the_first_model
     saved = sorted(tmp_path.rglob("*"))
     save_initial(here)
     assert sorted(tmp_path.rglob("*")) == saved
+
+
+def test_a_first_model_that_is_damaged_is_an_error_that_this_process_knows(
+    tmp_path: Path, shards: Path
+) -> None:
+    source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
+    save_initial(config.load(source))
+    next((tmp_path / "run").rglob("model.safetensors")).unlink()
+    with (
+        apart.checked(source, overrides=()) as (found, save),
+        pytest.raises(StorageError, match="is damaged"),
+    ):
+        save(found)
 
 
 def test_a_process_that_is_killed_is_an_error_with_its_status(tmp_path: Path, shards: Path) -> None:
