@@ -4,9 +4,9 @@ Pure: nothing here opens a file or knows a clock. Losses come in as a polars Laz
 teaching subset goes out as one.
 """
 
-from attent_select.composition import Composition
-from attent_select.schedules import Interval, Ratio, Round, Schedule, plan
-from attent_select.teaching import Preview, Selection, num_samples_of, select
+from attent_select.schedule.rounds import Interval, Ratio, Round, Schedule, plan
+from attent_select.selection.composition import Composition
+from attent_select.selection.subset import Preview, Selection, num_samples_of, select
 
 __all__ = [
     "Composition",

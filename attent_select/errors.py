@@ -1,7 +1,7 @@
 """The errors a user can meet, and the exit code each one ends a command with.
 
-Here: the hierarchy. Not here: printing them (`pipeline/cli.py`). An error's text says what is
-wrong, which file or key, what was expected, and what to do next.
+The hierarchy. An error's text says what is wrong, which file or key, what was expected, and
+what to do next.
 """
 
 from typing import Self

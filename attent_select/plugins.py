@@ -1,8 +1,8 @@
 """Finds strategies, shard formats and tasks by name, without registries.
 
-The file name in a plug-in package is the key (`strategies/soft.py` is `soft`) and its class is that
-name in CamelCase (`Soft`, `ImageClassification`). A dotted path (`my_package.my_module.MyTask`)
-names someone else's. Not here: what a plug-in must do (`Strategy`, `ShardFormat`, `Task` say that).
+The file name in a plug-in package is the key (`strategies/soft.py` is `soft`) and its class is
+that name in CamelCase (`Soft`, `ImageClassification`). A dotted path
+(`my_package.my_module.MyTask`) names someone else's.
 """
 
 import importlib

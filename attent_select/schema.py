@@ -1,7 +1,6 @@
 """Column names and dtypes of every table at rest, defined once.
 
-Here: names, polars schemas, the values of `status` and `origin`, the sample key. Not here: how the
-tables are encoded on disk (`catalogs`), or where they live (`catalogs/layout.py`).
+Names, polars schemas, the values of `status` and `origin`, the sample key.
 """
 
 from typing import Final

@@ -1,7 +1,6 @@
 """What a selection strategy must do, and what it is given to do it with.
 
-Here: the protocol and its values. Not here: the strategies (`attent_select/strategies/`, one file
-each), the search for the cutoff (`top_m.py`) or what surrounds a strategy (`teaching.py`).
+The protocol and its values.
 """
 
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from attent_select.distribution import LossDistribution
-from attent_select.elementwise import elementwise
-from attent_select.randomness import sample_uniform
+from attent_select.stats.elementwise import elementwise
+from attent_select.stats.histogram import LossDistribution
+from attent_select.stats.randomness import sample_uniform
 
 
 @dataclass(frozen=True)

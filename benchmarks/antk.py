@@ -31,7 +31,7 @@ import polars as pl
 import torch
 
 from attent_select.errors import SampleError
-from pipeline.demo_data import digits, docstrings
+from pipeline.demo.data import digits, docstrings
 from trainers.antk import (
     Function,
     Output,
@@ -41,11 +41,11 @@ from trainers.antk import (
     eigenvalues,
     empirical_kernel,
 )
-from trainers.scorer import ScoringSettings, score_rows
+from trainers.inputs.tokenizer import train_tokenizer
+from trainers.scoring.scorer import ScoringSettings, score_rows
 from trainers.task import Batch, Item
 from trainers.tasks.causal_lm import CausalLm
 from trainers.tasks.image_classification import ImageClassification
-from trainers.tokenizer import train_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 PROBE, SCORED, SHARE = 48, 2000, 0.3

@@ -2,7 +2,7 @@
 
 Trains the same model on the same data in several ways (arms), paired by seed and in turns: all
 data, all data for fewer epochs, random subsets, InfoBatch, the published schedule, and ours. Each
-is an ordinary run of `pipeline.rounds` in this process, with one warm worker for scoring. Written
+is an ordinary run of `pipeline.loop` in this process, with one warm worker for scoring. Written
 after every trial to benchmarks/results/learning_<regime>.json: call it again to go on, or with
 more --seeds.
 
@@ -31,7 +31,7 @@ from learning_arms.summary import at_usual_pace, markdown, summarise
 from learning_arms.trial import held_out, run_trial
 
 from pipeline.cluster import connect, on_every_worker
-from pipeline.settings import ClusterSettings
+from pipeline.config.sections import ClusterSettings
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "learning.md"
@@ -40,7 +40,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "learning.md"
 def import_libraries() -> None:
     """Takes seconds, once per process: no arm should pay for it."""
     import trainers.fitting
-    import trainers.scorer
+    import trainers.scoring.scorer
     import trainers.tasks.causal_lm
     import trainers.tasks.image_classification
     import trainers.tasks.masked_image_modeling

@@ -1,11 +1,11 @@
 """A span of which nothing is measured, for what the driver and the scheduler take for one.
 
-Here: what `benchmarks/scoring.py` has workers do; without torch, as the driver does without it. Not
-here: measuring.
+What `scoring.py` has workers do; without torch, as the driver does without it. Not here:
+measuring.
 """
 
-from catalogs.losses import Batching
-from pipeline.scoring_tasks import Measured, SpanTask
+from catalogs.losses.catalog import Batching
+from pipeline.scoring.worker import Measured, SpanTask
 
 
 def measure_nothing(task: SpanTask) -> Measured:

@@ -1,6 +1,6 @@
 """A task and a model that do nothing, for what scoring costs around them.
 
-Here: what `benchmarks/scoring.py` puts where a model would be. Not here: measuring.
+What `scoring.py` puts where a model would be.
 """
 
 from collections.abc import Iterable, Sequence

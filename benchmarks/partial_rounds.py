@@ -26,12 +26,13 @@ import polars as pl
 
 from catalogs import storage
 from catalogs.layout import Layout
-from pipeline import config as configs
-from pipeline import rounds, stages
+from pipeline import loop as rounds
+from pipeline import stages
 from pipeline.cluster import Client, connect, on_every_worker
-from pipeline.rescoring import rescore_round
-from pipeline.scoring import score_round
-from pipeline.settings import ClusterSettings
+from pipeline.config import run_config
+from pipeline.config.sections import ClusterSettings
+from pipeline.scoring.full import score_round
+from pipeline.scoring.partial import rescore_round
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SHARDS, RATIO, SHARE = 30, 0.2, 0.1
@@ -54,7 +55,7 @@ def images(data: Path | None, num_samples: int) -> pl.DataFrame:
 
 
 def settings(folder: Path, *, by: str) -> Any:
-    return configs.parse(
+    return run_config.parse(
         {
             "run": str(folder / "run"),
             "corpus": {"shards": [str(folder / "run" / "corpus" / "shards")]},
@@ -105,7 +106,7 @@ def _cpu_seconds(client: Client) -> float:
 
 
 def _forget_models() -> None:
-    from pipeline import scoring_tasks
+    from pipeline.scoring import worker as scoring_tasks
 
     scoring_tasks._loaded.clear()  # noqa: SLF001 - a real round has a new checkpoint
 

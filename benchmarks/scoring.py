@@ -40,7 +40,7 @@ SPANS = {"window": 100_000, "files": 2_000}
 
 def prepare_corpus(kind: str, source: Path, folder: Path, num_samples: int) -> dict[str, Any]:
     """Shards of the first samples, and the configuration of a run on them."""
-    from trainers.tokenizer import train_tokenizer
+    from trainers.inputs.tokenizer import train_tokenizer
 
     table = pq.read_table(source).slice(0, num_samples)
     (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -111,11 +111,12 @@ def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
     """Samples per second of `attent score` on warm workers, from the first submit to the last
     result: reading, decoding, files and all.
     """
-    from pipeline import config, score
+    from pipeline import score
     from pipeline.cluster import connect
+    from pipeline.config import run_config
 
     with tempfile.TemporaryDirectory(dir=folder) as run:
-        settings = config.parse(values | {"run": run, "cluster": {"workers": workers}})
+        settings = run_config.parse(values | {"run": run, "cluster": {"workers": workers}})
         with connect(settings.cluster) as client:
             score(settings, client=client)
             # Once more: the workers keep the model of a checkpoint.
@@ -136,13 +137,15 @@ def on_one_core(values: dict[str, Any], folder: Path) -> Rate:
 
 def one_task(values: dict[str, Any], folder: Path) -> Rate:
     """The same spans in this process: what a worker does, without cluster, plan and parts."""
-    from pipeline import config, plans, scoring
     from pipeline.cluster import connect_when_needed
-    from pipeline.rounds import prepare
-    from pipeline.scoring_tasks import measure_span
+    from pipeline.config import run_config
+    from pipeline.loop import prepare
+    from pipeline.scoring import full as scoring
+    from pipeline.scoring import plan as plans
+    from pipeline.scoring.worker import measure_span
 
     with tempfile.TemporaryDirectory(dir=folder) as run:
-        settings = config.parse(values | {"run": run, "cluster": {"workers": 1}})
+        settings = run_config.parse(values | {"run": run, "cluster": {"workers": 1}})
         with connect_when_needed(settings.cluster) as cluster:
             ready = prepare(settings, cluster=cluster)
         measurement = scoring.measurement_of(settings, checkpoint=ready.layout.initial_checkpoint)
@@ -178,11 +181,11 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
     import torch
 
     from attent_select.errors import SampleError
-    from pipeline import config
-    from trainers.batching import batches
+    from pipeline.config import run_config
+    from trainers.scoring.batching import batches
 
     torch.set_num_threads(1)
-    parsed = config.parse(values | {"run": str(folder / "none")})
+    parsed = run_config.parse(values | {"run": str(folder / "none")})
     task, scoring = parsed.task.settings, parsed.scoring
     model = task.models(parsed.model).build(0).eval()
     found = []
@@ -202,10 +205,10 @@ def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
     import torch
 
     from attent_select.errors import SampleError
-    from pipeline import config
+    from pipeline.config import run_config
 
     torch.set_num_threads(1)
-    parsed = config.parse(values | {"run": f"{folder}/none"})
+    parsed = run_config.parse(values | {"run": f"{folder}/none"})
     task = parsed.task.settings
     model = task.models(parsed.model).build(0).eval()
 
@@ -274,14 +277,17 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
     """
     import noop_span
 
-    from pipeline import apart, plans, rounds, scoring
+    from pipeline import loop as rounds
     from pipeline.cluster import connect, run_tasks
+    from pipeline.runs import setup_process
+    from pipeline.scoring import full as scoring
+    from pipeline.scoring import plan as plans
 
     source = folder / "config.yaml"
     source.write_text(json.dumps(spans_run(folder, num_spans)))
     memory = psutil.Process().memory_full_info
     with (
-        apart.checked(str(source), overrides=()) as (settings, save_initial),
+        setup_process.checked(str(source), overrides=()) as (settings, save_initial),
         connect(settings.cluster) as client,
     ):
         run = rounds.prepare(settings, cluster=lambda: client, save_initial=save_initial)

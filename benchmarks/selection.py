@@ -27,9 +27,10 @@ import numpy as np
 import polars as pl
 
 from attent_select import Selection, plugins, schema, select
-from catalogs import IndexFile, frames
-from catalogs.scan import Scan
-from pipeline.selecting import peak_rss_bytes
+from catalogs import IndexFile
+from catalogs.tables import frames
+from catalogs.tables.scan import Scan
+from pipeline.selection.command import peak_rss_bytes
 
 RESULTS = Path(__file__).parent / "results"
 RATIO = 0.2

@@ -2,6 +2,6 @@
 
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from catalogs.losses import LossCatalog
+from catalogs.losses.catalog import LossCatalog
 
 __all__ = ["Corpus", "IndexFile", "LossCatalog"]

@@ -1,8 +1,8 @@
 """The corpus: its manifest, and reading samples by shard and row.
 
-Here: which shards there are, in which order, and whether they still are what was ingested. Not
-here: what is inside a shard (`catalogs/formats/`), finding and inspecting shards in parallel
-(`pipeline/ingest.py`).
+Which shards there are, in which order, and whether they still are what was ingested. Not here:
+what is inside a shard (`catalogs/formats/`), finding and inspecting shards in parallel
+(`pipeline/corpus/ingest.py`).
 """
 
 import functools
@@ -22,11 +22,12 @@ from polars.io.plugins import register_io_source
 
 from attent_select import plugins, schema
 from attent_select.errors import CorpusMismatchError, InputError, MissingError
-from catalogs import frames, storage
+from catalogs import storage
 from catalogs.layout import Layout
-from catalogs.objects import ObjectInfo, check_etag
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Inspection, Reading, Sample, Shard, ShardFormat
+from catalogs.storage.objects import ObjectInfo, check_etag
+from catalogs.tables import frames
 
 _FORMATS = "catalogs.formats"
 _ROWS_PER_BATCH = 1 << 20

@@ -1,7 +1,6 @@
 """The index file: which rows a round trains on, with their weights, and where they came from.
 
-Here: writing it in bounded memory and opening it against its corpus. Not here: choosing the rows
-(`attent_select`) or reading their samples (`catalogs/corpus.py`).
+Writing it in bounded memory and opening it against its corpus.
 """
 
 import itertools
@@ -15,10 +14,11 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import ExistsError, InputError
-from catalogs import frames, parquet_file, storage
+from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus
-from catalogs.sample_ids import twice
-from catalogs.scan import Scan
+from catalogs.tables import frames, parquet_file
+from catalogs.tables.sample_ids import twice
+from catalogs.tables.scan import Scan
 
 _ROWS_PER_GROUP = 1 << 18
 # Row groups of an index that are fetched together: 16 M rows, about 10 MB.

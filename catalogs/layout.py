@@ -1,7 +1,6 @@
 """Every path of a run, built once.
 
-Here: strings. Not here: reading or writing them (`catalogs/storage/`). A run lives under one
-fsspec URL or local folder; `Layout(run)` names what is in it.
+Strings. A run lives under one fsspec URL or local folder; `Layout(run)` names what is in it.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,12 @@
 """Rows → requests: which bytes of a shard to ask for. Pure.
 
-Here: coalescing extents into ranges, and finding the bytes again in what came back. Not here:
-reading (`catalogs/storage/`) or where a sample lies in its shard (`catalogs/formats/`).
+Coalescing extents into ranges, and finding the bytes again in what came back. Not here: reading
+(`catalogs/storage/`) or where a sample lies in its shard (`catalogs/formats/`).
 
-A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents closer
-than that are cheaper as one range. As a cost in bytes this greedy merge is optimal, and reading a
-whole shard is merely its extreme case. Where samples are large, what is read in vain is bounded as
-well: bandwidth is shared, and a request for a large sample is well spent.
+A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents
+closer than that are cheaper as one range. As a cost in bytes this greedy merge is optimal, and
+reading a whole shard is merely its extreme case. Where samples are large, what is read in vain
+is bounded as well: bandwidth is shared, and a request for a large sample is well spent.
 """
 
 from bisect import bisect_right

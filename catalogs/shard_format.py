@@ -1,8 +1,7 @@
 """What a shard format must do, and the values that cross that seam.
 
-Here: the protocol and its values. Not here: the formats themselves (`catalogs/formats/`, one file
-each) or which bytes to request (`catalogs/read_plan.py`). A new format is one new file; the suite
-under `tests/conformance/` finds and tests it because it exists.
+The protocol and its values. A new format is one new file; the suite under `tests/conformance/`
+finds and tests it because it exists.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -12,14 +12,14 @@ import os
 import sys
 
 from catalogs import Corpus, IndexFile
-from pipeline import config as configs
+from pipeline.config import run_config
 from trainers import TeachingStream, fit, ranks
 
 
 def main(run: str, index: str, checkpoint: str) -> None:
     """Set up the stream and the model, as the run says, and train."""
     ranks.join()
-    config = configs.load(run)
+    config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.settings, config.training
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),

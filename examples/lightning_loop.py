@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from catalogs import Corpus, IndexFile
-from pipeline import config as configs
+from pipeline.config import run_config
 from trainers import TeachingStream, ranks
 from trainers.task import Batch, Task
 
@@ -64,7 +64,7 @@ class Learner(lightning.LightningModule):
 def main(run: str, index: str, folder: Path) -> None:
     """Set up the stream and the model, as the run says, and train."""
     ranks.join()
-    config = configs.load(run)
+    config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.settings, config.training
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),

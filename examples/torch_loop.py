@@ -17,7 +17,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from catalogs import Corpus, IndexFile
-from pipeline import config as configs
+from pipeline.config import run_config
 from trainers import TeachingStream, ranks
 from trainers.task import Batch, Task
 
@@ -43,7 +43,7 @@ class Learner(torch.nn.Module):
 def main(run: str, index: str, checkpoint: Path) -> None:
     """Set up the stream and the model, as the run says, and train."""
     ranks.join()
-    config = configs.load(run)
+    config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.settings, config.training
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from trainers.tokenizer import train_tokenizer
+from trainers.inputs.tokenizer import train_tokenizer
 
 
 def texts(column: str, shards: list[str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The charts of a report: small tables → Altair charts. Pure.
 
-Here: how each table is drawn. Not here: where its numbers come from (`figures.py`).
+How each table is drawn.
 """
 
 import altair as alt
@@ -68,7 +68,7 @@ def seconds_per_stage(stages: pl.DataFrame) -> alt.Chart:
 
 
 def kernels(table: pl.DataFrame) -> alt.HConcatChart:
-    """The drift and the spectrum of the kernels of one kind (`pipeline/kernels.py`)."""
+    """The drift and the spectrum of the kernels of one kind (`pipeline/antk/measurement.py`)."""
     return alt.hconcat(kernel_drift(table), kernel_spectrum(table)).resolve_scale(
         color="independent"
     )

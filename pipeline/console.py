@@ -1,7 +1,7 @@
 """What a command says: one JSON object or lines for people, errors, exit codes, progress bars.
 
-Here: everything that prints. Not here: the commands (`cli.py`). Results go to stdout, everything
-else to stderr, so that `--json` gives exactly one JSON object.
+Everything that prints. Results go to stdout, everything else to stderr, so that `--json` gives
+exactly one JSON object.
 """
 
 import base64
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
-from attent_select.adaptive import Decision
 from attent_select.errors import AttentError
+from attent_select.schedule.adaptive import Decision
 
 if TYPE_CHECKING:
     import polars as pl

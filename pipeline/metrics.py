@@ -1,16 +1,16 @@
 """What each round measured: `metrics/<round>.parquet`, one row per number.
 
-Here: writing it (which marks a round as finished) and reading all rounds as one table; the same for
-how its scoring went, `metrics/scoring/<round>.parquet`, which marks nothing. Not here: measuring
-(`rounds.py`, `watching.py`).
+Writing it (which marks a round as finished) and reading all rounds as one table; the same for
+how its scoring went, `metrics/scoring/<round>.parquet`, which marks nothing.
 """
 
 from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from catalogs import frames, storage
+from catalogs import storage
 from catalogs.layout import Layout
+from catalogs.tables import frames
 
 METRICS = {"round": pl.UInt32, "name": pl.String, "value": pl.Float64}
 

@@ -1,7 +1,7 @@
 """The Python functions behind `attent ingest`, `score`, `train` and `run`.
 
-Here: a run's name or configuration → a cluster where one is needed → the stage's result. Not here:
-the stages' work (`rounds.py`).
+A run's name or configuration → a cluster where one is needed → the stage's result. Not here:
+the stages' work (`loop.py`).
 """
 
 import sys
@@ -12,19 +12,20 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from attent_select.schedules import Round
+from attent_select.schedule.rounds import Round
 from catalogs import storage
 from catalogs.layout import Layout
-from pipeline import apart, credentials, lease, rounds
-from pipeline import config as configs
+from pipeline import loop as rounds
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
+from pipeline.config import credentials, run_config
+from pipeline.config.sections import RunConfig
 from pipeline.console import describe_round, say
-from pipeline.convert import convert as convert_samples
-from pipeline.ingest import IngestResult, ingest
-from pipeline.rounds import Cluster, Run
-from pipeline.scoring import ScoreResult
-from pipeline.settings import RunConfig
-from pipeline.starting import SaveInitial, save_initial
+from pipeline.corpus.conversion import convert as convert_samples
+from pipeline.corpus.ingest import IngestResult, ingest
+from pipeline.loop import Cluster, Run
+from pipeline.runs import lease, setup_process
+from pipeline.runs.setup import SaveInitial, save_initial
+from pipeline.scoring.full import ScoreResult
 
 _COUNTS = ("num_", "bytes_", "samples_")
 
@@ -158,7 +159,7 @@ def _config(
 ) -> RunConfig:
     if not isinstance(source, str):
         return source
-    return configs.load(source, overrides=_overrides(overrides, scheduler=scheduler))
+    return run_config.load(source, overrides=_overrides(overrides, scheduler=scheduler))
 
 
 def _overrides(overrides: Sequence[str], *, scheduler: str | None) -> Sequence[str]:
@@ -174,7 +175,7 @@ def _configured(
     """
     if isinstance(source, str) and "torch" not in sys.modules:
         overrides = _overrides(overrides, scheduler=scheduler)
-        with apart.checked(source, overrides=overrides) as found:
+        with setup_process.checked(source, overrides=overrides) as found:
             yield found
     else:
         yield _config(source, scheduler=scheduler, overrides=overrides), save_initial

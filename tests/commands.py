@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -18,7 +18,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`attent ARGUMENTS` in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+        [sys.executable, "-m", "attent_select", *map(str, arguments)],
         cwd=cwd or ROOT,
         env=ENVIRONMENT,
         capture_output=True,

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 def start(config: Path) -> subprocess.Popen[bytes]:
     """`attent run CONFIG`."""
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(config)]
+    command = [sys.executable, "-m", "attent_select", "run", str(config)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 

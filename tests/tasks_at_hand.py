@@ -14,7 +14,8 @@ from digits import TASK, VIT, png, samples
 from transformers import AutoTokenizer
 
 from catalogs.shard_format import Sample
-from trainers.draws import uniforms
+from trainers.inputs.draws import uniforms
+from trainers.inputs.tokenizer import train_tokenizer
 from trainers.task import Batch, Task
 from trainers.tasks.causal_lm import CausalLm
 from trainers.tasks.dense_regression import DenseRegression
@@ -22,7 +23,6 @@ from trainers.tasks.diffusion import Diffusion
 from trainers.tasks.image_text import ImageText
 from trainers.tasks.masked_image_modeling import MaskedImageModeling
 from trainers.tasks.semantic_segmentation import SemanticSegmentation
-from trainers.tokenizer import train_tokenizer
 
 TEXTS = [
     ("add(a, b)", "Return the sum of a and b."),

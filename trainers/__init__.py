@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainers.fitting import fit
-    from trainers.stream import TeachingStream
+    from trainers.streaming.stream import TeachingStream
 
 __all__ = ["TeachingStream", "fit"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return fit
     if name == "TeachingStream":
-        from trainers.stream import TeachingStream
+        from trainers.streaming.stream import TeachingStream
 
         return TeachingStream
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

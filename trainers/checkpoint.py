@@ -1,9 +1,8 @@
 """Checkpoints: folders that count only once their marker is there.
 
-Here: the marker `checkpoint.json`, which names every file with its size and the digest of the
-weights, and is published last. Not here: how weights are written (`trainers/hf`), or which
-checkpoint a round starts from (`pipeline`). A killed upload leaves files without a marker: that
-never happened.
+The marker `checkpoint.json`, which names every file with its size and the digest of the
+weights, and is published last. A killed upload leaves files without a marker: that never
+happened.
 """
 
 import hashlib

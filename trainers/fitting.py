@@ -1,7 +1,6 @@
 """`fit`: trains one round, from one published checkpoint to the next, and survives being killed.
 
-Here: where training starts and goes on, what is recorded, the end of the round. Not here: the steps
-themselves (`trainers/hf/training_loop.py`), the marker (`checkpoint.py`).
+Where training starts and goes on, what is recorded, the end of the round.
 """
 
 import os
@@ -23,10 +22,10 @@ from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
 from catalogs.layout import join
 from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Checkpoint, digest_of
-from trainers.scorer import best_device
+from trainers.round_hooks import Hooks, Steps
+from trainers.scoring.scorer import best_device
 from trainers.settings import TrainingSettings
-from trainers.steps import Hooks, Steps
-from trainers.stream import TeachingStream
+from trainers.streaming.stream import TeachingStream
 from trainers.task import Batch, Models, Task
 
 __all__ = ["FitResult", "TrainingSettings", "fit"]

@@ -1,7 +1,6 @@
 """Which of a launcher's processes (torchrun) this is, and work that the first of them does alone.
 
-Here: the launcher's environment, and waiting for the first rank. Not here: what a rank takes of the
-stream (`order.py`), gradients (`hf/training_loop.py`).
+The launcher's environment, and waiting for the first rank.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Settings of training and reading ahead: plain values.
 
-Here: names, defaults, checks. Not here: what is done with them (`fitting.py`,
-`stream.py`, `scorer.py`).
+Names, defaults, checks.
 """
 
 import math

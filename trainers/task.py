@@ -1,8 +1,7 @@
 """What a task must do, and the values that cross that seam.
 
-Here: the protocol. Not here: the tasks (`trainers/tasks/`, one file each) and the models
-(`trainers/hf/`). A task is a frozen dataclass: its fields are its settings (the `task:` section
-of the configuration), its methods what scoring and training share. The suite under
+The protocol. A task is a frozen dataclass: its fields are its settings (the `task:` section of
+the configuration), its methods what scoring and training share. The suite under
 `tests/conformance/` tests every file in `tasks/` because it exists.
 """
 
@@ -136,6 +135,6 @@ class HasFunctionalGradient(Protocol):
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `per_sample_loss` gives, and ‖∂ℓ/∂f‖ float32[batch]
-        (`trainers/functional_gradient.py`).
+        (`trainers/scoring/functional_gradient.py`).
         """
         ...

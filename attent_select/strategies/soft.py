@@ -10,8 +10,8 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select.errors import InputError
-from attent_select.gumbel import Floats, Logit, noisy, probability_above
 from attent_select.schema import LOSS
+from attent_select.stats.gumbel import Floats, Logit, noisy, probability_above
 from attent_select.strategy import Candidates, Outcome
 
 # The published rule adds this inside its logarithm.

@@ -1,6 +1,6 @@
 """The arms: ways to spend a budget, as the sections `selection` and `schedule` of a configuration.
 
-Here: the controls, the published methods, ours. All of one regime share everything else. Not here:
+The controls, the published methods, ours. All of one regime share everything else. Not here:
 data and models (`regimes.py`), running them (`trial.py`).
 """
 

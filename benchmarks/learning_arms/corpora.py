@@ -1,6 +1,6 @@
 """The data of each regime: Parquet files made once, deterministically, from public ones.
 
-Here: drawing, skewing, spoiling, writing. Not here: models and schedules (`regimes.py`).
+Drawing, skewing, spoiling, writing.
 """
 
 import io

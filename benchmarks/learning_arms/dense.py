@@ -1,6 +1,6 @@
 """Vision without class labels: a masked autoencoder with a linear probe, and nuclei to segment.
 
-Here: the two regimes and the probe. Not here: the arms (`arms.py`).
+The two regimes and the probe.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The figures of a regime: quality against cost, and quality in the course of it.
 
-Here: trials and their summary → one PNG. Not here: the numbers (`summary.py`).
+Trials and their summary → one PNG.
 """
 
 from collections.abc import Mapping, Sequence

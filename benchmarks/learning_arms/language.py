@@ -1,6 +1,6 @@
 """LoRA on GSM8K and on Dolly: a small base that has read English novels once, then an adapter.
 
-Here: the two regimes and their base. Not here: the arms (`arms.py`).
+The two regimes and their base.
 """
 
 from pathlib import Path
@@ -89,10 +89,10 @@ def _data(
 
 def _base(source: Path, folder: Path, *, gpu: bool) -> str:
     """A Llama-style model, trained on novels once; made unless it is there."""
-    from pipeline import config as configs
     from pipeline import stages
-    from pipeline.export import export
-    from trainers.tokenizer import train_tokenizer
+    from pipeline.config import run_config
+    from pipeline.runs.export import export
+    from trainers.inputs.tokenizer import train_tokenizer
 
     if (folder / "base" / "config.json").exists():
         return str(folder / "base")
@@ -132,7 +132,7 @@ def _base(source: Path, folder: Path, *, gpu: bool) -> str:
         },
         "cluster": {"workers": 1},
     }
-    config = configs.parse(settings)
+    config = run_config.parse(settings)
     stages.run(config)
     export(config.run, out=str(folder / "base"))
     return str(folder / "base")

@@ -1,8 +1,8 @@
 """How fast the machine is right now: the processor seconds of always the same work.
 
-Two processes that share a core's units slow each other down, and so stretch processor seconds too:
-on a busy machine the same steps took up to half as long again. Work like that of the trials, done
-between their rounds, says by how much. Not here: what is made of it (`summary.py`).
+Two processes that share a core's units slow each other down, and so stretch processor seconds
+too: on a busy machine the same steps took up to half as long again. Work like that of the
+trials, done between their rounds, says by how much.
 """
 
 from statistics import fmean

@@ -1,7 +1,4 @@
-"""Puts a table into a page of the documentation, between the comments that mark its place.
-
-Not here: what is in the table (`summary.py`).
-"""
+"""Puts a table into a page of the documentation, between the comments that mark its place."""
 
 from pathlib import Path
 

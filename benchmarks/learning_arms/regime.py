@@ -1,7 +1,4 @@
-"""What a regime is: data, model, optimizer and horizon, the same for all of its arms.
-
-Not here: the regimes (`regimes.py`, `language.py`, `dense.py`), the arms (`arms.py`).
-"""
+"""What a regime is: data, model, optimizer and horizon, the same for all of its arms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,6 @@
 """The regimes by name, and those of image classification.
 
-Here: sizes for two processor cores, and for a GPU. Not here: `language.py` and `dense.py`, what a
-regime is (`regime.py`), the arms (`arms.py`).
+Sizes for two processor cores, and for a GPU.
 """
 
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 from learning_arms import corpora, dense, language
 from learning_arms.arms import Horizon
 from learning_arms.regime import Data, Regime
-from pipeline import demo_data
+from pipeline.demo import data as demo_data
 
 
 def regimes(*, gpu: bool) -> dict[str, Regime]:

@@ -1,7 +1,7 @@
-"""What the trials of a regime say: means, paired differences, and when a quality was reached. Pure.
+"""What the trials of a regime say: means, paired differences, and when a quality was reached.
+Pure.
 
-Here: trials (`trial.py`) → one row per arm, and the Markdown of it. Not here: drawing
-(`figures.py`), or Student's t (`attent_select/intervals.py`).
+Trials (`trial.py`) → one row per arm, and the Markdown of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
-from attent_select.intervals import Interval, paired
-from pipeline.verdict import Outcome, judge
+from attent_select.stats.confidence import Interval, paired
+from pipeline.reports.verdict import Outcome, judge
 
 ALL, SHORT = "all data", "all data, fewer epochs"
 # Of these more is better; of every other metric less.

@@ -1,8 +1,7 @@
 """One arm with one seed: an ordinary run, each stage with the time of the wall and the processor.
 
-Here: the stages of `pipeline.rounds`, one after the other in this process, and looking at the model
-after each round, which is not counted. Not here: what the arms are (`arms.py`), what their numbers
-say (`summary.py`).
+The stages of `pipeline.loop`, one after the other in this process, and looking at the model
+after each round, which is not counted.
 """
 
 import shutil
@@ -18,9 +17,9 @@ import polars as pl
 
 from attent_select.plugins import load as load_plugin
 from learning_arms.pace import Pace
-from pipeline import config as configs
-from pipeline import rounds
+from pipeline import loop as rounds
 from pipeline.cluster import Client
+from pipeline.config import run_config
 
 STAGES = ("score", "select", "train")
 
@@ -63,8 +62,8 @@ class HeldOutSet:
 
 def held_out(path: str, sections: Mapping[str, Any], *, rows: int | None = None) -> HeldOutSet:
     """The rows of a Parquet file as the task of `sections` evaluates them."""
-    from pipeline.settings import ScoringSettings
-    from trainers.evaluation import held_out_batches
+    from pipeline.config.sections import ScoringSettings
+    from trainers.scoring.evaluation import held_out_batches
 
     settings = dict(sections["task"])
     task = load_plugin("trainers.tasks", settings.pop("name"))(**settings)
@@ -89,7 +88,7 @@ def run_trial(
         curve: what the model is shown after every round.
         final: what it is shown at the end.
     """
-    config = configs.parse(settings)
+    config = run_config.parse(settings)
     folder = Path(config.run)
     shutil.rmtree(folder, ignore_errors=True)
     run = rounds.prepare(config, cluster=lambda: client)
@@ -124,7 +123,7 @@ def run_trial(
 def _round(
     run: rounds.Run, number: int, *, clock: Clock, client: Client
 ) -> tuple[rounds.Run, dict[str, float]]:
-    """`pipeline.rounds.all_rounds` for one round, with a clock."""
+    """`pipeline.loop.all_rounds` for one round, with a clock."""
     with clock.counting("select"):
         run = rounds.decided(run, number)
     if run.needs_losses(run.rounds[number]):

@@ -1,6 +1,6 @@
 """The corpora of benchmarks/streaming.py at rest, in the format of every method.
 
-Here: writing them once, which samples are selected, manifests and indexes. Not here: reading them.
+Writing them once, which samples are selected, manifests and indexes.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def source_samples(kind: str, source: Path | None, options: Any) -> list[dict[st
     if source is not None:
         samples = pq.read_table(source, columns=list(COLUMNS[kind])).to_pylist()
         return _documents(samples, options.document_bytes) if kind == "text" else samples
-    from pipeline.demo_data import digits
+    from pipeline.demo.data import digits
 
     return digits(seed=0)[0]
 

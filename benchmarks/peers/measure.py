@@ -5,7 +5,7 @@ Started by benchmarks/streaming.py with the interpreter of the method's environm
     python measure.py REQUEST.json      # keep in step with `Request`
     python measure.py --write …         # a peer's own format: see `others.write`
 
-Here: clocks, memory and bytes. Not here: how a method reads (`ours.py`, `others.py`).
+Clocks, memory and bytes.
 """
 
 import importlib

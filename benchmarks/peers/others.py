@@ -1,8 +1,8 @@
 """How others stream a selected subset: one function per method, each as its users would write it.
 
-Here: reading, and writing the formats that only they have. Not here: decoding (`samples.py`),
-measuring (`measure.py`). None of them shuffles: they hand out samples in the order at rest, which
-is their fastest. Nobody reads a shard without a selected sample, where there is a way to say so.
+Reading, and writing the formats that only they have. None of them shuffles: they hand out
+samples in the order at rest, which is their fastest. Nobody reads a shard without a selected
+sample, where there is a way to say so.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """attent-select's stream, as a method of the benchmark.
 
-Here: a task that decodes as all methods do, and the streams over Parquet and over tars, as they are
-by default (which shuffles; nobody else here does). Not here: measuring (`measure.py`).
+A task that decodes as all methods do, and the streams over Parquet and over tars, as they are
+by default (which shuffles; nobody else here does).
 """
 
 from collections.abc import Iterable, Iterator, Sequence

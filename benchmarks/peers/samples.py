@@ -1,8 +1,7 @@
 """What every method of benchmarks/streaming.py does alike: decode a sample, make a batch.
 
-Here: the one decoder and the one collator, so that methods differ in how they read and in nothing
-else; runs in every environment (numpy, Pillow and torch). Not here: reading (`ours.py`,
-`others.py`).
+The one decoder and the one collator, so that methods differ in how they read and in nothing
+else; runs in every environment (numpy, Pillow and torch).
 """
 
 import io

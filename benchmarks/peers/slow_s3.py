@@ -1,7 +1,7 @@
 """An S3 server on loopback that answers late and counts: rclone behind a proxy of our own.
 
-Here: the server's life, the latency before each answer, requests and bytes of bodies sent. Not
-here: what is measured with it. rclone answers a ranged GET with 200 and Content-Range; the proxy
+The server's life, the latency before each answer, requests and bytes of bodies sent. Not here:
+what is measured with it. rclone answers a ranged GET with 200 and Content-Range; the proxy
 makes that 206, as Amazon answers, so that every client works.
 """
 

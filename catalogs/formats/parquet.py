@@ -1,7 +1,6 @@
 """Parquet shards: one row, one sample.
 
-Here: samples ↔ Parquet. Not here: how the bytes are fetched (`catalogs/parquet_file.py`). Only the
-row groups and columns that hold the wanted rows are read.
+Samples ↔ Parquet. Only the row groups and columns that hold the wanted rows are read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attent_select.errors import InputError, MissingError
-from catalogs import parquet_file, plain_values, storage
-from catalogs.cache import BoundedCache
-from catalogs.parquet_file import Footer
+from catalogs import storage
 from catalogs.read_plan import (
     Extent,
     Fetched,
@@ -27,6 +24,9 @@ from catalogs.read_plan import (
     within_amplification,
 )
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
+from catalogs.tables import parquet_file, plain_values
+from catalogs.tables.byte_cache import BoundedCache
+from catalogs.tables.parquet_file import Footer
 
 # A shard that costs no more than so many requests is read whole rather than footer first.
 _SMALL_SHARD_REQUESTS = 4

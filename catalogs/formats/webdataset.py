@@ -1,12 +1,12 @@
 """WebDataset shards: a tar whose consecutive members with one key are one sample.
 
-Here: samples ↔ tar members, found by offset through the member index that ingesting wrote. Not
-here: how the bytes are fetched (`catalogs/storage/`).
+Samples ↔ tar members, found by offset through the member index that ingesting wrote. Not here:
+how the bytes are fetched (`catalogs/storage/`).
 
-`000012.image.png` belongs to the sample with key `000012`; its column is `image`, its type `png`.
-With a single extension (`a.cls`) that is both. Members are decoded by an allow-list of types, never
-by pickle: cls and index → int, txt → str, json → object, anything else stays bytes. So does a
-member that cannot be decoded: its task can give that one sample a status.
+`000012.image.png` belongs to the sample with key `000012`; its column is `image`, its type
+`png`. With a single extension (`a.cls`) that is both. Members are decoded by an allow-list of
+types, never by pickle: cls and index → int, txt → str, json → object, anything else stays
+bytes. So does a member that cannot be decoded: its task can give that one sample a status.
 """
 
 import io
@@ -23,9 +23,7 @@ import pyarrow as pa
 
 from attent_select import schema
 from attent_select.errors import InputError, MissingError
-from catalogs import frames, storage
-from catalogs.cache import BoundedCache
-from catalogs.objects import ObjectInfo
+from catalogs import storage
 from catalogs.read_plan import (
     Fetched,
     ReadPlan,
@@ -35,6 +33,9 @@ from catalogs.read_plan import (
     within_amplification,
 )
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
+from catalogs.storage.objects import ObjectInfo
+from catalogs.tables import frames
+from catalogs.tables.byte_cache import BoundedCache
 
 _BLOCK = tarfile.BLOCKSIZE
 # Members larger than this are skipped while looking through a tar, smaller ones are read over.

@@ -1,11 +1,10 @@
 """The only door to bytes: read, read ranges, list, publish, delete, at any URL.
 
-Here: which store a URL belongs to, and the functions that everyone calls. Not here: the stores
-themselves (`local_files`, `object_store`, `fsspec_files`), the meaning of any byte. No store
-crosses a process border: ship URLs.
+Which store a URL belongs to, and the functions that everyone calls. No store crosses a process
+border: ship URLs.
 
-Local paths are plain absolute strings; everything else is `scheme://…`. Credentials come from the
-environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), the endpoint of other S3 servers from
+Local paths are plain absolute strings; everything else is `scheme://…`. Credentials come from
+the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), the endpoint of other S3 servers from
 `AWS_ENDPOINT_URL`.
 """
 
@@ -22,14 +21,13 @@ from urllib.parse import unquote
 
 from attent_select.errors import InputError, StorageError
 from catalogs.layout import join
-from catalogs.objects import ObjectInfo, Range, Storage, missing
-from catalogs.storage import local_files, policy
-from catalogs.storage import patterns as globs
+from catalogs.storage import globs, local_files, read_policy
 from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
 from catalogs.storage.node_cache import NodeCache
 from catalogs.storage.object_store import SCHEMES, bucket_of
-from catalogs.storage.policy import ReadCost, ReadMeter, ReadPolicy, reading
+from catalogs.storage.objects import ObjectInfo, Range, Storage, missing
+from catalogs.storage.read_policy import ReadCost, ReadMeter, ReadPolicy, reading
 
 __all__ = [
     "NodeCache",
@@ -73,7 +71,7 @@ def read_ranges(url: str, ranges: Sequence[Range], *, etag: str | None = None) -
         _count(found)
         return found
 
-    now = policy.current()
+    now = read_policy.current()
     if not ranges:
         return []
     if now.cache is None or etag is None or is_local(url):
@@ -167,8 +165,8 @@ def normalise(url: str) -> str:
 
 def read_cost(url: str) -> ReadCost:
     """What reading costs there: as the policy says, or as is usual."""
-    usual = policy.LOCAL if is_local(url) else policy.REMOTE
-    return policy.current().cost or usual
+    usual = read_policy.LOCAL if is_local(url) else read_policy.REMOTE
+    return read_policy.current().cost or usual
 
 
 def request_bytes(url: str) -> int:
@@ -249,7 +247,7 @@ def _download(source: ObjectInfo, path: Path) -> None:
 
 
 def _count(found: Sequence[bytes]) -> None:
-    if (meter := policy.current().meter) is not None:
+    if (meter := read_policy.current().meter) is not None:
         meter.add(num_bytes=sum(map(len, found)), num_requests=len(found))
 
 

@@ -1,10 +1,11 @@
 """Storage at any URL that fsspec knows.
 
 Here: `memory://`, `hf://`, `http://` and whatever else has a driver, and ranged reads of the S3
-servers that obstore does not understand. Not here: s3, gs and az as such (`object_store`).
+servers that obstore does not understand.
 
-A driver's `pipe_file` and `put_file` are trusted to be atomic, as they are on object stores; never
-open a remote file for writing, because closing it after an exception publishes half of it.
+A driver's `pipe_file` and `put_file` are trusted to be atomic, as they are on object stores;
+never open a remote file for writing, because closing it after an exception publishes half of
+it.
 """
 
 import contextlib
@@ -18,8 +19,15 @@ import fsspec
 
 from attent_select.errors import StorageError
 from catalogs.layout import join
-from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated, unquoted
-from catalogs.storage.patience import patiently
+from catalogs.storage.objects import (
+    ObjectInfo,
+    Range,
+    check_etag,
+    check_length,
+    translated,
+    unquoted,
+)
+from catalogs.storage.retry import patiently
 
 _ETAGS = ("ETag", "etag", "md5", "checksum")
 _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created")

@@ -1,7 +1,6 @@
 """Storage on the local file system.
 
-Here: reading, listing and atomically publishing files at absolute paths. Not here: any other URL
-(its neighbours).
+Reading, listing and atomically publishing files at absolute paths.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attent_select.errors import InputError
-from catalogs.objects import ObjectInfo, Range, check_etag, check_length, translated
+from catalogs.storage.objects import ObjectInfo, Range, check_etag, check_length, translated
 
 # A file that is being written beside its final place. Listings skip what a crash left behind.
 _TEMPORARY_SUFFIX = ".attent-tmp"

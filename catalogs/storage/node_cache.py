@@ -1,14 +1,15 @@
 """Ranges of remote objects kept on a local disk, shared by all processes of a node.
 
-Here: what is kept under which name, and what happens when space or permission runs out. Not here:
-who reads through it (`__init__.py`) or how it is configured (`pipeline`).
+What is kept under which name, and what happens when space or permission runs out. Not here: who
+reads through it (`__init__.py`) or how it is configured (`pipeline`).
 
-An object (URL and etag) has a folder with two files: `data`, a sparse file that has each range at
-its own offset, and `have`, a journal of (offset, length) that is appended to once the bytes are
-written. So a process that is killed leaves ranges that nobody counts, never wrong bytes. The disk
-itself may forget the end of what was written when the machine stops; everything therefore lies
-under the boot it was written in, and an earlier boot's is removed. A folder is evicted by renaming
-it, then removing its journal first: whoever has it open reads on, or finds nothing.
+An object (URL and etag) has a folder with two files: `data`, a sparse file that has each range
+at its own offset, and `have`, a journal of (offset, length) that is appended to once the bytes
+are written. So a process that is killed leaves ranges that nobody counts, never wrong bytes.
+The disk itself may forget the end of what was written when the machine stops; everything
+therefore lies under the boot it was written in, and an earlier boot's is removed. A folder is
+evicted by renaming it, then removing its journal first: whoever has it open reads on, or finds
+nothing.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from attent_select.errors import InputError
-from catalogs.objects import Range
+from catalogs.storage.objects import Range
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _RECORD = np.dtype([("offset", "<u8"), ("size", "<u8")])

@@ -1,7 +1,6 @@
 """Storage in the buckets of s3, gs and az, through obstore.
 
-Here: one client per bucket and process, and which servers answer ranged requests as they should.
-Not here: what to do with those that do not (`fsspec_files`).
+One client per bucket and process, and which servers answer ranged requests as they should.
 """
 
 import contextlib
@@ -22,8 +21,11 @@ from obstore.exceptions import (
     PreconditionError,
 )
 
+from catalogs.daemon_threads import Workers
 from catalogs.layout import join
-from catalogs.objects import (
+from catalogs.storage import s3_credentials
+from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
+from catalogs.storage.objects import (
     ObjectInfo,
     Range,
     check_etag,
@@ -31,10 +33,7 @@ from catalogs.objects import (
     translated,
     unquoted,
 )
-from catalogs.storage import s3_credentials
-from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
-from catalogs.storage.patience import patiently
-from catalogs.workers import Workers
+from catalogs.storage.retry import patiently
 
 SCHEMES: Final = ("s3", "gs", "az")
 

@@ -1,7 +1,6 @@
 """What a storage endpoint can do, tried out with an object of our own.
 
-Here: the probe that `attent doctor` reports. Not here: choosing what is used; a store does that by
-itself when it meets a server that answers otherwise (`object_store`).
+The probe that `attent doctor` reports.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Credentials for S3 from wherever the environment says, kept fresh.
 
-Here: profiles, processes, containers, web identities and instance roles, as botocore knows them;
-obstore by itself knows a part. Not here: plain keys in the environment, which obstore reads.
+Profiles, processes, containers, web identities and instance roles, as botocore knows them;
+obstore by itself knows a part.
 """
 
 import os

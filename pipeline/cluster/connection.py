@@ -1,7 +1,6 @@
 """Starts a cluster, or connects to one, and makes sure that it can do the work.
 
-Here: `local`, an address, any cluster class; adaptive scaling, TLS, resources. Not here: running
-anything on it (`window.py`), whether workers have the right versions (`pipeline/preflight.py`).
+Here: `local`, an address, any cluster class; adaptive scaling, TLS, resources.
 """
 
 import contextlib
@@ -13,13 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import dask
-import dask.utils
 from distributed import Client, LocalCluster, Security
 
 from attent_select.errors import ClusterError, InputError
 from pipeline.cluster.window import GO_ON
-from pipeline.settings import ClusterSettings
-from pipeline.validation import check
+from pipeline.config.sections import ClusterSettings
+from pipeline.config.validation import check
 
 # Of clusters that are started here.
 _OF_OUR_OWN = {
@@ -33,22 +31,6 @@ _OF_OUR_OWN = {
 def cluster_at(scheduler: str) -> ClusterSettings:
     """The cluster that a command's `--scheduler` names. Raises `InputError` if it names none."""
     return check(ClusterSettings, {"scheduler": scheduler}, source="the command line")
-
-
-def check_memory_limit(limit: str) -> None:
-    """Raises `InputError` if Dask would not know how much that is."""
-    try:
-        share = float(limit) if limit != "auto" else 1.0
-    except ValueError:
-        share = 1.0
-        try:
-            dask.utils.parse_bytes(limit)
-        except ValueError as error:
-            raise InputError(
-                f"{limit!r} is no amount of memory: expected `auto`, 0 (no limit) or such as 4GB"
-            ) from error
-    if not share >= 0:
-        raise InputError(f"{limit} is less than nothing: expected `auto`, 0 (no limit) or 4GB")
 
 
 @contextmanager

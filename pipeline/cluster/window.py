@@ -1,6 +1,6 @@
 """Plain functions on workers in a rolling window, and noticing that a cluster is lost.
 
-Here: `run_tasks`. Not here: where the cluster comes from (`connection.py`).
+Here: `run_tasks`.
 """
 
 import contextlib

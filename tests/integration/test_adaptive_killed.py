@@ -11,8 +11,9 @@ from small_runs import small_run
 
 from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.layout import Layout
-from pipeline import config, run
+from pipeline import run
 from pipeline.cluster import Client
+from pipeline.config import run_config
 from trainers import checkpoint
 
 ADAPTIVE = {
@@ -56,7 +57,7 @@ def test_an_adaptive_run_killed_in_each_stage_decides_and_learns_the_same(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
-    run(config.parse(small_run(undisturbed, shards, schedule=ADAPTIVE)), client=client)
+    run(run_config.parse(small_run(undisturbed, shards, schedule=ADAPTIVE)), client=client)
 
     killed = tmp_path / "killed"
     layout = Layout(str(killed))

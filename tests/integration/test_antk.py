@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
-from pipeline import config, kernels, run
-from pipeline.cli import app
+from pipeline import run
+from pipeline.antk import measurement
+from pipeline.antk.measurement import Asked, measure
+from pipeline.cli.app import app
 from pipeline.cluster import Client
-from pipeline.kernels import Asked, measure
-from pipeline.report import write_report
+from pipeline.config import run_config
+from pipeline.reports.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shards: Path, client: Cli
         selection__strategy="functional_gradient",
         scoring__functional_gradient=True,
     )
-    run(config.parse(settings), client=client)
+    run(run_config.parse(settings), client=client)
     return str(folder)
 
 
@@ -191,10 +193,10 @@ def test_samples_that_cannot_be_used_are_no_part_of_the_probe(
     settings |= {"evaluation": None, "schedule": {"epochs": 1, "ratio": {"start": 1.0}}}
     settings |= {"selection": {"strategy": "uniform"}, "training": {"batch_size": 8}}
     settings["scoring"] |= {"max_failed_share": 1.0}
-    run(config.parse(settings), client=client)
+    run(run_config.parse(settings), client=client)
     found = measure(str(tmp_path / "run"), Asked(probe=9))
     assert found.computed == 2
-    table = kernels.table(str(tmp_path / "run"))
+    table = measurement.table(str(tmp_path / "run"))
     assert table["kind"].unique().to_list() == ["target-9"]
     code, error = said("antk", tmp_path / "run", "--probe", 10)
     assert code == 2

@@ -14,9 +14,11 @@ from small_runs import small_run
 
 from attent_select.errors import AttentError, InputError, MissingError, StorageError
 from catalogs.layout import Layout
-from pipeline import apart, config, score
+from pipeline import score
 from pipeline.cluster import Client
-from pipeline.starting import save_initial
+from pipeline.config import run_config
+from pipeline.runs import setup_process
+from pipeline.runs.setup import save_initial
 
 QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
 # Scores by a configuration's file, in a process that then tells what it has imported.
@@ -51,7 +53,7 @@ def driven(folder: Path, source: str) -> list[Any]:
 def test_a_driver_without_torch_measures_and_names_the_same(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    here = config.parse(small_run(tmp_path / "here", shards, **QUICK))
+    here = run_config.parse(small_run(tmp_path / "here", shards, **QUICK))
     expected = score(here, client=client)
     source = written(tmp_path, small_run(tmp_path / "there", shards, **QUICK))
     assert driven(tmp_path, source) == [240, 0, expected.catalog_digest, []]
@@ -66,8 +68,8 @@ def test_what_is_wrong_is_told_as_without_another_process(tmp_path: Path, shards
     values = small_run(tmp_path / "run", shards, model__config__num_labels=0, seed=-1)
     source = written(tmp_path, values | {"training": {"batch_size": 0}})
     with pytest.raises(InputError) as here:
-        config.load(source)
-    with pytest.raises(InputError) as there, apart.checked(source, overrides=()):
+        run_config.load(source)
+    with pytest.raises(InputError) as there, setup_process.checked(source, overrides=()):
         pass
     assert str(there.value) == str(here.value)
 
@@ -75,7 +77,7 @@ def test_what_is_wrong_is_told_as_without_another_process(tmp_path: Path, shards
 def test_a_run_that_is_not_there_is_missing(tmp_path: Path) -> None:
     with (
         pytest.raises(MissingError, match=r"no run\.yaml there"),
-        apart.checked(str(tmp_path), overrides=()),
+        setup_process.checked(str(tmp_path), overrides=()),
     ):
         pass
 
@@ -85,8 +87,8 @@ def test_the_configuration_is_the_same_and_the_process_ends_with_the_first_model
 ) -> None:
     source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
     overrides = ["seed=3", "scoring.carry={label: integer}"]
-    here = config.load(source, overrides=overrides)
-    with apart.checked(source, overrides=overrides) as (there, save):
+    here = run_config.load(source, overrides=overrides)
+    with setup_process.checked(source, overrides=overrides) as (there, save):
         assert there.resolved() == here.resolved()
         assert there.task.settings.columns == here.task.settings.columns
         assert there.task.settings.load() == here.task.settings
@@ -104,10 +106,10 @@ def test_a_first_model_that_is_damaged_is_an_error_that_this_process_knows(
     tmp_path: Path, shards: Path
 ) -> None:
     source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
-    save_initial(config.load(source))
+    save_initial(run_config.load(source))
     next((tmp_path / "run").rglob("model.safetensors")).unlink()
     with (
-        apart.checked(source, overrides=()) as (found, save),
+        setup_process.checked(source, overrides=()) as (found, save),
         pytest.raises(StorageError, match="is damaged"),
     ):
         save(found)
@@ -115,7 +117,7 @@ def test_a_first_model_that_is_damaged_is_an_error_that_this_process_knows(
 
 def test_a_process_that_is_killed_is_an_error_with_its_status(tmp_path: Path, shards: Path) -> None:
     source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
-    with apart.checked(source, overrides=()) as (found, save):
+    with setup_process.checked(source, overrides=()) as (found, save):
         for child in children():
             os.kill(child, 9)
         with pytest.raises(AttentError, match="ended with status -9"):
@@ -127,5 +129,7 @@ def children() -> list[int]:
     import psutil
 
     return [
-        child.pid for child in psutil.Process().children() if "pipeline.apart" in child.cmdline()
+        child.pid
+        for child in psutil.Process().children()
+        if "pipeline.runs.setup_process" in child.cmdline()
     ]

@@ -10,10 +10,13 @@ from small_runs import small_run
 from attent_select.errors import InputError, MissingError
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
-from pipeline import config, decisions, rounds, run, score, stages
+from pipeline import loop as rounds
+from pipeline import run, score, stages
+from pipeline.adaptive import decisions
 from pipeline.cluster import Client
-from pipeline.query import query
-from pipeline.report import write_report
+from pipeline.config import run_config
+from pipeline.reports.page import write_report
+from pipeline.reports.query import query
 
 KEY = ["shard_id", "row"]
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "ratio": {"start": 0.5}}
@@ -21,7 +24,7 @@ SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "ratio": {"start": 0.5}}
 
 def cheap(folder: Path, shards: Path, rescore: dict[str, Any], **replaced: Any) -> Any:
     """A run of a warm-up round and three taught ones."""
-    return config.parse(
+    return run_config.parse(
         small_run(folder, shards, schedule=SCHEDULE | {"rescore": rescore}, **replaced)
     )
 
@@ -136,11 +139,11 @@ def test_an_adaptive_run_spends_the_steps_of_the_fixed_one_and_ends_with_anneali
 ) -> None:
     ratio = {"kind": "adaptive", "start": 0.4, "low": 0.2, "high": 0.8}
     schedule = {"epochs": 6, "warmup_epochs": 1, "anneal_epochs": 1, "ratio": ratio}
-    settings = config.parse(
+    settings = run_config.parse(
         small_run(tmp_path / "run", shards, schedule=schedule, selection={"strategy": "hard"})
     )
     result = run(settings, client=client)
-    fixed = config.parse(
+    fixed = run_config.parse(
         small_run(tmp_path / "fixed", shards, schedule=schedule | {"ratio": {"start": 0.4}})
     )
     budget = rounds.prepare(fixed, cluster=lambda: client).total_steps
@@ -164,7 +167,7 @@ def test_a_uniform_adaptive_run_is_never_scored(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     schedule = {"epochs": 3, "ratio": {"kind": "adaptive", "start": 0.5}}
-    settings = config.parse(
+    settings = run_config.parse(
         small_run(tmp_path / "run", shards, schedule=schedule, selection={"strategy": "uniform"})
     )
     run(settings, client=client)
@@ -177,7 +180,7 @@ def test_a_uniform_adaptive_run_is_never_scored(
 def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     with pytest.raises(InputError, match=r"--fraction 0\.1 .* nothing was scored before it: leave"):
         score(settings, client=client, fraction=0.1)
     score(settings, client=client)

@@ -21,7 +21,7 @@ from small_runs import small_run
 from typer.testing import CliRunner
 
 from catalogs import Corpus, IndexFile
-from pipeline.cli import app
+from pipeline.cli.app import app
 from trainers import TeachingStream
 
 COMMANDS = (
@@ -42,7 +42,7 @@ COMMANDS = (
 
 def test_help_names_every_command_without_loading_torch_or_dask() -> None:
     code = (
-        "import sys; from pipeline import cli\n"
+        "import sys; from pipeline.cli import app as cli\n"
         "try: cli.app(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'distributed', 'dask', 'altair', 'pyarrow'}\n"
@@ -326,7 +326,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(small_run(tmp_path / "run", shards)))
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", str(file), "--json"],
+        [sys.executable, "-m", "attent_select", "run", str(file), "--json"],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,

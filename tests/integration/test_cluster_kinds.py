@@ -21,13 +21,14 @@ from typer.testing import CliRunner
 
 from attent_select.errors import ClusterError, InputError
 from catalogs import storage
-from pipeline import config, preflight, score
-from pipeline.choosing import Budget
-from pipeline.cli import app
-from pipeline.cluster import Client, connect, run_tasks, size
-from pipeline.ingest import ingest
-from pipeline.selecting import select_losses
-from pipeline.settings import Adaptive, ClusterSettings, SecurityFiles
+from pipeline import score
+from pipeline.cli.app import app
+from pipeline.cluster import Client, connect, run_tasks, size, worker_check
+from pipeline.config import run_config
+from pipeline.config.sections import Adaptive, ClusterSettings, SecurityFiles
+from pipeline.corpus.ingest import ingest
+from pipeline.selection.choice import Budget
+from pipeline.selection.command import select_losses
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +100,7 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     values = small_run(tmp_path / "run", shards, cluster=settings)
     with pytest.raises(InputError, match=f"cluster.*{message}"):
-        config.parse(values)
+        run_config.parse(values)
 
 
 def certificate(folder: Path) -> SecurityFiles:
@@ -206,7 +207,7 @@ def test_a_gpu_that_torch_does_not_see_is_told_before_anything_is_submitted(
     lone: Client, shards: Path
 ) -> None:
     with pytest.raises(InputError, match="offers a GPU that torch does not see"):
-        preflight.check_workers(lone, objects={}, needs_gpu=True)
+        worker_check.check_workers(lone, objects={}, needs_gpu=True)
 
 
 def test_a_worker_of_another_version_is_named_with_what_differs(
@@ -215,7 +216,7 @@ def test_a_worker_of_another_version_is_named_with_what_differs(
     other = tmp_path / "polars-1.0.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: polars\nVersion: 1.0.0\n")
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     with (
         with_worker(lone, path=tmp_path) as address,
         pytest.raises(InputError, match=rf"worker {address}: has polars 1\.0\.0, the driver has"),
@@ -258,20 +259,21 @@ def test_a_scheduler_that_is_none_is_refused(tmp_path: Path, shards: Path, comma
 
 
 def test_a_worker_that_joins_later_refuses_the_work_of_another_version() -> None:
-    preflight.check_here(preflight.environment())
+    worker_check.check_here(worker_check.environment())
     with pytest.raises(ClusterError, match=r"a worker on .* has torch .*, the driver has 1\.0"):
-        preflight.check_here(dict(preflight.environment()) | {"torch": "1.0"})
+        worker_check.check_here(dict(worker_check.environment()) | {"torch": "1.0"})
 
 
 def test_a_worker_too_old_to_say_what_it_is_is_named(lone: Client, tmp_path: Path) -> None:
-    (tmp_path / "pipeline").mkdir()
-    for name in ("__init__.py", "preflight.py"):
-        (tmp_path / "pipeline" / name).write_text("")
+    room = tmp_path / "pipeline" / "cluster"
+    room.mkdir(parents=True)
+    for path in (room.parent / "__init__.py", room / "__init__.py", room / "worker_check.py"):
+        path.write_text("")
     with (
         with_worker(lone, path=tmp_path) as address,
         pytest.raises(InputError, match=f"worker {address}: cannot run this version"),
     ):
-        preflight.check_workers(lone, objects={}, needs_gpu=False)
+        worker_check.check_workers(lone, objects={}, needs_gpu=False)
 
 
 def test_a_worker_that_does_not_see_the_shards_is_named(lone: Client, tmp_path: Path) -> None:
@@ -279,9 +281,9 @@ def test_a_worker_that_does_not_see_the_shards_is_named(lone: Client, tmp_path: 
     path.write_bytes(b"data")
     found = storage.info(str(path))
     assert found is not None
-    preflight.check_workers(lone, objects={str(path): found.etag}, needs_gpu=False)
+    worker_check.check_workers(lone, objects={str(path): found.etag}, needs_gpu=False)
     with pytest.raises(InputError, match=r"worker tcp.*: sees another object at .*shard"):
-        preflight.check_workers(lone, objects={str(path): "other"}, needs_gpu=False)
+        worker_check.check_workers(lone, objects={str(path): "other"}, needs_gpu=False)
     path.unlink()
     with pytest.raises(InputError, match=r"cannot read .*shard.*local paths need workers on this"):
-        preflight.check_workers(lone, objects={str(path): found.etag}, needs_gpu=False)
+        worker_check.check_workers(lone, objects={str(path): found.etag}, needs_gpu=False)

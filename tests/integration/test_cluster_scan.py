@@ -8,12 +8,13 @@ import pytest
 
 from attent_select import Composition, plugins, select
 from attent_select.strategies.soft import Soft
-from catalogs import IndexFile, frames, storage
-from catalogs.scan import Scan
-from pipeline.choosing import Budget
+from catalogs import IndexFile, storage
+from catalogs.tables import frames
+from catalogs.tables.scan import Scan
 from pipeline.cluster import Client
-from pipeline.cluster_scan import ClusterScan, frames_by_storage
-from pipeline.selecting import Selecting, select_losses
+from pipeline.cluster.scan import ClusterScan, frames_by_storage
+from pipeline.selection.choice import Budget
+from pipeline.selection.command import Selecting, select_losses
 
 KINDS: frames.SchemaDict = {
     "shard_id": pl.UInt32,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from digits import VIT, samples
 
-from pipeline.demo import Demo, DemoResult, compare, show_table
+from pipeline.demo.run import Demo, DemoResult, compare, show_table
 
 SCHEDULE = {"epochs": 3, "warmup_epochs": 1, "ratio": {"start": 0.5}}
 

@@ -23,10 +23,10 @@ from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
 from trainers import TeachingStream, checkpoint, fit
-from trainers.evaluation import held_out_batches
 from trainers.fitting import FitResult
 from trainers.hf import training_loop
-from trainers.scorer import ScoringSettings, score_rows
+from trainers.scoring.evaluation import held_out_batches
+from trainers.scoring.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings
 from trainers.task import Batch
 from trainers.tasks.image_classification import ImageClassification

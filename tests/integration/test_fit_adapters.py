@@ -13,13 +13,13 @@ from digits import write_corpus, write_index
 from tasks_at_hand import Case, causal_lm
 
 from attent_select.errors import InputError
-from pipeline import scoring_tasks
-from pipeline.settings import ScoringSettings as SpanSettings
+from pipeline.config.sections import ScoringSettings as SpanSettings
+from pipeline.scoring import worker as scoring_tasks
 from trainers import TeachingStream, checkpoint, fit
-from trainers.evaluation import held_out_batches
 from trainers.fitting import FitResult
 from trainers.hf.adapters import ADAPTER
-from trainers.scorer import ScoringSettings, score_rows
+from trainers.scoring.evaluation import held_out_batches
+from trainers.scoring.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings
 from trainers.task import Batch, Models
 

@@ -15,12 +15,17 @@ from attent_select.errors import ExistsError, MissingError
 from catalogs import LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.storage.probe import probe
-from pipeline import config, plans, rescoring, rounds, score, scoring, stages
-from pipeline.cli import app
+from pipeline import loop as rounds
+from pipeline import score, stages
+from pipeline.cli.app import app
 from pipeline.cluster import Client
-from pipeline.garbage import collect
-from pipeline.lease import held
-from pipeline.scoring_tasks import measure_span
+from pipeline.config import run_config
+from pipeline.runs.garbage import collect
+from pipeline.runs.lease import held
+from pipeline.scoring import full as scoring
+from pipeline.scoring import partial as rescoring
+from pipeline.scoring import plan as plans
+from pipeline.scoring.worker import measure_span
 
 
 def names(folder: str) -> set[str]:
@@ -33,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shards: Path, client: Cli
     from pipeline import run
 
     folder = tmp_path_factory.mktemp("gc") / "run"
-    run(config.parse(small_run(folder, shards)), client=client)
+    run(run_config.parse(small_run(folder, shards)), client=client)
     return str(folder)
 
 
@@ -69,7 +74,7 @@ def test_gc_removes_superseded_losses_and_orphans_and_nothing_else(finished: str
 def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     run = rounds.prepare(settings, cluster=lambda: client)
     measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
     plan = plans.frozen(run.catalog, measurement, round_number=0, shards=run.corpus.shards)
@@ -83,7 +88,7 @@ def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
 def test_gc_keeps_what_an_interrupted_partial_round_will_go_on_with(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     score(settings, client=client)
     stages.train(settings, client=client)
     run = rounds.decided(rounds.prepare(settings, cluster=lambda: client), 1, fraction=0.5)

@@ -14,8 +14,8 @@ from attent_select.errors import CorpusMismatchError, ExistsError, InputError
 from catalogs import Corpus
 from catalogs.layout import Layout
 from pipeline.cluster import Client
-from pipeline.convert import convert
-from pipeline.ingest import ingest
+from pipeline.corpus.conversion import convert
+from pipeline.corpus.ingest import ingest
 
 COLUMNS = ["image", "label"]
 

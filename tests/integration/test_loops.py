@@ -15,7 +15,7 @@ from digits import VIT, samples, write_corpus, write_index
 from safetensors.torch import load_file
 
 from catalogs import Corpus, IndexFile
-from pipeline import config
+from pipeline.config import run_config
 from trainers import TeachingStream
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ class Loop:
                 "arguments": {"optim": "sgd"},
             },
         }
-        config.freeze(config.parse(values))
+        run_config.freeze(run_config.parse(values))
         Corpus.open(str(self.folder)).save(str(run))
         return run
 

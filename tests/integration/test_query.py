@@ -11,7 +11,7 @@ from scored_runs import scored_run
 from typer.testing import CliRunner
 
 from pipeline import metrics
-from pipeline.cli import app
+from pipeline.cli.app import app
 
 NAMES = ("ratio", "train_loss", "accuracy", "samples_seen", "num_steps", "score_seconds", "seconds")
 
@@ -110,7 +110,7 @@ def test_people_see_the_first_rows_of_many_and_programs_all(run: str) -> None:
 
 
 def test_a_table_that_is_wider_than_the_terminal_has_a_line_per_value(run: str) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "query", run, "SELECT * FROM metrics"]
+    command = [sys.executable, "-m", "attent_select", "query", run, "SELECT * FROM metrics"]
     shown = []
     for columns in ("60", "400"):
         main, terminal = pty.openpty()

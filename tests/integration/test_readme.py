@@ -15,7 +15,7 @@ import pytest
 import yaml
 from servers import S3Server, moto_s3
 
-from pipeline.demo_data import digits
+from pipeline.demo.data import digits
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

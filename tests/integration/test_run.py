@@ -10,13 +10,15 @@ from digits import samples, write_corpus
 from small_runs import small_run
 
 from attent_select.errors import InputError, MissingError
-from attent_select.schedules import plan
+from attent_select.schedule.rounds import plan
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
-from pipeline import config, metrics, rounds, run, stages
+from pipeline import loop as rounds
+from pipeline import metrics, run, stages
 from pipeline.cluster import Client
-from pipeline.streaming import Place
-from pipeline.walk import walk
+from pipeline.config import run_config
+from pipeline.training.dry_run import walk
+from pipeline.training.teaching_stream import Place
 from trainers import checkpoint
 
 
@@ -26,7 +28,7 @@ def finished(
 ) -> tuple[str, dict[str, Any]]:
     """A finished run and what `run` returned."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    return str(folder), run(config.parse(small_run(folder, shards)), client=client)
+    return str(folder), run(run_config.parse(small_run(folder, shards)), client=client)
 
 
 def test_a_run_leaves_every_file_of_every_round(finished: tuple[str, dict[str, Any]]) -> None:
@@ -70,7 +72,7 @@ def test_each_round_starts_from_the_one_before_on_one_horizon(
     finished: tuple[str, dict[str, Any]],
 ) -> None:
     url, _ = finished
-    settings = config.load(url)
+    settings = run_config.load(url)
     planned = plan(settings.schedule, num_samples=240, batch_size=16)
     steps = [checkpoint.open(Layout(url).checkpoint(number)).step for number in range(3)]
     assert steps == [round_.first_step + round_.num_steps for round_ in planned]
@@ -120,7 +122,7 @@ def test_a_run_does_not_go_on_with_other_settings(
 ) -> None:
     url, _ = finished
     with pytest.raises(InputError, match="seed: the run was started with 0, now it is 1"):
-        run(config.parse(small_run(url, shards, seed=1)), client=client)
+        run(run_config.parse(small_run(url, shards, seed=1)), client=client)
 
 
 def test_the_same_configuration_gives_the_same_run_also_from_compact_shards(
@@ -146,14 +148,14 @@ def test_uniform_subsets_are_fresh_and_never_scored(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     url = str(tmp_path / "run")
-    run(config.parse(small_run(url, shards, selection={"strategy": "uniform"})), client=client)
+    run(run_config.parse(small_run(url, shards, selection={"strategy": "uniform"})), client=client)
     assert LossCatalog(url).rounds() == []
     first, second = (IndexFile.open(Layout(url).index(number)).digest for number in (1, 2))
     assert first != second
 
 
 def test_stages_can_be_called_one_by_one(tmp_path: Path, shards: Path, client: Client) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     with pytest.raises(MissingError, match=r"was not scored: run `attent score .*--round 0`"):
         stages.train(settings, client=client)
     assert stages.score(settings, client=client).scored == 240
@@ -166,7 +168,7 @@ def test_stages_can_be_called_one_by_one(tmp_path: Path, shards: Path, client: C
 def test_an_index_of_another_size_than_planned_is_refused(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     ready = rounds.prepare(settings, cluster=lambda: client)
     rows = ready.corpus.rows().head(16).with_columns(weight=1.0, probability=1.0)
     provenance = {"corpus_id": ready.corpus.corpus_id}
@@ -184,7 +186,7 @@ def test_a_round_with_fewer_eligible_rows_than_planned_trains_on_all_of_them(
     write_corpus(tmp_path / "shards" / "held-out", samples(20), num_shards=1)
     schedule = {"epochs": 3, "ratio": {"kind": "incremental", "start": 0.5, "end": 1.0}}
     # 118 of 120 samples are two batches of 59 instead of three: the next round begins earlier.
-    settings = config.parse(
+    settings = run_config.parse(
         small_run(
             tmp_path / "run",
             tmp_path / "shards",
@@ -205,7 +207,7 @@ def test_a_round_after_a_short_one_goes_on_where_that_ended(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     where = {"strategy": "hard", "where": "row < 20"}
-    settings = config.parse(small_run(tmp_path / "run", shards, selection=where))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, selection=where))
     result = run(settings, client=client)
     assert [each["num_samples"] for each in result["rounds"]] == [240, 60, 60]
     steps = [checkpoint.open(Layout(settings.run).checkpoint(n)).step for n in range(3)]
@@ -221,8 +223,8 @@ def test_a_model_that_cannot_be_built_does_not_freeze_the_run(
     # A number like any other: only building the model tells.
     wrong = small_run(tmp_path / "run", shards, model__config__hidden_size=-16)
     with pytest.raises(InputError, match="the model cannot be built: "):
-        rounds.prepare(config.parse(wrong), cluster=lambda: client)
-    right = config.parse(small_run(tmp_path / "run", shards))
+        rounds.prepare(run_config.parse(wrong), cluster=lambda: client)
+    right = run_config.parse(small_run(tmp_path / "run", shards))
     assert rounds.prepare(right, cluster=lambda: client).config == right
 
 
@@ -230,11 +232,11 @@ def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     url = Layout(str(tmp_path / "run")).initial_checkpoint
-    first = config.parse(small_run(tmp_path / "run", shards, seed=1))
+    first = run_config.parse(small_run(tmp_path / "run", shards, seed=1))
     rounds.prepare(first, cluster=lambda: client)
     before = checkpoint.open(url).weights_digest
     storage.delete(Layout(first.run).config)  # as if it had been killed before freezing
-    rounds.prepare(config.parse(small_run(tmp_path / "run", shards)), cluster=lambda: client)
+    rounds.prepare(run_config.parse(small_run(tmp_path / "run", shards)), cluster=lambda: client)
     assert checkpoint.open(url).weights_digest != before
 
 
@@ -242,7 +244,7 @@ def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
     tmp_path: Path, shards: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     selection = {"strategy": "uniform"}
-    settings = config.parse(small_run(tmp_path / "run", shards, selection=selection))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, selection=selection))
     ready = rounds.prepare(settings, cluster=lambda: client)
     choose, firsts = rounds.choose, []
 
@@ -259,7 +261,7 @@ def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
 def test_what_a_killed_process_measured_is_left_out_not_zero(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, schedule={"epochs": 1}))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, schedule={"epochs": 1}))
     before = run(settings, client=client)["rounds"][0]
     storage.delete(Layout(settings.run).round_metrics(0))  # as if killed after the checkpoint
     after = run(settings, client=client)["rounds"][0]

@@ -9,8 +9,9 @@ from small_runs import small_run
 
 from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.layout import Layout
-from pipeline import config, metrics, run
+from pipeline import metrics, run
 from pipeline.cluster import Client
+from pipeline.config import run_config
 
 
 def result(url: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def test_a_run_killed_in_each_stage_ends_like_an_undisturbed_one(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
-    run(config.parse(small_run(undisturbed, shards)), client=client)
+    run(run_config.parse(small_run(undisturbed, shards)), client=client)
 
     killed = tmp_path / "killed"
     layout = Layout(str(killed))

@@ -13,18 +13,22 @@ from small_runs import small_run
 from attent_select.errors import ExistsError, InputError, MissingError
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from pipeline import config, metrics, plans, rounds, score, scoring
+from pipeline import loop as rounds
+from pipeline import metrics, score
 from pipeline.cluster import Client
-from pipeline.lease import held
-from pipeline.query import query
-from pipeline.scoring_tasks import measure_span
+from pipeline.config import run_config
+from pipeline.reports.query import query
+from pipeline.runs.lease import held
+from pipeline.scoring import full as scoring
+from pipeline.scoring import plan as plans
+from pipeline.scoring.worker import measure_span
 from trainers import checkpoint
 
 QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
 
 
 def scored(run: Path, shards: Path, client: Client, **replaced: Any) -> Any:
-    return score(config.parse(small_run(run, shards, **QUICK, **replaced)), client=client)
+    return score(run_config.parse(small_run(run, shards, **QUICK, **replaced)), client=client)
 
 
 def test_every_sample_has_the_loss_that_the_task_gives_it(
@@ -52,7 +56,7 @@ def test_tars_and_parquet_have_the_same_losses_and_select_the_same_rows(
         values = small_run(tmp_path / kind, shards, selection={"strategy": "soft"})
         values["corpus"] = {"shards": [str(shards / kind)]}
         values["schedule"]["warmup_epochs"] = 0
-        run = rounds.prepare(config.parse(values), cluster=lambda: client)
+        run = rounds.prepare(run_config.parse(values), cluster=lambda: client)
         losses = rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
         index = rounds.select_stage(run, run.rounds[0])
         results[kind] = (losses.catalog_digest, index.digest, index.num_samples)
@@ -64,7 +68,7 @@ def test_spans_that_a_killed_driver_left_are_not_measured_again(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     whole = scored(tmp_path / "whole", shards, client)
-    settings = config.parse(small_run(tmp_path / "begun", shards, **QUICK))
+    settings = run_config.parse(small_run(tmp_path / "begun", shards, **QUICK))
     run = rounds.prepare(settings, cluster=lambda: client)
     measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
     for task in plans.plan_tasks(run.corpus.shards, measurement)[:2]:
@@ -127,7 +131,7 @@ def test_carried_columns_stand_beside_the_losses_and_select(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     replaced = {"scoring__carry": {"source": "string"}, "selection__where": "source = 's1'"}
-    settings = config.parse(
+    settings = run_config.parse(
         small_run(tmp_path / "run", damaged, **QUICK, **replaced, schedule__ratio={"start": 0.2})
     )
     run = rounds.prepare(settings, cluster=lambda: client)
@@ -149,7 +153,7 @@ def test_a_column_that_the_corpus_lacks_is_told_before_the_run_is_frozen(
 def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, **QUICK))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, **QUICK))
     with pytest.raises(MissingError, match=r"no finished checkpoint at .*00000"):
         score(settings, client=client, round_number=1)
     with pytest.raises(InputError, match="the plan has rounds 0 to 2"):
@@ -173,7 +177,7 @@ def test_how_scoring_went_is_kept_and_marks_no_round_as_finished(
 def test_a_run_that_another_driver_works_on_is_left_alone(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", shards, **QUICK))
+    settings = run_config.parse(small_run(tmp_path / "run", shards, **QUICK))
     with held(settings.run), pytest.raises(ExistsError, match="works on this run"):
         score(settings, client=client)
     assert score(settings, client=client).scored == 240
@@ -184,7 +188,7 @@ def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
 ) -> None:
     values = small_run(tmp_path / "run", shards, **QUICK, task__name="poisonous.Hungry")
     values["task"] |= {"most": 9}
-    settings = config.parse(values)
+    settings = run_config.parse(values)
     result = score(settings, client=client)
     assert (result.failed, result.numbers["num_splits"] > 0) == ({}, True)
     assert "did not fit into memory and were halved" in capsys.readouterr().err
@@ -210,7 +214,7 @@ def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
 def test_a_shard_that_changed_while_scoring_is_named(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
-    settings = config.parse(small_run(tmp_path / "run", damaged, **QUICK))
+    settings = run_config.parse(small_run(tmp_path / "run", damaged, **QUICK))
     run = rounds.prepare(settings, cluster=lambda: client)
     changed = damaged / "parquet" / "001.parquet"
     table = pq.read_table(changed)

@@ -13,12 +13,14 @@ from tasks_at_hand import LLAMA, TEXTS
 from attent_select.errors import ClusterError, InputError, MissingError
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from pipeline import config, rounds, score
+from pipeline import loop as rounds
+from pipeline import score
 from pipeline.cluster import Client, connect
-from pipeline.settings import ClusterSettings
+from pipeline.config import run_config
+from pipeline.config.sections import ClusterSettings
 from trainers import checkpoint
 from trainers.hf import HuggingFaceModels
-from trainers.tokenizer import train_tokenizer
+from trainers.inputs.tokenizer import train_tokenizer
 
 QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
 
@@ -34,7 +36,7 @@ def digits(tmp_path: Path) -> Path:
 
 def prepared(tmp_path: Path, data: Path, client: Client, **replaced: Any) -> rounds.Run:
     values = small_run(tmp_path / "run", data, **QUICK, **replaced)
-    return rounds.prepare(config.parse(values), cluster=lambda: client)
+    return rounds.prepare(run_config.parse(values), cluster=lambda: client)
 
 
 def scored(run: rounds.Run, client: Client, **options: Any) -> Any:
@@ -132,7 +134,7 @@ def test_texts_that_are_empty_or_too_long_have_a_status_and_others_are_cut_and_c
         "response": "response",
         "max_length": 96,
     }
-    result = score(config.parse(values), client=client)
+    result = score(run_config.parse(values), client=client)
     # Of a prompt as long as all that is allowed, nothing that counts is left.
     assert result.failed == {"empty": 2}
     assert "1 samples were cut to the length" in capsys.readouterr().err

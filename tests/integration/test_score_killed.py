@@ -20,9 +20,10 @@ from servers import BUCKET, S3Server, rclone_process
 from small_runs import small_run
 
 from catalogs import LossCatalog, storage
-from pipeline import config, score
+from pipeline import score
 from pipeline.cluster import connect
-from pipeline.settings import ClusterSettings
+from pipeline.config import run_config
+from pipeline.config.sections import ClusterSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
     # On a busy machine a worker takes minutes to start again.
     values["cluster"] = {"patience_seconds": 600}
     with connect(ClusterSettings(workers=1)) as client:
-        result = score(config.parse(values), client=client)
+        result = score(run_config.parse(values), client=client)
     assert (result.scored, result.failed) == (120, {"killed": 1})
     losses = LossCatalog(str(tmp_path / "run")).latest().collect()
     killed = losses.filter(losses["status"] == "killed")
@@ -81,7 +82,7 @@ class Cluster:
             self._dask(name, "worker", self.address, *options)
 
     def driver(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipeline.cli", "score", *arguments]
+        command = [sys.executable, "-m", "attent_select", "score", *arguments]
         return self._process(command)
 
     def kill(self, name: str) -> None:
@@ -209,4 +210,4 @@ def finished(spans: Path) -> dict[str, int]:
 
 def undisturbed(values: dict[str, Any], tmp_path: Path) -> str:
     values = values | {"run": str(tmp_path / "undisturbed"), "cluster": {"workers": 2}}
-    return score(config.parse(values)).catalog_digest
+    return score(run_config.parse(values)).catalog_digest

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 import pipeline
 from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile, storage
-from pipeline import config
-from pipeline.cli import app
+from pipeline.cli.app import app
 from pipeline.cluster import Client
+from pipeline.config import run_config
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_a_run_trains_on_whole_blocks_where_its_configuration_says_so(
         schedule__warmup_epochs=0,
         evaluation=None,
     )
-    result = pipeline.run(config.parse(values), client=client)
+    result = pipeline.run(run_config.parse(values), client=client)
     assert result["rounds"][0]["samples_seen"] == 120
     index = IndexFile.open(str(tmp_path / "run" / "index" / "00000.parquet"))
     assert index.provenance["selection"]["granularity"] == 10
@@ -212,7 +212,7 @@ def test_row_groups_of_tars_are_refused_before_any_work(
     tars = {"shards": [str(shards / "webdataset")]}
     values = small_run(tmp_path / "run", shards, corpus=tars, selection__granularity="row_group")
     with pytest.raises(InputError, match=r"\.tar is a tar and has no row groups: choose rows per"):
-        pipeline.run(config.parse(values), client=client)
+        pipeline.run(run_config.parse(values), client=client)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -238,7 +238,7 @@ def test_losses_and_index_may_lie_on_s3(
 
 
 def test_people_see_what_goes_on_on_a_terminal_and_nothing_else(losses: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "select", str(losses), "--ratio", "0.5"]
+    command = [sys.executable, "-m", "attent_select", "select", str(losses), "--ratio", "0.5"]
     command += ["--dry-run", "--json"]
     main, terminal = pty.openpty()
     with subprocess.Popen(

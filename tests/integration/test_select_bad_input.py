@@ -20,7 +20,7 @@ from scored_runs import score, scored_run
 from typer.testing import CliRunner
 
 from catalogs import LossCatalog
-from pipeline.cli import app
+from pipeline.cli.app import app
 
 KINDS = {"shard_id": pl.UInt32, "row": pl.UInt32, "loss": pl.Float32}
 
@@ -288,7 +288,7 @@ def many(folder: Path) -> Path:
 
 def selecting(losses: Path, out: Path, *, temporary: Path, **options: Any) -> list[str]:
     """The lines that a process says in vain; it makes its files in `temporary` first."""
-    command = [sys.executable, "-m", "pipeline.cli", "select", str(losses), "--ratio", "0.5"]
+    command = [sys.executable, "-m", "attent_select", "select", str(losses), "--ratio", "0.5"]
     environment = ENVIRONMENT | {"TMPDIR": str(temporary)}
     done = subprocess.run(
         [*command, "--out", str(out)],

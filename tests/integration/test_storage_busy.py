@@ -13,7 +13,7 @@ from servers import S3Server, moto_s3, rclone_s3
 
 from attent_select.errors import StorageError
 from catalogs import storage
-from catalogs.storage import object_store, patience
+from catalogs.storage import object_store, retry
 from catalogs.storage.s3_credentials import Provider
 
 DATA = bytes(range(256)) * 400
@@ -30,7 +30,7 @@ def busy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     with faulty(server) as (proxied, faults):
         for name, value in proxied.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.01)
+        monkeypatch.setattr(retry, "_FIRST_SECONDS", 0.01)
         yield faults
 
 
@@ -76,7 +76,7 @@ def test_what_does_not_pass_is_told_at_once(busy: Faults, status: int) -> None:
 def test_a_server_that_stays_busy_is_a_storage_error(
     busy: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.2)
     busy.planned = [503] * 10_000
     with pytest.raises(StorageError, match=r"bucket/never\.bin: .*503"):
         storage.read("s3://bucket/never.bin")
@@ -93,7 +93,7 @@ def test_pauses_are_random_below_a_bound_that_doubles(
         bounds.append((low, high))
         return 0.0
 
-    monkeypatch.setattr(patience.random, "uniform", drawn)
+    monkeypatch.setattr(retry.random, "uniform", drawn)
     failures = [ConnectionError(), TimeoutError()] * attempts
 
     def operation() -> str:
@@ -101,7 +101,7 @@ def test_pauses_are_random_below_a_bound_that_doubles(
             raise failures.pop()
         return "done"
 
-    assert patience.patiently(operation) == "done"
+    assert retry.patiently(operation) == "done"
     assert bounds == [(0, min(0.1 * 2**number, 20)) for number in range(2 * attempts)]
 
 

@@ -18,7 +18,7 @@ from attent_select.errors import CorpusMismatchError, InputError, MissingError, 
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.corpus import format_of, inspect_shard
 from catalogs.layout import Layout
-from catalogs.losses import PartSummary
+from catalogs.losses.catalog import PartSummary
 from catalogs.shard_format import Sample, ShardFormat
 
 SERVERS = {"moto": moto_s3, "rclone": rclone_s3}
@@ -150,7 +150,7 @@ def test_a_server_that_cannot_be_reached_is_a_storage_error_that_names_the_url(
 ) -> None:
     for name, value in S3Server("http://127.0.0.1:1").environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("catalogs.storage.patience.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("catalogs.storage.retry.PATIENCE_SECONDS", 0.0)
     with pytest.raises(StorageError, match=r"s3://bucket/x\.bin: .*127\.0\.0\.1:1"):
         storage.read("s3://bucket/x.bin")
 

@@ -16,7 +16,7 @@ from servers import moto_s3
 from attent_select.errors import CorpusMismatchError, MissingError, StorageError
 from catalogs import Corpus, IndexFile, storage
 from catalogs.corpus import inspect_shard
-from catalogs.storage import patience
+from catalogs.storage import retry
 from trainers import TeachingStream
 from trainers.settings import ReadAhead
 
@@ -32,7 +32,7 @@ def busy(proxied: tuple[Faults, dict[str, str]], monkeypatch: pytest.MonkeyPatch
     faults, environment = proxied
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(patience, "_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "_FIRST_SECONDS", 0.01)
     faults.planned.clear()
     return faults
 
@@ -79,7 +79,7 @@ def test_what_passes_changes_no_batch(
 def test_a_server_that_stays_busy_is_an_error_that_names_rank_and_shard(
     remote: Corpus, index: IndexFile, busy: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.2)
     stream = stream_of(index, remote, rank=1, world_size=2)
     busy.planned = [503] * 100_000
     with pytest.raises(StorageError, match=r"^rank 1, shard \d: s3://bucket/.*503"):
@@ -103,9 +103,9 @@ def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
 STALLED = """
 import sys
 from catalogs import storage
-from trainers import readahead
+from trainers.streaming import prefetch
 read = lambda url: storage.read_ranges(url, [(0, 10), (20, 10)])
-list(readahead.ordered_map(
+list(prefetch.ordered_map(
     read, sys.argv[1:], num_threads=1, budget=1, cost=lambda _: 1, timeout_seconds=1.0))
 """
 

@@ -24,7 +24,7 @@ def on_two_ranks(*arguments: str) -> str:
     """What `attent ARGUMENTS` says on stdout."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        *("-m", "pipeline.cli", *arguments),
+        *("-m", "attent_select", *arguments),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(

@@ -2,10 +2,10 @@
 
     K(x, x′) = ⟨∂f(x)/∂θ, ∂f(x′)/∂θ⟩        θ: the trained parameters, group by group
 
-Here: what f is (`outputs.py`), which parameters belong together (`groups.py`), their gradients
-(`gradients.py`), the kernel, exact or sketched (`kernel.py`, `sketch.py`), how it moves and what
-its spectrum is (`spectrum.py`), and whether it predicts a step of training (`step.py`). Not here:
-which samples and checkpoints, files and figures (`pipeline/kernels.py`).
+What f is (`outputs.py`), which parameters belong together (`groups.py`), their gradients
+(`gradients.py`), the kernel, exact or sketched (`kernel.py`, `sketch.py`), how it moves and
+what its spectrum is (`spectrum.py`), and whether it predicts a step of training (`step.py`).
+Not here: which samples and checkpoints, files and figures (`pipeline/antk/measurement.py`).
 
 Source: AtteNT, arXiv 2602.20461, where a step of gradient descent moves f by −η K ∂L/∂f, and K
 settles early in training.

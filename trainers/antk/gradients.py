@@ -1,9 +1,9 @@
 """f on the probe samples as a function of the trained parameters, and its gradients.
 
-Here: one sample at a time through the model and back. Not here: what becomes of the gradients
-(`kernel.py`). Reverse mode by `torch.autograd`, for several outputs vectorised by `vmap`, and not
-`torch.func.vjp`: that refuses the recomputed chunks by which language models do without the whole
-vocabulary × sequence matrix, and takes twice as long for a sample.
+One sample at a time through the model and back. Reverse mode by `torch.autograd`, for several
+outputs vectorised by `vmap`, and not `torch.func.vjp`: that refuses the recomputed chunks by
+which language models do without the whole vocabulary × sequence matrix, and takes twice as long
+for a sample.
 """
 
 import copy
@@ -16,7 +16,7 @@ import torch
 from attent_select.errors import InputError
 from trainers.antk.groups import GROUPS, group_of
 from trainers.antk.outputs import Output
-from trainers.scorer import best_device
+from trainers.scoring.scorer import best_device
 from trainers.task import Batch
 
 KERNEL_DTYPES = ("float32", "float64")

@@ -1,6 +1,6 @@
 """Parameter name → group: q, k, v, mlp, adapters or other.
 
-Here: what the architectures call their layers. Not here: what is done with a group (`kernel.py`).
+What the architectures call their layers.
 """
 
 import re

@@ -1,7 +1,6 @@
 """The kernel of a function on its probe samples: exact, or from sketches.
 
-Here: gradients → K, group by group, in bounded memory. Not here: one sample's gradients
-(`gradients.py`), the sketch (`sketch.py`).
+Gradients → K, group by group, in bounded memory.
 
 The exact kernel needs, of every parameter, its gradients for all samples together: as many
 parameters as fit are done in one pass over the samples, and the next ones in another.

@@ -1,6 +1,6 @@
 """What f is in K(x, x′) = ⟨∂f(x)/∂θ, ∂f(x′)/∂θ⟩.
 
-Here: the choices and what each means. Not here: how a task computes them (`trainers/tasks/`).
+The choices and what each means.
 """
 
 from dataclasses import dataclass

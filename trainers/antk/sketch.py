@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from attent_select.errors import InputError
-from attent_select.randomness import Purpose, numpy_bits, stream_key
+from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 
 # Parameters whose random bits are made at once.
 _CHUNK = 1 << 22

@@ -1,6 +1,6 @@
 """How far a kernel has moved, and how its eigenvalues lie. Pure numpy.
 
-Here: numbers of one kernel, or of two. Not here: making kernels (`kernel.py`).
+Numbers of one kernel, or of two.
 """
 
 import math

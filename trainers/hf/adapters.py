@@ -1,8 +1,8 @@
 """Adapters (LoRA, DoRA, QLoRA) through PEFT: built, loaded and saved without the model below them.
 
-Here: the store for `model.lora`. Not here: whole models (`models.py`). A process loads the base
-model once. Every adapter gets modules of its own around the base's tensors, so that switching one
-costs milliseconds, and threads with different adapters do not meet.
+The store for `model.lora`. A process loads the base model once. Every adapter gets modules of
+its own around the base's tensors, so that switching one costs milliseconds, and threads with
+different adapters do not meet.
 """
 
 import copy

@@ -1,7 +1,6 @@
 """What is said to `transformers.TrainingArguments`, from our settings.
 
-Here: building them, and the check of that before a run starts. Not here: the loop that they steer
-(`training_loop.py`), which keys there are (`trainers/settings.py`).
+Building them, and the check of that before a run starts.
 """
 
 from typing import Any

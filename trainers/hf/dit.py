@@ -1,8 +1,8 @@
 """DiT: a transformer over patches of a noisy image, told the timestep and the class.
 
 Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", ICCV 2023 (adaLN-Zero).
-Not here: noise, timesteps and the loss (`trainers/tasks/diffusion.py`). It is ours because
-transformers has none; the one of diffusers would be a dependency with stores of its own.
+It is ours because transformers has none; the one of diffusers would be a dependency with stores
+of its own.
 """
 
 import torch

@@ -1,7 +1,4 @@
-"""The few layers that our own architectures share (`dit.py`, `multi_mae.py`).
-
-Not here: architectures that transformers has.
-"""
+"""The few layers that our own architectures share (`dit.py`, `multi_mae.py`)."""
 
 import math
 

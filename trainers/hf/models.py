@@ -1,7 +1,6 @@
 """Models of Hugging Face transformers: build, load, save.
 
-Here: the one place that calls `from_pretrained`. Not here: training (`training_loop.py`), the files
-of a checkpoint beside the weights (`trainers/checkpoint.py`).
+The one place that calls `from_pretrained`.
 """
 
 from dataclasses import dataclass, field

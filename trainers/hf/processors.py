@@ -1,7 +1,4 @@
-"""Tokenizers, image processors and processors of Hugging Face transformers: loaded once a process.
-
-Not here: what they are used for (`trainers/tasks/`, `trainers/pixels.py`).
-"""
+"""Tokenizers, image processors and processors of transformers, loaded once per process."""
 
 from functools import lru_cache
 from pathlib import Path

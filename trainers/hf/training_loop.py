@@ -1,8 +1,6 @@
 """Steps of training with `transformers.Trainer`, on a stream that shards itself.
 
-Here: what has to be said to the Trainer so that sharding, scale, random state and resuming are
-exact.
-Not here: which checkpoint to start from, markers, evaluation (`trainers/fitting.py`).
+What has to be said to the Trainer so that sharding, scale, random state and resuming are exact.
 """
 
 import gc
@@ -24,12 +22,12 @@ from transformers import (
 )
 
 from attent_select.errors import InputError
-from attent_select.randomness import Purpose, stream_key
+from attent_select.stats.randomness import Purpose, stream_key
 from trainers.hf.arguments import training_arguments
-from trainers.observed import ObservedLosses, to_frame, unusable
+from trainers.observed_losses import ObservedLosses, to_frame, unusable
+from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings
-from trainers.steps import Hooks, Steps
-from trainers.stream import TeachingStream
+from trainers.streaming.stream import TeachingStream
 from trainers.task import Batch, Models, Task
 
 # Without this attribute the Trainer divides the loss by the accumulation steps, silently.

@@ -1,8 +1,7 @@
 """Causal language modelling: text, a prompt and the response that is learned, or a chat.
 
-The loss of a sample is the mean over its counted tokens: all but the first of a text; those of the
-response, and the end after it; what the assistant says in a chat; never padding. Not here: from
-text to tokens (`trainers/text.py`), the arithmetic of the loss (`trainers/token_loss.py`).
+The loss of a sample is the mean over its counted tokens: all but the first of a text; those of
+the response, and the end after it; what the assistant says in a chat; never padding.
 """
 
 import re
@@ -14,19 +13,19 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers import text as texts
-from trainers.evaluation import TokenSums, evaluating
-from trainers.functional_gradient import over_units
-from trainers.generation import count_matches
 from trainers.hf import load_tokenizer, model_store
-from trainers.task import Batch, Item, Models
-from trainers.token_loss import (
+from trainers.inputs import text as texts
+from trainers.scoring.evaluation import TokenSums, evaluating
+from trainers.scoring.functional_gradient import over_units
+from trainers.scoring.generation import count_matches
+from trainers.scoring.token_loss import (
     mean_over_tokens,
     token_gradients,
     token_logits,
     token_losses,
     token_scores,
 )
+from trainers.task import Batch, Item, Models
 
 
 @dataclass(frozen=True)

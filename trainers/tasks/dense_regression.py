@@ -1,8 +1,7 @@
 """Dense regression: one image, one number per pixel (depth, distance, height, …).
 
 The loss of a sample is the mean over its valid pixels. Works with every model of
-`AutoModelForDepthEstimation` (DPT, GLPN, Depth Anything, …). Not here: decoding and aligning image
-and target (`trainers/images.py`, `trainers/pixels.py`).
+`AutoModelForDepthEstimation` (DPT, GLPN, Depth Anything, …).
 """
 
 import math
@@ -16,12 +15,19 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers import functional_gradient
-from trainers.evaluation import evaluating
 from trainers.hf import model_store
-from trainers.images import decode_map
-from trainers.pixels import PerChannel, Pixels, augmented, image_and_map, per_channel, units_of
-from trainers.precision import at_least_float32
+from trainers.inputs.images import decode_map
+from trainers.inputs.pixels import (
+    PerChannel,
+    Pixels,
+    augmented,
+    image_and_map,
+    per_channel,
+    units_of,
+)
+from trainers.scoring import functional_gradient
+from trainers.scoring.evaluation import evaluating
+from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _LOSSES = {

@@ -15,12 +15,12 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.draws import draw_key, normals, uniforms
-from trainers.evaluation import evaluating
 from trainers.hf import model_store
-from trainers.images import open_image
-from trainers.pixels import PerChannel, Pixels, augmented, per_channel, units_of
-from trainers.precision import at_least_float32
+from trainers.inputs.draws import draw_key, normals, uniforms
+from trainers.inputs.images import open_image
+from trainers.inputs.pixels import PerChannel, Pixels, augmented, per_channel, units_of
+from trainers.scoring.evaluation import evaluating
+from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _NOISE, _TIMESTEP = 2, 3

@@ -1,7 +1,6 @@
 """Image classification: one image, one label, cross-entropy.
 
-Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, …). Not here: decoding
-(`trainers/images.py`), size and normalisation (`trainers/pixels.py`).
+Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, …).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,12 +13,12 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers import functional_gradient
-from trainers.evaluation import evaluating
 from trainers.hf import model_store
-from trainers.images import open_image
-from trainers.pixels import PerChannel, Pixels, augmented, per_channel
-from trainers.precision import at_least_float32
+from trainers.inputs.images import open_image
+from trainers.inputs.pixels import PerChannel, Pixels, augmented, per_channel
+from trainers.scoring import functional_gradient
+from trainers.scoring.evaluation import evaluating
+from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _IGNORED = -100

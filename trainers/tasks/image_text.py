@@ -16,13 +16,12 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers import text as texts
-from trainers.evaluation import TokenSums, evaluating
-from trainers.functional_gradient import over_units
 from trainers.hf import load_processor, model_store
-from trainers.images import open_image
-from trainers.task import Batch, Item, Models
-from trainers.token_loss import (
+from trainers.inputs import text as texts
+from trainers.inputs.images import open_image
+from trainers.scoring.evaluation import TokenSums, evaluating
+from trainers.scoring.functional_gradient import over_units
+from trainers.scoring.token_loss import (
     IGNORED,
     mean_over_tokens,
     token_gradients,
@@ -30,6 +29,7 @@ from trainers.token_loss import (
     token_losses,
     token_scores,
 )
+from trainers.task import Batch, Item, Models
 
 T = TypeVar("T")
 

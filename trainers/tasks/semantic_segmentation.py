@@ -1,7 +1,8 @@
 """Semantic segmentation: one image, one class per pixel; the mean cross-entropy of valid pixels.
 
-Works with every model of `AutoModelForSemanticSegmentation` (SegFormer, UperNet, DPT, BEiT, …). Not
-here: decoding and aligning image and mask (`trainers/images.py`, `trainers/pixels.py`).
+Works with every model of `AutoModelForSemanticSegmentation` (SegFormer, UperNet, DPT, BEiT, …).
+Not here: decoding and aligning image and mask (`trainers/inputs/images.py`,
+`trainers/inputs/pixels.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,12 +15,19 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers import functional_gradient
-from trainers.evaluation import evaluating
 from trainers.hf import model_store
-from trainers.images import decode_map
-from trainers.pixels import PerChannel, Pixels, augmented, image_and_map, per_channel, units_of
-from trainers.precision import at_least_float32
+from trainers.inputs.images import decode_map
+from trainers.inputs.pixels import (
+    PerChannel,
+    Pixels,
+    augmented,
+    image_and_map,
+    per_channel,
+    units_of,
+)
+from trainers.scoring import functional_gradient
+from trainers.scoring.evaluation import evaluating
+from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _IGNORED = -100

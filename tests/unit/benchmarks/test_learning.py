@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from attent_select import plan
-from pipeline import config as configs
+from pipeline.config import run_config
 
 ROOT = Path(__file__).parents[3]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -105,7 +105,7 @@ def test_every_arm_is_a_configuration_and_ours_train_on_no_more_than_the_control
             "model": VIT,
             **sections,
         }
-        schedule = configs.parse(settings).schedule
+        schedule = run_config.parse(settings).schedule
         rounds = plan(schedule, num_samples=1_000_000, batch_size=1_000)
         steps[arm] = sum(each.num_steps for each in rounds)
     ours = [arm for arm in steps if arm.endswith("(ours)")]

@@ -14,8 +14,8 @@ from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import Corpus, storage
 from catalogs.corpus import check_corpus, format_of, inspect_shard, read_shard
 from catalogs.layout import Layout
-from catalogs.objects import ObjectInfo
 from catalogs.shard_format import Inspection, Sample, Shard, ShardFormat
+from catalogs.storage.objects import ObjectInfo
 
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}
 

@@ -10,8 +10,8 @@ import typer.main
 import yaml
 from pydantic import BaseModel
 
-from pipeline.cli import app
-from pipeline.settings import ClusterSettings, ScoringSettings
+from pipeline.cli.app import app
+from pipeline.config.sections import ClusterSettings, ScoringSettings
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGES = ("scoring", "laptop", "multi-gpu", "slurm", "kubernetes")

@@ -9,9 +9,9 @@ from tasks_at_hand import LLAMA
 
 from attent_select.errors import InputError
 from catalogs.formats.parquet import Parquet
-from pipeline import config
+from pipeline.config import run_config
 from trainers.hf import HuggingFaceModels, adapters, save_preprocessing
-from trainers.tokenizer import train_tokenizer
+from trainers.inputs.tokenizer import train_tokenizer
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 
@@ -50,9 +50,9 @@ def values_of(example: Path, base: Path, folder: Path) -> dict[str, Any]:
 def test_an_example_is_a_sound_configuration_that_freezes_as_it_is(
     example: Path, base: Path, tmp_path: Path
 ) -> None:
-    parsed = config.parse(values_of(example, base, tmp_path))
-    config.freeze(parsed)
-    assert config.load(parsed.run) == parsed
+    parsed = run_config.parse(values_of(example, base, tmp_path))
+    run_config.freeze(parsed)
+    assert run_config.load(parsed.run) == parsed
 
 
 def broken(example: str, base: Path, folder: Path, section: str, **replaced: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_what_a_model_or_tokenizer_lacks_is_one_line_before_anything_starts(
     base: Path, tmp_path: Path, section: str, replaced: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(InputError, match=line) as caught:
-        config.parse(broken("gsm8k_lora", base, tmp_path, section, **replaced))
+        run_config.parse(broken("gsm8k_lora", base, tmp_path, section, **replaced))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -88,13 +88,13 @@ def test_four_bits_without_the_library_for_them_are_one_line(
     monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
     values = broken("gsm8k_lora", base, tmp_path, "model", lora={"quantize": "4bit"})
     with pytest.raises(InputError, match=r"install attent-select\[quantize\], or set base_dtype"):
-        config.parse(values)
+        run_config.parse(values)
 
 
 def test_a_model_of_another_kind_than_the_task_s_is_one_line(base: Path, tmp_path: Path) -> None:
     wrong = broken("nuclei_segmentation", base, tmp_path, "model", config={"model_type": "llama"})
     with pytest.raises(InputError, match="model: model type 'llama' does not fit the task"):
-        config.parse(wrong)
+        run_config.parse(wrong)
 
 
 def test_several_modalities_are_a_list_in_the_file_and_after_freezing(
@@ -110,7 +110,7 @@ def test_several_modalities_are_a_list_in_the_file_and_after_freezing(
             "num_channels": 1,
         }
     }
-    parsed = config.parse(values)
+    parsed = run_config.parse(values)
     assert parsed.task.settings.columns == ("image", "depth")
-    config.freeze(parsed)
-    assert config.load(parsed.run) == parsed
+    run_config.freeze(parsed)
+    assert run_config.load(parsed.run) == parsed

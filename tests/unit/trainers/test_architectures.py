@@ -16,12 +16,12 @@ from transformers.utils import is_torchvision_available
 from attent_select.errors import InputError
 from catalogs.shard_format import Sample
 from trainers.hf.adapters import AdapterModels
+from trainers.inputs.tokenizer import train_tokenizer
 from trainers.task import Task
 from trainers.tasks.dense_regression import DenseRegression
 from trainers.tasks.image_classification import ImageClassification
 from trainers.tasks.image_text import ImageText
 from trainers.tasks.semantic_segmentation import SemanticSegmentation
-from trainers.tokenizer import train_tokenizer
 
 
 @dataclass(frozen=True)

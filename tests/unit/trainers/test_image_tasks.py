@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, SegformerImageProcessorPil, ViTImageProc
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_image_processor
-from trainers.pixels import augmented
+from trainers.inputs.pixels import augmented
 from trainers.tasks.dense_regression import DenseRegression
 from trainers.tasks.diffusion import Diffusion
 from trainers.tasks.image_classification import ImageClassification

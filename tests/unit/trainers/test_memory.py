@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from trainers.antk import Function, Output, empirical_kernel
 from trainers.antk.sketch import Sketch
 from trainers.hf import HuggingFaceModels
-from trainers.token_loss import (
+from trainers.scoring.token_loss import (
     CHUNK_ELEMENTS,
     FORWARD_ELEMENTS,
     Limits,

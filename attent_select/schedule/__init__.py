@@ -1,0 +1,1 @@
+"""When to select, how much, when to score again, and what that costs."""

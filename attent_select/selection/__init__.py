@@ -1,0 +1,1 @@
+"""The teaching subset: who is eligible, how many, and exactly which rows."""

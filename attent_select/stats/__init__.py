@@ -1,0 +1,1 @@
+"""Statistics that any cut gives alike: histograms, tests, and counter-based randomness."""

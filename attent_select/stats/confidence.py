@@ -1,0 +1,76 @@
+"""Means and differences with their 95 % intervals, from a handful of repetitions. Pure.
+
+Student's t on plain numbers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Final
+
+CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `count` values; `low` and `high` are None for a single one: it tells no spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """mean ± t·s/√n, with t of n − 1 degrees of freedom. Raises `ValueError` without values."""
+        if not values:
+            raise ValueError("no values: a mean needs at least one")
+        mean = fmean(values)
+        if len(values) < 2:
+            return cls(mean, None, None, len(values))
+        half = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+        return cls(mean, mean - half, mean + half, len(values))
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.high is not None and self.high < 0
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval | None:
+    """The mean of ours − theirs over the seeds that both have; None where they share none."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    return Interval.of([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
+
+
+def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
+    """The t with P(|T| ≤ t) = `confidence` for T of `degrees` ≥ 1 degrees of freedom."""
+    low, high = 0.0, math.pi / 2
+    # Bisected in the angle: the closed form is one of θ, and θ is bounded.
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _within(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """P(|T| ≤ √ν·tan θ).
+
+    Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.
+    """
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2 == 1
+    term, total = (cosine if is_odd else 1.0), 0.0
+    for power in range(3 if is_odd else 2, degrees + 1, 2):
+        total += term
+        term *= cosine * cosine * (power - 1) / power
+    return 2 / math.pi * (angle + sine * total) if is_odd else sine * total

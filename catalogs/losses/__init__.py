@@ -1,0 +1,1 @@
+"""The loss catalog: parts, snapshots that name them, and merging them."""

@@ -1,0 +1,185 @@
+"""Rows of losses → one part of the catalog, and what a snapshot says about it.
+
+The checks on scored rows and on parts, and the encoding of a part (one row group per shard).
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from attent_select import schema
+from attent_select.errors import InputError, MissingError
+from catalogs import storage
+from catalogs.corpus import Corpus, check_corpus
+from catalogs.layout import Layout
+from catalogs.tables import frames
+
+_KEY = [schema.SHARD_ID, schema.ROW]
+
+
+@dataclass(frozen=True)
+class ShardLosses:
+    """One row of a snapshot (`schema.SNAPSHOT`): where a shard's losses are, what they look like.
+
+    `loss_min` and `loss_max` are None and `loss_sum` is 0 where no sample of the shard is ok.
+    """
+
+    shard_id: int
+    part: str
+    row_group: int
+    num_rows: int
+    num_ok: int
+    loss_min: float | None
+    loss_max: float | None
+    loss_sum: float
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How many batches were halved because memory ran out, so that losses may differ in their last
+    bits, and the units of the largest batch that is known to fit then.
+    """
+
+    num_splits: int = 0
+    fitting_units: int | None = None
+
+    @classmethod
+    def sum(cls, several: Iterable["Batching"]) -> "Batching":
+        """Of all of `several` together."""
+        found = list(several)
+        fitting = [one.fitting_units for one in found if one.fitting_units is not None]
+        return cls(sum(one.num_splits for one in found), min(fitting, default=None))
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """A part that was written: its name, the span files it was made from, and its shards."""
+
+    part: str
+    spans: tuple[str, ...]
+    shards: tuple[ShardLosses, ...]
+    batching: Batching = Batching()
+
+
+def typed(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> pl.DataFrame:
+    """`rows` with exactly the columns and dtypes of `kinds`.
+
+    Raises:
+        InputError: a column is missing, or a value does not fit its dtype.
+    """
+    if lacking := [name for name in kinds if name not in rows.columns]:
+        raise InputError(f"{what}: the column {lacking[0]!r} is missing; expected {list(kinds)}")
+    try:
+        return rows.select(pl.col(name).cast(kind) for name, kind in kinds.items())
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def check_losses(rows: pl.DataFrame, *, what: str) -> None:
+    """Raises `InputError` unless exactly the samples that are ok have a (finite) loss."""
+    is_ok = pl.col(schema.STATUS) == schema.OK
+    has_loss = pl.col(schema.LOSS).is_not_null() & pl.col(schema.LOSS).is_finite()
+    known = pl.col(schema.STATUS).is_in(list(schema.STATUSES))
+    wrong = rows.filter(
+        (is_ok != pl.col(schema.LOSS).is_not_null())
+        | (is_ok & ~has_loss)
+        | ~known
+        | pl.col(schema.STATUS).is_null()
+    )
+    if len(wrong):
+        first = wrong.row(0, named=True)
+        raise InputError(
+            f"{what}: row {first['row']} of shard {first['shard_id']} has loss {first['loss']} and"
+            f" status {first['status']!r}: expected a finite loss with {schema.OK!r}, null with"
+            f" one of {', '.join(schema.STATUSES[1:])}"
+        )
+
+
+def check_order(rows: pl.DataFrame, *, what: str) -> None:
+    """Raises `InputError` unless (shard_id, row) only ever grows."""
+    keys = rows.select(schema.sample_key().alias("key"))["key"]
+    if not bool((keys.slice(1) > keys.head(max(0, len(keys) - 1))).all()):
+        raise InputError(f"{what}: rows must be sorted by (shard_id, row), each once")
+
+
+def check_dense(rows: pl.DataFrame, *, what: str) -> None:
+    """Raises `InputError` unless every shard in sorted `rows` has the rows 0, 1, 2, …"""
+    counts = rows.group_by(schema.SHARD_ID, maintain_order=True).agg(
+        pl.col(schema.ROW).max().cast(pl.UInt64).alias("last"), pl.len().alias("num_rows")
+    )
+    torn = counts.filter(pl.col("last") + 1 != pl.col("num_rows"))
+    if len(torn):
+        first = torn.row(0, named=True)
+        raise InputError(
+            f"{what}: shard {first['shard_id']} has {first['num_rows']} rows, the last of which is"
+            f" row {first['last']}: a span is missing or was given twice"
+        )
+
+
+def check_parts(snapshot: pl.DataFrame, *, run: str, corpus: Corpus) -> None:
+    """Raises `InputError` unless every part that `snapshot` names is whole and of this corpus.
+
+    Reads their footers, many at a time.
+    """
+    rows = pl.col("num_rows").cast(pl.UInt64).sum()
+    used = snapshot.group_by("part").agg(rows).sort("part").rows()
+
+    def check(part: tuple[str, int]) -> None:
+        url = Layout(run).part(part[0])
+        if storage.info(url) is None:
+            raise MissingError(f"{url} is gone: score the round again, or bring the part back")
+        footer = frames.footer_of(url)
+        check_corpus(frames.notes_of(footer), corpus=corpus, what=f"the part {url}")
+        if footer.num_rows < part[1]:
+            raise InputError(
+                f"{url} has {footer.num_rows} rows, the snapshot says {part[1]}: score the round"
+                " again, or bring the part back"
+            )
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(check, used))
+
+
+def build_part(
+    rows: pl.DataFrame, *, run: str, spans: Sequence[str], notes: frames.Notes
+) -> PartSummary:
+    """Publish dense, sorted `rows` as a part that is named by the digest of its bytes."""
+    check_order(rows, what="a part")
+    check_dense(rows, what="a part")
+    shards = rows.partition_by(schema.SHARD_ID, maintain_order=True)
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        path = Path(folder) / "part.parquet"
+        frames.write_tables(
+            path,
+            (frames.to_arrow(shard) for shard in shards),
+            schema=frames.to_arrow(rows).schema,
+            notes=lambda: notes | {frames.DENSE: True},
+        )
+        with path.open("rb") as file:
+            part = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        storage.publish(Layout(run).part(part), path)
+    return PartSummary(part, tuple(spans), tuple(_summaries(shards, part)))
+
+
+def _summaries(shards: Sequence[pl.DataFrame], part: str) -> Iterator[ShardLosses]:
+    for row_group, shard in enumerate(shards):
+        losses = shard[schema.LOSS]
+        yield ShardLosses(
+            shard_id=int(shard[schema.SHARD_ID][0]),
+            part=part,
+            row_group=row_group,
+            num_rows=len(shard),
+            num_ok=len(shard) - losses.null_count(),
+            loss_min=_number(losses.min()),
+            loss_max=_number(losses.max()),
+            loss_sum=float(losses.cast(pl.Float64).sum()),
+        )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

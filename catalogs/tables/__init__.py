@@ -1,0 +1,1 @@
+"""Parquet tables at rest: one file, many files, and scans of them."""

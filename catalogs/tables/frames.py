@@ -1,0 +1,182 @@
+"""Tables ↔ Parquet files at any URL: footer notes, small tables, streamed writes.
+
+How this project's own tables are encoded.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attent_select.errors import InputError, MissingError
+from catalogs import storage
+from catalogs.storage.objects import needing_space
+from catalogs.tables import parquet_file
+from catalogs.tables.byte_cache import BoundedCache
+
+SchemaDict = dict[str, Any]
+Notes = dict[str, Any]
+
+# The key of our JSON notes in a Parquet footer.
+_NOTES = b"attent_select"
+# The note of a file whose every row group is one shard with the rows 0, 1, 2, …
+DENSE = "dense"
+_ORDER = ("shard_id", "row")
+_NEVER_NULL = (*_ORDER, "weight", "probability")
+
+
+# Every pass over a catalog asks for all of them.
+_footers: BoundedCache[parquet_file.Footer] = BoundedCache(max_bytes=16 << 20)
+
+
+def to_arrow(frame: pl.DataFrame) -> pa.Table:
+    """An Arrow table with plain strings (pyarrow writes no view types the way others read them).
+
+    Ids, weights, and losses of which none is null are declared to be never null: they are read in
+    two thirds of the time.
+    """
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    full = {"loss"} if "loss" in frame.columns and not frame["loss"].null_count() else set()
+    fields = [f.with_nullable(f.name not in (*_NEVER_NULL, *full)) for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def arrow_schema(schema: SchemaDict) -> pa.Schema:
+    """The Arrow schema of a polars schema."""
+    return to_arrow(pl.DataFrame(schema=schema)).schema
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer for tables in (shard_id, row) order: delta-coded ids, byte-split floats, zstd."""
+    encodings = {}
+    for field in schema:
+        if field.name in (*_ORDER, "offset") and pa.types.is_integer(field.type):
+            encodings[field.name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_floating(field.type):
+            encodings[field.name] = "BYTE_STREAM_SPLIT"
+    order = [(name, "ascending") for name in _ORDER if name in schema.names]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        column_encoding=encodings,
+        use_dictionary=[name for name in schema.names if name not in encodings],
+        sorting_columns=pq.SortingColumn.from_ordering(schema, order) if order else None,
+    )
+
+
+def publish_tables(
+    url: str, tables: Iterable[pa.Table], *, schema: pa.Schema, notes: Callable[[], Notes]
+) -> None:
+    """Publish Parquet: a row group for each table, and what `notes()` says after the last."""
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        path = Path(folder) / "table.parquet"
+        with needing_space(url):
+            write_tables(path, tables, schema=schema, notes=notes)
+        storage.publish(url, path)
+
+
+def write_tables(
+    path: Path, tables: Iterable[pa.Table], *, schema: pa.Schema, notes: Callable[[], Notes]
+) -> None:
+    """`publish_tables` to a local file that is not published yet."""
+    with open_writer(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
+        writer.add_key_value_metadata({_NOTES: json.dumps(notes(), sort_keys=True)})
+
+
+def publish_frame(url: str, frame: pl.DataFrame, *, notes: Notes) -> None:
+    """Publish a small table."""
+    table = to_arrow(frame)
+    publish_tables(url, [table], schema=table.schema, notes=lambda: notes)
+
+
+def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
+    """A whole small table and its notes. Raises `InputError` if a column of `schema` is missing."""
+    data = storage.read(url)
+    footer = parquet_file.parse_footer(data, url=url, num_bytes=len(data))
+    check_columns(footer, schema=schema, url=url)
+    # `read_table` would import pyarrow's data sets, which takes longer than to open a run.
+    with pq.ParquetFile(pa.BufferReader(data), metadata=footer.metadata) as file:
+        table = file.read(columns=list(schema)).select(list(schema))
+    return from_arrow(table).cast(pl.Schema(schema)), notes_of(footer)
+
+
+def footer_of(url: str) -> parquet_file.Footer:
+    """The footer of the Parquet file at `url`. Raises `MissingError` if there is none."""
+    found = storage.info(url)
+    if found is None:
+        raise MissingError(f"{url} is not there: expected a Parquet file")
+    return _footers.get_or_load(
+        (found.url, found.etag),
+        lambda: parquet_file.load_footer(url, num_bytes=found.num_bytes),
+        size_of=lambda footer: footer.num_bytes,
+    )
+
+
+def notes_of(footer: parquet_file.Footer) -> Notes:
+    """Our notes in a footer; empty if another program wrote the file."""
+    found = (footer.metadata.metadata or {}).get(_NOTES)
+    return dict(json.loads(found)) if found else {}
+
+
+def is_dense(footer: parquet_file.Footer) -> bool:
+    """Whether every row group is one shard with the rows 0, 1, 2, …"""
+    return bool(notes_of(footer).get(DENSE))
+
+
+def check_columns(footer: parquet_file.Footer, *, schema: SchemaDict, url: str) -> None:
+    """Raises `InputError` if a column of `schema` is missing."""
+    names = footer.schema.names
+    if lacking := [name for name in schema if name not in names]:
+        raise InputError(
+            f"{url} lacks the column {lacking[0]!r}: expected {', '.join(schema)}; it has"
+            f" {', '.join(names)}"
+        )
+
+
+def polars_schema(footer: parquet_file.Footer) -> SchemaDict:
+    """The polars schema of a file's columns."""
+    return dict(from_arrow(footer.schema.empty_table()).schema)
+
+
+def limited(
+    frames: Iterable[pl.DataFrame], *, where: pl.Expr | None, limit: int | None
+) -> Iterator[pl.DataFrame]:
+    """What an IO source owes polars: the first `limit` rows, of which those that pass `where`."""
+    for frame in frames:
+        kept = frame if limit is None else frame.head(limit)
+        limit = None if limit is None else limit - len(kept)
+        yield kept if where is None else kept.filter(where)
+        if limit == 0:
+            return
+
+
+class ColumnDigest:
+    """Digest of columns without nulls, equal however the rows are cut into batches."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._hashes = {name: hashlib.blake2b(digest_size=16) for name in columns}
+
+    def update(self, batch: pl.DataFrame) -> None:
+        for name, column_hash in self._hashes.items():
+            column_hash.update(np.ascontiguousarray(batch[name].to_numpy()).data)
+
+    def hexdigest(self) -> str:
+        joined = b"".join(column_hash.digest() for column_hash in self._hashes.values())
+        return hashlib.blake2b(joined, digest_size=16).hexdigest()
+
+
+def from_arrow(table: pa.Table) -> pl.DataFrame:
+    """The table in polars, without a copy."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

@@ -1,0 +1,308 @@
+"""One Parquet file through ranges: its footer, and only the row groups and columns that are
+needed.
+
+Pyarrow on top of `catalogs/storage/`, for local files and any URL alike.
+"""
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attent_select.errors import InputError
+from catalogs import read_plan, storage
+from catalogs.read_plan import Extent, Fetched
+
+# Enough for the footer of most files, so that one request gets it.
+TAIL_BYTES = 1 << 16
+_MAGIC = b"PAR1"
+# A row group is decoded as a whole. One that takes more than this, before compression and in the
+# columns that are read, is refused: some kB on disk can stand for any amount of memory.
+_MAX_GROUP_BYTES = 8 << 30
+# A file begins with its magic bytes, not with its first column chunk.
+_START_BYTES = 64
+# Bytes that are read of a column chunk at a time where its end may not be needed.
+_BUFFER_BYTES = 1 << 18
+# What pyarrow's objects for a parsed footer take, at all and for each column chunk (measured).
+_FOOTER_BYTES = 8 << 10
+_CHUNK_BYTES = 820
+
+
+@dataclass(frozen=True)
+class Footer:
+    """Where everything is in one Parquet file.
+
+    `starts` is int64[groups + 1], the first row of each row group and the number of rows;
+    `offsets` and `sizes` are int64[groups, leaves], the column chunks, and `unpacked` their sizes
+    before compression; `leaves` says which of them belong to each top-level column.
+    """
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    starts: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    unpacked: npt.NDArray[np.int64]
+    leaves: dict[str, slice]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """What keeping this footer costs, about."""
+        parsed = _FOOTER_BYTES + _CHUNK_BYTES * self.sizes.size
+        return int(self.metadata.serialized_size) + parsed
+
+    def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The row group that each of `rows` is in."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def group_bytes(self, group: int, columns: Sequence[str]) -> int:
+        """Compressed size of the column chunks of `columns` in one row group."""
+        return sum(int(self.sizes[group, self.leaves[name]].sum()) for name in columns)
+
+    def unpacked_bytes(self, group: int, columns: Sequence[str]) -> int:
+        """Size before compression of the column chunks of `columns` in one row group."""
+        return sum(int(self.unpacked[group, self.leaves[name]].sum()) for name in columns)
+
+    def extents(self, groups: Sequence[int], columns: Sequence[str]) -> list[Extent]:
+        """Where the column chunks of `columns` in the row groups `groups` lie."""
+        chosen = [leaf for name in columns for leaf in range(*self.leaves[name].indices(1 << 30))]
+        offsets, sizes = self.offsets[groups][:, chosen], self.sizes[groups][:, chosen]
+        return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
+
+
+def ends(footer: Footer, *, group: int, column: str) -> tuple[Any, Any] | None:
+    """The smallest and largest value of a plain column in one row group, as its statistics say."""
+    statistics = footer.metadata.row_group(group).column(footer.leaves[column].start).statistics
+    if statistics is None or not statistics.has_min_max:
+        return None
+    return statistics.min, statistics.max
+
+
+def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:
+    """Read and parse the footer of a file of `num_bytes` bytes.
+
+    Raises:
+        InputError: it is not a whole Parquet file.
+    """
+    tail = read_tail(url, num_bytes=num_bytes, etag=etag)
+    return parse_footer(tail, url=url, num_bytes=num_bytes)
+
+
+def read_tail(url: str, *, num_bytes: int, etag: str | None = None) -> bytes:
+    """The last bytes of a file of `num_bytes` bytes: at least its footer.
+
+    Raises:
+        InputError: it is not a whole Parquet file.
+    """
+    length = min(num_bytes, TAIL_BYTES)
+    (tail,) = storage.read_ranges(url, [(num_bytes - length, length)], etag=etag)
+    needed = footer_bytes(tail, url=url, num_bytes=num_bytes)
+    if needed <= length:
+        return tail
+    (rest,) = storage.read_ranges(url, [(num_bytes - needed, needed - length)], etag=etag)
+    return rest + tail
+
+
+def footer_bytes(tail: bytes, *, url: str, num_bytes: int) -> int:
+    """How many bytes at the end of the file the footer takes, its frame included."""
+    if num_bytes < 12 or tail[-4:] != _MAGIC:
+        raise InputError(
+            f"{url} is not a whole Parquet file: expected it to end in 'PAR1', found"
+            f" {bytes(tail[-4:])!r}. It may be cut off; write or copy it again"
+        )
+    needed = int.from_bytes(tail[-8:-4], "little") + 8
+    if needed > num_bytes:
+        raise InputError(f"{url} is damaged: its footer says it is longer than the file")
+    return needed
+
+
+def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
+    """The footer in the last bytes of a file. Raises `InputError` if it cannot be understood."""
+    footer_bytes(tail, url=url, num_bytes=num_bytes)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(tail))
+        schema = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{url} is damaged: its Parquet footer cannot be read ({error})"
+        ) from error
+    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise InputError(f"{url} has two columns named {twice[0]!r}: rename one of them")
+    groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
+    # pyarrow aborts the process here on some damaged footers (size statistics of the wrong length);
+    # nothing in Python can catch that.
+    facts = [
+        [_chunk_facts(group.column(leaf)) for leaf in range(metadata.num_columns)]
+        for group in groups
+    ]
+    shape = (len(groups), metadata.num_columns, 3)
+    offsets, sizes, unpacked = np.moveaxis(np.array(facts, np.int64).reshape(shape), 2, 0).copy()
+    if int((offsets + sizes).max(initial=0)) > num_bytes:
+        raise InputError(f"{url} is damaged: its footer names bytes beyond the end of the file")
+    if min(int(found.min(initial=0)) for found in (offsets, sizes, unpacked)) < 0:
+        raise InputError(f"{url} is damaged: its footer names a negative number of bytes")
+    starts = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
+    return Footer(metadata, schema, starts, offsets, sizes, unpacked, _leaves(schema))
+
+
+def fetch(
+    url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str], etag: str | None
+) -> Fetched:
+    """Read the column chunks of `columns` in the row groups `groups`, in few requests."""
+    extents = footer.extents(groups, columns)
+    ranges = read_plan.coalesce(extents, request_bytes=storage.request_bytes(url))
+    return Fetched(ranges, storage.read_ranges(url, ranges, etag=etag))
+
+
+def read_groups(
+    url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
+) -> pa.Table:
+    """The row groups `groups` as one table with `columns`. Raises what `decode` raises."""
+    source = _source(url, footer=footer, groups=groups, columns=columns)
+    return pa.concat_tables(_decode(url, source, footer=footer, groups=groups, columns=columns))
+
+
+def first_rows(
+    url: str, *, footer: Footer, group: int, columns: Sequence[str], num_rows: int
+) -> pa.Table:
+    """The first rows of one row group: the rest is not decoded."""
+    source = _source(url, footer=footer, groups=[group], columns=columns)
+    with _opened(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
+        some = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
+        first = next(some, None)  # a row group may be empty
+        table = footer.schema.empty_table() if first is None else pa.Table.from_batches([first])
+        return table.select(list(columns))
+
+
+def decode(
+    url: str, fetched: Fetched, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """One table for each of `groups`.
+
+    Raises:
+        InputError: a page is damaged, or a row group is too large to be decoded.
+    """
+    return _decode(url, _file(fetched), footer=footer, groups=groups, columns=columns)
+
+
+def from_start(ranges: Sequence[Extent]) -> list[Extent]:
+    """The same ranges, the first of them from byte 0 if it begins a few bytes later."""
+    if not ranges or ranges[0][0] > _START_BYTES:
+        return list(ranges)
+    return [(0, sum(ranges[0])), *ranges[1:]]
+
+
+def _file(fetched: Fetched) -> Any:
+    # Reading Python's file takes the interpreter lock again and again, reading a buffer never.
+    if len(fetched.ranges) == 1 and fetched.ranges[0][0] == 0:
+        return pa.BufferReader(fetched.data[0])
+    return pa.PythonFile(_FetchedFile(fetched), mode="r")
+
+
+def _source(url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]) -> Any:
+    """A file that pyarrow can read the column chunks of `columns` from."""
+    if storage.is_local(url):
+        return storage.normalise(url)
+    return _file(fetch(url, footer=footer, groups=groups, columns=columns, etag=None))
+
+
+def _decode(
+    url: str,
+    source: Any,
+    *,
+    footer: Footer,
+    groups: Sequence[int],
+    columns: Sequence[str],
+) -> Iterator[pa.Table]:
+    for group in groups:
+        if (num_bytes := footer.unpacked_bytes(group, columns)) > _MAX_GROUP_BYTES:
+            raise InputError(
+                f"{url}: row group {group} takes {num_bytes} bytes before compression, expected at"
+                f" most {_MAX_GROUP_BYTES}. Write it with smaller row groups"
+                " (`attent ingest --convert parquet` does)"
+            )
+    with _opened(url, source, footer=footer) as file:
+        for group in groups:
+            # Many threads call this at once: each decodes by itself.
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
+            yield table.select(list(columns))
+
+
+@contextlib.contextmanager
+def _opened(
+    url: str, source: Any, *, footer: Footer, buffer_bytes: int = 0
+) -> Iterator[pq.ParquetFile]:
+    try:
+        yield pq.ParquetFile(source, metadata=footer.metadata, buffer_size=buffer_bytes)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{url} is damaged: {error}. Write or copy it again") from error
+
+
+class _FetchedFile(io.RawIOBase):
+    """A read-only file with holes: pyarrow reads only what was fetched."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        super().__init__()
+        self._fetched = fetched
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        end = sum(self._fetched.ranges[-1]) if self._fetched.ranges else 0
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: end}[whence]
+        )
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> Any:
+        # A memoryview: pyarrow takes it without a copy.
+        piece = self._fetched.cut(self._position, size)
+        self._position += size
+        return piece
+
+
+def _chunk_facts(chunk: Any) -> tuple[int, int, int]:
+    """Where a column chunk starts, its size, and its size before compression."""
+    dictionary, first = chunk.dictionary_page_offset, chunk.data_page_offset
+    start = min(dictionary, first) if dictionary else first
+    return start, chunk.total_compressed_size, chunk.total_uncompressed_size
+
+
+def _leaves(schema: pa.Schema) -> dict[str, slice]:
+    slices, first = {}, 0
+    for field in schema:
+        last = first + _num_leaves(field.type)
+        slices[field.name] = slice(first, last)
+        first = last
+    return slices
+
+
+def _num_leaves(kind: pa.DataType) -> int:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _num_leaves(kind.storage_type)
+    if pa.types.is_dictionary(kind) or kind.num_fields == 0:
+        return 1
+    return sum(_num_leaves(kind.field(position).type) for position in range(kind.num_fields))

@@ -1,0 +1,88 @@
+"""Whether a table of losses has every sample once, in memory that does not grow with it.
+
+The check for files that somebody else wrote, and its error.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from attent_select.errors import InputError
+from attent_select.schema import sample_key
+
+Keys = npt.NDArray[np.uint64]
+
+# So many stretches of growing keys are remembered: 16 bytes each.
+_MAX_STRETCHES = 1 << 20
+# Keys that are sorted in memory at a time.
+_MAX_SORTED = 1 << 25
+
+
+def check_unique(rows: pl.LazyFrame, *, max_sorted: int = _MAX_SORTED) -> None:
+    """Raises `InputError` naming a sample that `rows` (shard_id and row, in range) have twice.
+
+    One pass over the two columns where the rows lie in stretches of growing ids that do not
+    overlap, as those of sorted files do. Otherwise one more for every `max_sorted` rows.
+    """
+    keys = rows.select(sample_key().alias("key")).drop_nulls()
+    num_rows, stretches = 0, _Stretches()
+    for batch in _batches(keys):
+        num_rows += len(batch)
+        stretches.add(batch)
+    if stretches.are_disjoint:
+        return
+    parts = -(-num_rows // max_sorted)
+    for part in range(parts):
+        some = keys.filter(pl.col("key") % parts == part).collect(engine="streaming")
+        ordered = some["key"].sort().to_numpy()
+        if len(same := np.flatnonzero(ordered[1:] == ordered[:-1])):
+            raise twice(int(ordered[same[0]]))
+
+
+def twice(key: int) -> InputError:
+    """The error for a sample that is there twice, from its sample_key."""
+    shard_id, row = divmod(key, 1 << 32)
+    return InputError(
+        f"row {row} of shard {shard_id} is there twice: expected every sample once. Look for"
+        " duplicate rows in the losses, or a file that is named twice"
+    )
+
+
+class _Stretches:
+    """The first and last keys of stretches in which keys grow."""
+
+    def __init__(self) -> None:
+        self._first: list[int] = []
+        self._last: list[int] = []
+        self._too_many = False
+
+    def add(self, keys: Keys) -> None:
+        falls = np.flatnonzero(keys[1:] <= keys[:-1])
+        if len(same := falls[keys[falls + 1] == keys[falls]]):
+            raise twice(int(keys[same[0]]))
+        self._too_many |= len(self._first) + len(falls) > _MAX_STRETCHES
+        if self._too_many:
+            return
+        first = keys[np.concatenate([[0], falls + 1])].tolist()
+        last = keys[np.concatenate([falls, [len(keys) - 1]])].tolist()
+        if self._last and first[0] > self._last[-1]:
+            self._last[-1] = last[0]
+            first, last = first[1:], last[1:]
+        self._first += first
+        self._last += last
+
+    @property
+    def are_disjoint(self) -> bool:
+        if self._too_many:
+            return False
+        ordered = sorted(zip(self._first, self._last, strict=True))
+        return all(last < first for (_, last), (first, _) in itertools.pairwise(ordered))
+
+
+def _batches(keys: pl.LazyFrame) -> Iterator[Keys]:
+    for batch in keys.collect_batches(maintain_order=True, engine="streaming"):
+        if len(batch):
+            yield batch["key"].to_numpy()

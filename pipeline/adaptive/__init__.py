@@ -1,0 +1,1 @@
+"""Rounds whose parameters are decided from what was measured."""

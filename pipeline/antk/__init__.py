@@ -1,0 +1,1 @@
+"""`attent antk`: the kernel of a run's checkpoints."""

@@ -1,0 +1,127 @@
+"""Whether the workers can do the driver's work: the same versions, the same storage.
+
+What a process is made of (`environment`), and comparing every worker with the driver before
+anything is submitted. Workers that join later compare themselves (`check_here`), since a driver
+does not see them come.
+"""
+
+import functools
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from attent_select.errors import AttentError, ClusterError, InputError
+from attent_select.schema import SCHEMA_VERSION
+from catalogs import storage
+from pipeline.cluster import Client, on_every_worker
+
+# What losses, files or messages between processes depend on.
+PACKAGES = (
+    "attent-select",
+    "bitsandbytes",
+    "dask",
+    "distributed",
+    "numpy",
+    "peft",
+    "pillow",
+    "polars",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+_NEXT = "install the same versions there (constraints.txt), then run the command again"
+
+
+@functools.cache
+def environment() -> Mapping[str, str]:
+    """Versions of everything in this process that must be the same everywhere."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    found |= {name: _version(name) for name in PACKAGES}
+    return found | {"schema": str(SCHEMA_VERSION)}
+
+
+def check_here(expected: Mapping[str, str]) -> None:
+    """Raises `ClusterError` unless this process has the versions of the driver."""
+    if differ := differences(environment(), expected):
+        raise ClusterError(f"a worker on {platform.node()} has {'; '.join(differ)}: {_NEXT}")
+
+
+def check_workers(client: Client, *, objects: Mapping[str, str], needs_gpu: bool) -> None:
+    """Compares every worker with this process, and has it look at `objects` (URL → etag).
+
+    Raises:
+        InputError: names the workers that differ, and how.
+    """
+    answers = on_every_worker(client, look, list(objects), needs_gpu)
+    lines = [
+        f"worker {address}: {problem}"
+        for address, answer in answers.items()
+        for problem in _problems(answer, objects, needs_gpu=needs_gpu)
+    ]
+    if lines:
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise InputError(f"{'; '.join(lines[:5])}{more}")
+
+
+def look(urls: Sequence[str], needs_gpu: bool) -> dict[str, Any]:  # noqa: FBT001
+    """What a worker says about itself, in plain values."""
+    return {
+        "versions": dict(environment()),
+        "storage": {url: _etag(url) for url in urls},
+        "gpus": _num_gpus() if needs_gpu else 0,
+    }
+
+
+def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """`name found, the driver expected` for each that is not the same."""
+    return [
+        f"{name} {found.get(name, 'none')}, the driver has {wanted}"
+        for name, wanted in expected.items()
+        if found.get(name, "none") != wanted
+    ]
+
+
+def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> Iterator[str]:
+    if isinstance(answer, Exception):
+        said = " ".join(f"{type(answer).__name__}: {answer}".split())
+        yield f"cannot run this version of attent-select ({said}): {_NEXT}"
+        return
+    if differ := differences(answer["versions"], environment()):
+        yield f"has {', '.join(differ)}: {_NEXT}"
+    for url, found in answer["storage"].items():
+        if found is None or found.startswith("!"):
+            why = "it is not there" if found is None else found.removeprefix("!")
+            hint = (
+                "local paths need workers on this machine or a shared file system"
+                if storage.is_local(url)
+                else "give it the credentials and the endpoint that this process has"
+            )
+            yield f"cannot read {url} ({why}): {hint}"
+        elif found != objects[url]:
+            yield f"sees another object at {url} (etag {found}, expected {objects[url]})"
+    if needs_gpu and not answer["gpus"]:
+        yield "offers a GPU that torch does not see there: check its driver and its torch"
+
+
+def _etag(url: str) -> str | None:
+    """The object's etag; None where there is none; `!…` says what failed."""
+    try:
+        found = storage.info(url)
+    except AttentError as error:
+        return f"!{error}"
+    return None if found is None else found.etag
+
+
+def _num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,1 @@
+"""The configuration: its sections, reading it, and what is wrong with it."""

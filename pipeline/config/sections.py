@@ -1,0 +1,364 @@
+"""The sections of a run's configuration: what may stand in them, with units and defaults.
+
+Frozen models. The settings of a task, a strategy, a schedule and the training are the frozen
+dataclasses of those packages; their fields appear in the file under the same names.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Generic, Literal, TypeVar
+
+import polars as pl
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from attent_select.errors import InputError
+from attent_select.schedule.rounds import Schedule
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
+from attent_select.selection.blocks import check_composition
+from attent_select.selection.composition import Composition
+from catalogs import storage
+from pipeline.config.validation import INSIDE, SETTINGS
+
+TaskT = TypeVar("TaskT")
+StrategyT = TypeVar("StrategyT")
+TrainingT = TypeVar("TrainingT")
+
+_COMPOSED = frozenset(field.name for field in fields(Composition))
+
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+")
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+_CARRIED: Mapping[str, type[pl.DataType]] = {
+    "string": pl.String,
+    "integer": pl.Int64,
+    "number": pl.Float64,
+    "boolean": pl.Boolean,
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ShardSettings(_Section):
+    """Which shards: URLs, folders or globs of Parquet files or WebDataset tars."""
+
+    shards: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("shards")
+    @classmethod
+    def _absolute(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(storage.normalise(url) for url in shards)
+
+
+class TaskSettings(_Section, Generic[TaskT]):
+    """What the model learns: the task's name, and beside it the task's own settings."""
+
+    name: str
+    settings: TaskT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        return _nested(values, cls)
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return _flattened(serialise(self))
+
+
+class SelectionSettings(_Section, Generic[StrategyT]):
+    """How the teaching subset is chosen: the strategy's name, and beside it its own settings.
+
+    What a strategy is composed with (`where`, `by`, `explore`, …) stands there too. `granularity`
+    is what is selected as a whole: `sample`, `row_group`, `shard`, or so many rows of a shard.
+    """
+
+    strategy: str = "soft"
+    granularity: str | int = "sample"
+    composition: Composition = Composition()
+    settings: StrategyT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest(cls, values: Any) -> Any:
+        return _nested(values, cls)
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return _flattened(serialise(self))
+
+    @field_validator("granularity")
+    @classmethod
+    def _known(cls, granularity: str | int) -> str | int:
+        rows = isinstance(granularity, int) and 1 <= granularity < 1 << 32
+        if not rows and granularity not in ("sample", "row_group", "shard"):
+            raise InputError(
+                f"expected sample, row_group, shard, or rows per block, found {granularity!r}"
+            )
+        return granularity
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> "SelectionSettings[StrategyT]":
+        if self.granularity != "sample":
+            check_composition(self.composition)
+        return self
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether anything of the loss catalog is asked for."""
+        with_ = self.composition
+        return bool(self.settings.columns or with_.where or with_.by or with_.max_visits)
+
+
+class ScoringSettings(_Section):
+    """How losses are measured.
+
+    Attributes:
+        span_samples: rows per task; a task should take half a minute or more.
+        part_samples: rows per part of the catalog.
+        batch_units: most units (tokens; 1 for an image) of a forward pass, padding included.
+        max_batch_samples: most samples of a forward pass.
+        window_samples: consecutive rows that are sorted by length before they form batches.
+        dtype: autocast of the forward pass; losses are float32.
+        compile: run the model through torch.compile.
+        torch_threads: of each task's arithmetic; part of what makes losses equal bit by bit.
+        functional_gradient: also measure ‖∂ℓ/∂f‖, for the strategy of that name: a column beside
+            the losses.
+        carry: columns of the samples that are kept beside the losses, name → type.
+        max_failed_share: more unusable samples than this share stop the run, in training too.
+    """
+
+    span_samples: int = Field(default=50_000, ge=1)
+    part_samples: int = Field(default=2_000_000, ge=1)
+    batch_units: int = Field(default=16_384, ge=1)
+    max_batch_samples: int = Field(default=256, ge=1)
+    window_samples: int = Field(default=1024, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    torch_threads: int = Field(default=1, ge=1)
+    functional_gradient: bool = False
+    carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
+    max_failed_share: float = Field(default=0.1, ge=0, le=1)
+
+    @field_validator("carry")
+    @classmethod
+    def _beside_ours(cls, carry: dict[str, str]) -> dict[str, str]:
+        if ours := [name for name in carry if name in (*LOSSES, FUNCTIONAL_GRADIENT)]:
+            raise InputError(
+                f"the losses have a column {ours[0]} of their own: give the column of the corpus "
+                "another name"
+            )
+        return carry
+
+    @property
+    def carry_schema(self) -> dict[str, type[pl.DataType]]:
+        """The columns that stand beside the losses in every part."""
+        measured = {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}
+        return {name: _CARRIED[kind] for name, kind in self.carry.items()} | measured
+
+
+class StreamingSettings(_Section):
+    """How training reads what was selected. `shuffle` and `block_bytes` are part of the order; the
+    others change nothing but speed and memory.
+
+    Attributes:
+        shuffle: `block`, of what is read together, or `full`, of all selected rows.
+        block_bytes: that are shuffled (`full`: read) together, over all ranks.
+        read_ahead_bytes: of memory for samples that were read, and again for prepared ones.
+        read_threads: default: 4 for local files, 16 for object stores; see `ReadAhead`.
+        prepare_threads: that decode and collate; default: 2.
+        timeout_seconds: how long to wait for a batch.
+        latency_ms: of a request; default: as is usual for the storage.
+        connection_mb_per_second: of one connection; default: as is usual for the storage.
+        cache: a folder on the node's own disk for what was read from an object store.
+        cache_bytes: at most so many in it.
+        materialise: whether scattered rows are first written as compact shards: `auto` where the
+            cost model says that it pays over the round's epochs.
+    """
+
+    shuffle: Literal["block", "full"] = "block"
+    block_bytes: int = Field(default=128 << 20, ge=1)
+    read_ahead_bytes: int = Field(default=64 << 20, ge=1)
+    read_threads: int | None = Field(default=None, ge=0)
+    prepare_threads: int | None = Field(default=None, ge=0)
+    timeout_seconds: float = Field(default=300.0, gt=0)
+    latency_ms: float | None = Field(default=None, ge=0)
+    connection_mb_per_second: float | None = Field(default=None, gt=0)
+    cache: str | None = None
+    cache_bytes: int = Field(default=64 << 30, ge=1)
+    materialise: Literal["auto", "always", "never"] = "auto"
+
+    @model_validator(mode="after")
+    def _cost_is_whole(self) -> "StreamingSettings":
+        if (self.latency_ms is None) != (self.connection_mb_per_second is None):
+            raise InputError("latency_ms and connection_mb_per_second: give both, or neither")
+        return self
+
+
+class Adaptive(_Section):
+    """How far a cluster that is started here may grow and shrink, in workers."""
+
+    minimum: int = Field(default=1, ge=1)
+    maximum: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Adaptive":
+        if self.maximum < self.minimum:
+            raise InputError(f"maximum is {self.maximum}: expected at least {self.minimum}")
+        return self
+
+
+class SecurityFiles(_Section):
+    """Where the PEM files for TLS are: paths only, never what is in them."""
+
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+
+class ClusterSettings(_Section):
+    """Where scoring and ingesting run.
+
+    Attributes:
+        scheduler: `local` (processes on this machine), the address of a Dask scheduler, or the
+            dotted path of a cluster class (`dask_jobqueue.SLURMCluster`).
+        arguments: of the cluster class.
+        workers: processes of a local cluster (default: one per core); how many a cluster class is
+            asked for (default: as its arguments say).
+        adaptive: instead of `workers`, how far the cluster grows and shrinks with the work.
+        security: files for TLS.
+        resources: what a scoring task takes of its worker, such as `{GPU: 1}`.
+        threads_per_worker: tasks at a time in each process of a local cluster.
+        memory_limit: per local worker, as Dask writes it (`auto`, `4GB`).
+        dashboard: address of the Dask dashboard of a local cluster, such as `:8787`.
+        window: tasks in flight per thread of the cluster.
+        patience_seconds: how long the cluster may be without any worker before the run ends.
+        connect_timeout_seconds: for the scheduler to answer.
+        worker_timeout_seconds: for the first worker to appear.
+    """
+
+    scheduler: str = "local"
+    arguments: dict[str, Any] = {}
+    workers: int | None = Field(default=None, ge=1)
+    adaptive: Adaptive | None = None
+    security: SecurityFiles | None = None
+    resources: dict[str, float] = {}
+    threads_per_worker: int = Field(default=1, ge=1)
+    memory_limit: str = "auto"
+    dashboard: str | None = None
+    window: int = Field(default=2, ge=1)
+    patience_seconds: float = Field(default=60.0, gt=0)
+    connect_timeout_seconds: float = Field(default=10.0, gt=0)
+    worker_timeout_seconds: float = Field(default=120.0, gt=0)
+
+    @field_validator("scheduler")
+    @classmethod
+    def _place(cls, scheduler: str) -> str:
+        if scheduler != "local" and not (_ADDRESS.match(scheduler) or _CLASS.fullmatch(scheduler)):
+            raise InputError(
+                "expected `local`, an address such as tcp://10.0.0.1:8786, or the dotted path of a "
+                "cluster class such as dask_jobqueue.SLURMCluster"
+            )
+        return scheduler
+
+    @field_validator("resources")
+    @classmethod
+    def _positive(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, amount in resources.items():
+            if not amount > 0:
+                raise InputError(f"{name} is {amount}: expected more than 0")
+        return resources
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ClusterSettings":
+        if self.arguments and (self.scheduler == "local" or self.is_address):
+            raise InputError("arguments are those of a cluster class: name one in scheduler")
+        if self.adaptive is not None and self.is_address:
+            raise InputError("adaptive needs a cluster that is started here, not an address")
+        return self
+
+    @property
+    def is_address(self) -> bool:
+        return _ADDRESS.match(self.scheduler) is not None
+
+
+class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
+    """All sections of a run."""
+
+    run: str = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    corpus: ShardSettings
+    evaluation: ShardSettings | None = None
+    task: TaskSettings[TaskT]
+    model: dict[str, Any]
+    selection: SelectionSettings[StrategyT]
+    schedule: Schedule = Schedule()
+    scoring: ScoringSettings = ScoringSettings()
+    training: TrainingT
+    streaming: StreamingSettings = StreamingSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT, TrainingT]":
+        if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
+            key = "carry" if self.scoring.carry else "functional_gradient"
+            raise InputError(
+                f"scoring.{key}: such columns are written by scoring, and with "
+                "schedule.rescore.kind observed nothing is scored: leave one of them out"
+            )
+        return self
+
+    @field_validator("run")
+    @classmethod
+    def _absolute(cls, run: str) -> str:
+        return storage.normalise(run).rstrip("/")
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, defaults included, as plain YAML values."""
+        return self.model_dump(mode="json")
+
+
+# For those who do not care which task, strategy and trainer a run has.
+RunConfig = RunSettings[Any, Any, Any]
+
+
+def _nested(values: Any, section: type[BaseModel]) -> Any:
+    """The file's flat section as the model's: each key where it belongs, the rest the plug-in's."""
+    if not isinstance(values, Mapping) or SETTINGS in values:
+        return values
+    nested: dict[str, Any] = {SETTINGS: {}}
+    for key, value in values.items():
+        if key in section.model_fields and key not in INSIDE:
+            nested[key] = value
+        elif "composition" in section.model_fields and key in _COMPOSED:
+            composed = _by_stratum(value) if key == "quotas" else value
+            nested.setdefault("composition", {})[key] = composed
+        else:
+            nested[SETTINGS][key] = value
+    return nested
+
+
+def _by_stratum(quotas: Any) -> Any:
+    is_given = isinstance(quotas, Mapping)
+    return {_stratum(name): quotas[name] for name in quotas} if is_given else quotas
+
+
+def _stratum(name: Any) -> str:
+    """The name of a stratum that YAML has as a number, a truth value or null."""
+    if name is None:
+        return "null"
+    return str(name).lower() if isinstance(name, bool) else str(name)
+
+
+def _flattened(values: dict[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in values.items() if key not in INSIDE}
+    return own | values.get("composition", {}) | values[SETTINGS]

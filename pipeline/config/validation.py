@@ -1,0 +1,139 @@
+"""Turns what pydantic found wrong into lines that a person can act on.
+
+Here: `check` (values → validated model, or one `InputError` with a line per problem) and the
+words.
+"""
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from attent_select.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# A section that names a plug-in keeps the plug-in's own settings in the field `settings`, and what
+# a strategy is composed with in `composition`. The file has all of them side by side, and so must
+# a message.
+SETTINGS = "settings"
+INSIDE = (SETTINGS, "composition")
+
+_EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
+_WRITTEN = {bool: "true or false", int: "a whole number", float: "a number"}
+# YAML 1.1 has `1.0e-3` for a number and `1e-3` for a text.
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+_FIRST_WORD = re.compile(r"[a-z_]+")
+
+
+def check(model: type[Model], values: Mapping[str, Any], *, source: str) -> Model:
+    """`values` as a `model`.
+
+    Raises:
+        InputError: one line per problem, each with the key's path; `source` says where they stand.
+    """
+    try:
+        checked = model.model_validate(values)
+    except ValidationError as error:
+        lines = [_line(model, problem) for problem in error.errors(include_url=False)]
+        raise all_problems(lines, source=source) from None
+    if lines := list(_coerced(values, checked.model_dump(), path="")):
+        raise all_problems(lines, source=source)
+    return checked
+
+
+def all_problems(lines: Iterable[str], *, source: str) -> InputError:
+    """One error of all `lines`, each problem once."""
+    unique = list(dict.fromkeys(" ".join(line.split()) for line in lines))
+    if len(unique) == 1:
+        return InputError(f"{source}: {unique[0]}")
+    return InputError("\n  ".join([f"{source}: {len(unique)} problems", *unique]))
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """`did you mean 'x'?`, or the known words when none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    location, kind = problem["loc"], problem["type"]
+    path = ".".join(str(part) for part in location if part not in INSIDE) or "the file"
+    if kind in _EXTRA:
+        known = _keys_at(model, location[:-1])
+        return f"{path}: unknown key, {did_you_mean(str(location[-1]), known)}"
+    if kind == "missing":
+        return f"{path}: is missing"
+    if kind == "value_error":
+        return _own_message(model, location, path, str(problem["ctx"]["error"]))
+    message = problem["msg"].replace("Input should be", "expected").replace("tuple", "list")
+    return f"{path}: {message}, found {problem['input']!r}"
+
+
+def _coerced(before: Any, after: Any, *, path: str) -> Iterator[str]:
+    """What pydantic took for a number or a truth value although it is written as something else.
+
+    Its strict mode would refuse that, but also a list for a tuple and a mapping for a dataclass.
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in before.keys() & after.keys():
+            yield from _coerced(before[key], after[key], path=f"{path}.{key}" if path else key)
+    elif isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        for old, new in zip(before, after, strict=False):
+            yield from _coerced(old, new, path=path)
+    elif type(after) in _WRITTEN and not _is_written_as(before, type(after)):
+        yield f"{path}: expected {_WRITTEN[type(after)]}, found {before!r}"
+
+
+def _is_written_as(value: Any, kind: type) -> bool:
+    if kind is float and isinstance(value, str):
+        return bool(_EXPONENT.fullmatch(value))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _own_message(
+    model: type[BaseModel], location: Sequence[str | int], path: str, message: str
+) -> str:
+    """A settings dataclass may begin with one of its fields: `start: 1.4 is outside (0, 1]`."""
+    word = _FIRST_WORD.match(message)
+    names_a_field = word is not None and word.group() in _keys_at(model, location)
+    if names_a_field:
+        return f"{path}.{message}" if set(location) - set(INSIDE) else message
+    return f"{path}: {message}"
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The keys that the file may have in the section at `location`."""
+    section: Any = model
+    for part in location:
+        if part not in INSIDE:
+            section = _class_in(_fields(section).get(str(part)))
+    return _flat_keys(section)
+
+
+def _flat_keys(section: Any) -> list[str]:
+    keys: list[str] = []
+    for name, annotation in _fields(section).items():
+        keys += _flat_keys(_class_in(annotation)) if name in INSIDE else [name]
+    return keys
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    if dataclasses.is_dataclass(section):
+        hints = typing.get_type_hints(section)
+        return {field.name: hints[field.name] for field in dataclasses.fields(section)}
+    return {}
+
+
+def _class_in(annotation: Any) -> Any:
+    """The settings class in `X` or `X | None`."""
+    choices = [annotation, *typing.get_args(annotation)]
+    return next((choice for choice in choices if _fields(choice)), None)

@@ -1,0 +1,1 @@
+"""`attent ingest`: shards → a manifest, other files → shards."""

@@ -1,0 +1,1 @@
+"""`attent demo`: a whole run on data made here."""

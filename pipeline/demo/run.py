@@ -1,0 +1,345 @@
+"""`attent demo`: the whole loop on real data, against all data and random subsets of equal size.
+
+The two demonstrations and their three arms, which are three ordinary runs. Run it again after a
+kill and it goes on.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from attent_select.errors import InputError
+from attent_select.plugins import load as load_plugin
+from catalogs import IndexFile, storage
+from catalogs.layout import join
+from catalogs.shard_format import Sample
+from pipeline import loop as rounds
+from pipeline import stages
+from pipeline.cluster import Client, connect, on_every_worker
+from pipeline.config import run_config
+from pipeline.config.sections import ClusterSettings
+from pipeline.console import say
+from pipeline.demo import data as demo_data
+from pipeline.reports import outcomes
+from pipeline.reports.page import write_report
+
+_SEED = 0
+_NUM_SHARDS = 4
+_ARMS = ("full", "uniform", "soft")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration.
+
+    Attributes:
+        name: what `--task` calls it.
+        samples: gives training and held-out samples.
+        settings: the sections `task`, `model`, `schedule` and `training` of all arms, for a folder.
+        prepare: puts what else is needed into that folder (training samples, folder).
+    """
+
+    name: str
+    samples: Callable[[], tuple[list[Sample], list[Sample]]]
+    settings: Callable[[str], dict[str, Any]]
+    prepare: Callable[[list[Sample], str], None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one way of choosing samples came to. `seconds_saved` is against the arm `full`."""
+
+    accuracy: float | None
+    eval_loss: float
+    samples_seen: int
+    seconds: dict[str, float]
+    seconds_saved: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The three arms. `webdataset_selects_same_rows`: scoring the tars chose the same subset."""
+
+    task: str
+    full: Arm
+    uniform: Arm
+    soft: Arm
+    webdataset_selects_same_rows: bool
+    report: str
+    seconds: float
+
+
+def run_demo(task: str, *, out: str) -> DemoResult:
+    """Trains on all data, on random subsets and on taught subsets, and compares.
+
+    Args:
+        task: `vision` (digits, a small ViT) or `text` (docstrings, a small causal language model).
+        out: folder for the data, the three runs and report.html; an earlier demo there goes on.
+
+    Raises:
+        InputError: there is no such demonstration, or a library that it needs is missing.
+    """
+    if task not in DEMOS:
+        raise InputError(f"--task {task}: expected {' or '.join(DEMOS)}")
+    return compare(DEMOS[task], out=out)
+
+
+def compare(demo: Demo, *, out: str) -> DemoResult:
+    """The three arms of `demo` in the folder `out`, one after the other, on one local cluster."""
+    started = monotonic()
+    out = storage.normalise(out)
+    say(f"writing the data to {out}/data")
+    _write_data(demo, out)
+    settings = {arm: _settings(demo, out, arm=arm) for arm in (*_ARMS, "webdataset")}
+    with connect(ClusterSettings(workers=2)) as client:
+        on_every_worker(client, _import_libraries)
+        _import_libraries()
+        described = {}
+        for arm in _ARMS:
+            say(f"training {arm}: {_TITLES[arm]}")
+            described[arm] = stages.run(run_config.parse(settings[arm]), client=client)
+        same = _selects_same_rows(settings, client=client)
+    say(
+        f"the WebDataset shards select {'the same' if same else 'OTHER'} rows as the Parquet shards"
+    )
+    arms = _arms(described)
+    report = write_report(
+        join(out, "soft"),
+        controls={arm: join(out, arm) for arm in ("full", "uniform")},
+        verdict=outcomes.verdict(join(out, "soft"), all_data=[join(out, "full")]),
+        out=join(out, "report.html"),
+    )
+    return DemoResult(
+        task=demo.name,
+        full=arms["full"],
+        uniform=arms["uniform"],
+        soft=arms["soft"],
+        webdataset_selects_same_rows=same,
+        report=report,
+        seconds=monotonic() - started,
+    )
+
+
+_TITLES = {
+    "full": "all data in every epoch",
+    "uniform": "a fresh random subset per round",
+    "soft": "the subset that the teacher picks",
+}
+
+
+def show_table(result: DemoResult) -> None:
+    """The comparison, for people."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("")
+    for title in (
+        *("samples\nseen", "score\ns", "select\ns", "train\ns", "total\ns"),
+        *("accuracy\n", "held-out\nloss", "seconds\nsaved"),
+    ):
+        table.add_column(title, justify="right")
+    for name in _ARMS:
+        arm: Arm = getattr(result, name)
+        stages_ = [f"{arm.seconds[stage]:.1f}" for stage in ("score", "select", "train", "total")]
+        accuracy = "" if arm.accuracy is None else f"{arm.accuracy:.4f}"
+        saved = "" if name == "full" else f"{arm.seconds_saved:.1f}"
+        table.add_row(
+            name, f"{arm.samples_seen:,}", *stages_, accuracy, f"{arm.eval_loss:.4f}", saved
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"report: {result.report}", soft_wrap=True)
+
+
+def _write_data(demo: Demo, out: str) -> None:
+    """The shards, once: their etags must not change when an interrupted demo goes on."""
+    marker = join(out, "data", "complete")
+    if storage.info(marker) is not None:
+        return
+    training, held_out = demo.samples()
+    _write_shards(training, join(out, "data", "parquet"), shard_format="parquet")
+    _write_shards(training, join(out, "data", "webdataset"), shard_format="webdataset")
+    _write_shards(held_out, join(out, "data", "held-out"), shard_format="parquet")
+    demo.prepare(training, out)
+    storage.publish(marker, b"")
+
+
+def _write_shards(samples: Sequence[Sample], folder: str, *, shard_format: str) -> None:
+    writer = load_plugin("catalogs.formats", shard_format)()
+    for number in range(_NUM_SHARDS):
+        first, end = (len(samples) * edge // _NUM_SHARDS for edge in (number, number + 1))
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary, "shard")
+            writer.write(path, samples[first:end])
+            url = join(folder, f"shard-{number:03d}{writer.suffixes[0]}")
+            storage.publish(url, path)
+
+
+def _settings(demo: Demo, out: str, *, arm: str) -> dict[str, Any]:
+    """The configuration of one arm, as a user would write it. All arms have the same epochs."""
+    kind = "webdataset" if arm == "webdataset" else "parquet"
+    values = {
+        "run": join(out, arm),
+        "seed": _SEED,
+        "corpus": {"shards": [join(out, "data", kind)]},
+        "evaluation": {"shards": [join(out, "data", "held-out")]},
+        **demo.settings(out),
+    }
+    values["selection"] = {"strategy": "soft" if arm in ("soft", "webdataset") else "uniform"}
+    if arm == "full":
+        values["schedule"] = values["schedule"] | {"ratio": {"start": 1.0}}
+    return values
+
+
+def _selects_same_rows(settings: dict[str, dict[str, Any]], *, client: Client) -> bool:
+    """Scores and selects the first taught round once more, from the tars, with the same weights."""
+    soft = rounds.prepare(run_config.parse(settings["soft"]), cluster=lambda: client)
+    tars = rounds.prepare(run_config.parse(settings["webdataset"]), cluster=lambda: client)
+    taught = next(round_ for round_ in soft.rounds if round_.phase == "teach")
+    rounds.score_stage(
+        tars, taught, cluster=lambda: client, checkpoint=soft.start_checkpoint(taught)
+    )
+    chosen = IndexFile.open(soft.layout.index(taught.number), corpus=soft.corpus)
+    return rounds.select_stage(tars, taught).digest == chosen.digest
+
+
+def _arms(described: dict[str, dict[str, Any]]) -> dict[str, Arm]:
+    seconds = {
+        arm: {
+            stage: sum(round_["seconds"].get(stage, 0.0) for round_ in result["rounds"])
+            for stage in ("score", "select", "train", "evaluate")
+        }
+        for arm, result in described.items()
+    }
+    # Every arm is evaluated alike, and not for the sake of training: that is not part of the cost.
+    for stages_ in seconds.values():
+        stages_["total"] = stages_["score"] + stages_["select"] + stages_["train"]
+    return {
+        arm: Arm(
+            accuracy=result["rounds"][-1].get("accuracy"),
+            eval_loss=result["rounds"][-1]["eval_loss"],
+            samples_seen=sum(round_["samples_seen"] for round_ in result["rounds"]),
+            seconds=seconds[arm],
+            seconds_saved=seconds["full"]["total"] - seconds[arm]["total"],
+        )
+        for arm, result in described.items()
+    }
+
+
+def _import_libraries() -> None:
+    """Importing torch takes seconds, once per process: no arm should pay for it alone."""
+    import trainers.fitting
+    import trainers.scoring.scorer
+    import trainers.tasks.causal_lm
+    import trainers.tasks.image_classification  # noqa: F401
+
+
+def _vision(out: str) -> dict[str, Any]:  # noqa: ARG001
+    return {
+        "task": {"name": "image_classification", "image_size": 8, "num_channels": 1},
+        "model": {
+            "config": {
+                "model_type": "vit",
+                "image_size": 8,
+                "patch_size": 2,
+                "num_channels": 1,
+                "num_labels": 10,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+            }
+        },
+        "schedule": {
+            "epochs": 30,
+            "warmup_epochs": 3,
+            "ratio": {"start": 0.4},
+            "interval": {"kind": "incremental", "epochs": 2, "end": 7},
+        },
+        "training": {
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "warmup_steps": 20,
+            "torch_threads": 1,  # more of them only get in each other's way in so small a model
+        },
+    }
+
+
+def _text(out: str) -> dict[str, Any]:
+    return {
+        "task": {
+            "name": "causal_lm",
+            "tokenizer": join(out, "data", "tokenizer"),
+            "prompt": "prompt",
+            "response": "response",
+            "max_length": 72,
+        },
+        "model": {
+            "config": {
+                "model_type": "llama",
+                "vocab_size": _VOCABULARY,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "max_position_embeddings": 72,
+                "pad_token_id": 0,
+                "bos_token_id": None,
+                "eos_token_id": 1,
+                "tie_word_embeddings": True,
+            }
+        },
+        "schedule": {
+            "epochs": 11,
+            "warmup_epochs": 1,
+            "ratio": {"start": 0.4},
+            "interval": {"kind": "incremental", "epochs": 1, "end": 4},
+        },
+        "training": {
+            "batch_size": 32,
+            "learning_rate": 2e-3,
+            "weight_decay": 0.01,
+            "warmup_steps": 20,
+            "torch_threads": 1,
+        },
+    }
+
+
+_VOCABULARY = 1024
+_NUM_DOCSTRINGS = 2000
+
+
+def _nothing(training: list[Sample], out: str) -> None:
+    """The shards are all that the digits need."""
+
+
+def _train_tokenizer(training: list[Sample], out: str) -> None:
+    from trainers.inputs.tokenizer import train_tokenizer
+
+    texts = (f"{sample['prompt']}\n{sample['response']}" for sample in training)
+    with tempfile.TemporaryDirectory() as temporary:
+        train_tokenizer(texts, Path(temporary), vocab_size=_VOCABULARY)
+        storage.upload_folder(Path(temporary), join(out, "data", "tokenizer"))
+
+
+DEMOS = {
+    "vision": Demo(
+        name="vision",
+        samples=lambda: demo_data.digits(seed=_SEED),
+        settings=_vision,
+        prepare=_nothing,
+    ),
+    "text": Demo(
+        name="text",
+        samples=lambda: demo_data.docstrings(seed=_SEED, limit=_NUM_DOCSTRINGS),
+        settings=_text,
+        prepare=_train_tokenizer,
+    ),
+}

@@ -1,0 +1,211 @@
+"""What a run will cost: some samples are scored and learned here, and the plan is multiplied out.
+
+The measurement and the arithmetic. Nothing is written into the run.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from attent_select.errors import InputError, SampleError
+from attent_select.schedule.rounds import Round, plan
+from catalogs import Corpus, storage
+from catalogs.corpus import format_of, inspect_shard, read_shard
+from catalogs.layout import Layout
+from catalogs.shard_format import Sample, Shard
+from catalogs.storage.objects import ObjectInfo
+from pipeline.config.sections import RunConfig
+
+if TYPE_CHECKING:
+    import torch
+
+_SAMPLES = 512
+_SECONDS = 10.0
+# Of a sample in a part of the catalog, compressed.
+_ROW_BYTES = 15
+# A task of the cluster should take at least so long.
+_SPAN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, bytes and counts of a run. `approximate` says that shards were not all counted.
+
+    `score_samples_per_second` is of one task, measured on the device of this process, reading
+    included; `train_samples_per_second` is of one device, without reading.
+    """
+
+    num_samples: int
+    num_bytes: int
+    approximate: bool
+    places: int
+    score_samples_per_second: float
+    train_samples_per_second: float
+    num_scored_rounds: int
+    score_seconds_per_round: float
+    score_seconds: float
+    train_seconds: float
+    read_bytes: int
+    catalog_bytes: int
+    num_spans: int
+    span_seconds: float
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        about = "about " if self.approximate else ""
+        yield (
+            f"corpus: {about}{self.num_samples:,} samples, {self.num_bytes / 1e9:,.3f} GB, "
+            f"{self.num_spans:,} spans"
+        )
+        yield (
+            f"scoring: {self.score_samples_per_second:,.0f} samples/s per task measured here; with "
+            f"{self.places} tasks at a time {_time(self.score_seconds_per_round)} per round, "
+            f"{_time(self.score_seconds)} for {self.num_scored_rounds} scored rounds, reading "
+            f"{self.read_bytes / 1e9:,.3f} GB and writing {self.catalog_bytes / 1e9:,.3f} GB"
+        )
+        yield (
+            f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
+            f"{_time(self.train_seconds)} on one such device"
+        )
+        yield f"a span takes {_time(self.span_seconds)}{self._advice()}"
+
+    def _advice(self) -> str:
+        if self.span_seconds >= _SPAN_SECONDS or self.num_spans <= self.places:
+            return ""
+        wanted = round(self.score_samples_per_second * _SPAN_SECONDS, -2)
+        return f": better {_SPAN_SECONDS:.0f} s or more, scoring.span_samples about {wanted:,.0f}"
+
+
+def estimate(config: RunConfig, *, places: int) -> Estimate:
+    """Scores and learns up to 512 samples in some ten seconds each, and multiplies.
+
+    `places` is the number of scoring tasks at a time. The workers are taken to be like this
+    machine.
+
+    Raises:
+        InputError: no sample of the first shard can be used.
+    """
+    shards = storage.expand(config.corpus.shards)
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        first = _inspected(shards[0], folder)
+        num_bytes = sum(one.num_bytes for one in shards)
+        counted = _num_samples(config.run)
+        num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
+        model = config.task.settings.models(config.model).build(config.seed)
+        samples = list(_samples(config, first))
+        score_rate = _score_rate(config, model, first, len(samples))
+        train_rate = _train_rate(config, model, samples)
+    rounds = plan(config.schedule, num_samples=num_samples, batch_size=config.training.batch_size)
+    scored = sum(_is_scored(config, round_) for round_ in rounds)
+    learned = sum(round_.num_samples * round_.epochs for round_ in rounds)
+    per_round = num_samples / score_rate / max(places, 1)
+    span_samples = config.scoring.span_samples
+    return Estimate(
+        num_samples=num_samples,
+        num_bytes=num_bytes,
+        approximate=counted is None,
+        places=places,
+        score_samples_per_second=score_rate,
+        train_samples_per_second=train_rate,
+        num_scored_rounds=scored,
+        score_seconds_per_round=per_round,
+        score_seconds=per_round * scored,
+        train_seconds=learned / train_rate,
+        read_bytes=num_bytes * scored + round(num_bytes * learned / num_samples),
+        catalog_bytes=num_samples * scored * _ROW_BYTES,
+        num_spans=max(len(shards), -(-num_samples // span_samples)),
+        span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
+    )
+
+
+def _is_scored(config: RunConfig, round_: Round) -> bool:
+    return round_.phase == "teach" and config.selection.needs_losses
+
+
+def _num_samples(run: str) -> int | None:
+    """What ingesting counted; None before that."""
+    if storage.info(Layout(run).manifest) is None:
+        return None
+    return Corpus.open(run).num_samples
+
+
+def _inspected(stored: ObjectInfo, folder: str) -> Shard:
+    kind, members = format_of(stored.url), str(Path(folder) / "members.parquet")
+    found = inspect_shard(stored.url, kind, members_url=members)
+    return Shard(
+        shard_id=0,
+        uri=stored.url,
+        format=kind,
+        num_samples=found.num_samples,
+        num_bytes=stored.num_bytes,
+        etag=stored.etag,
+        members_uri=members if Path(members).exists() else None,
+    )
+
+
+def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:
+    rows = range(min(_SAMPLES, shard.num_samples))
+    found = read_shard(shard, rows=rows, columns=config.task.settings.columns)
+    return zip(rows, found.samples, strict=True)
+
+
+def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count: int) -> float:
+    """Samples per second of one task, reading included."""
+    import torch
+
+    from trainers.scoring.scorer import score_rows
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.scoring.torch_threads)
+    try:
+        small = list(islice(_samples(config, shard), max(1, count // 8)))
+        score_rows(config.task.settings, model, small, settings=config.scoring)  # warm
+        started, scored = perf_counter(), 0
+        while perf_counter() - started < _SECONDS and scored < 4 * count:
+            rows = score_rows(
+                config.task.settings, model, _samples(config, shard), settings=config.scoring
+            )
+            scored += len(rows)
+        return scored / (perf_counter() - started)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train_rate(
+    config: RunConfig, model: "torch.nn.Module", samples: Sequence[tuple[int, Sample]]
+) -> float:
+    """Samples per second of one device: forward and backward, without an optimizer."""
+    task, items = config.task.settings, _prepared(config, samples)
+    size = config.training.micro_batch_size or config.training.batch_size
+    device = next(model.parameters()).device
+    model.train()
+    started, learned = perf_counter(), 0
+    while perf_counter() - started < _SECONDS and learned < 4 * size:
+        batch = {name: value.to(device) for name, value in task.collate(items[:size]).items()}
+        losses, _ = task.per_sample_loss(model, batch)
+        losses.mean().backward()
+        losses.detach().sum().item()  # waits for the device
+        learned += len(items[:size])
+    return learned / (perf_counter() - started)
+
+
+def _prepared(config: RunConfig, samples: Sequence[tuple[int, Sample]]) -> list[Any]:
+    items = []
+    for _, sample in samples:
+        try:
+            items.append(config.task.settings.prepare(sample, generator=None))
+        except SampleError:
+            continue
+    if not items:
+        raise InputError(f"none of the first {len(samples)} samples can be used by the task")
+    return items
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

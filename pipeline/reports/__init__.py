@@ -1,0 +1,1 @@
+"""`attent report` and `attent query`: what finished runs say."""

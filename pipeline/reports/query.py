@@ -1,0 +1,166 @@
+"""`attent query`: SQL over a run's tables, and the tables themselves as LazyFrames.
+
+What the tables are, and which statements may touch them. polars' SQL would also read any file
+of the machine (`read_parquet('/…')`) and answer DELETE with success, so a statement is parsed,
+checked, and only what was checked is executed.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
+
+import polars as pl
+import sqlglot
+from sqlglot import expressions as exp
+from sqlglot.dialects.duckdb import DuckDB
+
+from attent_select import schema
+from attent_select.errors import InputError, MissingError
+from catalogs import Corpus, IndexFile, LossCatalog, storage
+from catalogs.layout import Layout
+from catalogs.tables import frames
+from pipeline import metrics
+from pipeline.adaptive import decisions
+from pipeline.antk import measurement
+
+
+class _Dialect(DuckDB):
+    """DuckDB's: its text comes back unchanged for the SQL that polars knows."""
+
+    class Tokenizer(DuckDB.Tokenizer):
+        # `row < 3` is about our column, and begins no type ROW<…>.
+        KEYWORDS: ClassVar = {k: v for k, v in DuckDB.Tokenizer.KEYWORDS.items() if k != "ROW"}
+
+
+def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
+    """The rows (with `limit` the first so many) of one SELECT or WITH … SELECT over a run's tables.
+
+    Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
+    manifest), `metrics` (a row per round), `decisions` (a row per round that was decided), `antk`
+    (a row per kernel and group of parameters).
+
+    Raises:
+        InputError: not one SELECT, another table or a table function is named, or polars cannot run
+            it.
+        MissingError: there is no run, or it has no such table yet.
+    """
+    checked, names = checked_select(sql, tables=TABLES)
+    if storage.info(Layout(run).manifest) is None:
+        raise MissingError(f"{run}: no corpus there, so it is not a run: see `attent ingest`")
+    tables = {name: TABLES[name](run) for name in names}
+    try:
+        rows = pl.SQLContext(frames=tables).execute(checked)
+        return (rows if limit is None else rows.head(limit)).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
+
+
+def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]:
+    """The statement to execute, and which of `tables` it reads.
+
+    Raises:
+        InputError: anything but one SELECT over these tables.
+    """
+    known = set(tables)
+    try:
+        statements = sqlglot.parse(sql, dialect=_Dialect, error_level=sqlglot.ErrorLevel.RAISE)
+    except sqlglot.errors.SqlglotError as error:
+        raise InputError(f"the query does not parse: {str(error).splitlines()[0]}") from error
+    if len(statements) != 1 or not isinstance(statements[0], exp.Select | exp.SetOperation):
+        raise InputError("a query is one SELECT or WITH statement")
+    statement = statements[0]
+    if statement.find(exp.Into, exp.DML, exp.DDL, exp.Command):
+        raise InputError("a query only reads: expected SELECT without INTO or other statements")
+    _refuse_functions(statement)
+    named = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
+    used = set()
+    for table in statement.find_all(exp.Table):
+        if table.name not in named:
+            used.add(_known_name(table, known))
+    # Written anew from the parsed tree: what was checked is what runs.
+    return statement.sql(dialect=_Dialect, comments=False), used
+
+
+def _refuse_functions(statement: exp.Expression) -> None:
+    """No function that could give a table: as a table, LATERAL, or named like one that reads."""
+    for node in statement.find_all(exp.Table, exp.Lateral, exp.Func):
+        if isinstance(node, exp.Table):
+            allowed = isinstance(node.this, exp.Identifier) and not node.args.get("db")
+        elif isinstance(node, exp.Func):
+            name = node.name if isinstance(node, exp.Anonymous) else node.sql_name()
+            allowed = not name.lower().startswith(("read_", "scan_"))
+        else:
+            allowed = False
+        if not allowed:
+            raise InputError(f"{node.sql(dialect=_Dialect)}: table functions are not allowed")
+
+
+def _known_name(table: exp.Table, known: set[str]) -> str:
+    """The table that is meant, however its name is written; `table` is renamed to it."""
+    written, name = table.name, table.name.lower()
+    if name not in known:
+        raise InputError(f"no table {written!r}: expected {', '.join(sorted(known))}")
+    if written != name:
+        table.set("this", exp.to_identifier(name))
+        if not table.alias:  # `LOSSES.row` stays what it was
+            table.set("alias", exp.TableAlias(this=exp.to_identifier(written)))
+    return name
+
+
+def losses(run: str) -> pl.LazyFrame:
+    """The newest loss of every sample, `schema.LOSSES` and the carried columns."""
+    return LossCatalog(run).latest()
+
+
+def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
+    """The rows of the indexes of `rounds` (default: all), `schema.INDEX` with `round` u32 first."""
+    indexes = [
+        IndexFile.open(Layout(run).index(number))
+        .frame()
+        .select(pl.lit(number, dtype=pl.UInt32).alias("round"), *schema.INDEX)
+        for number in (selected_rounds(run) if rounds is None else rounds)
+    ]
+    empty = pl.LazyFrame(schema={"round": pl.UInt32, **schema.INDEX})
+    return pl.concat([empty, *indexes])
+
+
+def selected_rounds(run: str) -> list[int]:
+    """The rounds that have an index, ascending."""
+    files = storage.list_objects(Layout(run).indexes)
+    return sorted(int(file.url.rsplit("/", 1)[1].split(".")[0]) for file in files)
+
+
+def corpus(run: str) -> pl.LazyFrame:
+    """The manifest, `schema.MANIFEST`."""
+    Corpus.open(run)  # says what to do when there is none
+    return frames.read_frame(Layout(run).manifest, schema=dict(schema.MANIFEST))[0].lazy()
+
+
+def _metrics(run: str) -> pl.LazyFrame:
+    """One row per finished round; see `metrics.table`."""
+    return metrics.table(run).lazy()
+
+
+def _scoring(run: str) -> pl.LazyFrame:
+    """One row per scored round; see `metrics.scoring_table`."""
+    return metrics.scoring_table(run).lazy()
+
+
+def _decisions(run: str) -> pl.LazyFrame:
+    """One row per round that was not left to the plan alone; see `decisions.table`."""
+    return decisions.table(run).lazy()
+
+
+def _antk(run: str) -> pl.LazyFrame:
+    """One row per kernel and group of parameters; see `kernels.table`."""
+    return measurement.table(run).lazy()
+
+
+TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
+    "losses": losses,
+    "index": index,
+    "corpus": corpus,
+    "metrics": _metrics,
+    "scoring": _scoring,
+    "decisions": _decisions,
+    "antk": _antk,
+}

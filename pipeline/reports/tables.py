@@ -1,0 +1,160 @@
+"""The numbers behind a report: run → small tables, each ready to be drawn.
+
+Polars queries over a run's files, bounded in memory whatever the corpus.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from attent_select import schema
+from attent_select.stats.histogram import LossDistribution, bucket
+from attent_select.stats.randomness import Purpose, bits, stream_key
+from catalogs import Corpus, LossCatalog
+from catalogs.shard_format import Sample
+from pipeline.reports.query import index, selected_rounds
+
+# Coverage and overlap are read from at most about this many samples, the same in every round.
+_SAMPLED_ROWS = 200_000
+# A chart with more rounds than this cannot be read; each costs a scan of its losses or its index.
+_SHOWN_ROUNDS = 40
+_BINS = 60
+
+
+@dataclass(frozen=True)
+class HardSample:
+    """One sample with its newest loss."""
+
+    shard_id: int
+    row: int
+    loss: float
+    sample: Sample
+
+
+def loss_histograms(run: str) -> pl.DataFrame:
+    """Per scored round: `round`, `low` and `high` of each bin (nats), and the `share` of samples.
+
+    Of many rounds about 40, evenly spaced. They share their bins, which reach from the smallest
+    0.5 % quantile to the largest 99.5 % quantile of any of them; what lies outside is counted in
+    the bins at the ends.
+    """
+    catalog = LossCatalog(run)
+    found = {number: _losses(catalog.latest(number)) for number in _shown(catalog.rounds())}
+    found = {number: losses for number, losses in found.items() if losses.num_samples}
+    if not found:
+        return pl.DataFrame(schema=["round", "low", "high", "share"])
+    low = min(losses.quantile(0.005) for losses in found.values())
+    high = max(losses.quantile(0.995) for losses in found.values())
+    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "low": edges[:-1],
+                "high": edges[1:],
+                "share": np.histogram(
+                    losses.values.clip(edges[0], edges[-1]), bins=edges, weights=losses.counts
+                )[0]
+                / losses.num_samples,
+            }
+        ).select(pl.lit(number).alias("round"), pl.all())
+        for number, losses in found.items()
+    )
+
+
+def coverage(run: str) -> pl.DataFrame:
+    """Per round: `ratio` of the corpus trained on, and the share `covered` by all rounds so far."""
+    chosen, num_sampled = _sampled_index(run, rounds=selected_rounds(run))
+    rows = []
+    seen: set[int] = set()
+    for (number,), part in chosen.group_by("round", maintain_order=True):
+        seen.update(part["key"])
+        rows.append((number, len(part) / num_sampled, len(seen) / num_sampled))
+    return pl.DataFrame(rows, schema=["round", "ratio", "covered"], orient="row")
+
+
+def overlaps(run: str) -> pl.DataFrame:
+    """Per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B| of the subsets.
+
+    Of many rounds about 40, evenly spaced.
+    """
+    chosen, _ = _sampled_index(run, rounds=_shown(selected_rounds(run)))
+    rounds, places = np.unique(chosen["round"].to_numpy(), return_inverse=True)
+    keys, columns = np.unique(chosen["key"].to_numpy(), return_inverse=True)
+    # float32 has a fast matrix product, and counts up to 2^24 exactly.
+    subsets = np.zeros((len(rounds), len(keys)), dtype=np.float32)
+    subsets[places, columns] = 1
+    common = subsets @ subsets.T
+    sizes = common.diagonal()
+    overlap = common / np.maximum(1, sizes[:, None] + sizes[None, :] - common)
+    return pl.DataFrame(
+        {
+            "first": np.repeat(rounds, len(rounds)),
+            "second": np.tile(rounds, len(rounds)),
+            "overlap": overlap.ravel().astype(np.float64),
+        }
+    )
+
+
+def hardest(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[HardSample]:
+    """The samples with the largest newest losses, largest first, with `columns` of their data."""
+    catalog = LossCatalog(run)
+    if not catalog.rounds():
+        return []
+    top = (
+        catalog.latest()
+        .select(schema.SHARD_ID, schema.ROW, schema.LOSS)
+        .filter(pl.col(schema.LOSS).is_not_null())
+        .top_k(num_samples, by=[schema.LOSS, schema.SHARD_ID, schema.ROW])
+        .collect(engine="streaming")
+        .sort(schema.SHARD_ID, schema.ROW)
+    )
+    corpus = Corpus.open(run)
+    found = []
+    for (shard_id,), part in top.group_by(schema.SHARD_ID, maintain_order=True):
+        reading = corpus.read(int(str(shard_id)), rows=part[schema.ROW].to_list(), columns=columns)
+        found += [
+            HardSample(row["shard_id"], row["row"], row["loss"], sample)
+            for row, sample in zip(part.iter_rows(named=True), reading.samples, strict=True)
+        ]
+    return sorted(found, key=lambda hard: (-hard.loss, hard.shard_id, hard.row))
+
+
+def _shown(rounds: Sequence[int]) -> list[int]:
+    """All rounds, or of many `_SHOWN_ROUNDS`, evenly spaced, the first and the last among them."""
+    num_shown = min(len(rounds), _SHOWN_ROUNDS)
+    places = np.linspace(0, len(rounds) - 1, num_shown).round().astype(int)
+    return [rounds[place] for place in places]
+
+
+def _sampled_index(run: str, *, rounds: Sequence[int]) -> tuple[pl.DataFrame, int]:
+    """(`round`, `key`) of a fixed random sample of the corpus, and how many it has."""
+    corpus = Corpus.open(run)
+    key = stream_key(0, Purpose.SPLIT)
+    share = min(1.0, _SAMPLED_ROWS / corpus.num_samples)
+    drawn = bits(key, schema.sample_key()) <= pl.lit(
+        min(2**64 - 1, int(share * 2**64)), dtype=pl.UInt64
+    )
+    sampled = corpus.rows().select(drawn.alias("drawn")).filter("drawn")
+    num_sampled = len(sampled.collect(engine="streaming"))
+    chosen = (
+        index(run, rounds=rounds)
+        .select("round", schema.sample_key().alias("key"), drawn.alias("drawn"))
+        .filter("drawn")
+        .select("round", "key")
+        .collect(engine="streaming")
+        .sort("round", "key")
+    )
+    return chosen, max(1, num_sampled)
+
+
+def _losses(losses: pl.LazyFrame) -> LossDistribution:
+    counts = (
+        losses.filter(pl.col(schema.LOSS).is_not_null())
+        .select(bucket(pl.col(schema.LOSS)).alias("bucket"), pl.lit(1, dtype=pl.UInt64).alias("n"))
+        .group_by("bucket")
+        .agg(pl.col("n").sum())
+        .collect(engine="streaming")
+    )
+    return LossDistribution.from_buckets(counts["bucket"].to_numpy(), counts["n"].to_numpy())

@@ -1,0 +1,116 @@
+"""A configuration checked, and the first model made, by a process that ends before scoring begins.
+
+That process and what is said to it. Tasks and models need torch and transformers, 400 MiB that
+the driver of a scoring job would keep to its end for nothing: its workers do the arithmetic.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attent_select import errors
+from attent_select.errors import AttentError
+from pipeline.config import run_config
+from pipeline.config.sections import RunConfig
+from pipeline.config.task_reference import TaskReference
+from pipeline.runs.setup import SaveInitial, save_initial
+from pipeline.scoring import spans
+
+
+@contextmanager
+def checked(source: str, *, overrides: Sequence[str]) -> Iterator[tuple[RunConfig, SaveInitial]]:
+    """The configuration at `source`, whose task is a `TaskReference`, and its `save_initial`,
+    both done by another process. Raises what `config.load` raises.
+    """
+    path = [folder or str(Path.cwd()) for folder in sys.path]
+    process = subprocess.Popen(
+        # Not what lies in the working directory: this process may not import that either.
+        [sys.executable, "-P", "-m", "pipeline.runs.setup_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        # Ctrl-C interrupts this process, which ends that one.
+        start_new_session=True,
+    )
+    with process:
+        try:
+            found = _ask(process, {"source": source, "overrides": list(overrides)})
+            reference = TaskReference(**found["task"])
+            config = run_config.checked_before(found["values"], task=reference)
+            yield config, lambda _: _save_initial(process)
+        finally:
+            process.terminate()
+
+
+def _save_initial(process: "subprocess.Popen[str]") -> None:
+    _ask(process, {})
+    # It has nothing more to do: the memory is free before the first span.
+    process.communicate()
+
+
+def _ask(process: "subprocess.Popen[str]", question: Mapping[str, Any]) -> dict[str, Any]:
+    """What the process answers; raises what it raised."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended: there is no answer either
+        print(json.dumps(question), file=process.stdin, flush=True)
+    line = process.stdout.readline()
+    if not line:
+        raise AttentError(
+            "the process that checks the configuration and makes the first model ended with status "
+            f"{process.wait()}: if there is no message above, it may have had too little memory"
+        )
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        kind, message = answer["error"]
+        raise getattr(errors, kind)(message)
+    return answer
+
+
+def _describe(config: RunConfig) -> dict[str, Any]:
+    task, values = config.task.settings, config.resolved()
+    settings = {name: value for name, value in values["task"].items() if name != "name"}
+    return {
+        "values": values,
+        "task": {
+            "name": config.task.name,
+            "settings": settings,
+            "columns": list(task.columns),
+            "hashed": spans.plain({"task": task})["task"],
+        },
+    }
+
+
+def _answers() -> Iterator[dict[str, Any]]:
+    """Of the process apart, one to each question."""
+    question = json.loads(sys.stdin.readline())
+    config = run_config.load(question["source"], overrides=question["overrides"])
+    yield _describe(config)
+    if sys.stdin.readline():
+        save_initial(config)
+        yield {}
+
+
+def main() -> None:
+    """The process apart."""
+    # Whatever a library prints is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        for answer in _answers():
+            print(json.dumps(answer), file=answers, flush=True)
+    except AttentError as error:
+        # Of the errors that the other process knows too, the nearest.
+        kind = next(c for c in type(error).__mro__ if c.__module__ == errors.__name__)
+        print(json.dumps({"error": [kind.__name__, str(error)]}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

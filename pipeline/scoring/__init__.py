@@ -1,0 +1,1 @@
+"""`attent score`: spans of a corpus → losses, on the workers of a cluster."""

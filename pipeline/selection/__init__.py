@@ -1,0 +1,1 @@
+"""`attent select`: loss tables → an index file."""

@@ -1,0 +1,185 @@
+"""The losses that `attent select` chooses from: of a run, its catalog, or any Parquet files.
+
+Finding them, what they must have, and why rows of them cannot be selected.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from attent_select.errors import InputError
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSS, MEASURED_STEP, OK, ROW, SHARD_ID, STATUS
+from attent_select.selection.subset import Preview
+from catalogs import Corpus, LossCatalog, storage
+from catalogs.layout import Layout
+from catalogs.losses import parts as loss_parts
+from catalogs.tables import frames, sample_ids
+from catalogs.tables.scan import Scan
+from pipeline.cluster.scan import ClusterScan
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Losses as rows, in (shard, row) order where we wrote them.
+
+    Attributes:
+        url: what the user named.
+        files: the Parquet files that the rows are in.
+        rows: all of them, read here or by the workers of a cluster.
+        preview: some of them.
+        catalog: of a run; None for other files.
+        rounds: of a run, the snapshots that count.
+    """
+
+    url: str
+    files: tuple[str, ...]
+    rows: Scan | ClusterScan
+    preview: Preview
+    catalog: LossCatalog | None = None
+    rounds: Sequence[int] = ()
+
+    @property
+    def corpus(self) -> Corpus | None:
+        return self.catalog.corpus if self.catalog is not None else None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What an index says of where it came from."""
+        return {"corpus_id": self.corpus.corpus_id if self.corpus else None, "losses": self.url}
+
+    def check_columns(self, needed: Iterable[str]) -> None:
+        """Raises `InputError` naming a file without one of these columns."""
+        kinds = self.rows.schema
+        if not (missing := [name for name in needed if name not in kinds]):
+            return
+        if self.catalog is not None:
+            how = "Name it in `scoring.carry` and score again to keep it"
+            if missing == [FUNCTIONAL_GRADIENT]:
+                how = "Set `scoring.functional_gradient: true` in a new run, which then measures it"
+            raise InputError(
+                f"{self.url}: its losses have no column {', '.join(missing)}, they have "
+                f"{', '.join(kinds)}. {how}"
+            )
+        for file in self.files:
+            there = frames.footer_of(file).schema.names
+            if lacking := [name for name in missing if name not in there]:
+                raise InputError(
+                    f"{file} has no column {', '.join(lacking)}: it has {', '.join(there)}"
+                )
+
+    def check_unique(self) -> None:
+        """Raises `InputError` where a sample is there twice; parts of a catalog were checked."""
+        if self.catalog is None:
+            try:
+                sample_ids.check_unique(self.rows.frame())
+            except InputError as error:
+                raise InputError(f"{self.url}: {error}") from error
+
+    def round_steps(self, columns: Sequence[str]) -> list[int]:
+        """The steps at which rounds began, as far as anything was measured then.
+
+        None unless they are asked for in `columns`: it may take a pass over the losses.
+        """
+        if MEASURED_STEP not in columns:
+            return []
+        if self.catalog is not None:
+            notes = [self.catalog.provenance(number) for number in self.rounds]
+            if steps := {note[MEASURED_STEP] for note in notes if MEASURED_STEP in note}:
+                return sorted(steps)
+        measured = self.rows.frame().select(pl.col(MEASURED_STEP).drop_nulls().unique().sort())
+        return measured.collect(engine="streaming").to_series().to_list()
+
+    def without_loss(self) -> dict[str, int]:
+        """How many rows have no finite loss, by reason: `null`, `nonfinite`, or their status."""
+        if LOSS not in self.rows.schema:
+            return {}
+        counts: Counter[str] = Counter()
+        for piece in self.rows.run(_reasons):
+            counts.update(piece)
+        return dict(sorted(counts.items()))
+
+
+def _reasons(rows: pl.LazyFrame) -> dict[str, int]:
+    """`without_loss` of a piece."""
+    loss = pl.col(LOSS).cast(pl.Float32)
+    null = pl.lit("null")
+    if rows.collect_schema().get(STATUS) == pl.String:
+        null = pl.when(pl.col(STATUS) != OK).then(pl.col(STATUS)).otherwise(null)
+    reason = pl.when(loss.is_null()).then(null).otherwise(pl.lit("nonfinite"))
+    lacking = rows.filter(loss.is_finite().fill_null(False).not_()).select(reason.alias("reason"))
+    return dict(lacking.group_by("reason").len().collect().iter_rows())
+
+
+@contextlib.contextmanager
+def problems_named(table: LossTable | None) -> Iterator[None]:
+    """Around a selection from `table`: what polars cannot do with it becomes an `InputError`."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        where = f"{table.url}: " if table is not None else ""
+        raise InputError(f"{where}{str(error).splitlines()[0]}") from error
+
+
+def find(url: str, *, round_number: int | None) -> LossTable:
+    """The losses at `url`; of a run, those as of a round (default: the newest).
+
+    Raises:
+        InputError: nothing is there, a file is damaged or is not like the others.
+        CorpusMismatchError: a run's losses are of another corpus.
+    """
+    url = storage.normalise(url).rstrip("/")
+    # A run, or its catalog: the folder `losses` in it.
+    for run in (url, url.removesuffix("/losses")):
+        if storage.info(Layout(run).manifest) is not None:
+            return of_run(LossCatalog(run), url=url, round_number=round_number)
+    files = tuple(item.url for item in storage.expand([url]))
+    kinds, num_rows = _columns(files)
+    rows = Scan.of(files, schema=kinds)
+    return LossTable(url, files, rows, rows.preview(total=num_rows))
+
+
+def of_run(catalog: LossCatalog, *, url: str, round_number: int | None = None) -> LossTable:
+    """The losses of a run as of a round (default: the newest), in parts that are whole.
+
+    Raises:
+        InputError: nothing was scored, or a part is damaged or of another corpus.
+    """
+    rows = catalog.scan(round_number)
+    rounds = [n for n in catalog.rounds() if round_number is None or n <= round_number]
+    snapshot = catalog.snapshot(rounds[-1])
+    assert snapshot is not None
+    loss_parts.check_parts(snapshot, run=catalog.run, corpus=catalog.corpus)
+    files = tuple(Layout(catalog.run).part(part) for part in snapshot["part"].unique().sort())
+    return LossTable(url, files, rows, catalog.preview(round_number), catalog, rounds)
+
+
+def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
+    """The columns that all files have, and how many rows. Raises `InputError` naming a file that is
+    not like these.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(_kinds, files))
+    shared: frames.SchemaDict = {}
+    for url, (kinds, _) in zip(files, found, strict=True):
+        if missing := {SHARD_ID, ROW} - kinds.keys():
+            raise InputError(
+                f"{url} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
+                "files with shard_id, row and loss"
+            )
+        shared = {name: kind for name, kind in (shared or kinds).items() if name in kinds}
+        if changed := [name for name, kind in shared.items() if kinds[name] != kind]:
+            raise InputError(
+                f"{url}: the column {changed[0]} is {kinds[changed[0]]}, in {files[0]} it is "
+                f"{shared[changed[0]]}: expected the same type in every file"
+            )
+    return shared, sum(num_rows for _, num_rows in found)
+
+
+def _kinds(url: str) -> tuple[frames.SchemaDict, int]:
+    footer = frames.footer_of(url)
+    return frames.polars_schema(footer), footer.num_rows

@@ -1,0 +1,1 @@
+"""`attent train` and `attent stream`: an index file → batches."""

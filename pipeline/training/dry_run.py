@@ -1,0 +1,251 @@
+"""Walks a training stream without training: what reading an index costs, and which order it gives.
+
+Here: `attent stream`, and its `--plan`.
+"""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from attent_select.errors import InputError
+from catalogs import Corpus, IndexFile
+from catalogs.shard_format import Sample
+from pipeline.config.sections import StreamingSettings
+from pipeline.training.teaching_stream import Place, open_stream
+from trainers import TeachingStream
+from trainers.streaming.index_rows import Ids
+from trainers.streaming.order import Order
+from trainers.streaming.shuffle_quality import shuffle_quality
+from trainers.task import Batch
+
+# The quality of a shuffle is measured on the first so many samples of the global order.
+_MEASURED_SAMPLES = 1 << 20
+
+
+@dataclass(frozen=True)
+class WalkResult:
+    """One rank's walk: `num_samples` are those of the rank, read or not.
+
+    `order_digest` is of the whole global order: equal for every world size. `rank_correlation`,
+    `batch_mix` and `perfect_batch_mix` are those of `ShuffleQuality`; groups are the values of the
+    column that was named, else the shards. `blocked_seconds` is the time spent waiting for batches.
+    """
+
+    num_samples: int
+    num_steps: int
+    order_digest: str
+    rank_digest: str
+    samples_per_second: float
+    bytes_per_second: float
+    bytes_read: int
+    bytes_cached: int
+    bytes_selected: int
+    num_requests: int
+    read_amplification: float
+    first_batch_seconds: float
+    blocked_seconds: float
+    padded: int
+    dropped: int
+    rank_correlation: float
+    batch_mix: float
+    perfect_batch_mix: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What one rank would read: all of its epochs, without footers and member indexes.
+
+    `num_reads` counts pieces of one shard that are read at once, by method in `methods`;
+    `connection_seconds` is how long one connection would be busy, by the cost of a request there.
+    """
+
+    num_samples: int
+    num_steps: int
+    num_shards: int
+    total_shards: int
+    num_reads: int
+    methods: dict[str, int]
+    num_requests: int
+    bytes_read: int
+    bytes_selected: int
+    read_amplification: float
+    connection_seconds: float
+    largest_read_bytes: int
+    padded: int
+    dropped: int
+    seconds: float
+
+
+def walk(
+    corpus: str,
+    *,
+    index: str,
+    place: Place,
+    settings: StreamingSettings | None = None,
+    classes: str | None = None,
+    digest_only: bool = False,
+) -> WalkResult:
+    """Reads every selected sample of a rank with all its columns, in the order of training.
+
+    Args:
+        corpus: URL of a run with a corpus.
+        index: URL of an index file of that corpus.
+        place: the rank, its batches and the epochs.
+        settings: how to shuffle and read.
+        classes: a column whose values are the groups that a shuffle should mix; default: shards.
+        digest_only: read no sample; bytes and rates are 0.
+
+    Raises:
+        InputError: there is no such corpus or index, or the index is of another corpus; `classes`
+            are asked for where not every sample of a batch is read.
+    """
+    settings = settings or StreamingSettings()
+    if classes is not None and (digest_only or place.world_size > 1):
+        raise InputError(
+            "how classes are mixed is seen in whole batches: with --classes leave --digest and "
+            "--world-size out (the order is the same for every number of ranks)"
+        )
+    opened = Corpus.open(corpus)
+    task = None if classes is None else _Classes(opened.columns, classes)
+    found = IndexFile.open(index, corpus=opened)
+    stream = open_stream(found, opened, task, place=place, settings=settings)
+    measured = _Measured.of(stream.order)
+    started = monotonic()
+    if not digest_only:
+        for batch in stream:
+            if "class" in batch:
+                measured.note(batch)
+    seconds = monotonic() - started
+    return _result(stream, measured, seconds=seconds, digest_only=digest_only)
+
+
+def plan(
+    corpus: str, *, index: str, place: Place, settings: StreamingSettings | None = None
+) -> PlanResult:
+    """What `walk` would read, without reading any sample. Takes and raises what `walk` does."""
+    started = monotonic()
+    opened = Corpus.open(corpus)
+    stream = open_stream(
+        IndexFile.open(index, corpus=opened),
+        opened,
+        None,
+        place=place,
+        settings=settings or StreamingSettings(),
+    )
+    methods: Counter[str] = Counter()
+    requests = bytes_read = selected = largest = 0
+    for one in stream.plans():
+        methods[one.method] += 1
+        requests += len(one.ranges)
+        bytes_read += one.num_bytes
+        selected += one.bytes_selected
+        largest = max(largest, one.num_bytes)
+    return PlanResult(
+        num_samples=_samples_of_rank(stream),
+        num_steps=stream.num_steps,
+        num_shards=len(stream.order.selected.shard_ids),
+        total_shards=len(opened.shards),
+        num_reads=methods.total(),
+        methods=dict(methods),
+        num_requests=requests,
+        bytes_read=bytes_read,
+        bytes_selected=selected,
+        read_amplification=bytes_read / selected if selected else 0.0,
+        connection_seconds=stream.read_cost.seconds(num_requests=requests, num_bytes=bytes_read),
+        largest_read_bytes=largest,
+        padded=stream.stats.padded,
+        dropped=stream.stats.dropped,
+        seconds=monotonic() - started,
+    )
+
+
+def _result(
+    stream: TeachingStream, measured: "_Measured", *, seconds: float, digest_only: bool
+) -> WalkResult:
+    stats = stream.stats
+    quality = shuffle_quality(measured.ids, measured.groups, batch_size=stream.order.batch_size)
+    return WalkResult(
+        num_samples=_samples_of_rank(stream) if digest_only else stats.num_samples,
+        num_steps=stream.num_steps,
+        order_digest=stream.order_digest(),
+        rank_digest=stream.rank_digest(),
+        samples_per_second=stats.num_samples / seconds if stats.num_samples else 0.0,
+        bytes_per_second=stats.bytes_read / seconds if stats.num_samples else 0.0,
+        bytes_read=stats.bytes_read,
+        bytes_cached=stats.bytes_cached,
+        bytes_selected=stats.bytes_selected,
+        num_requests=stats.num_requests,
+        read_amplification=stats.read_amplification,
+        first_batch_seconds=stats.first_batch_seconds,
+        blocked_seconds=stats.blocked_seconds,
+        padded=stats.padded,
+        dropped=stats.dropped,
+        rank_correlation=quality.rank_correlation,
+        batch_mix=quality.batch_mix,
+        perfect_batch_mix=quality.perfect_batch_mix,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """The samples that a shuffle is measured on, in training order, and the group of each: its
+    shard, or what `note` finds. `keys` are their sample keys, sorted by `by_key`.
+    """
+
+    ids: Ids
+    groups: npt.NDArray[np.int64]
+    by_key: Ids
+    keys: npt.NDArray[np.uint64]
+
+    @staticmethod
+    def of(order: Order) -> "_Measured":
+        """Of the last epoch: the first one begins with smaller blocks."""
+        steps = order.steps(order.num_steps - order.steps_per_epoch)
+        wanted = max(_MEASURED_SAMPLES // order.batch_size, 1)
+        found = islice(steps, wanted)
+        ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
+        keys = order.selected.sample_keys(ids)
+        by_key = np.argsort(keys)
+        groups = order.selected.shards_of(ids).astype(np.int64)
+        return _Measured(ids, groups, by_key, keys[by_key])
+
+    def note(self, batch: Batch) -> None:
+        """Take the classes of a batch for the groups of its samples."""
+        shards, rows = (batch[name].numpy().astype(np.uint64) for name in ("shard_id", "row"))
+        keys = (shards << np.uint64(32)) | rows
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        here = self.keys[places] == keys
+        self.groups[self.by_key[places[here]]] = batch["class"].numpy()[here]
+
+
+def _samples_of_rank(stream: TeachingStream) -> int:
+    parts = (part for _, ids in stream.order.steps() for part in stream.share.of_batch(ids))
+    return sum(len(part) for part in parts)
+
+
+class _Classes:
+    """Reads all columns and numbers the values of one."""
+
+    def __init__(self, columns: tuple[str, ...], column: str) -> None:
+        self.columns = columns if column in columns else (*columns, column)
+        self._column = column
+        self._numbers: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "class": self._numbers.setdefault(repr(sample[self._column]), len(self._numbers))
+            }
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {"class": torch.tensor([item["class"] for item in items])}

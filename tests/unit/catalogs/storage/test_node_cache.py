@@ -1,0 +1,221 @@
+"""The node's cache: the same bytes, bounded, shared, and never wrong after a kill."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from attent_select.errors import InputError
+from catalogs import storage
+from catalogs.storage.node_cache import NodeCache
+from catalogs.storage.objects import Range
+
+DATA = random.Random(0).randbytes(8_000_000)
+RANGES = st.lists(st.tuples(st.integers(0, 900), st.integers(1, 99)), min_size=1, max_size=6)
+
+
+class Server:
+    """Answers ranges of DATA and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Range] = []
+
+    def __call__(self, ranges: Sequence[Range]) -> list[bytes]:
+        self.asked += ranges
+        return [DATA[offset : offset + size] for offset, size in ranges]
+
+
+def read(cache: NodeCache, ranges: list[Range], server: Server, etag: str = "e") -> list[bytes]:
+    found, num_cached = cache.read_ranges("s3://b/x", ranges, etag=etag, fetch=server)
+    assert found == [DATA[offset : offset + size] for offset, size in ranges]
+    assert 0 <= num_cached <= sum(map(len, found))
+    return found
+
+
+@given(st.lists(RANGES, max_size=4), st.sampled_from(["one process", "several"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_whatever_was_read_comes_back_and_nothing_is_asked_for_twice(
+    tmp_path: Path, reads: list[list[Range]], who: str
+) -> None:
+    server, cache = Server(), NodeCache(str(tmp_path), max_bytes=1 << 30)
+    etag = os.urandom(8).hex()
+    for ranges in reads:
+        if who == "several":
+            cache = NodeCache(str(tmp_path), max_bytes=1 << 30)
+        read(cache, ranges, server, etag)
+    server.asked.clear()
+    for ranges in reads:
+        read(cache, ranges, server, etag)
+    assert server.asked == []
+
+
+def test_another_etag_is_another_object(tmp_path: Path) -> None:
+    server, cache = Server(), NodeCache(str(tmp_path), max_bytes=1 << 30)
+    read(cache, [(5, 10)], server)
+    read(cache, [(5, 10)], server, etag="other")
+    read(cache, [(5, 10)], server)
+    assert server.asked == [(5, 10)] * 2
+
+
+def test_it_stays_within_its_bytes_and_keeps_what_was_used_last(tmp_path: Path) -> None:
+    server, cache = Server(), NodeCache(str(tmp_path), max_bytes=1 << 20)
+    for number in range(40):
+        read(cache, [(0, 100_000)], server, etag=str(number))
+        used = sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*"))
+        assert used <= 1 << 20
+    asked = len(server.asked)
+    assert asked == 40
+    read(cache, [(0, 100_000)], server, etag="39")
+    assert len(server.asked) == asked
+    read(cache, [(0, 100_000)], server, etag="0")
+    assert len(server.asked) == asked + 1
+
+
+def test_what_an_earlier_boot_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "attent-an-earlier-boot" / "x" / "data"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of unknown value")
+    read(NodeCache(str(tmp_path), max_bytes=1 << 20), [(0, 10)], Server())
+    assert not left.exists()
+
+
+def test_what_a_process_left_that_was_killed_while_evicting_is_removed(tmp_path: Path) -> None:
+    read(NodeCache(str(tmp_path), max_bytes=1 << 20), [(0, 10)], Server())
+    (kept,) = tmp_path.glob("attent-*/*/data")
+    left = kept.parent.with_name("evicted-0") / "data"
+    left.parent.mkdir()
+    left.write_bytes(DATA)
+    read(NodeCache(str(tmp_path), max_bytes=1 << 20), [(0, 20)], Server())
+    assert kept.exists()
+    assert not left.exists()
+
+
+def test_a_disk_that_fails_is_one_warning_and_what_it_kept_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, server, pread = NodeCache(str(tmp_path), max_bytes=1 << 20), Server(), os.pread
+    read(cache, [(0, 10), (20, 10)], server)
+    server.asked.clear()
+
+    def fails(descriptor: int, size: int, offset: int) -> bytes:
+        if offset == 20:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.warns(UserWarning, match="cannot be used .*Input/output error") as told:
+        read(cache, [(0, 10), (20, 10)], server)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(cache, [(20, 10)], server)
+    assert server.asked == [(20, 10)] * 2
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    server, cache = Server(), NodeCache(str(tmp_path / "file" / "below"), max_bytes=1 << 20)
+    with pytest.warns(UserWarning, match="cannot be used"):
+        read(cache, [(0, 10)], server)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(cache, [(0, 10)], server)
+    assert len(server.asked) == 2
+
+
+FULL = """
+import resource, sys, warnings
+from catalogs.storage.node_cache import NodeCache
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # as a full disk: writing fails
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+data = bytes(range(256)) * 400
+cache = NodeCache(sys.argv[1], max_bytes=1 << 20)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for wanted in [(0, 1000), (40_000, 60_000), (0, 1000), (40_000, 60_000)]:
+        found, cached = cache.read_ranges(
+            "s3://b/x", [wanted], etag="e", fetch=lambda rs: [data[o : o + n] for o, n in rs])
+        assert found == [data[wanted[0] : sum(wanted)]]
+        print(cached)
+assert len(told) == 1
+"""
+
+
+def test_a_full_disk_keeps_what_is_there_and_reads_the_rest(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["0", "0", "1000", "0"], done.stderr
+
+
+WRITER = """
+import random, sys
+from catalogs.storage.node_cache import NodeCache
+data = random.Random(0).randbytes(8_000_000)
+cache, draw = NodeCache(sys.argv[1], max_bytes=int(sys.argv[3])), random.Random(int(sys.argv[2]))
+print("ready", flush=True)
+while True:
+    offset = draw.randrange(4_000_000)
+    wanted = [(offset, draw.randrange(1, 4_000_000))]
+    found, _ = cache.read_ranges("s3://b/x", wanted, etag=str(draw.randrange(3)),
+                                 fetch=lambda rs: [data[o : o + n] for o, n in rs])
+    assert found == [data[o : o + n] for o, n in wanted]
+    sys.stdout.write(".")
+    sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 30, 12_000_000], ids=["roomy", "evicting"])
+def test_processes_that_are_killed_while_writing_leave_no_wrong_byte(
+    tmp_path: Path, max_bytes: int
+) -> None:
+    for turn in range(4):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(tmp_path), str(7 * turn + k), str(max_bytes)],
+                stdout=subprocess.PIPE,
+            )
+            for k in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.read(6 + 40 + turn), "it ended"
+        for writer in writers:
+            assert writer.poll() is None, "it met a wrong byte"
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+            assert writer.stdout is not None
+            writer.stdout.close()
+        server, cache = Server(), NodeCache(str(tmp_path), max_bytes=max_bytes)
+        for etag in "012":
+            read(cache, [(offset, 500) for offset in range(0, 7_999_000, 50_000)], server, etag)
+
+
+def test_remote_objects_are_read_through_the_policys_cache(tmp_path: Path) -> None:
+    storage.publish("memory://cached/x", DATA)
+    stored = storage.info("memory://cached/x")
+    assert stored is not None
+    cache = NodeCache(str(tmp_path), max_bytes=1 << 20)
+    meter = storage.ReadMeter()
+    with storage.reading(storage.ReadPolicy(cache=cache, meter=meter)):
+        for _ in range(2):
+            found = storage.read_ranges(stored.url, [(3, 10)], etag=stored.etag)
+            assert found == [DATA[3:13]]
+        # Without an etag nobody knows whether it still is the same.
+        storage.read_ranges(stored.url, [(3, 10)])
+    assert (meter.num_bytes, meter.num_requests, meter.cached_bytes) == (20, 2, 10)
+
+
+def test_a_cache_of_no_bytes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 bytes"):
+        NodeCache(str(tmp_path), max_bytes=0)

@@ -1,0 +1,43 @@
+"""Whether every sample is there once: in any order, across files, in bounded memory."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attent_select.errors import InputError
+from catalogs.tables.sample_ids import check_unique
+
+Ids = list[tuple[int, int]]
+IDS = st.tuples(st.integers(0, 2), st.integers(0, 30))
+
+
+def table(ids: Ids) -> pl.LazyFrame:
+    return pl.LazyFrame(ids, schema={"shard_id": pl.UInt32, "row": pl.UInt32}, orient="row")
+
+
+@given(st.lists(IDS, unique=True), st.sampled_from([1, 3, 1 << 25]))
+def test_samples_in_any_order_that_are_there_once_pass(ids: Ids, max_sorted: int) -> None:
+    check_unique(table(ids), max_sorted=max_sorted)
+
+
+@given(st.lists(IDS, min_size=1, unique=True), st.data(), st.sampled_from([1, 3, 1 << 25]))
+def test_a_sample_that_is_there_twice_is_found_wherever_it_lies(
+    ids: Ids, data: st.DataObject, max_sorted: int
+) -> None:
+    shard_id, row = data.draw(st.sampled_from(ids))
+    place = data.draw(st.integers(0, len(ids)))
+    ids = [*ids[:place], (shard_id, row), *ids[place:]]
+    with pytest.raises(InputError, match=f"row {row} of shard {shard_id} is there twice"):
+        check_unique(table(ids), max_sorted=max_sorted)
+
+
+def test_batches_that_meet_in_one_key_are_told_from_batches_that_follow_each_other() -> None:
+    first = [(0, row) for row in range(200_000)]
+    check_unique(pl.concat([table(first), table([(0, 200_000)])]))
+    with pytest.raises(InputError, match="row 199999 of shard 0 is there twice"):
+        check_unique(pl.concat([table(first), table([(0, 199_999)])]))
+
+
+def test_ids_of_other_types_and_without_a_value_are_taken() -> None:
+    check_unique(pl.LazyFrame({"shard_id": [0, 0, None, None], "row": [1, 0, 0, 0]}))

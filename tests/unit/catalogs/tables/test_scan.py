@@ -1,0 +1,122 @@
+"""Scans of many files: the same rows whole, in pieces, in splits; ids that nobody decodes."""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from polars.testing import assert_frame_equal
+
+from attent_select import schema
+from catalogs.losses import parts as loss_parts
+from catalogs.tables import frames, scan
+from catalogs.tables.scan import File, Scan
+
+KINDS: frames.SchemaDict = dict(schema.LOSSES)
+
+
+def losses(first_shard: int, sizes: list[int]) -> pl.DataFrame:
+    shards = [first_shard + i for i, size in enumerate(sizes) for _ in range(size)]
+    rows = [row for size in sizes for row in range(size)]
+    return pl.DataFrame(
+        {
+            "shard_id": shards,
+            "row": rows,
+            "loss": [shard + row / 100 for shard, row in zip(shards, rows, strict=True)],
+            "num_units": 1,
+            "status": schema.OK,
+            "measured_step": 3,
+            "origin": schema.SCORED,
+            "visits": 0,
+        },
+        schema=KINDS,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    return str(tmp_path / "run")
+
+
+def parts(run: str) -> list[str]:
+    """Two parts of three shards each."""
+    found = []
+    for first, sizes in ((0, [4, 1, 7]), (3, [2, 9, 5])):
+        made = loss_parts.build_part(losses(first, sizes), run=run, spans=(), notes={"x": 1})
+        found.append(f"{run}/losses/parts/{made.part}.parquet")
+    return found
+
+
+def test_pieces_and_splits_have_the_rows_of_the_whole(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Scan.of(parts(run), schema=KINDS)
+    expected = pl.concat([losses(0, [4, 1, 7]), losses(3, [2, 9, 5])])
+    assert_frame_equal(whole.frame().collect(), expected)
+    for rows_per_piece in (1, 6, 1000):
+        monkeypatch.setattr(scan, "_ROWS_PER_PIECE", rows_per_piece)
+        pieces = list(whole.run(pl.LazyFrame.collect))
+        assert_frame_equal(pl.concat(pieces), expected)
+        assert (len(pieces) == 1) == (rows_per_piece == 1000)
+    for count in (1, 2, 5):
+        split = [part.frame() for part in whole.split(count)]
+        assert_frame_equal(pl.concat(split).collect(), expected)
+
+
+def test_only_the_named_row_groups_are_read(run: str) -> None:
+    first, second = parts(run)
+    some = Scan((File(first, (0, 2)), File(second, (1,))), KINDS)
+    shards = some.frame().select(pl.col("shard_id").unique(maintain_order=True)).collect()
+    assert shards["shard_id"].to_list() == [0, 2, 4]
+
+
+def test_ids_of_a_dense_part_are_right_and_are_not_read(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = parts(run)
+    read: set[str] = set()
+    original = scan.parquet_file.read_groups
+
+    def watched(url: str, **arguments: object) -> object:
+        read.update(arguments["columns"])  # type: ignore[call-overload]
+        return original(url, **arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scan.parquet_file, "read_groups", watched)
+    found = Scan.of(urls, schema=KINDS).frame().select("row", "loss", "shard_id").collect()
+    assert read == {"loss"}
+    stored = pl.concat([pl.from_arrow(pq.read_table(url)) for url in urls])  # type: ignore[type-var]
+    assert isinstance(stored, pl.DataFrame)
+    assert_frame_equal(found, stored.select("row", "loss", "shard_id"))
+
+
+def test_files_of_others_are_not_taken_to_be_dense(tmp_path: Path) -> None:
+    rows = losses(0, [5]).filter(pl.col("row") != 2)
+    frames.publish_frame(str(tmp_path / "a.parquet"), rows, notes={})
+    found = Scan.of([str(tmp_path / "a.parquet")], schema=KINDS).frame().collect()
+    assert_frame_equal(found, rows)
+
+
+def test_work_on_nothing_still_gets_one_piece() -> None:
+    assert list(Scan.of([], schema=KINDS).run(lambda rows: rows.collect().shape)) == [(0, 8)]
+
+
+def test_an_exception_of_the_work_comes_out(run: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(Scan.of(parts(run), schema=KINDS).run(lambda _: 1 // 0))
+
+
+def test_a_shard_without_rows_has_a_row_group_without_rows(tmp_path: Path) -> None:
+    path = tmp_path / "dense.parquet"
+    tables = [frames.to_arrow(losses(0, [0])), frames.to_arrow(losses(1, [2]))]
+    frames.write_tables(path, tables, schema=tables[0].schema, notes=lambda: {frames.DENSE: True})
+    found = Scan.of([str(path)], schema=KINDS).frame().collect()
+    assert_frame_equal(found, losses(1, [2]))
+
+
+def test_a_preview_of_an_empty_row_group_is_empty(tmp_path: Path) -> None:
+    empty, full = f"{tmp_path}/empty.parquet", f"{tmp_path}/full.parquet"
+    frames.publish_frame(empty, losses(0, []), notes={})
+    frames.publish_frame(full, losses(0, [3]), notes={})
+    assert frames.footer_of(empty).num_groups == 1
+    preview = Scan.of([empty, full], schema=KINDS).preview()
+    assert_frame_equal(preview.rows.collect(), losses(0, [3]))

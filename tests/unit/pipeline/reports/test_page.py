@@ -1,0 +1,218 @@
+"""Query, figures and report over a run whose files were written without any training."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from digits import VIT, samples, write_corpus
+
+from attent_select import schema, select
+from attent_select.errors import InputError, MissingError
+from attent_select.strategies.uniform import Uniform
+from catalogs import IndexFile, LossCatalog
+from catalogs.layout import Layout
+from pipeline import metrics
+from pipeline.reports import tables as figures
+from pipeline.reports.page import named_runs, write_report
+from pipeline.reports.query import query
+
+NUM_SAMPLES, RATIO = 90, 0.4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of three rounds, of which the last two were scored and chosen."""
+    folder = tmp_path_factory.mktemp("report")
+    run = str(folder / "run")
+    corpus = write_corpus(folder / "shards", samples(NUM_SAMPLES))
+    corpus.save(run)
+    _write_config(run, folder / "shards")
+    for number in range(3):
+        if number:
+            _score(run, number)
+        ratio = RATIO if number else 1.0
+        chosen = select(corpus.rows(), strategy=Uniform(), ratio=ratio, round_number=number)
+        IndexFile.write(
+            Layout(run).index(number), chosen.rows, provenance={"corpus_id": corpus.corpus_id}
+        )
+        values = {"ratio": ratio, "samples_seen": chosen.num_samples, "train_loss": 2.0 - number,
+                  "accuracy": 0.5 + number / 10, "score_seconds": 1.0 * (number > 0),
+                  "select_seconds": 0.5, "train_seconds": 4.0, "evaluate_seconds": 9.0,
+                  "blocked_seconds": 0.01 * number}  # fmt: skip
+        metrics.publish(run, number, values)
+    return run
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of 75 rounds: round n chose the rows n … n + 9."""
+    folder = tmp_path_factory.mktemp("long")
+    run = str(folder / "run")
+    corpus = write_corpus(folder / "shards", samples(NUM_SAMPLES), num_shards=1)
+    corpus.save(run)
+    _write_config(run, folder / "shards")
+    kinds = list(schema.INDEX.items())[2:]
+    rows = corpus.rows().with_columns(pl.lit(1.0).cast(kind).alias(name) for name, kind in kinds)
+    for number in range(75):
+        chosen = rows.filter(pl.col("row").is_between(number, number + 9))
+        IndexFile.write(
+            Layout(run).index(number), chosen, provenance={"corpus_id": corpus.corpus_id}
+        )
+        values = {"samples_seen": 10.0, "train_loss": 1.0, "train_seconds": 1.0}
+        metrics.publish(run, number, values)
+    return run
+
+
+def _write_config(run: str, shards: Path) -> None:
+    config = {
+        "run": run,
+        "corpus": {"shards": [str(shards)]},
+        "task": {"name": "image_classification", "image_size": 8, "num_channels": 1},
+        "model": VIT,
+        "selection": {"strategy": "uniform"},
+    }
+    Path(Layout(run).config).write_text(yaml.safe_dump(config))
+
+
+def _score(run: str, number: int) -> None:
+    catalog = LossCatalog(run)
+    rows = catalog.corpus.rows().collect()
+    losses = np.random.default_rng(number).gamma(2, 1 / number, len(rows)).astype(np.float32)
+    losses[7] = 50.0  # one sample that is hardest in every round
+    table = rows.with_columns(
+        loss=pl.Series(losses), num_units=1, status=pl.lit("ok"), measured_step=number,
+        origin=pl.lit("scored"), visits=0,
+    )  # fmt: skip
+    catalog.write_span("all", table.select(*schema.LOSSES))
+    catalog.publish(number, [catalog.compact(["all"], round_number=number)], provenance={})
+
+
+def test_every_table_can_be_queried_and_joined(run: str) -> None:
+    counted = query(run, "SELECT round, count(*) AS n FROM index GROUP BY round ORDER BY round")
+    assert counted["n"].to_list() == [90, 36, 36]
+    hardest = query(
+        run,
+        "SELECT c.uri, l.loss FROM losses l JOIN corpus c USING (shard_id) "
+        "ORDER BY l.loss DESC LIMIT 1",
+    )
+    assert hardest["loss"].to_list() == [50.0]
+    assert hardest["uri"][0].endswith("000.parquet")
+    best = query(run, "SELECT round, accuracy FROM metrics ORDER BY accuracy DESC LIMIT 1")
+    assert best.rows() == [(2, 0.7)]
+
+
+def test_a_query_that_polars_cannot_run_is_an_input_error(run: str) -> None:
+    with pytest.raises(InputError, match="does not run"):
+        query(run, "SELECT nothing FROM losses")
+
+
+def test_a_run_without_losses_says_how_to_get_them(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    write_corpus(tmp_path / "shards", samples(9)).save(run)
+    with pytest.raises(MissingError, match="attent score"):
+        query(run, "SELECT * FROM losses")
+    for table in ("corpus", "index", "metrics", "losses"):
+        with pytest.raises(MissingError, match="not a run: see `attent ingest`"):
+            query(str(tmp_path / "none"), f"SELECT * FROM {table}")
+    assert len(query(run, "SELECT * FROM index")) == 0
+
+
+def test_coverage_grows_and_overlap_is_that_of_the_subsets(run: str) -> None:
+    coverage = figures.coverage(run)
+    assert coverage["ratio"].round(3).to_list() == [1.0, 0.4, 0.4]
+    assert coverage["covered"].to_list() == [1.0, 1.0, 1.0]
+    subsets = [set(IndexFile.open(Layout(run).index(n)).frame().collect().select(
+        "shard_id", "row").rows()) for n in (1, 2)]  # fmt: skip
+    expected = len(subsets[0] & subsets[1]) / len(subsets[0] | subsets[1])
+    found = figures.overlaps(run).filter((pl.col("first") == 1) & (pl.col("second") == 2))
+    assert found["overlap"].item() == pytest.approx(expected)
+
+
+def test_of_many_rounds_some_are_compared_and_all_are_reported(long_run: str) -> None:
+    overlaps = figures.overlaps(long_run)
+    rounds = overlaps["first"].unique().sort().to_list()
+    assert len(rounds) == 40
+    assert (rounds[0], rounds[-1]) == (0, 74)
+    for first, second, overlap in overlaps.rows():
+        common = max(0, 10 - abs(first - second))
+        assert overlap == pytest.approx(common / (20 - common))
+    write_report(long_run)
+    assert "<td>this run</td><td>75</td><td>750</td>" in Path(Layout(long_run).report).read_text()
+
+
+def test_loss_histograms_cover_every_sample_of_every_scored_round(run: str) -> None:
+    histograms = figures.loss_histograms(run)
+    shares = histograms.group_by("round").agg(pl.col("share").sum()).sort("round")
+    assert shares["round"].to_list() == [1, 2]
+    assert shares["share"].to_list() == pytest.approx([1.0, 1.0])
+
+
+def test_the_hardest_samples_come_with_their_data(run: str) -> None:
+    first, *rest = figures.hardest(run, num_samples=5, columns=("image", "label"))
+    assert (first.shard_id, first.row, first.loss) == (0, 7, 50.0)
+    assert first.sample == samples(8)[7]
+    assert [hard.loss for hard in rest] == sorted((hard.loss for hard in rest), reverse=True)
+
+
+def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
+    url = write_report(run, controls={"the same again": run}, png=True)
+    page = Path(url).read_text()
+    without_libraries = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+    outside = re.findall(r'(?:src|href)="(?!data:)([^"]*)"', without_libraries)
+    assert outside == []
+    specs = re.search(r"const specs = (.*);\n", page)
+    assert specs is not None
+    titles = [_title(spec) for spec in json.loads(specs.group(1).replace("\\u003c", "<"))]
+    assert titles == [
+        "Loss distribution per round",
+        "Ratio per round (bars) and coverage so far (line)",
+        "Overlap between rounds (Jaccard)",
+        "Seconds per stage",
+        "accuracy over samples seen",
+        "accuracy over seconds",
+    ]
+    assert page.count('src="data:image/png;base64,') == 24
+    assert "Verdict: no saving shown: it is not finished (3 of 10 rounds)" in page
+    assert "<td>the same again</td><td>3</td><td>162</td>" in page
+    # Scoring, selecting, training, these three together; evaluating; waiting for data in training.
+    assert "<td>2.0</td><td>1.5</td><td>12.0</td><td>15.5</td><td>27.0</td><td>0.25%</td>" in page
+    assert '"seconds_so_far": 15.5,' in page
+    pictures = sorted((Path(url).parent / "report").glob("*.png"))
+    assert len(pictures) == len(titles)
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        (["full"], "--control full: expected NAME=RUN"),
+        (["=/nowhere"], "--control =/nowhere: expected NAME=RUN"),
+        (["full=/one", "full=/two"], "--control full=/two: full is /one already"),
+        (["full=/nowhere"], "--control full: /nowhere has no finished round"),
+        (["this run=/nowhere"], "--control this run=/nowhere: .* choose another name"),
+    ],
+)
+def test_a_control_that_is_none_is_an_input_error(
+    run: str, tmp_path: Path, controls: list[str], message: str
+) -> None:
+    out = tmp_path / "report.html"
+    with pytest.raises(InputError, match=message):
+        write_report(run, controls=named_runs(controls), out=str(out))
+    assert not out.exists()
+
+
+def _title(spec: dict[str, object]) -> object:
+    title = spec["title"]
+    return title["text"] if isinstance(title, dict) else title
+
+
+def test_a_report_without_a_finished_round_says_what_to_do(run: str, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "run.yaml").write_bytes(Path(Layout(run).config).read_bytes())
+    with pytest.raises(MissingError, match="attent run"):
+        write_report(str(other))

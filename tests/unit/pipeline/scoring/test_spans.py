@@ -1,0 +1,78 @@
+"""Spans: every row once, groups of whole shards, digests that notice what matters."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs.losses.catalog import Span
+from catalogs.shard_format import Shard
+from pipeline.scoring import spans
+from trainers.tasks.image_classification import ImageClassification
+
+SIZES = st.lists(st.integers(1, 500), min_size=1, max_size=12)
+
+
+def shards_of(sizes: list[int]) -> list[Shard]:
+    return [
+        Shard(number, f"/shards/{number}.parquet", "parquet", size, 100 * size, f"etag-{number}")
+        for number, size in enumerate(sizes)
+    ]
+
+
+@given(SIZES, st.integers(1, 200))
+def test_spans_hold_every_row_once_in_order_and_are_not_too_long(
+    sizes: list[int], span_samples: int
+) -> None:
+    planned = list(spans.plan(shards_of(sizes), span_samples=span_samples))
+    rows = [
+        (span.shard_id, row)
+        for _, span in planned
+        for row in range(span.first_row, span.first_row + span.num_rows)
+    ]
+    assert rows == [(number, row) for number, size in enumerate(sizes) for row in range(size)]
+    assert max(span.num_rows for _, span in planned) <= span_samples
+    assert all(shard.shard_id == span.shard_id for shard, span in planned)
+
+
+@given(SIZES, st.integers(1, 200), st.integers(1, 1500))
+def test_parts_are_contiguous_ranges_of_whole_shards_within_their_size(
+    sizes: list[int], span_samples: int, part_samples: int
+) -> None:
+    planned = [span for _, span in spans.plan(shards_of(sizes), span_samples=span_samples)]
+    groups = list(spans.parts(planned, part_samples=part_samples))
+    assert [position for group in groups for position in group] == list(range(len(planned)))
+    ids = [{planned[position].shard_id for position in group} for group in groups]
+    assert sum(len(found) for found in ids) == len(sizes), "a shard is never torn"
+    for group, found in zip(groups, ids, strict=True):
+        num_rows = sum(planned[position].num_rows for position in group)
+        assert num_rows <= part_samples or len(found) == 1
+
+
+SHARD = Shard(0, "/shards/0.parquet", "parquet", 10, 1000, "etag")
+SPAN = Span(shard_id=0, first_row=0, num_rows=10)
+MEASURED_BY = {"weights": "abc", "task": ImageClassification(image_size=8), "settings": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("shard", "span", "changed"),
+    [
+        (replace(SHARD, etag="other"), SPAN, {}),
+        (SHARD, replace(SPAN, num_rows=9), {}),
+        (SHARD, SPAN, {"weights": "abd"}),
+        (SHARD, SPAN, {"task": ImageClassification(image_size=16)}),
+        (SHARD, SPAN, {"settings": {"a": 2}}),
+    ],
+)
+def test_a_digest_changes_with_whatever_a_loss_depends_on(
+    shard: Shard, span: Span, changed: dict[str, object]
+) -> None:
+    before = spans.digest(SHARD, SPAN, measured_by=MEASURED_BY)
+    assert spans.digest(SHARD, SPAN, measured_by=dict(MEASURED_BY)) == before
+    assert spans.digest(shard, span, measured_by=MEASURED_BY | changed) != before
+
+
+def test_a_setting_that_has_no_plain_form_is_refused() -> None:
+    with pytest.raises(TypeError, match="no plain form"):
+        spans.digest(SHARD, SPAN, measured_by={"task": object()})

@@ -1,0 +1,1 @@
+"""Bytes and records → what models take: images, text, random draws."""

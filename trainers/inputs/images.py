@@ -1,0 +1,138 @@
+"""Decodes images from untrusted bytes, under size limits.
+
+Bytes → pixels.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from attent_select.errors import SampleError
+
+T = TypeVar("T")
+
+# Formats that a corpus may hold. Pillow knows many more, some of which start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_ENCODED_BYTES = 64 << 20
+MAX_PIXELS = 64 << 20
+
+# Pillow's names, by the number of channels.
+MODES = {1: "L", 3: "RGB"}
+
+
+def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tensor:
+    """uint8[num_channels, image_size, image_size] from an encoded image.
+
+    Args:
+        data: the encoded bytes, or a mapping with them under `bytes` (the Hugging Face layout).
+        num_channels: 1 (grey) or 3 (RGB).
+        image_size: pixels per side; another size is resized (bilinear), whatever its proportions.
+
+    Raises:
+        SampleError: `unreadable`, when the bytes are no image of an allowed format or pass the
+            limits; `empty`, when there are none.
+    """
+    return resized(open_image(data, num_channels=num_channels), image_size=image_size)
+
+
+def open_image(data: Any, *, num_channels: int) -> Any:
+    """The decoded Pillow image, grey (1 channel) or RGB (3), in its own size. Raises what
+    `decode_image` raises.
+    """
+    mode = MODES[num_channels]
+
+    def converted(image: Any) -> Any:
+        image.load()
+        plain = _eight_bits(image)
+        return plain if plain.mode == mode else plain.convert(mode)
+
+    return _decoded(data, converted)
+
+
+def resized(image: Any, *, image_size: int) -> torch.Tensor:
+    """uint8[channels, image_size, image_size] of a Pillow image, bilinear."""
+    from PIL import Image
+
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    # A copy that may be written to; for small images the way over numpy takes half as long again.
+    tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return tensor.view(image_size, image_size, -1).permute(2, 0, 1)
+
+
+def decode_map(data: Any) -> torch.Tensor:
+    """float32[height, width]: one number per pixel, as it is stored.
+
+    From an image of one channel (a palette gives its indices; 8, 16 or 32 bits), or from rows of
+    numbers. Raises what `decode_image` raises.
+    """
+    if isinstance(data, list):
+        return torch.from_numpy(_rows_of_numbers(data))
+
+    def numbers(image: Any) -> npt.NDArray[np.float32]:
+        if image.mode not in ("1", "L", "P", "I", "F") and not image.mode.startswith("I;16"):
+            raise _unreadable(f"it has mode {image.mode}: expected one number per pixel")
+        return np.array(image, dtype=np.float32)
+
+    return torch.from_numpy(_decoded(data, numbers))
+
+
+def _decoded(data: Any, use: Callable[[Any], T]) -> T:
+    """What `use` makes of the opened image."""
+    from PIL import Image, UnidentifiedImageError
+
+    data = _checked(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _unreadable(f"{width} × {height} pixels are more than {MAX_PIXELS}")
+            return use(image)
+    except SampleError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unreadable(f"the bytes are none of {', '.join(FORMATS)}") from error
+    except Exception as error:
+        # Pillow's decoders answer hostile bytes with almost any exception.
+        raise _unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _checked(data: Any) -> bytes:
+    if isinstance(data, dict):
+        data = data.get("bytes")
+    if data is None or data == b"":
+        raise SampleError("the image is missing", status="empty")
+    if not isinstance(data, bytes):
+        raise _unreadable(f"expected encoded bytes, found {type(data).__name__}")
+    if len(data) > MAX_ENCODED_BYTES:
+        raise _unreadable(f"{len(data)} encoded bytes are more than {MAX_ENCODED_BYTES}")
+    return data
+
+
+def _rows_of_numbers(data: list[Any]) -> npt.NDArray[np.float32]:
+    try:
+        numbers = np.array(data, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise _unreadable(f"expected rows of numbers: {error}") from error
+    if numbers.ndim != 2 or not numbers.size:
+        raise _unreadable(f"expected rows of numbers, found the shape {numbers.shape}")
+    return numbers
+
+
+def _eight_bits(image: Any) -> Any:
+    """Grey of 16 bits scaled to 8: Pillow would clip it, to nearly white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise _unreadable(f"pixels of mode {image.mode} have no known range")
+    return image
+
+
+def _unreadable(what: str) -> SampleError:
+    return SampleError(f"the image cannot be decoded: {what}", status="unreadable")

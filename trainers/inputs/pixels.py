@@ -1,0 +1,161 @@
+"""From a decoded image to a model's `pixel_values`: by our own settings or the model's processor.
+
+Size, scale and normalisation, and the augmentation that keeps images and maps aligned. Not
+here: decoding (`trainers/inputs/images.py`), loading a processor (`trainers/hf/`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from attent_select.errors import InputError, SampleError
+from trainers.hf import load_image_processor
+from trainers.inputs.images import MODES, open_image, resized
+
+# One number for all channels, or one per channel.
+PerChannel = float | tuple[float, ...]
+
+# An image costs as many units as it has patches of this many pixels a side: about its tokens.
+_PATCH_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How images of one column become `pixel_values`.
+
+    Without `processor`: resized to `image_size` (bilinear), scaled to [0, 1], normalised by `mean`
+    and `std`. With it (a folder with preprocessor_config.json, or a name on the hub), the model's
+    own image processor does all of that, in its `backend`: the same image differs between backends.
+    """
+
+    image_size: int
+    num_channels: int
+    mean: PerChannel
+    std: PerChannel
+    processor: str | None
+    backend: str
+
+    def __post_init__(self) -> None:
+        if self.num_channels not in (1, 3):
+            raise InputError(f"num_channels is {self.num_channels}: expected 1 (grey) or 3 (RGB)")
+        if self.image_size < 1:
+            raise InputError(f"image_size is {self.image_size}: expected at least 1")
+        if self.backend not in ("pil", "torchvision"):
+            raise InputError(f"backend is {self.backend!r}: expected pil or torchvision")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.num_channels:
+                raise InputError(f"{name} has {len(value)} numbers: expected {self.num_channels}")
+
+    def check(self, *, keeps_frame: bool = False) -> None:
+        """Raises `InputError` for a processor that cannot be used; with `keeps_frame`, also for one
+        that crops or pads: a map beside the image could not follow it.
+        """
+        if self.processor is None:
+            return
+        processor = load_image_processor(self.processor, backend=self.backend)
+        changes = [name for name in ("do_center_crop", "do_pad") if getattr(processor, name, None)]
+        if keeps_frame and changes:
+            raise InputError(
+                f"processor: {self.processor} has {' and '.join(changes)}, which targets beside "
+                "the image cannot follow: turn it off in its preprocessor_config.json"
+            )
+
+    def prepare(self, image: Any) -> torch.Tensor:
+        """Of a Pillow image: uint8[channels, size, size], or what the processor gives (float32)."""
+        if self.processor is None:
+            return resized(image, image_size=self.image_size)
+        processor = load_image_processor(self.processor, backend=self.backend)
+        try:
+            pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        except (ValueError, TypeError, IndexError) as error:
+            raise SampleError(
+                f"the processor in {self.processor} refuses an image of mode {image.mode} and "
+                f"{image.width} × {image.height} pixels: {error}",
+                status="unreadable",
+            ) from error
+        return pixels
+
+    def example(self, num_images: int = 1) -> torch.Tensor:
+        """The shape of `pixel_values`, of two samples with so many images each, on `meta`."""
+        shape = (self.num_channels, self.image_size, self.image_size)
+        if self.processor is not None:
+            from PIL import Image
+
+            shape = tuple(self.prepare(Image.new(MODES[self.num_channels], (64, 64))).shape)
+        return torch.empty((2, num_images * shape[0], *shape[1:]), device="meta")
+
+    def stack(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`pixel_values` float32[batch, channels, height, width]."""
+        if len({pixels.shape for pixels in prepared}) > 1:
+            raise InputError(
+                f"the processor in {self.processor} gives images of different sizes: expected one "
+                "with a fixed height and width in its preprocessor_config.json"
+            )
+        pixels = torch.stack(list(prepared)).to(torch.float32)
+        if self.processor is not None:
+            return pixels
+        # Scaled here and not one by one: for small images the calls would cost more than the
+        # pixels.
+        return pixels.div_(255.0).sub_(_per_channel(self.mean)).div_(_per_channel(self.std))
+
+
+def per_channel(value: Any) -> PerChannel:
+    """A frozen value of what YAML has: one number, or a list of them."""
+    return float(value) if isinstance(value, float | int) else tuple(value)
+
+
+def units_of(pixels: torch.Tensor) -> int:
+    """What an image [channels, height, width] costs in a batch: its patches of 16 × 16 pixels."""
+    height, width = pixels.shape[-2:]
+    return max(1, height * width // _PATCH_SIDE**2)
+
+
+def image_and_map(
+    image: Any, numbers: torch.Tensor, *, pixels: Pixels
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Pixels.prepare` of an encoded image, and its map float32[height, width] in the same frame
+    (nearest: classes and depths are not averaged).
+
+    Raises:
+        SampleError: they are not of the same size, or the image cannot be decoded.
+    """
+    opened = open_image(image, num_channels=pixels.num_channels)
+    if opened.size[::-1] != tuple(numbers.shape):
+        raise SampleError(
+            f"the image has {opened.width} × {opened.height} pixels, its map {numbers.shape[1]} × "
+            f"{numbers.shape[0]}: expected the same",
+            status="unreadable",
+        )
+    prepared = pixels.prepare(opened)
+    if numbers.shape != prepared.shape[-2:]:
+        shape = [int(side) for side in prepared.shape[-2:]]
+        numbers = functional.interpolate(numbers[None, None], shape, mode="nearest-exact")[0, 0]
+    return prepared, numbers
+
+
+def augmented(
+    *layers: tuple[torch.Tensor, float], flip: bool, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Each (tensor[…, height, width], fill) padded by an eighth and cropped at the same random
+    place; with `flip`, half of the time mirrored first.
+    """
+    height, width = layers[0][0].shape[-2:]
+    margin = max(max(height, width) // 8, 1)
+    top, left, mirror = (
+        int(torch.randint(high, (), generator=generator))
+        for high in (2 * margin + 1, 2 * margin + 1, 2)
+    )
+    moved = []
+    for tensor, fill in layers:
+        turned = tensor.flip(-1) if flip and mirror else tensor
+        padded = functional.pad(turned, (margin,) * 4, value=fill)
+        moved.append(padded[..., top : top + height, left : left + width])
+    return moved
+
+
+def _per_channel(value: PerChannel) -> torch.Tensor | float:
+    return torch.tensor(value)[:, None, None] if isinstance(value, tuple) else value

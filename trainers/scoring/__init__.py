@@ -1,0 +1,1 @@
+"""Rows and a model → losses; evaluation with the same batches."""

@@ -1,0 +1,73 @@
+"""Evaluation: held-out samples → batches, and a model in eval mode while it lasts.
+
+What every task's `evaluate` needs.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from attent_select.errors import InputError, SampleError
+from catalogs.shard_format import Sample
+from trainers.scoring.batching import Batching, batches
+from trainers.task import Batch, Item, Task
+
+
+def held_out_batches(
+    task: Task, samples: Iterable[Sample], *, settings: Batching
+) -> Iterator[Batch]:
+    """Collated batches, made as scoring makes them; samples that cannot be used are left out."""
+    for batch in batches(_prepared(task, samples), settings):
+        yield task.collate([item for _, item in batch])
+
+
+def _prepared(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int, Item]]]:
+    for number, sample in enumerate(samples):
+        try:
+            yield [(number, task.prepare(sample, generator=None))]
+        except SampleError:
+            continue
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
+    """Eval mode without gradients; yields a function that moves a batch to the model's device."""
+    was_training = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield lambda batch: {
+                name: value.to(device, non_blocking=True) for name, value in batch.items()
+            }
+    finally:
+        model.train(was_training)
+
+
+@dataclass
+class TokenSums:
+    """Nats and hits of counted tokens, summed over batches."""
+
+    num_tokens: int = 0
+    nats: float = 0.0
+    hits: int = 0
+
+    def add(self, nats: torch.Tensor, hits: torch.Tensor) -> None:
+        """float32[counted tokens] and bool[counted tokens]."""
+        self.nats += nats.double().sum().item()
+        self.hits += int(hits.sum())
+        self.num_tokens += len(hits)
+
+    def metrics(self) -> dict[str, float]:
+        """`eval_loss`, `perplexity` and `accuracy`. Raises `InputError` if there was no token."""
+        if not self.num_tokens:
+            raise InputError("no token to evaluate: expected at least one held-out batch")
+        loss = self.nats / self.num_tokens
+        return {
+            "eval_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "accuracy": self.hits / self.num_tokens,
+        }

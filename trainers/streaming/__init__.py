@@ -1,0 +1,1 @@
+"""Selected samples, read ahead in a shuffled order, as batches."""
