@@ -116,11 +116,7 @@ PROBLEMS = [
     ("training.arguments.optim", "nope", "training.arguments: they are refused by transformers"),
     ("run", "foo://bar", "run: foo://bar/run.yaml: "),
     ("cluster.memory_limit", "lots", "cluster.memory_limit: invalid memory limit 'lots'"),
-    (
-        "cluster.memory_limit",
-        "-1",
-        "memory limit must not be negative, got -1",
-    ),
+    ("cluster.memory_limit", "-1", "cluster.memory_limit: memory limit must not be neg"),
     ("corpus.shards", [], "corpus.shards: "),
     ("corpus.shards", "/x", "corpus.shards: expected a valid list, found '/x'"),
     ("corpus.shards", ["/nowhere/*.parquet"], "corpus.shards: nothing is at /nowhere/*.parquet"),
