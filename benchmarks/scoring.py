@@ -141,7 +141,7 @@ def one_task(values: dict[str, Any], folder: Path) -> Rate:
     from pipeline.config import run_config
     from pipeline.loop import prepare
     from pipeline.scoring import full as scoring
-    from pipeline.scoring import plan as plans
+    from pipeline.scoring import scoring_plan
     from pipeline.scoring.worker import measure_span
 
     with tempfile.TemporaryDirectory(dir=folder) as run:
@@ -149,7 +149,7 @@ def one_task(values: dict[str, Any], folder: Path) -> Rate:
         with connect_when_needed(settings.cluster) as cluster:
             ready = prepare(settings, cluster=cluster)
         measurement = scoring.measurement_of(settings, checkpoint=ready.layout.initial_checkpoint)
-        tasks = plans.plan_tasks(ready.corpus.shards, measurement)
+        tasks = scoring_plan.plan_tasks(ready.corpus.shards, measurement)
         measure_span(tasks[0])
         started, cpu = time.perf_counter(), time.process_time()
         count = sum(measure_span(task).num_samples for task in tasks[1:])
@@ -281,7 +281,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
     from pipeline.cluster import connect, run_tasks
     from pipeline.runs import setup_process
     from pipeline.scoring import full as scoring
-    from pipeline.scoring import plan as plans
+    from pipeline.scoring import scoring_plan
 
     source = folder / "config.yaml"
     source.write_text(json.dumps(spans_run(folder, num_spans)))
@@ -296,7 +296,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
             rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
         else:
             measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-            tasks = plans.plan_tasks(run.corpus.shards, measurement)
+            tasks = scoring_plan.plan_tasks(run.corpus.shards, measurement)
             done = run_tasks(
                 client, noop_span.measure_nothing, tasks, window_per_thread=settings.cluster.window
             )

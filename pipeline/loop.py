@@ -276,17 +276,17 @@ def _compact(
     run: Run, round_: Round, index: IndexFile, *, cluster: Cluster | None
 ) -> Iterator[Corpus | None]:
     """The round's rows as compact shards while it trains, if that is configured and pays."""
-    from pipeline.training import compaction
+    from pipeline.training import compact_shards
     from trainers import ranks
 
     columns = run.config.task.settings.columns
-    folder = compaction.folder_of(run.config.run, round_.number, index, columns=columns)
+    folder = compact_shards.folder_of(run.config.run, round_.number, index, columns=columns)
     # Several ranks would write them several times: they read what is there.
     is_alone = ranks.world_size() == 1
-    found = compaction.opened(folder)
+    found = compact_shards.opened(folder)
     if found is None and cluster is not None and is_alone and _is_to_be_compact(run, round_, index):
         try:
-            found = compaction.materialise(
+            found = compact_shards.materialise(
                 index, run.corpus, columns=columns, folder=folder, client=cluster()
             )
         except InputError as error:
@@ -299,14 +299,16 @@ def _compact(
 
 
 def _is_to_be_compact(run: Run, round_: Round, index: IndexFile) -> bool:
-    from pipeline.training import compaction
+    from pipeline.training import compact_shards
     from pipeline.training.teaching_stream import connections_of, read_policy
 
     settings, shards = run.config.streaming, run.corpus.shards
     if settings.materialise != "auto" or round_.epochs == 1:
         return settings.materialise == "always"
     with storage.reading(read_policy(settings)):
-        estimate = compaction.estimate(index, run.corpus, columns=run.config.task.settings.columns)
+        estimate = compact_shards.estimate(
+            index, run.corpus, columns=run.config.task.settings.columns
+        )
     connections = connections_of(settings, url=shards[0].uri)
     return estimate.pays(epochs=round_.epochs, connections=connections)
 

@@ -325,7 +325,7 @@ def gc(
     """Removes superseded losses (all but the newest) and what interrupted work left behind."""
 
     def work() -> Any:
-        from pipeline.runs.garbage import collect
+        from pipeline.runs.garbage_collection import collect
 
         return collect(run, dry_run=dry_run)
 

@@ -21,7 +21,7 @@ from catalogs import Corpus, storage
 from catalogs.layout import Layout, join
 from catalogs.shard_format import Sample
 from pipeline import charts, metrics
-from pipeline.adaptive import decisions
+from pipeline.adaptive import decision_log
 from pipeline.antk import measurement
 from pipeline.config import run_config
 from pipeline.reports import outcomes
@@ -201,7 +201,7 @@ def _waiting(table: pl.DataFrame) -> str:
 
 def _decisions(run: str) -> str:
     """What was decided per round, and why; nothing where the plan alone decided."""
-    made = decisions.read_all(run)
+    made = decision_log.read_all(run)
     if not made:
         return ""
     rows = [

@@ -19,7 +19,7 @@ from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.tables import frames
 from pipeline import metrics
-from pipeline.adaptive import decisions
+from pipeline.adaptive import decision_log
 from pipeline.antk import measurement
 
 
@@ -146,8 +146,8 @@ def _scoring(run: str) -> pl.LazyFrame:
 
 
 def _decisions(run: str) -> pl.LazyFrame:
-    """One row per round that was not left to the plan alone; see `decisions.table`."""
-    return decisions.table(run).lazy()
+    """One row per round that was not left to the plan alone; see `decision_log.table`."""
+    return decision_log.table(run).lazy()
 
 
 def _antk(run: str) -> pl.LazyFrame:

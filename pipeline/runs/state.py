@@ -13,7 +13,7 @@ from attent_select.schedule.rounds import Round, plan
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import metrics
-from pipeline.adaptive import decisions, planner
+from pipeline.adaptive import decision_log, round_decision
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.console import describe_decision, say
@@ -148,9 +148,9 @@ def decided(run: Run, number: int, *, fraction: float | None = None) -> Run:
                 f"{there.rescore:.4g} again ({there.reasons['rescore']}); leave it out"
             )
         return run
-    if fraction is None and not planner.is_decided(run.config, round_):
+    if fraction is None and not round_decision.is_decided(run.config, round_):
         return run
-    decision = planner.make(
+    decision = round_decision.make(
         run.config,
         round_,
         before=run.rounds[:number],
@@ -164,7 +164,7 @@ def decided(run: Run, number: int, *, fraction: float | None = None) -> Run:
 
 def _so_far(run: Run) -> Run:
     """With the rounds as they were decided and selected."""
-    made = decisions.read_all(run.config.run)
+    made = decision_log.read_all(run.config.run)
     there = {found.url for found in storage.list_objects(run.layout.indexes)}
     number = 0
     while number < len(run.rounds):

@@ -21,10 +21,9 @@ from pipeline import metrics
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.sections import RunConfig
 from pipeline.console import progress, say
-from pipeline.scoring import plan as plans
-from pipeline.scoring import spans
-from pipeline.scoring.plan import Plan
-from pipeline.scoring.progress import Watch
+from pipeline.scoring import scoring_plan, spans
+from pipeline.scoring.scoring_plan import Plan
+from pipeline.scoring.scoring_stats import Watch
 from pipeline.scoring.worker import CompactTask, Measurement, SpanTask, compact_part, measure_span
 
 T = TypeVar("T")
@@ -68,7 +67,7 @@ def score_round(
         return result_of(catalog, round_number, snapshot=snapshot, scored=0, seconds=0.0)
     shards = catalog.corpus.shards
     check_workers(shards, client=client, config=config)
-    plan = plans.frozen(catalog, measurement, round_number=round_number, shards=shards)
+    plan = scoring_plan.frozen(catalog, measurement, round_number=round_number, shards=shards)
     watch = measure(plan.tasks, client=client, config=config, done=catalog.span_digests())
     parts = _compact(plan, client=client, config=config, round_number=round_number)
     check_failed(parts, config=config, example=watch.example)

@@ -22,8 +22,7 @@ from catalogs.losses.catalog import Batching, PartSummary
 from pipeline import metrics
 from pipeline.cluster import Client
 from pipeline.config.sections import RunConfig
-from pipeline.scoring import plan as plans
-from pipeline.scoring import spans
+from pipeline.scoring import scoring_plan, spans
 from pipeline.scoring.calibration import UNSCORED, Calibration, calibrate, of_warm_up
 from pipeline.scoring.full import (
     ScoreResult,
@@ -100,7 +99,7 @@ def rescore_round(
     if since is None and config.schedule.rescore.kind != "observed":
         raise InputError(f"{config.run}: no round before {round_number} was scored: score it all")
     check_workers(catalog.corpus.shards, client=client, config=config)
-    measurement = plans.limited(catalog, measurement)
+    measurement = scoring_plan.limited(catalog, measurement)
     asked = _tasks(config, measurement, share=share, ratio=ratio, since=since, number=round_number)
     tasks = list(asked)
     watch = measure(tasks, client=client, config=config, done=catalog.span_digests())
@@ -162,7 +161,7 @@ def _tasks(
     corpus = measurement.catalog.corpus
     one = pl.lit(1, dtype=pl.UInt32).alias("num_rows")
     counts = picked.frame().select(schema.SHARD_ID, one).group_by(schema.SHARD_ID).sum()
-    facts = dict(plans.measured_by(measurement)) | {"picked": picked.digest}
+    facts = dict(scoring_plan.measured_by(measurement)) | {"picked": picked.digest}
     for shard_id, num_rows in counts.collect(engine="streaming").sort(schema.SHARD_ID).iter_rows():
         shard = corpus.shard(shard_id)
         most = -(-config.scoring.span_samples * shard.num_samples // num_rows)

@@ -12,7 +12,7 @@ from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import loop as rounds
 from pipeline import run, score, stages
-from pipeline.adaptive import decisions
+from pipeline.adaptive import decision_log
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.reports.page import write_report
@@ -87,7 +87,9 @@ def test_what_training_observed_is_enough_and_nothing_is_scored(
     best = first.sort("loss", descending=True).head(120)
     assert sorted(best.select(KEY).rows()) == chosen.select(KEY).rows()
     assert set(catalog.latest(3).collect()["visits"]) > {1}
-    assert decisions.read_all(settings.run)[1].reasons["rescore"].startswith("nothing: what train")
+    assert (
+        decision_log.read_all(settings.run)[1].reasons["rescore"].startswith("nothing: what train")
+    )
 
 
 def test_columns_are_carried_only_where_something_is_scored(tmp_path: Path, shards: Path) -> None:
@@ -113,7 +115,7 @@ def test_what_is_decided_is_written_with_its_reasons_and_shown(
 ) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "auto", "share": 0.4})
     result = run(settings, client=client)
-    made = decisions.read_all(settings.run)
+    made = decision_log.read_all(settings.run)
     assert sorted(made) == [1, 2, 3], "a warm-up round is not decided"
     assert made[1].rescore == 1
     assert made[2].rescore == 0.4, "drift is not known before anything was measured twice"
@@ -155,7 +157,7 @@ def test_an_adaptive_run_spends_the_steps_of_the_fixed_one_and_ends_with_anneali
     ratios = [r["ratio"] for r in result["rounds"][1:-1]]
     assert len(set(ratios)) > 1, "it adapts"
     assert all(0.19 < ratio <= 0.81 for ratio in ratios[:-1])
-    explored = [one.explore for one in decisions.read_all(settings.run).values()]
+    explored = [one.explore for one in decision_log.read_all(settings.run).values()]
     assert explored[0] == 0
     assert all(0 < share <= 0.25 for share in explored[1:])
     number = len(ratios)
@@ -172,7 +174,7 @@ def test_a_uniform_adaptive_run_is_never_scored(
     )
     run(settings, client=client)
     assert LossCatalog(settings.run).rounds() == []
-    made = decisions.read_all(settings.run)
+    made = decision_log.read_all(settings.run)
     assert {one.rescore for one in made.values()} == {0.0}
     assert made[0].reasons["rescore"] == "nothing: the selection asks for no losses"
 
@@ -194,7 +196,7 @@ def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
         score(settings, client=client, fraction=0.2)
     result = run(settings, client=client)
     assert [r["samples_scored"] for r in result["rounds"]] == [240, 24, 240]
-    assert sorted(decisions.read_all(settings.run)) == [1]
+    assert sorted(decision_log.read_all(settings.run)) == [1]
 
 
 def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
@@ -205,7 +207,7 @@ def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
         MissingError, match=r"round 2 is decided by .* round 0 is not finished: run"
     ):
         score(settings, client=client, round_number=2)
-    assert decisions.read_all(settings.run) == {}
+    assert decision_log.read_all(settings.run) == {}
 
 
 def test_a_decision_that_is_damaged_is_named(tmp_path: Path, shards: Path, client: Client) -> None:

@@ -20,11 +20,11 @@ from pipeline import score, stages
 from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.runs.garbage import collect
+from pipeline.runs.garbage_collection import collect
 from pipeline.runs.lease import held
 from pipeline.scoring import full as scoring
 from pipeline.scoring import partial as rescoring
-from pipeline.scoring import plan as plans
+from pipeline.scoring import scoring_plan
 from pipeline.scoring.worker import measure_span
 
 
@@ -77,7 +77,7 @@ def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     run = rounds.prepare(settings, cluster=lambda: client)
     measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-    plan = plans.frozen(run.catalog, measurement, round_number=0, shards=run.corpus.shards)
+    plan = scoring_plan.frozen(run.catalog, measurement, round_number=0, shards=run.corpus.shards)
     for task in plan.tasks[:2]:
         measure_span(task)
     assert collect(run.config.run).num_bytes == 0

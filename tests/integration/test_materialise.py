@@ -10,7 +10,7 @@ from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile, storage
 from catalogs.layout import Layout
 from pipeline.cluster import Client
-from pipeline.training import compaction
+from pipeline.training import compact_shards
 from trainers import TeachingStream
 
 
@@ -25,7 +25,7 @@ def index(tmp_path: Path, corpus: Corpus) -> IndexFile:
 
 
 def compacted(index: IndexFile, corpus: Corpus, folder: Path, client: Client) -> Corpus:
-    return compaction.materialise(
+    return compact_shards.materialise(
         index, corpus, columns=TASK.columns, folder=str(folder), client=client
     )
 
@@ -37,7 +37,7 @@ def test_the_batches_are_the_same_and_nothing_else_is_read(
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compaction, "_SHARD_BYTES", 2000)
+    monkeypatch.setattr(compact_shards, "_SHARD_BYTES", 2000)
     compact = compacted(index, corpus, tmp_path / "compact", client)
     assert len(compact.shards) > 1
     scattered = TeachingStream(index, corpus, TASK, seed=3, batch_size=8, epochs=2)
@@ -58,7 +58,7 @@ def test_what_was_written_before_a_kill_is_not_written_again(
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compaction, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(compact_shards, "_SHARD_BYTES", 1)
     first = compacted(index, corpus, tmp_path / "compact", client)
     assert len(first.shards) == 5
     # As a kill before the last shard leaves it: no manifest.
@@ -67,7 +67,7 @@ def test_what_was_written_before_a_kill_is_not_written_again(
     data = lost.read_bytes()
     lost.unlink()
     before = [path.stat().st_ino for path in kept]
-    assert compaction.opened(str(tmp_path / "compact")) is None
+    assert compact_shards.opened(str(tmp_path / "compact")) is None
     second = compacted(index, corpus, tmp_path / "compact", client)
     assert [path.stat().st_ino for path in kept] == before
     assert lost.read_bytes() == data
@@ -92,7 +92,7 @@ def test_scattered_rows_are_estimated_to_cost_more_than_compact_ones(
     cost = storage.ReadCost(latency_seconds=100.0, bytes_per_second=1e5)
     with storage.reading(storage.ReadPolicy(cost=cost)):
         few, all_ = (
-            compaction.estimate(
+            compact_shards.estimate(
                 write_index(tmp_path / f"{every}.parquet", corpus, every=every),
                 corpus,
                 columns=TASK.columns,

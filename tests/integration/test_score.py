@@ -20,7 +20,7 @@ from pipeline.config import run_config
 from pipeline.reports.query import query
 from pipeline.runs.lease import held
 from pipeline.scoring import full as scoring
-from pipeline.scoring import plan as plans
+from pipeline.scoring import scoring_plan
 from pipeline.scoring.worker import measure_span
 from trainers import checkpoint
 
@@ -71,7 +71,7 @@ def test_spans_that_a_killed_driver_left_are_not_measured_again(
     settings = run_config.parse(small_run(tmp_path / "begun", shards, **QUICK))
     run = rounds.prepare(settings, cluster=lambda: client)
     measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-    for task in plans.plan_tasks(run.corpus.shards, measurement)[:2]:
+    for task in scoring_plan.plan_tasks(run.corpus.shards, measurement)[:2]:
         measure_span(task)
     result = score(settings, client=client)
     assert (result.scored, result.skipped) == (160, 80)
@@ -199,10 +199,10 @@ def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
         settings, checkpoint=Layout(settings.run).initial_checkpoint
     )
     ask = {"round_number": 1, "shards": catalog.corpus.shards}
-    plan = plans.frozen(catalog, measurement, **ask)
+    plan = scoring_plan.frozen(catalog, measurement, **ask)
     assert plan.measurement.settings.batch_units == learned
     assert all(task.measurement is plan.measurement for task in plan.tasks)
-    again = plans.frozen(catalog, measurement, **ask)
+    again = scoring_plan.frozen(catalog, measurement, **ask)
     assert [task.digest for task in again.tasks] == [task.digest for task in plan.tasks]
     second = scoring.score_round(
         settings, client=client, round_number=1, checkpoint=measurement.checkpoint.url

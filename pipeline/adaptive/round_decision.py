@@ -13,7 +13,7 @@ from attent_select.schedule.rounds import Round
 from catalogs import Corpus, LossCatalog, storage
 from catalogs.layout import Layout, join
 from pipeline import metrics
-from pipeline.adaptive import decisions, signals
+from pipeline.adaptive import decision_log, signals
 from pipeline.config.sections import RunConfig
 
 # What PEFT leaves beside the weights: only adapters are trained.
@@ -77,7 +77,7 @@ def make(
         cost=_cost(config, values),
     )
     decision = _with_share(decision, config, fraction=fraction)
-    decisions.publish(config.run, decision)
+    decision_log.publish(config.run, decision)
     return decision
 
 
