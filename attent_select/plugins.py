@@ -12,13 +12,13 @@ from typing import Any
 from attent_select.errors import InputError
 
 
-def names(package: str) -> list[str]:
+def plugin_names(package: str) -> list[str]:
     """The keys of the plug-ins in `package`, sorted."""
     found = importlib.import_module(package)
     return sorted(module.name for module in pkgutil.iter_modules(found.__path__))
 
 
-def load(package: str, name: str) -> Any:
+def load_plugin(package: str, name: str) -> Any:
     """The class of plug-in `name` of `package`, or the class at the dotted path `name`.
 
     Raises:
@@ -26,11 +26,11 @@ def load(package: str, name: str) -> Any:
     """
     if "." in name:
         module_name, _, class_name = name.rpartition(".")
-    elif name in names(package):
+    elif name in plugin_names(package):
         module_name = f"{package}.{name}"
         class_name = "".join(word.capitalize() for word in name.split("_"))
     else:
-        known = ", ".join(names(package))
+        known = ", ".join(plugin_names(package))
         raise InputError(
             f"no plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
         )

@@ -37,7 +37,7 @@ RATIO = 0.2
 PART_ROWS = 500_000
 # Columns that some strategies look at.
 MORE = {"reference_loss": pl.Float32, schema.FUNCTIONAL_GRADIENT: pl.Float32}
-STRATEGIES = plugins.names("attent_select.strategies")
+STRATEGIES = plugins.plugin_names("attent_select.strategies")
 # Rows beyond which a method is not tried: it would need more memory than it is given here.
 PEERS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
 
@@ -74,7 +74,7 @@ def chosen(files: list[str], strategy: str) -> Selection:
     scan = Scan.of(files, schema=schema.LOSSES | MORE)
     return select(
         scan,
-        strategy=plugins.load("attent_select.strategies", strategy)(),
+        strategy=plugins.load_plugin("attent_select.strategies", strategy)(),
         ratio=RATIO,
         preview=scan.preview(),
     )

@@ -193,7 +193,7 @@ class Corpus:
 def format_of(url: str) -> str:
     """The shard format that a URL's suffix means. Raises `InputError` if there is none."""
     known: dict[str, str] = {}
-    for name in plugins.names(_FORMATS):
+    for name in plugins.plugin_names(_FORMATS):
         known.update((suffix, name) for suffix in _format(name).suffixes)
     # What follows the `?` of a web address is no part of the name.
     path = url.partition("?")[0] if url.startswith(("http://", "https://")) else url
@@ -256,7 +256,7 @@ def save_members(url: str, members: pa.Table) -> None:
 
 @functools.cache
 def _format(name: str) -> ShardFormat:
-    return cast(ShardFormat, plugins.load(_FORMATS, name)())
+    return cast(ShardFormat, plugins.load_plugin(_FORMATS, name)())
 
 
 def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection) -> Shard:

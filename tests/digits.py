@@ -66,7 +66,7 @@ def write_corpus(
     found = []
     for number, part in enumerate(np.array_split(np.arange(len(rows)), num_shards)):
         path = folder / f"{number:03d}.{'tar' if kind == 'webdataset' else kind}"
-        plugins.load("catalogs.formats", kind)().write(path, [rows[row] for row in part])
+        plugins.load_plugin("catalogs.formats", kind)().write(path, [rows[row] for row in part])
         stored = storage.info(str(path))
         assert stored is not None
         found.append((stored, kind, inspect_shard(str(path), kind)))

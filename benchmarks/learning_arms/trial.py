@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from attent_select.plugins import load as load_plugin
+from attent_select.plugins import load_plugin
 from learning_arms.pace import Pace
 from pipeline import loop as rounds
 from pipeline.cluster import Client

@@ -140,7 +140,7 @@ def prepare(kind: str, source: Path | None, options: argparse.Namespace) -> Prep
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         paths = [unfinished / f"{number:06d}.{name}" for number in range(num_shards)]
-        writer = plugins.load("catalogs.formats", fmt)()
+        writer = plugins.load_plugin("catalogs.formats", fmt)()
         for path, first in zip(paths, starts, strict=False):
             writer.write(path, samples[first : first + shard_samples])
         for number, path in enumerate(paths[len(starts) :]):

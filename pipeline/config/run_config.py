@@ -11,7 +11,7 @@ import polars as pl
 import yaml
 
 from attent_select.errors import AttentError, InputError, MissingError
-from attent_select.plugins import load as load_plugin
+from attent_select.plugins import load_plugin
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.subset import select
 from catalogs import storage

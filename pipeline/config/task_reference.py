@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, model_serializer
 
-from attent_select.plugins import load as load_plugin
+from attent_select.plugins import load_plugin
 
 TASKS = "trainers.tasks"
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attent_select.errors import ExistsError, InputError
-from attent_select.plugins import load, names
+from attent_select.plugins import load_plugin, plugin_names
 from catalogs import storage
 from catalogs.layout import join
 from catalogs.shard_format import Sample
@@ -42,7 +42,7 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
     """
     if shard_samples < 1:
         raise InputError(f"--shard-samples: {shard_samples} is not a positive number of samples")
-    writer = load("catalogs.formats", shard_format)()
+    writer = load_plugin("catalogs.formats", shard_format)()
     found = storage.expand(sources)
     samples = iter(_samples(found, sources=sources))
     plan = {
@@ -66,7 +66,7 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
 
 def formats() -> list[str]:
     """The names of the shard formats that `convert` can write."""
-    return names("catalogs.formats")
+    return plugin_names("catalogs.formats")
 
 
 def _begun(to: str, *, plan: bytes) -> set[str]:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from attent_select.errors import InputError
-from attent_select.plugins import load as load_plugin
+from attent_select.plugins import load_plugin
 from catalogs import IndexFile, storage
 from catalogs.layout import join
 from catalogs.shard_format import Sample

@@ -17,7 +17,7 @@ import polars as pl
 import yaml
 
 from attent_select.errors import ExistsError, InputError, TooFewError
-from attent_select.plugins import load as load_plugin
+from attent_select.plugins import load_plugin
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.selection.subset import Selection
 from catalogs import IndexFile, storage

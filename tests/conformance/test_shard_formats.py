@@ -18,7 +18,7 @@ from catalogs import storage
 from catalogs.corpus import save_members
 from catalogs.shard_format import Sample, Shard, ShardFormat
 
-NAMES = plugins.names("catalogs.formats")
+NAMES = plugins.plugin_names("catalogs.formats")
 MIB = 1 << 20
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -31,7 +31,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def format_(name: str) -> ShardFormat:
-    found: ShardFormat = plugins.load("catalogs.formats", name)()
+    found: ShardFormat = plugins.load_plugin("catalogs.formats", name)()
     return found
 
 

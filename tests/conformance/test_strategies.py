@@ -15,7 +15,7 @@ from attent_select.strategies.soft import Soft
 from attent_select.strategy import Strategy
 
 PACKAGE = "attent_select.strategies"
-ALL = [plugins.load(PACKAGE, name)() for name in plugins.names(PACKAGE)]
+ALL = [plugins.load_plugin(PACKAGE, name)() for name in plugins.plugin_names(PACKAGE)]
 VARIANTS = [
     Soft(temperature=0.3),
     Soft(reference=True),

@@ -16,7 +16,7 @@ from trainers.antk import Function, Output, eigenvalues, empirical_kernel
 from trainers.scoring.scorer import ScoringSettings, score_rows
 from trainers.task import Batch, HasFunctionalGradient, draws
 
-NAMES = plugins.names("trainers.tasks")
+NAMES = plugins.plugin_names("trainers.tasks")
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -58,7 +58,7 @@ COMPOSITIONS = {
 def test_workers_select_the_same_rows_as_one_process(
     client: Client, scan: Scan, tmp_path: Path, strategy: str, composition: Composition
 ) -> None:
-    chosen = plugins.load("attent_select.strategies", strategy)()
+    chosen = plugins.load_plugin("attent_select.strategies", strategy)()
     here = select(scan, strategy=chosen, num_samples=400, composition=composition)
     there = select(
         ClusterScan(client, scan),

@@ -169,7 +169,7 @@ def test_refused_credentials_are_a_storage_error_that_does_not_tell_them(
     assert "mistyped-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", plugins.names("catalogs.formats"))
+@pytest.mark.parametrize("name", plugins.plugin_names("catalogs.formats"))
 def test_a_run_works_on_the_server_as_it_does_on_a_disk(
     folder: str, tmp_path: Path, name: str
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_spawned_process_reads_what_this_one_published(folder: str, server: S3
 def whole_run(base: str, *, name: str, scratch: Path) -> object:
     """Ingest, score, select and read on storage at `base`; what came out."""
     scratch.mkdir()
-    format_: ShardFormat = plugins.load("catalogs.formats", name)()
+    format_: ShardFormat = plugins.load_plugin("catalogs.formats", name)()
     for shard_id in range(3):
         path = scratch / f"{shard_id}{format_.suffixes[0]}"
         format_.write(path, samples(shard_id))

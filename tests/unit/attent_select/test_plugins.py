@@ -10,12 +10,12 @@ PACKAGE = "attent_select.strategies"
 
 
 def test_a_file_is_a_plugin_under_its_own_name() -> None:
-    assert {"uniform", "hard", "soft", "below_mean"} <= set(plugins.names(PACKAGE))
-    assert plugins.load(PACKAGE, "below_mean") is BelowMean
+    assert {"uniform", "hard", "soft", "below_mean"} <= set(plugins.plugin_names(PACKAGE))
+    assert plugins.load_plugin(PACKAGE, "below_mean") is BelowMean
 
 
 def test_a_dotted_path_names_a_class_of_anybody() -> None:
-    assert plugins.load(PACKAGE, "fractions.Fraction").__name__ == "Fraction"
+    assert plugins.load_plugin(PACKAGE, "fractions.Fraction").__name__ == "Fraction"
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_a_dotted_path_names_a_class_of_anybody() -> None:
 )
 def test_anything_else_is_an_input_error_that_says_why(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plugins.load(PACKAGE, name)
+        plugins.load_plugin(PACKAGE, name)

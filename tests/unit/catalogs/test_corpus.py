@@ -22,7 +22,7 @@ SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}
 
 def written(folder: Path, counts: list[int], *, kind: str = "parquet") -> list[str]:
     """Shards with `counts` samples; sample r of shard s has the label 100 s + r."""
-    format_: ShardFormat = plugins.load("catalogs.formats", kind)()
+    format_: ShardFormat = plugins.load_plugin("catalogs.formats", kind)()
     urls = []
     folder.mkdir(parents=True, exist_ok=True)
     for shard, count in enumerate(counts):

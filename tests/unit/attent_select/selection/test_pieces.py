@@ -85,7 +85,7 @@ COMPOSITIONS = (
 )
 
 
-@pytest.mark.parametrize("strategy", plugins.names("attent_select.strategies"))
+@pytest.mark.parametrize("strategy", plugins.plugin_names("attent_select.strategies"))
 @settings(max_examples=10)
 @given(
     at=st.lists(st.integers(0, 400), max_size=6),
@@ -96,7 +96,7 @@ def test_a_selection_is_the_same_wherever_the_rows_are_cut(
     strategy: str, at: list[int], composition: Composition, num_samples: int
 ) -> None:
     rows = losses(400)
-    chosen = plugins.load("attent_select.strategies", strategy)()
+    chosen = plugins.load_plugin("attent_select.strategies", strategy)()
 
     def selected(source: Cuts | pl.LazyFrame, preview: Preview | None) -> pl.DataFrame:
         found = select(

@@ -33,7 +33,7 @@ from trainers.antk.sketch import Sketch
 from trainers.checkpoint import digest_of
 from trainers.hf import HuggingFaceModels, model_store
 
-EVERY_TASK = pytest.mark.parametrize("name", plugins.names("trainers.tasks"))
+EVERY_TASK = pytest.mark.parametrize("name", plugins.plugin_names("trainers.tasks"))
 
 
 def function_of(
