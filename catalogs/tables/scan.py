@@ -58,7 +58,7 @@ class _Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """The columns `schema` of all rows of `files`, in order. Implements `attent_select.Pieces`."""
+    """The columns `schema` of all rows of `files`, in order. Implements `Pieces`."""
 
     files: tuple[File, ...]
     schema: SchemaDict

@@ -28,7 +28,7 @@ _TASKS_PER_THREAD = 4
 
 @dataclass(frozen=True)
 class ClusterScan:
-    """`scan` on the workers of `client`. Implements `attent_select.Pieces`."""
+    """`scan` on the workers of `client`. Implements `Pieces`."""
 
     client: Client
     scan: Scan
