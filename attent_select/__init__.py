@@ -4,19 +4,19 @@ Pure: nothing here opens a file or knows a clock. Losses come in as a polars Laz
 teaching subset goes out as one.
 """
 
-from attent_select.schedule.rounds import Interval, Ratio, Round, Schedule, plan
+from attent_select.schedule.rounds import Ratio, Round, Schedule, SelectionInterval, plan_rounds
 from attent_select.selection.composition import Composition
-from attent_select.selection.subset import Preview, Selection, num_samples_of, select
+from attent_select.selection.select import Preview, Selection, num_samples_of, select
 
 __all__ = [
     "Composition",
-    "Interval",
     "Preview",
     "Ratio",
     "Round",
     "Schedule",
     "Selection",
+    "SelectionInterval",
     "num_samples_of",
-    "plan",
+    "plan_rounds",
     "select",
 ]

@@ -64,7 +64,7 @@ class StorageError(AttentError, OSError):
     __str__ = Exception.__str__
 
 
-class RefusedError(StorageError):
+class AccessDeniedError(StorageError):
     """Storage does not let us: credentials are missing, wrong, or may too little."""
 
     exit_code = 2

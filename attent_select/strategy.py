@@ -46,7 +46,7 @@ def _count_later(measured: npt.NDArray[np.uint64], *, steps: npt.NDArray[np.uint
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Cutoff:
     """What came of the keys, as float64 expressions: each stratum has its own values.
 
     `num_selected` of `num_eligible` (in samples, or in units where the budget is), and the largest
@@ -73,6 +73,6 @@ class Strategy(Protocol):
         """float64 per row, never NaN or null: larger is selected first."""
         ...
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         """float64 per row: the probability that the row is selected."""
         ...

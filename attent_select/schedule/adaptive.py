@@ -25,8 +25,8 @@ from typing import Final
 
 from attent_select.schedule.cost import ScoringCost, need
 from attent_select.schedule.rescoring import Rescore
-from attent_select.schedule.rounds import Ratio, Round, Schedule, plan
-from attent_select.selection.subset import num_samples_of
+from attent_select.schedule.rounds import Ratio, Round, Schedule, plan_rounds
+from attent_select.selection.select import num_samples_of
 
 # The most that is drawn at random, unless the configuration asks for more.
 MAX_EXPLORE: Final = 0.25
@@ -75,7 +75,7 @@ class Decision:
 Choice = tuple[float, str]
 
 
-def decide(
+def decide_round(
     planned: Round,
     *,
     before: Sequence[Round],
@@ -174,7 +174,7 @@ def rescore_share(
     )
 
 
-def continued(
+def plan_adaptive_rounds(
     schedule: Schedule, decided: Sequence[Round], *, num_samples: int, batch_size: int
 ) -> tuple[Round, ...]:
     """The rounds of an adaptive run: those `decided`, then the rest as it would be without change.
@@ -187,7 +187,7 @@ def continued(
         num_samples: of the corpus.
         batch_size: global.
     """
-    planned = plan(schedule, num_samples=num_samples, batch_size=batch_size)
+    planned = plan_rounds(schedule, num_samples=num_samples, batch_size=batch_size)
     rounds = list(decided) or [each for each in planned if each.phase == "warmup"]
     if any(each.phase == "anneal" for each in rounds):
         return tuple(rounds)
@@ -210,7 +210,7 @@ def continued(
 
 def _to_teach(schedule: Schedule, *, num_samples: int, batch_size: int) -> int:
     """The budget of steps but for annealing."""
-    planned = plan(schedule, num_samples=num_samples, batch_size=batch_size)
+    planned = plan_rounds(schedule, num_samples=num_samples, batch_size=batch_size)
     return sum(each.num_steps for each in planned if each.phase != "anneal")
 
 

@@ -1,6 +1,6 @@
 """Which rows a partial round measures again. Pure.
 
-The settings, and two ways to choose: whole shards, stalest first, or rows, nearest to the
+The settings, and two ways to choose: whole shards, stalest_shards first, or rows, nearest to the
 threshold first.
 """
 
@@ -12,13 +12,13 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS, MEASURED_STEP, SHARD_ID
+from attent_select.selection.chunks import Chunks
 from attent_select.selection.composition import Composition
 from attent_select.selection.eligibility import census, eligible_rows
-from attent_select.selection.pieces import Pieces
-from attent_select.selection.subset import select
+from attent_select.selection.select import select
 from attent_select.stats.randomness import Purpose, stream_key, uniform
 from attent_select.strategies.hard import Hard
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 By = Literal["staleness", "threshold"]
 
@@ -66,7 +66,9 @@ class Rescore:
         return self.share if self.share is not None else fixed[self.kind]
 
 
-def stalest(ages: pl.DataFrame, *, num_samples: int, seed: int, round_number: int) -> pl.DataFrame:
+def stalest_shards(
+    ages: pl.DataFrame, *, num_samples: int, seed: int, round_number: int
+) -> pl.DataFrame:
     """The shards that a partial round measures: `shard_id` u32, `num_rows` u32, in shard order.
 
     Those whose losses are oldest come first, the mean of `measured_step` says; equally old ones in
@@ -93,8 +95,8 @@ def stalest(ages: pl.DataFrame, *, num_samples: int, seed: int, round_number: in
     )
 
 
-def nearest(
-    losses: pl.LazyFrame | Pieces, *, ratio: float, num_samples: int, seed: int, round_number: int
+def rows_near_threshold(
+    losses: pl.LazyFrame | Chunks, *, ratio: float, num_samples: int, seed: int, round_number: int
 ) -> Iterable[pl.DataFrame]:
     """The rows (schema `INDEX`) whose loss is nearest to where a selection of `ratio` is cut.
 
@@ -138,5 +140,5 @@ class _Nearness:
     def key(self, candidates: Candidates) -> pl.Expr:
         return -(pl.col(LOSS).cast(pl.Float64) - self.threshold).abs()
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return pl.lit(1.0)

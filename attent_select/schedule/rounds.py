@@ -11,7 +11,7 @@ from typing import Literal
 
 from attent_select.errors import InputError
 from attent_select.schedule.rescoring import Rescore
-from attent_select.selection.subset import num_samples_of
+from attent_select.selection.select import num_samples_of
 
 Phase = Literal["warmup", "teach", "anneal"]
 
@@ -71,7 +71,7 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Interval:
+class SelectionInterval:
     """How many epochs a teaching subset is used for before the teacher looks again.
 
     The i-th of k teaching rounds lasts `epochs` when fixed, and epochs + ⌊(end − epochs)·i/(k − 1)⌋
@@ -137,7 +137,7 @@ class Schedule:
     warmup_epochs: int = 0
     anneal_epochs: int = 0
     ratio: Ratio = field(default_factory=Ratio)
-    interval: Interval = field(default_factory=Interval)
+    interval: SelectionInterval = field(default_factory=SelectionInterval)
     rescore: Rescore = field(default_factory=Rescore)
 
     def __post_init__(self) -> None:
@@ -186,7 +186,7 @@ class Round:
     num_steps: int
 
 
-def plan(schedule: Schedule, *, num_samples: int, batch_size: int) -> tuple[Round, ...]:
+def plan_rounds(schedule: Schedule, *, num_samples: int, batch_size: int) -> tuple[Round, ...]:
     """The rounds of a run over `num_samples` samples with a global batch of `batch_size`.
 
     An adaptive ratio is planned as though it were fixed: so many steps are its budget.

@@ -24,11 +24,11 @@ from attent_select.schema import (
     WEIGHT,
     numpy_sample_key,
 )
+from attent_select.selection.chunks import Chunks, Mapped, Whole
 from attent_select.selection.composition import Composition
 from attent_select.selection.eligibility import ELIGIBLE, eligible_rows
-from attent_select.selection.pieces import Mapped, Pieces, Whole
 from attent_select.selection.radix import COST
-from attent_select.selection.subset import Preview, Selection, index_rows, num_samples_of, select
+from attent_select.selection.select import Preview, Selection, index_rows, num_samples_of, select
 from attent_select.selection.top_m import check_enough
 from attent_select.stats.elementwise import elementwise
 from attent_select.strategy import Strategy
@@ -47,7 +47,7 @@ _LARGEST: Final = 2.0**20
 
 
 @dataclass(frozen=True)
-class RowGroups:
+class RowGroupBlocks:
     """Blocks of any sizes. `starts` is u64[blocks]: the sample_key of the first row of every block
     of the corpus, ascending.
     """
@@ -63,7 +63,7 @@ class RowGroups:
         return self.starts[blocks].astype(np.uint32)  # the low half: the row
 
 
-Granularity = Literal["shard"] | int | RowGroups
+Granularity = Literal["shard"] | int | RowGroupBlocks
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def check_composition(composition: Composition) -> None:
 
 
 def select_blocks(
-    losses: pl.LazyFrame | Pieces,
+    losses: pl.LazyFrame | Chunks,
     *,
     granularity: Granularity,
     strategy: Strategy,
@@ -146,17 +146,17 @@ def select_blocks(
     )
     budget = {"num_samples": wanted, "num_units": num_units}
     chosen, threshold = _in_order(rows, blocks, ask, granularity=granularity, **budget)
-    pieces: Pieces = Whole(pl.LazyFrame(schema=INDEX))
+    chunks: Chunks = Whole(pl.LazyFrame(schema=INDEX))
     if len(chosen):
         taken = Mapped(rows, partial(_as_rows, chosen=chosen, granularity=granularity))
-        pieces = index_rows(taken, weights=composition.weights)
+        chunks = index_rows(taken, weights=composition.weights)
     count = int(chosen[_ROWS].sum())
-    selection = Selection(pieces, count, total, eligible, threshold)
+    selection = Selection(chunks, count, total, eligible, threshold)
     return BlockSelection(selection, _share(_mass(chosen), _mass(blocks)))
 
 
 def share_by_samples(
-    losses: pl.LazyFrame | Pieces,
+    losses: pl.LazyFrame | Chunks,
     *,
     strategy: Strategy,
     num_samples: int,
@@ -194,7 +194,7 @@ def _whole_loss(rows: pl.LazyFrame) -> int:
     return int(rows.select(_whole(pl.col(LOSS), pl.Float32()).sum()).collect().item() or 0)
 
 
-def as_blocks(rows: Pieces, granularity: Granularity, *, columns: Sequence[str]) -> pl.DataFrame:
+def as_blocks(rows: Chunks, granularity: Granularity, *, columns: Sequence[str]) -> pl.DataFrame:
     """One row per block, in any order: shard_id, `row` (its first), the mean of each of `columns`
     over its eligible rows, what these cost as NUM_UNITS, and how many they are of how many.
     """
@@ -211,7 +211,7 @@ def as_blocks(rows: Pieces, granularity: Granularity, *, columns: Sequence[str])
 def _sums(
     rows: pl.LazyFrame, *, granularity: Granularity, kinds: dict[str, pl.DataType]
 ) -> pl.DataFrame:
-    """Of a piece: what the eligible rows of each block add up to."""
+    """Of a chunk: what the eligible rows of each block add up to."""
     eligible = pl.col(ELIGIBLE)
     sums = {f"{_SUM}{name}": _whole(pl.col(name), kind) for name, kind in kinds.items()}
     return (
@@ -233,7 +233,7 @@ def _as_rows(rows: pl.LazyFrame, *, chosen: pl.DataFrame, granularity: Granulari
     """The eligible rows of the chosen blocks, up to each block's last one, each with its block's
     probability, in order.
     """
-    # Not a join: that would hash all chosen blocks again for every piece.
+    # Not a join: that would hash all chosen blocks again for every chunk.
     first = numpy_sample_key(chosen[SHARD_ID].to_numpy(), chosen[ROW].to_numpy())
     order = np.argsort(first)
     last = chosen[_LAST_ROW].fill_null(_END).to_numpy()[order]
@@ -276,7 +276,7 @@ def _check(granularity: Granularity, composition: Composition) -> None:
 
 def _first_row(granularity: Granularity) -> pl.Expr:
     """u32: the first row of the block that a row is in."""
-    if isinstance(granularity, RowGroups):
+    if isinstance(granularity, RowGroupBlocks):
         columns = (pl.col(SHARD_ID), pl.col(ROW))
         return elementwise(granularity.first_row, *columns, dtype=pl.UInt32)
     if granularity == "shard":
@@ -298,7 +298,7 @@ def _mean(total: pl.Expr, kind: pl.DataType) -> pl.Expr:
 
 
 def _in_order(
-    rows: Pieces,
+    rows: Chunks,
     blocks: pl.DataFrame,
     ask: Callable[..., Selection],
     *,
@@ -340,7 +340,7 @@ class _Following:
         return int(blocks.filter(self._is_it)[_ROWS].item())
 
     def cut_short(
-        self, taken: pl.DataFrame, rows: Pieces, granularity: Granularity
+        self, taken: pl.DataFrame, rows: Chunks, granularity: Granularity
     ) -> pl.DataFrame:
         """The block among `taken`; where it ends takes one pass over the rows."""
         work = partial(

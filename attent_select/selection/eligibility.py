@@ -19,10 +19,10 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
+from attent_select.selection.chunks import Chunks, Mapped, Then, Whole
 from attent_select.selection.composition import Composition
-from attent_select.selection.pieces import Mapped, Pieces, Then, Whole
 from attent_select.selection.radix import COST, STRATUM
-from attent_select.stats.histogram import Histogram, LossDistribution, bucket, counted
+from attent_select.stats.histogram import Histogram, LossDistribution, counted, loss_bucket
 from attent_select.strategy import Strategy
 
 ELIGIBLE: Final = "__eligible"
@@ -60,27 +60,27 @@ class Census:
 
 
 def eligible_rows(
-    losses: pl.LazyFrame | Pieces, *, strategy: Strategy, composition: Composition, in_units: bool
+    losses: pl.LazyFrame | Chunks, *, strategy: Strategy, composition: Composition, in_units: bool
 ) -> Mapped:
     """`candidates` of the losses, after the guard.
 
     Raises:
         InputError: a column is missing, or of a wrong type, or `where` is not a condition.
     """
-    pieces = Whole(losses) if isinstance(losses, pl.LazyFrame) else losses
+    chunks = Whole(losses) if isinstance(losses, pl.LazyFrame) else losses
     typed = functools.partial(
         candidates, strategy=strategy, composition=composition, in_units=in_units
     )
-    kinds = pieces.frame().collect_schema()
+    kinds = chunks.frame().collect_schema()
     typed(pl.LazyFrame(schema=kinds))
-    pieces = pieces.only(_needed(kinds, strategy, composition, in_units=in_units))
+    chunks = chunks.only(_needed(kinds, strategy, composition, in_units=in_units))
     if foreign := [name for name in (SHARD_ID, ROW) if kinds[name] != pl.UInt32]:
-        _check_range(pieces, foreign)
+        _check_range(chunks, foreign)
     limit = None
     if composition.max_visits is not None:
-        limit = _hard_limit(Mapped(pieces, typed), quantile=composition.hard_quantile)
+        limit = _hard_limit(Mapped(chunks, typed), quantile=composition.hard_quantile)
     guard = functools.partial(_guarded, max_visits=composition.max_visits, limit=limit)
-    return Mapped(pieces, Then(typed, guard))
+    return Mapped(chunks, Then(typed, guard))
 
 
 def _needed(
@@ -146,9 +146,9 @@ def _typed(losses: pl.LazyFrame, numbers: Sequence[str], *, label: str | None) -
     return losses.with_columns(*ids, *loss)
 
 
-def _check_range(pieces: Pieces, ids: Sequence[str]) -> None:
+def _check_range(chunks: Chunks, ids: Sequence[str]) -> None:
     """One pass over ids of another type than ours."""
-    found = pl.concat(pieces.run(functools.partial(_ends, ids=ids)))
+    found = pl.concat(chunks.run(functools.partial(_ends, ids=ids)))
     for name in ids:
         low, high = found[f"{name} low"].min(), found[f"{name} high"].max()
         if isinstance(low, int) and isinstance(high, int) and (low < 0 or high >= 1 << 32):
@@ -160,7 +160,7 @@ def _ends(rows: pl.LazyFrame, *, ids: Sequence[str]) -> pl.DataFrame:
     return rows.select(end for pair in ends for end in pair).collect()
 
 
-def _hard_limit(rows: Pieces, *, quantile: float) -> float | None:
+def _hard_limit(rows: Chunks, *, quantile: float) -> float | None:
     """The loss above which rows of many visits are dropped; None: nothing is."""
     losses = census(Mapped(rows, _with_finite_loss), with_losses=True).losses
     return losses.quantile(quantile) if losses is not None and losses.num_samples else None
@@ -185,7 +185,7 @@ def _guarded(rows: pl.LazyFrame, *, max_visits: int | None, limit: float | None)
 
 
 def census(
-    rows: Pieces,
+    rows: Chunks,
     *,
     with_losses: bool = False,
     with_costs: bool = False,
@@ -201,10 +201,10 @@ def census(
     total = 0
     costs: Counter[str] = Counter()
     histogram = Histogram()
-    for piece in rows.run(work):
-        total += piece.total
-        costs.update(piece.costs)
-        histogram.add(piece.buckets, piece.counts)
+    for chunk in rows.run(work):
+        total += chunk.total
+        costs.update(chunk.costs)
+        histogram.add(chunk.buckets, chunk.counts)
         if len(costs) > _MAX_STRATA:
             raise InputError(f"by: more than {_MAX_STRATA} different values")
     return Census(
@@ -217,7 +217,7 @@ def census(
 
 @dataclass(frozen=True)
 class _Tally:
-    """Of one piece: all rows, what the eligible ones cost per stratum, and how many (uint64[n])
+    """Of one chunk: all rows, what the eligible ones cost per stratum, and how many (uint64[n])
     are in each bucket of the loss (uint32[n]; all in 0 unless the losses are asked for).
     """
 
@@ -230,18 +230,18 @@ class _Tally:
 def _tally(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> _Tally:
     """In one stratum: numpy counts ten times as fast as a group_by."""
     columns = [ELIGIBLE, *([LOSS] if with_losses else []), *([COST] if with_costs else [])]
-    piece = rows.select(columns).collect()
-    chosen = piece.filter(ELIGIBLE)
+    chunk = rows.select(columns).collect()
+    chosen = chunk.filter(ELIGIBLE)
     cost = int(chosen[COST].sum()) if with_costs else len(chosen)
     if with_losses:
         buckets, counts = counted(chosen[LOSS].to_numpy())
     else:
         buckets, counts = counted(np.zeros(len(chosen), np.float32))
-    return _Tally(len(piece), {_EVERYTHING: cost} if len(chosen) else {}, buckets, counts)
+    return _Tally(len(chunk), {_EVERYTHING: cost} if len(chosen) else {}, buckets, counts)
 
 
 def _tally_strata(rows: pl.LazyFrame, *, with_losses: bool) -> _Tally:
-    group = bucket(pl.col(LOSS)) if with_losses else pl.lit(0, dtype=pl.UInt32)
+    group = loss_bucket(pl.col(LOSS)) if with_losses else pl.lit(0, dtype=pl.UInt32)
     counts = (
         rows.select(
             pl.when(ELIGIBLE).then(group).alias(_BUCKET),

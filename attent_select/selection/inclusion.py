@@ -12,10 +12,10 @@ import polars as pl
 
 from attent_select.schema import PROBABILITY
 from attent_select.selection import top_m
-from attent_select.selection.pieces import Mapped, Pieces
+from attent_select.selection.chunks import Chunks, Mapped
 from attent_select.selection.radix import STRATUM
 from attent_select.selection.top_m import FIRST_EXCLUDED, INCLUDED, KEY, Cut
-from attent_select.strategy import Candidates, Outcome, Strategy
+from attent_select.strategy import Candidates, Cutoff, Strategy
 
 _SPENT: Final = "__spent"
 _AVAILABLE: Final = "__available"
@@ -53,7 +53,7 @@ class Picked:
     `cut_of` is stratum → where the strategy's budget ends; `available` the budget's, counted now.
     """
 
-    rows: Pieces
+    rows: Chunks
     cut_of: Mapping[int, Cut]
     available: Mapping[int, int]
 
@@ -76,7 +76,7 @@ class Sample:
 
 
 def pick(
-    keyed: Pieces,
+    keyed: Chunks,
     budget: Budget,
     *,
     strategy: Strategy,
@@ -130,12 +130,12 @@ def _only_included(taken: pl.LazyFrame) -> pl.LazyFrame:
 
 def _probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
     """That the strategy takes the row, as PROBABILITY."""
-    outcome = Outcome(pl.col(_SPENT), pl.col(_AVAILABLE), pl.col(FIRST_EXCLUDED))
+    cutoff = Cutoff(pl.col(_SPENT), pl.col(_AVAILABLE), pl.col(FIRST_EXCLUDED))
     return (
         pl.when(pl.col(_SPENT) == 0)
         .then(0.0)
         .when(pl.col(FIRST_EXCLUDED).is_not_null())
-        .then(strategy.probability(candidates, outcome).clip(0.0, 1.0))
+        .then(strategy.probability(candidates, cutoff).clip(0.0, 1.0))
         .otherwise(1.0)
         .alias(PROBABILITY)
     )
@@ -157,8 +157,8 @@ def _numbers(budget: Budget, available: Mapping[int, int]) -> pl.DataFrame:
 
 
 def _explored(
-    taken: Pieces, budget: Budget, explore_key: pl.Expr, *, sample: Sample | None
-) -> Pieces:
+    taken: Chunks, budget: Budget, explore_key: pl.Expr, *, sample: Sample | None
+) -> Chunks:
     """The rows that the strategy took, and a uniform draw from those that it left."""
     both = Mapped(taken, functools.partial(_with_explore_key, explore_key=explore_key))
     left = Mapped(both, _only_left)

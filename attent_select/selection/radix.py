@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select.schema import sample_key
-from attent_select.selection.pieces import Pieces
+from attent_select.selection.chunks import Chunks
 from attent_select.stats.elementwise import elementwise
 
 ORDER: Final = "__order"
@@ -31,7 +31,7 @@ _DIGITS_PER_WORD: Final = 64 // _DIGIT_BITS
 _LEVELS: Final = 2 * _DIGITS_PER_WORD
 # Buckets of at most this many rows in all are collected and sorted.
 _EDGE_ROWS: Final = 1 << 20
-# So many rows of the pieces' counts wait to be added up.
+# So many rows of the chunks' counts wait to be added up.
 _WAITING_ROWS: Final = 1 << 20
 _ROWS: Final = "__rows"
 _SIGN: Final = 1 << 63
@@ -61,7 +61,7 @@ def with_order(rows: pl.LazyFrame, *, key: str) -> pl.LazyFrame:
     return rows.with_columns(order.alias(ORDER), sample_key().alias(SAMPLE_KEY))
 
 
-def boundaries(ordered: Pieces, budgets: Mapping[int, int]) -> dict[int, Boundary]:
+def boundaries(ordered: Chunks, budgets: Mapping[int, int]) -> dict[int, Boundary]:
     """Where each stratum's budget ends, in the order of its rows.
 
     Args:
@@ -127,13 +127,13 @@ def _inside(ordered: pl.LazyFrame, active: pl.DataFrame, *, level: int) -> pl.La
     return rows.join(active.lazy(), on=[STRATUM, _HIGH, _LOW], how="semi")
 
 
-def _counts(ordered: Pieces, active: pl.DataFrame, *, level: int) -> pl.DataFrame:
+def _counts(ordered: Chunks, active: pl.DataFrame, *, level: int) -> pl.DataFrame:
     """One pass: cost and rows per stratum and digit of the buckets, in order."""
-    found = ordered.run(functools.partial(_counts_of_piece, active=active, level=level))
+    found = ordered.run(functools.partial(_counts_of_chunk, active=active, level=level))
     return _folded(found, _summed).sort(STRATUM, _HIGH, _LOW)
 
 
-def _counts_of_piece(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
+def _counts_of_chunk(ordered: pl.LazyFrame, *, active: pl.DataFrame, level: int) -> pl.DataFrame:
     rows = _inside(ordered, active, level=level)
     # u64 sums: polars lengths and u32 sums wrap beyond 2^32 rows.
     return _summed(rows.select(STRATUM, *_prefix(level + 1), COST, _u64(1).alias(_ROWS))).collect()
@@ -176,18 +176,18 @@ def _around(active: pl.DataFrame, edge: pl.DataFrame, stratum: int) -> tuple[Pla
     return (rows[ORDER][at - 1], rows[SAMPLE_KEY][at - 1]) if at else None, first
 
 
-def _last_before(ordered: Pieces, firsts: Mapping[int, Place]) -> dict[int, Place]:
+def _last_before(ordered: Chunks, firsts: Mapping[int, Place]) -> dict[int, Place]:
     """One pass: the last row of each stratum before the given one (None: of all its rows)."""
     bounds = pl.DataFrame(
         [(stratum, *(first or (None, None))) for stratum, first in firsts.items()],
         schema={STRATUM: pl.UInt32, _HIGH: pl.UInt64, _LOW: pl.UInt64},
         orient="row",
     )
-    found = ordered.run(functools.partial(_last_of_piece, bounds=bounds))
+    found = ordered.run(functools.partial(_last_of_chunk, bounds=bounds))
     return {stratum: (order, key) for stratum, order, key in _folded(found, _last_rows).iter_rows()}
 
 
-def _last_of_piece(ordered: pl.LazyFrame, *, bounds: pl.DataFrame) -> pl.DataFrame:
+def _last_of_chunk(ordered: pl.LazyFrame, *, bounds: pl.DataFrame) -> pl.DataFrame:
     tied = (pl.col(ORDER) == pl.col(_HIGH)) & (pl.col(SAMPLE_KEY) < pl.col(_LOW))
     is_before = ((pl.col(ORDER) < pl.col(_HIGH)) | tied).fill_null(True)
     rows = ordered.select(STRATUM, ORDER, SAMPLE_KEY).join(bounds.lazy(), on=STRATUM)

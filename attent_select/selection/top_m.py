@@ -23,7 +23,7 @@ import polars as pl
 from attent_select.errors import TooFewError
 from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
 from attent_select.selection import radix
-from attent_select.selection.pieces import Mapped, Pieces
+from attent_select.selection.chunks import Chunks, Mapped
 from attent_select.selection.radix import STRATUM
 
 KEY: Final = "__key"
@@ -85,7 +85,7 @@ class Pilot:
         return above / len(self.keys) * self.num_rows
 
 
-def cut(keyed: Pieces, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
+def cut(keyed: Chunks, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
     """Where `num_selected` rows end, and how many rows there are; exact whatever the pilot says.
 
     Args:
@@ -120,7 +120,7 @@ def cut(keyed: Pieces, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
     return cuts(keyed, {0: num_selected})[0], counted.num_rows
 
 
-def cuts(keyed: Pieces, budgets: Mapping[int, int]) -> dict[int, Cut]:
+def cuts(keyed: Chunks, budgets: Mapping[int, int]) -> dict[int, Cut]:
     """Where each stratum's budget ends, counted in COST; `keyed` as for `cut`."""
     ordered = Mapped(keyed, functools.partial(radix.with_order, key=KEY))
     return {
@@ -223,7 +223,7 @@ def _numbers(position: Position | None) -> tuple[float | None, int | None]:
     return (position.key, position.sample_key) if position else (None, None)
 
 
-def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
+def _count(keyed: Chunks, *, low: float, high: float) -> _Count:
     """One pass: rows, rows with a key above `high`, and the rows with low ≤ key ≤ high."""
     # Python's integers: polars lengths and u32 sums wrap beyond 2^32 rows.
     num_rows = above = num_inside = 0
@@ -231,25 +231,25 @@ def _count(keyed: Pieces, *, low: float, high: float) -> _Count:
     # not written to takes no memory.
     keys = np.empty(_MAX_BRACKET_ROWS)
     sample_keys = np.empty(_MAX_BRACKET_ROWS, np.uint64)
-    for piece in keyed.run(functools.partial(_count_piece, low=low, high=high)):
-        num_rows += piece.num_rows
-        above += piece.above
-        first, num_inside = num_inside, num_inside + len(piece.keys)
+    for chunk in keyed.run(functools.partial(_count_chunk, low=low, high=high)):
+        num_rows += chunk.num_rows
+        above += chunk.above
+        first, num_inside = num_inside, num_inside + len(chunk.keys)
         if num_inside <= _MAX_BRACKET_ROWS:
-            keys[first:num_inside] = piece.keys
-            sample_keys[first:num_inside] = piece.sample_keys
+            keys[first:num_inside] = chunk.keys
+            sample_keys[first:num_inside] = chunk.sample_keys
     complete = num_inside <= _MAX_BRACKET_ROWS
     kept = slice(num_inside if complete else 0)
     return _Count(num_rows, above, keys[kept], sample_keys[kept], complete)
 
 
-def _count_piece(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:
-    piece = rows.select(KEY, SHARD_ID, ROW).collect()
-    inside = piece.filter(pl.col(KEY).is_between(low, high))
+def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:
+    chunk = rows.select(KEY, SHARD_ID, ROW).collect()
+    inside = chunk.filter(pl.col(KEY).is_between(low, high))
     shards, ordinals = inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()
     return _Count(
-        num_rows=len(piece),
-        above=int((piece[KEY] > high).sum()),
+        num_rows=len(chunk),
+        above=int((chunk[KEY] > high).sum()),
         keys=inside[KEY].to_numpy(),
         sample_keys=numpy_sample_key(shards, ordinals),
         complete=True,

@@ -13,7 +13,7 @@ CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A mean of `count` values; `low` and `high` are None for a single one: it tells no spread."""
 
     mean: float
@@ -22,7 +22,7 @@ class Interval:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
+    def of(cls, values: Sequence[float]) -> "ConfidenceInterval":
         """mean ± t·s/√n, with t of n − 1 degrees of freedom. Raises `ValueError` without values."""
         if not values:
             raise ValueError("no values: a mean needs at least one")
@@ -43,10 +43,12 @@ class Interval:
         return self.high is not None and self.high < 0
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval | None:
+def paired_difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float]
+) -> ConfidenceInterval | None:
     """The mean of ours − theirs over the seeds that both have; None where they share none."""
     seeds = sorted(ours.keys() & theirs.keys())
-    return Interval.of([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
+    return ConfidenceInterval.of([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
 
 
 def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:

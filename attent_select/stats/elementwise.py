@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 # Values at a time: few enough for a core's cache, many enough that threads rarely meet at the lock.
-_CHUNK: Final = 1 << 16
+_VALUES_PER_CALL: Final = 1 << 16
 
 Function = Callable[..., npt.NDArray[Any]]
 
@@ -31,8 +31,8 @@ def elementwise(
         values = [(s.fill_null(0) if s.null_count() else s).to_numpy() for s in given]
         found = np.empty(len(values[0]), dtype=kind)
         with np.errstate(all="ignore"):  # IEEE's answers are wanted: ln 0 = −∞
-            for first in range(0, len(found), _CHUNK):
-                rows = slice(first, first + _CHUNK)
+            for first in range(0, len(found), _VALUES_PER_CALL):
+                rows = slice(first, first + _VALUES_PER_CALL)
                 found[rows] = function(*(each[rows] for each in values))
         return pl.Series(given[0].name, found)
 

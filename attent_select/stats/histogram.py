@@ -19,13 +19,13 @@ from attent_select.stats.elementwise import elementwise
 _DROPPED_BITS: Final = 11
 
 
-def bucket(loss: pl.Expr) -> pl.Expr:
+def loss_bucket(loss: pl.Expr) -> pl.Expr:
     """u32 bucket of a finite float32 loss; rows of one bucket agree to 2^-12, relative."""
     return elementwise(buckets_of, loss.cast(pl.Float32), dtype=pl.UInt32)
 
 
 def buckets_of(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """`bucket` of an array."""
+    """`loss_bucket` of an array."""
     found = (losses + np.float32(0.0)).view(np.uint32)  # −0.0 + 0.0 is 0.0
     found >>= np.uint32(_DROPPED_BITS)
     return found
@@ -46,7 +46,7 @@ def counted(
 
 
 class Histogram:
-    """Sums what `counted` said of each piece."""
+    """Sums what `counted` said of each chunk."""
 
     def __init__(self) -> None:
         self._counts: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
@@ -82,7 +82,7 @@ class LossDistribution:
     def from_buckets(
         cls, buckets: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint64]
     ) -> "LossDistribution":
-        """From the buckets that `bucket` gave, in any order, and their row counts."""
+        """From the buckets that `loss_bucket` gave, in any order, and their row counts."""
         shifted = buckets.astype(np.uint32) << np.uint32(_DROPPED_BITS)
         edge = shifted.view(np.float32).astype(np.float64)
         other = (shifted + np.uint32((1 << _DROPPED_BITS) - 1)).view(np.float32).astype(np.float64)

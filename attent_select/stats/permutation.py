@@ -4,7 +4,7 @@ A Feistel network over counter-based random bits.
 
 A number is cut into a high and a low half; each round changes one half by random bits of the
 other, which can be undone, so that the whole is a permutation of a power of two. Numbers that
-fall outside `size` are permuted again until they fall inside (cycle walking): fewer than two
+fall outside `size` are permute again until they fall inside (cycle walking): fewer than two
 times on average. Source: Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002.
 """
 
@@ -17,7 +17,7 @@ _ROUNDS = 6  # even: the halves stand where they stood
 _LEAST_BITS = 2
 
 
-def permuted(places: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArray[np.int64]:
+def permute(places: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArray[np.int64]:
     """Which of `size` things stands at each of `places`: int64, each in [0, size)."""
     numbers = places.astype(np.uint64)
     outside = np.arange(len(numbers))

@@ -62,11 +62,11 @@ class QuantileMap:
         return cls(tuple(knots.tolist()), tuple(np.maximum.accumulate(means).tolist()))
 
     @classmethod
-    def from_plain(cls, values: dict[str, Sequence[float]]) -> "QuantileMap":
-        """What `plain` gave."""
+    def from_dict(cls, values: dict[str, Sequence[float]]) -> "QuantileMap":
+        """What `to_dict` gave."""
         return cls(tuple(values["observed"]), tuple(values["scored"]))
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"observed": list(self.observed), "scored": list(self.scored)}
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Band:
         distance = self._distance(candidates)
         return pl.when(distance == 0.0).then(1.0 + candidates.uniform).otherwise(-distance)
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        inside = (2.0 - outcome.first_excluded).clip(0.0, 1.0)
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
+        inside = (2.0 - cutoff.first_excluded).clip(0.0, 1.0)
         return pl.when(self._distance(candidates) == 0.0).then(inside).otherwise(1.0)
 
     def _distance(self, candidates: Candidates) -> pl.Expr:

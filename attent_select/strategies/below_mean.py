@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 
 from attent_select.schema import LOSS
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class BelowMean:
         # u is in (0, 1]: halved, the two groups cannot meet.
         return self._is_above(candidates).cast(pl.Float64) + candidates.uniform / 2
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         # Given the largest key left out, t: within its group a row is in where u/2 > t.
         group = self._is_above(candidates).cast(pl.Float64)
-        return (1.0 - 2.0 * (outcome.first_excluded - group)).clip(0.0, 1.0)
+        return (1.0 - 2.0 * (cutoff.first_excluded - group)).clip(0.0, 1.0)
 
     def _is_above(self, candidates: Candidates) -> pl.Expr:
         assert candidates.losses is not None

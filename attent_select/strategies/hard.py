@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 
 from attent_select.schema import LOSS
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,5 @@ class Hard:
     def key(self, candidates: Candidates) -> pl.Expr:
         return pl.col(LOSS).cast(pl.Float64)
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return pl.lit(1.0, dtype=pl.Float64)

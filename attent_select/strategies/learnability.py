@@ -7,7 +7,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ class Learnability:
     def key(self, candidates: Candidates) -> pl.Expr:
         return pl.col(LOSS).cast(pl.Float64) - pl.col(self.reference).cast(pl.Float64)
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return pl.lit(1.0)

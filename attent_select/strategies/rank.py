@@ -12,7 +12,7 @@ from attent_select.errors import InputError
 from attent_select.schema import LOSS
 from attent_select.stats.gumbel import Floats, Logit, noisy, probability_above
 from attent_select.stats.histogram import RankTable
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Rank:
     def key(self, candidates: Candidates) -> pl.Expr:
         return noisy(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        return probability_above(outcome.first_excluded, self._logit(candidates), pl.col(LOSS))
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
+        return probability_above(cutoff.first_excluded, self._logit(candidates), pl.col(LOSS))
 
     def _logit(self, candidates: Candidates) -> Logit:
         assert candidates.losses is not None

@@ -12,7 +12,7 @@ import polars as pl
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
 from attent_select.stats.gumbel import Floats, Logit, noisy, probability_above
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 # The published rule adds this inside its logarithm.
 _EPSILON = 1e-10
@@ -61,8 +61,8 @@ class Soft:
         key = noisy(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
         return key / self.temperature if self.reference else key
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        threshold = outcome.first_excluded * (self.temperature if self.reference else 1.0)
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
+        threshold = cutoff.first_excluded * (self.temperature if self.reference else 1.0)
         return probability_above(threshold, self._logit(candidates), pl.col(LOSS))
 
     def _logit(self, candidates: Candidates) -> Logit:

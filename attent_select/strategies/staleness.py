@@ -7,7 +7,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS, MEASURED_STEP
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -40,5 +40,5 @@ class Staleness:
         age = candidates.age(pl.col(MEASURED_STEP)).cast(pl.Float64)
         return pl.col(LOSS).cast(pl.Float64) + self.bonus * age.sqrt()
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return pl.lit(1.0)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from attent_select.strategy import Candidates, Outcome
+from attent_select.strategy import Candidates, Cutoff
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,5 @@ class Uniform:
     def key(self, candidates: Candidates) -> pl.Expr:
         return candidates.uniform
 
-    def probability(self, candidates: Candidates, outcome: Outcome) -> pl.Expr:
-        return outcome.num_selected / outcome.num_eligible
+    def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
+        return cutoff.num_selected / cutoff.num_eligible

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
-from attent_select.stats.confidence import Interval, paired
+from attent_select.stats.confidence import ConfidenceInterval, paired_difference
 from pipeline.reports.verdict import Outcome, judge
 
 ALL, SHORT = "all data", "all data, fewer epochs"
@@ -58,14 +58,17 @@ def _row(name: str, arms: Mapping[str, Mapping[int, Trial]], *, quality: str) ->
         "wall_seconds": wall,
         "overhead": (costs["score"] + costs["select"]) / costs["train"],
         "final": {
-            m: asdict(Interval.of([t["final"][m] for t in mine.values()])) for m in _metrics(mine)
+            m: asdict(ConfidenceInterval.of([t["final"][m] for t in mine.values()]))
+            for m in _metrics(mine)
         },
     }
     outcomes = {other: _outcomes(arms.get(other, {}), quality) for other in (name, ALL, SHORT)}
     for other in (ALL, SHORT):
         if other != name and other in arms:
             row[f"against {other}"] = {
-                "seconds_saved": _plain(paired(*(_seconds(outcomes[o]) for o in (other, name)))),
+                "seconds_saved": _plain(
+                    paired_difference(*(_seconds(outcomes[o]) for o in (other, name)))
+                ),
                 **{
                     metric: _plain(_gained(mine, arms[other], metric))
                     for metric in dict.fromkeys((quality, "eval_loss"))
@@ -106,10 +109,12 @@ def _seconds(outcomes: Sequence[Outcome]) -> dict[int, float]:
     return {one.seed: one.seconds for one in outcomes}
 
 
-def _gained(mine: Mapping[int, Trial], theirs: Mapping[int, Trial], metric: str) -> Interval | None:
+def _gained(
+    mine: Mapping[int, Trial], theirs: Mapping[int, Trial], metric: str
+) -> ConfidenceInterval | None:
     sign = 1 if metric in HIGHER else -1
     sides = ({s: sign * t["final"][metric] for s, t in arm.items()} for arm in (mine, theirs))
-    return paired(*sides)
+    return paired_difference(*sides)
 
 
 def _reached(
@@ -187,5 +192,5 @@ def _between(found: Mapping[str, Any] | None, style: str) -> str:
     return f"{found['mean']:{style}} ({found['low']:{style}} to {found['high']:{style}})"
 
 
-def _plain(found: Interval | None) -> dict[str, Any] | None:
+def _plain(found: ConfidenceInterval | None) -> dict[str, Any] | None:
     return None if found is None else asdict(found)

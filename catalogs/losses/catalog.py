@@ -18,7 +18,7 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import ExistsError, InputError, MissingError
-from attent_select.selection.subset import Preview
+from attent_select.selection.select import Preview
 from attent_select.stats.quantile_map import QuantileMap, Trend
 from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus

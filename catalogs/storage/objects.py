@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from attent_select.errors import (
+    AccessDeniedError,
     AttentError,
     CorpusMismatchError,
     MissingError,
     NoSpaceError,
-    RefusedError,
     StorageError,
 )
 
@@ -113,7 +113,7 @@ def translated(url: str, *more: type[Exception]) -> Iterator[None]:
         reason = f"{url}: {' '.join(said.split())}"
         if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
             hint = "Check the credentials in the environment, and what they may do there"
-            raise RefusedError(f"{reason}. {hint}") from error
+            raise AccessDeniedError(f"{reason}. {hint}") from error
         raise StorageError(reason) from error
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from attent_select.schema import ROW, SHARD_ID
-from attent_select.selection import pieces
-from attent_select.selection.subset import Preview
+from attent_select.selection.chunks import map_in_threads
+from attent_select.selection.select import Preview
 from catalogs import storage
 from catalogs.tables import frames, parquet_file
 from catalogs.tables.frames import SchemaDict
@@ -58,7 +58,7 @@ class _Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """The columns `schema` of all rows of `files`, in order. Implements `Pieces`."""
+    """The columns `schema` of all rows of `files`, in order. Implements `Chunks`."""
 
     files: tuple[File, ...]
     schema: SchemaDict
@@ -81,7 +81,7 @@ class Scan:
             yield work(pl.LazyFrame(schema=self.schema))
             return
         read_and_work = functools.partial(_work, work, self.schema)
-        yield from pieces.in_threads(read_and_work, self._pieces(), num_threads=self._threads)
+        yield from map_in_threads(read_and_work, self._pieces(), num_threads=self._threads)
 
     def preview(self, *, total: int | None = None) -> Preview:
         """The first rows of a row group in the middle of some of the files.
@@ -97,7 +97,7 @@ class Scan:
         ) -> Iterator[pl.DataFrame]:
             kinds = _kinds(self.schema, columns)
             read = functools.partial(_first_rows, schema=kinds)
-            found = pieces.in_threads(read, iter(some), num_threads=self._threads)
+            found = map_in_threads(read, iter(some), num_threads=self._threads)
             yield from frames.limited(found, where=where, limit=limit)
 
         return Preview(total, register_io_source(source, schema=self.schema))
@@ -131,7 +131,7 @@ class Scan:
             yield piece
 
     def _chunks(self, most: int) -> Iterator[_Chunk]:
-        footers = pieces.in_threads(_footer, iter(self.files), num_threads=self._threads)
+        footers = map_in_threads(_footer, iter(self.files), num_threads=self._threads)
         for file, footer in zip(self.files, footers, strict=True):
             frames.check_columns(footer, schema=self.schema, url=file.url)
             groups: list[int] = []
@@ -169,7 +169,7 @@ def _lazy(chunks: Iterable[list[_Chunk]], *, schema: SchemaDict, threads: int) -
         columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         read = functools.partial(_read, schema=_kinds(schema, columns))
-        found = pieces.in_threads(read, iter(chunks), num_threads=threads)
+        found = map_in_threads(read, iter(chunks), num_threads=threads)
         with contextlib.closing(found):
             yield from frames.limited(found, where=where, limit=limit)
 

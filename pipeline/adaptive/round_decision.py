@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from attent_select.errors import InputError, MissingError
-from attent_select.schedule.adaptive import Decision, Signals, decide
+from attent_select.schedule.adaptive import Decision, Signals, decide_round
 from attent_select.schedule.cost import RoundSeconds, ScoringCost
 from attent_select.schedule.rounds import Round
 from catalogs import Corpus, LossCatalog, storage
@@ -66,7 +66,7 @@ def make(
             metrics=values,
             last=last.signals if last is not None else Signals(),
         )
-    decision = decide(
+    decision = decide_round(
         planned,
         before=before,
         schedule=config.schedule,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from attent_select.schema import INDEX
-from attent_select.selection.subset import Selection
+from attent_select.selection.select import Selection
 from catalogs import storage
 from catalogs.layout import join
 from catalogs.tables import frames
@@ -28,7 +28,7 @@ _TASKS_PER_THREAD = 4
 
 @dataclass(frozen=True)
 class ClusterScan:
-    """`scan` on the workers of `client`. Implements `Pieces`."""
+    """`scan` on the workers of `client`. Implements `Chunks`."""
 
     client: Client
     scan: Scan
@@ -82,7 +82,7 @@ def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataF
     """
     folder = f"{beside}.pieces-{uuid.uuid4().hex[:8]}"
     try:
-        found = [url for url in selection.pieces.run(_Publish(folder)) if url is not None]
+        found = [url for url in selection.chunks.run(_Publish(folder)) if url is not None]
         yield from (
             Scan.of(found, schema=dict(INDEX))
             .frame()

@@ -13,7 +13,7 @@ import yaml
 from attent_select.errors import AttentError, InputError, MissingError
 from attent_select.plugins import load_plugin
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
-from attent_select.selection.subset import select
+from attent_select.selection.select import select
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials

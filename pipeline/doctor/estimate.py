@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from attent_select.errors import InputError, SampleError
-from attent_select.schedule.rounds import Round, plan
+from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus, storage
 from catalogs.corpus import format_of, inspect_shard, read_shard
 from catalogs.layout import Layout
@@ -99,7 +99,9 @@ def estimate(config: RunConfig, *, places: int) -> Estimate:
         samples = list(_samples(config, first))
         score_rate = _score_rate(config, model, first, len(samples))
         train_rate = _train_rate(config, model, samples)
-    rounds = plan(config.schedule, num_samples=num_samples, batch_size=config.training.batch_size)
+    rounds = plan_rounds(
+        config.schedule, num_samples=num_samples, batch_size=config.training.batch_size
+    )
     scored = sum(_is_scored(config, round_) for round_ in rounds)
     learned = sum(round_.num_samples * round_.epochs for round_ in rounds)
     per_round = num_samples / score_rate / max(places, 1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from attent_select.errors import InputError, MissingError
-from attent_select.schedule.rounds import plan
+from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus
 from pipeline import metrics
 from pipeline.config import run_config
@@ -79,7 +79,7 @@ def verdict(
 
 def _gap(config: RunConfig, table: pl.DataFrame) -> str | None:
     """Why the run's seconds are not those of all of it; None where they are."""
-    rounds = plan(
+    rounds = plan_rounds(
         config.schedule,
         num_samples=Corpus.open(config.run).num_samples,
         batch_size=config.training.batch_size,

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from attent_select import schema
-from attent_select.stats.histogram import LossDistribution, bucket
+from attent_select.stats.histogram import LossDistribution, loss_bucket
 from attent_select.stats.randomness import Purpose, bits, stream_key
 from catalogs import Corpus, LossCatalog
 from catalogs.shard_format import Sample
@@ -152,7 +152,9 @@ def _sampled_index(run: str, *, rounds: Sequence[int]) -> tuple[pl.DataFrame, in
 def _losses(losses: pl.LazyFrame) -> LossDistribution:
     counts = (
         losses.filter(pl.col(schema.LOSS).is_not_null())
-        .select(bucket(pl.col(schema.LOSS)).alias("bucket"), pl.lit(1, dtype=pl.UInt64).alias("n"))
+        .select(
+            loss_bucket(pl.col(schema.LOSS)).alias("bucket"), pl.lit(1, dtype=pl.UInt64).alias("n")
+        )
         .group_by("bucket")
         .agg(pl.col("n").sum())
         .collect(engine="streaming")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from attent_select.stats.confidence import Interval, paired
+from attent_select.stats.confidence import ConfidenceInterval, paired_difference
 
 NOT_SHOWN = "no saving shown"
 
@@ -44,9 +44,9 @@ class Comparison:
         quality_gained: positive where ours is better.
     """
 
-    seconds_saved: Interval
+    seconds_saved: ConfidenceInterval
     share_saved: float
-    quality_gained: Interval
+    quality_gained: ConfidenceInterval
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def compare(
 ) -> Comparison | None:
     """None where no seed is common to both."""
 
-    def differences(value: Callable[[Outcome], float]) -> Interval | None:
+    def differences(value: Callable[[Outcome], float]) -> ConfidenceInterval | None:
         sides = ({one.seed: value(one) for one in side} for side in (ours, theirs))
-        return paired(*sides)
+        return paired_difference(*sides)
 
     seconds = differences(lambda one: -one.seconds)
     quality = differences(lambda one: one.quality if higher_is_better else -one.quality)
@@ -157,15 +157,15 @@ def _praise(against_all: Comparison, control: Comparison | None, quality: str) -
     )
 
 
-def _seconds(found: Interval) -> str:
+def _seconds(found: ConfidenceInterval) -> str:
     return f"{found.mean:,.1f} s{_range(found, '+,.1f')}"
 
 
-def _quality(found: Interval) -> str:
+def _quality(found: ConfidenceInterval) -> str:
     return f"{found.mean:+.4f}{_range(found, '+.4f')}"
 
 
-def _range(found: Interval, style: str) -> str:
+def _range(found: ConfidenceInterval, style: str) -> str:
     if found.low is None or found.high is None:
         return " (one pair)"
     return f" (95 % interval {found.low:{style}} to {found.high:{style}}, {found.count} pairs)"

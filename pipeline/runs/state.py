@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from attent_select.errors import InputError
-from attent_select.schedule.adaptive import Decision, continued
-from attent_select.schedule.rounds import Round, plan
+from attent_select.schedule.adaptive import Decision, plan_adaptive_rounds
+from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import metrics
@@ -82,7 +82,7 @@ class Run:
         """With that round; of an adaptive run the rounds after it spend what is left."""
         so_far = (*self.rounds[: round_.number], round_)
         if self.config.schedule.ratio.kind == "adaptive":
-            rounds = continued(
+            rounds = plan_adaptive_rounds(
                 self.config.schedule,
                 so_far,
                 num_samples=self.corpus.num_samples,
@@ -122,7 +122,7 @@ def prepare(
     check_columns(corpus, config)
     if config.selection.granularity == "row_group":
         corpus.check_row_groups()
-    rounds = plan(
+    rounds = plan_rounds(
         config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
     )
     save_initial(config)

@@ -30,10 +30,10 @@ class Calibration:
     quantiles: QuantileMap | Trend
     source: str
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it. A trend is not kept: it is of one epoch alone."""
         quantiles = self.quantiles if isinstance(self.quantiles, QuantileMap) else QuantileMap()
-        return {"source": self.source, **quantiles.plain()}
+        return {"source": self.source, **quantiles.to_dict()}
 
 
 # Where nothing is ever scored, there is no other scale.
@@ -95,7 +95,7 @@ def _kept(catalog: LossCatalog, since: int) -> QuantileMap | None:
     kept = catalog.provenance(since).get("calibration")
     if not kept or not kept["observed"]:
         return None
-    return QuantileMap.from_plain(kept)
+    return QuantileMap.from_dict(kept)
 
 
 def _scored_last(catalog: LossCatalog, since: int) -> QuantileMap | None:

@@ -13,8 +13,8 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import InputError
-from attent_select.schedule.rescoring import nearest, stalest
-from attent_select.selection.subset import num_samples_of
+from attent_select.schedule.rescoring import rows_near_threshold, stalest_shards
+from attent_select.selection.select import num_samples_of
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.losses import merge
@@ -139,7 +139,7 @@ def _how(config: RunConfig, tasks: Sequence[SpanTask], calibration: Calibration)
     return {
         "rescored": sum(task.num_rows for task in tasks),
         "by": config.schedule.rescore.by,
-        "calibration": calibration.plain(),
+        "calibration": calibration.to_dict(),
     }
 
 
@@ -196,9 +196,9 @@ def _picked(
     }
     rows: pl.LazyFrame | Iterable[pl.DataFrame]
     if by == "threshold":
-        rows = nearest(catalog.scan(since), ratio=ratio, **draw)
+        rows = rows_near_threshold(catalog.scan(since), ratio=ratio, **draw)
     else:
-        rows = _rows_of(catalog, stalest(_ages(catalog, since), **draw))
+        rows = _rows_of(catalog, stalest_shards(_ages(catalog, since), **draw))
     # What is there is of a decision that was withdrawn, or of another process: the same rows.
     return IndexFile.write(url, rows, provenance=facts, overwrite=True)
 

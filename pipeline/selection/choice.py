@@ -10,9 +10,14 @@ from typing import Any
 import polars as pl
 
 from attent_select.errors import InputError, TooFewError
-from attent_select.selection.blocks import Granularity, RowGroups, select_blocks, share_by_samples
-from attent_select.selection.pieces import Pieces
-from attent_select.selection.subset import Preview, Selection, select
+from attent_select.selection.blocks import (
+    Granularity,
+    RowGroupBlocks,
+    select_blocks,
+    share_by_samples,
+)
+from attent_select.selection.chunks import Chunks
+from attent_select.selection.select import Preview, Selection, select
 from catalogs import Corpus
 from pipeline.config.sections import SelectionSettings
 
@@ -51,7 +56,7 @@ class Chosen:
 
 
 def choose(
-    losses: pl.LazyFrame | Pieces,
+    losses: pl.LazyFrame | Chunks,
     how: SelectionSettings[Any],
     *,
     budget: Budget,
@@ -75,7 +80,7 @@ def choose(
 
 
 def loss_share_by_samples(
-    losses: pl.LazyFrame | Pieces,
+    losses: pl.LazyFrame | Chunks,
     how: SelectionSettings[Any],
     *,
     num_samples: int,
@@ -96,7 +101,7 @@ def loss_share_by_samples(
 
 
 def _choose(
-    losses: pl.LazyFrame | Pieces,
+    losses: pl.LazyFrame | Chunks,
     how: SelectionSettings[Any],
     *,
     budget: Budget,
@@ -139,4 +144,4 @@ def _blocks(granularity: str | int, corpus: Corpus | None) -> Granularity:
             "granularity: only a run knows the row groups of its corpus; choose rows per block "
             "(such as 1024) or `shard`"
         )
-    return RowGroups(corpus.row_groups())
+    return RowGroupBlocks(corpus.row_groups())

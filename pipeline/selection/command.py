@@ -19,7 +19,7 @@ import yaml
 from attent_select.errors import ExistsError, InputError, TooFewError
 from attent_select.plugins import load_plugin
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
-from attent_select.selection.subset import Selection
+from attent_select.selection.select import Selection
 from catalogs import IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
 from pipeline.cluster.scan import ClusterScan, frames_by_storage, where_it_runs

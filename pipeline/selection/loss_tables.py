@@ -14,7 +14,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSS, MEASURED_STEP, OK, ROW, SHARD_ID, STATUS
-from attent_select.selection.subset import Preview
+from attent_select.selection.select import Preview
 from catalogs import Corpus, LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.losses import parts as loss_parts

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from attent_select.errors import (
+    AccessDeniedError,
     AttentError,
     ClusterError,
     CorpusMismatchError,
     ExistsError,
     InputError,
     MissingError,
-    RefusedError,
     StorageError,
 )
 from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
@@ -74,7 +74,7 @@ def test_the_error_of_a_task_is_raised_as_it_is(client: Client) -> None:
         ExistsError,
         CorpusMismatchError,
         StorageError,
-        RefusedError,
+        AccessDeniedError,
         ClusterError,
     ],
 )

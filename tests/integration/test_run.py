@@ -10,7 +10,7 @@ from digits import samples, write_corpus
 from small_runs import small_run
 
 from attent_select.errors import InputError, MissingError
-from attent_select.schedule.rounds import plan
+from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import loop as rounds
@@ -73,7 +73,7 @@ def test_each_round_starts_from_the_one_before_on_one_horizon(
 ) -> None:
     url, _ = finished
     settings = run_config.load(url)
-    planned = plan(settings.schedule, num_samples=240, batch_size=16)
+    planned = plan_rounds(settings.schedule, num_samples=240, batch_size=16)
     steps = [checkpoint.open(Layout(url).checkpoint(number)).step for number in range(3)]
     assert steps == [round_.first_step + round_.num_steps for round_ in planned]
     scored_at = LossCatalog(url).latest(2).collect()["measured_step"].unique().to_list()
@@ -194,7 +194,7 @@ def test_a_round_with_fewer_eligible_rows_than_planned_trains_on_all_of_them(
             training__batch_size=59,
         )
     )
-    planned = plan(settings.schedule, num_samples=120, batch_size=59)
+    planned = plan_rounds(settings.schedule, num_samples=120, batch_size=59)
     assert [(each.num_samples, each.num_steps) for each in planned] == [(60, 2), (90, 2), (120, 3)]
     result = run(settings, client=client)
     assert [each["num_samples"] for each in result["rounds"]] == [60, 90, 118]

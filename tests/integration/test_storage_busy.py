@@ -163,5 +163,5 @@ def test_the_keys_of_a_profile_are_used(
             )
     assert answers["good"].stdout.strip() == "b'data'"
     assert answers["bad"].returncode != 0
-    assert "RefusedError: s3://bucket/a.bin" in answers["bad"].stderr
+    assert "AccessDeniedError: s3://bucket/a.bin" in answers["bad"].stderr
     assert json.dumps("mistyped") not in answers["bad"].stderr

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attent_select.errors import InputError
-from attent_select.stats.permutation import permuted
+from attent_select.stats.permutation import permute
 from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from trainers.streaming.index_rows import Ids, Selected
 
@@ -215,7 +215,7 @@ class Order:
                 return
             end = min(first + max(int(limit / max(self.selected.mean_bytes, 1)), 1), total)
             places = np.arange(first, end)
-            yield end - first, partial(permuted, places, size=total, key=key)
+            yield end - first, partial(permute, places, size=total, key=key)
             first = end
 
     def _piece_blocks(self, epoch: int) -> Iterator[_LazyBlock]:

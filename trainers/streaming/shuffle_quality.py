@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attent_select.stats.permutation import permuted
+from attent_select.stats.permutation import permute
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def shuffle_quality(
     places: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], *, batch_size: int
 ) -> ShuffleQuality:
     """Of samples in training order, whose places in storage and groups these are."""
-    perfect = permuted(np.arange(len(groups)), size=max(len(groups), 1), key=0)
+    perfect = permute(np.arange(len(groups)), size=max(len(groups), 1), key=0)
     return ShuffleQuality(
         rank_correlation=_rank_correlation(places),
         batch_mix=_mean_distance(groups, batch_size=batch_size),

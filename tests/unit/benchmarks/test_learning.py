@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from attent_select import plan
+from attent_select import plan_rounds
 from pipeline.config import run_config
 
 ROOT = Path(__file__).parents[3]
@@ -106,7 +106,7 @@ def test_every_arm_is_a_configuration_and_ours_train_on_no_more_than_the_control
             **sections,
         }
         schedule = run_config.parse(settings).schedule
-        rounds = plan(schedule, num_samples=1_000_000, batch_size=1_000)
+        rounds = plan_rounds(schedule, num_samples=1_000_000, batch_size=1_000)
         steps[arm] = sum(each.num_steps for each in rounds)
     ours = [arm for arm in steps if arm.endswith("(ours)")]
     assert len(ours) == 4

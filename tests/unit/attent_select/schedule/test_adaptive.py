@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attent_select import Interval, Ratio, Round, Schedule, plan
+from attent_select import Ratio, Round, Schedule, SelectionInterval, plan_rounds
 from attent_select.errors import InputError
 from attent_select.schedule.adaptive import (
     MAX_EXPLORE,
     Signals,
-    continued,
-    decide,
+    decide_round,
     explore_share,
     next_ratio,
+    plan_adaptive_rounds,
     rescore_share,
 )
 from attent_select.schedule.cost import MIN_SHARE, ScoringCost
@@ -24,9 +24,12 @@ from attent_select.schedule.rescoring import Rescore
 
 COST = ScoringCost(1 / 3, "prior")
 INTERVALS = st.one_of(
-    st.builds(Interval, kind=st.just("fixed"), epochs=st.integers(1, 4)),
+    st.builds(SelectionInterval, kind=st.just("fixed"), epochs=st.integers(1, 4)),
     st.builds(
-        Interval, kind=st.just("incremental"), epochs=st.integers(1, 4), end=st.integers(4, 9)
+        SelectionInterval,
+        kind=st.just("incremental"),
+        epochs=st.integers(1, 4),
+        end=st.integers(4, 9),
     ),
 )
 SHARES = st.floats(0, 1)
@@ -68,15 +71,15 @@ def test_an_adaptive_run_spends_exactly_its_steps_whatever_is_decided(
     schedule: Schedule, data: st.DataObject, num_samples: int, batch_size: int
 ) -> None:
     sizes: Any = {"num_samples": num_samples, "batch_size": batch_size}
-    planned = plan(schedule, **sizes)
+    planned = plan_rounds(schedule, **sizes)
     budget = sum(each.num_steps for each in planned)
-    rounds = continued(schedule, (), **sizes)
+    rounds = plan_adaptive_rounds(schedule, (), **sizes)
     number = 0
     while number < len(rounds):
         assert sum(each.num_steps for each in rounds) == budget, "at any moment"
         round_ = rounds[number]
         if round_.phase == "teach":
-            decision = decide(
+            decision = decide_round(
                 round_,
                 before=rounds[:number],
                 schedule=schedule,
@@ -92,7 +95,7 @@ def test_an_adaptive_run_spends_exactly_its_steps_whatever_is_decided(
                 round_ = replace(round_, num_samples=m, num_steps=steps)
             assert set(decision.reasons) == {"ratio", "explore", "rescore"}
             assert all(decision.reasons.values())
-            rounds = continued(schedule, (*rounds[:number], round_), **sizes)
+            rounds = plan_adaptive_rounds(schedule, (*rounds[:number], round_), **sizes)
         number += 1
     assert sum(each.num_steps for each in rounds) == budget
     assert [each.number for each in rounds] == list(range(len(rounds)))
@@ -113,10 +116,10 @@ def test_every_round_but_the_last_stays_within_the_bounds(
 ) -> None:
     sizes: Any = {"num_samples": num_samples, "batch_size": batch_size}
     low, high = schedule.ratio.bounds
-    rounds = continued(schedule, (), **sizes)
+    rounds = plan_adaptive_rounds(schedule, (), **sizes)
     number = schedule.warmup_epochs and 1
     while rounds[number : number + 1] and rounds[number].phase == "teach":
-        decision = decide(
+        decision = decide_round(
             rounds[number],
             before=rounds[:number],
             schedule=schedule,
@@ -125,7 +128,7 @@ def test_every_round_but_the_last_stays_within_the_bounds(
             cost=COST,
             **sizes,
         )
-        rounds = continued(schedule, (*rounds[:number], decision.round), **sizes)
+        rounds = plan_adaptive_rounds(schedule, (*rounds[:number], decision.round), **sizes)
         per_epoch = math.ceil(decision.round.num_samples / batch_size)
         assert per_epoch <= math.ceil(max(1, high * num_samples + 0.5) / batch_size)
         is_last = [each.phase for each in rounds[number + 1 :] if each.phase == "teach"] == []
@@ -140,7 +143,11 @@ def test_a_ratio_that_never_changes_gives_the_rounds_of_the_fixed_schedule(
 ) -> None:
     fixed = replace(schedule, ratio=Ratio("fixed", schedule.ratio.start))
     sizes: Any = {"num_samples": num_samples, "batch_size": batch_size}
-    assert continued(schedule, (), **sizes) == plan(fixed, **sizes) == plan(schedule, **sizes)
+    assert (
+        plan_adaptive_rounds(schedule, (), **sizes)
+        == plan_rounds(fixed, **sizes)
+        == plan_rounds(schedule, **sizes)
+    )
 
 
 @given(st.floats(0.1, 1), GAINS, GAINS, GAINS)
@@ -217,9 +224,9 @@ def test_a_share_that_is_configured_is_the_share(rescore: Rescore, expected: flo
 
 def test_a_schedule_that_is_not_adaptive_keeps_its_ratio_and_explore_share() -> None:
     schedule = Schedule(epochs=4, ratio=Ratio("cosine", 0.2, 0.6), rescore=Rescore("auto"))
-    rounds = plan(schedule, num_samples=100, batch_size=10)
+    rounds = plan_rounds(schedule, num_samples=100, batch_size=10)
     signals = Signals(is_scored=True, drift=0.5, agreement=0.2, gain=1.0, gain_before=2.0)
-    decision = decide(
+    decision = decide_round(
         rounds[2],
         before=rounds[:2],
         schedule=schedule,
@@ -241,9 +248,9 @@ def test_a_schedule_that_is_not_adaptive_keeps_its_ratio_and_explore_share() -> 
 def test_what_is_too_short_for_a_round_goes_to_the_last_one(first: int, steps: list[int]) -> None:
     # 100 samples in batches of 10; 12 steps to teach, at least 4 and at most 8 in an epoch.
     ratio = Ratio("adaptive", 0.4, low=0.4, high=0.8)
-    schedule = Schedule(epochs=3, ratio=ratio, interval=Interval("fixed", 1))
+    schedule = Schedule(epochs=3, ratio=ratio, interval=SelectionInterval("fixed", 1))
     decided = Round(0, "teach", first / 100, first, 1, 0, first // 10)
-    rounds = continued(schedule, (decided,), num_samples=100, batch_size=10)
+    rounds = plan_adaptive_rounds(schedule, (decided,), num_samples=100, batch_size=10)
     assert [each.num_steps for each in rounds] == steps
     assert [each.num_samples for each in rounds] == [10 * each for each in steps]
 

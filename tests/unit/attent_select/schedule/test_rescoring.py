@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
-from attent_select.schedule.rescoring import Rescore, nearest, stalest
+from attent_select.schedule.rescoring import Rescore, rows_near_threshold, stalest_shards
 from attent_select.schema import INDEX
 
 SHARDS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), min_size=1, max_size=30)
@@ -29,7 +29,7 @@ def test_the_oldest_shards_are_taken_whole_and_only_the_last_is_cut(
 ) -> None:
     total = sum(rows for rows, _ in shards)
     m = round(share * total)
-    found = stalest(ages(shards), num_samples=m, seed=3, round_number=round_number)
+    found = stalest_shards(ages(shards), num_samples=m, seed=3, round_number=round_number)
     taken = dict(found.iter_rows())
     assert sum(taken.values()) == m
     assert found["shard_id"].is_sorted()
@@ -42,10 +42,13 @@ def test_the_oldest_shards_are_taken_whole_and_only_the_last_is_cut(
 def test_equally_old_shards_come_in_another_order_each_round() -> None:
     alike = ages([(10, 0)] * 50)
     draws = [
-        tuple(stalest(alike, num_samples=100, seed=0, round_number=n)["shard_id"]) for n in range(5)
+        tuple(stalest_shards(alike, num_samples=100, seed=0, round_number=n)["shard_id"])
+        for n in range(5)
     ]
     assert len(set(draws)) == 5
-    assert draws[0] == tuple(stalest(alike, num_samples=100, seed=0, round_number=0)["shard_id"])
+    assert draws[0] == tuple(
+        stalest_shards(alike, num_samples=100, seed=0, round_number=0)["shard_id"]
+    )
 
 
 def test_rows_near_the_threshold_are_taken_and_a_fifth_is_drawn_from_the_others() -> None:
@@ -54,13 +57,13 @@ def test_rows_near_the_threshold_are_taken_and_a_fifth_is_drawn_from_the_others(
         row=pl.int_range(1001, dtype=pl.UInt32)
     )
     draw = {"ratio": 0.3, "num_samples": 100, "seed": 0, "round_number": 2}
-    rows = pl.concat(nearest(catalog, **draw))["row"].to_numpy()
+    rows = pl.concat(rows_near_threshold(catalog, **draw))["row"].to_numpy()
     assert len(rows) == 100
     near = np.abs(losses[rows] - 7.0) <= 0.41
     assert 80 <= near.sum() <= 84, "80 by nearness; a few of the 20 others happen to be near"
     assert losses[rows[~near]].min() < 3
     assert sorted(rows) == rows.tolist()
-    assert pl.concat(nearest(catalog, **draw))["row"].to_list() == rows.tolist()
+    assert pl.concat(rows_near_threshold(catalog, **draw))["row"].to_list() == rows.tolist()
 
 
 @pytest.mark.parametrize("usable", [0, 5])
@@ -73,7 +76,7 @@ def test_rows_without_a_loss_are_never_near(usable: int) -> None:
     found = pl.concat(
         [
             pl.DataFrame(schema=INDEX),
-            *nearest(catalog, ratio=0.5, num_samples=8, seed=0, round_number=0),
+            *rows_near_threshold(catalog, ratio=0.5, num_samples=8, seed=0, round_number=0),
         ]
     )
     assert found["row"].to_list() == list(range(usable))

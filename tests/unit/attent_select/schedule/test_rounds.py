@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attent_select import Interval, Ratio, Schedule, plan
+from attent_select import Ratio, Schedule, SelectionInterval, plan_rounds
 from attent_select.errors import InputError
 from attent_select.schedule.rescoring import Rescore
 
@@ -16,9 +16,12 @@ RATIOS = st.one_of(
     st.builds(Ratio, kind=st.sampled_from(["cosine", "incremental"]), start=SHARES, end=SHARES),
 )
 INTERVALS = st.one_of(
-    st.builds(Interval, kind=st.just("fixed"), epochs=st.integers(1, 4)),
+    st.builds(SelectionInterval, kind=st.just("fixed"), epochs=st.integers(1, 4)),
     st.builds(
-        Interval, kind=st.just("incremental"), epochs=st.integers(1, 4), end=st.integers(4, 9)
+        SelectionInterval,
+        kind=st.just("incremental"),
+        epochs=st.integers(1, 4),
+        end=st.integers(4, 9),
     ),
 )
 
@@ -39,7 +42,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
 def test_the_rounds_cover_all_epochs_and_steps_without_a_gap(
     schedule: Schedule, num_samples: int, batch_size: int
 ) -> None:
-    rounds = plan(schedule, num_samples=num_samples, batch_size=batch_size)
+    rounds = plan_rounds(schedule, num_samples=num_samples, batch_size=batch_size)
     assert [r.number for r in rounds] == list(range(len(rounds)))
     assert sum(r.epochs for r in rounds) == schedule.epochs
     step = 0
@@ -52,7 +55,7 @@ def test_the_rounds_cover_all_epochs_and_steps_without_a_gap(
 
 @given(schedules())
 def test_warmup_and_annealing_train_on_all_data(schedule: Schedule) -> None:
-    rounds = plan(schedule, num_samples=1000, batch_size=10)
+    rounds = plan_rounds(schedule, num_samples=1000, batch_size=10)
     epochs = {phase: sum(r.epochs for r in rounds if r.phase == phase) for phase in PHASES}
     assert (epochs["warmup"], epochs["anneal"]) == (schedule.warmup_epochs, schedule.anneal_epochs)
     assert all(r.num_samples == 1000 for r in rounds if r.phase != "teach")
@@ -62,7 +65,7 @@ PHASES = ("warmup", "teach", "anneal")
 
 
 def ratios(ratio: Ratio) -> list[float]:
-    rounds = plan(Schedule(epochs=5, ratio=ratio), num_samples=10_000, batch_size=1)
+    rounds = plan_rounds(Schedule(epochs=5, ratio=ratio), num_samples=10_000, batch_size=1)
     return [round(r.ratio, 4) for r in rounds]
 
 
@@ -74,18 +77,18 @@ def test_the_ratio_follows_its_curve_from_start_to_end() -> None:
 
 def test_intervals_grow_and_the_last_is_cut_where_the_epochs_end() -> None:
     schedule = Schedule(
-        epochs=12, warmup_epochs=1, anneal_epochs=1, interval=Interval("incremental", 1, 5)
+        epochs=12, warmup_epochs=1, anneal_epochs=1, interval=SelectionInterval("incremental", 1, 5)
     )
-    rounds = plan(schedule, num_samples=100, batch_size=10)
+    rounds = plan_rounds(schedule, num_samples=100, batch_size=10)
     assert [r.epochs for r in rounds] == [1, 1, 2, 3, 4, 1]
 
 
 def test_the_published_schedule_of_the_paper_can_be_expressed() -> None:
     # Ten cycles of 5 to 10 epochs, ratios from 0.2 to 0.8 along a cosine.
     schedule = Schedule(
-        epochs=71, ratio=Ratio("cosine", 0.2, 0.8), interval=Interval("incremental", 5, 10)
+        epochs=71, ratio=Ratio("cosine", 0.2, 0.8), interval=SelectionInterval("incremental", 5, 10)
     )
-    rounds = plan(schedule, num_samples=10_000, batch_size=1)
+    rounds = plan_rounds(schedule, num_samples=10_000, batch_size=1)
     cycles = range(10)
     assert [r.epochs for r in rounds] == [5 + int(5 * c / 9) for c in cycles]
     expected = [0.2 + 0.6 * (1 - math.cos(c / 9 * math.pi)) / 2 for c in cycles]
@@ -95,9 +98,9 @@ def test_the_published_schedule_of_the_paper_can_be_expressed() -> None:
 def test_the_variant_of_the_paper_for_language_models_can_be_expressed() -> None:
     # One epoch on all data, then the hardest 70 % for the rest.
     schedule = Schedule(
-        epochs=3, warmup_epochs=1, ratio=Ratio("fixed", 0.7), interval=Interval("fixed", 2)
+        epochs=3, warmup_epochs=1, ratio=Ratio("fixed", 0.7), interval=SelectionInterval("fixed", 2)
     )
-    rounds = plan(schedule, num_samples=100, batch_size=10)
+    rounds = plan_rounds(schedule, num_samples=100, batch_size=10)
     assert [(r.phase, r.num_samples, r.epochs) for r in rounds] == [
         ("warmup", 100, 1),
         ("teach", 70, 2),
@@ -112,16 +115,16 @@ def test_the_variant_of_the_paper_for_language_models_can_be_expressed() -> None
         (lambda: Ratio("cosine", 0.5, 2), "end"),
         (lambda: Ratio("cosine", 0.5), "end"),
         (lambda: Ratio("fixed", 0.5, 0.6), "end"),
-        (lambda: Interval("fixed", 0), "epochs"),
-        (lambda: Interval("incremental", 3, 2), "end"),
-        (lambda: Interval("incremental", 1), "end"),
-        (lambda: Interval("fixed", 1, 2), "end"),
+        (lambda: SelectionInterval("fixed", 0), "epochs"),
+        (lambda: SelectionInterval("incremental", 3, 2), "end"),
+        (lambda: SelectionInterval("incremental", 1), "end"),
+        (lambda: SelectionInterval("fixed", 1, 2), "end"),
         (lambda: Schedule(epochs=0), "epochs"),
         (lambda: Schedule(epochs=3, warmup_epochs=2, anneal_epochs=2), "epochs"),
         (lambda: Schedule(warmup_epochs=-1), "warmup_epochs"),
         (lambda: Schedule(rescore=Rescore("observed")), "rescore"),
-        (lambda: plan(Schedule(), num_samples=0, batch_size=1), "no samples"),
-        (lambda: plan(Schedule(), num_samples=1, batch_size=0), "batch_size"),
+        (lambda: plan_rounds(Schedule(), num_samples=0, batch_size=1), "no samples"),
+        (lambda: plan_rounds(Schedule(), num_samples=1, batch_size=0), "batch_size"),
     ],
 )
 def test_an_impossible_schedule_is_an_input_error_that_names_the_key(build, key: str) -> None:

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from attent_select import select
 from attent_select.errors import InputError, TooFewError
-from attent_select.selection.blocks import Granularity, RowGroups, select_blocks, share_by_samples
+from attent_select.selection.blocks import (
+    Granularity,
+    RowGroupBlocks,
+    select_blocks,
+    share_by_samples,
+)
 from attent_select.selection.composition import Composition, Weights
-from attent_select.selection.subset import Selection
+from attent_select.selection.select import Selection
 from attent_select.strategies.hard import Hard
 from attent_select.strategies.soft import Soft
 from attent_select.strategies.uniform import Uniform
@@ -154,7 +159,7 @@ def test_row_groups_of_any_sizes_are_blocks() -> None:
     )
     starts = np.array([0, 3, 4, 1 << 32, (1 << 32) + 2], dtype=np.uint64)
     # Means: 1, 8, 2, 2, 9; the budget ends within the block of shard 1, row 0.
-    found = chosen(losses, granularity=RowGroups(starts), num_samples=4)
+    found = chosen(losses, granularity=RowGroupBlocks(starts), num_samples=4)
     assert picked(found) == [(0, 3), (0, 4), (1, 0), (1, 2)]
     assert found.threshold == 2.0
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from attent_select.errors import InputError
 from attent_select.selection import radix, top_m
-from attent_select.selection.pieces import Whole
+from attent_select.selection.chunks import Whole
 
 Result = TypeVar("Result")
 KEYS = st.one_of(
@@ -157,7 +157,7 @@ def test_every_stratum_ends_where_its_budget_does(
 
 @dataclass(frozen=True)
 class Cut(Whole):
-    """In pieces of three rows; counts the passes."""
+    """In chunks of three rows; counts the passes."""
 
     passes: list[int] = field(default_factory=list)
 

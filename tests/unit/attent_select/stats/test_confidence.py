@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from attent_select.stats.confidence import Interval, paired, student_t
+from attent_select.stats.confidence import ConfidenceInterval, paired_difference, student_t
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -20,7 +20,7 @@ def test_student_t_is_that_of_the_tables(degrees: int, confidence: float) -> Non
 
 
 def test_the_interval_of_three_values_is_known() -> None:
-    found = Interval.of([1.0, 2.0, 3.0])
+    found = ConfidenceInterval.of([1.0, 2.0, 3.0])
     assert found.mean == 2
     assert found.high == pytest.approx(2 + 4.302652729749464 / math.sqrt(3))
     assert found.low == pytest.approx(2 - 4.302652729749464 / math.sqrt(3))
@@ -30,7 +30,10 @@ def test_the_interval_of_three_values_is_known() -> None:
 def test_an_interval_holds_its_mean_and_moves_with_the_values(
     values: list[float], shift: float
 ) -> None:
-    found, moved = Interval.of(values), Interval.of([value + shift for value in values])
+    found, moved = (
+        ConfidenceInterval.of(values),
+        ConfidenceInterval.of([value + shift for value in values]),
+    )
     assert found.low is not None
     assert found.high is not None
     assert found.low <= found.mean <= found.high
@@ -39,7 +42,7 @@ def test_an_interval_holds_its_mean_and_moves_with_the_values(
 
 
 def test_one_value_tells_no_spread_and_shows_nothing() -> None:
-    found = Interval.of([7.0])
+    found = ConfidenceInterval.of([7.0])
     assert (found.mean, found.low, found.high, found.count) == (7.0, None, None, 1)
     assert not found.is_above_zero
 
@@ -48,7 +51,7 @@ def test_one_value_tells_no_spread_and_shows_nothing() -> None:
 def test_only_seeds_that_both_have_are_compared(
     ours: dict[int, float], theirs: dict[int, float]
 ) -> None:
-    found, back = paired(ours, theirs), paired(theirs, ours)
+    found, back = paired_difference(ours, theirs), paired_difference(theirs, ours)
     common = ours.keys() & theirs.keys()
     if not common:
         assert found is None
@@ -62,7 +65,7 @@ def test_only_seeds_that_both_have_are_compared(
 def test_a_pair_is_compared_with_its_own_seed() -> None:
     # Seeds differ far more than arms do: unpaired, nothing would show.
     ours, theirs = {0: 11.0, 1: 101.1, 2: 1000.9}, {0: 10.0, 1: 100.0, 2: 1000.0}
-    found = paired(ours, theirs)
+    found = paired_difference(ours, theirs)
     assert found is not None
     assert found.is_above_zero
     assert found.mean == pytest.approx(1.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attent_select.stats.histogram import LossDistribution, bucket
+from attent_select.stats.histogram import LossDistribution, loss_bucket
 
 LOSSES = st.lists(
     st.floats(-1e6, 1e6, width=32).filter(lambda x: x == 0 or abs(x) > 1e-6), min_size=1
@@ -14,7 +14,7 @@ LOSSES = st.lists(
 
 
 def distribution_of(losses: list[float]) -> LossDistribution:
-    buckets = pl.select(bucket(pl.Series(losses, dtype=pl.Float32))).to_series().to_numpy()
+    buckets = pl.select(loss_bucket(pl.Series(losses, dtype=pl.Float32))).to_series().to_numpy()
     values, counts = np.unique(buckets, return_counts=True)
     return LossDistribution.from_buckets(values, counts.astype(np.uint64))
 

@@ -73,7 +73,7 @@ def test_few_rows_make_no_map_and_the_identity_changes_nothing() -> None:
 @given(PAIRS)
 def test_a_map_survives_json(pairs: np.ndarray) -> None:
     found = fitted(pairs[:, 0], pairs[:, 1])
-    assert QuantileMap.from_plain(json.loads(json.dumps(found.plain()))) == found
+    assert QuantileMap.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_a_sample_does_not_seem_harder_because_it_came_early() -> None:

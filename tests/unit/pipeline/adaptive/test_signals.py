@@ -143,6 +143,6 @@ def test_the_rows_that_calibrate_are_the_best_there_are(catalog: LossCatalog) ->
     part = catalog.fold(
         range(1, 2), since=1, round_number=2, spans=["new"], calibration=made.quantiles
     )
-    provenance = {"measured_step": 20, "calibration": made.plain()}
+    provenance = {"measured_step": 20, "calibration": made.to_dict()}
     catalog.publish(2, [part], provenance=provenance, keep=1)
     assert found(3) == ("the map of the round before", pytest.approx(2.0, abs=0.05))

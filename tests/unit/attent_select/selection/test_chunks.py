@@ -1,4 +1,4 @@
-"""A catalog in pieces: the answer does not depend on the cuts, and no count wraps at 2^32."""
+"""A catalog in chunks: the answer does not depend on the cuts, and no count wraps at 2^32."""
 
 import pickle
 import threading
@@ -16,8 +16,8 @@ from polars.testing import assert_frame_equal
 
 from attent_select import Composition, Preview, plugins, select
 from attent_select.selection import top_m
+from attent_select.selection.chunks import Whole, map_in_threads
 from attent_select.selection.eligibility import census
-from attent_select.selection.pieces import Whole, in_threads
 from attent_select.strategies.hard import Hard
 from attent_select.strategies.soft import Soft
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cuts:
-    """A frame cut at `at`; what is done with a piece goes through pickle, as on a cluster."""
+    """A frame cut at `at`; what is done with a chunk goes through pickle, as on a cluster."""
 
     rows: pl.DataFrame
     at: tuple[int, ...]
@@ -45,7 +45,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Repeated:
-    """The same piece scanned many times over."""
+    """The same chunk scanned many times over."""
 
     rows: pl.DataFrame
     times: int
@@ -132,8 +132,8 @@ def test_counts_beyond_2_to_the_32_do_not_wrap() -> None:
         pl.col("source").alias("__label"),
     )
     for with_strata in (False, True):
-        pieces = Repeated(scored, times)
-        found = census(pieces, with_losses=True, with_costs=True, with_strata=with_strata)
+        chunks = Repeated(scored, times)
+        found = census(chunks, with_losses=True, with_costs=True, with_strata=with_strata)
         assert found.losses is not None
         assert sum(found.eligible.values()) == found.num_eligible * 2**31 > 2**62
         assert found.losses.num_samples == found.num_eligible == found.total
@@ -162,7 +162,7 @@ def test_threads_keep_the_order_and_stay_close_to_what_is_taken() -> None:
             gate.wait(30)
         return item
 
-    found = in_threads(work, iter(range(1000)), num_threads=3)
+    found = map_in_threads(work, iter(range(1000)), num_threads=3)
     gate.set()
     assert next(found) == 0
     assert max(begun) < 10  # three threads, three items ahead
@@ -171,7 +171,7 @@ def test_threads_keep_the_order_and_stay_close_to_what_is_taken() -> None:
 
 def test_what_was_not_begun_is_dropped_when_nobody_takes_more() -> None:
     begun: list[int] = []
-    found = in_threads(begun.append, iter(range(1000)), num_threads=2)
+    found = map_in_threads(begun.append, iter(range(1000)), num_threads=2)
     next(found)
     found.close()
     assert len(begun) < 10

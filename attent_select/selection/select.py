@@ -13,10 +13,10 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import INDEX, PROBABILITY, ROW, SHARD_ID, WEIGHT
+from attent_select.selection.chunks import Chunks, Mapped, Whole
 from attent_select.selection.composition import Composition
 from attent_select.selection.eligibility import ELIGIBLE, Census, census, eligible_rows, with_strata
 from attent_select.selection.inclusion import Budget, Picked, Sample, pick
-from attent_select.selection.pieces import Mapped, Pieces, Whole
 from attent_select.selection.quotas import allocate
 from attent_select.selection.top_m import KEY, check_enough
 from attent_select.stats.randomness import Purpose, sample_uniform, stream_key
@@ -44,7 +44,7 @@ class Selection:
     """A teaching subset.
 
     Attributes:
-        pieces: schema `INDEX`, in the pieces and the order of the input. Lazy: the last scan.
+        chunks: schema `INDEX`, in the chunks and the order of the input. Lazy: the last scan.
         num_samples: the rows selected.
         total: rows of the catalog.
         eligible: rows that could have been selected; the others have no finite loss, or a condition
@@ -57,22 +57,22 @@ class Selection:
             None where nothing is selected.
     """
 
-    pieces: Pieces
+    chunks: Chunks
     num_samples: int
     total: int
     eligible: int
     threshold: float | None
     first_excluded: tuple[int, int] | None = None
-    picked: Pieces | None = None
+    picked: Chunks | None = None
 
     @property
     def rows(self) -> pl.LazyFrame:
-        """All pieces in one."""
-        return self.pieces.frame()
+        """All chunks in one."""
+        return self.chunks.frame()
 
     def frames(self) -> Iterable[pl.DataFrame]:
         """The rows in order, as they are found."""
-        return self.pieces.run(_collected)
+        return self.chunks.run(_collected)
 
 
 def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
@@ -87,7 +87,7 @@ def num_samples_of(ratio: float, *, total: int) -> int:
 
 
 def select(
-    losses: pl.LazyFrame | Pieces,
+    losses: pl.LazyFrame | Chunks,
     *,
     strategy: Strategy,
     num_samples: int | None = None,
@@ -107,7 +107,7 @@ def select(
     Args:
         losses: one row per sample with shard_id u32, row u32, and loss f32 (nats) unless the
             strategy needs none; the columns that `composition` names may stand beside them. With
-            `Pieces` the passes run where the pieces are.
+            `Chunks` the passes run where the chunks are.
         strategy: from `attent_select.strategies`, or anything with that protocol.
         num_samples: exactly this many samples. Give one of `num_samples`, `ratio`, `num_units`.
         ratio: num_samples as a share of all rows, in (0, 1].
@@ -142,7 +142,7 @@ def select(
         return Selection(Whole(pl.LazyFrame(schema=INDEX)), 0, total, eligible, None)
     picked = _picked(rows, request, spend, total=total, counted=counted, preview=preview)
     return Selection(
-        pieces=index_rows(picked.rows, weights=request.composition.weights),
+        chunks=index_rows(picked.rows, weights=request.composition.weights),
         num_samples=spend if not request.in_units else num_rows(picked.rows),
         total=total,
         eligible=counted.num_eligible if counted else picked.available[0],
@@ -170,7 +170,7 @@ class _Request:
     def needs_census(self) -> bool:
         return self.strategy.needs_distribution or not self.is_plain
 
-    def census(self, rows: Pieces) -> Census:
+    def census(self, rows: Chunks) -> Census:
         return census(
             rows,
             with_losses=self.strategy.needs_distribution,
@@ -262,7 +262,7 @@ def _first_excluded(picked: Picked) -> tuple[int, int] | None:
     return divmod(cut.first_excluded.sample_key, 1 << 32) if cut.first_excluded else None
 
 
-def index_rows(rows: Pieces, *, weights: str) -> Pieces:
+def index_rows(rows: Chunks, *, weights: str) -> Chunks:
     """The picked rows in the schema of an index."""
     weight = pl.lit(1.0)
     if weights == "inverse_probability":
@@ -280,7 +280,7 @@ def _as_index(rows: pl.LazyFrame, *, weight: pl.Expr) -> pl.LazyFrame:
     )
 
 
-def _mean(rows: Pieces, value: pl.Expr) -> float:
+def _mean(rows: Chunks, value: pl.Expr) -> float:
     """The mean of a positive number, the same to the last bit however the rows are cut."""
     sums = pl.concat(rows.run(functools.partial(_sums, value=value))).sum()
     return float(sums["sum"][0] / 2.0**16 / max(1, sums["count"][0]))
@@ -293,7 +293,7 @@ def _sums(rows: pl.LazyFrame, *, value: pl.Expr) -> pl.DataFrame:
     return rows.select(whole.sum().alias("sum"), one.sum().alias("count")).collect()
 
 
-def num_rows(rows: Pieces) -> int:
+def num_rows(rows: Chunks) -> int:
     """How many rows there are."""
     return sum(rows.run(_num_rows))
 

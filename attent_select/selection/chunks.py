@@ -1,7 +1,7 @@
-"""The rows of a catalog, here or in pieces on other machines.
+"""The rows of a catalog, here or in chunks on other machines.
 
-What the search for a cut needs of them: to do the same work on every piece and to get the small
-results. Everything that is found is a sum over pieces, so the answer is the same however the
+What the search for a cut needs of them: to do the same work on every chunk and to get the small
+results. Everything that is found is a sum over chunks, so the answer is the same however the
 rows are cut.
 """
 
@@ -23,21 +23,21 @@ Transform = Callable[[pl.LazyFrame], pl.LazyFrame]
 _BATCH_ROWS: Final = 1 << 18
 
 
-class Pieces(Protocol):
+class Chunks(Protocol):
     """A LazyFrame that may be cut into several."""
 
     def frame(self) -> pl.LazyFrame:
         """All rows in one."""
         ...
 
-    def only(self, columns: Sequence[str]) -> "Pieces":
+    def only(self, columns: Sequence[str]) -> "Chunks":
         """The same rows with only these columns: what is not needed is not read."""
         ...
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        """`work` of every piece, in the order of the rows; at least one, perhaps without rows.
+        """`work` of every chunk, in the order of the rows; at least one, perhaps without rows.
 
-        A piece fits in memory. `work` can be pickled, and its results are small.
+        A chunk fits in memory. `work` can be pickled, and its results are small.
         """
         ...
 
@@ -61,24 +61,24 @@ class Whole:
         batches = (batch.lazy() for batch in stream)
         # Without any row there is still an answer.
         first = next(batches, pl.LazyFrame(schema=self.rows.collect_schema()))
-        yield from in_threads(work, chain([first], batches), num_threads=pl.thread_pool_size())
+        yield from map_in_threads(work, chain([first], batches), num_threads=pl.thread_pool_size())
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """Pieces after a transformation that looks at each row by itself."""
+    """Chunks after a transformation that looks at each row by itself."""
 
-    pieces: Pieces
+    chunks: Chunks
     transform: Transform
 
     def frame(self) -> pl.LazyFrame:
-        return self.transform(self.pieces.frame())
+        return self.transform(self.chunks.frame())
 
     def only(self, columns: Sequence[str]) -> "Mapped":
         return Mapped(self, partial(_select, columns=columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        return self.pieces.run(Then(self.transform, work))
+        return self.chunks.run(Then(self.transform, work))
 
 
 def _select(rows: pl.LazyFrame, *, columns: Sequence[str]) -> pl.LazyFrame:
@@ -96,7 +96,7 @@ class Then:
         return self.second(self.first(rows))
 
 
-def in_threads(
+def map_in_threads(
     work: Callable[[Item], Result], items: Iterator[Item], *, num_threads: int
 ) -> Generator[Result]:
     """`work` of every item, in order, by threads that are at most as many items ahead.
@@ -107,7 +107,7 @@ def in_threads(
         yield from map(work, items)
         return
     ahead: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="attent-pieces")
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="attent-chunks")
     try:
         for item in items:
             ahead.append(pool.submit(work, item))
