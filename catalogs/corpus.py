@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -23,6 +22,7 @@ from polars.io.plugins import register_io_source
 from attent_select import plugins, schema
 from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import storage
+from catalogs.concurrency import ordered_map
 from catalogs.layout import Layout
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Inspection, Reading, Sample, Shard, ShardFormat
@@ -136,13 +136,12 @@ class Corpus:
             InputError: the shards' format has none, or a shard is damaged.
         """
         self.check_row_groups()  # before reading thousands of footers in vain
-        with ThreadPoolExecutor(16) as pool:
-            groups = pool.map(lambda shard: _format(shard.format).row_groups(shard), self.shards)
-            pieces = [
-                np.array(rows, np.uint64) + (np.uint64(shard.shard_id) << np.uint64(32))
-                for shard, rows in zip(self.shards, groups, strict=True)
-            ]
-        return np.concatenate(pieces)
+
+        def first_keys(shard: Shard) -> npt.NDArray[np.uint64]:
+            rows = np.array(_format(shard.format).row_groups(shard), np.uint64)
+            return rows + (np.uint64(shard.shard_id) << np.uint64(32))
+
+        return np.concatenate(list(ordered_map(first_keys, self.shards, num_threads=16)))
 
     def check_row_groups(self) -> None:
         """Raises `InputError` where the shards' format has no row groups."""

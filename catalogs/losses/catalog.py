@@ -10,7 +10,6 @@ happened.
 import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.selection.select import Preview
 from attent_select.stats.quantile_map import QuantileMap, Trend
 from catalogs import storage
+from catalogs.concurrency import ordered_map
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout, join
 from catalogs.losses import merge
@@ -105,8 +105,7 @@ class LossCatalog:
             InputError: the spans leave a gap or overlap.
         """
         # Many small files: waiting for one after the other would take most of the time.
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(self._read_span, group))
+        found = list(ordered_map(self._read_span, group, num_threads=8))
         rows = pl.concat(rows for rows, _ in found)
         rows = rows.with_columns(self._visits(rows, before=round_number))
         batching = Batching.sum(Batching(**notes["batching"]) for _, notes in found)

@@ -6,7 +6,6 @@ The checks on scored rows and on parts, and the encoding of a part (one row grou
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import polars as pl
 from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import storage
+from catalogs.concurrency import ordered_map
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout
 from catalogs.tables import frames
@@ -141,8 +141,7 @@ def check_parts(snapshot: pl.DataFrame, *, run: str, corpus: Corpus) -> None:
                 " again, or bring the part back"
             )
 
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(check, used))
+    list(ordered_map(check, used, num_threads=16))
 
 
 def build_part(

@@ -14,12 +14,12 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
 from attent_select.errors import InputError, StorageError
+from catalogs.concurrency import ordered_map
 from catalogs.layout import join
 from catalogs.storage import globs, local_files, read_policy
 from catalogs.storage.fsspec_files import FsspecFiles
@@ -268,9 +268,7 @@ def _listing(folder: str) -> tuple[str, list[ObjectInfo]]:
 
 
 def _concurrently(function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
-    # A pool of its own: in the pool of ranges a task could wait for a thread that waits for it.
-    with ThreadPoolExecutor(8, thread_name_prefix="attent-storage") as pool:
-        return list(pool.map(function, items))
+    return list(ordered_map(function, items, num_threads=8))
 
 
 def _store(url: str) -> Storage:

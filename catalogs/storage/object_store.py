@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from obstore.exceptions import (
     PreconditionError,
 )
 
-from catalogs.daemon_threads import Workers
+from catalogs.concurrency import DaemonPool
 from catalogs.layout import join
 from catalogs.storage import s3_credentials
 from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
@@ -134,7 +134,7 @@ class ObjectStore:
             return [fetch(ranges[0])]
         with _making_pool:
             pool = _pool(os.getpid())
-        answers = [pool.submit(functools.partial(fetch, wanted)) for wanted in ranges]
+        answers = [pool.submit(fetch, wanted) for wanted in ranges]
         try:
             return [answer.result() for answer in answers]
         finally:
@@ -171,5 +171,5 @@ _making_pool = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _pool(_pid: int) -> Workers[Callable[[], bytes], bytes]:
-    return Workers(lambda fetch: fetch(), _CONCURRENCY, name="attent-ranges")
+def _pool(_pid: int) -> DaemonPool:
+    return DaemonPool(_CONCURRENCY, name="attent-ranges")

@@ -7,7 +7,7 @@ encodings in half the time that polars takes.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -17,13 +17,14 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from attent_select.schema import ROW, SHARD_ID
-from attent_select.selection.chunks import map_in_threads
 from attent_select.selection.select import Preview
 from catalogs import storage
+from catalogs.concurrency import ordered_map
 from catalogs.tables import frames, parquet_file
 from catalogs.tables.frames import SchemaDict
 from catalogs.tables.parquet_file import Footer
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Row groups that follow each other are read together until they have so many rows: enough that
@@ -81,7 +82,7 @@ class Scan:
             yield work(pl.LazyFrame(schema=self.schema))
             return
         read_and_work = functools.partial(_work, work, self.schema)
-        yield from map_in_threads(read_and_work, self._pieces(), num_threads=self._threads)
+        yield from _map(read_and_work, self._pieces(), num_threads=self._threads)
 
     def preview(self, *, total: int | None = None) -> Preview:
         """The first rows of a row group in the middle of some of the files.
@@ -97,7 +98,7 @@ class Scan:
         ) -> Iterator[pl.DataFrame]:
             kinds = _kinds(self.schema, columns)
             read = functools.partial(_first_rows, schema=kinds)
-            found = map_in_threads(read, iter(some), num_threads=self._threads)
+            found = _map(read, some, num_threads=self._threads)
             yield from frames.limited(found, where=where, limit=limit)
 
         return Preview(total, register_io_source(source, schema=self.schema))
@@ -131,7 +132,7 @@ class Scan:
             yield piece
 
     def _chunks(self, most: int) -> Iterator[_Chunk]:
-        footers = map_in_threads(_footer, iter(self.files), num_threads=self._threads)
+        footers = _map(_footer, self.files, num_threads=self._threads)
         for file, footer in zip(self.files, footers, strict=True):
             frames.check_columns(footer, schema=self.schema, url=file.url)
             groups: list[int] = []
@@ -157,6 +158,13 @@ class _Again:
         return self.generate()
 
 
+def _map(
+    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
+) -> Generator[Result, None, None]:
+    # Results are large: at most one waits while all threads work.
+    return ordered_map(function, items, num_threads=num_threads, budget=num_threads + 1)
+
+
 def _work(
     work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, piece: list[_Chunk]
 ) -> Result:
@@ -169,7 +177,7 @@ def _lazy(chunks: Iterable[list[_Chunk]], *, schema: SchemaDict, threads: int) -
         columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         read = functools.partial(_read, schema=_kinds(schema, columns))
-        found = map_in_threads(read, iter(chunks), num_threads=threads)
+        found = _map(read, chunks, num_threads=threads)
         with contextlib.closing(found):
             yield from frames.limited(found, where=where, limit=limit)
 

@@ -108,6 +108,7 @@ class _Lease:
     @contextmanager
     def renewed(self) -> Iterator[None]:
         ended = threading.Event()
+        # Not a pool: one loop that runs for as long as the lease is held.
         thread = threading.Thread(
             target=self._renew, args=(ended,), name="attent-lease", daemon=True
         )

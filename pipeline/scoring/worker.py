@@ -28,6 +28,7 @@ from attent_select.schema import (
     VISITS,
 )
 from catalogs import LossCatalog
+from catalogs.concurrency import ordered_map
 from catalogs.corpus import read_shard
 from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
@@ -245,8 +246,6 @@ class _Rows:
 
     def _read(self) -> Iterator[tuple[int, Sample]]:
         """(row, sample), read ahead; what is carried along is put aside on the way."""
-        from trainers.streaming.prefetch import ordered_map
-
         shard, rows = self._task.shard, self._picked
         columns = tuple(dict.fromkeys([*self._task.measurement.task.columns, *self.carried]))
         sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))

@@ -6,7 +6,6 @@ Finding them, what they must have, and why rows of them cannot be selected.
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from attent_select.errors import InputError
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSS, MEASURED_STEP, OK, ROW, SHARD_ID, STATUS
 from attent_select.selection.select import Preview
 from catalogs import Corpus, LossCatalog, storage
+from catalogs.concurrency import ordered_map
 from catalogs.layout import Layout
 from catalogs.losses import parts as loss_parts
 from catalogs.tables import frames, sample_ids
@@ -162,8 +162,7 @@ def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
     """The columns that all files have, and how many rows. Raises `InputError` naming a file that is
     not like these.
     """
-    with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(_kinds, files))
+    found = list(ordered_map(_kinds, files, num_threads=16))
     shared: frames.SchemaDict = {}
     for url, (kinds, _) in zip(files, found, strict=True):
         if missing := {SHARD_ID, ROW} - kinds.keys():

@@ -103,9 +103,9 @@ def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
 STALLED = """
 import sys
 from catalogs import storage
-from trainers.streaming import prefetch
+from catalogs.concurrency import ordered_map
 read = lambda url: storage.read_ranges(url, [(0, 10), (20, 10)])
-list(prefetch.ordered_map(
+list(ordered_map(
     read, sys.argv[1:], num_threads=1, budget=1, cost=lambda _: 1, timeout_seconds=1.0))
 """
 

@@ -18,11 +18,11 @@ import torch
 
 from attent_select import schema
 from attent_select.errors import InputError, SampleError
+from catalogs.concurrency import ordered_map
 from catalogs.shard_format import Sample
 from trainers.scoring.batching import Batching, batches
 from trainers.scoring.evaluation import evaluating
 from trainers.settings import DTYPES
-from trainers.streaming.prefetch import ordered_map
 from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.

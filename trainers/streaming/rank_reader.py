@@ -13,15 +13,16 @@ import torch
 
 from attent_select.errors import InputError, SampleError, StorageError
 from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
+from catalogs.concurrency import ordered_map
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample, samples_of
 from trainers.settings import ReadAhead
 from trainers.streaming.index_rows import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.streaming.order import Order, Share
-from trainers.streaming.prefetch import Turns, ordered_map
 from trainers.streaming.sample_buffer import Columns, Waiting
 from trainers.streaming.sources import Source
 from trainers.streaming.stats import StreamStats
+from trainers.streaming.turns import Turns
 from trainers.task import Batch, HasLength, Item, Task, draws
 
 # How many samples are tried for one that can stand in for a micro-batch without a usable sample.

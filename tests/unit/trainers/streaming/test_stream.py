@@ -488,11 +488,11 @@ INTERRUPTED = """
 import sys, threading
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
+from catalogs import concurrency
 from digits import samples, write_corpus, write_index
 from trainers import TeachingStream
-from trainers.streaming import prefetch
 
-prefetch._CLOSING_SECONDS = 0.2
+concurrency._CLOSING_SECONDS = 0.2
 
 class Stuck:
     columns = ("image", "label")
