@@ -186,7 +186,7 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
 
     torch.set_num_threads(1)
     parsed = run_config.parse(values | {"run": str(folder / "none")})
-    task, scoring = parsed.task.settings, parsed.scoring
+    task, scoring = parsed.task.task, parsed.scoring
     model = task.models(parsed.model).build(0).eval()
     found = []
     for path in sorted(Path(values["corpus"]["shards"][0]).glob("*.parquet")):
@@ -209,7 +209,7 @@ def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
 
     torch.set_num_threads(1)
     parsed = run_config.parse(values | {"run": f"{folder}/none"})
-    task = parsed.task.settings
+    task = parsed.task.task
     model = task.models(parsed.model).build(0).eval()
 
     def losses(samples: list[dict[str, Any]]) -> list[float]:

@@ -44,7 +44,7 @@ def main(run: str, index: str, checkpoint: Path) -> None:
     """Set up the stream and the model, as the run says, and train."""
     ranks.join()
     config = run_config.load(run)
-    corpus, task, training = Corpus.open(run), config.task.settings, config.training
+    corpus, task, training = Corpus.open(run), config.task.task, config.training
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),
         corpus,

@@ -21,7 +21,7 @@ from attent_select.stats.randomness import stream_key
 from catalogs import Corpus, IndexFile, storage
 from catalogs.layout import Layout
 from pipeline import metrics
-from pipeline.config.sections import RunConfig, SelectionSettings
+from pipeline.config.sections import RunConfig, SelectionSection
 from pipeline.console import progress, say
 from pipeline.runs.state import Cluster, Run, decided, prepare
 from pipeline.scoring.full import ScoreResult, score_round
@@ -243,9 +243,9 @@ def _chosen(run: Run, round_: Round, table: LossTable | None) -> Chosen:
     return chosen
 
 
-def _section(run: Run, round_: Round) -> SelectionSettings[Any]:
+def _section(run: Run, round_: Round) -> SelectionSection[Any]:
     """The configuration's, with the share to draw at random that was decided."""
-    section: SelectionSettings[Any] = run.config.selection
+    section: SelectionSection[Any] = run.config.selection
     decision = run.decisions.get(round_.number)
     if decision is None:
         return section
@@ -279,7 +279,7 @@ def _compact(
     from pipeline.training import compact_shards
     from trainers import ranks
 
-    columns = run.config.task.settings.columns
+    columns = run.config.task.task.columns
     folder = compact_shards.folder_of(run.config.run, round_.number, index, columns=columns)
     # Several ranks would write them several times: they read what is there.
     is_alone = ranks.world_size() == 1
@@ -306,9 +306,7 @@ def _is_to_be_compact(run: Run, round_: Round, index: IndexFile) -> bool:
     if settings.materialise != "auto" or round_.epochs == 1:
         return settings.materialise == "always"
     with storage.reading(read_policy(settings)):
-        estimate = compact_shards.estimate(
-            index, run.corpus, columns=run.config.task.settings.columns
-        )
+        estimate = compact_shards.estimate(index, run.corpus, columns=run.config.task.task.columns)
     connections = connections_of(settings, url=shards[0].uri)
     return estimate.pays(epochs=round_.epochs, connections=connections)
 
@@ -334,7 +332,7 @@ def _stream(run: Run, round_: Round, index: IndexFile, compact: Corpus | None) -
     stream = open_stream(
         index,
         run.corpus,
-        run.config.task.settings,
+        run.config.task.task,
         place=Place(
             seed=stream_key(run.config.seed, round_.number),
             batch_size=training.batch_size,
@@ -364,8 +362,8 @@ def _fit(
     with progress(f"training {round_.number}", total=round_.num_steps, unit="steps") as advance:
         return fit(
             stream,
-            task=config.task.settings,
-            models=config.task.settings.models(config.model),
+            task=config.task.task,
+            models=config.task.task.models(config.model),
             start=run.start_checkpoint(round_),
             out=run.layout.checkpoint(round_.number),
             settings=config.training,
@@ -384,7 +382,7 @@ def _held_out(config: RunConfig) -> HeldOut | None:
     if config.evaluation is None:
         return None
     corpus = Corpus.open(Layout(config.run).held_out)
-    return HeldOut(config.task.settings, corpus, config.scoring)
+    return HeldOut(config.task.task, corpus, config.scoring)
 
 
 def _scoring(run: Run, round_: Round) -> dict[str, float | None]:

@@ -142,4 +142,4 @@ def _model(run: rounds.Run, number: int) -> Any:
 
     found = checkpoint.open(run.layout.checkpoint(number))
     assert found is not None
-    return found.load(run.config.task.settings.models(run.config.model))
+    return found.load(run.config.task.task.models(run.config.model))

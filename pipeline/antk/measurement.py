@@ -103,7 +103,7 @@ def measure(
     from trainers.antk import Output
 
     config, asked = run_config.load(run), asked or Asked()
-    output = Output.of(config.task.settings, asked.output)
+    output = Output.of(config.task.task, asked.output)
     kind = asked.kind(output.name)
     checkpoints = _checkpoints(config, rounds)
     missing = _missing(config, asked, output.name, checkpoints)
@@ -240,7 +240,7 @@ def _compute(
     if asked.probe < 1:
         raise InputError(f"--probe {asked.probe}: expected at least 1 sample")
     sketch = None if asked.sketch is None else Sketch(asked.sketch, config.seed)
-    models = config.task.settings.models(config.model)
+    models = config.task.task.models(config.model)
     probe: list[ProbeSample] = []
     with progress("kernel", total=len(missing) * asked.probe, unit="samples") as advance:
         for name, (checkpoint, notes) in missing.items():

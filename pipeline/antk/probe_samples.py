@@ -58,7 +58,7 @@ def probe_samples(
 def _usable(config: RunConfig, corpus: Corpus, model: "torch.nn.Module") -> Iterator[ProbeSample]:
     import torch
 
-    task, device = config.task.settings, next(model.parameters()).device
+    task, device = config.task.task, next(model.parameters()).device
     for shard_id, row, sample in _read(corpus, config.seed, columns=task.columns):
         try:
             batch = task.collate([task.prepare(sample, generator=None)])

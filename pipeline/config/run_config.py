@@ -18,7 +18,7 @@ from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials
 from pipeline.config.memory import check_memory_limit
-from pipeline.config.sections import RunConfig, RunSettings, SelectionSettings, StreamingSettings
+from pipeline.config.sections import RunConfig, RunSettings, SelectionSection, StreamingSettings
 from pipeline.config.task_reference import TASKS, TaskReference
 from pipeline.config.validation import all_problems, check
 
@@ -174,7 +174,8 @@ def _strategy(values: Mapping[str, Any], *, source: str) -> Any:
 
 def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, source: str) -> Any:
     chosen = values.get(section)
-    default = SelectionSettings.model_fields[key].default if section == "selection" else None
+    fields = SelectionSection.model_fields
+    default = fields["strategy_name"].default if section == "selection" else None
     name = chosen.get(key, default) if isinstance(chosen, Mapping) else None
     if not isinstance(name, str):
         raise InputError(f"{source}: {section}.{key}: is missing or is not a name")
@@ -200,7 +201,7 @@ def _unusable(config: RunConfig) -> Iterator[str]:
     yield from _unusable_model(config)
     if config.scoring.functional_gradient:
         try:
-            check_gradient(config.task.settings)
+            check_gradient(config.task.task)
         except InputError as error:
             yield str(error)
     try:
@@ -208,13 +209,13 @@ def _unusable(config: RunConfig) -> Iterator[str]:
     except InputError as error:
         yield f"training.{error}"
     schema = LOSSES | config.scoring.carry_schema
-    if FUNCTIONAL_GRADIENT in set(config.selection.settings.columns) - schema.keys():
+    if FUNCTIONAL_GRADIENT in set(config.selection.strategy.columns) - schema.keys():
         yield "selection: the strategy needs `scoring.functional_gradient: true`"
         return
     try:
         select(
             pl.LazyFrame(schema=schema),
-            strategy=config.selection.settings,
+            strategy=config.selection.strategy,
             num_samples=0,
             composition=config.selection.composition,
         )
@@ -224,7 +225,7 @@ def _unusable(config: RunConfig) -> Iterator[str]:
 
 
 def _unusable_model(config: RunConfig) -> Iterator[str]:
-    task = config.task.settings
+    task = config.task.task
     try:
         if hasattr(task, "check"):
             task.check()

@@ -25,7 +25,7 @@ from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from catalogs import storage
-from pipeline.config.validation import INSIDE, SETTINGS
+from pipeline.config.validation import INSIDE, SETTINGS, keys_of
 
 TaskT = TypeVar("TaskT")
 StrategyT = TypeVar("StrategyT")
@@ -59,11 +59,11 @@ class ShardSettings(_Section):
         return tuple(storage.normalise(url) for url in shards)
 
 
-class TaskSettings(_Section, Generic[TaskT]):
-    """What the model learns: the task's name, and beside it the task's own settings."""
+class TaskSection(_Section, Generic[TaskT]):
+    """The task by name; in the file its own settings stand beside the name."""
 
     name: str
-    settings: TaskT
+    task: TaskT = Field(alias=SETTINGS)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,20 +72,21 @@ class TaskSettings(_Section, Generic[TaskT]):
 
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return _flattened(serialise(self))
+        return _flattened(serialise(self), type(self))
 
 
-class SelectionSettings(_Section, Generic[StrategyT]):
-    """How the teaching subset is chosen: the strategy's name, and beside it its own settings.
+class SelectionSection(_Section, Generic[StrategyT]):
+    """Selection of the teaching subset.
 
-    What a strategy is composed with (`where`, `by`, `explore`, …) stands there too. `granularity`
-    is what is selected as a whole: `sample`, `row_group`, `shard`, or so many rows of a shard.
+    In the file, the settings of the strategy and of its composition (`where`, `by`, `explore`, …)
+    stand beside its name, under the key `strategy`. `granularity` is what is selected as a whole:
+    `sample`, `row_group`, `shard`, or the number of rows per block.
     """
 
-    strategy: str = "soft"
+    strategy_name: str = Field(default="soft", alias="strategy")
     granularity: str | int = "sample"
     composition: Composition = Composition()
-    settings: StrategyT
+    strategy: StrategyT = Field(alias=SETTINGS)
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +95,7 @@ class SelectionSettings(_Section, Generic[StrategyT]):
 
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return _flattened(serialise(self))
+        return _flattened(serialise(self), type(self))
 
     @field_validator("granularity")
     @classmethod
@@ -107,7 +108,7 @@ class SelectionSettings(_Section, Generic[StrategyT]):
         return granularity
 
     @model_validator(mode="after")
-    def _whole_blocks(self) -> "SelectionSettings[StrategyT]":
+    def _whole_blocks(self) -> "SelectionSection[StrategyT]":
         if self.granularity != "sample":
             check_composition(self.composition)
         return self
@@ -116,7 +117,7 @@ class SelectionSettings(_Section, Generic[StrategyT]):
     def needs_losses(self) -> bool:
         """Whether anything of the loss catalog is asked for."""
         with_ = self.composition
-        return bool(self.settings.columns or with_.where or with_.by or with_.max_visits)
+        return bool(self.strategy.columns or with_.where or with_.by or with_.max_visits)
 
 
 class ScoringSettings(_Section):
@@ -298,9 +299,9 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     corpus: ShardSettings
     evaluation: ShardSettings | None = None
-    task: TaskSettings[TaskT]
+    task: TaskSection[TaskT]
     model: dict[str, Any]
-    selection: SelectionSettings[StrategyT]
+    selection: SelectionSection[StrategyT]
     schedule: Schedule = Schedule()
     scoring: ScoringSettings = ScoringSettings()
     training: TrainingT
@@ -335,11 +336,12 @@ def _nested(values: Any, section: type[BaseModel]) -> Any:
     """The file's flat section as the model's: each key where it belongs, the rest the plug-in's."""
     if not isinstance(values, Mapping) or SETTINGS in values:
         return values
+    keys = keys_of(section)
     nested: dict[str, Any] = {SETTINGS: {}}
     for key, value in values.items():
-        if key in section.model_fields and key not in INSIDE:
+        if key in keys and key not in INSIDE:
             nested[key] = value
-        elif "composition" in section.model_fields and key in _COMPOSED:
+        elif "composition" in keys and key in _COMPOSED:
             composed = _by_stratum(value) if key == "quotas" else value
             nested.setdefault("composition", {})[key] = composed
         else:
@@ -359,6 +361,7 @@ def _stratum(name: Any) -> str:
     return str(name).lower() if isinstance(name, bool) else str(name)
 
 
-def _flattened(values: dict[str, Any]) -> dict[str, Any]:
-    own = {key: value for key, value in values.items() if key not in INSIDE}
-    return own | values.get("composition", {}) | values[SETTINGS]
+def _flattened(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    by_key = dict(zip(keys_of(section), values.values(), strict=True))
+    settings, composition = by_key.pop(SETTINGS), by_key.pop("composition", {})
+    return by_key | composition | settings

@@ -60,6 +60,11 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
 
 
+def keys_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """Return the keys that stand for the fields of a section in its validated form."""
+    return tuple(field.alias or name for name, field in section.model_fields.items())
+
+
 def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     location, kind = problem["loc"], problem["type"]
     path = ".".join(str(part) for part in location if part not in INSIDE) or "the file"
@@ -126,7 +131,8 @@ def _flat_keys(section: Any) -> list[str]:
 
 def _fields(section: Any) -> dict[str, Any]:
     if isinstance(section, type) and issubclass(section, BaseModel):
-        return {name: field.annotation for name, field in section.model_fields.items()}
+        annotations = (field.annotation for field in section.model_fields.values())
+        return dict(zip(keys_of(section), annotations, strict=True))
     if dataclasses.is_dataclass(section):
         hints = typing.get_type_hints(section)
         return {field.name: hints[field.name] for field in dataclasses.fields(section)}

@@ -95,7 +95,7 @@ def estimate(config: RunConfig, *, places: int) -> Estimate:
         num_bytes = sum(one.num_bytes for one in shards)
         counted = _num_samples(config.run)
         num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
-        model = config.task.settings.models(config.model).build(config.seed)
+        model = config.task.task.models(config.model).build(config.seed)
         samples = list(_samples(config, first))
         score_rate = _score_rate(config, model, first, len(samples))
         train_rate = _train_rate(config, model, samples)
@@ -151,7 +151,7 @@ def _inspected(stored: ObjectInfo, folder: str) -> Shard:
 
 def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:
     rows = range(min(_SAMPLES, shard.num_samples))
-    found = read_shard(shard, rows=rows, columns=config.task.settings.columns)
+    found = read_shard(shard, rows=rows, columns=config.task.task.columns)
     return zip(rows, found.samples, strict=True)
 
 
@@ -165,11 +165,11 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
     torch.set_num_threads(config.scoring.torch_threads)
     try:
         small = list(islice(_samples(config, shard), max(1, count // 8)))
-        score_rows(config.task.settings, model, small, settings=config.scoring)  # warm
+        score_rows(config.task.task, model, small, settings=config.scoring)  # warm
         started, scored = perf_counter(), 0
         while perf_counter() - started < _SECONDS and scored < 4 * count:
             rows = score_rows(
-                config.task.settings, model, _samples(config, shard), settings=config.scoring
+                config.task.task, model, _samples(config, shard), settings=config.scoring
             )
             scored += len(rows)
         return scored / (perf_counter() - started)
@@ -181,7 +181,7 @@ def _train_rate(
     config: RunConfig, model: "torch.nn.Module", samples: Sequence[tuple[int, Sample]]
 ) -> float:
     """Samples per second of one device: forward and backward, without an optimizer."""
-    task, items = config.task.settings, _prepared(config, samples)
+    task, items = config.task.task, _prepared(config, samples)
     size = config.training.micro_batch_size or config.training.batch_size
     device = next(model.parameters()).device
     model.train()
@@ -199,7 +199,7 @@ def _prepared(config: RunConfig, samples: Sequence[tuple[int, Sample]]) -> list[
     items = []
     for _, sample in samples:
         try:
-            items.append(config.task.settings.prepare(sample, generator=None))
+            items.append(config.task.task.prepare(sample, generator=None))
         except SampleError:
             continue
     if not items:

@@ -61,7 +61,7 @@ def write_report(
     settings = run_config.load(run)
     tables = _tables(run, controls or {})
     specs = _specs(_charts(run, tables))
-    columns = tuple(settings.task.settings.columns)
+    columns = tuple(settings.task.task.columns)
     hardest = figures.hardest(run, num_samples=_NUM_HARDEST, columns=columns)
     page = Template((Path(__file__).parent / "template.html").read_text()).substitute(
         title=html.escape(f"attent-select: {run.rstrip('/').rsplit('/', 1)[-1]}"),
@@ -139,7 +139,7 @@ def _about(run: str, settings: Any) -> str:
     corpus = Corpus.open(run)
     return (
         f"{corpus.num_samples:,} samples in {len(corpus.shards):,} shards · task "
-        f"{settings.task.name} · strategy {settings.selection.strategy} · seed {settings.seed}"
+        f"{settings.task.name} · strategy {settings.selection.strategy_name} · seed {settings.seed}"
     )
 
 

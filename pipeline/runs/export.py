@@ -32,7 +32,7 @@ def export(run: str, *, out: str, round_number: int | None = None) -> dict[str, 
             f"{run}: round {number} was not trained: `attent train {run}` does that first"
         )
     folder = _empty(out)
-    task = config.task.settings
+    task = config.task.task
     with found.local() as files:
         save_plain(task.models(config.model), files, folder)
     for name in ("tokenizer", "processor"):

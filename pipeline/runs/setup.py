@@ -32,7 +32,7 @@ def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
 def check_columns(corpus: Corpus, config: RunConfig) -> None:
     """Raises `InputError` for columns that the task or `scoring.carry` wants and nobody has."""
     for section, columns in (
-        ("task", config.task.settings.columns),
+        ("task", config.task.task.columns),
         ("scoring.carry", config.scoring.carry),
     ):
         if missing := [name for name in columns if name not in corpus.columns]:
@@ -52,6 +52,6 @@ def save_initial(config: RunConfig) -> None:
     if storage.info(layout.config) is None:
         # Whatever is there belongs to settings that were never frozen.
         storage.delete(join(layout.initial_checkpoint, checkpoint.MARKER))
-    models = config.task.settings.models(config.model)
+    models = config.task.task.models(config.model)
     checkpoint.save_initial(models, seed=config.seed, url=layout.initial_checkpoint)
     run_config.freeze(config)

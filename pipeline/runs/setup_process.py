@@ -75,7 +75,7 @@ def _ask(process: "subprocess.Popen[str]", question: Mapping[str, Any]) -> dict[
 
 
 def _describe(config: RunConfig) -> dict[str, Any]:
-    task, values = config.task.settings, config.resolved()
+    task, values = config.task.task, config.resolved()
     settings = {name: value for name, value in values["task"].items() if name != "name"}
     return {
         "values": values,

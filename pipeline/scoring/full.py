@@ -98,7 +98,7 @@ def measurement_of(config: RunConfig, *, checkpoint: str) -> Measurement:
         )
     return Measurement(
         run=config.run,
-        task=config.task.settings,
+        task=config.task.task,
         model=config.model,
         checkpoint=found,
         settings=config.scoring,

@@ -19,7 +19,7 @@ from attent_select.selection.blocks import (
 from attent_select.selection.chunks import Chunks
 from attent_select.selection.select import Preview, Selection, select
 from catalogs import Corpus
-from pipeline.config.sections import SelectionSettings
+from pipeline.config.sections import SelectionSection
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Chosen:
 
 def choose(
     losses: pl.LazyFrame | Chunks,
-    how: SelectionSettings[Any],
+    how: SelectionSection[Any],
     *,
     budget: Budget,
     draw: Draw,
@@ -81,7 +81,7 @@ def choose(
 
 def loss_share_by_samples(
     losses: pl.LazyFrame | Chunks,
-    how: SelectionSettings[Any],
+    how: SelectionSection[Any],
     *,
     num_samples: int,
     draw: Draw,
@@ -90,7 +90,7 @@ def loss_share_by_samples(
     """What as many single samples would hold of the loss: what blocks are compared with."""
     return share_by_samples(
         losses,
-        strategy=how.settings,
+        strategy=how.strategy,
         num_samples=num_samples,
         seed=draw.seed,
         round_number=draw.round_number,
@@ -102,7 +102,7 @@ def loss_share_by_samples(
 
 def _choose(
     losses: pl.LazyFrame | Chunks,
-    how: SelectionSettings[Any],
+    how: SelectionSection[Any],
     *,
     budget: Budget,
     draw: Draw,
@@ -110,7 +110,7 @@ def _choose(
     preview: Preview | None,
 ) -> Chosen:
     asked: dict[str, Any] = {
-        "strategy": how.settings,
+        "strategy": how.strategy,
         "num_samples": budget.num_samples,
         "ratio": budget.ratio,
         "num_units": budget.num_units,

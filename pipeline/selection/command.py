@@ -23,7 +23,7 @@ from attent_select.selection.select import Selection
 from catalogs import IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
 from pipeline.cluster.scan import ClusterScan, frames_by_storage, where_it_runs
-from pipeline.config.sections import SelectionSettings
+from pipeline.config.sections import SelectionSection
 from pipeline.config.validation import check
 from pipeline.console import progress, stage
 from pipeline.selection import loss_tables
@@ -84,7 +84,7 @@ class Selecting:
     by: str | None = None
     granularity: str | None = None
 
-    def section(self) -> SelectionSettings[Any]:
+    def section(self) -> SelectionSection[Any]:
         """The checked section. Raises `InputError` for what cannot stand there."""
         name = self.strategy
         values: dict[str, Any] = {"strategy": name}
@@ -99,7 +99,7 @@ class Selecting:
             raise InputError(
                 f"--strategy {name}: expected a strategy's class, see docs/extending.md"
             )
-        return check(SelectionSettings[plugin], values, source="selection")
+        return check(SelectionSection[plugin], values, source="selection")
 
 
 def select_losses(
@@ -141,7 +141,7 @@ def select_losses(
         table = loss_tables.find(losses, round_number=round_number)
         _check_apart(out, table)
         table.check_columns(_needed(section, budget))
-        steps = table.round_steps(section.settings.columns)
+        steps = table.round_steps(section.strategy.columns)
     draw = Draw(seed, round_number or 0, steps)
     target = None if dry_run else out
     with where_it_runs(table.rows, scheduler=scheduler) as rows, problems_named(table):
@@ -188,15 +188,15 @@ def _check_apart(out: str | None, table: LossTable) -> None:
         raise InputError(f"--out {out} is one of the files that the losses are in: choose another")
 
 
-def _needed(how: SelectionSettings[Any], budget: Budget) -> list[str]:
+def _needed(how: SelectionSection[Any], budget: Budget) -> list[str]:
     """The columns that losses must have (`where` is checked as a whole)."""
-    needed = [*how.settings.columns]
+    needed = [*how.strategy.columns]
     needed += [how.composition.by] if how.composition.by is not None else []
     needed += [VISITS, LOSS] if how.composition.max_visits is not None else []
     return [*needed, NUM_UNITS] if budget.num_units is not None else needed
 
 
-def _chosen(table: LossTable, how: SelectionSettings[Any], *, budget: Budget, draw: Draw) -> Chosen:
+def _chosen(table: LossTable, how: SelectionSection[Any], *, budget: Budget, draw: Draw) -> Chosen:
     try:
         chosen = choose(
             table.rows, how, budget=budget, draw=draw, corpus=table.corpus, preview=table.preview
@@ -222,7 +222,7 @@ def _nothing(table: LossTable) -> InputError:
     )
 
 
-def _notes(how: SelectionSettings[Any], chosen: Chosen, *, draw: Draw) -> dict[str, Any]:
+def _notes(how: SelectionSection[Any], chosen: Chosen, *, draw: Draw) -> dict[str, Any]:
     """What the index says of how it was chosen, as those of a run's rounds do."""
     return {
         "selection": how.model_dump(mode="json"),
@@ -266,7 +266,7 @@ def _write(
 
 
 def _result(
-    table: LossTable, how: SelectionSettings[Any], chosen: Chosen, *, draw: Draw
+    table: LossTable, how: SelectionSection[Any], chosen: Chosen, *, draw: Draw
 ) -> SelectResult:
     selection = chosen.selection
     by_samples = None
@@ -287,11 +287,9 @@ def _result(
     )
 
 
-def _excluded(
-    table: LossTable, how: SelectionSettings[Any], selection: Selection
-) -> dict[str, int]:
+def _excluded(table: LossTable, how: SelectionSection[Any], selection: Selection) -> dict[str, int]:
     missing = selection.total - selection.eligible
-    reasons = table.without_loss() if missing and LOSS in how.settings.columns else {}
+    reasons = table.without_loss() if missing and LOSS in how.strategy.columns else {}
     rest = missing - sum(reasons.values())
     return reasons | ({"condition": rest} if rest else {})
 

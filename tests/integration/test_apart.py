@@ -90,8 +90,8 @@ def test_the_configuration_is_the_same_and_the_process_ends_with_the_first_model
     here = run_config.load(source, overrides=overrides)
     with setup_process.checked(source, overrides=overrides) as (there, save):
         assert there.resolved() == here.resolved()
-        assert there.task.settings.columns == here.task.settings.columns
-        assert there.task.settings.load() == here.task.settings
+        assert there.task.task.columns == here.task.task.columns
+        assert there.task.task.load() == here.task.task
         assert there.training == here.training
         assert there.selection == here.selection
         assert len(children()) == 1

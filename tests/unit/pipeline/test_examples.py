@@ -111,6 +111,6 @@ def test_several_modalities_are_a_list_in_the_file_and_after_freezing(
         }
     }
     parsed = run_config.parse(values)
-    assert parsed.task.settings.columns == ("image", "depth")
+    assert parsed.task.task.columns == ("image", "depth")
     run_config.freeze(parsed)
     assert run_config.load(parsed.run) == parsed
