@@ -4,11 +4,11 @@ What `scoring.py` has workers do; without torch, as the driver does without it. 
 measuring.
 """
 
-from catalogs.losses.catalog import Batching
+from catalogs.losses.catalog import BatchSplits
 from pipeline.scoring.worker import Measured, SpanTask
 
 
 def measure_nothing(task: SpanTask) -> Measured:
     """What a span costs when its worker does nothing at all."""
     num_samples = task.span.num_rows
-    return Measured(num_samples, num_samples, Batching(), {}, ())
+    return Measured(num_samples, num_samples, BatchSplits(), {}, ())

@@ -158,7 +158,7 @@ class Corpus:
         ) -> Iterator[pl.DataFrame]:
             names = list(kinds) if columns is None else columns
             batches = (batch.select(names) for batch in _row_batches(counts))
-            return frames.limited(batches, where=where, limit=limit)
+            return frames.filter_and_limit(batches, where=where, limit=limit)
 
         return register_io_source(source, schema=cast(frames.SchemaDict, kinds))
 

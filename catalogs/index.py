@@ -17,7 +17,7 @@ from attent_select.errors import ExistsError, InputError
 from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.tables import frames, parquet_file
-from catalogs.tables.sample_ids import twice
+from catalogs.tables.sample_ids import duplicate_error
 from catalogs.tables.scan import Scan
 
 _ROWS_PER_GROUP = 1 << 18
@@ -202,7 +202,9 @@ class _Seen:
             )
         same = np.flatnonzero(keys[1:] == keys[:-1])
         if int(keys[0]) == self._last_key or len(same):
-            raise twice(self._last_key if int(keys[0]) == self._last_key else int(keys[same[0]]))
+            raise duplicate_error(
+                self._last_key if int(keys[0]) == self._last_key else int(keys[same[0]])
+            )
         self._last_key = int(keys[-1])
         self.num_samples += len(batch)
         self.digest.update(batch)

@@ -43,7 +43,7 @@ def coalesce(extents: Sequence[Extent], *, request_bytes: int) -> list[Extent]:
     return ranges
 
 
-def within_amplification(
+def coalesce_bounded(
     extents: Sequence[Extent], *, request_bytes: int, num_samples: int
 ) -> list[Extent]:
     """`coalesce`, but for samples of `LARGE_SAMPLE_BYTES` or more on average the gaps read in vain,
@@ -80,14 +80,14 @@ class ReadPlan:
         return sum(size for _, size in self.ranges)
 
 
-def method_of(ranges: Sequence[Extent], *, shard_bytes: int, otherwise: str) -> str:
+def read_method(ranges: Sequence[Extent], *, shard_bytes: int, otherwise: str) -> str:
     """`whole file` for one range over nearly all of the shard."""
     is_whole = len(ranges) == 1 and ranges[0][1] >= _WHOLE_SHARE * shard_bytes
     return "whole file" if is_whole else otherwise
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedRanges:
     """The ranges of an object that were read; `cut` finds bytes in them without copying."""
 
     ranges: Sequence[Extent]
@@ -108,7 +108,7 @@ class Fetched:
         return sum(len(piece) for piece in self.data)
 
 
-def checked_rows(rows: Sequence[int], *, num_samples: int, url: str) -> npt.NDArray[np.int64]:
+def check_rows(rows: Sequence[int], *, num_samples: int, url: str) -> npt.NDArray[np.int64]:
     """`rows` as int64[n].
 
     Raises:
@@ -130,7 +130,7 @@ def checked_rows(rows: Sequence[int], *, num_samples: int, url: str) -> npt.NDAr
     return wanted
 
 
-def checked_columns(columns: Sequence[str], *, known: Sequence[str], url: str) -> None:
+def check_columns(columns: Sequence[str], *, known: Sequence[str], url: str) -> None:
     """Raises `InputError` naming the first column that the shard lacks."""
     for column in columns:
         if column not in known:

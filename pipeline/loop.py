@@ -305,7 +305,7 @@ def _is_to_be_compact(run: Run, round_: Round, index: IndexFile) -> bool:
     settings, shards = run.config.streaming, run.corpus.shards
     if settings.materialise != "auto" or round_.epochs == 1:
         return settings.materialise == "always"
-    with storage.reading(read_policy(settings)):
+    with storage.use_read_policy(read_policy(settings)):
         estimate = compact_shards.estimate(index, run.corpus, columns=run.config.task.task.columns)
     connections = connections_of(settings, url=shards[0].uri)
     return estimate.pays(epochs=round_.epochs, connections=connections)

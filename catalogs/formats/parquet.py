@@ -16,12 +16,12 @@ from attent_select.errors import InputError, MissingError
 from catalogs import storage
 from catalogs.read_plan import (
     Extent,
-    Fetched,
+    FetchedRanges,
     ReadPlan,
-    checked_columns,
-    checked_rows,
-    method_of,
-    within_amplification,
+    check_columns,
+    check_rows,
+    coalesce_bounded,
+    read_method,
 )
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 from catalogs.tables import parquet_file, plain_values
@@ -62,7 +62,7 @@ class Parquet:
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
         """The samples at `rows`, from the row groups that hold them."""
-        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
         if len(wanted) == 0:
             return Reading({}, 0, bytes_read=0, bytes_selected=0, num_requests=0)
         footer = _footer(shard)
@@ -89,7 +89,7 @@ class Parquet:
         largest, which is held whole: counted before compression, but encoded, so that a value that
         a dictionary repeats counts once.
         """
-        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
         return _plan(shard, _cached_footer(shard), rows=wanted, columns=columns)
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
@@ -124,24 +124,24 @@ class Parquet:
 def _plan(
     shard: Shard, footer: Footer, *, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> ReadPlan:
-    checked_columns(columns, known=footer.schema.names, url=shard.uri)
+    check_columns(columns, known=footer.schema.names, url=shard.uri)
     found, counts = np.unique(footer.groups_of(rows), return_counts=True)
     groups = found.tolist()
     share = counts / np.diff(footer.starts)[found]
     packed = np.array([footer.group_bytes(group, columns) for group in groups])
-    unpacked = np.array([footer.unpacked_bytes(group, columns) for group in groups])
-    ranges = parquet_file.from_start(
-        within_amplification(
+    uncompressed = np.array([footer.uncompressed_bytes(group, columns) for group in groups])
+    ranges = parquet_file.extend_to_start(
+        coalesce_bounded(
             footer.extents(groups, columns),
             request_bytes=storage.request_bytes(shard.uri),
             num_samples=int(np.diff(footer.starts)[found].sum()),
         )
     )
     return ReadPlan(
-        method_of(ranges, shard_bytes=shard.num_bytes, otherwise="row groups"),
+        read_method(ranges, shard_bytes=shard.num_bytes, otherwise="row groups"),
         ranges,
         bytes_selected=round(float((packed * share).sum())),
-        decoded_bytes=round(float((unpacked * share).sum() + unpacked.max(initial=0))),
+        decoded_bytes=round(float((uncompressed * share).sum() + uncompressed.max(initial=0))),
     )
 
 
@@ -168,18 +168,18 @@ def _lacking(shard: Shard, ranges: list[Extent], num_there: int) -> list[Extent]
     return [(first, min(size, end - first)) for first, size in ranges if first < end]
 
 
-def _fetched(shard: Shard, requests: list[Extent], tail: bytes) -> Fetched:
+def _fetched(shard: Shard, requests: list[Extent], tail: bytes) -> FetchedRanges:
     """What is requested, and the tail; as one piece where they meet."""
     if len(tail) == shard.num_bytes:
-        return Fetched(requests, [tail])
+        return FetchedRanges(requests, [tail])
     data = storage.read_ranges(shard.uri, requests, etag=shard.etag)
     end = shard.num_bytes - len(tail)
     if not tail:
-        return Fetched(requests, data)
+        return FetchedRanges(requests, data)
     if not requests or sum(requests[-1]) < end:
-        return Fetched([*requests, (end, len(tail))], [*data, tail])
+        return FetchedRanges([*requests, (end, len(tail))], [*data, tail])
     first, size = requests[-1]
-    return Fetched([*requests[:-1], (first, size + len(tail))], [*data[:-1], data[-1] + tail])
+    return FetchedRanges([*requests[:-1], (first, size + len(tail))], [*data[:-1], data[-1] + tail])
 
 
 def _footer(shard: Shard) -> Footer:
@@ -212,7 +212,7 @@ def _key(shard: Shard) -> tuple[str, str]:
 
 def _values(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> dict[str, list[Any]]:
     try:
-        return plain_values.values_of(plain_values.chosen(table, positions))
+        return plain_values.values_of(plain_values.take_rows(table, positions))
     except pa.ArrowException as error:
         kinds = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise InputError(

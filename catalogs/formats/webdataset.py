@@ -25,12 +25,12 @@ from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import storage
 from catalogs.read_plan import (
-    Fetched,
+    FetchedRanges,
     ReadPlan,
-    checked_columns,
-    checked_rows,
-    method_of,
-    within_amplification,
+    check_columns,
+    check_rows,
+    coalesce_bounded,
+    read_method,
 )
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 from catalogs.storage.objects import ObjectInfo
@@ -68,10 +68,12 @@ class Webdataset:
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
         """The members of `columns` of the samples at `rows`; None where a sample lacks one."""
-        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
         index, chosen = _chosen(shard, wanted, columns)
         plan = _plan(shard, index, chosen, num_samples=len(wanted))
-        fetched = Fetched(plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag))
+        fetched = FetchedRanges(
+            plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag)
+        )
         values: dict[str, list[Any]] = {name: [None] * len(wanted) for name in columns}
         where = zip(
             np.searchsorted(wanted, index.rows[chosen]).tolist(),
@@ -90,7 +92,7 @@ class Webdataset:
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
         """The members of `columns`, in as few requests as pay."""
-        wanted = checked_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
         index, chosen = _chosen(shard, wanted, columns)
         return _plan(shard, index, chosen, num_samples=len(wanted))
 
@@ -123,7 +125,7 @@ def _chosen(
 ) -> tuple["_Members", npt.NDArray[np.int64]]:
     """The member index, and which of the members are wanted."""
     index = _members_of(shard)
-    checked_columns(columns, known=index.columns, url=shard.uri)
+    check_columns(columns, known=index.columns, url=shard.uri)
     return index, index.choose(rows, columns)
 
 
@@ -131,14 +133,14 @@ def _plan(
     shard: Shard, index: "_Members", chosen: npt.NDArray[np.int64], *, num_samples: int
 ) -> ReadPlan:
     offsets, sizes = index.offsets[chosen], index.sizes[chosen]
-    ranges = within_amplification(
+    ranges = coalesce_bounded(
         list(zip(offsets.tolist(), sizes.tolist(), strict=True)),
         request_bytes=storage.request_bytes(shard.uri),
         num_samples=num_samples,
     )
     padded = -(-sizes // _BLOCK) * _BLOCK
     return ReadPlan(
-        method_of(ranges, shard_bytes=shard.num_bytes, otherwise="ranges"),
+        read_method(ranges, shard_bytes=shard.num_bytes, otherwise="ranges"),
         ranges,
         bytes_selected=int(padded.sum()) + _BLOCK * len(chosen),
         decoded_bytes=int(sizes.sum()),

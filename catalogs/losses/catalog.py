@@ -25,12 +25,12 @@ from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout, join
 from catalogs.losses import merge
 from catalogs.losses import parts as loss_parts
-from catalogs.losses.parts import Batching, PartSummary, ShardLosses
-from catalogs.losses.segments import Segment, summed
+from catalogs.losses.parts import BatchSplits, PartSummary, ShardLosses
+from catalogs.losses.segments import Segment, sum_visits
 from catalogs.tables import frames
 from catalogs.tables.scan import File, Scan
 
-__all__ = ["Batching", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
+__all__ = ["BatchSplits", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +61,22 @@ class LossCatalog:
     # Scoring: workers write spans and compact them, the driver publishes.
 
     def write_span(
-        self, digest: str, rows: pl.DataFrame, *, batching: Batching | None = None
+        self, digest: str, rows: pl.DataFrame, *, batch_splits: BatchSplits | None = None
     ) -> None:
         """Publish the losses of one span (`schema.LOSSES` and the carried columns, in row order).
 
-        `batching` says what became of its batches; the part that is made of it says so too.
+        `batch_splits` says what became of its batches; the part that is made of it says so too.
 
         Raises:
             InputError: a column is missing, the order is wrong, or a loss does not fit its status.
         """
         what = f"span {digest}"
-        rows = loss_parts.typed(rows, kinds=self._kinds(), what=what)
+        rows = loss_parts.cast_columns(rows, kinds=self._kinds(), what=what)
         loss_parts.check_order(rows, what=what)
         loss_parts.check_losses(rows, what=what)
         notes = {
             "schema_version": schema.SCHEMA_VERSION,
-            "batching": asdict(batching or Batching()),
+            "batching": asdict(batch_splits or BatchSplits()),
         }
         frames.publish_frame(self._layout.span(digest), rows, notes=notes)
 
@@ -84,13 +84,13 @@ class LossCatalog:
         """The spans that are done."""
         return {_stem(found.url) for found in storage.list_objects(self._layout.spans)}
 
-    def span_found(self, digest: str) -> tuple[pl.DataFrame, Batching] | None:
+    def read_span(self, digest: str) -> tuple[pl.DataFrame, BatchSplits] | None:
         """The losses of a span and what became of its batches; None if it is not done."""
         try:
             rows, notes = self._read_span(digest)
         except MissingError:
             return None
-        return rows, Batching(**notes["batching"])
+        return rows, BatchSplits(**notes["batching"])
 
     def compact(
         self, group: Sequence[str], *, round_number: int, provenance: dict[str, Any] | None = None
@@ -108,15 +108,15 @@ class LossCatalog:
         found = list(ordered_map(self._read_span, group, num_threads=8))
         rows = pl.concat(rows for rows, _ in found)
         rows = rows.with_columns(self._visits(rows, before=round_number))
-        batching = Batching.sum(Batching(**notes["batching"]) for _, notes in found)
+        batch_splits = BatchSplits.sum(BatchSplits(**notes["batching"]) for _, notes in found)
         notes = self._notes(round_number) | {
             "provenance": provenance or {},
-            "batching": asdict(batching),
+            "batching": asdict(batch_splits),
         }
         part = loss_parts.build_part(rows, run=self.run, spans=group, notes=notes)
-        return replace(part, batching=batching)
+        return replace(part, batch_splits=batch_splits)
 
-    def fold(
+    def merge(
         self,
         shards: range,
         *,
@@ -135,18 +135,20 @@ class LossCatalog:
             MissingError: a span, or a part of round `since`, is not there.
         """
         between = pl.col(schema.SHARD_ID).is_between(shards.start, shards.stop - 1)
-        observed = [self.observed(number) for number in range(since or 0, round_number)]
-        rows = merge.folded(
+        observed = [self.observed_losses(number) for number in range(since or 0, round_number)]
+        rows = merge.merge_losses(
             self._kept(shards, since),
-            scored=self.measured(spans).filter(between).collect(),
+            scored=self.span_losses(spans).filter(between).collect(),
             observed=pl.concat(observed).filter(between).collect(),
             calibration=calibration,
         )
         rows = rows.with_columns(self._visits(rows, before=round_number))
-        batching = Batching.sum(Batching(**self._read_span(one)[1]["batching"]) for one in spans)
-        notes = self._notes(round_number) | {"batching": asdict(batching)}
+        batch_splits = BatchSplits.sum(
+            BatchSplits(**self._read_span(one)[1]["batching"]) for one in spans
+        )
+        notes = self._notes(round_number) | {"batching": asdict(batch_splits)}
         part = loss_parts.build_part(rows, run=self.run, spans=spans, notes=notes)
-        return replace(part, batching=batching)
+        return replace(part, batch_splits=batch_splits)
 
     def publish(
         self,
@@ -193,7 +195,7 @@ class LossCatalog:
 
     # Reading.
 
-    def measured(self, spans: Sequence[str]) -> pl.LazyFrame:
+    def span_losses(self, spans: Sequence[str]) -> pl.LazyFrame:
         """The rows of spans that are not yet part of a round."""
         urls = [self._layout.span(digest) for digest in spans]
         return Scan.of(urls, schema=self._kinds()).frame()
@@ -262,13 +264,15 @@ class LossCatalog:
 
     def write_observed(self, round_number: int, name: str, rows: pl.DataFrame) -> None:
         """Publish losses observed in a round (`schema.OBSERVED_LOSSES`); the same name replaces."""
-        rows = loss_parts.typed(rows, kinds=dict(schema.OBSERVED_LOSSES), what=f"observed {name}")
+        rows = loss_parts.cast_columns(
+            rows, kinds=dict(schema.OBSERVED_LOSSES), what=f"observed {name}"
+        )
         # Sorted, so that looking for a few shards skips most of a file.
         rows = rows.sort(schema.SHARD_ID, schema.ROW, "step")
         url = join(self._layout.observed(round_number), f"{name}.parquet")
         frames.publish_frame(url, rows, notes=self._notes(round_number))
 
-    def observed(self, round_number: int | None = None) -> pl.LazyFrame:
+    def observed_losses(self, round_number: int | None = None) -> pl.LazyFrame:
         """The observed losses of a round (default: of all rounds), in any order; perhaps none."""
         if round_number is None:
             folder = self._layout.all_observed
@@ -294,7 +298,7 @@ class LossCatalog:
         """The losses of consecutive shards as of round `since`."""
         if since is None:
             counts = [self.corpus.shard(shard_id).num_samples for shard_id in shards]
-            return merge.unseen(shards, counts)
+            return merge.unseen_losses(shards, counts)
         kept = [one.within(shards.start, shards.stop - 1) for one in self._segments(since)]
         return self._scan([one for one in kept if one is not None], self._kinds()).frame().collect()
 
@@ -349,9 +353,11 @@ class LossCatalog:
                 counts.append(self._scan([part], kinds).frame().select(*_KEY, schema.VISITS))
             for round_number in range(part.round_number, before):
                 shard = pl.col(schema.SHARD_ID)
-                seen = self.observed(round_number).filter(shard.is_between(part.first, part.last))
+                seen = self.observed_losses(round_number).filter(
+                    shard.is_between(part.first, part.last)
+                )
                 counts.append(seen.select(*_KEY, pl.lit(1, pl.UInt16).alias(schema.VISITS)))
-        return summed(rows, counts)
+        return sum_visits(rows, counts)
 
     def _check_complete(self, rows: Sequence[ShardLosses]) -> None:
         found = [row.shard_id for row in rows]

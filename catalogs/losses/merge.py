@@ -26,7 +26,7 @@ _MEASURED = [
 _SPARE_PIECES = 16
 
 
-def folded(
+def merge_losses(
     old: pl.DataFrame,
     *,
     scored: pl.DataFrame,
@@ -49,7 +49,7 @@ def folded(
     return _updated(_updated(old, _seen(observed, calibration)), scored)
 
 
-def unseen(shards: range, num_samples: Sequence[int]) -> pl.DataFrame:
+def unseen_losses(shards: range, num_samples: Sequence[int]) -> pl.DataFrame:
     """What is known of consecutive shards before anything was measured: `schema.LOSSES`."""
     rows = pl.DataFrame({schema.SHARD_ID: list(shards), "num": num_samples})
     rows = rows.select(schema.SHARD_ID, pl.int_ranges("num").alias(schema.ROW)).explode(schema.ROW)
@@ -65,33 +65,35 @@ def unseen(shards: range, num_samples: Sequence[int]) -> pl.DataFrame:
     return rows.with_columns(values).cast(pl.Schema(schema.LOSSES)).select(list(schema.LOSSES))
 
 
-def last_observed(observed: pl.LazyFrame) -> pl.LazyFrame:
+def last_observations(observed: pl.LazyFrame) -> pl.LazyFrame:
     """The last observation of each row."""
     newest = pl.all().exclude(_KEY).sort_by("step").last()
     return observed.group_by(_KEY).agg(newest)
 
 
-def to_rebuild(parts: pl.Series, changed: Collection[int], *, ideal_pieces: int) -> list[int]:
+def shards_to_rebuild(
+    parts: pl.Series, changed: Collection[int], *, ideal_ranges: int
+) -> list[int]:
     """The shards whose losses go into new parts: the changed ones, or all.
 
     What is left of old parts and what is new are pieces that a scan reads one by one: where they
-    would become far more than `ideal_pieces`, everything is written anew.
+    would become far more than `ideal_ranges`, everything is written anew.
 
     Args:
         parts: the part of each shard, in shard order.
         changed: shards with a new loss.
-        ideal_pieces: parts of a catalog that is made at once.
+        ideal_ranges: parts of a catalog that is made at once.
     """
     new = pl.int_range(len(parts), eager=True).is_in(list(changed))
     pieces = pl.DataFrame({"new": new, "part": parts}).select(
         pl.when("new").then(pl.lit("")).otherwise("part").rle_id().max() + 1
     )
-    if pieces.item() > 2 * ideal_pieces + _SPARE_PIECES:
+    if pieces.item() > 2 * ideal_ranges + _SPARE_PIECES:
         return list(range(len(parts)))
     return sorted(changed)
 
 
-def runs(shards: Collection[int], *, num_samples: list[int], most: int) -> Iterator[range]:
+def shard_ranges(shards: Collection[int], *, num_samples: list[int], most: int) -> Iterator[range]:
     """Consecutive shards as ranges of at most `most` samples, or of one shard."""
     found: range | None = None
     total = 0
@@ -106,7 +108,7 @@ def runs(shards: Collection[int], *, num_samples: list[int], most: int) -> Itera
 
 
 def _seen(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.DataFrame:
-    last = last_observed(observed.lazy()).collect()
+    last = last_observations(observed.lazy()).collect()
     losses = calibration(last[schema.LOSS].to_numpy(), last["step"].to_numpy())
     return last.select(
         *_KEY,

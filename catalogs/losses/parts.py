@@ -40,7 +40,7 @@ class ShardLosses:
 
 
 @dataclass(frozen=True)
-class Batching:
+class BatchSplits:
     """How many batches were halved because memory ran out, so that losses may differ in their last
     bits, and the units of the largest batch that is known to fit then.
     """
@@ -49,7 +49,7 @@ class Batching:
     fitting_units: int | None = None
 
     @classmethod
-    def sum(cls, several: Iterable["Batching"]) -> "Batching":
+    def sum(cls, several: Iterable["BatchSplits"]) -> "BatchSplits":
         """Of all of `several` together."""
         found = list(several)
         fitting = [one.fitting_units for one in found if one.fitting_units is not None]
@@ -63,10 +63,10 @@ class PartSummary:
     part: str
     spans: tuple[str, ...]
     shards: tuple[ShardLosses, ...]
-    batching: Batching = Batching()
+    batch_splits: BatchSplits = BatchSplits()
 
 
-def typed(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> pl.DataFrame:
+def cast_columns(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> pl.DataFrame:
     """`rows` with exactly the columns and dtypes of `kinds`.
 
     Raises:

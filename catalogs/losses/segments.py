@@ -34,7 +34,7 @@ class Segment:
         return Segment(self.part, groups, low, high, self.round_number)
 
 
-def summed(rows: pl.DataFrame, counts: Sequence[pl.LazyFrame]) -> pl.Series:
+def sum_visits(rows: pl.DataFrame, counts: Sequence[pl.LazyFrame]) -> pl.Series:
     """The visits of `rows` (shard_id, row), added up over `counts`."""
     keys = rows.lazy().select(_KEY)
     if not counts:

@@ -26,8 +26,8 @@ from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
 from catalogs.storage.node_cache import NodeCache
 from catalogs.storage.object_store import SCHEMES, bucket_of
-from catalogs.storage.objects import ObjectInfo, Range, Storage, missing
-from catalogs.storage.read_policy import ReadCost, ReadMeter, ReadPolicy, reading
+from catalogs.storage.objects import ObjectInfo, Range, Storage, missing_error
+from catalogs.storage.read_policy import ReadCost, ReadMeter, ReadPolicy, use_read_policy
 
 __all__ = [
     "NodeCache",
@@ -37,7 +37,7 @@ __all__ = [
     "ReadMeter",
     "ReadPolicy",
     "Storage",
-    "reading",
+    "use_read_policy",
 ]
 
 # A large object is copied to a local file in pieces of this size.
@@ -93,7 +93,7 @@ def publish(url: str, data: bytes | Path) -> None:
     `data` is bytes, or a local file, which stays where it is.
     """
     if isinstance(data, Path) and not data.is_file():
-        raise missing(str(data))
+        raise missing_error(str(data))
     _store(url).publish(normalise(url), data)
 
 
@@ -200,7 +200,7 @@ def download_folder(url: str, to: Path) -> None:
     """
     base, found = normalise(url), list_objects(url)
     if not found:
-        raise missing(url)
+        raise missing_error(url)
 
     def download(source: ObjectInfo) -> None:
         target = to / source.url.removeprefix(base).lstrip("/")
@@ -229,7 +229,7 @@ def local_copy(url: str) -> Iterator[Path]:
     """
     found = info(url)
     if found is None:
-        raise missing(url)
+        raise missing_error(url)
     if is_local(url):
         yield Path(found.url)
         return

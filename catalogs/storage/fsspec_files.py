@@ -24,10 +24,10 @@ from catalogs.storage.objects import (
     Range,
     check_etag,
     check_length,
-    translated,
-    unquoted,
+    translate_errors,
+    unquote_etag,
 )
-from catalogs.storage.retry import patiently
+from catalogs.storage.retry import retry
 
 _ETAGS = ("ETag", "etag", "md5", "checksum")
 _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created")
@@ -46,7 +46,7 @@ class FsspecFiles:
         with _translated(url):
             files, path = _driver(url)
             _check_etag(files, url, path, etag)
-            return patiently(lambda: bytes(files.cat_file(path)))
+            return retry(lambda: bytes(files.cat_file(path)))
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
@@ -56,7 +56,7 @@ class FsspecFiles:
             _check_etag(files, url, path, etag)
             starts = [offset for offset, _ in ranges]
             ends = [offset + num_bytes for offset, num_bytes in ranges]
-            found = patiently(
+            found = retry(
                 lambda: files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
             )
             pairs = zip(found, ranges, strict=True)
@@ -66,12 +66,12 @@ class FsspecFiles:
         with _translated(prefix):
             files, path = _driver(prefix)
             try:
-                itself = patiently(lambda: files.info(path))
+                itself = retry(lambda: files.info(path))
             except FileNotFoundError:
                 return []
             if itself["type"] != "directory":
                 return [_info(prefix, itself)]
-            found = patiently(lambda: files.find(path, detail=True)).items()
+            found = retry(lambda: files.find(path, detail=True)).items()
             return [_info(_spelt(name, path, prefix), detail) for name, detail in found]
 
     def publish(self, url: str, data: bytes | Path) -> None:
@@ -79,19 +79,19 @@ class FsspecFiles:
             files, path = _driver(url)
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(data, Path):
-                patiently(lambda: files.put_file(str(data), path))
+                retry(lambda: files.put_file(str(data), path))
             else:
-                patiently(lambda: files.pipe_file(path, data))
+                retry(lambda: files.pipe_file(path, data))
 
     def delete(self, url: str) -> None:
         with _translated(url), contextlib.suppress(FileNotFoundError):
             files, path = _driver(url)
-            patiently(lambda: files.rm_file(path))
+            retry(lambda: files.rm_file(path))
 
 
 def _translated(url: str) -> contextlib.AbstractContextManager[None]:
     # Each driver raises what its own client library raises.
-    return translated(url, Exception)
+    return translate_errors(url, Exception)
 
 
 def _driver(url: str) -> tuple[Any, str]:
@@ -119,7 +119,7 @@ def _info(url: str, detail: dict[str, Any]) -> ObjectInfo:
     size = int(detail["size"])
     for name in _ETAGS:
         if etag := detail.get(name):
-            return ObjectInfo(url, size, unquoted(str(etag)))
+            return ObjectInfo(url, size, unquote_etag(str(etag)))
     stamp = next((found for name in _TIMES if (found := detail.get(name))), 0)
     if isinstance(stamp, str):
         return ObjectInfo(url, size, f"{stamp}-{size:x}")
@@ -135,5 +135,5 @@ def _cut(data: bytes, wanted: Range) -> bytes:
 
 def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:
     if etag is not None:
-        found = patiently(lambda: files.info(path))
+        found = retry(lambda: files.info(path))
         check_etag(url, found=_info(url, found).etag, expected=etag)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attent_select.errors import InputError
-from catalogs.storage.objects import ObjectInfo, Range, check_etag, check_length, translated
+from catalogs.storage.objects import ObjectInfo, Range, check_etag, check_length, translate_errors
 
 # A file that is being written beside its final place. Listings skip what a crash left behind.
 _TEMPORARY_SUFFIX = ".attent-tmp"
@@ -37,7 +37,7 @@ class LocalFiles:
             return [check_length(url, _pread(descriptor, wanted), wanted) for wanted in ranges]
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
-        with translated(prefix):
+        with translate_errors(prefix):
             path = Path(prefix)
             if path.is_dir():
                 return list(_walk(path))
@@ -46,7 +46,7 @@ class LocalFiles:
     def publish(self, url: str, data: bytes | Path) -> None:
         path = Path(url)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
-        with translated(url):
+        with translate_errors(url):
             _make_folder(path.parent)
             try:
                 _write_synced(temporary, data)
@@ -56,7 +56,7 @@ class LocalFiles:
             _sync_folder(path.parent)
 
     def delete(self, url: str) -> None:
-        with translated(url):
+        with translate_errors(url):
             Path(url).unlink(missing_ok=True)
 
 
@@ -143,7 +143,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(url: str, *, etag: str | None) -> Iterator[BinaryIO]:
-    with translated(url), Path(url).open("rb") as file:
+    with translate_errors(url), Path(url).open("rb") as file:
         # The etag of the open file, so that a file replaced under the same name is noticed.
         check_etag(url, found=_info(url, os.fstat(file.fileno())).etag, expected=etag)
         yield file

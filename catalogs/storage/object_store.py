@@ -30,10 +30,10 @@ from catalogs.storage.objects import (
     Range,
     check_etag,
     check_length,
-    translated,
-    unquoted,
+    translate_errors,
+    unquote_etag,
 )
-from catalogs.storage.retry import patiently
+from catalogs.storage.retry import retry
 
 SCHEMES: Final = ("s3", "gs", "az")
 
@@ -44,7 +44,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "read_timeout": timedelta(seconds=60),
     "timeout": timedelta(minutes=20),
 }
-# `patiently` repeats, for all stores alike.
+# `retry` repeats, for all stores alike.
 _NO_RETRIES: Final[Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 
 
@@ -74,13 +74,13 @@ class ObjectStore:
         )
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
-        with translated(url, BaseError):
-            return patiently(lambda: self._get(url, {}, etag))
+        with translate_errors(url, BaseError):
+            return retry(lambda: self._get(url, {}, etag))
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
-        with translated(url, BaseError):
+        with translate_errors(url, BaseError):
             if self.answers_ranges:
                 try:
                     return self._ranges(url, ranges, etag)
@@ -92,25 +92,25 @@ class ObjectStore:
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         key = self._key(prefix)
-        with translated(prefix, BaseError):
-            return patiently(lambda: self._list(key))
+        with translate_errors(prefix, BaseError):
+            return retry(lambda: self._list(key))
 
     def publish(self, url: str, data: bytes | Path) -> None:
         # One PUT, or for large data a multipart upload that counts once it is completed.
-        with translated(url, BaseError):
-            patiently(lambda: obstore.put(self._store, self._key(url), data))
+        with translate_errors(url, BaseError):
+            retry(lambda: obstore.put(self._store, self._key(url), data))
 
     def delete(self, url: str) -> None:
-        with translated(url, BaseError), contextlib.suppress(FileNotFoundError):
-            patiently(lambda: obstore.delete(self._store, self._key(url)))
+        with translate_errors(url, BaseError), contextlib.suppress(FileNotFoundError):
+            retry(lambda: obstore.delete(self._store, self._key(url)))
 
     def creates(self, url: str, data: bytes) -> bool:
         """Asks to write only where nothing is; whether the server did. None of our files is
         written so: some servers write anyway.
         """
-        with translated(url, BaseError):
+        with translate_errors(url, BaseError):
             try:
-                patiently(lambda: obstore.put(self._store, self._key(url), data, mode="create"))
+                retry(lambda: obstore.put(self._store, self._key(url), data, mode="create"))
             except (AlreadyExistsError, PreconditionError, NotSupportedError):
                 return False
         return True
@@ -127,7 +127,7 @@ class ObjectStore:
         def fetch(wanted: Range) -> bytes:
             offset, num_bytes = wanted
             options = {"range": (offset, offset + num_bytes)}
-            data = patiently(lambda: self._get(url, options, etag))
+            data = retry(lambda: self._get(url, options, etag))
             return check_length(url, data, wanted)
 
         if len(ranges) == 1:
@@ -156,7 +156,7 @@ class ObjectStore:
 
     def _info(self, meta: Any) -> ObjectInfo:
         stamp = f"{meta['last_modified'].timestamp():.3f}-{meta['size']:x}"
-        etag = unquoted(meta["e_tag"]) or stamp
+        etag = unquote_etag(meta["e_tag"]) or stamp
         return ObjectInfo(join(self._root, meta["path"]), meta["size"], etag)
 
 

@@ -66,7 +66,7 @@ class Storage(Protocol):
         ...
 
 
-def missing(url: str) -> MissingError:
+def missing_error(url: str) -> MissingError:
     """The error for an object that is not there."""
     return MissingError(f"{url} is not there: expected a file or object with that name")
 
@@ -91,22 +91,22 @@ def check_length(url: str, data: bytes, wanted: Range) -> bytes:
     return data
 
 
-def unquoted(etag: str | None) -> str:
+def unquote_etag(etag: str | None) -> str:
     """An etag without the quotes and the weakness mark of HTTP."""
     return (etag or "").removeprefix("W/").strip('"')
 
 
 @contextlib.contextmanager
-def translated(url: str, *more: type[Exception]) -> Iterator[None]:
+def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
     """Turns what stores raise (`OSError`, `ValueError`, `more`) into our errors naming `url`."""
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, *more)
     try:
-        with needing_space(url):
+        with explain_full_disk(url):
             yield
     except AttentError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise missing(url) from error
+        raise missing_error(url) from error
     except kinds as error:
         # obstore appends pages of debugging output; the cause keeps them.
         said = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
@@ -118,7 +118,7 @@ def translated(url: str, *more: type[Exception]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def needing_space(url: str) -> Iterator[None]:
+def explain_full_disk(url: str) -> Iterator[None]:
     """Turns the errors of a full disk into one that says what to do. Nothing else is caught."""
     try:
         yield

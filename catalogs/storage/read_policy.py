@@ -1,6 +1,6 @@
 """How bytes are read while a training streams: what a request costs, and what it did cost.
 
-The policy that holds within `reading(…)`, per thread, and the meter that counts. Not here:
+The policy that holds within `use_read_policy(…)`, per thread, and the meter that counts. Not here:
 which ranges follow from a cost (`catalogs/read_plan.py`), reading itself (`__init__.py`).
 """
 
@@ -78,12 +78,12 @@ _current: ContextVar[ReadPolicy] = ContextVar("read policy", default=ReadPolicy(
 
 
 def current() -> ReadPolicy:
-    """The policy of the innermost `reading`."""
+    """The policy of the innermost `use_read_policy`."""
     return _current.get()
 
 
 @contextlib.contextmanager
-def reading(policy: ReadPolicy) -> Iterator[None]:
+def use_read_policy(policy: ReadPolicy) -> Iterator[None]:
     """All that this thread reads inside follows `policy`."""
     token = _current.set(policy)
     try:

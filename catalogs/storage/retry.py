@@ -20,7 +20,7 @@ from attent_select.errors import AttentError
 Answer = TypeVar("Answer")
 
 # How long an operation is repeated before it fails; longer than a server takes to restart.
-PATIENCE_SECONDS = 180.0
+RETRY_SECONDS = 180.0
 _FIRST_SECONDS = 0.1
 _MOST_SECONDS = 20.0
 
@@ -37,31 +37,31 @@ _KINDS = frozenset({
 _METADATA = ("169.254.169.254", "metadata.google.internal")
 
 
-def patiently(operation: Callable[[], Answer]) -> Answer:
+def retry(operation: Callable[[], Answer]) -> Answer:
     """What `operation` returns, repeated while it fails for a reason that may pass.
 
     Raises:
-        Exception: of the last attempt, after `PATIENCE_SECONDS`; any other error at once.
+        Exception: of the last attempt, after `RETRY_SECONDS`; any other error at once.
     """
-    deadline = monotonic() + PATIENCE_SECONDS
+    deadline = monotonic() + RETRY_SECONDS
     bound = _FIRST_SECONDS
     while True:
         try:
             return operation()
         except Exception as error:
             pause = random.uniform(0, bound)  # noqa: S311 - no secret
-            if not may_pass(error) or monotonic() + pause > deadline:
+            if not is_transient(error) or monotonic() + pause > deadline:
                 raise
         Event().wait(pause)
         bound = min(2 * bound, _MOST_SECONDS)
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same operation may succeed a little later."""
-    return any(_may_pass(one) for one in _chain(error))
+    return any(_is_transient(one) for one in _chain(error))
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, AttentError | FileNotFoundError | PermissionError):
         return False
     status = _status(error)

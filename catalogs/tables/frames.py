@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from attent_select.errors import InputError, MissingError
 from catalogs import storage
-from catalogs.storage.objects import needing_space
+from catalogs.storage.objects import explain_full_disk
 from catalogs.tables import parquet_file
 from catalogs.tables.byte_cache import BoundedCache
 
@@ -78,7 +78,7 @@ def publish_tables(
     """Publish Parquet: a row group for each table, and what `notes()` says after the last."""
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         path = Path(folder) / "table.parquet"
-        with needing_space(url):
+        with explain_full_disk(url):
             write_tables(path, tables, schema=schema, notes=notes)
         storage.publish(url, path)
 
@@ -148,7 +148,7 @@ def polars_schema(footer: parquet_file.Footer) -> SchemaDict:
     return dict(from_arrow(footer.schema.empty_table()).schema)
 
 
-def limited(
+def filter_and_limit(
     frames: Iterable[pl.DataFrame], *, where: pl.Expr | None, limit: int | None
 ) -> Iterator[pl.DataFrame]:
     """What an IO source owes polars: the first `limit` rows, of which those that pass `where`."""

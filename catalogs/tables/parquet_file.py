@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from attent_select.errors import InputError
 from catalogs import read_plan, storage
-from catalogs.read_plan import Extent, Fetched
+from catalogs.read_plan import Extent, FetchedRanges
 
 # Enough for the footer of most files, so that one request gets it.
 TAIL_BYTES = 1 << 16
@@ -40,8 +40,8 @@ class Footer:
     """Where everything is in one Parquet file.
 
     `starts` is int64[groups + 1], the first row of each row group and the number of rows;
-    `offsets` and `sizes` are int64[groups, leaves], the column chunks, and `unpacked` their sizes
-    before compression; `leaves` says which of them belong to each top-level column.
+    `offsets`, `sizes` and `uncompressed` (sizes before compression) of the column chunks are
+    int64[groups, leaves]; `leaves` maps each top-level column to its column chunks.
     """
 
     metadata: pq.FileMetaData
@@ -49,7 +49,7 @@ class Footer:
     starts: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
-    unpacked: npt.NDArray[np.int64]
+    uncompressed: npt.NDArray[np.int64]
     leaves: dict[str, slice]
 
     @property
@@ -74,9 +74,9 @@ class Footer:
         """Compressed size of the column chunks of `columns` in one row group."""
         return sum(int(self.sizes[group, self.leaves[name]].sum()) for name in columns)
 
-    def unpacked_bytes(self, group: int, columns: Sequence[str]) -> int:
+    def uncompressed_bytes(self, group: int, columns: Sequence[str]) -> int:
         """Size before compression of the column chunks of `columns` in one row group."""
-        return sum(int(self.unpacked[group, self.leaves[name]].sum()) for name in columns)
+        return sum(int(self.uncompressed[group, self.leaves[name]].sum()) for name in columns)
 
     def extents(self, groups: Sequence[int], columns: Sequence[str]) -> list[Extent]:
         """Where the column chunks of `columns` in the row groups `groups` lie."""
@@ -85,7 +85,7 @@ class Footer:
         return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
 
 
-def ends(footer: Footer, *, group: int, column: str) -> tuple[Any, Any] | None:
+def min_and_max(footer: Footer, *, group: int, column: str) -> tuple[Any, Any] | None:
     """The smallest and largest value of a plain column in one row group, as its statistics say."""
     statistics = footer.metadata.row_group(group).column(footer.leaves[column].start).statistics
     if statistics is None or not statistics.has_min_max:
@@ -151,22 +151,24 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
         for group in groups
     ]
     shape = (len(groups), metadata.num_columns, 3)
-    offsets, sizes, unpacked = np.moveaxis(np.array(facts, np.int64).reshape(shape), 2, 0).copy()
+    offsets, sizes, uncompressed = np.moveaxis(
+        np.array(facts, np.int64).reshape(shape), 2, 0
+    ).copy()
     if int((offsets + sizes).max(initial=0)) > num_bytes:
         raise InputError(f"{url} is damaged: its footer names bytes beyond the end of the file")
-    if min(int(found.min(initial=0)) for found in (offsets, sizes, unpacked)) < 0:
+    if min(int(found.min(initial=0)) for found in (offsets, sizes, uncompressed)) < 0:
         raise InputError(f"{url} is damaged: its footer names a negative number of bytes")
     starts = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
-    return Footer(metadata, schema, starts, offsets, sizes, unpacked, _leaves(schema))
+    return Footer(metadata, schema, starts, offsets, sizes, uncompressed, _leaves(schema))
 
 
 def fetch(
     url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str], etag: str | None
-) -> Fetched:
+) -> FetchedRanges:
     """Read the column chunks of `columns` in the row groups `groups`, in few requests."""
     extents = footer.extents(groups, columns)
     ranges = read_plan.coalesce(extents, request_bytes=storage.request_bytes(url))
-    return Fetched(ranges, storage.read_ranges(url, ranges, etag=etag))
+    return FetchedRanges(ranges, storage.read_ranges(url, ranges, etag=etag))
 
 
 def read_groups(
@@ -190,7 +192,12 @@ def first_rows(
 
 
 def decode(
-    url: str, fetched: Fetched, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
+    url: str,
+    fetched: FetchedRanges,
+    *,
+    footer: Footer,
+    groups: Sequence[int],
+    columns: Sequence[str],
 ) -> Iterator[pa.Table]:
     """One table for each of `groups`.
 
@@ -200,14 +207,14 @@ def decode(
     return _decode(url, _file(fetched), footer=footer, groups=groups, columns=columns)
 
 
-def from_start(ranges: Sequence[Extent]) -> list[Extent]:
+def extend_to_start(ranges: Sequence[Extent]) -> list[Extent]:
     """The same ranges, the first of them from byte 0 if it begins a few bytes later."""
     if not ranges or ranges[0][0] > _START_BYTES:
         return list(ranges)
     return [(0, sum(ranges[0])), *ranges[1:]]
 
 
-def _file(fetched: Fetched) -> Any:
+def _file(fetched: FetchedRanges) -> Any:
     # Reading Python's file takes the interpreter lock again and again, reading a buffer never.
     if len(fetched.ranges) == 1 and fetched.ranges[0][0] == 0:
         return pa.BufferReader(fetched.data[0])
@@ -230,7 +237,7 @@ def _decode(
     columns: Sequence[str],
 ) -> Iterator[pa.Table]:
     for group in groups:
-        if (num_bytes := footer.unpacked_bytes(group, columns)) > _MAX_GROUP_BYTES:
+        if (num_bytes := footer.uncompressed_bytes(group, columns)) > _MAX_GROUP_BYTES:
             raise InputError(
                 f"{url}: row group {group} takes {num_bytes} bytes before compression, expected at"
                 f" most {_MAX_GROUP_BYTES}. Write it with smaller row groups"
@@ -256,7 +263,7 @@ def _opened(
 class _FetchedFile(io.RawIOBase):
     """A read-only file with holes: pyarrow reads only what was fetched."""
 
-    def __init__(self, fetched: Fetched) -> None:
+    def __init__(self, fetched: FetchedRanges) -> None:
         super().__init__()
         self._fetched = fetched
         self._position = 0

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 
-def chosen(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
+def take_rows(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
     """The rows at `positions`, ascending."""
     if len(positions) == table.num_rows:
         return table

@@ -39,11 +39,11 @@ def check_unique(rows: pl.LazyFrame, *, max_sorted: int = _MAX_SORTED) -> None:
         some = keys.filter(pl.col("key") % parts == part).collect(engine="streaming")
         ordered = some["key"].sort().to_numpy()
         if len(same := np.flatnonzero(ordered[1:] == ordered[:-1])):
-            raise twice(int(ordered[same[0]]))
+            raise duplicate_error(int(ordered[same[0]]))
 
 
-def twice(key: int) -> InputError:
-    """The error for a sample that is there twice, from its sample_key."""
+def duplicate_error(key: int) -> InputError:
+    """Return the error for a sample that occurs twice, from its sample_key."""
     shard_id, row = divmod(key, 1 << 32)
     return InputError(
         f"row {row} of shard {shard_id} is there twice: expected every sample once. Look for"
@@ -62,7 +62,7 @@ class _Stretches:
     def add(self, keys: Keys) -> None:
         falls = np.flatnonzero(keys[1:] <= keys[:-1])
         if len(same := falls[keys[falls + 1] == keys[falls]]):
-            raise twice(int(keys[same[0]]))
+            raise duplicate_error(int(keys[same[0]]))
         self._too_many |= len(self._first) + len(falls) > _MAX_STRETCHES
         if self._too_many:
             return

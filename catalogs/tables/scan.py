@@ -99,7 +99,7 @@ class Scan:
             kinds = _kinds(self.schema, columns)
             read = functools.partial(_first_rows, schema=kinds)
             found = _map(read, some, num_threads=self._threads)
-            yield from frames.limited(found, where=where, limit=limit)
+            yield from frames.filter_and_limit(found, where=where, limit=limit)
 
         return Preview(total, register_io_source(source, schema=self.schema))
 
@@ -179,7 +179,7 @@ def _lazy(chunks: Iterable[list[_Chunk]], *, schema: SchemaDict, threads: int) -
         read = functools.partial(_read, schema=_kinds(schema, columns))
         found = _map(read, chunks, num_threads=threads)
         with contextlib.closing(found):
-            yield from frames.limited(found, where=where, limit=limit)
+            yield from frames.filter_and_limit(found, where=where, limit=limit)
 
     return register_io_source(source, schema=schema)
 
@@ -215,8 +215,8 @@ def _told(chunk: _Chunk) -> dict[str, Callable[[], pl.Series]]:
     sizes = np.diff(chunk.footer.starts)[chunk.groups].tolist()
     shard_ids = []
     for group, size in zip(chunk.groups, sizes, strict=True):
-        shard = parquet_file.ends(chunk.footer, group=group, column=SHARD_ID) or (0, 0)
-        rows_in = parquet_file.ends(chunk.footer, group=group, column=ROW) or (0, -1)
+        shard = parquet_file.min_and_max(chunk.footer, group=group, column=SHARD_ID) or (0, 0)
+        rows_in = parquet_file.min_and_max(chunk.footer, group=group, column=ROW) or (0, -1)
         if shard[0] != shard[1] or rows_in != (0, size - 1):
             return {}  # not as we wrote it
         shard_ids.append(shard[0])

@@ -77,8 +77,10 @@ def newly_scored(catalog: LossCatalog, round_number: int) -> pl.LazyFrame:
 
 def last_observed(catalog: LossCatalog, rounds: range) -> pl.LazyFrame:
     """What was last observed of each row in these rounds: ids, `observed` (the loss), `step`."""
-    seen = pl.concat([catalog.observed(number) for number in rounds])
-    return merge.last_observed(seen).select(*_KEY, pl.col(schema.LOSS).alias("observed"), "step")
+    seen = pl.concat([catalog.observed_losses(number) for number in rounds])
+    return merge.last_observations(seen).select(
+        *_KEY, pl.col(schema.LOSS).alias("observed"), "step"
+    )
 
 
 def _moved(catalog: LossCatalog, scored: Sequence[int]) -> pl.DataFrame | None:

@@ -68,8 +68,10 @@ def of_warm_up(catalog: LossCatalog, *, round_number: int) -> Calibration:
     Raises:
         MissingError: nothing was observed before the round.
     """
-    seen = pl.concat([catalog.observed(number) for number in range(round_number)])
-    last = merge.last_observed(seen.filter(in_sample(catalog.corpus))).select(schema.LOSS, "step")
+    seen = pl.concat([catalog.observed_losses(number) for number in range(round_number)])
+    last = merge.last_observations(seen.filter(in_sample(catalog.corpus))).select(
+        schema.LOSS, "step"
+    )
     found = last.sort("step", schema.LOSS).collect(engine="streaming")
     if not len(found):
         raise MissingError(
@@ -84,7 +86,7 @@ def _scored_now(
     catalog: LossCatalog, since: int, round_number: int, spans: Sequence[str]
 ) -> QuantileMap | None:
     some = spans[:: -(-len(spans) // _NUM_SPANS) or 1]
-    scored = catalog.measured(some).filter(pl.col(schema.STATUS) == schema.OK)
+    scored = catalog.span_losses(some).filter(pl.col(schema.STATUS) == schema.OK)
     return _fitted(
         scored.select(*_KEY, pl.col(schema.LOSS).alias("scored")),
         last_observed(catalog, range(since, round_number)),
@@ -106,14 +108,14 @@ def _scored_last(catalog: LossCatalog, since: int) -> QuantileMap | None:
 
 
 def _beginning(catalog: LossCatalog, since: int) -> QuantileMap | None:
-    steps = catalog.observed(since).select(
+    steps = catalog.observed_losses(since).select(
         pl.col("step").min().alias("first"), pl.col("step").max().alias("last")
     )
     first, last = steps.collect(engine="streaming").row(0)
     if first is None:
         return None
     end = first + (last - first) // _BEGINNING
-    seen = catalog.observed(since).filter(pl.col("step") <= end)
+    seen = catalog.observed_losses(since).filter(pl.col("step") <= end)
     observed = seen.select(*_KEY, pl.col(schema.LOSS).alias("observed"))
     return _fitted(_sampled_scores(catalog, since), observed)
 

@@ -15,7 +15,7 @@ from attent_select.errors import InputError, MissingError
 from attent_select.schema import OK, STATUS
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from catalogs.losses.catalog import Batching, PartSummary
+from catalogs.losses.catalog import BatchSplits, PartSummary
 from catalogs.shard_format import Shard
 from pipeline import metrics
 from pipeline.cluster import Client, run_tasks, worker_check
@@ -74,12 +74,15 @@ def score_round(
     numbers = watch.numbers()
     metrics.publish_scoring(config.run, round_number, numbers)
     seconds = monotonic() - started
-    batching = Batching.sum(part.batching for part in parts)
+    batch_splits = BatchSplits.sum(part.batch_splits for part in parts)
     catalog.publish(
         round_number,
         parts,
         provenance=provenance_of(
-            plan.measurement, scored=watch.sums["samples"], seconds=seconds, batching=batching
+            plan.measurement,
+            scored=watch.sums["samples"],
+            seconds=seconds,
+            batch_splits=batch_splits,
         ),
     )
     scored = watch.sums["samples"]
@@ -115,7 +118,7 @@ def check_workers(shards: Sequence[Shard], *, client: Client, config: RunConfig)
 
 
 def provenance_of(
-    measurement: Measurement, *, scored: int, seconds: float, batching: Batching
+    measurement: Measurement, *, scored: int, seconds: float, batch_splits: BatchSplits
 ) -> dict[str, str | int | float | None]:
     """What a snapshot says about how it came to be; `scored` and `seconds` are of this call."""
     return {
@@ -124,8 +127,8 @@ def provenance_of(
         "measured_step": measurement.checkpoint.step,
         "scored": scored,
         "seconds": seconds,
-        "num_splits": batching.num_splits,
-        "fitting_units": batching.fitting_units or measurement.settings.batch_units,
+        "num_splits": batch_splits.num_splits,
+        "fitting_units": batch_splits.fitting_units or measurement.settings.batch_units,
     }
 
 

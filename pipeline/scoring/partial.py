@@ -18,7 +18,7 @@ from attent_select.selection.select import num_samples_of
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.losses import merge
-from catalogs.losses.catalog import Batching, PartSummary
+from catalogs.losses.catalog import BatchSplits, PartSummary
 from pipeline import metrics
 from pipeline.cluster import Client
 from pipeline.config.sections import RunConfig
@@ -55,7 +55,7 @@ class FoldTask:
 
 def fold_part(task: FoldTask) -> PartSummary:
     """Makes one part of old, new and observed losses."""
-    return task.measurement.catalog.fold(
+    return task.measurement.catalog.merge(
         range(task.first, task.end),
         since=task.since,
         round_number=task.round_number,
@@ -112,8 +112,8 @@ def rescore_round(
     check_failed(parts, config=config, example=watch.example)
     metrics.publish_scoring(config.run, round_number, watch.numbers())
     seconds = monotonic() - started
-    batching = Batching.sum(part.batching for part in parts)
-    measured = provenance_of(measurement, scored=scored, seconds=seconds, batching=batching)
+    batch_splits = BatchSplits.sum(part.batch_splits for part in parts)
+    measured = provenance_of(measurement, scored=scored, seconds=seconds, batch_splits=batch_splits)
     how = _how(config, tasks, calibration)
     catalog.publish(round_number, parts, provenance=measured | how, keep=since)
     result = result_of(catalog, round_number, snapshot=snapshot, scored=scored, seconds=seconds)
@@ -249,8 +249,8 @@ def _folds(
         kept = catalog.snapshot(since)
         assert kept is not None
         ideal = -(-sum(num_samples) // most)
-        shards = merge.to_rebuild(kept["part"], changed, ideal_pieces=ideal)
-    for run in merge.runs(shards, num_samples=num_samples, most=most):
+        shards = merge.shards_to_rebuild(kept["part"], changed, ideal_ranges=ideal)
+    for run in merge.shard_ranges(shards, num_samples=num_samples, most=most):
         yield FoldTask(
             run.start,
             run.stop,
@@ -264,6 +264,6 @@ def _folds(
 
 def _observed_shards(catalog: LossCatalog, rounds: range) -> pl.Series:
     """The shards of which training has seen anything in these rounds."""
-    seen = pl.concat([catalog.observed(number) for number in rounds])
+    seen = pl.concat([catalog.observed_losses(number) for number in rounds])
     observed = seen.select(pl.col(schema.SHARD_ID).unique()).collect(engine="streaming")
     return observed[schema.SHARD_ID]

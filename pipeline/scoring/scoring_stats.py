@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from time import monotonic
 
-from catalogs.losses.catalog import Batching
+from catalogs.losses.catalog import BatchSplits
 from pipeline.console import say
 from pipeline.scoring.worker import Measured, SpanTask
 
@@ -19,7 +19,7 @@ class Watch:
         self._spans_left = Counter(task.span.shard_id for task in waiting)
         self._num_shards = len(self._spans_left)
         self._started, self._ended = monotonic(), 0.0
-        self._batching = Batching()
+        self._batch_splits = BatchSplits()
         self.failed: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self._busy = self._seconds = 0.0
@@ -39,7 +39,7 @@ class Watch:
         )
         self._busy += measured.busy_seconds
         self._seconds += measured.seconds
-        self._batching = Batching.sum([self._batching, measured.batching])
+        self._batch_splits = BatchSplits.sum([self._batch_splits, measured.batch_splits])
         if measured.refused is not None and not self.example:
             row, why = measured.refused
             self.example = f"row {row} of shard {task.span.shard_id} ({task.shard.uri}): {why}"
@@ -80,7 +80,7 @@ class Watch:
             **{name: float(value) for name, value in (counts | rates).items()},
             "seconds": seconds,
             "busy_share": self._busy / self._seconds if self._seconds else 0.0,
-            "num_splits": float(self._batching.num_splits),
+            "num_splits": float(self._batch_splits.num_splits),
             "num_truncated": float(self.sums["truncated"]),
             "num_retried": float(self.sums["retried"]),
             **{f"num_{status}": float(count) for status, count in sorted(self.failed.items())},
@@ -89,10 +89,10 @@ class Watch:
     def end(self) -> None:
         """All spans are done: says what a person should know, if anything."""
         self._ended = monotonic()
-        if self._batching.num_splits:
+        if self._batch_splits.num_splits:
             say(
-                f"{self._batching.num_splits} batches did not fit into memory and were halved: "
-                f"lower scoring.batch_units; the next plan takes {self._batching.fitting_units}"
+                f"{self._batch_splits.num_splits} batches did not fit into memory and were halved: "
+                f"lower scoring.batch_units; the next plan takes {self._batch_splits.fitting_units}"
             )
         if self.sums["truncated"]:
             say(f"{self.sums['truncated']} samples were cut to the length that the task allows")

@@ -32,7 +32,7 @@ from catalogs.concurrency import ordered_map
 from catalogs.corpus import read_shard
 from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
-from catalogs.losses.catalog import Batching, PartSummary, Span
+from catalogs.losses.catalog import BatchSplits, PartSummary, Span
 from catalogs.shard_format import Sample, Shard
 from pipeline.cluster.worker_check import check_here, environment
 from pipeline.config.sections import ScoringSettings
@@ -123,7 +123,7 @@ class Measured:
 
     num_samples: int
     num_units: int
-    batching: Batching
+    batch_splits: BatchSplits
     failed: Mapping[str, int]
     killers: tuple[int, ...]
     bytes_read: int = 0
@@ -138,10 +138,10 @@ def measure_span(task: SpanTask) -> Measured:
     say so.
     """
     check_here(task.measurement.environment)
-    found = task.measurement.catalog.span_found(task.digest)
+    found = task.measurement.catalog.read_span(task.digest)
     if found is not None:
-        rows, batching = found
-        return _result(rows, batching)
+        rows, batch_splits = found
+        return _result(rows, batch_splits)
     return _measure(task)
 
 
@@ -158,11 +158,13 @@ def _measure(task: SpanTask) -> Measured:
         _scored(task, _Rows(task, group))
     wanted = _Rows(task, task.rows, journal=journal)
     scores, notes = _scored(task, wanted)
-    batching = Batching(notes.num_splits, notes.fitting_units)
-    measurement.catalog.write_span(task.digest, _described(task, scores, wanted), batching=batching)
+    batch_splits = BatchSplits(notes.num_splits, notes.fitting_units)
+    measurement.catalog.write_span(
+        task.digest, _described(task, scores, wanted), batch_splits=batch_splits
+    )
     journal.close()
     return replace(
-        _result(scores, batching),
+        _result(scores, batch_splits),
         bytes_read=wanted.bytes_read,
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
@@ -171,12 +173,12 @@ def _measure(task: SpanTask) -> Measured:
     )
 
 
-def _result(rows: pl.DataFrame, batching: Batching) -> Measured:
+def _result(rows: pl.DataFrame, batch_splits: BatchSplits) -> Measured:
     """What the rows of a span file say by themselves."""
     return Measured(
         num_samples=len(rows),
         num_units=int(rows[NUM_UNITS].cast(pl.UInt64).sum()),
-        batching=batching,
+        batch_splits=batch_splits,
         failed=Counter(rows.filter(pl.col(STATUS) != OK)[STATUS].to_list()),
         killers=tuple(rows.filter(pl.col(STATUS) == KILLED)[ROW].to_list()),
     )

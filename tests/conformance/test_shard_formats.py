@@ -290,7 +290,7 @@ def test_what_is_planned_is_what_is_read(
     shard = large_shard(format_, name, tmp_path)
     plan = format_.plan(shard, rows=rows, columns=["image", "label"])
     meter = storage.ReadMeter()
-    with storage.reading(storage.ReadPolicy(meter=meter)):
+    with storage.use_read_policy(storage.ReadPolicy(meter=meter)):
         reading = format_.read(shard, rows=rows, columns=["image", "label"])
     assert meter.num_bytes == plan.num_bytes == reading.bytes_read
     assert meter.num_requests == len(plan.ranges) == reading.num_requests
@@ -307,7 +307,7 @@ def test_dearer_requests_are_fewer_and_read_more(
     plans = []
     for latency in (0.0, 1e-5, 1.0):
         cost = storage.ReadCost(latency_seconds=latency, bytes_per_second=1e9)
-        with storage.reading(storage.ReadPolicy(cost=cost)):
+        with storage.use_read_policy(storage.ReadPolicy(cost=cost)):
             plans.append(format_.plan(shard, rows=range(0, 4000, 2), columns=["image"]))
     requests, num_bytes = (
         [f(plan) for plan in plans] for f in (lambda p: len(p.ranges), lambda p: p.num_bytes)

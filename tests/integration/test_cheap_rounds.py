@@ -52,7 +52,7 @@ def test_every_round_is_dense_and_every_row_has_its_newest_measurement(
         step = catalog.provenance(number)["measured_step"]
         assert rows.filter(measured_step=step, origin="scored").height == scored[number - 1]
         kept = catalog.latest(number - 1).collect()
-        seen = catalog.observed(number - 1).collect().select("shard_id", "row", "step")
+        seen = catalog.observed_losses(number - 1).collect().select("shard_id", "row", "step")
         both = rows.join(kept, on=KEY, suffix=" before").join(seen, on=KEY, how="left")
         assert (
             both["visits"].to_list()
@@ -78,7 +78,7 @@ def test_what_training_observed_is_enough_and_nothing_is_scored(
     catalog = LossCatalog(settings.run)
     first = catalog.latest(1).collect()
     assert first.select("shard_id", "row").rows() == [(s, r) for s in range(3) for r in range(80)]
-    seen = catalog.observed(0).collect().sort(KEY)
+    seen = catalog.observed_losses(0).collect().sort(KEY)
     assert set(first["origin"]) == {"observed"}
     assert set(first["visits"]) == {1}
     assert first["measured_step"].to_list() == seen["step"].to_list()

@@ -90,7 +90,7 @@ def test_scattered_rows_are_estimated_to_cost_more_than_compact_ones(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     cost = storage.ReadCost(latency_seconds=100.0, bytes_per_second=1e5)
-    with storage.reading(storage.ReadPolicy(cost=cost)):
+    with storage.use_read_policy(storage.ReadPolicy(cost=cost)):
         few, all_ = (
             compact_shards.estimate(
                 write_index(tmp_path / f"{every}.parquet", corpus, every=every),

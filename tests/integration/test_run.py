@@ -86,7 +86,7 @@ def test_the_losses_seen_while_training_are_kept_and_counted_as_visits(
     url, _ = finished
     catalog = LossCatalog(url)
     for number, rows in enumerate([240, 120, 120]):
-        assert len(catalog.observed(number).collect()) == rows
+        assert len(catalog.observed_losses(number).collect()) == rows
     visits = catalog.latest(2).collect()
     taught = IndexFile.open(Layout(url).index(1)).frame().collect()
     expected = 1 + visits.join(taught, on=["shard_id", "row"], how="left")[

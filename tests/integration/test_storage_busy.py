@@ -76,7 +76,7 @@ def test_what_does_not_pass_is_told_at_once(busy: Faults, status: int) -> None:
 def test_a_server_that_stays_busy_is_a_storage_error(
     busy: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.2)
     busy.planned = [503] * 10_000
     with pytest.raises(StorageError, match=r"bucket/never\.bin: .*503"):
         storage.read("s3://bucket/never.bin")
@@ -101,7 +101,7 @@ def test_pauses_are_random_below_a_bound_that_doubles(
             raise failures.pop()
         return "done"
 
-    assert retry.patiently(operation) == "done"
+    assert retry.retry(operation) == "done"
     assert bounds == [(0, min(0.1 * 2**number, 20)) for number in range(2 * attempts)]
 
 

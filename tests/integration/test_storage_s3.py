@@ -150,7 +150,7 @@ def test_a_server_that_cannot_be_reached_is_a_storage_error_that_names_the_url(
 ) -> None:
     for name, value in S3Server("http://127.0.0.1:1").environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("catalogs.storage.retry.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("catalogs.storage.retry.RETRY_SECONDS", 0.0)
     with pytest.raises(StorageError, match=r"s3://bucket/x\.bin: .*127\.0\.0\.1:1"):
         storage.read("s3://bucket/x.bin")
 

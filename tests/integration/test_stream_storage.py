@@ -79,7 +79,7 @@ def test_what_passes_changes_no_batch(
 def test_a_server_that_stays_busy_is_an_error_that_names_rank_and_shard(
     remote: Corpus, index: IndexFile, busy: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 0.2)
     stream = stream_of(index, remote, rank=1, world_size=2)
     busy.planned = [503] * 100_000
     with pytest.raises(StorageError, match=r"^rank 1, shard \d: s3://bucket/.*503"):

@@ -57,7 +57,7 @@ class Source:
     @property
     def cost(self) -> storage.ReadCost:
         """What a request costs where the samples are."""
-        with storage.reading(self.policy):
+        with storage.use_read_policy(self.policy):
             return storage.read_cost((self.compact or self.corpus).shards[0].uri)
 
     def split(self, ids: Ids) -> Iterator[Ids]:
@@ -103,7 +103,7 @@ class Source:
         me = threading.get_ident()
         self._at_work[me] = (f"shard {shard.shard_id} ({shard.uri})", monotonic())
         try:
-            with storage.reading(self.policy):
+            with storage.use_read_policy(self.policy):
                 yield
         except (InputError, StorageError) as error:
             raise type(error)(f"{self.reader}, shard {shard.shard_id}: {error}") from error

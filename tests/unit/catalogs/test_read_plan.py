@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
-from catalogs.read_plan import Extent, Fetched, checked_rows, coalesce, within_amplification
+from catalogs.read_plan import Extent, FetchedRanges, check_rows, coalesce, coalesce_bounded
 
 extents = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 40)), max_size=12)
 
@@ -22,7 +22,7 @@ def test_every_extent_can_be_cut_from_what_was_requested(
 ) -> None:
     shard = bytes(index % 251 for index in range(600))
     ranges = coalesce(wanted, request_bytes=request_bytes)
-    fetched = Fetched(ranges, [shard[offset : offset + size] for offset, size in ranges])
+    fetched = FetchedRanges(ranges, [shard[offset : offset + size] for offset, size in ranges])
     for offset, size in wanted:
         assert bytes(fetched.cut(offset, size)) == shard[offset : offset + size]
     assert fetched.num_bytes == sum(size for _, size in ranges)
@@ -61,18 +61,18 @@ def test_of_large_samples_at_most_a_fifth_more_is_read(found: list[tuple[int, in
     for gap, size in found:
         wanted.append((end + gap, size))
         end += gap + size
-    ranges = within_amplification(wanted, request_bytes=1 << 20, num_samples=len(wanted))
+    ranges = coalesce_bounded(wanted, request_bytes=1 << 20, num_samples=len(wanted))
     total = sum(size for _, size in wanted)
     assert sum(size for _, size in ranges) <= 1.2 * total
     for offset, size in wanted:
         assert any(o <= offset and offset + size <= o + s for o, s in ranges)
-    small = within_amplification(wanted, request_bytes=1 << 20, num_samples=100 * len(wanted))
+    small = coalesce_bounded(wanted, request_bytes=1 << 20, num_samples=100 * len(wanted))
     assert small == coalesce(wanted, request_bytes=1 << 20)
 
 
 def test_the_smallest_gaps_are_read_over_first() -> None:
     wanted = [(0, 100_000), (110_000, 100_000), (700_000, 100_000), (805_000, 100_000)]
-    ranges = within_amplification(wanted, request_bytes=1 << 20, num_samples=4)
+    ranges = coalesce_bounded(wanted, request_bytes=1 << 20, num_samples=4)
     assert ranges == [(0, 210_000), (700_000, 205_000)]
 
 
@@ -81,7 +81,7 @@ def test_an_extent_inside_another_costs_nothing() -> None:
 
 
 def test_cutting_what_was_not_requested_is_our_own_bug() -> None:
-    fetched = Fetched([(10, 5)], [b"abcde"])
+    fetched = FetchedRanges([(10, 5)], [b"abcde"])
     for extent in ((9, 2), (12, 5), (0, 1)):
         with pytest.raises(AssertionError):
             fetched.cut(*extent)
@@ -91,7 +91,7 @@ def test_cutting_what_was_not_requested_is_our_own_bug() -> None:
 def test_rows_must_be_increasing_and_in_the_shard(rows: list[int]) -> None:
     good = rows == sorted(set(rows)) and all(0 <= row < 10 for row in rows)
     if good:
-        assert checked_rows(rows, num_samples=10, url="x").tolist() == rows
+        assert check_rows(rows, num_samples=10, url="x").tolist() == rows
     else:
         with pytest.raises(InputError, match="x"):
-            checked_rows(rows, num_samples=10, url="x")
+            check_rows(rows, num_samples=10, url="x")

@@ -108,7 +108,7 @@ def test_no_byte_of_a_small_shard_is_read_twice(
     pq.write_table(table, path, row_group_size=group_rows, use_dictionary=False)
     shard, rows = shard_of(path), [*range(0, 400, step)]
     meter = storage.ReadMeter()
-    with storage.reading(storage.ReadPolicy(meter=meter)):
+    with storage.use_read_policy(storage.ReadPolicy(meter=meter)):
         if is_planned:
             Parquet().plan(shard, rows=rows, columns=columns)
         reading = Parquet().read(shard, rows=rows, columns=columns)
@@ -127,7 +127,7 @@ def test_a_whole_shard_costs_its_bytes_and_one_request_beside_its_footers(
     shard, meter = shard_of(tmp_path / "a.parquet"), storage.ReadMeter()
     cost = storage.ReadCost(latency_seconds, bytes_per_second=40e6)
     columns = ["image", "label"]
-    with storage.reading(storage.ReadPolicy(cost=cost, meter=meter)):
+    with storage.use_read_policy(storage.ReadPolicy(cost=cost, meter=meter)):
         Parquet().plan(shard, rows=range(2000), columns=columns)
         assert meter.num_requests == 1
         assert meter.num_bytes <= parquet_file.TAIL_BYTES

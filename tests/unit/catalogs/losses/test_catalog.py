@@ -294,13 +294,13 @@ def test_visits_of_a_shard_that_kept_its_losses_are_not_forgotten(run: str) -> N
 
 def test_observed_losses_come_back_and_writing_them_again_changes_nothing(run: str) -> None:
     catalog = LossCatalog(run)
-    assert catalog.observed().collect().schema == pl.Schema(schema.OBSERVED_LOSSES)
+    assert catalog.observed_losses().collect().schema == pl.Schema(schema.OBSERVED_LOSSES)
     for _ in range(2):
         observe(catalog, 4, [(2, 4), (0, 0)])
     observe(catalog, 5, [(3, 1)])
-    assert catalog.observed(4).select("shard_id", "row").collect().rows() == [(0, 0), (2, 4)]
-    assert catalog.observed().select(pl.len()).collect().item() == 3
-    assert catalog.observed(6).collect().is_empty()
+    assert catalog.observed_losses(4).select("shard_id", "row").collect().rows() == [(0, 0), (2, 4)]
+    assert catalog.observed_losses().select(pl.len()).collect().item() == 3
+    assert catalog.observed_losses(6).collect().is_empty()
 
 
 def test_losses_of_another_corpus_are_a_mismatch(run: str) -> None:

@@ -45,7 +45,7 @@ def test_the_newest_measurement_of_each_row_counts_and_an_observed_one_is_calibr
     old = scored(0, [1.0, 2.0, 3.0, None], step=10)
     seen = observed([(0, 1, 8.0, 12), (0, 1, 6.0, 15), (0, 2, 4.0, 11), (0, 3, 2.0, 13)])
     new = scored(0, [1.5, 2.5, 3.5], step=20).filter(pl.col("row") != 1)
-    rows = merge.folded(old, scored=new, observed=seen, calibration=HALF)
+    rows = merge.merge_losses(old, scored=new, observed=seen, calibration=HALF)
     assert rows.schema == old.schema
     assert rows.select("row", "loss", "status", "measured_step", "origin").rows() == [
         (0, 1.5, "ok", 20, "scored"),
@@ -60,7 +60,7 @@ def test_a_functional_gradient_is_as_old_as_the_last_scoring_of_its_row() -> Non
     old = scored(0, [1.0, 2.0, 3.0], step=10).with_columns(gradient)
     new = scored(0, [1.5, 2.5, 3.5], step=20).with_columns(gradient + 1).filter(pl.col("row") == 0)
     seen = observed([(0, 1, 8.0, 12)])
-    rows = merge.folded(old, scored=new, observed=seen, calibration=HALF)
+    rows = merge.merge_losses(old, scored=new, observed=seen, calibration=HALF)
     assert rows.schema == old.schema
     assert rows["loss"].to_list() == [1.5, 4.0, 3.0]
     assert rows["functional_gradient"].to_list() == pytest.approx([1.1, 0.2, 0.3])
@@ -68,7 +68,7 @@ def test_a_functional_gradient_is_as_old_as_the_last_scoring_of_its_row() -> Non
 
 def test_a_row_that_can_no_longer_be_scored_loses_its_loss() -> None:
     old = scored(0, [1.0, 2.0], step=10)
-    rows = merge.folded(
+    rows = merge.merge_losses(
         old, scored=scored(0, [None], step=20), observed=observed([]), calibration=HALF
     )
     assert rows.select("loss", "status").rows() == [(None, "unreadable"), (2.0, "ok")]
@@ -76,7 +76,7 @@ def test_a_row_that_can_no_longer_be_scored_loses_its_loss() -> None:
 
 def test_what_was_observed_before_a_row_was_measured_is_old_news() -> None:
     old = scored(0, [1.0], step=10)
-    rows = merge.folded(
+    rows = merge.merge_losses(
         old, scored=old.clear(), observed=observed([(0, 0, 9.0, 9)]), calibration=HALF
     )
     assert rows.equals(old)
@@ -86,18 +86,18 @@ def test_what_was_observed_before_a_row_was_measured_is_old_news() -> None:
 def test_shards_are_cut_into_consecutive_runs_of_bounded_size(
     shards: set[int], num_samples: list[int]
 ) -> None:
-    found = list(merge.runs(shards, num_samples=num_samples, most=12))
+    found = list(merge.shard_ranges(shards, num_samples=num_samples, most=12))
     assert [shard for run in found for shard in run] == sorted(shards)
     assert all(len(run) == 1 or sum(num_samples[s] for s in run) <= 12 for run in found)
 
 
 def test_a_catalog_that_would_fall_into_many_pieces_is_made_anew() -> None:
     one = pl.Series(["a"] * 1000)
-    assert merge.to_rebuild(one, {3, 4, 700}, ideal_pieces=1) == [3, 4, 700]
-    assert merge.to_rebuild(one, set(), ideal_pieces=1) == []
+    assert merge.shards_to_rebuild(one, {3, 4, 700}, ideal_ranges=1) == [3, 4, 700]
+    assert merge.shards_to_rebuild(one, set(), ideal_ranges=1) == []
     scattered = set(range(0, 1000, 10))
-    assert merge.to_rebuild(one, scattered, ideal_pieces=1) == list(range(1000))
-    assert merge.to_rebuild(one, scattered, ideal_pieces=100) == sorted(scattered)
+    assert merge.shards_to_rebuild(one, scattered, ideal_ranges=1) == list(range(1000))
+    assert merge.shards_to_rebuild(one, scattered, ideal_ranges=100) == sorted(scattered)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def catalog(tmp_path: Path) -> LossCatalog:
 
 
 def fold(catalog: LossCatalog, shards: range, *spans: str) -> PartSummary:
-    return catalog.fold(shards, since=0, round_number=1, spans=spans, calibration=HALF)
+    return catalog.merge(shards, since=0, round_number=1, spans=spans, calibration=HALF)
 
 
 def test_a_partial_round_is_one_dense_scan_and_shards_without_news_keep_their_part(

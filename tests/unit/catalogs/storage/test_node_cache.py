@@ -207,7 +207,7 @@ def test_remote_objects_are_read_through_the_policys_cache(tmp_path: Path) -> No
     assert stored is not None
     cache = NodeCache(str(tmp_path), max_bytes=1 << 20)
     meter = storage.ReadMeter()
-    with storage.reading(storage.ReadPolicy(cache=cache, meter=meter)):
+    with storage.use_read_policy(storage.ReadPolicy(cache=cache, meter=meter)):
         for _ in range(2):
             found = storage.read_ranges(stored.url, [(3, 10)], etag=stored.etag)
             assert found == [DATA[3:13]]

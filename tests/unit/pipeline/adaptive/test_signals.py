@@ -140,7 +140,7 @@ def test_the_rows_that_calibrate_are_the_best_there_are(catalog: LossCatalog) ->
     catalog.write_span("new", new.select(*schema.LOSSES))
     assert found(2, "new") == ("scored for this round", pytest.approx(2.0, abs=0.05))
     made = calibrate(catalog, since=1, round_number=2, spans=["new"])
-    part = catalog.fold(
+    part = catalog.merge(
         range(1, 2), since=1, round_number=2, spans=["new"], calibration=made.quantiles
     )
     provenance = {"measured_step": 20, "calibration": made.to_dict()}
