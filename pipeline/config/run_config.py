@@ -187,7 +187,7 @@ def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, 
 
 def _unusable(config: RunConfig) -> Iterator[str]:
     """What is well-formed but cannot work: shards that are not there, a `where` that is no SQL."""
-    from trainers.hf.arguments import check as check_training
+    from trainers.hf.training_arguments import check_training_arguments
     from trainers.scoring.scorer import check_gradient
 
     for section in ("corpus", "evaluation"):
@@ -205,7 +205,7 @@ def _unusable(config: RunConfig) -> Iterator[str]:
         except InputError as error:
             yield str(error)
     try:
-        check_training(config.training)
+        check_training_arguments(config.training)
     except InputError as error:
         yield f"training.{error}"
     schema = LOSSES | config.scoring.carry_schema

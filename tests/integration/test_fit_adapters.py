@@ -17,7 +17,7 @@ from pipeline.config.sections import ScoringSettings as SpanSettings
 from pipeline.scoring import worker as scoring_tasks
 from trainers import TeachingStream, checkpoint, fit
 from trainers.fitting import FitResult
-from trainers.hf.adapters import ADAPTER
+from trainers.hf.lora import ADAPTER_FILE
 from trainers.scoring.evaluation import held_out_batches
 from trainers.scoring.scorer import ScoringSettings, score_rows
 from trainers.settings import TrainingSettings
@@ -92,7 +92,7 @@ def test_two_rounds_with_an_adapter_learn_and_leave_only_the_adapter(
     )
     assert second.metrics["eval_loss"] < before["eval_loss"] - 0.1
     names = {path.name for path in Path(second.checkpoint).iterdir()}
-    assert ADAPTER in names
+    assert ADAPTER_FILE in names
     assert "model.safetensors" not in names
     found = checkpoint.open(second.checkpoint)
     assert found is not None

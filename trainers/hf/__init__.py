@@ -4,7 +4,8 @@ import logging
 
 import transformers
 
-from trainers.hf.models import HuggingFaceModels, model_store, save_plain
+from trainers.hf.model_store import model_store, save_plain
+from trainers.hf.models import HuggingFaceModels
 from trainers.hf.processors import (
     load_image_processor,
     load_processor,
@@ -12,10 +13,10 @@ from trainers.hf.processors import (
     save_preprocessing,
 )
 
-# Loading and saving says in bars and many lines what our own checks say in one error.
-transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # theirs
-transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
-# On a CPU it says in every process that it could be quicker there.
+# Progress bars and messages of loading and saving repeat what our own checks report.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+# On a CPU, every process logs that it could be faster on a GPU.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [

@@ -23,7 +23,7 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
-from trainers.hf.arguments import training_arguments
+from trainers.hf.training_arguments import training_arguments
 from trainers.observed_losses import ObservedLosses, to_frame, unusable
 from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from trainers.hf.split_model import Halves, Head, halves_of
+from trainers.hf.backbone_and_head import BackboneAndHead, Head, split_model
 from trainers.scoring import functional_gradient
 from trainers.scoring.precision import at_least_float32
 
@@ -149,27 +149,25 @@ def _per_token(
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    halves = halves_of(model, of_text=not more_inputs)
-    if halves is None:
+    parts = split_model(model, is_text_only=not more_inputs)
+    if parts is None:
         logits = model(**inputs, **more_inputs, use_cache=False).logits[:, :-1][counted]
         return measure(logits, targets[counted]), counted
     # Only tokens and mask can be cut by rows: pixels of one sample may fill several rows.
-    rows = len(counted) if more_inputs else _rows_at_once(halves, counted, limits=limits)
+    rows = len(counted) if more_inputs else _rows_at_once(parts, counted, limits=limits)
     hidden = torch.cat(
         [
-            halves.backbone(**part, **more_inputs, use_cache=False).last_hidden_state[:, :-1][
-                chosen
-            ]
+            parts.backbone(**part, **more_inputs, use_cache=False).last_hidden_state[:, :-1][chosen]
             for part, chosen in _by_rows(inputs, counted, rows=rows)
         ]
     )
     with _weights_cast_once(hidden.device.type):
         found = _in_chunks(
-            halves.head,
+            parts.head,
             hidden,
             targets[counted],
             measure,
-            vocabulary=halves.vocabulary,
+            vocabulary=parts.vocabulary,
             chunk_elements=limits.chunk_elements,
         )
     return found, counted
@@ -183,11 +181,11 @@ def _by_rows(
         yield {name: value[part] for name, value in inputs.items()}, counted[part]
 
 
-def _rows_at_once(halves: Halves, counted: torch.Tensor, *, limits: Limits) -> int:
+def _rows_at_once(parts: BackboneAndHead, counted: torch.Tensor, *, limits: Limits) -> int:
     if torch.is_grad_enabled():
         return len(counted)
     tokens = counted.shape[1] + 1
-    return max(1, limits.forward_elements // (halves.widest * tokens))
+    return max(1, limits.forward_elements // (parts.widest * tokens))
 
 
 @contextmanager

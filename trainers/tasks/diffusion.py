@@ -1,8 +1,8 @@
 """Diffusion: the model predicts the noise that was added to an image.
 
 The loss of a sample is the mean squared error of the predicted noise. In training it is that of one
-timestep, drawn anew each time; in scoring the mean over `score_timesteps` fixed ones, with noise
-drawn from the sample, so that a score is reproducible. Works with `dit` (`trainers/hf/dit.py`).
+random timestep. In scoring it is the mean over `score_timesteps` fixed ones, with noise drawn from
+the sample, so that a score is reproducible. Works with `dit` (`trainers/hf/architectures/dit.py`).
 """
 
 import math

@@ -1,9 +1,9 @@
-"""Masked image modelling: a part of the patches is hidden, the model draws them from the others.
+"""Masked image modelling: the model predicts hidden patches from the visible ones.
 
 The loss of a sample is the mean squared error over its hidden patches. Works with ViT-MAE (one
-image) and with `multi_mae` (several modalities per sample, `trainers/hf/multi_mae.py`). Which
-patches are hidden is drawn from the sample when it is scored, so that a score is reproducible, and
-from (seed, epoch, sample) in training.
+image) and with `multi_mae` (several modalities per sample,
+`trainers/hf/architectures/multi_mae.py`). Which patches are hidden is drawn from the sample when it
+is scored, so that a score is reproducible, and from (seed, epoch, sample) in training.
 """
 
 from collections.abc import Iterable, Sequence

@@ -10,7 +10,7 @@ from tasks_at_hand import LLAMA
 from attent_select.errors import InputError
 from catalogs.formats.parquet import Parquet
 from pipeline.config import run_config
-from trainers.hf import HuggingFaceModels, adapters, save_preprocessing
+from trainers.hf import HuggingFaceModels, lora, save_preprocessing
 from trainers.inputs.tokenizer import train_tokenizer
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
@@ -65,8 +65,8 @@ def broken(example: str, base: Path, folder: Path, section: str, **replaced: Any
 @pytest.mark.parametrize(
     ("section", "replaced", "line"),
     [
-        ("model", {"lora": {"targets": ["query"]}}, r"model\.lora: .*query.*layers are called"),
-        ("model", {"lora": {"ranks": 3}}, r"model\.lora: \['ranks'\] unknown"),
+        ("model", {"lora": {"targets": ["query"]}}, r"model\.lora: .*query.*layers of the model"),
+        ("model", {"lora": {"ranks": 3}}, r"model\.lora has unknown settings ranks"),
         ("model", {"path": "nowhere/at/all"}, r"model\.path: no model can be loaded"),
         ("task", {"tokenizer": "nowhere/at/all"}, "task: no tokenizer can be loaded"),
         ("task", {"max_length": 2000}, r"model: .*set task\.max_length to at most 1024"),
@@ -85,7 +85,7 @@ def test_what_a_model_or_tokenizer_lacks_is_one_line_before_anything_starts(
 def test_four_bits_without_the_library_for_them_are_one_line(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapters, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: False)
     values = broken("gsm8k_lora", base, tmp_path, "model", lora={"quantize": "4bit"})
     with pytest.raises(InputError, match=r"install attent-select\[quantize\], or set base_dtype"):
         run_config.parse(values)

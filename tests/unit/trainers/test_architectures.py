@@ -15,7 +15,7 @@ from transformers.utils import is_torchvision_available
 
 from attent_select.errors import InputError
 from catalogs.shard_format import Sample
-from trainers.hf.adapters import AdapterModels
+from trainers.hf.lora import LoraModels
 from trainers.inputs.tokenizer import train_tokenizer
 from trainers.task import Task
 from trainers.tasks.dense_regression import DenseRegression
@@ -297,7 +297,7 @@ def test_no_token_of_a_response_is_seen_by_those_before_it(case: Case, saved: Pa
 
 def test_an_adapter_fits_every_architecture(case: Case, saved: Path, tmp_path: Path) -> None:
     store = case.task.models({"path": str(saved), "lora": {"rank": 2}})
-    assert isinstance(store, AdapterModels)
+    assert isinstance(store, LoraModels)
     store.check()
     model = store.build(5)
     batch = case.task.collate([case.task.prepare(each, generator=None) for each in case.good])

@@ -113,7 +113,7 @@ PROBLEMS = [
     ("training.warmup_steps", -5, "training.warmup_steps is -5: expected 0 (off) or more"),
     ("training.torch_threads", 0, "training.torch_threads is 0: expected at least 1"),
     ("training.lr_scheduler", "nope", "training.lr_scheduler is 'nope': expected one of linear"),
-    ("training.arguments.optim", "nope", "training.arguments: they are refused by transformers"),
+    ("training.arguments.optim", "nope", "training.arguments: transformers refuses them"),
     ("run", "foo://bar", "run: foo://bar/run.yaml: "),
     ("cluster.memory_limit", "lots", "cluster.memory_limit: invalid memory limit 'lots'"),
     ("cluster.memory_limit", "-1", "cluster.memory_limit: memory limit must not be neg"),

@@ -1,4 +1,4 @@
-"""The few layers that our own architectures share (`dit.py`, `multi_mae.py`)."""
+"""Layers and patch functions that DiT and MultiMAE share."""
 
 import math
 
@@ -9,7 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of tokens among themselves."""
+    """Multi-head self-attention."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -18,14 +18,14 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """float[batch, tokens, width] → the same shape."""
+        """Map float[batch, tokens, width] to the same shape."""
         heads = (
-            part(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
+            project(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
         )
         mixed = functional.scaled_dot_product_attention(*heads)
-        found: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(-2))
-        return found
+        output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(-2))
+        return output
 
 
 class FeedForward(nn.Sequential):
@@ -38,7 +38,7 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """A transformer layer that normalises before attention and feed-forward (ViT)."""
+    """Transformer layer that normalises before attention and feed-forward (ViT)."""
 
     def __init__(self, width: int, num_heads: int, inner: int) -> None:
         super().__init__()
@@ -47,19 +47,21 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward = FeedForward(width, inner)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """float[batch, tokens, width] → the same shape."""
+        """Map float[batch, tokens, width] to the same shape."""
         tokens = tokens + self.attention(self.norm_before(tokens))
-        return tokens + self.feed_forward(self.norm_after(tokens))
+        output: torch.Tensor = tokens + self.feed_forward(self.norm_after(tokens))
+        return output
 
 
-def positions(side: int, width: int, *, device: torch.device) -> torch.Tensor:
+def position_embeddings(side: int, width: int, *, device: torch.device) -> torch.Tensor:
     """Sines and cosines of both coordinates float32[side², width] (ViT-MAE, DiT)."""
-    place = torch.arange(side, dtype=torch.float32, device=device)
-    rows, columns = (grid.flatten() for grid in torch.meshgrid(place, place, indexing="ij"))
-    return torch.cat([waves(rows, width // 2), waves(columns, width // 2)], dim=1)
+    coordinates = torch.arange(side, dtype=torch.float32, device=device)
+    grids = torch.meshgrid(coordinates, coordinates, indexing="ij")
+    rows, columns = (grid.flatten() for grid in grids)
+    return torch.cat([sinusoids(rows, width // 2), sinusoids(columns, width // 2)], dim=1)
 
 
-def waves(values: torch.Tensor, width: int) -> torch.Tensor:
+def sinusoids(values: torch.Tensor, width: int) -> torch.Tensor:
     """Cosines and sines float32[values, width] of numbers, at `width` / 2 frequencies."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=values.device) / half
@@ -68,11 +70,11 @@ def waves(values: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def patchify(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """float[batch, channels, height, width] → [batch, patches, patch_size² × channels]."""
+    """Split float[batch, channels, height, width] into [batch, patches, patch_size² × channels]."""
     patches = functional.unfold(pixels, patch_size, stride=patch_size)
     return patches.transpose(1, 2)
 
 
 def unpatchify(patches: torch.Tensor, patch_size: int, side: int) -> torch.Tensor:
-    """What `patchify` made patches of, for an image of `side` pixels a side."""
+    """Undo `patchify` for images of `side` × `side` pixels."""
     return functional.fold(patches.transpose(1, 2), side, patch_size, stride=patch_size)

@@ -1,8 +1,8 @@
-"""DiT: a transformer over patches of a noisy image, told the timestep and the class.
+"""DiT: a transformer over patches of a noisy image, conditioned on the timestep and the class.
 
 Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", ICCV 2023 (adaLN-Zero).
-It is ours because transformers has none; the one of diffusers would be a dependency with stores
-of its own.
+It is implemented here because transformers lacks it; the one in diffusers would add a dependency
+with its own loading and saving.
 """
 
 import torch
@@ -13,9 +13,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
-from trainers.hf.layers import FeedForward, SelfAttention, patchify, positions, unpatchify, waves
+from trainers.hf.architectures.layers import (
+    FeedForward,
+    SelfAttention,
+    patchify,
+    position_embeddings,
+    sinusoids,
+    unpatchify,
+)
 
-_FREQUENCIES = 256
+_NUM_FREQUENCIES = 256
 
 
 @strict
@@ -36,18 +43,18 @@ class DitConfig(PreTrainedConfig):
 
 
 class DitModel(PreTrainedModel):
-    """Noisy images, timesteps and classes → the noise."""
+    """Predict the noise from noisy images, timesteps and classes."""
 
     config_class = DitConfig
     supports_gradient_checkpointing = True
-    _no_split_modules = ["DitLayer"]  # noqa: RUF012  (theirs is a list)
+    _no_split_modules = ["DitLayer"]  # noqa: RUF012  (a list in transformers)
 
     def __init__(self, config: DitConfig) -> None:
         super().__init__(config)
         width, patch = config.hidden_size, config.patch_size**2 * config.num_channels
         self.patches = nn.Linear(patch, width)
         self.timestep = nn.Sequential(
-            nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(_NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
         )
         self.classes = nn.Embedding(config.num_classes, width)
         self.layers = nn.ModuleList(DitLayer(config) for _ in range(config.num_hidden_layers))
@@ -58,7 +65,7 @@ class DitModel(PreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor
     ) -> ModelOutput:
-        """`logits`: the noise, float32[batch, channels, side, side].
+        """Return `logits`: the noise, float32[batch, channels, side, side].
 
         Args:
             pixel_values: float32[batch, channels, side, side].
@@ -68,16 +75,14 @@ class DitModel(PreTrainedModel):
         config = self.config
         tokens = self.patches(patchify(pixel_values, config.patch_size))
         side = config.image_size // config.patch_size
-        tokens = tokens + positions(side, config.hidden_size, device=tokens.device).to(
-            pixel_values.dtype
-        )
-        told = self.timestep(waves(timesteps, _FREQUENCIES).to(pixel_values.dtype))
-        told = told + self.classes(labels)
-        told = functional.silu(told)[:, None]
+        positions = position_embeddings(side, config.hidden_size, device=tokens.device)
+        tokens = tokens + positions.to(pixel_values.dtype)
+        time = self.timestep(sinusoids(timesteps, _NUM_FREQUENCIES).to(pixel_values.dtype))
+        condition = functional.silu(time + self.classes(labels))[:, None]
         for layer in self.layers:
-            tokens = layer(tokens, told)
-        shift, scale = self.modulation(told).chunk(2, dim=-1)
-        noise = self.noise(_modulated(tokens, shift, scale))
+            tokens = layer(tokens, condition)
+        shift, scale = self.modulation(condition).chunk(2, dim=-1)
+        noise = self.noise(_modulate(tokens, shift, scale))
         return ModelOutput(logits=unpatchify(noise, config.patch_size, config.image_size))
 
     @torch.no_grad()
@@ -91,11 +96,11 @@ class DitModel(PreTrainedModel):
 
 
 class ZeroLinear(nn.Linear):
-    """Begins as 0: at first every layer passes its input on, and the noise is 0 (adaLN-Zero)."""
+    """Linear layer initialised to 0: at first, layers pass their input on and the noise is 0."""
 
 
 class DitLayer(GradientCheckpointingLayer):
-    """A transformer layer that is shifted, scaled and gated by what the model is told."""
+    """Transformer layer that is shifted, scaled and gated by the condition (adaLN-Zero)."""
 
     def __init__(self, config: DitConfig) -> None:
         super().__init__()
@@ -104,14 +109,16 @@ class DitLayer(GradientCheckpointingLayer):
         self.feed_forward = FeedForward(width, config.intermediate_size)
         self.modulation = ZeroLinear(width, 6 * width)
 
-    def forward(self, tokens: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """Tokens float[batch, tokens, width], told float[batch, 1, width]."""
-        shift, scale, gate, shift_after, scale_after, gate_after = self.modulation(told).chunk(
+    def forward(self, tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Map float[batch, tokens, width] to the same shape; condition float[batch, 1, width]."""
+        shift, scale, gate, shift_after, scale_after, gate_after = self.modulation(condition).chunk(
             6, dim=-1
         )
-        tokens = tokens + gate * self.attention(_modulated(tokens, shift, scale))
-        return tokens + gate_after * self.feed_forward(_modulated(tokens, shift_after, scale_after))
+        tokens = tokens + gate * self.attention(_modulate(tokens, shift, scale))
+        modulated = _modulate(tokens, shift_after, scale_after)
+        output: torch.Tensor = tokens + gate_after * self.feed_forward(modulated)
+        return output
 
 
-def _modulated(tokens: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _modulate(tokens: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return functional.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift

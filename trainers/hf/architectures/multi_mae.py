@@ -1,9 +1,11 @@
 """MultiMAE: a masked autoencoder over several modalities of one scene (image, depth, mask, …).
 
 Every modality has its own patch projections; tokens of all of them are hidden independently, so a
-hidden patch of one can be drawn from the others. Source: Bachmann et al., "MultiMAE: Multi-modal
-Multi-task Masked Autoencoders", ECCV 2022, with one small decoder for all modalities, and the
-decoder and loss of ViT-MAE (He et al. 2022). It is ours because transformers has none.
+hidden patch of one can be predicted from the others. It is implemented here because transformers
+lacks it.
+
+Source: Bachmann et al., "MultiMAE: Multi-modal Multi-task Masked Autoencoders", ECCV 2022, with one
+small decoder for all modalities, and the decoder and loss of ViT-MAE (He et al. 2022).
 """
 
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from trainers.hf.layers import EncoderLayer, patchify, positions
+from trainers.hf.architectures.layers import EncoderLayer, patchify, position_embeddings
 
 
 @strict
@@ -39,21 +41,21 @@ class MultiMaeConfig(PreTrainedConfig):
 
 
 class MultiMaeModel(PreTrainedModel):
-    """Images of all modalities and noise that says which patches are hidden → their pixels."""
+    """Predict the pixels of hidden patches of all modalities; noise decides which are hidden."""
 
     config_class = MultiMaeConfig
     supports_gradient_checkpointing = True
-    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012  (theirs is a list)
+    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012  (a list in transformers)
 
     def __init__(self, config: MultiMaeConfig) -> None:
         super().__init__(config)
         width, inner = config.hidden_size, config.decoder_hidden_size
         patch = config.patch_size**2 * config.num_channels
 
-        def each(before: int, after: int) -> nn.ModuleList:
+        def projections(before: int, after: int) -> nn.ModuleList:
             return nn.ModuleList(nn.Linear(before, after) for _ in range(config.num_modalities))
 
-        self.inputs, self.outputs = each(patch, width), each(inner, patch)
+        self.inputs, self.outputs = projections(patch, width), projections(inner, patch)
         self.modality = nn.Embedding(config.num_modalities, width)
         self.encoder = nn.ModuleList(
             EncoderLayer(width, config.num_attention_heads, config.intermediate_size)
@@ -70,19 +72,19 @@ class MultiMaeModel(PreTrainedModel):
         self.post_init()
 
     def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """float[batch, modalities × channels, side, side] → [batch, modalities × patches, pixels of
-        a patch].
+        """Split float[batch, modalities × channels, side, side] into [batch, modalities × patches,
+        pixels of a patch].
         """
         return torch.cat(self._patches(pixel_values), dim=1)
 
     def forward(self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None) -> ModelOutput:
-        """`logits` float[batch, modalities × patches, pixels of a patch] and `mask` float32[batch,
-        modalities × patches], 1 where hidden.
+        """Return `logits` float[batch, modalities × patches, pixels of a patch] and `mask`
+        float32[batch, modalities × patches], 1 where hidden.
 
         Args:
             pixel_values: float32[batch, modalities × channels, side, side].
-            noise: float32[batch, modalities × patches]: the largest are hidden. Drawn without it,
-                as in ViT-MAE.
+            noise: float32[batch, modalities × patches]: patches with the largest are
+                hidden. None: random, as in ViT-MAE.
         """
         parts = self._patches(pixel_values)
         tokens = torch.cat(
@@ -94,33 +96,45 @@ class MultiMaeModel(PreTrainedModel):
         tokens = tokens + self._positions(tokens) + self.modality(modalities)
         num_visible = max(1, int(noise.shape[1] * (1 - self.config.mask_ratio)))
         visible = noise.argsort(dim=1, stable=True)[:, :num_visible, None]
-        seen = tokens.gather(1, visible.expand(-1, -1, tokens.shape[-1]))
-        for layer in self.encoder:
-            seen = layer(seen)
-        seen = self.bridge(self.norm(seen))
-        whole = self.hidden(modalities).expand(len(noise), -1, -1).to(seen.dtype)
-        whole = whole.scatter(1, visible.expand(-1, -1, seen.shape[-1]), seen)
-        whole = whole + self._positions(whole)
-        for layer in self.decoder:
-            whole = layer(whole)
-        found = self.decoder_norm(whole).chunk(self.config.num_modalities, dim=1)
-        drawn = [draw(part) for draw, part in zip(self.outputs, found, strict=True)]
+        decoded = self._decode(self._encode(tokens, visible), visible, modalities)
+        chunks = decoded.chunk(self.config.num_modalities, dim=1)
+        pixels = [project(chunk) for project, chunk in zip(self.outputs, chunks, strict=True)]
         mask = torch.ones_like(noise).scatter(1, visible[..., 0], 0.0)
-        return ModelOutput(logits=torch.cat(drawn, dim=1), mask=mask)
+        return ModelOutput(logits=torch.cat(pixels, dim=1), mask=mask)
+
+    def _encode(self, tokens: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Encode the visible tokens only: float[batch, visible, decoder width]."""
+        encoded = tokens.gather(1, visible.expand(-1, -1, tokens.shape[-1]))
+        for layer in self.encoder:
+            encoded = layer(encoded)
+        output: torch.Tensor = self.bridge(self.norm(encoded))
+        return output
+
+    def _decode(
+        self, encoded: torch.Tensor, visible: torch.Tensor, modalities: torch.Tensor
+    ) -> torch.Tensor:
+        """Decode all tokens, hidden ones included: float[batch, modalities × patches, width]."""
+        tokens = self.hidden(modalities).expand(len(visible), -1, -1).to(encoded.dtype)
+        tokens = tokens.scatter(1, visible.expand(-1, -1, encoded.shape[-1]), encoded)
+        tokens = tokens + self._positions(tokens)
+        for layer in self.decoder:
+            tokens = layer(tokens)
+        output: torch.Tensor = self.decoder_norm(tokens)
+        return output
 
     def _patches(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        parts = pixel_values.split(self.config.num_channels, dim=1)
-        return [patchify(part, self.config.patch_size) for part in parts]
+        images = torch.split(pixel_values, self.config.num_channels, dim=1)
+        return [patchify(image, self.config.patch_size) for image in images]
 
     def _modalities(self, noise: torch.Tensor) -> torch.Tensor:
-        """int64[modalities × patches]: which modality a patch is of."""
-        each = torch.arange(self.config.num_modalities, device=noise.device)
-        return each.repeat_interleave(noise.shape[1] // len(each))
+        """Return the modality of each patch, int64[modalities × patches]."""
+        numbers = torch.arange(self.config.num_modalities, device=noise.device)
+        return numbers.repeat_interleave(noise.shape[1] // len(numbers))
 
     def _positions(self, tokens: torch.Tensor) -> torch.Tensor:
         side = self.config.image_size // self.config.patch_size
-        once = positions(side, tokens.shape[-1], device=tokens.device)
-        return once.repeat(self.config.num_modalities, 1)
+        embeddings = position_embeddings(side, tokens.shape[-1], device=tokens.device)
+        return embeddings.repeat(self.config.num_modalities, 1)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -14,7 +14,7 @@ from attent_select.errors import InputError, MissingError
 from catalogs import storage
 from trainers import checkpoint
 from trainers.hf import HuggingFaceModels, model_store, save_plain
-from trainers.hf.adapters import ADAPTER, AdapterModels
+from trainers.hf.lora import ADAPTER_FILE, LoraModels
 
 TOKENS = torch.arange(12)[None]
 
@@ -30,9 +30,9 @@ def base(tmp_path: Path) -> str:
     return saved_base(tmp_path / "base")
 
 
-def store(base: str, **lora: Any) -> AdapterModels:
+def store(base: str, **lora: Any) -> LoraModels:
     models = model_store("AutoModelForCausalLM", {"path": base, "lora": lora})
-    assert isinstance(models, AdapterModels)
+    assert isinstance(models, LoraModels)
     return models
 
 
@@ -69,10 +69,10 @@ def test_a_checkpoint_holds_the_adapter_alone_and_gives_the_same_model(
     model = disturbed(models.build(5), 1)
     models.save(model, tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} == {
-        ADAPTER,
+        ADAPTER_FILE,
         "adapter_config.json",
     }
-    assert all("lora" in name for name in load_file(tmp_path / "saved" / ADAPTER))
+    assert all("lora" in name for name in load_file(tmp_path / "saved" / ADAPTER_FILE))
     loaded = models.load(tmp_path / "saved")
     assert not loaded.training
     assert torch.equal(logits(loaded), logits(model))
@@ -129,9 +129,11 @@ def test_targets_that_match_nothing_are_refused_before_anything_is_loaded(base: 
     models = store(base, targets=["query", "value"])
     for file in Path(base).glob("*.safetensors"):
         file.unlink()
-    with pytest.raises(InputError, match=r"query.*linear layers are called down_proj, .*q_proj"):
+    with pytest.raises(
+        InputError, match=r"query.*linear layers of the model are down_proj, .*q_proj"
+    ):
         models.check()
-    with pytest.raises(InputError, match="also_train: the model has no classifier"):
+    with pytest.raises(InputError, match="also_train: the model has no module classifier"):
         store(base, also_train=["classifier"]).check()
 
 
@@ -151,7 +153,7 @@ def test_wrong_settings_are_refused(base: str, lora: Any, message: str) -> None:
 
 
 def test_an_adapter_needs_a_trained_model() -> None:
-    with pytest.raises(InputError, match=r"name it by model\.path"):
+    with pytest.raises(InputError, match=r"set model\.path"):
         model_store("AutoModelForCausalLM", {**LLAMA, "lora": {}})
 
 
@@ -159,11 +161,11 @@ def test_an_adapter_of_other_settings_is_refused(base: str, tmp_path: Path) -> N
     models = store(base, rank=2)
     models.save(models.build(5), tmp_path / "saved")
     for other in (store(base, rank=4), store(base, rank=2, targets=["q_proj"])):
-        with pytest.raises(InputError, match=r"is not one of model\.lora"):
+        with pytest.raises(InputError, match=r"does not fit the settings of model\.lora"):
             other.load(tmp_path / "saved")
-    state = load_file(tmp_path / "saved" / ADAPTER)
-    save_file({name: state[name] for name in list(state)[1:]}, tmp_path / "saved" / ADAPTER)
-    with pytest.raises(InputError, match="1 differ"):
+    state = load_file(tmp_path / "saved" / ADAPTER_FILE)
+    save_file({name: state[name] for name in list(state)[1:]}, tmp_path / "saved" / ADAPTER_FILE)
+    with pytest.raises(InputError, match="1 tensors differ"):
         models.load(tmp_path / "saved")
     with pytest.raises(MissingError, match="no adapter in"):
         models.load(tmp_path / "nowhere")

@@ -1,0 +1,52 @@
+"""Choice of the model store for a `model:` section: whole models, or LoRA adapters."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from attent_select.errors import InputError
+from trainers.hf.lora import LoraModels
+from trainers.hf.models import HuggingFaceModels
+from trainers.task import Models
+
+
+def model_store(
+    auto_class: str,
+    settings: dict[str, Any],
+    *,
+    num_positions: int = 0,
+    num_tokens: int = 0,
+    model_types: tuple[str, ...] | None = None,
+    example: dict[str, torch.Tensor] | None = None,
+    is_decoder: bool = False,
+) -> Models:
+    """Return the store for the `model:` section: of whole models, or of adapters with `lora`.
+
+    The other arguments are those of `HuggingFaceModels`.
+    """
+    models = HuggingFaceModels(
+        auto_class,
+        settings,
+        num_positions=num_positions,
+        num_tokens=num_tokens,
+        model_types=model_types,
+        example=example,
+        is_decoder=is_decoder,
+    )
+    return models if settings.get("lora") is None else LoraModels.of(models)
+
+
+def save_plain(models: Models, saved: Path, folder: Path) -> None:
+    """Write a saved model in the plain Hugging Face layout, with adapters merged into it.
+
+    Raises:
+        InputError: the model is not one of transformers.
+    """
+    model: Any = models.merged(saved) if hasattr(models, "merged") else models.load(saved)
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            f"{type(model).__name__} is not a model of transformers: only those can be exported"
+        )
+    model.save_pretrained(folder)
