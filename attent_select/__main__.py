@@ -1,44 +1,25 @@
 """The console script `attent`, and `python -m attent_select`.
 
-Our four packages have common names. Before the command line is loaded, this checks that the other
-three are found beside this one, and not in a folder of the user's.
+The script checks where the other three packages are before it imports one: if another package
+hides one of them, an import would fail with a message about a missing submodule, or run its code.
 """
 
 import importlib
-import importlib.util
 import sys
-from pathlib import Path
 
-_SIBLINGS = ("catalogs", "trainers", "pipeline")
-_HOME = Path(__file__).resolve().parent.parent
+from attent_select.errors import ClashError
+from attent_select.siblings import check_siblings
 
 
 def main() -> None:
-    """Run the command line, or exit with 2 if another package shadows one of ours."""
-    for name in _SIBLINGS:
-        if (problem := _shadowed(name)) is not None:
-            sys.stderr.write(f"attent: {problem}\n")
-            raise SystemExit(2)
-    # The only upward reference of the house: by name, so that no import points upward.
+    """Run the command line, or exit with 2 if another package hides one of ours."""
+    try:
+        check_siblings(__file__, "catalogs", "trainers", "pipeline")
+    except ClashError as error:
+        sys.stderr.write(f"attent: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    # By name: no import statement of this package points upward (see the layers in pyproject.toml).
     importlib.import_module("pipeline.cli").main()
-
-
-def _shadowed(name: str) -> str | None:
-    """One line that says which package stands in the way of ours, or None."""
-    expected = _HOME / name
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.origin:
-        found = next(iter(spec.submodule_search_locations or ()), None) if spec else None
-    else:
-        found = str(Path(spec.origin).parent)
-    if found is not None and Path(found).resolve() == expected:
-        return None
-    if found is None:
-        return f"the package `{name}` is missing: expected {expected}. Install attent-select again."
-    return (
-        f"the package `{name}` of attent-select ({expected}) is hidden by {found}: "
-        "start `attent` in another folder, rename that package, or run `python -P -m attent_select`"
-    )
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ class ExistsError(InputError, FileExistsError):
         return FileExistsError.__new__(cls, *args)
 
 
+class ClashError(InputError, ImportError):
+    """Another package of the same name hides one of attent-select's, or one of them is missing."""
+
+
+class MissingExtraError(InputError, ModuleNotFoundError):
+    """A library of an optional extra is not installed."""
+
+
 class CorpusMismatchError(InputError):
     """Losses, an index or a checkpoint were made from another corpus, or a shard has changed."""
 

@@ -2,21 +2,27 @@
 
 from typing import TYPE_CHECKING, Any
 
+from attent_select.extras import missing_extras_named
+from attent_select.siblings import check_siblings
+
 if TYPE_CHECKING:
     from trainers.fitting import fit
     from trainers.streaming.stream import TeachingStream
 
 __all__ = ["TeachingStream", "fit"]
 
+check_siblings(__file__, "catalogs", "attent_select")
+
 
 def __getattr__(name: str) -> Any:
-    """Imports torch only for those who use it: settings and checkpoints at rest do without."""
-    if name == "fit":
-        from trainers.fitting import fit
+    """Import torch only where it is used: settings and stored checkpoints do without it."""
+    with missing_extras_named():
+        if name == "fit":
+            from trainers.fitting import fit
 
-        return fit
-    if name == "TeachingStream":
-        from trainers.streaming.stream import TeachingStream
+            return fit
+        if name == "TeachingStream":
+            from trainers.streaming.stream import TeachingStream
 
-        return TeachingStream
+            return TeachingStream
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
