@@ -10,6 +10,7 @@ import pkgutil
 from typing import Any
 
 from attent_select.errors import InputError
+from attent_select.extras import missing_extras_named
 
 
 def plugin_names(package: str) -> list[str]:
@@ -35,7 +36,8 @@ def load_plugin(package: str, name: str) -> Any:
             f"no plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
         )
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        with missing_extras_named():
+            found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"cannot load {name!r}: {error}") from error
     if not isinstance(found, type):

@@ -39,7 +39,7 @@ def _clash(name: str, *, expected: Path) -> str | None:
         return None
     return (
         f"the package `{name}` is {location}, which hides attent-select's own, {expected}: rename "
-        "it, or start Python where it does not come first on sys.path (`python -P -m attent_select`)"
+        "it, or keep its folder from being first on sys.path (`python -P -m attent_select`)"
     )
 
 

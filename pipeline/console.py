@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import typer
 
 from attent_select.errors import AttentError
+from attent_select.extras import missing_extras_named
 from attent_select.schedule.adaptive import Decision
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def answer(work: Callable[[], R], *, as_json: bool, show: Callable[[R], None]) -
     ATTENT_TRACEBACK=1 in the environment the traceback stands before it.
     """
     try:
-        with _interruptible(), _nothing_on_stdout():
+        with _interruptible(), _nothing_on_stdout(), missing_extras_named():
             result = work()
             text = json.dumps(plain(result), ensure_ascii=False, default=str) if as_json else ""
     except AttentError as error:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -18,7 +18,9 @@ from catalogs.layout import join
 from catalogs.tables import frames
 from catalogs.tables.frames import SchemaDict
 from catalogs.tables.scan import Scan
-from pipeline.cluster import Client, cluster_at, connect, run_tasks, size, worker_check
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 Result = TypeVar("Result")
 
@@ -30,7 +32,7 @@ _TASKS_PER_THREAD = 4
 class ClusterScan:
     """`scan` on the workers of `client`. Implements `Chunks`."""
 
-    client: Client
+    client: "Client"
     scan: Scan
 
     @property
@@ -45,6 +47,8 @@ class ClusterScan:
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """`work` of every piece, in order. Raises `ClusterError` if the cluster is lost."""
+        from pipeline.cluster import run_tasks, size
+
         parts = self.scan.split(_TASKS_PER_THREAD * max(1, size(self.client).threads)) or [
             self.scan
         ]
@@ -68,6 +72,8 @@ def where_it_runs(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | Clust
     if scheduler is None:
         yield scan
         return
+    from pipeline.cluster import cluster_at, connect, worker_check
+
     with connect(cluster_at(scheduler)) as client:
         first = storage.info(scan.files[0].url)
         objects = {} if first is None else {first.url: first.etag}

@@ -7,11 +7,12 @@ does not see them come.
 
 import functools
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from attent_select.errors import AttentError, ClusterError, InputError
+from attent_select import siblings
+from attent_select.errors import AttentError, ClashError, ClusterError, InputError
 from attent_select.schema import SCHEMA_VERSION
 from catalogs import storage
 from pipeline.cluster import Client, on_every_worker
@@ -54,12 +55,12 @@ def check_workers(client: Client, *, objects: Mapping[str, str], needs_gpu: bool
     Raises:
         InputError: names the workers that differ, and how.
     """
-    answers = on_every_worker(client, look, list(objects), needs_gpu)
-    lines = [
-        f"worker {address}: {problem}"
-        for address, answer in answers.items()
-        for problem in _problems(answer, objects, needs_gpu=needs_gpu)
-    ]
+    # First by a function that imports none of the packages that others may hide.
+    clashes = on_every_worker(client, siblings.clashes)
+    lines = _lines(clashes, _clash_problems)
+    if not lines:
+        answers = on_every_worker(client, look, list(objects), needs_gpu)
+        lines = _lines(answers, lambda answer: _problems(answer, objects, needs_gpu=needs_gpu))
     if lines:
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise InputError(f"{'; '.join(lines[:5])}{more}")
@@ -83,10 +84,28 @@ def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[s
     ]
 
 
+def _lines(answers: Mapping[str, Any], problems: Callable[[Any], Iterable[str]]) -> list[str]:
+    return [
+        f"worker {address}: {problem}"
+        for address, answer in answers.items()
+        for problem in problems(answer)
+    ]
+
+
+def _clash_problems(answer: Any) -> Iterable[str]:
+    return [_cannot_run(answer)] if isinstance(answer, Exception) else answer
+
+
+def _cannot_run(error: Exception) -> str:
+    if isinstance(error, ClashError):
+        return str(error)
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"cannot run this version of attent-select ({message}): {_NEXT}"
+
+
 def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> Iterator[str]:
     if isinstance(answer, Exception):
-        said = " ".join(f"{type(answer).__name__}: {answer}".split())
-        yield f"cannot run this version of attent-select ({said}): {_NEXT}"
+        yield _cannot_run(answer)
         return
     if differ := differences(answer["versions"], environment()):
         yield f"has {', '.join(differ)}: {_NEXT}"

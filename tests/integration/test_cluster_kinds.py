@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import ipaddress
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -265,13 +266,26 @@ def test_a_worker_that_joins_later_refuses_the_work_of_another_version() -> None
 
 
 def test_a_worker_too_old_to_say_what_it_is_is_named(lone: Client, tmp_path: Path) -> None:
-    room = tmp_path / "pipeline" / "cluster"
-    room.mkdir(parents=True)
-    for path in (room.parent / "__init__.py", room / "__init__.py", room / "worker_check.py"):
-        path.write_text("")
+    old = tmp_path / "attent_select"
+    old.mkdir()
+    (old / "__init__.py").write_text("")
     with (
         with_worker(lone, path=tmp_path) as address,
         pytest.raises(InputError, match=f"worker {address}: cannot run this version"),
+    ):
+        worker_check.check_workers(lone, objects={}, needs_gpu=False)
+
+
+@pytest.mark.parametrize("name", ["trainers", "pipeline"])
+def test_a_worker_with_another_package_of_the_same_name_is_named(
+    lone: Client, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    said = f"the package `{name}` is {tmp_path / name}, which hides"
+    with (
+        with_worker(lone, path=tmp_path) as address,
+        pytest.raises(InputError, match=re.escape(f"worker {address}: {said}")),
     ):
         worker_check.check_workers(lone, objects={}, needs_gpu=False)
 
