@@ -1,22 +1,45 @@
-"""The words and the decisions: schemas, errors, strategies, schedules, the exact top m.
+"""Data selection for training: strategies, round schedules, and the exact top-m engine.
 
-Pure: nothing here opens a file or knows a clock. Losses come in as a polars LazyFrame and the
-teaching subset goes out as one.
+Pure: nothing in this package opens a file or reads a clock. Losses come in as a polars LazyFrame,
+the teaching subset goes out as one.
+
+    from attent_select import select
+    from attent_select.strategies.soft import Soft
+
+    selection = select(losses, strategy=Soft(temperature=0.5), ratio=0.2)
+    selection.rows.collect()  # shard_id, row, weight, probability
+
+Strategies are in `attent_select.strategies`, one per file; `attent_select.testing` has the
+conformance suite for new ones.
 """
 
+from attent_select.schedule.rescoring import Rescore
 from attent_select.schedule.rounds import Ratio, Round, Schedule, SelectionInterval, plan_rounds
 from attent_select.selection.composition import Composition
 from attent_select.selection.select import Preview, Selection, num_samples_of, select
+from attent_select.strategy import Candidates, Cutoff, Strategy
+
+# The only place where the version is written; pyproject.toml reads it from here.
+__version__ = "0.1.0"
 
 __all__ = [
+    "Candidates",
     "Composition",
+    "Cutoff",
     "Preview",
     "Ratio",
+    "Rescore",
     "Round",
     "Schedule",
     "Selection",
     "SelectionInterval",
+    "Strategy",
+    "__version__",
     "num_samples_of",
     "plan_rounds",
     "select",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
