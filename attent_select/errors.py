@@ -1,7 +1,6 @@
-"""The errors a user can meet, and the exit code each one ends a command with.
+"""Errors that users can meet, and the exit code of a command that ends with each.
 
-The hierarchy. An error's text says what is wrong, which file or key, what was expected, and
-what to do next.
+An error message says what is wrong, which file or key, what was expected, and what to do next.
 """
 
 from typing import Self
@@ -20,7 +19,7 @@ class InputError(AttentError, ValueError):
 
 
 class TooFewError(InputError):
-    """Fewer samples are eligible than asked for: `eligible` of them."""
+    """Fewer samples are eligible than were requested. `eligible` is their number."""
 
     def __init__(self, message: str, eligible: int = 0) -> None:
         super().__init__(message)
@@ -28,29 +27,29 @@ class TooFewError(InputError):
 
 
 class NoSpaceError(InputError, OSError):
-    """A disk is full, or a limit on the size of files is reached; nothing was published."""
+    """A disk is full, or a file size limit is reached; nothing was published."""
 
     __str__ = Exception.__str__
 
 
 class MissingError(InputError, FileNotFoundError):
-    """A file, shard, round or checkpoint that was named is not there."""
+    """A file, shard, round or checkpoint does not exist."""
 
-    # FileNotFoundError's own __str__ shows an errno; ours shows the message alone.
+    # FileNotFoundError.__str__ shows an errno; ours shows only the message.
     __str__ = Exception.__str__
 
     def __new__(cls, *args: object) -> Self:
-        """Dask makes a worker's error anew; the `__new__` that it would find is ValueError's."""
+        """Create the error as OSError does: unpickling on Dask would use ValueError's `__new__`."""
         return FileNotFoundError.__new__(cls, *args)
 
 
 class ExistsError(InputError, FileExistsError):
-    """The output is there already; nothing was overwritten."""
+    """The output exists already; nothing was overwritten."""
 
     __str__ = Exception.__str__
 
     def __new__(cls, *args: object) -> Self:
-        """As for `MissingError`."""
+        """See `MissingError`."""
         return FileExistsError.__new__(cls, *args)
 
 
@@ -63,23 +62,23 @@ class MissingExtraError(InputError, ModuleNotFoundError):
 
 
 class CorpusMismatchError(InputError):
-    """Losses, an index or a checkpoint were made from another corpus, or a shard has changed."""
+    """Losses, an index or a checkpoint belong to another corpus, or a shard has changed."""
 
 
 class StorageError(AttentError, OSError):
-    """Storage failed after its retries: unreachable, refused, or a short answer."""
+    """Storage failed after all retries: unreachable, access denied, or a truncated response."""
 
     __str__ = Exception.__str__
 
 
 class AccessDeniedError(StorageError):
-    """Storage does not let us: credentials are missing, wrong, or may too little."""
+    """Access denied: the credentials are missing, invalid, or lack permission."""
 
     exit_code = 2
 
 
 class ClusterError(AttentError, RuntimeError):
-    """The Dask cluster was lost or cannot run the work. Running the command again goes on."""
+    """The Dask cluster was lost or cannot run the work. Run the command again to resume."""
 
     exit_code = 130
 
@@ -92,7 +91,7 @@ class SampleError(AttentError, ValueError):
         self.status = status
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Crosses process borders on Dask: keyword-only arguments need telling.
+        # Errors are pickled between Dask processes, which does not support keyword-only arguments.
         return _sample_error, (str(self), self.status)
 
 

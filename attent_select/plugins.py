@@ -1,8 +1,8 @@
-"""Finds strategies, shard formats and tasks by name, without registries.
+"""Strategies, shard formats and tasks by name, without registries.
 
-The file name in a plug-in package is the key (`strategies/soft.py` is `soft`) and its class is
-that name in CamelCase (`Soft`, `ImageClassification`). A dotted path
-(`my_package.my_module.MyTask`) names someone else's.
+The file name in a plug-in package is the key (`strategies/soft.py` is `soft`), and the class has
+that name in CamelCase (`Soft`, `ImageClassification`). A dotted path such as
+`my_package.my_module.MyTask` names a class of another package.
 """
 
 import importlib
@@ -14,13 +14,13 @@ from attent_select.extras import missing_extras_named
 
 
 def plugin_names(package: str) -> list[str]:
-    """The keys of the plug-ins in `package`, sorted."""
-    found = importlib.import_module(package)
-    return sorted(module.name for module in pkgutil.iter_modules(found.__path__))
+    """Return the keys of the plug-ins in `package`, sorted."""
+    path = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path))
 
 
 def load_plugin(package: str, name: str) -> Any:
-    """The class of plug-in `name` of `package`, or the class at the dotted path `name`.
+    """Return the class of plug-in `name` of `package`, or the class at the dotted path `name`.
 
     Raises:
         InputError: there is no such plug-in, module or class.
@@ -33,13 +33,13 @@ def load_plugin(package: str, name: str) -> Any:
     else:
         known = ", ".join(plugin_names(package))
         raise InputError(
-            f"no plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
+            f"unknown plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
         )
     try:
         with missing_extras_named():
-            found = getattr(importlib.import_module(module_name), class_name)
+            plugin = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"cannot load {name!r}: {error}") from error
-    if not isinstance(found, type):
-        raise InputError(f"{name!r} is {type(found).__name__}, expected a class")
-    return found
+    if not isinstance(plugin, type):
+        raise InputError(f"{name!r} is a {type(plugin).__name__}, expected a class")
+    return plugin

@@ -1,6 +1,6 @@
 """Column names and dtypes of every table at rest, defined once.
 
-Names, polars schemas, the values of `status` and `origin`, the sample key.
+Also the values of `status` and `origin`, and the sample key.
 """
 
 from typing import Final
@@ -21,11 +21,11 @@ ORIGIN: Final = "origin"
 VISITS: Final = "visits"
 WEIGHT: Final = "weight"
 PROBABILITY: Final = "probability"
-# Beside the losses where `scoring.functional_gradient` asks for it: float32, null unless ok.
+# float32, null unless ok; a column of the losses if `scoring.functional_gradient` is true.
 FUNCTIONAL_GRADIENT: Final = "functional_gradient"
 
-# Why a sample has no loss. `ok` is the only status whose loss is not null; `killed` is a sample
-# that ended the process that measured it, `unseen` one that was neither scored nor trained on.
+# `ok` is the only status whose loss is not null; the others say why there is no loss. `killed`: the
+# sample ended the process that measured it. `unseen`: neither scored nor trained on.
 OK: Final = "ok"
 KILLED: Final = "killed"
 UNSEEN: Final = "unseen"
@@ -46,7 +46,7 @@ MANIFEST: Final[Schema] = {
     "etag": pl.String,
 }
 
-# One row per member (file) of a WebDataset tar; `offset` and `num_bytes` are of the member's data.
+# One row per member (file) of a WebDataset tar; `offset` and `num_bytes` locate the member's data.
 MEMBERS: Final[Schema] = {
     ROW: pl.UInt32,
     "key": pl.String,
@@ -76,7 +76,7 @@ OBSERVED_LOSSES: Final[Schema] = {
     "step": pl.UInt64,
 }
 
-# One row per shard: where its losses are and what they look like.
+# One row per shard: where its losses are, and their summary.
 SNAPSHOT: Final[Schema] = {
     SHARD_ID: pl.UInt32,
     "part": pl.String,
@@ -96,8 +96,8 @@ INDEX: Final[Schema] = {
     PROBABILITY: pl.Float32,
 }
 
-# One row per row of the kernel of a group of parameters: a component of f of a probe sample,
-# `value`, and its kernel with all rows in the same order.
+# One row per row of the kernel of a parameter group: one component of f for one probe sample, its
+# `value`, and its kernel with all rows, in the same order.
 KERNEL: Final = {
     "group": pl.String,
     "probe_shard": pl.UInt32,
@@ -109,7 +109,7 @@ KERNEL: Final = {
 
 
 def sample_key() -> pl.Expr:
-    """`shard_id << 32 | row` as u64: unique per sample, used for hashing and for breaking ties."""
+    """u64 expression `shard_id << 32 | row`: unique per sample, for hashing and tie-breaks."""
     return pl.col(SHARD_ID).cast(pl.UInt64) * pl.lit(1 << 32, dtype=pl.UInt64) + pl.col(ROW).cast(
         pl.UInt64
     )
@@ -118,7 +118,7 @@ def sample_key() -> pl.Expr:
 def numpy_sample_key(
     shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.uint64]:
-    """The same for arrays."""
+    """`sample_key` for arrays."""
     keys = shards.astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= rows

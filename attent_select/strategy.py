@@ -1,7 +1,4 @@
-"""What a selection strategy must do, and what it is given to do it with.
-
-The protocol and its values.
-"""
+"""Strategy: the protocol of a selection strategy, and the values it works with."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +15,13 @@ from attent_select.stats.randomness import sample_uniform
 
 @dataclass(frozen=True)
 class Candidates:
-    """The rows to choose from: how their losses lie, and one random number for each.
+    """What a strategy knows about the rows to choose from.
 
-    `losses` is None unless the strategy needs their distribution. `stream` is the key of the random
-    draws, its own per (seed, round). `round_steps` are the optimizer steps at which the
-    rounds so far began, ascending, the present one last.
+    Attributes:
+        losses: distribution of the eligible losses; None unless the strategy needs it.
+        stream: key of the random draws, different for each (seed, round).
+        round_steps: optimizer steps at which the rounds so far began, ascending; the current round
+            is the last.
     """
 
     losses: LossDistribution | None
@@ -35,22 +34,24 @@ class Candidates:
         return sample_uniform(self.stream)
 
     def age(self, measured_step: pl.Expr) -> pl.Expr:
-        """How many rounds began after a step, u32."""
+        """u32: the number of rounds that began after a step."""
         steps = np.array(self.round_steps, dtype=np.uint64)
-        begun_later = partial(_count_later, steps=steps)
-        return elementwise(begun_later, measured_step.cast(pl.UInt64), dtype=pl.UInt32)
+        count = partial(_count_later_steps, steps=steps)
+        return elementwise(count, measured_step.cast(pl.UInt64), dtype=pl.UInt32)
 
 
-def _count_later(measured: npt.NDArray[np.uint64], *, steps: npt.NDArray[np.uint64]) -> Any:
+def _count_later_steps(measured: npt.NDArray[np.uint64], *, steps: npt.NDArray[np.uint64]) -> Any:
     return len(steps) - np.searchsorted(steps, measured, side="right")
 
 
 @dataclass(frozen=True)
 class Cutoff:
-    """What came of the keys, as float64 expressions: each stratum has its own values.
+    """The edge of the selection, as float64 expressions: each stratum has its own values.
 
-    `num_selected` of `num_eligible` (in samples, or in units where the budget is), and the largest
-    key that was not selected.
+    Attributes:
+        num_selected: samples (or units, if the budget is in units) that the strategy selects.
+        num_eligible: samples (or units) of all eligible rows.
+        first_excluded: largest key that was not selected.
     """
 
     num_selected: pl.Expr
@@ -59,14 +60,14 @@ class Cutoff:
 
 
 class Strategy(Protocol):
-    """Maps a row to a key; the rows with the largest keys are the teaching subset."""
+    """A key per row; the rows with the largest keys are the teaching subset."""
 
     # Whether the key uses `Candidates.losses`, which costs one more pass over the catalog.
     needs_distribution: ClassVar[bool]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the catalog that the key reads; a row without a number there has no key."""
+        """Catalog columns that the key reads; rows without a finite number in them are excluded."""
         ...
 
     def key(self, candidates: Candidates) -> pl.Expr:

@@ -1,1 +1,1 @@
-"""When to select, how much, when to score again, and what that costs."""
+"""Round schedules: when to select, how much, when to rescore, and the cost model for it."""

@@ -1,7 +1,6 @@
-"""Turns a schedule's settings into the list of rounds, before the run starts.
+"""Round schedule: its settings, and the list of rounds made from them before the run starts.
 
-Pure functions of settings and sizes. All optimizer steps are known in advance, so that the
-learning rate decays fully over the whole plan.
+All optimizer steps are known in advance, so the learning rate decays fully over the run.
 """
 
 import math
@@ -18,19 +17,19 @@ Phase = Literal["warmup", "teach", "anneal"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """The share of the corpus in the teaching subset, over the teaching epochs.
+    """Share of the corpus in the teaching subset, per teaching round.
 
     With t from 0 (first teaching round) to 1 (last): fixed is `start`; incremental is
     start + (end − start)·t; cosine is end + (start − end)·(1 + cos πt)/2, slow at both ends. An
-    adaptive one is decided before each round (`adaptive.py`), within the steps that a fixed one
-    would take.
+    adaptive ratio is decided before each round (`adaptive.py`), within the optimizer steps of a
+    fixed one.
 
     Attributes:
-        kind: the curve.
+        kind: curve of the ratio over the teaching rounds.
         start: ratio of the first teaching round, in (0, 1].
-        end: ratio of the last, in (0, 1]; only for `cosine` and `incremental`.
-        low: an adaptive ratio is never smaller (default: half of `start`).
-        high: nor larger (default: twice `start`, at most 1).
+        end: ratio of the last teaching round, in (0, 1]; only for `cosine` and `incremental`.
+        low: lower bound of an adaptive ratio (default: half of `start`).
+        high: upper bound of an adaptive ratio (default: twice `start`, at most 1).
     """
 
     kind: Literal["fixed", "cosine", "incremental", "adaptive"] = "fixed"
@@ -46,23 +45,23 @@ class Ratio:
                 raise InputError(f"{name}: {value} is outside (0, 1]")
         has_end = self.kind in ("cosine", "incremental")
         if (self.end is not None) != has_end:
-            words = f"a {self.kind} ratio needs one" if has_end else f"{self.kind} has only `start`"
-            raise InputError(f"end: {words}")
+            problem = "required for" if has_end else "not used by"
+            raise InputError(f"end: {problem} kind {self.kind}")
         for name in ("low", "high"):
             if self.kind != "adaptive" and getattr(self, name) is not None:
-                raise InputError(f"{name}: only an adaptive ratio has one")
+                raise InputError(f"{name}: only used by kind adaptive")
         low, high = self.bounds
         if not low <= self.start <= high:
             raise InputError(f"start: {self.start} is not between low ({low}) and high ({high})")
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between which an adaptive ratio stays."""
+        """Lower and upper bound of an adaptive ratio."""
         low = self.start / 2 if self.low is None else self.low
         return low, min(1.0, 2 * self.start) if self.high is None else self.high
 
     def at(self, t: float) -> float:
-        """The ratio at t in [0, 1]."""
+        """Return the ratio at t in [0, 1]."""
         if self.end is None:
             return self.start
         if self.kind == "incremental":
@@ -72,16 +71,16 @@ class Ratio:
 
 @dataclass(frozen=True)
 class SelectionInterval:
-    """How many epochs a teaching subset is used for before the teacher looks again.
+    """Number of epochs between selections: how long each teaching subset is trained on.
 
-    The i-th of k teaching rounds lasts `epochs` when fixed, and epochs + ⌊(end − epochs)·i/(k − 1)⌋
-    when incremental. k is the smallest number of rounds that fill the teaching epochs; the last is
-    cut short where they end.
+    Of k teaching rounds, round i lasts `epochs` if fixed, and epochs + ⌊(end − epochs)·i/(k − 1)⌋
+    if incremental. k is the smallest number of rounds that fill the teaching epochs; the last round
+    is shortened to end with them.
 
     Attributes:
-        kind: the curve.
-        epochs: at least 1; of the first round.
-        end: of the last round, at least `epochs`; only for `incremental`.
+        kind: curve of the interval over the teaching rounds.
+        epochs: epochs of the first teaching round, at least 1.
+        end: epochs of the last teaching round, at least `epochs`; only for `incremental`.
     """
 
     kind: Literal["fixed", "incremental"] = "fixed"
@@ -93,44 +92,44 @@ class SelectionInterval:
             raise InputError(f"epochs: {self.epochs} is less than 1")
         if (self.end is None) != (self.kind == "fixed"):
             raise InputError(
-                "end: a fixed interval has only `epochs`"
+                "end: not used by kind fixed"
                 if self.kind == "fixed"
-                else "end: an incremental interval needs one"
+                else "end: required for kind incremental"
             )
         if self.end is not None and self.end < self.epochs:
             raise InputError(f"end: {self.end} is less than `epochs` ({self.epochs})")
 
     def at(self, index: int, *, num_rounds: int) -> int:
-        """Epochs of the `index`-th of `num_rounds` teaching rounds."""
+        """Return the epochs of teaching round `index` (from 0) of `num_rounds`."""
         if self.end is None or num_rounds < 2:
             return self.epochs
         return self.epochs + (self.end - self.epochs) * index // (num_rounds - 1)
 
     def fill(self, epochs: int) -> list[int]:
-        """The lengths of the rounds that fill `epochs`."""
+        """Return the epochs of each round, so that they add up to `epochs`."""
 
         def lengths(num_rounds: int) -> list[int]:
             return [self.at(i, num_rounds=num_rounds) for i in range(num_rounds)]
 
-        # More rounds never last shorter, so the smallest number that is enough can be bisected.
-        enough = bisect_left(range(epochs), epochs, key=lambda n: sum(lengths(n)))
-        found = lengths(enough)
-        if found:
-            found[-1] -= sum(found) - epochs
-        return found
+        # More rounds never take fewer epochs, so the smallest sufficient number can be bisected.
+        num_rounds = bisect_left(range(epochs), epochs, key=lambda n: sum(lengths(n)))
+        filled = lengths(num_rounds)
+        if filled:
+            filled[-1] -= sum(filled) - epochs
+        return filled
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to look, how much to teach, and when to train on everything.
+    """Training schedule: epochs, warm-up, annealing, selection ratio and interval, rescoring.
 
     Attributes:
-        epochs: passes in all, each over the round's own subset; at least 1.
-        warmup_epochs: the first of them on all data, before any selection.
-        anneal_epochs: the last of them on all data.
-        ratio: share of the corpus in between.
+        epochs: total number of passes, each over the subset of its round; at least 1.
+        warmup_epochs: first epochs, on all data, before any selection.
+        anneal_epochs: last epochs, on all data.
+        ratio: share of the corpus to train on in the epochs between.
         interval: epochs between selections.
-        rescore: how much of the corpus is measured again before each of them.
+        rescore: how much of the corpus is scored again before each selection.
     """
 
     epochs: int = 10
@@ -153,28 +152,28 @@ class Schedule:
             )
         if self.rescore.kind == "observed" and not self.warmup_epochs:
             raise InputError(
-                "rescore: `observed` takes all losses from training, so training has to see all "
+                "rescore: `observed` takes all losses from training, so training must see all "
                 "samples first: set warmup_epochs to 1, or rescore to `none`"
             )
 
     @property
     def teach_epochs(self) -> int:
-        """The epochs between warm-up and annealing."""
+        """Number of epochs between warm-up and annealing."""
         return self.epochs - self.warmup_epochs - self.anneal_epochs
 
 
 @dataclass(frozen=True)
 class Round:
-    """Score, select, train.
+    """One round of a run: score, select, train.
 
     Attributes:
-        number: 0, 1, 2 …
-        phase: warm-up and annealing train on all data.
-        ratio: share of the corpus trained on.
-        num_samples: that share in samples.
+        number: position in the run, from 0.
+        phase: warm-up and annealing train on all data, teaching rounds on a subset.
+        ratio: share of the corpus to train on.
+        num_samples: size of the subset.
         epochs: passes over the subset.
-        first_step: optimizer steps before this round.
-        num_steps: optimizer steps in this round, ⌈num_samples / batch_size⌉ per epoch.
+        first_step: number of optimizer steps before this round.
+        num_steps: number of optimizer steps of this round, ⌈num_samples / batch_size⌉ per epoch.
     """
 
     number: int
@@ -187,15 +186,15 @@ class Round:
 
 
 def plan_rounds(schedule: Schedule, *, num_samples: int, batch_size: int) -> tuple[Round, ...]:
-    """The rounds of a run over `num_samples` samples with a global batch of `batch_size`.
+    """Return the rounds of a run over `num_samples` samples with global batches of `batch_size`.
 
-    An adaptive ratio is planned as though it were fixed: so many steps are its budget.
+    An adaptive ratio is planned as if it were fixed, which gives its budget of optimizer steps.
 
     Raises:
-        InputError: no samples, or a batch size below 1.
+        InputError: there are no samples, or the batch size is below 1.
     """
     if num_samples < 1:
-        raise InputError("the corpus has no samples: nothing to plan")
+        raise InputError("the corpus has no samples: expected at least 1")
     if batch_size < 1:
         raise InputError(f"batch_size: {batch_size} is less than 1")
     rounds: list[Round] = []

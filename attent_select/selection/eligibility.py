@@ -22,7 +22,7 @@ from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.selection.chunks import Chunks, Mapped, Then, Whole
 from attent_select.selection.composition import Composition
 from attent_select.selection.radix import COST, STRATUM
-from attent_select.stats.histogram import Histogram, LossDistribution, counted, loss_bucket
+from attent_select.stats.histogram import Histogram, LossDistribution, count_buckets, loss_bucket
 from attent_select.strategy import Strategy
 
 ELIGIBLE: Final = "__eligible"
@@ -234,9 +234,9 @@ def _tally(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> _Tally
     chosen = chunk.filter(ELIGIBLE)
     cost = int(chosen[COST].sum()) if with_costs else len(chosen)
     if with_losses:
-        buckets, counts = counted(chosen[LOSS].to_numpy())
+        buckets, counts = count_buckets(chosen[LOSS].to_numpy())
     else:
-        buckets, counts = counted(np.zeros(len(chosen), np.float32))
+        buckets, counts = count_buckets(np.zeros(len(chosen), np.float32))
     return _Tally(len(chunk), {_EVERYTHING: cost} if len(chosen) else {}, buckets, counts)
 
 

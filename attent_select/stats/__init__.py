@@ -1,1 +1,1 @@
-"""Statistics that any cut gives alike: histograms, tests, and counter-based randomness."""
+"""Statistics and random numbers that do not depend on how the rows are divided into chunks."""

@@ -1,7 +1,4 @@
-"""How far two sets of losses agree: as distributions, and in their order. Pure.
-
-Two bounded measures on numpy arrays.
-"""
+"""Agreement of two sets of losses: Kolmogorov–Smirnov distance and rank correlation."""
 
 from typing import Final
 
@@ -11,30 +8,30 @@ import polars as pl
 
 Values = npt.NDArray[np.floating]
 
-# Of fewer values neither measure says anything.
+# With fewer values neither measure is meaningful.
 MIN_VALUES: Final = 32
 
 
 def ks_distance(one: Values, other: Values) -> float | None:
     """D = sup |F(x) − G(x)|, F and G the shares of values ≤ x, in [0, 1].
 
-    0 for equal distributions, 1 where one lies wholly beside the other; the same under every
-    increasing change of scale. None for fewer than `MIN_VALUES` finite values on a side.
+    0 for equal distributions, 1 if their ranges do not overlap; invariant under every increasing
+    transformation. None if either side has fewer than `MIN_VALUES` finite values.
 
     Source: the two-sample statistic of Kolmogorov and Smirnov (Smirnov, 1939).
     """
     one, other = (np.sort(side[np.isfinite(side)]) for side in (one, other))
     if min(len(one), len(other)) < MIN_VALUES:
         return None
-    everywhere = np.concatenate([one, other])
-    shares = [np.searchsorted(side, everywhere, side="right") / len(side) for side in (one, other)]
+    points = np.concatenate([one, other])
+    shares = [np.searchsorted(side, points, side="right") / len(side) for side in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
 
 
 def rank_correlation(one: Values, other: Values) -> float | None:
-    """Spearman's ρ of pairs, in [−1, 1]: the correlation of their ranks; ties share theirs.
+    """Spearman's ρ of pairs, in [−1, 1]: the correlation of their ranks; ties share a rank.
 
-    None for fewer than `MIN_VALUES` finite pairs, or where all values of a side are equal.
+    None for fewer than `MIN_VALUES` finite pairs, or if all values of a side are equal.
 
     Source: Spearman, "The Proof and Measurement of Association between Two Things", 1904.
     """

@@ -1,7 +1,4 @@
-"""Means and differences with their 95 % intervals, from a handful of repetitions. Pure.
-
-Student's t on plain numbers.
-"""
+"""Confidence intervals of means and paired differences from a few repetitions (Student's t)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +11,7 @@ CONFIDENCE: Final = 0.95
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """A mean of `count` values; `low` and `high` are None for a single one: it tells no spread."""
+    """95 % confidence interval of the mean of `count` values; a single value has no bounds."""
 
     mean: float
     low: float | None
@@ -23,9 +20,13 @@ class ConfidenceInterval:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "ConfidenceInterval":
-        """mean ± t·s/√n, with t of n − 1 degrees of freedom. Raises `ValueError` without values."""
+        """mean ± t·s/√n, with t of n − 1 degrees of freedom.
+
+        Raises:
+            ValueError: there are no values.
+        """
         if not values:
-            raise ValueError("no values: a mean needs at least one")
+            raise ValueError("a mean needs at least one value, got none")
         mean = fmean(values)
         if len(values) < 2:
             return cls(mean, None, None, len(values))
@@ -34,37 +35,37 @@ class ConfidenceInterval:
 
     @property
     def is_above_zero(self) -> bool:
-        """Whether the whole interval is."""
+        """Whether the whole interval is above zero."""
         return self.low is not None and self.low > 0
 
     @property
     def is_below_zero(self) -> bool:
-        """Whether the whole interval is."""
+        """Whether the whole interval is below zero."""
         return self.high is not None and self.high < 0
 
 
 def paired_difference(
     ours: Mapping[int, float], theirs: Mapping[int, float]
 ) -> ConfidenceInterval | None:
-    """The mean of ours − theirs over the seeds that both have; None where they share none."""
+    """Mean of ours − theirs over the seeds that both have; None if they have none in common."""
     seeds = sorted(ours.keys() & theirs.keys())
     return ConfidenceInterval.of([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
 
 
 def student_t(degrees: int, *, confidence: float = CONFIDENCE) -> float:
-    """The t with P(|T| ≤ t) = `confidence` for T of `degrees` ≥ 1 degrees of freedom."""
+    """Return t with P(|T| ≤ t) = `confidence` for T with `degrees` ≥ 1 degrees of freedom."""
     low, high = 0.0, math.pi / 2
-    # Bisected in the angle: the closed form is one of θ, and θ is bounded.
+    # Bisect the angle θ: the closed form is a function of θ, and θ is bounded.
     for _ in range(60):
         middle = (low + high) / 2
-        if _within(middle, degrees) < confidence:
+        if _probability_within(middle, degrees) < confidence:
             low = middle
         else:
             high = middle
     return math.tan(low) * math.sqrt(degrees)
 
 
-def _within(angle: float, degrees: int) -> float:
+def _probability_within(angle: float, degrees: int) -> float:
     """P(|T| ≤ √ν·tan θ).
 
     Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.

@@ -1,8 +1,7 @@
 """numpy functions of columns as polars expressions.
 
-The wrapper. numpy has shifts for u64 and vectorised logarithms, which polars has not; a key is
-four times as quick with them. numpy lets go of the interpreter's lock, so that polars' threads
-run it side by side.
+polars lacks u64 shifts and vectorised logarithms; with numpy a key is computed four times as fast.
+numpy releases the GIL, so polars' threads run the function in parallel.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-# Values at a time: few enough for a core's cache, many enough that threads rarely meet at the lock.
+# Few enough values for a core's cache, enough that threads rarely wait for the GIL.
 _VALUES_PER_CALL: Final = 1 << 16
 
 Function = Callable[..., npt.NDArray[Any]]
@@ -21,19 +20,19 @@ Function = Callable[..., npt.NDArray[Any]]
 def elementwise(
     function: Function, *columns: pl.Expr, dtype: type[pl.DataType] = pl.Float64
 ) -> pl.Expr:
-    """`function` of the columns' values, row by row; what it makes of a null has no meaning.
+    """Apply `function` to the columns' values, row by row; results for nulls are undefined.
 
-    It gets numpy arrays of equal length and returns one.
+    `function` gets numpy arrays of equal length and returns one of that length.
     """
-    kind = pl.Series(dtype=dtype).to_numpy().dtype
+    numpy_dtype = pl.Series(dtype=dtype).to_numpy().dtype
 
-    def on_series(given: Sequence[pl.Series]) -> pl.Series:
-        values = [(s.fill_null(0) if s.null_count() else s).to_numpy() for s in given]
-        found = np.empty(len(values[0]), dtype=kind)
-        with np.errstate(all="ignore"):  # IEEE's answers are wanted: ln 0 = −∞
-            for first in range(0, len(found), _VALUES_PER_CALL):
+    def apply(series: Sequence[pl.Series]) -> pl.Series:
+        values = [(s.fill_null(0) if s.null_count() else s).to_numpy() for s in series]
+        results = np.empty(len(values[0]), dtype=numpy_dtype)
+        with np.errstate(all="ignore"):  # IEEE results are intended: ln 0 = −∞
+            for first in range(0, len(results), _VALUES_PER_CALL):
                 rows = slice(first, first + _VALUES_PER_CALL)
-                found[rows] = function(*(each[rows] for each in values))
-        return pl.Series(given[0].name, found)
+                results[rows] = function(*(column[rows] for column in values))
+        return pl.Series(series[0].name, results)
 
-    return pl.map_batches(columns, on_series, return_dtype=dtype, is_elementwise=True)
+    return pl.map_batches(columns, apply, return_dtype=dtype, is_elementwise=True)

@@ -1,8 +1,8 @@
-"""Gumbel-top-m: drawing without replacement by taking the largest noisy logits.
+"""Gumbel-top-m: drawing without replacement by selecting the largest noisy logits.
 
-Taking the m largest of φ + g, g = −ln(−ln u), draws m rows one after the other without replacement,
-each time with probability ∝ exp(φ). Given the largest noisy logit t that was not taken, a row is
-taken with probability P(φ + g > t) = 1 − exp(−exp(φ − t)).
+Selecting the m largest of φ + g, g = −ln(−ln u), is the same as drawing m rows one after another
+without replacement, each time with probability ∝ exp(φ). Given t, the largest noisy logit that was
+not selected, a row is selected with probability P(φ + g > t) = 1 − exp(−exp(φ − t)).
 
 Sources: Kool, van Hoof and Welling, "Stochastic beams and where to find them", ICML 2019; Cohen and
 Kaplan, "Summarizing data using bottom-k sketches", PODC 2007 (probabilities given the threshold,
@@ -28,15 +28,15 @@ Logit = Callable[[npt.NDArray[np.float32]], Floats]
 def gumbel(uniform: Floats) -> Floats:
     """Standard Gumbel noise from uniforms in (0, 1]; +∞ at 1."""
     noise = np.log(uniform)
-    # 0 − and not minus: ln 1 must give +0, whose logarithm is −∞.
+    # Subtracted from 0, not negated: ln 1 must give +0, whose logarithm is −∞.
     np.subtract(0.0, noise, out=noise)
     np.log(noise, out=noise)
     return np.negative(noise, out=noise)
 
 
-def noisy(logit: Logit, loss: pl.Expr, *, stream: int) -> pl.Expr:
-    """logit(ℓ) + g, with the draws of a `stream_key`; in one step, as every pass computes it."""
-    return elementwise(partial(_noisy, logit, stream), loss, pl.col(SHARD_ID), pl.col(ROW))
+def noisy_logit(logit: Logit, loss: pl.Expr, *, stream: int) -> pl.Expr:
+    """logit(ℓ) + g, with draws from a `stream_key`; one call, because every pass computes it."""
+    return elementwise(partial(_noisy_logit, logit, stream), loss, pl.col(SHARD_ID), pl.col(ROW))
 
 
 def probability_above(threshold: pl.Expr, logit: Logit, loss: pl.Expr) -> pl.Expr:
@@ -44,7 +44,7 @@ def probability_above(threshold: pl.Expr, logit: Logit, loss: pl.Expr) -> pl.Exp
     return 1.0 - (-((elementwise(logit, loss) - threshold).exp())).exp()
 
 
-def _noisy(
+def _noisy_logit(
     logit: Logit,
     stream: int,
     loss: npt.NDArray[np.float32],

@@ -1,8 +1,7 @@
-"""How the losses of a corpus lie: a histogram whose counts are integers.
+"""Histogram of losses with integer counts, so that its statistics are reproducible bit for bit.
 
-Buckets of float32 losses, and mean, standard deviation and quantiles read from their counts.
-Streaming float sums differ in the last bits from run to run; integer counts do not, so
-everything that a selection depends on is read from them.
+Mean, standard deviation and quantiles come from the counts. Streaming float sums differ in the last
+bits from run to run; integer counts do not.
 """
 
 from dataclasses import dataclass
@@ -20,21 +19,21 @@ _DROPPED_BITS: Final = 11
 
 
 def loss_bucket(loss: pl.Expr) -> pl.Expr:
-    """u32 bucket of a finite float32 loss; rows of one bucket agree to 2^-12, relative."""
+    """u32 bucket of a finite float32 loss; a bucket is 2^-12 wide, relative."""
     return elementwise(buckets_of, loss.cast(pl.Float32), dtype=pl.UInt32)
 
 
 def buckets_of(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """`loss_bucket` of an array."""
-    found = (losses + np.float32(0.0)).view(np.uint32)  # −0.0 + 0.0 is 0.0
-    found >>= np.uint32(_DROPPED_BITS)
-    return found
+    """`loss_bucket` for an array."""
+    buckets = (losses + np.float32(0.0)).view(np.uint32)  # −0.0 + 0.0 is 0.0
+    buckets >>= np.uint32(_DROPPED_BITS)
+    return buckets
 
 
-def counted(
+def count_buckets(
     losses: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-    """The occupied buckets of finite losses, ascending, and how many losses each has."""
+    """Return the occupied buckets of finite losses, ascending, and the number of losses in each."""
     if not len(losses):
         return np.empty(0, np.uint32), np.empty(0, np.uint64)
     buckets = buckets_of(losses)
@@ -46,13 +45,13 @@ def counted(
 
 
 class Histogram:
-    """Sums what `counted` said of each chunk."""
+    """Sum of the bucket counts of many chunks."""
 
     def __init__(self) -> None:
         self._counts: npt.NDArray[np.uint64] = np.zeros(0, dtype=np.uint64)
 
     def add(self, buckets: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint64]) -> None:
-        """`buckets` may be in any order; each may be there several times."""
+        """Add counts per bucket; `buckets` may be in any order and may repeat."""
         if len(buckets) and (end := int(buckets.max()) + 1) > len(self._counts):
             self._counts = np.pad(self._counts, (0, end - len(self._counts)))
         np.add.at(self._counts, buckets, counts.astype(np.uint64))
@@ -68,10 +67,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class LossDistribution:
-    """The losses of `num_samples` rows, to a relative precision of 2^-12.
+    """Distribution of losses, to a relative precision of 2^-12.
 
-    `buckets` uint32[n] are the occupied ones, `values` float64[n] their middles, increasing, and
-    `counts` uint64[n] how many rows are in each.
+    Attributes:
+        buckets: uint32[n], the occupied buckets.
+        values: float64[n], the middle of each bucket, increasing.
+        counts: uint64[n], the number of rows in each bucket.
     """
 
     buckets: npt.NDArray[np.uint32]
@@ -82,11 +83,11 @@ class LossDistribution:
     def from_buckets(
         cls, buckets: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint64]
     ) -> "LossDistribution":
-        """From the buckets that `loss_bucket` gave, in any order, and their row counts."""
+        """Build from buckets of `loss_bucket`, in any order, and their row counts."""
         shifted = buckets.astype(np.uint32) << np.uint32(_DROPPED_BITS)
         edge = shifted.view(np.float32).astype(np.float64)
         other = (shifted + np.uint32((1 << _DROPPED_BITS) - 1)).view(np.float32).astype(np.float64)
-        # The bucket of zero is exact: losses of zero are common, and denormals are not.
+        # The bucket of zero counts as exactly 0: zero losses are common, denormals are not.
         middle = np.where(shifted == 0, 0.0, (edge + other) / 2)
         order = np.argsort(middle)
         return cls(buckets[order], middle[order], counts[order])
@@ -100,13 +101,13 @@ class LossDistribution:
         return float(self.values @ self.counts / self.num_samples)
 
     def quantile(self, share: float) -> float:
-        """The smallest value with at least `share` of the rows at or below it."""
+        """Return the smallest value with at least `share` of the rows at or below it."""
         below = np.cumsum(self.counts, dtype=np.uint64)
         rank = min(int(np.searchsorted(below, share * self.num_samples)), len(self.values) - 1)
         return float(self.values[rank])
 
-    def clipped(self, low: float, high: float) -> "LossDistribution":
-        """The distribution with every value moved into [low, high]."""
+    def clip(self, low: float, high: float) -> "LossDistribution":
+        """Return the distribution with every value clipped to [low, high]."""
         return LossDistribution(self.buckets, np.clip(self.values, low, high), self.counts)
 
     @cached_property
@@ -130,17 +131,20 @@ class LossDistribution:
 
     @cached_property
     def standard_deviation(self) -> float:
-        if self.values[0] == self.values[-1]:  # not what is left by rounding the mean
+        if self.values[0] == self.values[-1]:  # exactly 0, without the rounding of the mean
             return 0.0
         return float(np.sqrt((self.values - self.mean) ** 2 @ self.counts / self.num_samples))
 
 
 @dataclass(frozen=True)
 class RankTable:
-    """The rank of a loss as a share of all rows, in (0, 1]; equal losses share theirs.
+    """Rank of a loss as a share of all rows, in (0, 1]; losses in one bucket share a rank.
 
-    With b rows in smaller buckets and c in its own: (b + (c + 1)/2) / n. `table` is float64[number
-    of buckets from `first` on]; a loss that is in none of them has no meaning.
+    With b rows in smaller buckets and c in its own: (b + (c + 1)/2) / n.
+
+    Attributes:
+        first: the first bucket of the table.
+        table: float64[buckets], rank by bucket; undefined for empty buckets.
     """
 
     first: int

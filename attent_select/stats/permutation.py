@@ -1,11 +1,11 @@
-"""A random permutation of any size that is computed place by place: no memory, no sorting.
+"""Random permutation of any size, computed per position: no memory, no sorting.
 
-A Feistel network over counter-based random bits.
+A Feistel network over counter-based random bits. A number is split into a high and a low half; each
+round changes one half by random bits of the other, which is invertible, so the result is a
+permutation of a power of two. Numbers outside `size` are permuted again until they are inside
+(cycle walking): fewer than two times on average.
 
-A number is cut into a high and a low half; each round changes one half by random bits of the
-other, which can be undone, so that the whole is a permutation of a power of two. Numbers that
-fall outside `size` are permute again until they fall inside (cycle walking): fewer than two
-times on average. Source: Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002.
+Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from attent_select.stats.randomness import numpy_bits, stream_key
 
-_ROUNDS = 6  # even: the halves stand where they stood
-_LEAST_BITS = 2
+_ROUNDS = 6  # even, so that the halves end where they began
+_MIN_BITS = 2
 
 
-def permute(places: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArray[np.int64]:
-    """Which of `size` things stands at each of `places`: int64, each in [0, size)."""
-    numbers = places.astype(np.uint64)
+def permute(positions: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArray[np.int64]:
+    """Return the item, of `size` items, at each of `positions`: int64, each in [0, size)."""
+    numbers = positions.astype(np.uint64)
     outside = np.arange(len(numbers))
     while len(outside):
         numbers[outside] = _feistel(numbers[outside], size=size, key=key)
@@ -28,7 +28,7 @@ def permute(places: npt.NDArray[np.int64], *, size: int, key: int) -> npt.NDArra
 
 
 def _feistel(numbers: npt.NDArray[np.uint64], *, size: int, key: int) -> npt.NDArray[np.uint64]:
-    bits = max(int(size - 1).bit_length(), _LEAST_BITS)
+    bits = max(int(size - 1).bit_length(), _MIN_BITS)
     low_bits, high_bits = bits // 2, bits - bits // 2
     low = numbers & np.uint64((1 << low_bits) - 1)
     high = numbers >> np.uint64(low_bits)

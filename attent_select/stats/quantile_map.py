@@ -1,7 +1,4 @@
-"""Losses observed while training, on the scale of those that are scored. Pure.
-
-The quantile map and fitting it; and where nothing is scored, the trend of an epoch taken out.
-"""
+"""Calibration of losses observed in training: quantile map to scored losses, trend removal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +10,7 @@ import numpy.typing as npt
 from attent_select.stats.agreement import MIN_VALUES
 
 _NUM_KNOTS: Final = 65
-# Of an epoch; within one of them the model hardly learns, but for the very first.
+# Per epoch. Within one stretch the model hardly changes, except in the first.
 _NUM_STRETCHES: Final = 32
 
 Losses = npt.NDArray[np.floating]
@@ -22,18 +19,18 @@ Stepped = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class QuantileMap:
-    """x ↦ G⁻¹(F(x)): F how the observed losses of some rows lie, G how their scored losses do.
+    """x ↦ G⁻¹(F(x)), F and G the distributions of the observed and the scored losses of some rows.
 
-    An observed loss comes from train mode, with dropout and augmentation, and from a model that has
-    learned on since; a scored one from eval mode. On rows that have both, the map gives the
-    observed losses the distribution of the scored ones and leaves their order alone.
+    An observed loss comes from train mode, with dropout and augmentation, and from a model that
+    kept learning; a scored loss comes from eval mode. On rows that have both, the map gives the
+    observed losses the distribution of the scored ones and preserves their order.
 
-    Linear between the knots, of slope 1 beyond them (the order of the hardest rows must not be
-    lost), never below the smallest scored loss or zero, whichever is less.
+    Linear between the knots; slope 1 beyond them, to keep the order of the hardest rows. The result
+    is never below min(0, smallest scored loss).
 
     Attributes:
-        observed: knots, strictly increasing; none for the identity.
-        scored: what each is mapped to, never decreasing.
+        observed: knots, strictly increasing; empty for the identity.
+        scored: value at each knot, non-decreasing.
 
     Source: quantile mapping, as in Panofsky and Brier, "Some Applications of Statistics to
     Meteorology", 1958.
@@ -44,7 +41,7 @@ class QuantileMap:
 
     @classmethod
     def fit(cls, observed: Losses, scored: Losses) -> "QuantileMap | None":
-        """From rows that have both losses; None where fewer than 32 of them are finite."""
+        """Fit to rows that have both losses; None if fewer than 32 pairs are finite."""
         is_finite = np.isfinite(observed) & np.isfinite(scored)
         if int(is_finite.sum()) < MIN_VALUES:
             return None
@@ -52,26 +49,25 @@ class QuantileMap:
 
     @classmethod
     def between(cls, observed: Losses, scored: Losses) -> "QuantileMap":
-        """From two samples of finite losses, which need not be of the same rows."""
+        """Fit to two sets of finite losses, which may come from different rows."""
         shares = np.linspace(0.0, 1.0, _NUM_KNOTS)
         x, y = (np.quantile(side.astype(float), shares) for side in (observed, scored))
-        knots, place = np.unique(x, return_inverse=True)
-        # Where many observed losses are equal, one knot stands for them: the mean of what they
-        # would be mapped to.
-        means = np.bincount(place, weights=y) / np.bincount(place)
+        knots, knot = np.unique(x, return_inverse=True)
+        # Equal observed losses share one knot: the mean of the values they would map to.
+        means = np.bincount(knot, weights=y) / np.bincount(knot)
         return cls(tuple(knots.tolist()), tuple(np.maximum.accumulate(means).tolist()))
 
     @classmethod
     def from_dict(cls, values: dict[str, Sequence[float]]) -> "QuantileMap":
-        """What `to_dict` gave."""
+        """Restore a map from the result of `to_dict`."""
         return cls(tuple(values["observed"]), tuple(values["scored"]))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the knots as lists, for JSON."""
         return {"observed": list(self.observed), "scored": list(self.scored)}
 
     def __call__(self, losses: Losses, steps: Stepped | None = None) -> npt.NDArray[np.float64]:
-        """The losses, mapped: float64 of the same shape. Never decreasing; `steps` say nothing."""
+        """Map the losses: float64 of the same shape, non-decreasing. `steps` is ignored."""
         mapped: npt.NDArray[np.float64] = np.array(losses, dtype=np.float64)
         if self.observed:
             beyond = mapped - mapped.clip(self.observed[0], self.observed[-1])
@@ -82,15 +78,16 @@ class QuantileMap:
 
 @dataclass(frozen=True)
 class Trend:
-    """Losses observed in the course of an epoch, as though all were observed at its end.
+    """Losses observed during an epoch, adjusted as if all were observed at its end.
 
-    A sample that came early met a model that knew less, and would seem harder than one that came
-    late. The order of an epoch is random, so each stretch of its steps saw a random part of the
-    corpus: its losses are given the distribution of those of the last stretch, in their order.
+    A sample seen early was measured with a less trained model, so it seems harder than one seen
+    late. The order of an epoch is random, so each stretch of steps saw a random subset of the
+    corpus. The losses of each stretch are mapped to the distribution of the last stretch; their
+    order is preserved.
 
     Attributes:
-        first_steps: where each stretch begins, ascending.
-        maps: of each.
+        first_steps: first step of each stretch, ascending.
+        maps: quantile map of each stretch.
     """
 
     first_steps: tuple[int, ...] = ()
@@ -98,7 +95,7 @@ class Trend:
 
     @classmethod
     def fit(cls, losses: Losses, steps: Stepped) -> "Trend":
-        """From what an epoch observed of a random part of the corpus; none for too few rows."""
+        """Fit to the losses of one epoch; the identity if there are too few rows."""
         order = np.argsort(steps, kind="stable")
         losses, steps = losses[order], steps[order]
         num_stretches = min(_NUM_STRETCHES, len(losses) // (4 * MIN_VALUES))
@@ -110,12 +107,12 @@ class Trend:
         return cls(tuple(int(edge) for edge in edges), tuple(maps))
 
     def __call__(self, losses: Losses, steps: Stepped) -> npt.NDArray[np.float64]:
-        """The losses observed at `steps`, mapped: float64 of the same shape."""
+        """Map the losses observed at `steps`: float64 of the same shape."""
         mapped: npt.NDArray[np.float64] = np.array(losses, dtype=np.float64)
         stretch = np.searchsorted(
             np.array(self.first_steps[1:], dtype=np.int64), steps, side="right"
         )
-        for place, of_stretch in enumerate(self.maps):
-            here = stretch == place
-            mapped[here] = of_stretch(mapped[here])
+        for number, stretch_map in enumerate(self.maps):
+            in_stretch = stretch == number
+            mapped[in_stretch] = stretch_map(mapped[in_stretch])
         return mapped

@@ -1,9 +1,9 @@
 """Counter-based random numbers: splitmix64 over (seed, purposes…, counter).
 
-A number depends on nothing but its arguments, so a draw is the same whatever the number of parts,
-threads or machines (golden values in the tests). The polars expressions call numpy: polars has no
-shift for u64, and the divisions that replace it cost ten times as much. `Expr.hash` and `sample`
-are not used: they are not stable across polars versions.
+A number depends only on its arguments, so a draw is the same for any number of parts, threads or
+machines (golden values in the tests). The polars expressions call numpy: polars lacks u64 shifts,
+and the divisions that could replace them cost ten times as much. `Expr.hash` and `sample` are not
+used because they are not stable across polars versions.
 
 Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; the
 constants are those of Vigna's reference implementation of splitmix64.
@@ -27,7 +27,7 @@ _MASK: Final = (1 << 64) - 1
 
 
 class Purpose(IntEnum):
-    """What a draw is for: draws for different purposes never share a stream."""
+    """Purpose of a draw; draws for different purposes never share a stream."""
 
     SELECT = 1
     SHUFFLE_SHARDS = 2
@@ -42,7 +42,7 @@ class Purpose(IntEnum):
 
 
 def stream_key(seed: int, *purposes: int) -> int:
-    """The u64 key of the stream for (seed, purposes…): draws with it are `mix(key + counter)`."""
+    """Return the u64 key of the random stream for (seed, purposes…)."""
     key = _mix_int(seed & _MASK)
     for purpose in purposes:
         key = _mix_int(key ^ (purpose & _MASK))
@@ -50,11 +50,11 @@ def stream_key(seed: int, *purposes: int) -> int:
 
 
 def uniform(key: int, counter: pl.Expr) -> pl.Expr:
-    """float64 uniforms in (0, 1], multiples of 2^-53: exact, and never 0, so that ln is finite.
+    """Uniform float64 in (0, 1], multiples of 2^-53: exact, and never 0, so that ln is finite.
 
     Args:
         key: from `stream_key`.
-        counter: u64 expression, for a sample its `sample_key()`.
+        counter: u64 expression; for a sample, its `sample_key()`.
     """
     return elementwise(functools.partial(_uniform, key), counter)
 
@@ -67,7 +67,7 @@ def sample_uniform(key: int) -> pl.Expr:
 def numpy_sample_uniform(
     key: int, shards: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.float64]:
-    """The same for arrays of shard_id and row."""
+    """`sample_uniform` for arrays of shard_id and row."""
     return _uniform(key, numpy_sample_key(shards, rows))
 
 
@@ -79,7 +79,7 @@ def bits(key: int, counter: pl.Expr) -> pl.Expr:
 def numpy_bits(key: int, counter: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """64 random bits per counter, for counters of any shape."""
     with np.errstate(over="ignore"):
-        # In place: new arrays would take as long as the arithmetic.
+        # In place: allocating arrays would take as long as the arithmetic.
         x = np.atleast_1d(counter ^ np.uint64(key))
         x += np.uint64(_GAMMA)
         shifted = x >> np.uint64(30)

@@ -1,1 +1,1 @@
-"""One file per strategy; the file name is its name in the configuration."""
+"""Selection strategies, one per file; the file name is the strategy's name in the configuration."""

@@ -14,12 +14,12 @@ from attent_select.strategy import Candidates, Cutoff
 class Band:
     """key = 1 + u inside the band, −distance to it (in quantiles) outside.
 
-    Inside the band the draw is uniform; where the band has fewer rows than asked for, the rows
-    nearest to it fill up. Losses that agree to 2^-12 share their quantile.
+    Inside the band the draw is uniform. If the band has fewer rows than requested, the rows nearest
+    to it are added. Losses in one histogram bucket (2^-12 wide, relative) share their quantile.
 
     Attributes:
-        low: quantile where the band begins, in [0, 1).
-        high: quantile where it ends, in (low, 1].
+        low: quantile at which the band begins, in [0, 1).
+        high: quantile at which it ends, in (low, 1].
 
     Source: the moderate-difficulty rule of Sorscher et al., "Beyond neural scaling laws", NeurIPS
     2022, and Zheng et al., "Coverage-centric Coreset Selection", ICLR 2023 (hard cut-off).

@@ -1,4 +1,4 @@
-"""below_mean: prune at random among the samples that are learned better than the average."""
+"""below_mean: prune at random among the samples with a loss below the mean."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,17 +11,17 @@ from attent_select.strategy import Candidates, Cutoff
 
 @dataclass(frozen=True)
 class BelowMean:
-    """key = 1[ℓ ≥ μ] + u, with μ the mean loss and u uniform: pruned is what lies below the mean.
+    """key = 1[ℓ ≥ μ] + u/2, with μ the mean loss and u uniform: rows below the mean are pruned.
 
-    With b rows below the mean and m to select, each of them is pruned with r = (n − m)/b, and all
-    others are kept. With `weights: inverse_probability` the kept rows below the mean weigh 1/(1 −
-    r), as InfoBatch does (before the weights are scaled to mean 1). Where m is less than the rows
-    above the mean, those are drawn uniformly and r = 1.
+    With m of n rows to select and b rows below the mean, each row below the mean is pruned with
+    probability r = (n − m)/b; all others are kept. With `weights: inverse_probability` the kept
+    rows below the mean weigh 1/(1 − r), as in InfoBatch (before the weights are scaled to mean 1).
+    If m is smaller than the number of rows above the mean, those are drawn uniformly and r = 1.
 
     μ is read from the loss histogram, whose buckets are 2^-12 wide, relative.
 
     Source: Qin et al., "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning",
-    ICLR 2024. There r is fixed (0.5) and m follows; here the schedule gives m.
+    ICLR 2024. InfoBatch fixes r (0.5), which determines m; here the schedule determines m.
     """
 
     needs_distribution: ClassVar[bool] = True
@@ -31,11 +31,11 @@ class BelowMean:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        # u is in (0, 1]: halved, the two groups cannot meet.
+        # u is in (0, 1]; halved, so that the two groups cannot overlap.
         return self._is_above(candidates).cast(pl.Float64) + candidates.uniform / 2
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
-        # Given the largest key left out, t: within its group a row is in where u/2 > t.
+        # Given t, the largest excluded key, a row is selected if group + u/2 > t.
         group = self._is_above(candidates).cast(pl.Float64)
         return (1.0 - 2.0 * (cutoff.first_excluded - group)).clip(0.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""functional_gradient: the largest ‖∂ℓ/∂f‖, where the answer is furthest from its target."""
+"""functional_gradient: the largest ‖∂ℓ/∂f‖, where the output is furthest from its target."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,14 +11,14 @@ from attent_select.strategy import Candidates, Cutoff
 
 @dataclass(frozen=True)
 class FunctionalGradient:
-    """key = ‖∂ℓ/∂f‖; nothing is random: a selected row has probability 1.
+    """key = ‖∂ℓ/∂f‖. Deterministic: a selected row has probability 1.
 
-    f is what the model says of a sample; for cross-entropy ∂ℓ/∂f = softmax(f) − onehot(y), whose
-    norm is at most √2 however large the loss. Scoring writes the norm into the column
-    `functional_gradient` where `scoring.functional_gradient` is true; a loss that was observed in
-    training leaves it as it was.
+    f is the model's output for a sample. For cross-entropy ∂ℓ/∂f = softmax(f) − onehot(y), whose
+    norm is at most √2 however large the loss is. Scoring writes the norm into the column
+    `functional_gradient` if `scoring.functional_gradient` is true; losses observed in training do
+    not change it.
 
-    Source: the teacher of AtteNT, arXiv 2602.20461, picks the samples with the largest functional
+    Source: the teacher of AtteNT, arXiv 2602.20461, selects the samples with the largest functional
     gradient; its code ranks them by the loss.
     """
 

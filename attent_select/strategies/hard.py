@@ -11,7 +11,7 @@ from attent_select.strategy import Candidates, Cutoff
 
 @dataclass(frozen=True)
 class Hard:
-    """key = ℓ, the loss in nats. Nothing is random: a selected row has probability 1.
+    """key = ℓ, the loss in nats. Deterministic: a selected row has probability 1.
 
     Source: the "hard" selection of AtteNT, arXiv 2602.20461.
     """

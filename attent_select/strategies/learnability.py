@@ -1,4 +1,4 @@
-"""learnability: what a reference model has learned and the learner has not."""
+"""learnability: samples that a reference model has learned and the learner has not."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ from attent_select.strategy import Candidates, Cutoff
 class Learnability:
     """key = ℓ − ℓ_ref, the reducible loss in nats; a selected row has probability 1.
 
-    Noise and wrong labels are hard for the reference model too, and so are not selected.
+    Noisy and mislabelled samples are hard for the reference model too, so they are not selected.
 
     Attributes:
-        reference: column with the loss of a reference model, carried along in the catalog
+        reference: column with the loss of a reference model, carried in the catalog
             (`scoring.carry`) or joined to it.
 
     Source: Mindermann et al., "Prioritized Training on Points that are Learnable, Worth Learning,
@@ -30,7 +30,9 @@ class Learnability:
 
     def __post_init__(self) -> None:
         if not self.reference:
-            raise InputError("reference: name the column with the reference model's loss")
+            raise InputError(
+                "reference: empty; expected the column with the reference model's loss"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""rank: draws by the rank of the loss, whatever the losses' scale."""
+"""rank: a random draw by the rank of the loss, independent of its scale."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.stats.gumbel import Floats, Logit, noisy, probability_above
+from attent_select.stats.gumbel import Floats, Logit, noisy_logit, probability_above
 from attent_select.stats.histogram import RankTable
 from attent_select.strategy import Candidates, Cutoff
 
@@ -19,11 +19,11 @@ from attent_select.strategy import Candidates, Cutoff
 class Rank:
     """key = β·ln(r/n) + g, with r the rank of the loss (1: smallest) and g Gumbel noise.
 
-    Draws m rows without replacement with weights r^β. Only the order of the losses counts, so no
-    outlier can dominate. Losses that agree to 2^-12 share their mean rank.
+    Draws m rows without replacement with weights r^β. Only the order of the losses matters, so no
+    outlier can dominate. Losses in one histogram bucket (2^-12 wide, relative) share their rank.
 
     Attributes:
-        exponent: β ≥ 0. At 0 this is `uniform`, for large β `hard`.
+        exponent: β ≥ 0. At 0 this is `uniform`; for large β it approaches `hard`.
 
     Source: rank-based prioritisation, Schaul et al., "Prioritized Experience Replay", ICLR 2016.
     """
@@ -34,14 +34,14 @@ class Rank:
 
     def __post_init__(self) -> None:
         if not 0 <= self.exponent < float("inf"):
-            raise InputError(f"exponent: {self.exponent} is not a number ≥ 0")
+            raise InputError(f"exponent: {self.exponent} is not a finite number ≥ 0")
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return noisy(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
+        return noisy_logit(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return probability_above(cutoff.first_excluded, self._logit(candidates), pl.col(LOSS))

@@ -1,4 +1,4 @@
-"""soft: Gumbel-top-m, large losses more often than small ones."""
+"""soft: Gumbel-top-m, a random draw that prefers large losses."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.stats.gumbel import Floats, Logit, noisy, probability_above
+from attent_select.stats.gumbel import Floats, Logit, noisy_logit, probability_above
 from attent_select.strategy import Candidates, Cutoff
 
 # The published rule adds this inside its logarithm.
@@ -22,17 +22,17 @@ _EPSILON = 1e-10
 class Soft:
     """key = z/τ + g, with z = (clip(ℓ) − μ)/σ and g Gumbel noise.
 
-    Draws m rows without replacement with weights exp(z/τ). The noise stands outside the division:
-    inside it, τ would scale both and change nothing.
+    Draws m rows without replacement with weights exp(z/τ). The noise is added after the division:
+    dividing it by τ as well would only rescale the keys.
 
     Attributes:
-        temperature: τ > 0. Towards 0 this becomes `hard`, for large τ `uniform`.
+        temperature: τ > 0. Near 0 this approaches `hard`; for large τ, `uniform`.
         clip_low: quantile of the losses below which they count as equal, in [0, 1].
         clip_high: quantile above which they count as equal, so that a few broken samples with
-            enormous losses do not stretch σ. μ and σ are those of the clipped losses.
+            enormous losses do not inflate σ. μ and σ are those of the clipped losses.
         reference: the literal published rule, for comparison: key = (ln(p + 1e-10) + g)/τ with
-            p = exp(ℓ)/Σ exp(ℓ) over the eligible rows. There τ changes no choice, the scale of the
-            losses does, and beyond about 10^10 rows the constant drowns p.
+            p = exp(ℓ)/Σ exp(ℓ) over the eligible rows. With it τ has no effect, the scale of the
+            losses does, and beyond about 10^10 rows the constant dominates p.
 
     Source: the "soft" selection of AtteNT, arXiv 2602.20461, and its published code.
     """
@@ -46,7 +46,7 @@ class Soft:
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise InputError(f"temperature: {self.temperature} is not a positive number")
+            raise InputError(f"temperature: {self.temperature} is not a finite positive number")
         if not 0 <= self.clip_low < self.clip_high <= 1:
             raise InputError(
                 f"clip_low {self.clip_low} and clip_high {self.clip_high}: "
@@ -58,7 +58,7 @@ class Soft:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        key = noisy(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
+        key = noisy_logit(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
         return key / self.temperature if self.reference else key
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
@@ -69,17 +69,17 @@ class Soft:
         losses = candidates.losses
         assert losses is not None
         if self.reference:
-            return partial(_published, log_sum_exp=losses.log_sum_exp)
+            return partial(_published_logit, log_sum_exp=losses.log_sum_exp)
         low, high = losses.quantile(self.clip_low), losses.quantile(self.clip_high)
-        clipped = losses.clipped(low, high)
-        if not clipped.standard_deviation:  # nearly all losses are equal: the tail is all there is
+        clipped = losses.clip(low, high)
+        if not clipped.standard_deviation:  # nearly all losses are equal: keep the tail
             low, high, clipped = float(losses.values[0]), float(losses.values[-1]), losses
-        # All losses equal: every row has z = 0 and the draw is uniform.
+        # If all losses are equal, every row has z = 0 and the draw is uniform.
         scale = self.temperature * (clipped.standard_deviation or 1.0)
-        return partial(_standardised, low=low, high=high, mean=clipped.mean, scale=scale)
+        return partial(_standardized_logit, low=low, high=high, mean=clipped.mean, scale=scale)
 
 
-def _standardised(
+def _standardized_logit(
     loss: npt.NDArray[np.float32], *, low: float, high: float, mean: float, scale: float
 ) -> Floats:
     z = loss.astype(np.float64)
@@ -89,5 +89,5 @@ def _standardised(
     return z
 
 
-def _published(loss: npt.NDArray[np.float32], *, log_sum_exp: float) -> Floats:
+def _published_logit(loss: npt.NDArray[np.float32], *, log_sum_exp: float) -> Floats:
     return np.log(np.exp(loss.astype(np.float64) - log_sum_exp) + _EPSILON)

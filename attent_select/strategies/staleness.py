@@ -1,4 +1,4 @@
-"""staleness: hard samples, and those whose loss nobody has looked at for long."""
+"""staleness: hard samples, and samples whose loss was measured long ago."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +14,8 @@ from attent_select.strategy import Candidates, Cutoff
 class Staleness:
     """key = ℓ + c·√a, with a the age of the loss in rounds; a selected row has probability 1.
 
-    The age counts the rounds that began after the loss was measured. With partial re-scoring an old
-    loss is an uncertain one: the bonus makes sure that every sample is looked at again.
+    The age counts the rounds that began after the loss was measured. With partial rescoring an old
+    loss is uncertain; the bonus makes sure that every sample is selected again eventually.
 
     Attributes:
         bonus: c ≥ 0, nats per √round.
@@ -30,7 +30,7 @@ class Staleness:
 
     def __post_init__(self) -> None:
         if not 0 <= self.bonus < float("inf"):
-            raise InputError(f"bonus: {self.bonus} is not a number ≥ 0")
+            raise InputError(f"bonus: {self.bonus} is not a finite number ≥ 0")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,7 +1,4 @@
-"""uniform: a fresh random subset each round, without looking at a loss.
-
-The control that every other strategy has to beat.
-"""
+"""uniform: a new random subset each round, without losses; the control to beat."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +10,7 @@ from attent_select.strategy import Candidates, Cutoff
 
 @dataclass(frozen=True)
 class Uniform:
-    """key = u, with u uniform per (seed, round, sample). Every row has probability m / n.
+    """key = u, with u uniform per (seed, round, sample). Every row has probability m/n.
 
     Source: Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of
     Learning" (RS2), ICLR 2024.

@@ -127,7 +127,7 @@ def test_what_is_decided_is_written_with_its_reasons_and_shown(
     assert "round 3 was decided:" in said
     assert made[3].reasons["rescore"] in said
     table = query(settings.run, "SELECT round, rescore, phi_source, why_rescore FROM decisions")
-    assert table.row(0) == (1, 1.0, "prior", "all: nothing was scored before")
+    assert table.row(0) == (1, 1.0, "prior", "everything: nothing was scored before")
     page = Path(write_report(settings.run)).read_text()
     assert "<h2>Decisions</h2>" in page
     assert made[3].reasons["rescore"] in page

@@ -220,7 +220,7 @@ WRONG = [
     (["train", "/nowhere"], "no run.yaml there"),
     (["score", "RUN", "--round", "7"], "the plan has rounds 0 to 0"),
     (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing is at /nowhere/*.parquet"),
-    (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "no plug-in 'zip'"),
+    (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "unknown plug-in 'zip'"),
     (["select", "LOSSES", "--out", "OUT"], "give one of --ratio, --num-samples"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "2"], "2.0 is outside (0, 1]"),
     (["select", "LOSSES", "--out", "OUT", "--num-samples", "100"], "only 99 are eligible"),
@@ -228,7 +228,7 @@ WRONG = [
     (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=["], "value is not YAML"),
     (
         ["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--strategy", "os.path"],
-        "is module, expected a class",
+        "is a module, expected a class",
     ),
     (["select", "RUN", "--out", "OUT", "--ratio", "1", "--round", "x"], "--round"),
     (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "is there already"),

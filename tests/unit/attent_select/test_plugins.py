@@ -24,7 +24,7 @@ def test_a_dotted_path_names_a_class_of_anybody() -> None:
         ("hrad", "expected band, below_mean, functional_gradient, hard"),
         ("no_such_module.Strategy", "No module named"),
         ("fractions.NoSuchClass", "has no attribute"),
-        ("os.path", "is module, expected a class"),
+        ("os.path", "is a module, expected a class"),
         ("math.sqrt", "expected a class"),
     ],
 )

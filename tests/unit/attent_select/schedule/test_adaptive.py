@@ -1,4 +1,4 @@
-"""The rules of an adaptive run: bounded, monotone, with a reason, and within the budget."""
+"""Rules of an adaptive run: bounded, monotone, with a reason, and within the step budget."""
 
 import math
 from dataclasses import replace
@@ -67,7 +67,7 @@ SIZES = {"num_samples": st.integers(1, 5000), "batch_size": st.integers(1, 200)}
 
 
 @given(schedule=adaptive(), data=st.data(), **SIZES)
-def test_an_adaptive_run_spends_exactly_its_steps_whatever_is_decided(
+def test_an_adaptive_run_spends_exactly_its_steps_for_all_decisions(
     schedule: Schedule, data: st.DataObject, num_samples: int, batch_size: int
 ) -> None:
     sizes: Any = {"num_samples": num_samples, "batch_size": batch_size}
@@ -76,7 +76,7 @@ def test_an_adaptive_run_spends_exactly_its_steps_whatever_is_decided(
     rounds = plan_adaptive_rounds(schedule, (), **sizes)
     number = 0
     while number < len(rounds):
-        assert sum(each.num_steps for each in rounds) == budget, "at any moment"
+        assert sum(each.num_steps for each in rounds) == budget, "after every decision"
         round_ = rounds[number]
         if round_.phase == "teach":
             decision = decide_round(
@@ -111,7 +111,7 @@ def test_an_adaptive_run_spends_exactly_its_steps_whatever_is_decided(
 
 
 @given(schedule=adaptive(), signals=SIGNALS, **SIZES)
-def test_every_round_but_the_last_stays_within_the_bounds(
+def test_every_round_except_the_last_stays_within_the_bounds(
     schedule: Schedule, signals: Signals, num_samples: int, batch_size: int
 ) -> None:
     sizes: Any = {"num_samples": num_samples, "batch_size": batch_size}
@@ -138,7 +138,7 @@ def test_every_round_but_the_last_stays_within_the_bounds(
 
 
 @given(schedule=adaptive(), **SIZES)
-def test_a_ratio_that_never_changes_gives_the_rounds_of_the_fixed_schedule(
+def test_an_unchanged_ratio_gives_the_rounds_of_the_fixed_schedule(
     schedule: Schedule, num_samples: int, batch_size: int
 ) -> None:
     fixed = replace(schedule, ratio=Ratio("fixed", schedule.ratio.start))
@@ -156,7 +156,7 @@ def test_a_larger_gain_never_makes_the_next_subset_larger(
 ) -> None:
     ratio = Ratio("adaptive", 0.3, low=0.1, high=0.9)
 
-    def found(gain: float | None) -> float:
+    def ratio_after(gain: float | None) -> float:
         value, reason = next_ratio(
             before, ratio=ratio, signals=Signals(gain=gain, gain_before=last)
         )
@@ -168,24 +168,24 @@ def test_a_larger_gain_never_makes_the_next_subset_larger(
         return value
 
     if gain is not None and larger is not None:
-        assert found(max(gain, larger)) <= found(min(gain, larger))
+        assert ratio_after(max(gain, larger)) <= ratio_after(min(gain, larger))
     if last is None:
-        assert found(gain) == min(0.9, max(0.1, before)), "without a signal it stays"
+        assert ratio_after(gain) == min(0.9, max(0.1, before)), "unchanged without a signal"
 
 
-def test_a_subset_that_teaches_less_is_followed_by_a_wider_one_and_the_reason_says_so() -> None:
+def test_a_smaller_gain_leads_to_a_larger_subset_with_a_reason() -> None:
     ratio = Ratio("adaptive", 0.4)
-    wider = next_ratio(0.4, ratio=ratio, signals=Signals(gain=1e-5, gain_before=2e-5))
-    assert wider[0] == pytest.approx(0.4 * 2**0.25)
-    assert wider[1].startswith("wider: the last round lowered the loss by 1e-05 nats")
-    narrower = next_ratio(0.4, ratio=ratio, signals=Signals(gain=3e-5, gain_before=2e-5))
-    assert narrower[0] < 0.4
+    larger = next_ratio(0.4, ratio=ratio, signals=Signals(gain=1e-5, gain_before=2e-5))
+    assert larger[0] == pytest.approx(0.4 * 2**0.25)
+    assert larger[1].startswith("larger: the last round lowered the loss by 1e-05 nats")
+    smaller = next_ratio(0.4, ratio=ratio, signals=Signals(gain=3e-5, gain_before=2e-5))
+    assert smaller[0] < 0.4
     worse = next_ratio(0.4, ratio=ratio, signals=Signals(gain=-1e-5, gain_before=2e-5))
     assert worse[0] == pytest.approx(0.4 * 2**0.5)
 
 
 @given(SHARES, st.floats(-1, 1), st.floats(-1, 1))
-def test_more_agreement_never_draws_more_at_random(base: float, one: float, other: float) -> None:
+def test_more_agreement_never_increases_exploration(base: float, one: float, other: float) -> None:
     shares = [
         explore_share(base, signals=Signals(agreement=agreement))[0]
         for agreement in sorted([one, other])
@@ -195,7 +195,7 @@ def test_more_agreement_never_draws_more_at_random(base: float, one: float, othe
 
 
 @given(SIGNALS, SHARES, st.floats(0.01, 9))
-def test_more_drift_never_scores_less_again(signals: Signals, drift: float, trained: float) -> None:
+def test_more_drift_never_reduces_rescoring(signals: Signals, drift: float, trained: float) -> None:
     auto = Rescore("auto", share=0.3)
 
     def share(signals: Signals) -> float:
@@ -204,7 +204,7 @@ def test_more_drift_never_scores_less_again(signals: Signals, drift: float, trai
         return value
 
     if not signals.is_scored:
-        assert share(signals) == 1, "what was never scored has no losses to keep"
+        assert share(signals) == 1, "without scored losses there is nothing to keep"
     elif signals.drift is None:
         assert share(signals) == 0.3
     else:
@@ -216,13 +216,13 @@ def test_more_drift_never_scores_less_again(signals: Signals, drift: float, trai
     ("rescore", "expected"),
     [(Rescore(), 1.0), (Rescore("none"), 0.0), (Rescore("partial", share=0.1), 0.1)],
 )
-def test_a_share_that_is_configured_is_the_share(rescore: Rescore, expected: float) -> None:
+def test_a_configured_share_is_used(rescore: Rescore, expected: float) -> None:
     known = Signals(is_scored=True, drift=0.9, agreement=0.1)
-    found, reason = rescore_share(rescore, signals=known, trained=1.0, cost=COST)
-    assert (found, reason) == (expected, f"the configuration's: {rescore.kind}")
+    share, reason = rescore_share(rescore, signals=known, trained=1.0, cost=COST)
+    assert (share, reason) == (expected, f"from the configuration: {rescore.kind}")
 
 
-def test_a_schedule_that_is_not_adaptive_keeps_its_ratio_and_explore_share() -> None:
+def test_without_an_adaptive_ratio_the_ratio_and_exploration_stay_as_configured() -> None:
     schedule = Schedule(epochs=4, ratio=Ratio("cosine", 0.2, 0.6), rescore=Rescore("auto"))
     rounds = plan_rounds(schedule, num_samples=100, batch_size=10)
     signals = Signals(is_scored=True, drift=0.5, agreement=0.2, gain=1.0, gain_before=2.0)
@@ -245,8 +245,10 @@ def test_a_schedule_that_is_not_adaptive_keeps_its_ratio_and_explore_share() -> 
 @pytest.mark.parametrize(
     ("first", "steps"), [(50, [5, 7]), (70, [7, 5]), (80, [8, 4]), (40, [4, 4, 4])]
 )
-def test_what_is_too_short_for_a_round_goes_to_the_last_one(first: int, steps: list[int]) -> None:
-    # 100 samples in batches of 10; 12 steps to teach, at least 4 and at most 8 in an epoch.
+def test_steps_that_are_too_few_for_a_round_go_to_the_last_round(
+    first: int, steps: list[int]
+) -> None:
+    # 100 samples in batches of 10: 12 teaching steps, 4 to 8 per epoch.
     ratio = Ratio("adaptive", 0.4, low=0.4, high=0.8)
     schedule = Schedule(epochs=3, ratio=ratio, interval=SelectionInterval("fixed", 1))
     decided = Round(0, "teach", first / 100, first, 1, 0, first // 10)
@@ -258,17 +260,15 @@ def test_what_is_too_short_for_a_round_goes_to_the_last_one(first: int, steps: l
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"end": 0.5}, "end: adaptive has only `start`"),
+        ({"end": 0.5}, "end: not used by kind adaptive"),
         ({"low": 0.0}, r"low: 0.0 is outside \(0, 1\]"),
         ({"high": 1.5}, r"high: 1.5 is outside \(0, 1\]"),
         ({"low": 0.6}, r"start: 0.5 is not between low \(0.6\) and high \(1.0\)"),
         ({"high": 0.4}, r"start: 0.5 is not between low \(0.25\) and high \(0.4\)"),
-        ({"kind": "fixed", "low": 0.1}, "low: only an adaptive ratio has one"),
-        ({"kind": "cosine", "end": 0.7, "high": 0.9}, "high: only an adaptive ratio has one"),
+        ({"kind": "fixed", "low": 0.1}, "low: only used by kind adaptive"),
+        ({"kind": "cosine", "end": 0.7, "high": 0.9}, "high: only used by kind adaptive"),
     ],
 )
-def test_an_adaptive_ratio_that_makes_no_sense_is_refused(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_adaptive_ratio_is_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Ratio(**{"kind": "adaptive", "start": 0.5, **settings})

@@ -1,4 +1,4 @@
-"""A schedule's settings become a list of rounds."""
+"""Round schedules: from settings to the list of rounds."""
 
 import math
 
@@ -75,7 +75,7 @@ def test_the_ratio_follows_its_curve_from_start_to_end() -> None:
     assert ratios(Ratio("cosine", 0.2, 0.6)) == [0.2, 0.2586, 0.4, 0.5414, 0.6]
 
 
-def test_intervals_grow_and_the_last_is_cut_where_the_epochs_end() -> None:
+def test_intervals_grow_and_the_last_round_is_shortened_to_fit_the_epochs() -> None:
     schedule = Schedule(
         epochs=12, warmup_epochs=1, anneal_epochs=1, interval=SelectionInterval("incremental", 1, 5)
     )
@@ -83,7 +83,7 @@ def test_intervals_grow_and_the_last_is_cut_where_the_epochs_end() -> None:
     assert [r.epochs for r in rounds] == [1, 1, 2, 3, 4, 1]
 
 
-def test_the_published_schedule_of_the_paper_can_be_expressed() -> None:
+def test_the_schedule_of_the_paper_can_be_expressed() -> None:
     # Ten cycles of 5 to 10 epochs, ratios from 0.2 to 0.8 along a cosine.
     schedule = Schedule(
         epochs=71, ratio=Ratio("cosine", 0.2, 0.8), interval=SelectionInterval("incremental", 5, 10)
@@ -95,8 +95,8 @@ def test_the_published_schedule_of_the_paper_can_be_expressed() -> None:
     assert [r.ratio for r in rounds] == pytest.approx(expected)
 
 
-def test_the_variant_of_the_paper_for_language_models_can_be_expressed() -> None:
-    # One epoch on all data, then the hardest 70 % for the rest.
+def test_the_language_model_schedule_of_the_paper_can_be_expressed() -> None:
+    # One epoch on all data, then the hardest 70 % for the other epochs.
     schedule = Schedule(
         epochs=3, warmup_epochs=1, ratio=Ratio("fixed", 0.7), interval=SelectionInterval("fixed", 2)
     )
@@ -127,6 +127,6 @@ def test_the_variant_of_the_paper_for_language_models_can_be_expressed() -> None
         (lambda: plan_rounds(Schedule(), num_samples=1, batch_size=0), "batch_size"),
     ],
 )
-def test_an_impossible_schedule_is_an_input_error_that_names_the_key(build, key: str) -> None:
+def test_an_invalid_schedule_is_an_input_error_that_names_the_key(build, key: str) -> None:
     with pytest.raises(InputError, match=key):
         build()

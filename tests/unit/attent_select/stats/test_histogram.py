@@ -44,7 +44,7 @@ def test_zeros_of_either_sign_are_one_value() -> None:
 
 
 def test_clipping_moves_the_tail_and_keeps_the_counts() -> None:
-    clipped = distribution_of([1.0, 2.0, 1000.0]).clipped(1.5, 4.0)
+    clipped = distribution_of([1.0, 2.0, 1000.0]).clip(1.5, 4.0)
     assert clipped.values == pytest.approx([1.5, 2.0, 4.0], rel=1e-3)
     assert clipped.num_samples == 3
 
@@ -55,4 +55,4 @@ def test_equal_losses_have_no_spread_however_many_they_are() -> None:
     counts = np.array([324709210, 77299965, 83754367], dtype=np.uint64)
     found = LossDistribution.from_buckets(buckets, counts)
     lowest = float(found.values[0])
-    assert found.clipped(lowest, lowest).standard_deviation == 0.0
+    assert found.clip(lowest, lowest).standard_deviation == 0.0

@@ -116,7 +116,7 @@ def test_an_output_that_is_there_is_refused_before_anything_is_read(tmp_path: Pa
         ("soft", "settings={temperature: 1}", "settings is not a setting of a strategy"),
         ("soft", "explore=2", r"selection: explore: 2\.0 is outside"),
         ("soft", "strategy=hard", "strategy is not a setting of a strategy"),
-        ("os.path", "", "is module, expected a class"),
+        ("os.path", "", "is a module, expected a class"),
         ("builtins.dict", "", "--strategy builtins.dict: expected a strategy's class"),
     ],
 )
