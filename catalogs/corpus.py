@@ -75,7 +75,7 @@ class Corpus:
             frame, notes = frames.read_frame(layout.manifest, schema=dict(schema.MANIFEST))
         except MissingError as error:
             raise MissingError(
-                f"{run} has no corpus ({layout.manifest} is not there): run `attent ingest` first"
+                f"{run} has no corpus ({layout.manifest} was not found): run `attent ingest` first"
             ) from error
         if "columns" not in notes:
             raise InputError(

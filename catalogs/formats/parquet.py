@@ -56,7 +56,7 @@ class Parquet:
         """Sample count and columns, from the footer."""
         found = storage.info(url)
         if found is None:
-            raise MissingError(f"{url} is not there: expected a Parquet file")
+            raise MissingError(f"{url} was not found: expected a Parquet file")
         footer = parquet_file.load_footer(url, num_bytes=found.num_bytes, etag=found.etag)
         return Inspection(num_samples=footer.num_rows, columns=tuple(footer.schema.names))
 

@@ -61,7 +61,7 @@ class Webdataset:
         """Walk all headers, skipping the data of large members."""
         found = storage.info(url)
         if found is None:
-            raise MissingError(f"{url} is not there: expected a tar")
+            raise MissingError(f"{url} was not found: expected a tar file")
         table = _member_table(found)
         index = _Members.of(table)
         return Inspection(index.num_samples, tuple(index.columns), table)

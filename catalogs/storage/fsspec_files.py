@@ -1,11 +1,8 @@
-"""Storage at any URL that fsspec knows.
+"""Storage at any URL that fsspec supports: `memory://`, `hf://`, `http://` and others.
 
-Here: `memory://`, `hf://`, `http://` and whatever else has a driver, and ranged reads of the S3
-servers that obstore does not understand.
-
-A driver's `pipe_file` and `put_file` are trusted to be atomic, as they are on object stores;
-never open a remote file for writing, because closing it after an exception publishes half of
-it.
+Also reads ranges from S3 servers whose answers obstore rejects. A driver's `pipe_file` and
+`put_file` are trusted to be atomic, as they are on object stores. Never open a remote file for
+writing: closing it after an exception publishes half of it.
 """
 
 import contextlib
@@ -35,15 +32,15 @@ _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempt
 
 
 def s3_endpoint() -> str:
-    """The S3 server that the environment names; empty for Amazon's."""
+    """Return the S3 endpoint that the environment names; empty for Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 class FsspecFiles:
-    """Storage whose URLs any fsspec driver reads."""
+    """Storage through fsspec drivers."""
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
-        with _translated(url):
+        with _translate_errors(url):
             files, path = _driver(url)
             _check_etag(files, url, path, etag)
             return retry(lambda: bytes(files.cat_file(path)))
@@ -51,31 +48,31 @@ class FsspecFiles:
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
-        with _translated(url):
+        with _translate_errors(url):
             files, path = _driver(url)
             _check_etag(files, url, path, etag)
             starts = [offset for offset, _ in ranges]
             ends = [offset + num_bytes for offset, num_bytes in ranges]
-            found = retry(
+            answers = retry(
                 lambda: files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
             )
-            pairs = zip(found, ranges, strict=True)
-            return [check_length(url, _cut(data, wanted), wanted) for data, wanted in pairs]
+            pairs = zip(answers, ranges, strict=True)
+            return [check_length(url, _slice(data, extent), extent) for data, extent in pairs]
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
-        with _translated(prefix):
+        with _translate_errors(prefix):
             files, path = _driver(prefix)
             try:
-                itself = retry(lambda: files.info(path))
+                detail = retry(lambda: files.info(path))
             except FileNotFoundError:
                 return []
-            if itself["type"] != "directory":
-                return [_info(prefix, itself)]
-            found = retry(lambda: files.find(path, detail=True)).items()
-            return [_info(_spelt(name, path, prefix), detail) for name, detail in found]
+            if detail["type"] != "directory":
+                return [_info(prefix, detail)]
+            details = retry(lambda: files.find(path, detail=True)).items()
+            return [_info(_url_of(name, path, prefix), detail) for name, detail in details]
 
     def publish(self, url: str, data: bytes | Path) -> None:
-        with _translated(url):
+        with _translate_errors(url):
             files, path = _driver(url)
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(data, Path):
@@ -84,56 +81,58 @@ class FsspecFiles:
                 retry(lambda: files.pipe_file(path, data))
 
     def delete(self, url: str) -> None:
-        with _translated(url), contextlib.suppress(FileNotFoundError):
+        with _translate_errors(url), contextlib.suppress(FileNotFoundError):
             files, path = _driver(url)
             retry(lambda: files.rm_file(path))
 
 
-def _translated(url: str) -> contextlib.AbstractContextManager[None]:
-    # Each driver raises what its own client library raises.
+def _translate_errors(url: str) -> contextlib.AbstractContextManager[None]:
+    # Each driver raises the errors of its client library.
     return translate_errors(url, Exception)
 
 
 def _driver(url: str) -> tuple[Any, str]:
-    # Listings are not cached: another process may have written since.
+    # No cached listings: another process may have written in the meantime.
     options: dict[str, Any] = {"use_listings_cache": False}
     if url.startswith("s3://"):
-        # Named here as well: fsspec keeps clients by their options, not by the environment.
+        # Explicit, because fsspec caches clients by their options, not by the environment.
         options |= {"endpoint_url": s3_endpoint() or None, "config_kwargs": _TIMEOUTS}
     try:
         files, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        raise StorageError(f"{url} needs another package: {error}") from error
+        raise StorageError(f"{url} needs a package that is not installed: {error}") from error
     return files, path
 
 
-def _spelt(name: str, path: str, prefix: str) -> str:
-    """The URL of a listed name. Drivers leave out scheme and host, each in its own way."""
+def _url_of(name: str, path: str, prefix: str) -> str:
+    """Return the URL of a listed name; drivers omit scheme and host in different ways."""
     below = name.removeprefix(path.rstrip("/")).strip("/")
     return join(prefix, below) if below else prefix
 
 
 def _info(url: str, detail: dict[str, Any]) -> ObjectInfo:
     if detail.get("size") is None:
-        raise StorageError(f"{url}: its server does not say how large it is, which reading needs")
+        raise StorageError(
+            f"{url}: the server does not report its size, which is required to read it"
+        )
     size = int(detail["size"])
     for name in _ETAGS:
         if etag := detail.get(name):
             return ObjectInfo(url, size, unquote_etag(str(etag)))
-    stamp = next((found for name in _TIMES if (found := detail.get(name))), 0)
+    stamp = next((time for name in _TIMES if (time := detail.get(name))), 0)
     if isinstance(stamp, str):
         return ObjectInfo(url, size, f"{stamp}-{size:x}")
     seconds = stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)
     return ObjectInfo(url, size, f"{seconds:.6f}-{size:x}")
 
 
-def _cut(data: bytes, wanted: Range) -> bytes:
-    # Simple web servers know no ranges, and answer with the whole file.
-    offset, num_bytes = wanted
+def _slice(data: bytes, extent: Range) -> bytes:
+    # Simple web servers ignore ranges and answer with the whole file.
+    offset, num_bytes = extent
     return bytes(data if len(data) <= num_bytes else data[offset : offset + num_bytes])
 
 
 def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:
     if etag is not None:
-        found = retry(lambda: files.info(path))
-        check_etag(url, found=_info(url, found).etag, expected=etag)
+        detail = retry(lambda: files.info(path))
+        check_etag(url, found=_info(url, detail).etag, expected=etag)

@@ -1,7 +1,6 @@
 """Shell patterns over URLs: braces and globs. Pure.
 
-Text. A web server cannot be listed: there `?` begins a query, and every file is named, if need
-be by braces.
+Web servers cannot be listed: in their URLs `?` starts a query, and only braces are expanded.
 """
 
 import fnmatch
@@ -17,25 +16,25 @@ _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def check(pattern: str) -> None:
-    """Raises `InputError` for a pattern that would quietly name something else than it says."""
+    """Raise `InputError` for a pattern that is not supported."""
     if "**" in pattern:
         raise InputError(
-            f"{pattern}: '**' has no meaning here. Name the folder, which is searched at any depth,"
-            " or write one '*' for each level"
+            f"{pattern}: '**' is not supported. Name the folder, which is searched recursively, or"
+            " write one '*' for each level"
         )
     if _is_web(pattern) and "*" in pattern:
         raise InputError(
-            f"{pattern}: a web server cannot be asked which files match. Name each, or number them"
-            " like {000..127}"
+            f"{pattern}: '*' is not supported for web servers, which cannot be listed. Name each,"
+            " or use a numbered series like {000..127}"
         )
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a-{00..02}` → a-00, a-01, a-02 and `{x,y}` → x, y; anything else is left as it is."""
-    pieces = _BRACES.split(pattern)
-    # split() alternates text and the inside of braces.
+    """Expand `a-{00..02}` to a-00, a-01, a-02 and `{x,y}` to x, y; keep everything else."""
+    # split() alternates between text and the inside of braces.
+    texts = _BRACES.split(pattern)
     choices = [
-        [piece] if position % 2 == 0 else _choices(piece) for position, piece in enumerate(pieces)
+        [text] if position % 2 == 0 else _choices(text) for position, text in enumerate(texts)
     ]
     return ["".join(parts) for parts in itertools.product(*choices)]
 
@@ -46,7 +45,7 @@ def is_glob(url: str) -> bool:
 
 
 def folder_to_list(url: str, *, several: bool) -> str:
-    """What to list to find what `url` names, which is one of `several` of the same pattern."""
+    """Return the folder to list for `url`, which may be one of `several` of one pattern."""
     if is_glob(url):
         first = min(url.index(mark) for mark in "*?[" if mark in url)
         return _parent(url[:first])
@@ -54,23 +53,25 @@ def folder_to_list(url: str, *, several: bool) -> str:
 
 
 def matcher(url: str) -> Callable[[str], bool]:
-    """Whether a listed URL is the object `url`, in the folder `url`, or matches the glob `url`.
+    """Return a predicate: a listed URL is `url`, is in that folder, or matches that glob.
 
-    `*` never crosses a `/`. Files in a folder that start with `.` or `_` do not count.
+    `*` never matches a `/`. In a folder, names that start with `.` or `_` do not match.
     """
     if is_glob(url):
-        pieces = [re.compile(fnmatch.translate(piece)) for piece in url.split("/")]
-        return lambda found: _all_match(pieces, found.split("/"))
+        patterns = [re.compile(fnmatch.translate(name)) for name in url.split("/")]
+        return lambda listed: _all_match(patterns, listed.split("/"))
     below = join(url, "")
-    return lambda found: found == url or (found.startswith(below) and not _is_hidden(found, below))
+    return lambda listed: (
+        listed == url or (listed.startswith(below) and not _is_hidden(listed, below))
+    )
 
 
-def _all_match(pieces: list[re.Pattern[str]], names: list[str]) -> bool:
-    return len(names) == len(pieces) and all(map(re.Pattern.match, pieces, names))
+def _all_match(patterns: list[re.Pattern[str]], names: list[str]) -> bool:
+    return len(names) == len(patterns) and all(map(re.Pattern.match, patterns, names))
 
 
-def _is_hidden(found: str, below: str) -> bool:
-    return any(name.startswith((".", "_")) for name in found.removeprefix(below).split("/"))
+def _is_hidden(url: str, below: str) -> bool:
+    return any(name.startswith((".", "_")) for name in url.removeprefix(below).split("/"))
 
 
 def _parent(url: str) -> str:

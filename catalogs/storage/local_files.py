@@ -1,7 +1,4 @@
-"""Storage on the local file system.
-
-Reading, listing and atomically publishing files at absolute paths.
-"""
+"""Storage on the local file system: read, list and atomically publish files."""
 
 import contextlib
 import os
@@ -16,25 +13,25 @@ from typing import BinaryIO
 from attent_select.errors import InputError
 from catalogs.storage.objects import ObjectInfo, Range, check_etag, check_length, translate_errors
 
-# A file that is being written beside its final place. Listings skip what a crash left behind.
+# A file that is being written next to its final path. Listings skip those that a crash left.
 _TEMPORARY_SUFFIX = ".attent-tmp"
-# After so long nobody writes it any more.
-_LEFT_SECONDS = 3600.0
+# A temporary file of this age is no longer being written.
+_ABANDONED_SECONDS = 3600.0
 
 
 class LocalFiles:
     """Storage whose URLs are absolute paths."""
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
-        with _opened(url, etag=etag) as file:
+        with _open(url, etag=etag) as file:
             return file.read()
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
-        with _opened(url, etag=etag) as file:
+        with _open(url, etag=etag) as file:
             descriptor = file.fileno()
-            return [check_length(url, _pread(descriptor, wanted), wanted) for wanted in ranges]
+            return [check_length(url, _pread(descriptor, extent), extent) for extent in ranges]
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         with translate_errors(prefix):
@@ -61,13 +58,13 @@ class LocalFiles:
 
 
 def leftovers(folder: str) -> Iterator[ObjectInfo]:
-    """What crashes left half written under `folder`, an hour ago or more."""
+    """List incomplete files under `folder` that crashes left at least an hour ago."""
     for parent, _, names in os.walk(folder):
         for name in names:
             if name.endswith(_TEMPORARY_SUFFIX):
                 with contextlib.suppress(FileNotFoundError):
                     status = Path(parent, name).stat()
-                    if time.time() - status.st_mtime > _LEFT_SECONDS:
+                    if time.time() - status.st_mtime > _ABANDONED_SECONDS:
                         yield _info(str(Path(parent, name)), status)
 
 
@@ -77,16 +74,16 @@ def _info(url: str, status: os.stat_result) -> ObjectInfo:
 
 
 def _walk(folder: Path) -> Iterator[ObjectInfo]:
-    """Every file below, through links too; each folder once, so that links may go round."""
-    seen = set()
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+    """List every file below, also through links; each folder once, because links may be cyclic."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, onerror=_raise_unless_gone, followlinks=True):
         folders.sort()
-        if (real := os.path.realpath(parent)) in seen:
+        if (real := os.path.realpath(parent)) in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         for name in names:
-            # A file deleted between the listing and the stat is as good as never listed.
+            # Skip files that were deleted since they were listed.
             with contextlib.suppress(FileNotFoundError):
                 path = Path(parent, name)
                 status = path.stat()
@@ -94,16 +91,15 @@ def _walk(folder: Path) -> Iterator[ObjectInfo]:
                     yield _info(str(path), status)
 
 
-def _refuse(error: OSError) -> None:
-    # A folder that cannot be read is no empty folder; one that is gone by now is.
+def _raise_unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
-def _pread(descriptor: int, wanted: Range) -> bytes:
-    offset, num_bytes = wanted
+def _pread(descriptor: int, extent: Range) -> bytes:
+    offset, num_bytes = extent
     data = os.pread(descriptor, num_bytes, offset)
-    # One pread returns at most 2 GiB on Linux; go on until the end of the range or of the file.
+    # One pread returns at most 2 GiB on Linux; continue to the end of the range or file.
     while len(data) < num_bytes:
         more = os.pread(descriptor, num_bytes - len(data), offset + len(data))
         if not more:
@@ -117,8 +113,7 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(
-            f"nothing can be written into {path}: it or a folder that it is in is a file. Choose"
-            " another place"
+            f"cannot write into {path}: it or one of its parents is a file. Choose another folder"
         ) from error
 
 
@@ -142,8 +137,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _opened(url: str, *, etag: str | None) -> Iterator[BinaryIO]:
+def _open(url: str, *, etag: str | None) -> Iterator[BinaryIO]:
     with translate_errors(url), Path(url).open("rb") as file:
-        # The etag of the open file, so that a file replaced under the same name is noticed.
+        # The etag of the open file, so that a replaced file is detected.
         check_etag(url, found=_info(url, os.fstat(file.fileno())).etag, expected=etag)
         yield file

@@ -1,15 +1,12 @@
-"""Ranges of remote objects kept on a local disk, shared by all processes of a node.
+"""Cache of remote ranges on a local disk, shared by all processes of a node.
 
-What is kept under which name, and what happens when space or permission runs out. Not here: who
-reads through it (`__init__.py`) or how it is configured (`pipeline`).
+An object (URL and etag) has a folder with two files: `data`, a sparse file with each range at its
+own offset, and `have`, a journal of (offset, length) that is appended to after the bytes are
+written. A killed process therefore leaves unused ranges, never wrong bytes.
 
-An object (URL and etag) has a folder with two files: `data`, a sparse file that has each range
-at its own offset, and `have`, a journal of (offset, length) that is appended to once the bytes
-are written. So a process that is killed leaves ranges that nobody counts, never wrong bytes.
-The disk itself may forget the end of what was written when the machine stops; everything
-therefore lies under the boot it was written in, and an earlier boot's is removed. A folder is
-evicted by renaming it, then removing its journal first: whoever has it open reads on, or finds
-nothing.
+A machine that stops may lose the last writes. Therefore each boot of the machine has its own
+folder, and folders of earlier boots are removed. Eviction renames an object's folder, then removes
+its journal first: a process that has it open continues to read, or finds no ranges.
 """
 
 import contextlib
@@ -31,99 +28,99 @@ from catalogs.storage.objects import Range
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _RECORD = np.dtype([("offset", "<u8"), ("size", "<u8")])
-# After writing a 64th of what is allowed a process looks whether there is too much; it evicts down
-# to three quarters. So up to 16 processes together stay below the limit.
-_LOOK_SHARE = 1 / 64
+# A process checks the size after it wrote this share of the limit, and evicts down to three
+# quarters. So up to 16 processes together stay below the limit.
+_CHECK_SHARE = 1 / 64
 _KEPT_SHARE = 3 / 4
 
 Fetch = Callable[[Sequence[Range]], list[bytes]]
 
 
 class NodeCache:
-    """At most about `max_bytes` in `folder`. Thread-safe, and safe for any number of processes.
+    """Cache of about `max_bytes` in `folder`, safe for many threads and processes.
 
-    A disk that is full, fails or may not be written to is no error: a warning says so once, and
-    what is not there, or cannot be read, is read from the storage.
+    A disk that is full, fails or is read-only causes one warning, not an error: ranges that are not
+    cached, or cannot be read from the cache, are read from storage.
     """
 
     def __init__(self, folder: str, *, max_bytes: int) -> None:
-        """Nothing is written yet.
+        """Configure the cache without writing to the disk.
 
         Raises:
             InputError: `max_bytes` is not positive.
         """
         if max_bytes < 1:
-            raise InputError(f"a cache of {max_bytes} bytes: expected at least 1")
+            raise InputError(f"cache size of {max_bytes} bytes: expected at least 1")
         boot = _BOOT.read_text().strip() if _BOOT.is_file() else "boot"
         self._folder = Path(folder).expanduser() / f"attent-{boot}"
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._unseen = float(max_bytes)  # bytes written since this process looked
-        self._writes = True
+        self._unchecked_bytes = float(max_bytes)  # written since the last check of the size
+        self._can_write = True
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str, fetch: Fetch
     ) -> tuple[list[bytes], int]:
-        """The bytes of each range, and how many of them were here; `fetch` gets the others."""
-        with self._opened(url, etag) as entry:
-            found = [None if entry is None else self._kept(entry, wanted) for wanted in ranges]
-            lacking = [wanted for wanted, data in zip(ranges, found, strict=True) if data is None]
-            fetched = fetch(lacking) if lacking else []
+        """Return the bytes of each range and how many came from the cache; `fetch` the others."""
+        with self._open(url, etag) as entry:
+            cached = [None if entry is None else self._read(entry, extent) for extent in ranges]
+            missing = [extent for extent, data in zip(ranges, cached, strict=True) if data is None]
+            fetched = fetch(missing) if missing else []
             if entry is not None and fetched:
-                self._keep(entry, lacking, fetched)
+                self._write(entry, missing, fetched)
         rest = iter(fetched)
-        data = [next(rest) if piece is None else piece for piece in found]
+        data = [next(rest) if hit is None else hit for hit in cached]
         return data, sum(map(len, data)) - sum(map(len, fetched))
 
-    def _kept(self, entry: "_Entry", wanted: Range) -> bytes | None:
+    def _read(self, entry: "_Entry", extent: Range) -> bytes | None:
         try:
-            return entry.read(wanted)
+            return entry.read(extent)
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
             return None
 
-    def _keep(self, entry: "_Entry", ranges: Sequence[Range], data: Sequence[bytes]) -> None:
-        if not self._writes:
+    def _write(self, entry: "_Entry", ranges: Sequence[Range], data: Sequence[bytes]) -> None:
+        if not self._can_write:
             return
         try:
             entry.write(ranges, data)
             with self._lock:
-                self._unseen += sum(map(len, data))
-                has_to_look = self._unseen >= self._max_bytes * _LOOK_SHARE
-                if has_to_look:
-                    self._unseen = 0
-            if has_to_look:
+                self._unchecked_bytes += sum(map(len, data))
+                must_check = self._unchecked_bytes >= self._max_bytes * _CHECK_SHARE
+                if must_check:
+                    self._unchecked_bytes = 0
+            if must_check:
                 self._evict()
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
     @contextlib.contextmanager
-    def _opened(self, url: str, etag: str) -> Iterator["_Entry | None"]:
+    def _open(self, url: str, etag: str) -> Iterator["_Entry | None"]:
         name = hashlib.blake2b(f"{url}\n{etag}".encode(), digest_size=16).hexdigest()
         with contextlib.ExitStack() as stack:
             entry = None
             try:
-                if self._writes:
+                if self._can_write:
                     (self._folder / name).mkdir(parents=True, exist_ok=True)
-                entry = _Entry(self._folder / name, writes=self._writes, stack=stack)
+                entry = _Entry(self._folder / name, writes=self._can_write, stack=stack)
             except FileNotFoundError:
-                pass  # evicted this moment, or never kept
+                pass  # just evicted, or never written
             except OSError as error:
-                self._give_up(error)
+                self._stop_writing(error)
             yield entry
 
-    def _give_up(self, error: OSError) -> None:
+    def _stop_writing(self, error: OSError) -> None:
         with self._lock:
-            told, self._writes = not self._writes, False
-        if not told:
+            has_warned, self._can_write = not self._can_write, False
+        if not has_warned:
             warnings.warn(
-                f"the node's cache in {self._folder.parent} cannot be used ({error}): the training "
-                "goes on without keeping more",
+                f"the node cache in {self._folder.parent} cannot be used ({error}): training"
+                " continues without writing to it",
                 stacklevel=2,
             )
 
     def _evict(self) -> None:
-        """Remove what was used least recently, unless another process is doing so."""
+        """Remove the least recently used objects, unless another process is doing so."""
         lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             with contextlib.suppress(BlockingIOError):
@@ -139,8 +136,8 @@ class NodeCache:
                 shutil.rmtree(other, ignore_errors=True)
 
     def _remove_oldest(self) -> None:
-        for left in self._folder.glob("evicted-*"):  # by a process that was killed meanwhile
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in self._folder.glob("evicted-*"):  # left by a process that was killed
+            shutil.rmtree(folder, ignore_errors=True)
         entries = []
         for folder in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -150,55 +147,55 @@ class NodeCache:
         for _, size, folder in sorted(entries):
             if total <= self._max_bytes * _KEPT_SHARE:
                 return
-            doomed = folder.with_name(f"evicted-{uuid.uuid4().hex}")
-            folder.rename(doomed)
-            (doomed / "have").unlink(missing_ok=True)
-            shutil.rmtree(doomed, ignore_errors=True)
+            evicted = folder.with_name(f"evicted-{uuid.uuid4().hex}")
+            folder.rename(evicted)
+            (evicted / "have").unlink(missing_ok=True)
+            shutil.rmtree(evicted, ignore_errors=True)
             total -= size
 
 
 class _Entry:
-    """One object's open files. Both are opened within one folder, wherever that is moved to."""
+    """Open files of one object, both in the same folder even if it is renamed."""
 
     def __init__(self, folder: Path, *, writes: bool, stack: contextlib.ExitStack) -> None:
         mode = os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY
-        within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, within)
-        # In this order: with the data gone and its journal left, zeros would pass for data.
-        self._data = os.open("data", mode, 0o600, dir_fd=within)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, directory)
+        # In this order: a journal without its data would make zeros pass for data.
+        self._data = os.open("data", mode, 0o600, dir_fd=directory)
         stack.callback(os.close, self._data)
-        self._have = os.open("have", mode | os.O_APPEND, 0o600, dir_fd=within)
+        self._have = os.open("have", mode | os.O_APPEND, 0o600, dir_fd=directory)
         stack.callback(os.close, self._have)
         if writes:
             os.utime(self._have)
         size = os.fstat(self._have).st_size // _RECORD.itemsize * _RECORD.itemsize
-        self._starts, self._ends = _merged(np.frombuffer(os.pread(self._have, size, 0), _RECORD))
+        self._starts, self._ends = _merge(np.frombuffer(os.pread(self._have, size, 0), _RECORD))
 
-    def read(self, wanted: Range) -> bytes | None:
-        """The bytes, if all of them are here."""
-        offset, size = wanted
-        place = bisect_right(self._starts, offset) - 1
-        if place < 0 or offset + size > self._ends[place]:
+    def read(self, extent: Range) -> bytes | None:
+        """Return the bytes if all of them are cached."""
+        offset, size = extent
+        position = bisect_right(self._starts, offset) - 1
+        if position < 0 or offset + size > self._ends[position]:
             return None
         data = bytearray()
         while len(data) < size:
-            piece = os.pread(self._data, size - len(data), offset + len(data))
-            if not piece:
+            block = os.pread(self._data, size - len(data), offset + len(data))
+            if not block:
                 return None
-            data += piece
+            data += block
         return bytes(data)
 
     def write(self, ranges: Sequence[Range], data: Sequence[bytes]) -> None:
-        for (offset, _), piece in zip(ranges, data, strict=True):
+        for (offset, _), block in zip(ranges, data, strict=True):
             written = 0
-            while written < len(piece):
-                written += os.pwrite(self._data, memoryview(piece)[written:], offset + written)
-        # Records of 16 bytes never lie across two pages, so that none is ever written in part.
+            while written < len(block):
+                written += os.pwrite(self._data, memoryview(block)[written:], offset + written)
+        # A record of 16 bytes never crosses a page, so that none is written in part.
         os.write(self._have, np.array(list(ranges), "<u8").tobytes())
 
 
-def _merged(records: "np.ndarray") -> tuple[list[int], list[int]]:
-    """Disjoint ranges as starts and ends, ascending."""
+def _merge(records: "np.ndarray") -> tuple[list[int], list[int]]:
+    """Merge the ranges into disjoint ones; return their starts and ends, ascending."""
     starts: list[int] = []
     ends: list[int] = []
     for offset, size in np.sort(records, order="offset").tolist():

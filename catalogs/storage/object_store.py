@@ -1,7 +1,4 @@
-"""Storage in the buckets of s3, gs and az, through obstore.
-
-One client per bucket and process, and which servers answer ranged requests as they should.
-"""
+"""Storage in buckets of S3, Google Cloud and Azure through obstore: one client per bucket."""
 
 import contextlib
 import functools
@@ -40,16 +37,16 @@ SCHEMES: Final = ("s3", "gs", "az")
 _CONCURRENCY = 16
 _OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": timedelta(seconds=10),
-    # Between two pieces of an answer, and for a whole one: a shard of some GB takes its time.
+    # Between two packets, and for a whole answer, which may be a shard of several GB.
     "read_timeout": timedelta(seconds=60),
     "timeout": timedelta(minutes=20),
 }
-# `retry` repeats, for all stores alike.
+# Our `retry` handles all stores alike.
 _NO_RETRIES: Final[Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 
 
 def bucket_of(url: str) -> "ObjectStore":
-    """The store of the bucket that `url` is in."""
+    """Return the store of the bucket that contains `url`."""
     scheme, _, rest = url.partition("://")
     endpoint = s3_endpoint() if scheme == "s3" else ""
     return _bucket(f"{scheme}://{rest.partition('/')[0]}", endpoint, os.getpid())
@@ -58,16 +55,16 @@ def bucket_of(url: str) -> "ObjectStore":
 class ObjectStore:
     """Storage in one bucket.
 
-    Some servers answer a ranged request with 200 instead of 206, which obstore refuses. The first
-    ranged request is the probe: if it is refused so, this and all later ones go through fsspec.
+    Some servers answer a ranged request with 200 instead of 206, which obstore rejects. If this
+    happens once, this and all later ranged requests go through fsspec.
     """
 
     def __init__(self, root: str, *, endpoint: str) -> None:
         self._root = root
         self.answers_ranges = True
         config: Any = {"endpoint": endpoint} if endpoint else {}
-        known = s3_credentials.provider() if root.startswith("s3://") else None
-        credentials: Any = {} if known is None else {"credential_provider": known}
+        provider = s3_credentials.provider() if root.startswith("s3://") else None
+        credentials: Any = {} if provider is None else {"credential_provider": provider}
         options: Any = _OPTIONS | {"allow_http": endpoint.startswith("http://")}
         self._store: Any = obstore.store.from_url(
             root, config=config, client_options=options, retry_config=_NO_RETRIES, **credentials
@@ -96,7 +93,7 @@ class ObjectStore:
             return retry(lambda: self._list(key))
 
     def publish(self, url: str, data: bytes | Path) -> None:
-        # One PUT, or for large data a multipart upload that counts once it is completed.
+        # One PUT, or a multipart upload of large data, which is visible once it is complete.
         with translate_errors(url, BaseError):
             retry(lambda: obstore.put(self._store, self._key(url), data))
 
@@ -105,8 +102,9 @@ class ObjectStore:
             retry(lambda: obstore.delete(self._store, self._key(url)))
 
     def creates(self, url: str, data: bytes) -> bool:
-        """Asks to write only where nothing is; whether the server did. None of our files is
-        written so: some servers write anyway.
+        """Write only if there is no object; return whether the server did.
+
+        For probes only: some servers ignore the condition.
         """
         with translate_errors(url, BaseError):
             try:
@@ -116,29 +114,29 @@ class ObjectStore:
         return True
 
     def _list(self, key: str) -> list[ObjectInfo]:
-        if key and (itself := self._head(key)):
-            return [itself]
+        if key and (stored := self._head(key)):
+            return [stored]
         pages = obstore.list(self._store, prefix=key or None)
-        found = (meta for page in pages for meta in page)
-        # The empty object `folder/` that marks a folder is listed as `folder`, which is not there.
-        return [self._info(meta) for meta in found if meta["size"] or self._head(meta["path"])]
+        metas = (meta for page in pages for meta in page)
+        # The empty marker object `folder/` is listed as `folder`, which does not exist.
+        return [self._info(meta) for meta in metas if meta["size"] or self._head(meta["path"])]
 
     def _ranges(self, url: str, ranges: Sequence[Range], etag: str | None) -> list[bytes]:
-        def fetch(wanted: Range) -> bytes:
-            offset, num_bytes = wanted
+        def fetch(extent: Range) -> bytes:
+            offset, num_bytes = extent
             options = {"range": (offset, offset + num_bytes)}
             data = retry(lambda: self._get(url, options, etag))
-            return check_length(url, data, wanted)
+            return check_length(url, data, extent)
 
         if len(ranges) == 1:
             return [fetch(ranges[0])]
-        with _making_pool:
+        with _pool_lock:
             pool = _pool(os.getpid())
-        answers = [pool.submit(fetch, wanted) for wanted in ranges]
+        answers = [pool.submit(fetch, extent) for extent in ranges]
         try:
             return [answer.result() for answer in answers]
         finally:
-            for answer in answers:  # those that have not begun when one has failed
+            for answer in answers:  # not yet started when another one failed
                 answer.cancel()
 
     def _get(self, url: str, options: Any, etag: str | None) -> bytes:
@@ -160,14 +158,14 @@ class ObjectStore:
         return ObjectInfo(join(self._root, meta["path"]), meta["size"], etag)
 
 
-# Both once per process: neither clients nor threads survive a fork.
+# Both per process: neither clients nor threads survive a fork.
 @functools.lru_cache(maxsize=64)
 def _bucket(root: str, endpoint: str, _pid: int) -> ObjectStore:
     return ObjectStore(root, endpoint=endpoint)
 
 
-# Many threads ask for the first ranges at once: one pool for all of them.
-_making_pool = threading.Lock()
+# Threads may request the first ranges at the same time: they share one pool.
+_pool_lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)

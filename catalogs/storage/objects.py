@@ -1,7 +1,4 @@
-"""What storage is made of: objects, the protocol of a store, and the checks every store makes.
-
-Values, pure checks, and the translation of other people's errors.
-"""
+"""Storage protocol, its values, and the checks and error translation that every store needs."""
 
 import contextlib
 import errno
@@ -21,11 +18,11 @@ from attent_select.errors import (
     StorageError,
 )
 
-# No space, over the quota, larger than files may be.
+# No space, over quota, larger than the file system allows.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What obstore raises for credentials that are wrong or may too little.
-_REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
+# Errors of obstore for credentials that are invalid or lack permission.
+_ACCESS_DENIED = ("PermissionDeniedError", "UnauthenticatedError")
 
 # (offset, num_bytes) within an object.
 Range = tuple[int, int]
@@ -44,35 +41,35 @@ class Storage(Protocol):
     """Bytes at URLs of one kind. Every method may be called from many threads."""
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
-        """All bytes of an object."""
+        """Read all bytes of an object."""
         ...
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
-        """The bytes of each range, in the order of `ranges`."""
+        """Read the bytes of each range, in the order of `ranges`."""
         ...
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
-        """The object at `prefix`, or every object under the folder `prefix`; in any order."""
+        """List the object at `prefix`, or every object under that folder, in any order."""
         ...
 
     def publish(self, url: str, data: bytes | Path) -> None:
-        """Put a complete object in place; readers see the old one or the new one, never a piece."""
+        """Put a complete object in place; readers see the old or new object, never a part."""
         ...
 
     def delete(self, url: str) -> None:
-        """Remove an object; nothing happens if it is not there."""
+        """Delete an object, if it exists."""
         ...
 
 
 def missing_error(url: str) -> MissingError:
-    """The error for an object that is not there."""
-    return MissingError(f"{url} is not there: expected a file or object with that name")
+    """Return the error for an object that was not found."""
+    return MissingError(f"{url} was not found: expected a file or object with that name")
 
 
 def check_etag(url: str, *, found: str, expected: str | None) -> None:
-    """Raises `CorpusMismatchError` unless `found` is the etag that was expected (None: any)."""
+    """Raise `CorpusMismatchError` unless `found` is the `expected` etag (None: any)."""
     if expected is not None and found != expected:
         raise CorpusMismatchError(
             f"{url} has changed since it was ingested: its etag is {found}, the corpus says"
@@ -80,25 +77,25 @@ def check_etag(url: str, *, found: str, expected: str | None) -> None:
         )
 
 
-def check_length(url: str, data: bytes, wanted: Range) -> bytes:
-    """`data` itself. Raises `StorageError` unless it is as long as was asked for."""
-    offset, num_bytes = wanted
+def check_length(url: str, data: bytes, extent: Range) -> bytes:
+    """Return `data`. Raises `StorageError` unless it has the length of `extent`."""
+    offset, num_bytes = extent
     if len(data) != num_bytes:
         raise StorageError(
-            f"{url}: asked for {num_bytes} bytes at offset {offset}, got {len(data)};"
-            " the object is shorter than expected or the connection was cut"
+            f"{url}: requested {num_bytes} bytes at offset {offset}, got {len(data)}:"
+            " the object is shorter than expected, or the connection was interrupted"
         )
     return data
 
 
 def unquote_etag(etag: str | None) -> str:
-    """An etag without the quotes and the weakness mark of HTTP."""
+    """Return an etag without the quotes and the `W/` prefix of HTTP."""
     return (etag or "").removeprefix("W/").strip('"')
 
 
 @contextlib.contextmanager
 def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
-    """Turns what stores raise (`OSError`, `ValueError`, `more`) into our errors naming `url`."""
+    """Turn errors of stores (`OSError`, `ValueError`, `more`) into ours, which name `url`."""
     kinds: tuple[type[Exception], ...] = (OSError, ValueError, *more)
     try:
         with explain_full_disk(url):
@@ -108,10 +105,10 @@ def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise missing_error(url) from error
     except kinds as error:
-        # obstore appends pages of debugging output; the cause keeps them.
-        said = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
-        reason = f"{url}: {' '.join(said.split())}"
-        if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
+        # Without the pages of debug output that obstore appends; `__cause__` keeps them.
+        text = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
+        reason = f"{url}: {' '.join(text.split())}"
+        if isinstance(error, PermissionError) or type(error).__name__ in _ACCESS_DENIED:
             hint = "Check the credentials in the environment, and what they may do there"
             raise AccessDeniedError(f"{reason}. {hint}") from error
         raise StorageError(reason) from error
@@ -119,7 +116,7 @@ def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_full_disk(url: str) -> Iterator[None]:
-    """Turns the errors of a full disk into one that says what to do. Nothing else is caught."""
+    """Turn errors of a full disk into one that says what to do; other errors pass through."""
     try:
         yield
     except OSError as error:
@@ -127,6 +124,6 @@ def explain_full_disk(url: str) -> Iterator[None]:
             raise
         raise NoSpaceError(
             f"{url} was not written: {os.strerror(error.errno).lower()}. Free some space there and"
-            f" in {tempfile.gettempdir()}, where files are made first (TMPDIR names another place),"
+            f" in {tempfile.gettempdir()}, where files are created first (set TMPDIR to change it),"
             " or raise the limit, then run the command again"
         ) from error

@@ -1,7 +1,4 @@
-"""What a storage endpoint can do, tried out with an object of our own.
-
-The probe that `attent doctor` reports.
-"""
+"""Probe of a storage endpoint with one temporary object, for `attent doctor`."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +6,10 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from attent_select.errors import StorageError
-from catalogs import storage
 from catalogs.layout import join
+from catalogs.storage import access
 from catalogs.storage.object_store import SCHEMES, bucket_of
+from catalogs.storage.urls import normalise
 
 _NUM_BYTES = 1 << 20
 _NUM_RANGES = 64
@@ -21,9 +19,10 @@ _NUM_RANGES = 64
 class Probe:
     """How the storage at a URL behaves.
 
-    `ranges`: `native`, or `fsspec` where the server answers ranged requests in a way that obstore
-    refuses. `conditional_put`: whether it refuses to write over what is there when asked to; None
-    where that has no meaning. Nothing depends on it.
+    Attributes:
+        ranges: `native`, or `fsspec` if obstore rejects the server's answers to ranged requests.
+        conditional_put: whether the server refuses to overwrite an object when asked to; None if
+            this does not apply. Not required.
     """
 
     ranges: str
@@ -34,53 +33,53 @@ class Probe:
 
 
 def probe(folder: str) -> Probe:
-    """Writes, reads, lists, overwrites and deletes one object of 1 MiB in `folder`.
+    """Write, read, list, overwrite and delete one object of 1 MiB in `folder`.
 
     Raises:
-        StorageError: something does not work, or an object is not seen as it was written.
+        StorageError: an operation failed, or did not return what was written.
     """
-    url = join(storage.normalise(folder), f"attent-probe-{os.urandom(8).hex()}.bin")
+    url = join(normalise(folder), f"attent-probe-{os.urandom(8).hex()}.bin")
     data = os.urandom(_NUM_BYTES)
     try:
-        writing = _seconds(lambda: storage.publish(url, data))
-        reading = _seconds(lambda: _check(url, storage.read(url) == data, "what was written"))
+        write_seconds = _seconds(lambda: access.publish(url, data))
+        read_seconds = _seconds(lambda: _check(url, access.read(url) == data, "the written bytes"))
         step = _NUM_BYTES // _NUM_RANGES
         ranges = [(position * step, 16) for position in range(_NUM_RANGES)]
-        asking = _seconds(
+        ranges_seconds = _seconds(
             lambda: _check(
                 url,
-                storage.read_ranges(url, ranges) == [data[at : at + size] for at, size in ranges],
-                "the ranges that were asked for",
+                access.read_ranges(url, ranges) == [data[at : at + size] for at, size in ranges],
+                "the requested ranges",
             )
         )
-        before = storage.info(url)
-        _check(url, before in storage.list_objects(folder), "what was written, in a listing")
-        storage.publish(url, data[::-1])
-        _check(url, storage.read(url) == data[::-1], "what was written over it")
-        _check(url, storage.info(url) != before, "another etag for other bytes")
+        before = access.info(url)
+        _check(url, before in access.list_objects(folder), "the written object in a listing")
+        access.publish(url, data[::-1])
+        _check(url, access.read(url) == data[::-1], "the overwritten bytes")
+        _check(url, access.info(url) != before, "a new etag for new bytes")
         return Probe(
             ranges=_ranges(url),
             conditional_put=_conditional_put(url),
-            request_seconds=asking / _NUM_RANGES,
-            write_bytes_per_second=_NUM_BYTES / writing,
-            read_bytes_per_second=_NUM_BYTES / reading,
+            request_seconds=ranges_seconds / _NUM_RANGES,
+            write_bytes_per_second=_NUM_BYTES / write_seconds,
+            read_bytes_per_second=_NUM_BYTES / read_seconds,
         )
     finally:
-        storage.delete(url)
+        access.delete(url)
 
 
-def _check(url: str, is_right: bool, what: str) -> None:  # noqa: FBT001
-    if not is_right:
+def _check(url: str, is_correct: bool, expected: str) -> None:  # noqa: FBT001
+    if not is_correct:
         raise StorageError(
-            f"{url}: expected {what}, found something else. Another program may write there, or the"
-            " storage answers from a cache"
+            f"{url}: expected {expected}, found something else. Another program may write there, or"
+            " the storage answers from a cache"
         )
 
 
 def _seconds(work: Callable[[], None]) -> float:
-    started = perf_counter()
+    start = perf_counter()
     work()
-    return max(perf_counter() - started, 1e-9)
+    return max(perf_counter() - start, 1e-9)
 
 
 def _ranges(url: str) -> str:
@@ -90,7 +89,7 @@ def _ranges(url: str) -> str:
 
 
 def _conditional_put(url: str) -> bool | None:
-    """Whether writing is refused where something is and nothing may be."""
+    """Whether a conditional write to an existing object is refused; None: not applicable."""
     if url.partition("://")[0] not in SCHEMES:
         return None
     return not bucket_of(url).creates(url, b"written over it")

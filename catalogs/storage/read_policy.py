@@ -1,8 +1,4 @@
-"""How bytes are read while a training streams: what a request costs, and what it did cost.
-
-The policy that holds within `use_read_policy(…)`, per thread, and the meter that counts. Not here:
-which ranges follow from a cost (`catalogs/read_plan.py`), reading itself (`__init__.py`).
-"""
+"""Read policy of a thread: the cost of a request, the cache and the meter for what it reads."""
 
 import contextlib
 import threading
@@ -12,11 +8,12 @@ from dataclasses import dataclass, field
 
 from attent_select.errors import InputError
 from catalogs.storage.node_cache import NodeCache
+from catalogs.storage.urls import is_local
 
 
 @dataclass(frozen=True)
 class ReadCost:
-    """A request waits `latency_seconds`; then its connection gives `bytes_per_second`."""
+    """Cost of a request: it waits `latency_seconds`, then receives `bytes_per_second`."""
 
     latency_seconds: float
     bytes_per_second: float
@@ -24,17 +21,17 @@ class ReadCost:
     def __post_init__(self) -> None:
         if self.latency_seconds < 0 or self.bytes_per_second <= 0:
             raise InputError(
-                f"latency of {self.latency_seconds} s at {self.bytes_per_second} bytes/s: expected "
-                "a latency of 0 or more, and a positive bandwidth"
+                f"latency of {self.latency_seconds} s at {self.bytes_per_second} bytes/s: expected"
+                " a latency of 0 or more and a positive bandwidth"
             )
 
     @property
     def request_bytes(self) -> int:
-        """What one more request costs, in bytes that could have been read instead."""
+        """Cost of one more request, in bytes that could be read in the same time."""
         return int(self.latency_seconds * self.bytes_per_second)
 
     def seconds(self, *, num_requests: float, num_bytes: float) -> float:
-        """How long one connection is busy."""
+        """Return how long one connection is busy."""
         return num_requests * self.latency_seconds + num_bytes / self.bytes_per_second
 
 
@@ -45,7 +42,7 @@ LOCAL = ReadCost(latency_seconds=16e-6, bytes_per_second=1e9)
 
 @dataclass
 class ReadMeter:
-    """Counts what was read, footers and member indexes included. Thread-safe."""
+    """Counts bytes and requests, including those for footers and member indexes. Thread-safe."""
 
     num_bytes: int = 0
     num_requests: int = 0
@@ -58,15 +55,19 @@ class ReadMeter:
             self.num_requests += num_requests
 
     def add_cached(self, num_bytes: int) -> None:
-        """Bytes that a cache had: no request."""
+        """Count bytes that came from a cache, without a request."""
         with self._lock:
             self.cached_bytes += num_bytes
 
 
 @dataclass(frozen=True)
 class ReadPolicy:
-    """`cost` of a request (None: as is usual for the URL); `cache` for ranges of remote objects
-    whose etag is known; `meter` that counts.
+    """How to read.
+
+    Attributes:
+        cost: of a request; None: the default for the URL.
+        cache: for ranges of remote objects whose etag is known.
+        meter: counts what is read.
     """
 
     cost: ReadCost | None = None
@@ -78,15 +79,25 @@ _current: ContextVar[ReadPolicy] = ContextVar("read policy", default=ReadPolicy(
 
 
 def current() -> ReadPolicy:
-    """The policy of the innermost `use_read_policy`."""
+    """Return the policy of the innermost `use_read_policy`."""
     return _current.get()
 
 
 @contextlib.contextmanager
 def use_read_policy(policy: ReadPolicy) -> Iterator[None]:
-    """All that this thread reads inside follows `policy`."""
+    """Apply `policy` to everything that this thread reads inside."""
     token = _current.set(policy)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def read_cost(url: str) -> ReadCost:
+    """Return the cost of a request to `url`: the policy's, or the default for the URL."""
+    return current().cost or (LOCAL if is_local(url) else REMOTE)
+
+
+def request_bytes(url: str) -> int:
+    """Return the cost of one more request to `url`, in bytes that could be read instead."""
+    return read_cost(url).request_bytes

@@ -114,7 +114,7 @@ def footer_of(url: str) -> parquet_file.Footer:
     """The footer of the Parquet file at `url`. Raises `MissingError` if there is none."""
     found = storage.info(url)
     if found is None:
-        raise MissingError(f"{url} is not there: expected a Parquet file")
+        raise MissingError(f"{url} was not found: expected a Parquet file")
     return _footers.get_or_load(
         (found.url, found.etag),
         lambda: parquet_file.load_footer(url, num_bytes=found.num_bytes),

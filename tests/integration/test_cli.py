@@ -219,7 +219,7 @@ WRONG = [
     (["run", "CONFIG", "--set", "schedule"], "--set schedule: expected key=value"),
     (["train", "/nowhere"], "no run.yaml there"),
     (["score", "RUN", "--round", "7"], "the plan has rounds 0 to 0"),
-    (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing is at /nowhere/*.parquet"),
+    (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing found at /nowhere/*.parquet"),
     (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "unknown plug-in 'zip'"),
     (["select", "LOSSES", "--out", "OUT"], "give one of --ratio, --num-samples"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "2"], "2.0 is outside (0, 1]"),

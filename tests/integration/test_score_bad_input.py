@@ -84,7 +84,7 @@ def test_a_shard_that_was_cut_off_since_is_named(
 def test_a_shard_that_is_gone_is_named(tmp_path: Path, digits: Path, client: Client) -> None:
     run = prepared(tmp_path, digits, client)
     (digits / "parquet/002.parquet").unlink()
-    with pytest.raises(MissingError, match=r"002\.parquet is not there"):
+    with pytest.raises(MissingError, match=r"002\.parquet was not found"):
         scored(run, client)
 
 

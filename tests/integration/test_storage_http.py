@@ -64,7 +64,7 @@ def test_a_corpus_is_read_from_a_web_server(served: str, tmp_path: Path) -> None
 def test_a_range_is_cut_out_of_the_whole_file(served: str, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"0123456789")
     assert storage.read_ranges(f"{served}/a.bin", [(8, 2), (0, 1)]) == [b"89", b"0"]
-    with pytest.raises(StorageError, match=r"a\.bin: asked for 6 bytes"):
+    with pytest.raises(StorageError, match=r"a\.bin: requested 6 bytes"):
         storage.read_ranges(f"{served}/a.bin", [(5, 6)])
 
 
@@ -72,7 +72,7 @@ def test_what_a_web_server_has_not_is_missing(served: str) -> None:
     assert storage.info(f"{served}/no.tar") is None
     with pytest.raises(MissingError, match=r"no\.tar"):
         storage.read(f"{served}/no.tar")
-    with pytest.raises(InputError, match="nothing is at"):
+    with pytest.raises(InputError, match="nothing found at"):
         storage.expand([f"{served}/no-{{0..1}}.tar"])
     with pytest.raises(InputError, match="Name each"):
         storage.expand([f"{served}/*.tar"])

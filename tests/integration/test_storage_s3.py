@@ -97,7 +97,7 @@ def test_an_object_that_is_not_there_is_missing(folder: str) -> None:
     for read in (storage.read, lambda url: storage.read_ranges(url, [(0, 1)])):
         with pytest.raises(MissingError, match=r"nothing\.bin"):
             read(f"{folder}/nothing.bin")
-    with pytest.raises(InputError, match="nothing is at"):
+    with pytest.raises(InputError, match="nothing found at"):
         storage.expand([f"{folder}/no/*.tar"])
     storage.delete(f"{folder}/nothing.bin")
 

@@ -131,7 +131,7 @@ def test_an_object_that_was_replaced_or_removed_is_named(
     with pytest.raises(CorpusMismatchError, match=r"^rank 0, shard 1: .*has changed"):
         list(stream_of(index, remote))
     storage.delete(url)
-    with pytest.raises(MissingError, match=r"^rank 0, shard 1: .*is not there"):
+    with pytest.raises(MissingError, match=r"^rank 0, shard 1: .*was not found"):
         list(stream_of(index, remote))
 
 

@@ -28,7 +28,7 @@ def test_what_was_published_is_read_back_whole_and_in_ranges(folder: str) -> Non
 @pytest.mark.parametrize("below", ["", "deep/"])
 def test_a_place_below_a_file_is_an_input_error(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_bytes(b"data")
-    with pytest.raises(InputError, match=r"is a file\. Choose another place"):
+    with pytest.raises(InputError, match=r"is a file\. Choose another folder"):
         storage.publish(f"{tmp_path}/file/{below}a.bin", b"more")
     assert (tmp_path / "file").read_bytes() == b"data"
 
@@ -72,7 +72,7 @@ def test_listing_is_recursive_sorted_and_the_same_as_asking_for_each(folder: str
 
 def test_what_is_not_there_is_missing_and_can_be_deleted(folder: str) -> None:
     assert storage.info(f"{folder}/no") is None
-    with pytest.raises(MissingError, match=f"{folder}/no is not there"):
+    with pytest.raises(MissingError, match=f"{folder}/no was not found"):
         storage.read(f"{folder}/no")
     with pytest.raises(MissingError):
         storage.read_ranges(f"{folder}/no", [(0, 1)])
@@ -95,7 +95,7 @@ def test_a_deleted_object_is_gone(folder: str) -> None:
 @pytest.mark.parametrize("wanted", [(5, 6), (10, 1), (50, 1)])
 def test_a_range_beyond_the_end_is_a_storage_error(folder: str, wanted: tuple[int, int]) -> None:
     storage.publish(f"{folder}/a.bin", b"0123456789")
-    with pytest.raises(StorageError, match=r"a\.bin: asked for"):
+    with pytest.raises(StorageError, match=r"a\.bin: requested"):
         storage.read_ranges(f"{folder}/a.bin", [(0, 1), wanted])
 
 
@@ -146,7 +146,7 @@ def test_numbers_may_count_down(folder: str) -> None:
 @pytest.mark.parametrize("pattern", ["none.tar", "*.parquet", "none/", "a-{00..01}.tar"])
 def test_a_pattern_that_names_nothing_is_an_input_error(folder: str, pattern: str) -> None:
     storage.publish(f"{folder}/in/a-00.tar", b"1")
-    with pytest.raises(InputError, match=r"nothing is at .*in/"):
+    with pytest.raises(InputError, match=r"nothing found at .*in/"):
         storage.expand([f"{folder}/in/a-00.tar", f"{folder}/in/{pattern}"])
 
 
