@@ -1,24 +1,24 @@
-"""What the pages about clusters show: settings that are accepted, commands that exist."""
+"""Pages of the documentation: settings, the table of contents, links, the tree of modules."""
 
 import re
-import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 import yaml
 from pydantic import BaseModel
 
-from pipeline.cli.app import app
 from pipeline.config.sections import ClusterSettings, ScoringSettings
 
-DOCS = Path(__file__).parents[3] / "docs"
-PAGES = ("scoring", "laptop", "multi-gpu", "slurm", "kubernetes")
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+PACKAGES = ("pipeline", "trainers", "catalogs", "attent_select")
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+CLUSTER_PAGES = ("laptop", "multi-gpu", "slurm", "kubernetes")
 SECTIONS: dict[str, type[BaseModel]] = {"cluster": ClusterSettings, "scoring": ScoringSettings}
 
 
-@pytest.mark.parametrize("page", PAGES[1:])
+@pytest.mark.parametrize("page", CLUSTER_PAGES)
 def test_the_settings_of_a_page_are_accepted(page: str) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
     assert blocks
@@ -27,17 +27,42 @@ def test_the_settings_of_a_page_are_accepted(page: str) -> None:
             SECTIONS[section].model_validate(values)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_exist_with_their_options(page: str) -> None:
-    commands: Any = typer.main.get_command(app)
-    lines = re.findall(r"^\$ attent (.*)$", (DOCS / f"{page}.md").read_text(), re.MULTILINE)
-    assert lines
-    for line in lines:
-        name, *arguments = shlex.split(line)
-        known = {option for param in commands.commands[name].params for option in param.opts}
-        assert {word for word in arguments if word.startswith("--")} <= known
+def test_the_table_of_contents_has_every_page() -> None:
+    listed = re.findall(r"(\S+)\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(listed) == sorted(path.stem for path in DOCS.glob("*.md"))
 
 
-def test_every_page_stands_in_the_table_of_contents() -> None:
-    shown = set(re.findall(r"(\S+)\.md", (DOCS.parent / "mkdocs.yml").read_text()))
-    assert {path.stem for path in DOCS.glob("*.md")} == shown
+def anchors(page: Path) -> set[str]:
+    """The anchors that mkdocs and GitHub make of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.is_file(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def paths_of_the_tree() -> Iterator[str]:
+    """Every line of the tree of modules in architecture.md, as a path."""
+    (tree,) = re.findall(
+        r"## Modules\n\n```\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL
+    )
+    folders: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, description = line.split(maxsplit=1)
+        assert description, line
+        folders[depth:] = [name.rstrip("/")]
+        yield "/".join(folders)
+
+
+def test_the_tree_names_every_module_once() -> None:
+    modules = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    expected = (path.parent if path.name == "__init__.py" else path for path in modules)
+    listed = sorted(paths_of_the_tree())
+    assert listed == sorted(str(path.relative_to(ROOT)) for path in expected)
