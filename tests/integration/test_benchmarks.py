@@ -1,4 +1,4 @@
-"""The benchmarks run, on a few rows: nobody else would notice that they do not."""
+"""The benchmark scripts run on a few rows."""
 
 import json
 import os
@@ -13,30 +13,30 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
-    """What a benchmark wrote down."""
-    where = ("--repeats", "1", "--results", tmp_path / "results", "--name", "found")
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *arguments, *where],
-        # One torch thread: a busy machine has no more to give.
+    """Run a benchmark and return the results that it writes."""
+    options = ("--repeats", "1", "--results", tmp_path / "results", "--name", "test")
+    process = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *arguments, *options],
+        # One torch thread, for a busy machine.
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads((tmp_path / "results/found.json").read_text()))
+    assert process.returncode == 0, process.stderr[-3000:]
+    return dict(json.loads((tmp_path / "results/test.json").read_text()))
 
 
 def test_selection(tmp_path: Path) -> None:
-    found = run(
+    results = run(
         tmp_path,
         "selection.py",
         *("--rows", "2e4", "--folder", str(tmp_path)),
         *("--only", "ours,polars,numpy,torch"),
     )
-    assert {each["selected"] for each in found["results"]} == {4000}
-    assert found["ratios"]["numpy argpartition / ours to ids: hard"] > 0
-    assert (tmp_path / "results/found.png").exists()
+    assert {each["selected"] for each in results["results"]} == {4000}
+    assert results["ratios"]["numpy argpartition / ours to ids: hard"] > 0
+    assert (tmp_path / "results/test.png").exists()
 
 
 def test_scoring(tmp_path: Path) -> None:
@@ -44,18 +44,18 @@ def test_scoring(tmp_path: Path) -> None:
     pl.DataFrame({"text": [f"sample {number} of forty" for number in range(40)]}).write_parquet(
         text
     )
-    found = run(
+    results = run(
         tmp_path,
         "scoring.py",
         *("--text", str(text), "--samples", "40", "--spans", "8", "--only", "ours, one"),
     )
-    methods = {each["method"]: each["samples_per_second"] for each in found["throughput"]}
+    methods = {each["method"]: each["samples_per_second"] for each in results["throughput"]}
     assert methods.keys() == {"bare loop", "ours, one task"}
     assert min(methods.values()) > 0
-    assert found["spans"]["files"]["num_spans"] == found["spans"]["window"]["num_spans"] == 8
+    assert results["spans"]["files"]["num_spans"] == results["spans"]["window"]["num_spans"] == 8
 
 
 def test_partial_rounds(tmp_path: Path) -> None:
-    found = run(tmp_path, "partial_rounds.py", "--samples", "300")
-    scored = {each["round"]: each["scored"] for each in found["results"]}
+    results = run(tmp_path, "partial_rounds.py", "--samples", "300")
+    scored = {each["round"]: each["scored"] for each in results["results"]}
     assert scored == {"full": 300, "staleness": 30, "threshold": 30, "none": 0}

@@ -1,4 +1,4 @@
-"""Every command and every program in README.md and docs/, run as a reader would run it."""
+"""The commands and programs of README.md and docs/ run as they are written."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
-# These name a CONFIG.yaml, a loop or make a package: unit/pipeline/test_docs.py, test_loops.py and
-# test_own_task.py.
-ELSEWHERE = {"scoring", "laptop", "multi-gpu", "slurm", "kubernetes", "own_task", "loops"}
-DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ELSEWHERE]
+# Pages whose commands other tests run or check: unit/pipeline/test_docs.py, test_pointers.py,
+# test_loops.py and test_own_task.py.
+TESTED_ELSEWHERE = {"scoring", "laptop", "multi-gpu", "slurm", "kubernetes", "own_task", "loops"}
+DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in TESTED_ELSEWHERE]
 PAGES = [README, *(page.read_text() for page in DOCS)]
 COMMANDS = [
     line.removeprefix("$ ").split("  #")[0].strip()
@@ -35,7 +35,7 @@ COMMANDS = [
 ON_THE_DEMO = [command for command in COMMANDS if "demo/soft" in command]
 OWN_CORPUS = "attent run examples/s3_cluster.yaml"
 
-# The configuration of the README, made small enough for a test, and pointed at its servers.
+# Overrides that make the README's configuration small enough for a test.
 SMALL = {
     "model": {
         "config": {
@@ -61,18 +61,18 @@ SMALL = {
 
 
 def run(command: str, *, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """What a command prints, with `attent` and `python` taken from this environment."""
+    """Output of a command, with `attent` and `python` of this environment."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | (env or {})
-    done = subprocess.run(
+    process = subprocess.run(
         shlex.split(command), cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make demo` was run."""
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the output of `make demo`."""
     folder = tmp_path_factory.mktemp("reader")
     recipe = run("make --no-print-directory --dry-run demo", cwd=ROOT).splitlines()[-1]
     assert recipe.endswith("attent demo --out demo")
@@ -80,7 +80,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_no_command_is_left_out() -> None:
+def test_every_command_of_the_pages_is_run() -> None:
     assert {*ON_THE_DEMO, OWN_CORPUS, "make demo", "make test"} == set(COMMANDS)
     assert len(ON_THE_DEMO) >= 5
 
@@ -91,23 +91,23 @@ def test_make_test_runs_the_checks_and_the_tests() -> None:
         assert part in recipe
 
 
-def test_the_commands_on_the_demo_run_in_the_order_of_the_pages(reader: Path) -> None:
-    said = [run(command, cwd=reader) for command in ON_THE_DEMO]
-    assert all(said)
-    assert (reader / "demo/hardest.parquet").is_file()
-    assert (reader / "demo/soft/report.html").stat().st_size > 100_000
+def test_the_commands_on_the_demo_run_in_page_order(demo_folder: Path) -> None:
+    outputs = [run(command, cwd=demo_folder) for command in ON_THE_DEMO]
+    assert all(outputs)
+    assert (demo_folder / "demo/hardest.parquet").is_file()
+    assert (demo_folder / "demo/soft/report.html").stat().st_size > 100_000
 
 
 @pytest.mark.parametrize(
     "page", ["README.md", "docs/formats.md", "docs/extending.md", "docs/antk.md"]
 )
-def test_the_programs_of_a_page_run(page: str, reader: Path) -> None:
+def test_the_programs_of_a_page_run(page: str, demo_folder: Path) -> None:
     programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert programs
     for number, program in enumerate(programs):
-        script = reader / f"program_{number}.py"
+        script = demo_folder / f"program_{number}.py"
         script.write_text(program)
-        run(f"python {script.name}", cwd=reader)
+        run(f"python {script.name}", cwd=demo_folder)
 
 
 def test_the_configuration_of_the_readme_is_the_example() -> None:
@@ -161,17 +161,17 @@ def _upload_corpus(server: S3Server, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _cluster(environment: dict[str, str]) -> Iterator[str]:
-    """A Dask scheduler and a worker as processes of their own, started as their docs say."""
+    """Start a Dask scheduler and a worker as subprocesses, as their documentation describes."""
     env = os.environ | environment
     with contextlib.ExitStack() as stack:
         scheduler = stack.enter_context(
             _process(["scheduler", "--host", "tcp://127.0.0.1:0", "--no-dashboard"], env=env)
         )
-        address = _said(scheduler, r"Scheduler at:\s+(tcp://\S+)")
+        address = _wait_for_output(scheduler, r"Scheduler at:\s+(tcp://\S+)")
         worker = stack.enter_context(
             _process(["worker", address, "--nthreads", "1", "--no-dashboard"], env=env)
         )
-        _said(worker, r"Registered to:\s+(tcp://\S+)")
+        _wait_for_output(worker, r"Registered to:\s+(tcp://\S+)")
         yield address
 
 
@@ -188,13 +188,13 @@ def _process(arguments: list[str], *, env: dict[str, str]) -> Iterator[subproces
         process.wait()
 
 
-def _said(process: subprocess.Popen[str], pattern: str) -> str:
-    """Waits until the process has printed `pattern`; afterwards somebody goes on reading."""
+def _wait_for_output(process: subprocess.Popen[str], pattern: str) -> str:
+    """Wait until the process prints `pattern`; a thread then drains its output."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if found := re.search(pattern, line):
+        if match := re.search(pattern, line):
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            return found.group(1)
-    raise AssertionError(f"{process.args} ended before it said {pattern}: {''.join(lines)}")
+            return match.group(1)
+    raise AssertionError(f"{process.args} ended before it printed {pattern}: {''.join(lines)}")

@@ -1,4 +1,4 @@
-"""Every example is a configuration that can start, once it is told where the data is."""
+"""The example configurations are valid once their shards exist."""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small language model with its tokenizer, and a shard."""
     folder = tmp_path_factory.mktemp("base")
     train_tokenizer(["some words"], folder / "tokenizer", vocab_size=300)
-    whole = HuggingFaceModels(
+    models = HuggingFaceModels(
         "AutoModelForCausalLM", {"config": LLAMA["config"] | {"max_position_embeddings": 1024}}
     )
-    whole.save(whole.build(1), folder)
+    models.save(models.build(1), folder)
     save_preprocessing(str(folder / "tokenizer"), folder)
     Parquet().write(folder / "shard.parquet", [{"text": "some words"}])
     return folder
@@ -47,7 +47,7 @@ def values_of(example: Path, base: Path, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_a_sound_configuration_that_freezes_as_it_is(
+def test_an_example_is_valid_and_unchanged_by_freezing(
     example: Path, base: Path, tmp_path: Path
 ) -> None:
     parsed = run_config.parse(values_of(example, base, tmp_path))
@@ -55,7 +55,9 @@ def test_an_example_is_a_sound_configuration_that_freezes_as_it_is(
     assert run_config.load(parsed.run) == parsed
 
 
-def broken(example: str, base: Path, folder: Path, section: str, **replaced: Any) -> dict[str, Any]:
+def changed_values(
+    example: str, base: Path, folder: Path, section: str, **replaced: Any
+) -> dict[str, Any]:
     (path,) = (path for path in EXAMPLES if path.stem == example)
     values = values_of(path, base, folder)
     values[section] |= replaced
@@ -73,34 +75,34 @@ def broken(example: str, base: Path, folder: Path, section: str, **replaced: Any
         ("task", {"template": "no field"}, "task.*template is 'no field'"),
     ],
 )
-def test_what_a_model_or_tokenizer_lacks_is_one_line_before_anything_starts(
+def test_an_error_about_a_model_or_tokenizer_is_one_line_before_the_run_starts(
     base: Path, tmp_path: Path, section: str, replaced: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(InputError, match=line) as caught:
-        run_config.parse(broken("gsm8k_lora", base, tmp_path, section, **replaced))
+        run_config.parse(changed_values("gsm8k_lora", base, tmp_path, section, **replaced))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_four_bits_without_the_library_for_them_are_one_line(
+def test_four_bit_quantization_without_bitsandbytes_is_one_line(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: False)
-    values = broken("gsm8k_lora", base, tmp_path, "model", lora={"quantize": "4bit"})
+    values = changed_values("gsm8k_lora", base, tmp_path, "model", lora={"quantize": "4bit"})
     with pytest.raises(InputError, match=r"install attent-select\[quantize\], or set base_dtype"):
         run_config.parse(values)
 
 
-def test_a_model_of_another_kind_than_the_task_s_is_one_line(base: Path, tmp_path: Path) -> None:
-    wrong = broken("nuclei_segmentation", base, tmp_path, "model", config={"model_type": "llama"})
+def test_a_model_type_that_does_not_fit_the_task_is_one_line(base: Path, tmp_path: Path) -> None:
+    wrong = changed_values(
+        "nuclei_segmentation", base, tmp_path, "model", config={"model_type": "llama"}
+    )
     with pytest.raises(InputError, match="model: model type 'llama' does not fit the task"):
         run_config.parse(wrong)
 
 
-def test_several_modalities_are_a_list_in_the_file_and_after_freezing(
-    base: Path, tmp_path: Path
-) -> None:
-    values = broken("fashion_mae", base, tmp_path, "task", image=["image", "depth"])
+def test_several_modalities_stay_a_list_after_freezing(base: Path, tmp_path: Path) -> None:
+    values = changed_values("fashion_mae", base, tmp_path, "task", image=["image", "depth"])
     values["model"] = {
         "config": {
             "model_type": "multi_mae",
