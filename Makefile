@@ -2,11 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench docs clean
+# Processes that share the tests; each may start a small cluster, so that more take much memory.
+TEST_PROCESSES ?= auto
+LOWEST := .venv-lowest/bin
+
+.PHONY: install demo test test-lowest lint bench docs clean
 
 install: .venv/.installed
 
-# Third-party versions come from constraints.txt, so that an install resolves at once and the same way.
+# Everything that the demo and the tests need, in the versions of constraints.txt.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
@@ -22,7 +26,15 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal
+
+# The oldest versions that pyproject.toml allows, but torch as in constraints.txt; not part of CI.
+test-lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(LOWEST)/python -m pip install --quiet uv
+	$(LOWEST)/python -m pip install --quiet --no-deps $$(grep '^torch==' constraints.txt)
+	$(LOWEST)/uv pip install --python $(LOWEST)/python --resolution lowest-direct --editable ".[demo]"
+	$(LOWEST)/python -P tests/packaging/smoke.py .venv-lowest/smoke
 
 bench: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
@@ -33,5 +45,5 @@ docs: install
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv demo site build .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-lowest demo site build .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,13 +23,9 @@ _MAX_RESPONSE = 600
 
 def digits(*, seed: int) -> tuple[list[Sample], list[Sample]]:
     """1,797 images of 8 × 8 pixels (PNG bytes in `image`, 0…9 in `label`): training, held out."""
-    try:
-        from PIL import Image
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError(
-            f"the demo needs {error.name}: install it with `pip install attent-select[demo]`"
-        ) from error
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
     found = load_digits()
     samples: list[Sample] = []
     for pixels, label in zip(found.images, found.target, strict=True):

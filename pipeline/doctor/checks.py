@@ -4,9 +4,9 @@ One check after the other, each ending in a line.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import typer
 from packaging.requirements import Requirement
@@ -18,6 +18,8 @@ from pipeline.cluster import connect, size, worker_check
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.doctor.estimate import Estimate, estimate
+
+_EXTRAS = ("train", "report", "cluster")
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,26 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 def _environment() -> str:
     import torch
 
-    lacking = []
-    for text in requires("attent-select") or ():
-        needed = Requirement(text)
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-            continue
-        if not needed.specifier.contains(version(needed.name), prereleases=True):
-            lacking.append(f"{needed.name} {version(needed.name)}, expected {needed.specifier}")
-    if lacking:
-        raise InputError(f"{'; '.join(lacking)}: install again with constraints.txt")
+    if outdated := list(_outdated()):
+        raise InputError(f"{'; '.join(outdated)}: install again with constraints.txt")
     names = ("python", "torch", "transformers", "polars", "dask")
     found = worker_check.environment()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{', '.join(f'{name} {found[name]}' for name in names)}; {device}"
+
+
+def _outdated() -> Iterator[str]:
+    """What is installed in a version that the base or an extra of a run does not allow."""
+    for requirement in map(Requirement, requires("attent-select") or ()):
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({"extra": extra}) for extra in _EXTRAS):
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            continue  # an extra that is not used here
+        if not requirement.specifier.contains(installed, prereleases=True):
+            yield f"{requirement.name} {installed}, expected {requirement.specifier}"
 
 
 def _storage(config: RunConfig) -> str:

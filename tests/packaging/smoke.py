@@ -92,6 +92,7 @@ def write_config(folder: Path, name: str, *, model: dict[str, Any]) -> Path:
 
 
 def main(folder: Path) -> None:
+    """Import everything, then run every stage in the new folder `folder`."""
     print(f"{import_everything()} modules imported", flush=True)  # noqa: T201
     for number in range(2):
         write_digits(folder / f"shards/{number}.parquet", start=60 * number, num_samples=60)
@@ -124,4 +125,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    FOLDER = Path(sys.argv[1]).resolve()
+    FOLDER.mkdir()
+    main(FOLDER)
