@@ -1,8 +1,7 @@
-"""Checkpoints: folders that count only once their marker is there.
+"""Checkpoints: folders that count only once their marker exists.
 
-The marker `checkpoint.json`, which names every file with its size and the digest of the
-weights, and is published last. A killed upload leaves files without a marker: that never
-happened.
+The marker `checkpoint.json` names every file with its size, and the digest of the weights. It is
+published last. Files without a marker, left by an interrupted upload, are ignored.
 """
 
 import hashlib
@@ -32,15 +31,16 @@ _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
 class DamagedError(StorageError):
-    """The storage answers, but a checkpoint is not what its marker says."""
+    """A checkpoint's files differ from what its marker says."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A published checkpoint.
 
-    `step` counts the optimizer steps behind the weights; `stream` is the stream's state; `progress`
-    is what the round had measured so far; `result` is there when the round was finished.
+    `step` is the number of optimizer steps that the weights were trained for; `stream` is the
+    stream's state; `progress` is what the round had measured so far; `result` is set when the round
+    was finished.
     """
 
     url: str
@@ -54,7 +54,7 @@ class Checkpoint:
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """A local folder with the files: the checkpoint itself, or a copy removed afterwards."""
+        """Yield a local folder with the files: the checkpoint itself, or a temporary copy."""
         if storage.is_local(self.url):
             yield Path(storage.normalise(self.url))
             return
@@ -63,18 +63,19 @@ class Checkpoint:
             yield Path(folder)
 
     def load(self, models: "Models", *, folder: Path | None = None) -> "torch.nn.Module":
-        """The model, compared with the digest that was taken when it was saved. `folder` is what
-        `local` gave, for those who need the files anyway.
+        """Return the model, checked against the digest that was taken when it was saved.
+
+        `folder` is what `local` yielded, for callers who need the files anyway.
 
         Raises:
             InputError: the weights do not fit the model, or are not the ones that were saved.
         """
         with self.local() if folder is None else nullcontext(folder) as files:
             model = models.load(files)
-        found = digest_of(model, models)
-        if found != self.weights_digest:
+        digest = digest_of(model, models)
+        if digest != self.weights_digest:
             raise InputError(
-                f"the weights loaded from {self.url} have digest {found}, those saved had "
+                f"the weights loaded from {self.url} have digest {digest}, those saved had "
                 f"{self.weights_digest}: the files have changed, or this version of transformers "
                 f"reads them differently (saved with {self.versions})"
             )
@@ -82,7 +83,7 @@ class Checkpoint:
 
 
 def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.open`)
-    """The checkpoint at `url`; None when there is none with a marker.
+    """Return the checkpoint at `url`; None without a marker.
 
     Raises:
         DamagedError: a file that the marker names is missing or has another size.
@@ -96,27 +97,28 @@ def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.ope
         raise DamagedError(
             f"{marker} is damaged: {error}. Delete the folder and run again"
         ) from error
-    found = {item.url: item.num_bytes for item in storage.list_objects(url)}
+    sizes = {item.url: item.num_bytes for item in storage.list_objects(url)}
     base = storage.normalise(url)
     for name, num_bytes in content["files"].items():
-        if found.get(join(base, name)) != num_bytes:
+        size = sizes.get(join(base, name))
+        if size != num_bytes:
             raise DamagedError(
-                f"checkpoint {url} is damaged: {name} has {found.get(join(base, name))} bytes, "
-                f"expected {num_bytes}. Delete the folder and run again"
+                f"checkpoint {url} is damaged: {name} has {size} bytes, expected {num_bytes}. "
+                "Delete the folder and run again"
             )
     return Checkpoint(url=url, **content)
 
 
 def newest(url: str) -> Checkpoint | None:
-    """The marked checkpoint `step-<n>` under `url` with the largest n, but for damaged ones."""
+    """Return the checkpoint `step-<n>` under `url` with the largest n, except damaged ones."""
     for step in sorted(_steps(url), reverse=True):
         try:
-            found = open(join(url, f"step-{step}"))
+            checkpoint = open(join(url, f"step-{step}"))
         except DamagedError as error:
-            warnings.warn(f"{error}. Going on from an older one", stacklevel=2)
+            warnings.warn(f"{error}. Resuming from an older one", stacklevel=2)
             continue
-        if found is not None:
-            return found
+        if checkpoint is not None:
+            return checkpoint
     return None
 
 
@@ -130,14 +132,14 @@ def publish(
     progress: dict[str, Any] | None = None,
     result: dict[str, Any] | None = None,
 ) -> Checkpoint:
-    """Copy a local folder to `url`, then its marker; what an earlier attempt left goes first."""
+    """Copy a local folder to `url`, then its marker; remove files of an earlier attempt first."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     storage.delete(join(url, MARKER))
-    wanted = {join(storage.normalise(url), name) for name in files}
+    published = {join(storage.normalise(url), name) for name in files}
     steps = join(storage.normalise(url), "step-")
-    leftovers = [item.url for item in storage.list_objects(url) if not item.url.startswith(steps)]
-    storage.delete_all(left for left in leftovers if left not in wanted)
+    existing = [item.url for item in storage.list_objects(url) if not item.url.startswith(steps)]
+    storage.delete_all(item for item in existing if item not in published)
     for name in files:
         storage.publish(join(url, name), folder / name)
     saved = Checkpoint(
@@ -155,41 +157,41 @@ def publish(
     return saved
 
 
-def record(done: Checkpoint, *, result: dict[str, Any]) -> None:
+def record(checkpoint: Checkpoint, *, result: dict[str, Any]) -> None:
     """Replace the result of a published checkpoint; its files stay."""
-    _publish_marker(replace(done, result=result))
+    _publish_marker(replace(checkpoint, result=result))
 
 
-def _publish_marker(saved: Checkpoint) -> None:
-    content = {name: value for name, value in asdict(saved).items() if name != "url"}
-    storage.publish(join(saved.url, MARKER), json.dumps(content, indent=1).encode())
+def _publish_marker(checkpoint: Checkpoint) -> None:
+    content = {name: value for name, value in asdict(checkpoint).items() if name != "url"}
+    storage.publish(join(checkpoint.url, MARKER), json.dumps(content, indent=1).encode())
 
 
 def discard(url: str) -> None:
-    """Remove a checkpoint: its marker first, so that a piece of it never counts."""
+    """Remove a checkpoint: its marker first, so that an incomplete one never counts."""
     storage.delete(join(url, MARKER))
     storage.delete_folder(url)
 
 
 def discard_steps(url: str, *, before: int | None = None) -> None:
-    """Remove every `step-<n>` under `url` (below `before`), marked or not."""
+    """Remove every `step-<n>` under `url` (n below `before`), with or without a marker."""
     for step in sorted(_steps(url)):
         if before is None or step < before:
             discard(join(url, f"step-{step}"))
 
 
 def _steps(url: str) -> set[int]:
-    """Every n of `step-<n>` under `url`."""
+    """Return every n of `step-<n>` under `url`."""
     base = storage.normalise(url)
     names = (item.url.removeprefix(base).lstrip("/") for item in storage.list_objects(url))
-    found = (re.match(r"step-(\d+)/", name) for name in names)
-    return {int(match[1]) for match in found if match}
+    matches = (re.match(r"step-(\d+)/", name) for name in names)
+    return {int(match[1]) for match in matches if match}
 
 
 def save_initial(models: "Models", *, seed: int, url: str) -> Checkpoint:
-    """Publish a new model as the checkpoint of step 0; one that is there already is kept."""
-    if (found := open(url)) is not None:
-        return found
+    """Publish a new model as the checkpoint of step 0; keep an existing one."""
+    if (existing := open(url)) is not None:
+        return existing
     model = models.build(seed)
     with tempfile.TemporaryDirectory(prefix="attent-checkpoint-") as folder:
         models.save(model, Path(folder))
@@ -197,24 +199,24 @@ def save_initial(models: "Models", *, seed: int, url: str) -> Checkpoint:
 
 
 def digest_of(model: "torch.nn.Module", models: "Models") -> str:
-    """The digest of a model's weights: the store's own, if it has one, else that of all tensors."""
+    """Return the digest of a model's weights: the store's own, else that of all tensors."""
     if hasattr(models, "digest"):
         return str(models.digest(model))
     return weights_digest(model)
 
 
 def weights_digest(model: "torch.nn.Module") -> str:
-    """Hash of the names, dtypes, shapes and bits of every parameter and persistent buffer."""
+    """Hash names, dtypes, shapes and bits of every parameter and persistent buffer."""
     return tensors_digest(model.state_dict())
 
 
 def tensors_digest(weights: Mapping[str, "torch.Tensor"]) -> str:
-    """Hash of the names, dtypes, shapes and bits of tensors."""
+    """Hash names, dtypes, shapes and bits of tensors."""
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

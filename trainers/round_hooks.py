@@ -1,4 +1,4 @@
-"""The seam between a round (`fitting.py`) and the loop that does its steps
+"""The seam between a round (`fitting/`) and the loop that does its steps
 (`hf/training_loop.py`).
 
 Plain values, so that `fit` can be imported without transformers.

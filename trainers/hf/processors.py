@@ -19,7 +19,7 @@ _FAILURES = (OSError, ValueError, KeyError, ImportError, TypeError)
 
 @lru_cache(maxsize=8)
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer saved at `path`, loaded once per process.
+    """Return the fast tokenizer saved at `path`, loaded once per process.
 
     Raises:
         InputError: there is none, or it is not a fast one.
@@ -35,10 +35,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 @lru_cache(maxsize=8)
 def load_image_processor(path: str, *, backend: str) -> Any:
-    """The image processor saved at `path`, in that backend (`pil` or `torchvision`).
+    """Return the image processor saved at `path`, in that backend (`pil` or `torchvision`).
 
     Raises:
-        InputError: there is none, or the backend is not installed: another would give other pixels.
+        InputError: there is none, or the backend is not installed: another gives other pixels.
     """
     try:
         processor = AutoImageProcessor.from_pretrained(
@@ -52,26 +52,30 @@ def load_image_processor(path: str, *, backend: str) -> Any:
 
 @lru_cache(maxsize=8)
 def load_processor(path: str, *, backend: str) -> Any:
-    """The processor (tokenizer and image processor) saved at `path`; raises what the others do."""
+    """Return the processor (tokenizer and image processor) saved at `path`.
+
+    Raises:
+        InputError: there is none, it lacks a part, or the backend is not installed.
+    """
     try:
         processor = AutoProcessor.from_pretrained(path, backend=backend, trust_remote_code=False)
     except _FAILURES as error:
-        why = " ".join(str(error).split())
-        if isinstance(error, ImportError) and "ideo" in why:
-            why = (
-                "it is for videos too, and transformers has that part only with torchvision: "
-                f"install it and set task.backend to torchvision ({why})"
+        reason = " ".join(str(error).split())
+        if isinstance(error, ImportError) and "ideo" in reason:
+            reason = (
+                "it also processes videos, for which transformers needs torchvision: install "
+                f"torchvision and set task.backend to torchvision ({reason})"
             )
-        raise InputError(f"no processor can be loaded from {path}: {why}") from error
+        raise InputError(f"no processor can be loaded from {path}: {reason}") from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
-            raise InputError(f"the processor in {path} has no {part}: expected both for images")
+            raise InputError(f"the processor in {path} has no {part}, which this task needs")
     _check_backend(processor.image_processor, path=path, backend=backend)
     return processor
 
 
 def save_preprocessing(path: str, folder: Path) -> None:
-    """Put a copy of what is saved at `path`, tokenizer or processor, beside a model."""
+    """Copy the tokenizer or processor saved at `path` into a model's folder."""
     try:
         AutoProcessor.from_pretrained(path, trust_remote_code=False).save_pretrained(folder)
     except _FAILURES as error:
@@ -79,9 +83,9 @@ def save_preprocessing(path: str, folder: Path) -> None:
 
 
 def _check_backend(processor: Any, *, path: str, backend: str) -> None:
-    # Theirs falls back to whatever is installed, with a warning.
+    # transformers falls back to an installed backend, with only a warning.
     if isinstance(processor, PilBackend) != (backend == "pil"):
         raise InputError(
             f"the image processor in {path} has no backend {backend!r} here, only "
-            f"{type(processor).__name__}: set task.backend to the one that is installed"
+            f"{type(processor).__name__}: set task.backend to an installed one"
         )

@@ -1,6 +1,6 @@
-"""Steps of training with `transformers.Trainer`, on a stream that shards itself.
+"""Training steps with `transformers.Trainer`, on a stream that shards itself.
 
-What has to be said to the Trainer so that sharding, scale, random state and resuming are exact.
+Overrides the parts of the Trainer that make sharding, scale, random state or resuming inexact.
 """
 
 import gc
@@ -33,15 +33,15 @@ from trainers.task import Batch, Models, Task
 # Without this attribute the Trainer divides the loss by the accumulation steps, silently.
 if not hasattr(Trainer, "loss_is_scaled_for_ga"):
     raise InputError(
-        f"transformers {transformers.__version__} would scale the loss of accumulated batches once "
-        "more: install transformers>=5.20"
+        f"transformers {transformers.__version__} would scale the loss of accumulated batches "
+        "twice: install transformers>=5.20"
     )
 
-# The Trainer collects garbage before its first step, and so ends the model and the optimizer of the
-# round before. To look at all that was imported as well took 0.3 s, every round.
+# The Trainer collects garbage before its first step, which frees the model and the optimizer of the
+# previous round. Without freezing, the collection also visits all imported objects: 0.3 s a round.
 gc.freeze()
 
-# Observed losses are handed over at least this often, at multiples of it: the same after a resume.
+# Observed losses are handed over at least at multiples of this step, also after a resume.
 _OBSERVE_STEPS = 500
 
 
@@ -59,7 +59,7 @@ def train_steps(
 ) -> None:
     """Train `model` in place.
 
-    `resume` is a folder that a previous call saved: optimizer, scheduler and step come from it; the
+    `resume` is a folder that a previous call saved: it gives optimizer, scheduler and step; the
     weights are already in `model`. Every rank must call this. `hooks.checkpoint` is called every
     `settings.save_steps` steps and at the end, with a folder under `work`.
     """
@@ -76,7 +76,7 @@ def train_steps(
 
 
 class _Learner(torch.nn.Module):
-    """The model with its task's loss as `forward`, so that DDP and autocast see the whole of it."""
+    """Model with its task's loss as `forward`, so that DDP and autocast cover both."""
 
     def __init__(self, model: torch.nn.Module, task: Task) -> None:
         super().__init__()
@@ -88,15 +88,16 @@ class _Learner(torch.nn.Module):
 
     @property
     def _no_split_modules(self) -> Any:
-        # What FSDP wraps one by one, if the configuration does not say it.
+        # Classes of layers that FSDP wraps one by one, unless the configuration names others.
         return getattr(self.model, "_no_split_modules", None)
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
-        self.model.activation_checkpointing_enable(**settings)  # type: ignore[operator]
+        model: Any = self.model
+        model.activation_checkpointing_enable(**settings)
 
 
 class _RoundTrainer(Trainer):
-    """One rank's Trainer for one round."""
+    """Trainer of one rank for one round."""
 
     # The stream puts the denominator of the whole global batch into every micro-batch.
     loss_is_scaled_for_ga = True
@@ -123,17 +124,17 @@ class _RoundTrainer(Trainer):
         if arguments.fsdp and not self.is_fsdp_enabled:
             raise InputError(
                 "training.arguments.fsdp shards a model over GPUs, and this process has none: "
-                "leave it out"
+                "remove it"
             )
         self.remove_callback(PrinterCallback)  # stdout belongs to the command's own answer
         self._learner, self._stream, self._work = learner, stream, work
         self._steps, self._models, self._hooks = steps, models, hooks
         self._observed = ObservedLosses()
         self._observed_from = steps.first + stream.next_step
-        self._part = 0
+        self._micro_batch = 0
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
-        # Not through accelerator.prepare: it would shard a stream that has already sharded itself.
+        # Without accelerator.prepare, which would shard the stream a second time.
         return DataLoader(self._stream, batch_size=None, num_workers=0)
 
     def training_step(
@@ -142,13 +143,13 @@ class _RoundTrainer(Trainer):
         step = int(inputs["step"]) + self._steps.first
         if step != self.state.global_step:
             raise RuntimeError(
-                f"the stream is at step {step}, the Trainer at {self.state.global_step}: samples "
-                "would be trained on in another order than the stream's"
+                f"the stream is at step {step}, the Trainer at {self.state.global_step}: training "
+                "would not follow the stream's order (this is a bug; please report it)"
             )
-        # Counted, not carried on: the same dropout after a resume, whatever happened in between.
-        self._part = (self._part + 1) % self.args.gradient_accumulation_steps
-        rank = self.args.process_index
-        set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, step, rank, self._part) % 2**32)
+        # Seeded by counters, so that dropout is the same after a resume.
+        self._micro_batch = (self._micro_batch + 1) % self.args.gradient_accumulation_steps
+        counters = (step, self.args.process_index, self._micro_batch)
+        set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, *counters) % 2**32)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
@@ -160,12 +161,12 @@ class _RoundTrainer(Trainer):
     ) -> torch.Tensor:
         losses, num_units = model(inputs)
         self._observed.add(inputs, loss=losses, num_units=num_units, step=self.state.global_step)
-        # DDP averages the gradients of the ranks: times their number, they add up.
+        # DDP averages the gradients over ranks; multiplied by their number, they add up.
         total: torch.Tensor = (inputs["weight"] * losses).sum() / inputs["denominator"]
         return total * int(self.accelerator.num_processes)
 
     def hand_over_observed(self) -> None:
-        """Give the losses of all ranks since the last time to the hook."""
+        """Pass the losses of all ranks since the last call to the hook."""
         rows = self._observed.take(device=self.args.device)
         for shard_id, row in unusable(rows):
             self._stream.leave_out(shard_id, row=row)
@@ -183,34 +184,36 @@ class _RoundTrainer(Trainer):
             self._hooks.checkpoint(self.state.global_step, folder)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # The Trainer's own would add a pickle of its arguments.
+        # Overridden, because the Trainer would add a pickle of its arguments.
         if not self.args.should_save:
             return
         assert output_dir is not None
         if state_dict is None:
             self._models.save(self._learner.model, Path(output_dir))
             return
-        # FSDP: the weights are spread over the ranks, and were gathered from them.
-        whole = {name.removeprefix("model."): value for name, value in state_dict.items()}
-        self._models.save(self._learner.model, Path(output_dir), weights=whole)
+        # FSDP: `state_dict` holds the weights gathered from the ranks that they are sharded over.
+        weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
+        models: Any = self._models  # a store that works with FSDP takes `weights`, see `Models`
+        models.save(self._learner.model, Path(output_dir), weights=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        # The Trainer's own would add another copy of the weights.
+        # Overridden, because the Trainer would add another copy of the weights.
         plugin = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
+            assert self.lr_scheduler is not None
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # The Trainer's own leaves modules of many architectures at their initial values, with only
-        # a warning; the weights were loaded, and compared with their digest, before.
+        # Overridden, because the Trainer leaves modules of many architectures at their initial
+        # values with only a warning. The weights were loaded and checked by their digest before.
         return
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # Random numbers are counted from (seed, step, rank): there is no state.
+        # Random numbers depend only on (seed, step, rank): there is no state.
         return
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -218,7 +221,7 @@ class _RoundTrainer(Trainer):
 
 
 class _RoundCallback(TrainerCallback):
-    """Saves inside the round, and stops it at its end: the horizon of the schedule lies further."""
+    """Save inside the round, and stop at its end, which lies before the schedule's horizon."""
 
     def __init__(self, trainer: _RoundTrainer, *, steps: Steps, save_steps: int) -> None:
         self._trainer = trainer
@@ -233,7 +236,7 @@ class _RoundCallback(TrainerCallback):
         control.should_save = at_end or (self._save_steps > 0 and step % self._save_steps == 0)
         control.should_training_stop = at_end
         if control.should_save or step % _OBSERVE_STEPS == 0:
-            # Before the checkpoint: what a killed run hands over twice is the same both times.
+            # Before the checkpoint, so that a resumed run hands over the same losses again.
             self._trainer.hand_over_observed()
         self._trainer.after_step()
         return control
@@ -247,7 +250,7 @@ class _RoundCallback(TrainerCallback):
 def _arguments(
     settings: TrainingSettings, *, stream: TeachingStream, steps: Steps, work: Path
 ) -> TrainingArguments:
-    decided: dict[str, Any] = {
+    loop_arguments: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
         "gradient_accumulation_steps": stream.share.num_parts,
@@ -262,7 +265,7 @@ def _arguments(
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
     }
-    return training_arguments(settings, **decided)
+    return training_arguments(settings, **loop_arguments)
 
 
 def _check_devices(stream: TeachingStream, arguments: TrainingArguments) -> None:
@@ -276,15 +279,15 @@ def _check_devices(stream: TeachingStream, arguments: TrainingArguments) -> None
     if arguments.fsdp and world_size == 1:
         raise InputError(
             "training.arguments.fsdp shards a model over processes, and this is the only one: "
-            "start several (torchrun), or leave it out"
+            "start several (torchrun), or remove it"
         )
-    if arguments.fp16 and arguments.device.type == "cpu":  # it would be left aside, in silence
+    if arguments.fp16 and arguments.device.type == "cpu":  # the Trainer would silently ignore it
         raise InputError(
             "training.arguments.fp16 is for GPUs, and this process has none: set training.dtype to "
             "bfloat16 instead"
         )
     if arguments.n_gpu > 1:
         raise InputError(
-            "several GPUs in one process: start one process per GPU (torchrun), or show only one "
-            "(CUDA_VISIBLE_DEVICES)"
+            "several GPUs in one process: start one process per GPU (torchrun), or make only one "
+            "visible (CUDA_VISIBLE_DEVICES)"
         )

@@ -95,7 +95,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_an_older_one_with_a_warning(
         checkpoint.publish(folder, url=f"{out}/step-{step}", step=step, weights_digest="…")
     name = {"weights": "model.safetensors", "marker": checkpoint.MARKER}[damage]
     (Path(out) / "step-100" / name).write_bytes(b"{cut")
-    with pytest.warns(UserWarning, match=r"step-100.*damaged.*Going on from an older one"):
+    with pytest.warns(UserWarning, match=r"step-100.*damaged.*Resuming from an older one"):
         found = checkpoint.newest(out)
     assert found is not None
     assert found.step == 20

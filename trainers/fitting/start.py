@@ -1,0 +1,116 @@
+"""Where a round starts: the newest checkpoint inside it, the given checkpoint, or a new model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from attent_select.errors import InputError, MissingError
+from trainers import checkpoint as checkpoints
+from trainers.checkpoint import Checkpoint
+from trainers.round_hooks import Steps
+from trainers.settings import TrainingSettings
+from trainers.streaming.stream import TeachingStream
+from trainers.task import Models
+
+# Files of the Trainer's state, each under one of its names: FSDP names the optimizer differently.
+_TRAINER_STATE = (("trainer_state.json",), ("optimizer.pt", "optimizer.bin"), ("scheduler.pt",))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Source of weights and optimizer state; without a `checkpoint`, a new model.
+
+    `is_resume` says that the checkpoint lies inside the round.
+    """
+
+    checkpoint: Checkpoint | None = None
+    is_resume: bool = False
+
+    @contextmanager
+    def local(self) -> Iterator[Path | None]:
+        """Yield a local folder with the checkpoint's files; None without a checkpoint."""
+        if self.checkpoint is None:
+            yield None
+            return
+        with self.checkpoint.local() as folder:
+            yield folder
+
+    def model(self, models: Models, *, folder: Path | None, seed: int) -> torch.nn.Module:
+        """Return the model to train; `folder` is what `local` yielded."""
+        if self.checkpoint is None:
+            return models.build(seed)
+        return self.checkpoint.load(models, folder=folder)
+
+    def trainer_state(self, folder: Path | None) -> Path | None:
+        """Return `folder` if optimizer and scheduler are to be restored from it.
+
+        Raises:
+            InputError: a file of their state is missing.
+        """
+        if self.checkpoint is None or folder is None or self.checkpoint.step == 0:
+            return None
+        # Without any of them, the Trainer would silently continue with a fresh one.
+        missing = [
+            names[0]
+            for names in _TRAINER_STATE
+            if not any((folder / name).is_file() for name in names)
+        ]
+        if missing:
+            raise InputError(
+                f"{self.checkpoint.url} has no {', '.join(missing)}: expected the state of "
+                f"optimizer and schedule at step {self.checkpoint.step}; train from a checkpoint "
+                "that has it"
+            )
+        return folder
+
+
+def find_start(start: str | None, *, out: str, steps: Steps) -> Start:
+    """Return the newest checkpoint inside the round at `out`, else the one at `start`.
+
+    Raises:
+        MissingError: there is no checkpoint at `start`.
+        InputError: a checkpoint is at another step than this round.
+    """
+    if (resumed := checkpoints.newest(out)) is not None:
+        if not steps.first < resumed.step < steps.last:
+            raise InputError(
+                f"{resumed.url} is at step {resumed.step}, outside this round's {steps.first} to "
+                f"{steps.last}: delete {out} or choose another URL"
+            )
+        return Start(resumed, is_resume=True)
+    if start is None:
+        if steps.first:
+            raise InputError(f"a round that starts at step {steps.first} needs a start checkpoint")
+        return Start()
+    if (found := checkpoints.open(start)) is None:
+        raise MissingError(f"no checkpoint at {start}: expected a folder with {checkpoints.MARKER}")
+    if found.step != steps.first:
+        raise InputError(f"{start} is at step {found.step}, the round starts at {steps.first}")
+    return Start(found)
+
+
+def check_round(stream: TeachingStream, *, settings: TrainingSettings, steps: Steps) -> None:
+    """Check that stream, settings and steps belong together.
+
+    Raises:
+        InputError: they do not, or there is nothing to train on.
+    """
+    if stream.num_steps == 0:
+        raise InputError("the index selects no full batch: nothing to train on")
+    if stream.order.batch_size != settings.batch_size:
+        raise InputError(
+            f"the stream's batch_size is {stream.order.batch_size}, the settings' "
+            f"{settings.batch_size}: expected the same global batch size"
+        )
+    if stream.share.micro_batch_size != settings.micro_batch_size:
+        raise InputError(
+            f"the stream's micro_batch_size is {stream.share.micro_batch_size}, the settings' "
+            f"{settings.micro_batch_size}: expected the same, the stream makes the micro-batches"
+        )
+    if steps.last > steps.total:
+        raise InputError(
+            f"steps {steps.first} to {steps.last} exceed the total of {steps.total} steps"
+        )

@@ -1,0 +1,142 @@
+"""`fit`: train one round, resume it after an interruption, return its result."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from trainers import checkpoint as checkpoints
+from trainers import ranks
+from trainers.fitting.completion import Completion
+from trainers.fitting.recorder import Callbacks, Progress, RoundRecorder
+from trainers.fitting.result import FitResult, result_of
+from trainers.fitting.start import Start, check_round, find_start
+from trainers.round_hooks import Steps
+from trainers.settings import TrainingSettings
+from trainers.streaming.stream import TeachingStream
+from trainers.task import Batch, Models, Task
+
+
+def fit(
+    stream: TeachingStream,
+    *,
+    task: Task,
+    models: Models,
+    start: str | None,
+    out: str,
+    settings: TrainingSettings,
+    first_step: int,
+    total_steps: int,
+    seed: int,
+    on_losses: Callable[[int, pl.DataFrame], None] | None = None,
+    evaluation: Iterable[Batch] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> FitResult:
+    """Train all steps of `stream` and publish a checkpoint at `out`.
+
+    Called again after an interruption, it resumes from the newest checkpoint inside the round;
+    called again after the round is finished, it only returns its result. Every rank calls it.
+
+    Args:
+        stream: the round's samples for this rank, with the batch sizes of `settings`.
+        task: gives the loss.
+        models: builds, loads and saves the model.
+        start: URL of the checkpoint that the round starts from; None builds a new model.
+        out: URL of the checkpoint to publish; inside the round `out/step-<n>`.
+        settings: how to train.
+        first_step: optimizer steps of all rounds before this one.
+        total_steps: optimizer steps of the whole run: the horizon of the learning rate.
+        seed: seed of dropout, and of the model when it is built.
+        on_losses: gets (first step, `OBSERVED_LOSSES`) for ranges of steps, on the writing rank;
+            after an interruption the same range may come again, with the same rows.
+        evaluation: held-out batches; evaluated at the end, on the writing rank.
+        on_step: gets the number of optimizer steps done, after each.
+
+    Raises:
+        MissingError: there is no checkpoint at `start`.
+        ExistsError: `out` holds a checkpoint of another round.
+        InputError: settings do not fit the stream, the process or the checkpoint; training
+            diverged.
+    """
+    steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
+    check_round(stream, settings=settings, steps=steps)
+    completion = Completion(task, models, settings, evaluation)
+    published = checkpoints.open(out)
+    if published is None:
+        _train(
+            stream,
+            start=find_start(start, out=out, steps=steps),
+            steps=steps,
+            out=out,
+            completion=completion,
+            callbacks=Callbacks(on_losses, on_step),
+        )
+        _wait_for_writer()
+    else:
+        result_of(published, stream=stream)  # raises for a checkpoint of another round
+        if ranks.rank() == 0:
+            completion.complete(published)
+    published = checkpoints.open(out) or published
+    assert published is not None
+    return result_of(published, stream=stream)
+
+
+def _train(
+    stream: TeachingStream,
+    *,
+    start: Start,
+    steps: Steps,
+    out: str,
+    completion: Completion,
+    callbacks: Callbacks,
+) -> None:
+    """Train the remaining steps, publish, complete."""
+    from trainers.hf.training_loop import train_steps
+
+    settings, models = completion.settings, completion.models
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
+    progress = _restore(stream, start)
+    with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
+        model = start.model(models, folder=folder, seed=steps.seed)
+        recorder = RoundRecorder(
+            model,
+            models=models,
+            stream=stream,
+            steps=steps,
+            out=out,
+            progress=progress,
+            callbacks=callbacks,
+        )
+        train_steps(
+            model,
+            stream=stream,
+            task=completion.task,
+            models=models,
+            settings=settings,
+            steps=steps,
+            resume=start.trainer_state(folder),
+            work=Path(work),
+            hooks=recorder.hooks,
+        )
+        if ranks.rank() == 0:
+            published = recorder.publish_result(is_evaluated=completion.held_out is None)
+            completion.complete(published, model=recorder.final_model())
+
+
+def _restore(stream: TeachingStream, start: Start) -> Progress:
+    """Put the stream at the position of `start`, and return what was recorded until then."""
+    if start.checkpoint is None or not start.is_resume:
+        stream.load_state_dict(stream.state_at(0))
+        return Progress()
+    stream.load_state_dict(start.checkpoint.stream or {})
+    progress = Progress(**start.checkpoint.progress)
+    stream.count_earlier(progress.samples_seen)
+    return progress
+
+
+def _wait_for_writer() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
