@@ -5,10 +5,10 @@ measuring.
 """
 
 from catalogs.losses.catalog import BatchSplits
-from pipeline.scoring.worker import Measured, SpanTask
+from pipeline.scoring.span_task import SpanResult, SpanTask
 
 
-def measure_nothing(task: SpanTask) -> Measured:
+def measure_nothing(task: SpanTask) -> SpanResult:
     """What a span costs when its worker does nothing at all."""
     num_samples = task.span.num_rows
-    return Measured(num_samples, num_samples, BatchSplits(), {}, ())
+    return SpanResult(num_samples, num_samples, BatchSplits(), {}, ())

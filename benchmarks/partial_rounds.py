@@ -26,13 +26,15 @@ import polars as pl
 
 from catalogs import storage
 from catalogs.layout import Layout
-from pipeline import loop as rounds
 from pipeline import stages
 from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.config import run_config
 from pipeline.config.sections import ClusterSettings
-from pipeline.scoring.full import score_round
-from pipeline.scoring.partial import rescore_round
+from pipeline.loop import select_and_train
+from pipeline.runs.state import prepare
+from pipeline.scoring.driver import ScoringJob, score_round
+from pipeline.scoring.full_scoring import FullScoring
+from pipeline.scoring.partial_rescoring import PartialRescoring
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SHARDS, RATIO, SHARE = 30, 0.2, 0.1
@@ -87,13 +89,14 @@ def settings(folder: Path, *, by: str) -> Any:
 def measure(way: str, folder: Path, client: Client) -> dict[str, Any]:
     config = settings(folder, by="threshold" if way == "threshold" else "staleness")
     layout = Layout(config.run)
-    where = {"client": client, "round_number": 1, "checkpoint": layout.checkpoint(0)}
+    job = ScoringJob(config, client, round_number=1, checkpoint=layout.checkpoint(0))
     on_every_worker(client, _forget_models)
     started, cpu_started = monotonic(), _cpu_seconds(client)
     if way == "full":
-        result = score_round(config, **where)
+        result = score_round(job, FullScoring(job))
     else:
-        result = rescore_round(config, share=0 if way == "none" else SHARE, ratio=RATIO, **where)
+        share = 0 if way == "none" else SHARE
+        result = score_round(job, PartialRescoring(job, share, ratio=RATIO))
     seconds, cpu_seconds = monotonic() - started, _cpu_seconds(client) - cpu_started
     for url in (layout.snapshot(1), layout.rescored(1)):
         storage.delete(url)
@@ -106,9 +109,9 @@ def _cpu_seconds(client: Client) -> float:
 
 
 def _forget_models() -> None:
-    from pipeline.scoring import worker as scoring_tasks
+    from pipeline.scoring import worker
 
-    scoring_tasks._loaded.clear()  # noqa: SLF001 - a real round has a new checkpoint
+    worker._models.clear()  # noqa: SLF001 - a real round has a new checkpoint
 
 
 def compare(folder: Path, client: Client, *, repeats: int) -> Iterator[dict[str, Any]]:
@@ -151,8 +154,8 @@ def main() -> None:
         )
         config = settings(folder, by="staleness")
         stages.score(config, client=client)
-        run = rounds.prepare(config, cluster=lambda: client)
-        rounds.train_stage(run, run.rounds[0])
+        run = prepare(config, cluster=lambda: client)
+        select_and_train(run, 0)
         results = list(compare(folder, client, repeats=options.repeats))
     where = machine.describe() | {"workers": 1, "torch_threads": 1}
     data = {"data": options.data.name if options.data else "digits", "samples": options.samples}

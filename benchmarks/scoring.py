@@ -139,17 +139,18 @@ def one_task(values: dict[str, Any], folder: Path) -> Rate:
     """The same spans in this process: what a worker does, without cluster, plan and parts."""
     from pipeline.cluster import connect_when_needed
     from pipeline.config import run_config
-    from pipeline.loop import prepare
-    from pipeline.scoring import full as scoring
-    from pipeline.scoring import scoring_plan
+    from pipeline.runs.state import prepare
+    from pipeline.scoring.driver import ScoringJob
+    from pipeline.scoring.scoring_plan import span_tasks
     from pipeline.scoring.worker import measure_span
 
     with tempfile.TemporaryDirectory(dir=folder) as run:
         settings = run_config.parse(values | {"run": run, "cluster": {"workers": 1}})
         with connect_when_needed(settings.cluster) as cluster:
             ready = prepare(settings, cluster=cluster)
-        measurement = scoring.measurement_of(settings, checkpoint=ready.layout.initial_checkpoint)
-        tasks = scoring_plan.plan_tasks(ready.corpus.shards, measurement)
+            start = ready.layout.initial_checkpoint
+            job = ScoringJob(settings, cluster(), round_number=0, checkpoint=start)
+            tasks = list(span_tasks(ready.corpus, job.measurement))
         measure_span(tasks[0])
         started, cpu = time.perf_counter(), time.process_time()
         count = sum(measure_span(task).num_samples for task in tasks[1:])
@@ -277,11 +278,12 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
     """
     import noop_span
 
-    from pipeline import loop as rounds
     from pipeline.cluster import connect, run_tasks
     from pipeline.runs import setup_process
-    from pipeline.scoring import full as scoring
-    from pipeline.scoring import scoring_plan
+    from pipeline.runs.state import prepare
+    from pipeline.scoring.driver import ScoringJob
+    from pipeline.scoring.score_stage import score_stage
+    from pipeline.scoring.scoring_plan import span_tasks
 
     source = folder / "config.yaml"
     source.write_text(json.dumps(spans_run(folder, num_spans)))
@@ -290,13 +292,14 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
         setup_process.checked(str(source), overrides=()) as (settings, save_initial),
         connect(settings.cluster) as client,
     ):
-        run = rounds.prepare(settings, cluster=lambda: client, save_initial=save_initial)
+        run = prepare(settings, cluster=lambda: client, save_initial=save_initial)
         before, cpu, started = memory().rss, time.process_time(), time.perf_counter()
         if kind == "files":
-            rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+            score_stage(run, run.rounds[0], cluster=lambda: client)
         else:
-            measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-            tasks = scoring_plan.plan_tasks(run.corpus.shards, measurement)
+            start = run.layout.initial_checkpoint
+            job = ScoringJob(settings, client, round_number=0, checkpoint=start)
+            tasks = span_tasks(run.corpus, job.measurement)
             done = run_tasks(
                 client, noop_span.measure_nothing, tasks, window_per_thread=settings.cluster.window
             )

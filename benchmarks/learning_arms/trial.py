@@ -17,9 +17,12 @@ import polars as pl
 
 from attent_select.plugins import load_plugin
 from learning_arms.pace import Pace
-from pipeline import loop as rounds
 from pipeline.cluster import Client
 from pipeline.config import run_config
+from pipeline.loop import select_and_train
+from pipeline.runs.state import Run, ensure_decision, prepare
+from pipeline.scoring.score_stage import score_stage
+from pipeline.selection.select_stage import select_stage
 
 STAGES = ("score", "select", "train")
 
@@ -91,7 +94,7 @@ def run_trial(
     config = run_config.parse(settings)
     folder = Path(config.run)
     shutil.rmtree(folder, ignore_errors=True)
-    run = rounds.prepare(config, cluster=lambda: client)
+    run = prepare(config, cluster=lambda: client)
     clock, points = Clock(client), []
     samples_seen = samples_scored = 0.0
     read_seconds, number = 0.0, 0
@@ -120,24 +123,22 @@ def run_trial(
     }
 
 
-def _round(
-    run: rounds.Run, number: int, *, clock: Clock, client: Client
-) -> tuple[rounds.Run, dict[str, float]]:
-    """`pipeline.loop.all_rounds` for one round, with a clock."""
+def _round(run: Run, number: int, *, clock: Clock, client: Client) -> tuple[Run, dict[str, float]]:
+    """`pipeline.loop.run_rounds` for one round, with a clock."""
     with clock.counting("select"):
-        run = rounds.decided(run, number)
+        run = ensure_decision(run, number)
     if run.needs_losses(run.rounds[number]):
         with clock.counting("score"):
-            rounds.score_stage(run, run.rounds[number], cluster=lambda: client)
+            score_stage(run, run.rounds[number], cluster=lambda: client)
     with clock.counting("select"):
-        index = rounds.select_stage(run, run.rounds[number])
+        index = select_stage(run, run.rounds[number])
         run = run.after_selecting(number, index)
     with clock.counting("train"):
-        values = rounds.train_stage(run, run.rounds[number])
+        values = select_and_train(run, number)
     return run, values
 
 
-def _model(run: rounds.Run, number: int) -> Any:
+def _model(run: Run, number: int) -> Any:
     from trainers import checkpoint
 
     found = checkpoint.open(run.layout.checkpoint(number))

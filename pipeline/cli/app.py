@@ -178,14 +178,15 @@ def select(
 
     def work() -> Any:
         from pipeline.selection.choice import Budget
-        from pipeline.selection.command import Selecting, select_losses
+        from pipeline.selection.command import select_losses
+        from pipeline.selection.options import SelectionOptions
 
         budget = Budget(num_samples, ratio, num_units, at_most=at_most)
         return select_losses(
             losses,
             out=out,
             budget=budget,
-            how=Selecting(strategy, settings or (), where, by, granularity),
+            options=SelectionOptions(strategy, settings or (), where, by, granularity),
             seed=seed,
             round_number=round_number,
             dry_run=dry_run,

@@ -22,7 +22,7 @@ class TaskReference(BaseModel):
         name: of the plug-in, or its dotted path.
         settings: the task's own, defaults included, as they stand in run.yaml.
         columns: of a sample, that the task reads.
-        hashed: the task as digests have it (`spans.plain`).
+        hashed: the task as digests have it (`canonical_json`).
     """
 
     model_config = ConfigDict(frozen=True)

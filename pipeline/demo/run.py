@@ -16,7 +16,6 @@ from attent_select.plugins import load_plugin
 from catalogs import IndexFile, storage
 from catalogs.layout import join
 from catalogs.shard_format import Sample
-from pipeline import loop as rounds
 from pipeline import stages
 from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.config import run_config
@@ -25,6 +24,9 @@ from pipeline.console import say
 from pipeline.demo import data as demo_data
 from pipeline.reports import outcomes
 from pipeline.reports.page import write_report
+from pipeline.runs.state import prepare
+from pipeline.scoring.score_stage import score_stage
+from pipeline.selection.select_stage import select_stage
 
 _SEED = 0
 _NUM_SHARDS = 4
@@ -198,14 +200,12 @@ def _settings(demo: Demo, out: str, *, arm: str) -> dict[str, Any]:
 
 def _selects_same_rows(settings: dict[str, dict[str, Any]], *, client: Client) -> bool:
     """Scores and selects the first taught round once more, from the tars, with the same weights."""
-    soft = rounds.prepare(run_config.parse(settings["soft"]), cluster=lambda: client)
-    tars = rounds.prepare(run_config.parse(settings["webdataset"]), cluster=lambda: client)
+    soft = prepare(run_config.parse(settings["soft"]), cluster=lambda: client)
+    tars = prepare(run_config.parse(settings["webdataset"]), cluster=lambda: client)
     taught = next(round_ for round_ in soft.rounds if round_.phase == "teach")
-    rounds.score_stage(
-        tars, taught, cluster=lambda: client, checkpoint=soft.start_checkpoint(taught)
-    )
+    score_stage(tars, taught, cluster=lambda: client, checkpoint=soft.start_checkpoint(taught))
     chosen = IndexFile.open(soft.layout.index(taught.number), corpus=soft.corpus)
-    return rounds.select_stage(tars, taught).digest == chosen.digest
+    return select_stage(tars, taught).digest == chosen.digest
 
 
 def _arms(described: dict[str, dict[str, Any]]) -> dict[str, Arm]:

@@ -17,10 +17,10 @@ from typing import Any
 from attent_select import errors
 from attent_select.errors import AttentError
 from pipeline.config import run_config
+from pipeline.config.canonical_json import plain_values
 from pipeline.config.sections import RunConfig
 from pipeline.config.task_reference import TaskReference
 from pipeline.runs.setup import SaveInitial, save_initial
-from pipeline.scoring import spans
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def _describe(config: RunConfig) -> dict[str, Any]:
             "name": config.task.name,
             "settings": settings,
             "columns": list(task.columns),
-            "hashed": spans.plain({"task": task})["task"],
+            "hashed": plain_values({"task": task})["task"],
         },
     }
 

@@ -1,8 +1,6 @@
-"""A run: what it is made of, its plan, and how far it has come.
+"""The state of a run: its configuration, corpus and round schedule, and how far it has come."""
 
-The plan as decisions and selections have left it.
-"""
-
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,21 +14,22 @@ from pipeline import metrics
 from pipeline.adaptive import decision_log, round_decision
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
-from pipeline.console import describe_decision, say
+from pipeline.console import describe_decision
 from pipeline.runs.setup import Cluster, SaveInitial, check_columns, ingest_corpora, save_initial
+
+_log = logging.getLogger("attent.pipeline.runs.state")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to go: frozen, ingested, planned, with its first checkpoint.
+    """A run that is ready: frozen, ingested, scheduled, with its first checkpoint.
 
     Attributes:
-        config: how it was frozen.
-        corpus: what it learns from.
-        rounds: the plan, in which the rounds decided and selected so far have the sizes that they
-            turned out to have.
-        total_steps: optimizer steps of the plan as it was made: the learning rate's horizon.
-        decisions: of the rounds that were not left to the plan alone.
+        config: the frozen configuration.
+        corpus: the samples to learn from.
+        rounds: the round schedule; decided and selected rounds have their final sizes.
+        total_steps: optimizer steps of the original schedule: the learning rate's horizon.
+        decisions: by round number, for rounds that the schedule alone does not determine.
     """
 
     config: RunConfig
@@ -48,61 +47,73 @@ class Run:
         return LossCatalog(self.config.run, carry=self.config.scoring.carry_schema)
 
     def round(self, number: int | None) -> Round:
-        """The round with that number; without one, the first that is not finished.
+        """Return the round with that number; without one, the first that is not finished.
 
         Raises:
-            InputError: the plan has no such round, or all are finished.
+            InputError: the schedule has no such round, or all rounds are finished.
         """
         if number is None:
-            unfinished = (r for r in self.rounds if metrics.read(self.config.run, r.number) is None)
-            if (found := next(unfinished, None)) is None:
+            number = next((r.number for r in self.rounds if not self.is_finished(r.number)), None)
+            if number is None:
                 raise InputError(f"{self.config.run}: all {len(self.rounds)} rounds are finished")
-            return found
         if not number < len(self.rounds):
-            raise InputError(f"--round {number}: the plan has rounds 0 to {len(self.rounds) - 1}")
+            raise InputError(
+                f"--round {number}: the schedule has rounds 0 to {len(self.rounds) - 1}"
+            )
         return self.rounds[number]
 
+    def is_selected(self, number: int) -> bool:
+        """Whether the round has its index file."""
+        return storage.info(self.layout.index(number)) is not None
+
+    def is_finished(self, number: int) -> bool:
+        """Whether the round has its metrics, which are published last."""
+        return metrics.read(self.config.run, number) is not None
+
+    def needs_losses(self, round_: Round) -> bool:
+        """Whether the round's subset is selected by the loss catalog."""
+        return round_.phase == "teach" and self.config.selection.needs_losses
+
+    def start_checkpoint(self, round_: Round) -> str:
+        """Return the URL of the checkpoint that the round is scored with and starts from."""
+        if round_.number == 0:
+            return self.layout.initial_checkpoint
+        return self.layout.checkpoint(round_.number - 1)
+
     def after_selecting(self, number: int, index: IndexFile) -> "Run":
-        """With the round as long as its index makes it; the rounds after it begin earlier."""
-        planned = self.rounds[number]
-        # Any other size than all that was eligible is not ours: `train_stage` refuses it.
-        if not index.num_samples == index.provenance.get("eligible", -1) < planned.num_samples:
+        """Shorten the round to its index; later rounds then start earlier.
+
+        Only an index of all eligible rows shortens a round; any other size is an error in training.
+        """
+        scheduled = self.rounds[number]
+        eligible = index.provenance.get("eligible", -1)
+        if not index.num_samples == eligible < scheduled.num_samples:
             return self
         batches = math.ceil(index.num_samples / self.config.training.batch_size)
-        return self._with(
-            replace(planned, num_samples=index.num_samples, num_steps=planned.epochs * batches)
+        return self._with_round(
+            replace(scheduled, num_samples=index.num_samples, num_steps=scheduled.epochs * batches)
         )
 
     def after_deciding(self, decision: Decision) -> "Run":
-        """With the round as it was decided."""
-        decisions = {**self.decisions, decision.round.number: decision}
-        return replace(self._with(decision.round), decisions=decisions)
+        """Replace the round by the decided one."""
+        made = {**self.decisions, decision.round.number: decision}
+        return replace(self._with_round(decision.round), decisions=made)
 
-    def _with(self, round_: Round) -> "Run":
-        """With that round; of an adaptive run the rounds after it spend what is left."""
-        so_far = (*self.rounds[: round_.number], round_)
+    def _with_round(self, round_: Round) -> "Run":
+        """Replace a round; the rounds after it move, or in an adaptive run spend what is left."""
+        done = (*self.rounds[: round_.number], round_)
         if self.config.schedule.ratio.kind == "adaptive":
             rounds = plan_adaptive_rounds(
                 self.config.schedule,
-                so_far,
+                done,
                 num_samples=self.corpus.num_samples,
                 batch_size=self.config.training.batch_size,
             )
             return replace(self, rounds=rounds)
         saved = self.rounds[round_.number].num_steps - round_.num_steps
         rest = self.rounds[round_.number + 1 :]
-        later = (replace(r, first_step=r.first_step - saved) for r in rest)
-        return replace(self, rounds=(*so_far, *later))
-
-    def needs_losses(self, round_: Round) -> bool:
-        """Whether the round's subset is chosen by what the loss catalog says."""
-        return round_.phase == "teach" and self.config.selection.needs_losses
-
-    def start_checkpoint(self, round_: Round) -> str:
-        """What the round starts from, and is scored with."""
-        if round_.number == 0:
-            return self.layout.initial_checkpoint
-        return self.layout.checkpoint(round_.number - 1)
+        later = (replace(each, first_step=each.first_step - saved) for each in rest)
+        return replace(self, rounds=(*done, *later))
 
 
 def prepare(
@@ -111,7 +122,7 @@ def prepare(
     cluster: Cluster,
     save_initial: SaveInitial = save_initial,
 ) -> Run:
-    """Ingests the corpora, saves the initial model and freezes the configuration, where not done.
+    """Ingest the corpora, save the initial model and freeze the configuration, where not done.
 
     Raises:
         InputError: the run was started with other settings, or a corpus cannot be used.
@@ -126,26 +137,26 @@ def prepare(
         config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
     )
     save_initial(config)
-    return _so_far(Run(config, corpus, rounds, sum(each.num_steps for each in rounds)))
+    return _with_progress(Run(config, corpus, rounds, sum(each.num_steps for each in rounds)))
 
 
-def decided(run: Run, number: int, *, fraction: float | None = None) -> Run:
-    """The run with its round as decided; the decision is made and written down unless it is there.
+def ensure_decision(run: Run, number: int, *, fraction: float | None = None) -> Run:
+    """Decide a round that the schedule alone does not determine, unless it is decided.
 
     Args:
-        run: whose earlier rounds are trained.
+        run: its earlier rounds are trained.
         number: of the round.
-        fraction: the share of the corpus to score again, instead of what would be decided.
+        fraction: share of the corpus to score again, instead of a decided one.
 
     Raises:
-        InputError: another share was decided, or nothing was scored that could be kept.
+        InputError: another share was decided, or no earlier losses can be kept.
     """
     round_ = run.rounds[number]
-    if (there := run.decisions.get(number)) is not None:
-        if fraction not in (None, there.rescore):
+    if (decision := run.decisions.get(number)) is not None:
+        if fraction not in (None, decision.rescore):
             raise InputError(
-                f"round {number}: --fraction {fraction}: it was decided to score the share "
-                f"{there.rescore:.4g} again ({there.reasons['rescore']}); leave it out"
+                f"round {number}: --fraction {fraction} differs from the decided share "
+                f"{decision.rescore:.4g} ({decision.reasons['rescore']}); omit --fraction"
             )
         return run
     if fraction is None and not round_decision.is_decided(run.config, round_):
@@ -158,19 +169,19 @@ def decided(run: Run, number: int, *, fraction: float | None = None) -> Run:
         made=run.decisions,
         fraction=fraction,
     )
-    say(describe_decision(decision))
+    _log.info(describe_decision(decision))
     return run.after_deciding(decision)
 
 
-def _so_far(run: Run) -> Run:
-    """With the rounds as they were decided and selected."""
-    made = decision_log.read_all(run.config.run)
-    there = {found.url for found in storage.list_objects(run.layout.indexes)}
+def _with_progress(run: Run) -> Run:
+    """Apply the decisions and the indexes that the run already has."""
+    decisions = decision_log.read_all(run.config.run)
+    index_urls = {item.url for item in storage.list_objects(run.layout.indexes)}
     number = 0
     while number < len(run.rounds):
-        if number in made:
-            run = run.after_deciding(made[number])
-        if (url := run.layout.index(number)) in there:
+        if number in decisions:
+            run = run.after_deciding(decisions[number])
+        if (url := run.layout.index(number)) in index_urls:
             run = run.after_selecting(number, IndexFile.open(url, corpus=run.corpus))
         number += 1
     return run

@@ -1,10 +1,11 @@
-"""The plan of a round's scoring: its spans and their digests, frozen before the first is measured.
+"""The scoring plan of a round: its span tasks, frozen before the first one is measured.
 
-Making a plan and keeping it at rest. A plan says how large a batch may be: what was learned
-about that while scoring counts from the next plan on, never in the middle of one.
+The plan fixes the batch size. What is learned about memory while scoring counts from the next plan
+on, never within one: a loss can differ in its last bits with the batch it was computed in.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,12 @@ from attent_select.errors import MissingError
 from catalogs import Corpus, LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses.catalog import Span
-from catalogs.shard_format import Shard
 from catalogs.tables import frames
-from pipeline.console import say
-from pipeline.scoring import spans
-from pipeline.scoring.worker import Measurement, SpanTask
+from pipeline.config.canonical_json import plain_values
+from pipeline.scoring.span_task import Measurement, SpanTask
+from pipeline.scoring.spans import split_into_spans, with_digests
+
+_log = logging.getLogger("attent.pipeline.scoring.scoring_plan")
 
 _PLAN: dict[str, Any] = {
     schema.SHARD_ID: pl.UInt32,
@@ -31,84 +33,69 @@ _PLAN: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a round measures, in order, and the measurement with its frozen batch size.
+class ScoringPlan:
+    """The span tasks of a round in order, and the measurement with its frozen batch size.
 
-    `learned_units` is that batch size, where it is not the configuration's.
+    `learned_units` is the batch size where it is smaller than the configured one.
     """
 
     measurement: Measurement
     tasks: tuple[SpanTask, ...]
-    learned_units: int | None
+    learned_units: int | None = None
 
 
-def frozen(
-    catalog: LossCatalog, measurement: Measurement, *, round_number: int, shards: Sequence[Shard]
-) -> Plan:
-    """The plan of the round: the one that was frozen, or one of `shards` made now and written.
+def freeze_plan(
+    catalog: LossCatalog, measurement: Measurement, *, round_number: int
+) -> ScoringPlan:
+    """Return the plan that was frozen for the round; without one, make and write it.
 
-    A plan that was frozen for other weights or settings never came to a snapshot, and is replaced.
+    A plan that was frozen for other weights or settings never led to a snapshot, and is replaced.
     """
-    corpus, url = catalog.corpus, Layout(measurement.run).plan(round_number)
+    url = Layout(measurement.run).plan(round_number)
     about = {
-        "corpus_id": corpus.corpus_id,
-        "measured_by": spans.plain(measured_by(measurement)),
+        "corpus_id": catalog.corpus.corpus_id,
+        "measured_by": plain_values(measurement.facts),
         "span_samples": measurement.settings.span_samples,
     }
-    found = _read(url, about=about, corpus=corpus, measurement=measurement)
-    if found is not None:
-        return found
-    learned = _learned_units(catalog, measurement)
-    smaller = _limited(measurement, learned)
-    plan = Plan(smaller, tuple(plan_tasks(shards, smaller)), learned)
+    frozen = _read_plan(url, about=about, corpus=catalog.corpus, measurement=measurement)
+    if frozen is not None:
+        return frozen
+    learned_units = _learned_units(catalog, measurement)
+    limited = _with_batch_units(measurement, learned_units)
+    plan = ScoringPlan(limited, tuple(span_tasks(catalog.corpus, limited)), learned_units)
     rows = [
         (t.span.shard_id, t.span.first_row, t.span.num_rows, t.shard.etag, t.digest)
         for t in plan.tasks
     ]
     table = pl.DataFrame(rows, schema=_PLAN, orient="row")
-    notes = {"about": about, "learned_units": learned}
-    frames.publish_frame(url, table, notes=notes)
+    frames.publish_frame(url, table, notes={"about": about, "learned_units": learned_units})
     return plan
 
 
-def limited(catalog: LossCatalog, measurement: Measurement) -> Measurement:
-    """With batches as large as fitted into memory when the round before was scored."""
-    return _limited(measurement, _learned_units(catalog, measurement))
+def with_learned_batch_units(catalog: LossCatalog, measurement: Measurement) -> Measurement:
+    """Limit batches to what fitted into memory when the round before was scored."""
+    return _with_batch_units(measurement, _learned_units(catalog, measurement))
 
 
-def plan_tasks(shards: Sequence[Shard], measurement: Measurement) -> list[SpanTask]:
-    """One task for each span of `shards`, in order."""
-    by = measured_by(measurement)
-    planned = spans.plan(shards, span_samples=measurement.settings.span_samples)
-    return [
-        SpanTask(shard, span, digest, measurement)
-        for shard, span, digest in spans.digests(planned, measured_by=by)
-    ]
+def span_tasks(corpus: Corpus, measurement: Measurement) -> Iterator[SpanTask]:
+    """Yield one task for each span of the corpus, in order."""
+    spans = split_into_spans(corpus.shards, span_samples=measurement.settings.span_samples)
+    for shard, span, digest in with_digests(spans, measured_by=measurement.facts):
+        yield SpanTask(shard, span, digest, measurement)
 
 
-def measured_by(measurement: Measurement) -> Mapping[str, Any]:
-    """Everything that a loss depends on but the sample."""
-    return {
-        "weights": measurement.checkpoint.weights_digest,
-        "step": measurement.checkpoint.step,
-        "task": measurement.task,
-        # How much may fail does not change what is measured.
-        "settings": measurement.settings.model_dump(exclude={"max_failed_share", "part_samples"}),
-    }
-
-
-def _read(
+def _read_plan(
     url: str, *, about: Mapping[str, Any], corpus: Corpus, measurement: Measurement
-) -> Plan | None:
+) -> ScoringPlan | None:
     try:
         table, notes = frames.read_frame(url, schema=_PLAN)
     except MissingError:
         return None
     if notes["about"] != about:
         return None
-    learned = notes["learned_units"]
-    smaller = _limited(measurement, learned)
-    return Plan(smaller, tuple(_tasks(table.iter_rows(), corpus, smaller)), learned)
+    learned_units = notes["learned_units"]
+    limited = _with_batch_units(measurement, learned_units)
+    return ScoringPlan(limited, tuple(_tasks(table.iter_rows(), corpus, limited)), learned_units)
 
 
 def _tasks(
@@ -120,20 +107,22 @@ def _tasks(
 
 
 def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None:
-    """Units of a batch that fitted when the round before was scored, if larger ones did not."""
+    """Return the units of a batch that fitted when the round before was scored, if larger ones
+    did not.
+    """
     rounds = catalog.rounds()
-    learned = catalog.provenance(rounds[-1]).get("fitting_units") if rounds else None
-    if learned is None or learned >= measurement.settings.batch_units:
+    learned_units = catalog.provenance(rounds[-1]).get("fitting_units") if rounds else None
+    if learned_units is None or learned_units >= measurement.settings.batch_units:
         return None
-    say(
-        f"batches of at most {learned} units instead of scoring.batch_units "
+    _log.warning(
+        f"batches are limited to {learned_units} units instead of scoring.batch_units "
         f"{measurement.settings.batch_units}: larger ones did not fit into memory before"
     )
-    return int(learned)
+    return int(learned_units)
 
 
-def _limited(measurement: Measurement, learned_units: int | None) -> Measurement:
-    if learned_units is None:
+def _with_batch_units(measurement: Measurement, units: int | None) -> Measurement:
+    if units is None:
         return measurement
-    settings = measurement.settings.model_copy(update={"batch_units": learned_units})
+    settings = measurement.settings.model_copy(update={"batch_units": units})
     return replace(measurement, settings=settings)

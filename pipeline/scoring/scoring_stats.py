@@ -1,19 +1,21 @@
-"""What scoring is doing: shards, samples, units and bytes per second, how busy models are, losses.
+"""Statistics of a scoring job: throughput, how busy the models are, failures, split batches."""
 
-Adding up what spans report.
-"""
-
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from time import monotonic
 
 from catalogs.losses.catalog import BatchSplits
-from pipeline.console import say
-from pipeline.scoring.worker import Measured, SpanTask
+from pipeline.scoring.span_task import SpanResult, SpanTask
+
+_log = logging.getLogger("attent.pipeline.scoring.scoring_stats")
 
 
-class Watch:
-    """The sums over the spans of one driver; those of an earlier driver are not in it."""
+class ScoringStats:
+    """Sums over the spans that this driver had measured; those of an earlier driver are not in it.
+
+    `failure_example` describes one sample without a loss, or is empty.
+    """
 
     def __init__(self, waiting: Iterable[SpanTask]) -> None:
         self._spans_left = Counter(task.span.shard_id for task in waiting)
@@ -22,44 +24,44 @@ class Watch:
         self._batch_splits = BatchSplits()
         self.failed: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
-        self._busy = self._seconds = 0.0
-        # A sample without a loss, and why: "" where there was none.
-        self.example = ""
+        self._busy_seconds = self._worker_seconds = 0.0
+        self.failure_example = ""
 
-    def add(self, task: SpanTask, measured: Measured) -> None:
-        """A span is done."""
+    def add(self, task: SpanTask, result: SpanResult) -> None:
+        """Count a finished span."""
         self._spans_left.subtract([task.span.shard_id])
-        self.failed.update(measured.failed)
+        self.failed.update(result.failed)
         self.sums.update(
-            samples=measured.num_samples,
-            units=measured.num_units,
-            bytes=measured.bytes_read,
-            truncated=measured.num_truncated,
+            samples=result.num_samples,
+            units=result.num_units,
+            bytes=result.bytes_read,
+            truncated=result.num_truncated,
             spans=1,
         )
-        self._busy += measured.busy_seconds
-        self._seconds += measured.seconds
-        self._batch_splits = BatchSplits.sum([self._batch_splits, measured.batch_splits])
-        if measured.refused is not None and not self.example:
-            row, why = measured.refused
-            self.example = f"row {row} of shard {task.span.shard_id} ({task.shard.uri}): {why}"
-        for row in measured.killers:
-            say(
-                f"row {row} of shard {task.span.shard_id} ({task.shard.uri}) ended the worker "
-                "process each time it was tried alone: it gets the status `killed`"
+        self._busy_seconds += result.busy_seconds
+        self._worker_seconds += result.seconds
+        self._batch_splits = BatchSplits.sum([self._batch_splits, result.batch_splits])
+        shard = f"shard {task.span.shard_id} ({task.shard.uri})"
+        if result.failure_example is not None and not self.failure_example:
+            row, reason = result.failure_example
+            self.failure_example = f"row {row} of {shard}: {reason}"
+        for row in result.poison_rows:
+            _log.warning(
+                f"row {row} of {shard} ended the worker process each time it was tried alone: "
+                "it gets the status `killed`"
             )
 
-    def death(self, task: SpanTask) -> None:
-        """The worker process that had a span ended before it was done."""
+    def add_death(self, task: SpanTask) -> None:
+        """Count a worker process that ended before its span was finished."""
         self.sums["retried"] += 1
-        say(f"the worker process that had {task} ended: trying again")
+        _log.warning(f"the worker process of {task} ended: trying again")
 
     @property
     def num_failed(self) -> int:
         return sum(self.failed.values())
 
     def line(self) -> str:
-        """The rates so far, in one line."""
+        """Return the rates so far as one line."""
         numbers = self.numbers()
         done = self._num_shards - sum(left > 0 for left in self._spans_left.values())
         failed = "".join(f", {count} {status}" for status, count in sorted(self.failed.items()))
@@ -72,14 +74,15 @@ class Watch:
         )
 
     def numbers(self) -> dict[str, float]:
-        """Everything that is worth keeping."""
+        """Return the numbers that `metrics/scoring` keeps."""
         seconds = max((self._ended or monotonic()) - self._started, 1e-9)
         rates = {f"{n}_per_second": self.sums[n] / seconds for n in ("samples", "units", "bytes")}
         counts = {f"num_{n}": self.sums[n] for n in ("spans", "samples", "units", "bytes")}
+        is_idle = not self._worker_seconds
         return {
             **{name: float(value) for name, value in (counts | rates).items()},
             "seconds": seconds,
-            "busy_share": self._busy / self._seconds if self._seconds else 0.0,
+            "busy_share": 0.0 if is_idle else self._busy_seconds / self._worker_seconds,
             "num_splits": float(self._batch_splits.num_splits),
             "num_truncated": float(self.sums["truncated"]),
             "num_retried": float(self.sums["retried"]),
@@ -87,12 +90,15 @@ class Watch:
         }
 
     def end(self) -> None:
-        """All spans are done: says what a person should know, if anything."""
+        """Stop the clock, and log what a person should know."""
         self._ended = monotonic()
         if self._batch_splits.num_splits:
-            say(
+            _log.warning(
                 f"{self._batch_splits.num_splits} batches did not fit into memory and were halved: "
-                f"lower scoring.batch_units; the next plan takes {self._batch_splits.fitting_units}"
+                "lower scoring.batch_units; the next round uses batches of "
+                f"{self._batch_splits.fitting_units} units"
             )
         if self.sums["truncated"]:
-            say(f"{self.sums['truncated']} samples were cut to the length that the task allows")
+            _log.warning(
+                f"{self.sums['truncated']} samples were cut to the length that the task allows"
+            )

@@ -1,15 +1,14 @@
-"""What scoring does on a worker: measure one span, or make one part of finished spans.
+"""The scoring worker: measure the losses of one span.
 
-The tasks (small, picklable), reading ahead, the model that a worker keeps. Not here: planning
-and committing (`full.py`), computing losses (`trainers/scoring/scorer.py`). A task that runs
+Reads ahead, keeps the model of the latest checkpoint, and writes the span file. A task that runs
 twice writes the same bytes to the same place.
 """
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -27,125 +26,39 @@ from attent_select.schema import (
     STATUS,
     VISITS,
 )
-from catalogs import LossCatalog
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import read_shard
 from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
-from catalogs.losses.catalog import BatchSplits, PartSummary, Span
-from catalogs.shard_format import Sample, Shard
-from pipeline.cluster.worker_check import check_here, environment
-from pipeline.config.sections import ScoringSettings
+from catalogs.losses.catalog import BatchSplits
+from catalogs.shard_format import Sample
+from pipeline.cluster.worker_check import check_here
 from pipeline.config.task_reference import TaskReference
 from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
+from pipeline.scoring.span_task import Measurement, SpanResult, SpanTask
 
 if TYPE_CHECKING:
     import torch
 
-    from trainers.checkpoint import Checkpoint
     from trainers.scoring.scorer import ScoringNotes
 
 _READ_BYTES = 16 << 20
 _READ_THREADS = 2
-_AHEAD_BYTES = 64 << 20
+_READ_AHEAD_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Everything that a loss depends on but the sample, the same for all spans of a round. `task`
-    is one, or a `TaskReference`.
-    """
-
-    run: str
-    task: Any
-    model: dict[str, Any]
-    checkpoint: "Checkpoint"
-    settings: ScoringSettings
-    # The driver's versions.
-    environment: Mapping[str, str] = field(default_factory=environment)
-
-    @property
-    def catalog(self) -> LossCatalog:
-        return LossCatalog(self.run, carry=self.settings.carry_schema)
-
-
-@dataclass(frozen=True)
-class Picks:
-    """Some rows of a span: those in the index file `url`, `num_rows` of them."""
-
-    url: str
-    num_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpanTask:
-    """One future: the losses of one span, or of some of its rows."""
-
-    shard: Shard
-    span: Span
-    digest: str
-    measurement: Measurement
-    picks: Picks | None = None
-
-    @property
-    def num_rows(self) -> int:
-        return self.picks.num_rows if self.picks is not None else self.span.num_rows
-
-    @property
-    def rows(self) -> range:
-        return range(self.span.first_row, self.span.first_row + self.span.num_rows)
-
-    def __str__(self) -> str:
-        last = self.span.first_row + self.span.num_rows - 1
-        return f"rows {self.span.first_row} to {last} of {self.shard.uri}"
-
-
-@dataclass(frozen=True)
-class CompactTask:
-    """One future: the span files of a contiguous range of shards → one part."""
-
-    digests: tuple[str, ...]
-    round_number: int
-    measurement: Measurement
-
-    def __str__(self) -> str:
-        return f"a part of {len(self.digests)} spans"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What measuring a span took and came across, for the driver to add up.
-
-    `busy_seconds` is the time that the model did not wait for samples; `failed` counts samples
-    without a loss by status; `killers` are the rows that ended worker processes.
-    """
-
-    num_samples: int
-    num_units: int
-    batch_splits: BatchSplits
-    failed: Mapping[str, int]
-    killers: tuple[int, ...]
-    bytes_read: int = 0
-    seconds: float = 0.0
-    busy_seconds: float = 0.0
-    num_truncated: int = 0
-    refused: tuple[int, str] | None = None
-
-
-def measure_span(task: SpanTask) -> Measured:
-    """Measures one span and writes its file; unless it is there, from an attempt that could not
-    say so.
-    """
+def measure_span(task: SpanTask) -> SpanResult:
+    """Measure one span and write its file, unless an earlier attempt has written it."""
     check_here(task.measurement.environment)
-    found = task.measurement.catalog.read_span(task.digest)
-    if found is not None:
-        rows, batch_splits = found
+    finished = task.measurement.catalog.read_span(task.digest)
+    if finished is not None:
+        rows, batch_splits = finished
         return _result(rows, batch_splits)
     return _measure(task)
 
 
-def _measure(task: SpanTask) -> Measured:
+def _measure(task: SpanTask) -> SpanResult:
     import torch
 
     started = perf_counter()
@@ -155,60 +68,53 @@ def _measure(task: SpanTask) -> Measured:
     journal = Journal(Layout(measurement.run).journal(task.digest))
     for group in journal.suspects.groups():
         journal.probing(group)
-        _scored(task, _Rows(task, group))
-    wanted = _Rows(task, task.rows, journal=journal)
-    scores, notes = _scored(task, wanted)
+        _score_rows(task, _RowReader(task, group))
+    reader = _RowReader(task, task.rows, journal=journal)
+    scores, notes = _score_rows(task, reader)
     batch_splits = BatchSplits(notes.num_splits, notes.fitting_units)
-    measurement.catalog.write_span(
-        task.digest, _described(task, scores, wanted), batch_splits=batch_splits
-    )
+    rows = _span_file_rows(task, scores, reader)
+    measurement.catalog.write_span(task.digest, rows, batch_splits=batch_splits)
     journal.close()
     return replace(
         _result(scores, batch_splits),
-        bytes_read=wanted.bytes_read,
+        bytes_read=reader.bytes_read,
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
         num_truncated=notes.num_truncated,
-        refused=notes.refused,
+        failure_example=notes.refused,
     )
 
 
-def _result(rows: pl.DataFrame, batch_splits: BatchSplits) -> Measured:
-    """What the rows of a span file say by themselves."""
-    return Measured(
+def _result(rows: pl.DataFrame, batch_splits: BatchSplits) -> SpanResult:
+    """Return the part of a result that the rows of a span file determine."""
+    return SpanResult(
         num_samples=len(rows),
         num_units=int(rows[NUM_UNITS].cast(pl.UInt64).sum()),
         batch_splits=batch_splits,
         failed=Counter(rows.filter(pl.col(STATUS) != OK)[STATUS].to_list()),
-        killers=tuple(rows.filter(pl.col(STATUS) == KILLED)[ROW].to_list()),
+        poison_rows=tuple(rows.filter(pl.col(STATUS) == KILLED)[ROW].to_list()),
     )
 
 
-def compact_part(task: CompactTask) -> PartSummary:
-    """Makes one part of its span files."""
-    return task.measurement.catalog.compact(task.digests, round_number=task.round_number)
-
-
-def _scored(task: SpanTask, wanted: "_Rows") -> "tuple[pl.DataFrame, ScoringNotes]":
-    """The scores of the rows, without those that would kill, and what happened on the way."""
+def _score_rows(task: SpanTask, reader: "_RowReader") -> "tuple[pl.DataFrame, ScoringNotes]":
+    """Score the rows of `reader`; poison rows get the status `killed` without being tried."""
     from trainers.scoring.scorer import ScoringNotes, score_rows
 
     measurement, notes = task.measurement, ScoringNotes()
     scores = score_rows(
-        _task(measurement),
+        _load_task(measurement),
         _model(measurement),
-        wanted.samples(),
+        reader.samples(),
         settings=measurement.settings,
         notes=notes,
-        finished=wanted.journal.finished if wanted.journal else None,
+        finished=reader.journal.finished if reader.journal else None,
     )
-    killed = [{ROW: row, NUM_UNITS: 0, STATUS: KILLED} for row in wanted.killers]
-    left_out = pl.DataFrame(killed, schema=scores.schema)
-    return pl.concat([scores, left_out]).sort(ROW), notes
+    killed = [{ROW: row, NUM_UNITS: 0, STATUS: KILLED} for row in reader.poison_rows]
+    return pl.concat([scores, pl.DataFrame(killed, schema=scores.schema)]).sort(ROW), notes
 
 
-def _described(task: SpanTask, scores: pl.DataFrame, wanted: "_Rows") -> pl.DataFrame:
-    """The scores with everything else that stands in a span file."""
+def _span_file_rows(task: SpanTask, scores: pl.DataFrame, reader: "_RowReader") -> pl.DataFrame:
+    """Add the other columns of a span file to the scores."""
     settings = task.measurement.settings
     return scores.with_columns(
         pl.lit(task.span.shard_id).alias(SHARD_ID),
@@ -217,51 +123,49 @@ def _described(task: SpanTask, scores: pl.DataFrame, wanted: "_Rows") -> pl.Data
         pl.lit(0).alias(VISITS),
         *(
             pl.Series(name, values, dtype=settings.carry_schema[name], strict=False)
-            for name, values in wanted.carried.items()
+            for name, values in reader.carried.items()
         ),
     )
 
 
-class _Rows:
-    """Some rows of a span: reading their samples ahead, and what is kept of them beside."""
+class _RowReader:
+    """Reads samples of a span ahead, and keeps the columns that are carried along."""
 
     def __init__(self, task: SpanTask, rows: range, *, journal: Journal | None = None) -> None:
         self._task, self._range = task, rows
-        self._picked = _picked(task, rows)
+        self._rows = _rows_to_measure(task, rows)
         self.journal = journal
         self.carried: dict[str, list[Any]] = {n: [] for n in task.measurement.settings.carry}
         self.bytes_read = 0
 
     @property
-    def killers(self) -> tuple[int, ...]:
-        """The rows to leave out: each ended worker processes."""
+    def poison_rows(self) -> tuple[int, ...]:
+        """The rows to skip: each of them ended worker processes."""
         return self.journal.suspects.killers if self.journal else ()
 
     def samples(self) -> Iterator[tuple[int, Sample]]:
-        """(row, sample) of the rows that are not left out, noted in the journal."""
-        leave_out = set(self.killers)
-        kept = ((row, sample) for row, sample in self._read() if row not in leave_out)
+        """Yield (row, sample), noted in the journal, without poison rows."""
+        skipped = set(self.poison_rows)
+        kept = ((row, sample) for row, sample in self._read() if row not in skipped)
         if self.journal is None:
             return kept
         window = self._task.measurement.settings.window_samples
         return self.journal.noting(kept, window=window, end=self._range.stop)
 
     def _read(self) -> Iterator[tuple[int, Sample]]:
-        """(row, sample), read ahead; what is carried along is put aside on the way."""
-        shard, rows = self._task.shard, self._picked
+        shard, rows = self._task.shard, self._rows
         columns = tuple(dict.fromkeys([*self._task.measurement.task.columns, *self.carried]))
         sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))
-        chunk = max(1, _READ_BYTES // sample_bytes)
-        chunks = [rows[first : first + chunk] for first in range(0, len(rows), chunk)]
-        readings = ordered_map(
+        num_rows = max(1, _READ_BYTES // sample_bytes)
+        reads = ordered_map(
             lambda part: (part, read_shard(shard, rows=part, columns=columns)),
-            chunks,
+            [rows[first : first + num_rows] for first in range(0, len(rows), num_rows)],
             num_threads=_READ_THREADS,
-            budget=_AHEAD_BYTES,
+            budget=_READ_AHEAD_BYTES,
             cost=lambda part: len(part) * sample_bytes,
         )
-        with closing(readings):
-            for part, reading in readings:
+        with closing(reads):
+            for part, reading in reads:
                 self.bytes_read += reading.bytes_read
                 for row, sample in zip(part, reading.samples, strict=True):
                     for name, values in self.carried.items():
@@ -269,29 +173,29 @@ class _Rows:
                     yield row, sample
 
 
-def _picked(task: SpanTask, rows: range) -> Sequence[int]:
-    """Those of `rows` that are to be measured: all of them, unless some were picked."""
-    if task.picks is None:
+def _rows_to_measure(task: SpanTask, rows: range) -> Sequence[int]:
+    """Return the rows of the task's subset that are in `rows`; without a subset, all of them."""
+    if task.subset is None:
         return rows
-    found = rows_of_shard(task.picks.url, task.span.shard_id)
-    return [row for row in found.tolist() if row in rows]
+    subset = rows_of_shard(task.subset.url, task.span.shard_id)
+    return [row for row in subset.tolist() if row in rows]
 
 
-def _task(measurement: Measurement) -> Any:
+def _load_task(measurement: Measurement) -> Any:
     task = measurement.task
     return task.load() if isinstance(task, TaskReference) else task
 
 
-_loaded: dict[str, "torch.nn.Module"] = {}
-_loading = threading.Lock()
+_models: dict[str, "torch.nn.Module"] = {}
+_models_lock = threading.Lock()
 
 
 def _model(measurement: Measurement) -> "torch.nn.Module":
-    """The checkpoint's model, loaded once per worker; the one before it is let go."""
+    """Return the checkpoint's model; a worker keeps one model, that of the latest checkpoint."""
     key = f"{measurement.checkpoint.url} {measurement.checkpoint.weights_digest}"
-    with _loading:
-        if key not in _loaded:
-            _loaded.clear()
-            models = _task(measurement).models(measurement.model)
-            _loaded[key] = measurement.checkpoint.load(models).eval()
-        return _loaded[key]
+    with _models_lock:
+        if key not in _models:
+            _models.clear()
+            models = _load_task(measurement).models(measurement.model)
+            _models[key] = measurement.checkpoint.load(models).eval()
+        return _models[key]

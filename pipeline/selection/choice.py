@@ -1,6 +1,6 @@
-"""One selection as the section `selection` says it: single samples, or whole blocks of them.
+"""The choice of a teaching subset by the section `selection`: single samples or whole blocks.
 
-What `attent select` and the rounds of a run share.
+Used by `attent select` and by the rounds of a run.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,18 @@ from pipeline.config.sections import SelectionSection
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to select: one of the three. `at_most`: all that is eligible, where that is less."""
+    """How much to select: exactly one of samples, a ratio of all rows, or units.
+
+    `at_most`: take everything that is eligible where that is less.
+    """
 
     num_samples: int | None = None
     ratio: float | None = None
     num_units: int | None = None
     at_most: bool = False
 
-    def reduced(self, eligible: int) -> "Budget":
-        """The same kind of budget, as large as what is eligible."""
+    def limited_to(self, eligible: int) -> "Budget":
+        """Return a budget of the same kind that takes everything eligible."""
         if self.num_units is not None:
             return Budget(num_units=eligible)
         return Budget(num_samples=eligible)
@@ -40,7 +43,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Draw:
-    """What randomness and ages depend on; see `select`."""
+    """What random numbers and the ages of losses depend on; see `select`."""
 
     seed: int
     round_number: int
@@ -48,100 +51,94 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A selection. Of whole blocks also the share of all loss that it holds, where losses count."""
+class SelectionRequest:
+    """What to select from, how, and how much.
+
+    Attributes:
+        losses: one row per sample.
+        section: strategy, granularity and composition.
+        budget: how much.
+        draw: seed and round.
+        corpus: of the losses, where it is known; needed for `granularity: row_group`.
+        preview: some of the rows, which make the selection faster.
+    """
+
+    losses: pl.LazyFrame | Chunks
+    section: SelectionSection[Any]
+    budget: Budget
+    draw: Draw
+    corpus: Corpus | None = None
+    preview: Preview | None = None
+
+
+@dataclass(frozen=True)
+class SubsetChoice:
+    """A selection, and for whole blocks the share of all loss that it holds, where losses count."""
 
     selection: Selection
     loss_share: float | None = None
 
 
-def choose(
-    losses: pl.LazyFrame | Chunks,
-    how: SelectionSection[Any],
-    *,
-    budget: Budget,
-    draw: Draw,
-    corpus: Corpus | None,
-    preview: Preview | None = None,
-) -> Chosen:
-    """The teaching subset of `losses`.
+def choose(request: SelectionRequest) -> SubsetChoice:
+    """Choose the teaching subset.
 
     Raises:
-        InputError: as `select`; or `granularity: row_group` without a corpus that has row groups.
-        TooFewError: fewer rows are eligible than asked for, or none.
+        InputError: what `select` raises, or `granularity: row_group` without a corpus.
+        TooFewError: fewer rows are eligible than the budget takes, or none.
     """
     try:
-        return _choose(losses, how, budget=budget, draw=draw, corpus=corpus, preview=preview)
+        return _choose(request)
     except TooFewError as error:
-        if not (budget.at_most and error.eligible):
+        if not (request.budget.at_most and error.eligible):
             raise
-        budget = budget.reduced(error.eligible)
-    return _choose(losses, how, budget=budget, draw=draw, corpus=corpus, preview=preview)
+        budget = request.budget.limited_to(error.eligible)
+    return _choose(replace(request, budget=budget))
 
 
-def loss_share_by_samples(
-    losses: pl.LazyFrame | Chunks,
-    how: SelectionSection[Any],
-    *,
-    num_samples: int,
-    draw: Draw,
-    preview: Preview | None,
-) -> float | None:
-    """What as many single samples would hold of the loss: what blocks are compared with."""
+def loss_share_by_samples(request: SelectionRequest, *, num_samples: int) -> float | None:
+    """Return the share of all loss that `num_samples` single samples hold, to compare blocks with.
+
+    The request's own budget and granularity do not count.
+    """
     return share_by_samples(
-        losses,
-        strategy=how.strategy,
+        request.losses,
+        strategy=request.section.strategy,
         num_samples=num_samples,
-        seed=draw.seed,
-        round_number=draw.round_number,
-        round_steps=draw.round_steps,
-        composition=replace(how.composition, weights="none"),
-        preview=preview,
+        seed=request.draw.seed,
+        round_number=request.draw.round_number,
+        round_steps=request.draw.round_steps,
+        composition=replace(request.section.composition, weights="none"),
+        preview=request.preview,
     )
 
 
-def _choose(
-    losses: pl.LazyFrame | Chunks,
-    how: SelectionSection[Any],
-    *,
-    budget: Budget,
-    draw: Draw,
-    corpus: Corpus | None,
-    preview: Preview | None,
-) -> Chosen:
-    asked: dict[str, Any] = {
-        "strategy": how.strategy,
+def _choose(request: SelectionRequest) -> SubsetChoice:
+    section, budget, draw = request.section, request.budget, request.draw
+    arguments: dict[str, Any] = {
+        "strategy": section.strategy,
         "num_samples": budget.num_samples,
         "ratio": budget.ratio,
         "num_units": budget.num_units,
         "seed": draw.seed,
         "round_number": draw.round_number,
         "round_steps": draw.round_steps,
-        "composition": how.composition,
+        "composition": section.composition,
     }
-    if how.granularity == "sample":
-        selection = select(
-            losses,
-            **asked,
-            preview=preview,
-        )
-        return Chosen(selection)
-    found = select_blocks(
-        losses,
-        granularity=_blocks(how.granularity, corpus),
-        **asked,
-    )
-    return Chosen(found.selection, found.loss_share)
+    if section.granularity == "sample":
+        return SubsetChoice(select(request.losses, **arguments, preview=request.preview))
+    granularity = _granularity(section.granularity, request.corpus)
+    blocks = select_blocks(request.losses, granularity=granularity, **arguments)
+    return SubsetChoice(blocks.selection, blocks.loss_share)
 
 
-def _blocks(granularity: str | int, corpus: Corpus | None) -> Granularity:
+def _granularity(granularity: str | int, corpus: Corpus | None) -> Granularity:
     if isinstance(granularity, int):
         return granularity
     if granularity == "shard":
         return "shard"
     if corpus is None:
         raise InputError(
-            "granularity: only a run knows the row groups of its corpus; choose rows per block "
-            "(such as 1024) or `shard`"
+            "granularity: row_group needs a run, whose corpus has row groups; choose rows per "
+            "block (such as 1024) or `shard`"
         )
     return RowGroupBlocks(corpus.row_groups())

@@ -1,7 +1,4 @@
-"""The losses that `attent select` chooses from: of a run, its catalog, or any Parquet files.
-
-Finding them, what they must have, and why rows of them cannot be selected.
-"""
+"""Loss tables: the losses that a selection reads, of a run, its catalog, or any Parquet files."""
 
 import contextlib
 from collections import Counter
@@ -17,7 +14,7 @@ from attent_select.selection.select import Preview
 from catalogs import Corpus, LossCatalog, storage
 from catalogs.concurrency import ordered_map
 from catalogs.layout import Layout
-from catalogs.losses import parts as loss_parts
+from catalogs.losses.parts import check_parts
 from catalogs.tables import frames, sample_ids
 from catalogs.tables.scan import Scan
 from pipeline.cluster.scan import ClusterScan
@@ -25,15 +22,15 @@ from pipeline.cluster.scan import ClusterScan
 
 @dataclass(frozen=True)
 class LossTable:
-    """Losses as rows, in (shard, row) order where we wrote them.
+    """Losses, one row per sample, in (shard, row) order where this project wrote them.
 
     Attributes:
-        url: what the user named.
-        files: the Parquet files that the rows are in.
-        rows: all of them, read here or by the workers of a cluster.
-        preview: some of them.
+        url: the location that the user named.
+        files: the Parquet files with the rows.
+        rows: all rows, read here or by the workers of a cluster.
+        preview: some of the rows.
         catalog: of a run; None for other files.
-        rounds: of a run, the snapshots that count.
+        rounds: of a run, the rounds that were scored so far.
     """
 
     url: str
@@ -49,31 +46,39 @@ class LossTable:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What an index says of where it came from."""
+        """What an index records about its source."""
         return {"corpus_id": self.corpus.corpus_id if self.corpus else None, "losses": self.url}
 
     def check_columns(self, needed: Iterable[str]) -> None:
-        """Raises `InputError` naming a file without one of these columns."""
+        """Check that the losses have these columns.
+
+        Raises:
+            InputError: a column is missing; names a file without it.
+        """
         kinds = self.rows.schema
         if not (missing := [name for name in needed if name not in kinds]):
             return
         if self.catalog is not None:
-            how = "Name it in `scoring.carry` and score again to keep it"
+            advice = "Name it in `scoring.carry` and score again to keep it"
             if missing == [FUNCTIONAL_GRADIENT]:
-                how = "Set `scoring.functional_gradient: true` in a new run, which then measures it"
+                advice = "Set `scoring.functional_gradient: true` in a new run to measure it"
             raise InputError(
                 f"{self.url}: its losses have no column {', '.join(missing)}, they have "
-                f"{', '.join(kinds)}. {how}"
+                f"{', '.join(kinds)}. {advice}"
             )
         for file in self.files:
-            there = frames.footer_of(file).schema.names
-            if lacking := [name for name in missing if name not in there]:
+            names = frames.footer_of(file).schema.names
+            if absent := [name for name in missing if name not in names]:
                 raise InputError(
-                    f"{file} has no column {', '.join(lacking)}: it has {', '.join(there)}"
+                    f"{file} has no column {', '.join(absent)}: it has {', '.join(names)}"
                 )
 
     def check_unique(self) -> None:
-        """Raises `InputError` where a sample is there twice; parts of a catalog were checked."""
+        """Check that no sample occurs twice; parts of a catalog were checked when written.
+
+        Raises:
+            InputError: a sample occurs twice.
+        """
         if self.catalog is None:
             try:
                 sample_ids.check_unique(self.rows.frame())
@@ -81,9 +86,9 @@ class LossTable:
                 raise InputError(f"{self.url}: {error}") from error
 
     def round_steps(self, columns: Sequence[str]) -> list[int]:
-        """The steps at which rounds began, as far as anything was measured then.
+        """Return the steps at which rounds began, where anything was measured then.
 
-        None unless they are asked for in `columns`: it may take a pass over the losses.
+        Returns nothing unless `columns` has `measured_step`: it may take a pass over the losses.
         """
         if MEASURED_STEP not in columns:
             return []
@@ -95,29 +100,30 @@ class LossTable:
         return measured.collect(engine="streaming").to_series().to_list()
 
     def without_loss(self) -> dict[str, int]:
-        """How many rows have no finite loss, by reason: `null`, `nonfinite`, or their status."""
+        """Count rows without a finite loss by reason: `null`, `nonfinite`, or their status."""
         if LOSS not in self.rows.schema:
             return {}
         counts: Counter[str] = Counter()
-        for piece in self.rows.run(_reasons):
-            counts.update(piece)
+        for chunk_counts in self.rows.run(_reasons):
+            counts.update(chunk_counts)
         return dict(sorted(counts.items()))
 
 
 def _reasons(rows: pl.LazyFrame) -> dict[str, int]:
-    """`without_loss` of a piece."""
+    """Count rows of a chunk without a finite loss by reason."""
     loss = pl.col(LOSS).cast(pl.Float32)
     null = pl.lit("null")
     if rows.collect_schema().get(STATUS) == pl.String:
         null = pl.when(pl.col(STATUS) != OK).then(pl.col(STATUS)).otherwise(null)
     reason = pl.when(loss.is_null()).then(null).otherwise(pl.lit("nonfinite"))
-    lacking = rows.filter(loss.is_finite().fill_null(False).not_()).select(reason.alias("reason"))
-    return dict(lacking.group_by("reason").len().collect().iter_rows())
+    without_loss = rows.filter(loss.is_finite().fill_null(False).not_())
+    counts = without_loss.select(reason.alias("reason")).group_by("reason").len()
+    return dict(counts.collect().iter_rows())
 
 
 @contextlib.contextmanager
-def problems_named(table: LossTable | None) -> Iterator[None]:
-    """Around a selection from `table`: what polars cannot do with it becomes an `InputError`."""
+def polars_errors(table: LossTable | None) -> Iterator[None]:
+    """Turn errors of polars in a selection from `table` into `InputError`."""
     try:
         yield
     except pl.exceptions.PolarsError as error:
@@ -126,14 +132,14 @@ def problems_named(table: LossTable | None) -> Iterator[None]:
 
 
 def find(url: str, *, round_number: int | None) -> LossTable:
-    """The losses at `url`; of a run, those as of a round (default: the newest).
+    """Find the losses at `url`; of a run, those as of a round (default: the newest).
 
     Raises:
-        InputError: nothing is there, a file is damaged or is not like the others.
+        InputError: nothing is there, a file is damaged, or its columns differ from the others'.
         CorpusMismatchError: a run's losses are of another corpus.
     """
     url = storage.normalise(url).rstrip("/")
-    # A run, or its catalog: the folder `losses` in it.
+    # A run, or the folder `losses` in it: its catalog.
     for run in (url, url.removesuffix("/losses")):
         if storage.info(Layout(run).manifest) is not None:
             return of_run(LossCatalog(run), url=url, round_number=round_number)
@@ -144,7 +150,7 @@ def find(url: str, *, round_number: int | None) -> LossTable:
 
 
 def of_run(catalog: LossCatalog, *, url: str, round_number: int | None = None) -> LossTable:
-    """The losses of a run as of a round (default: the newest), in parts that are whole.
+    """Return the losses of a run as of a round (default: the newest), with all parts checked.
 
     Raises:
         InputError: nothing was scored, or a part is damaged or of another corpus.
@@ -153,14 +159,16 @@ def of_run(catalog: LossCatalog, *, url: str, round_number: int | None = None) -
     rounds = [n for n in catalog.rounds() if round_number is None or n <= round_number]
     snapshot = catalog.snapshot(rounds[-1])
     assert snapshot is not None
-    loss_parts.check_parts(snapshot, run=catalog.run, corpus=catalog.corpus)
+    check_parts(snapshot, run=catalog.run, corpus=catalog.corpus)
     files = tuple(Layout(catalog.run).part(part) for part in snapshot["part"].unique().sort())
     return LossTable(url, files, rows, catalog.preview(round_number), catalog, rounds)
 
 
 def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
-    """The columns that all files have, and how many rows. Raises `InputError` naming a file that is
-    not like these.
+    """Return the columns that all files have, and the number of rows.
+
+    Raises:
+        InputError: a file lacks an id column, or has another type for a column.
     """
     found = list(ordered_map(_kinds, files, num_threads=16))
     shared: frames.SchemaDict = {}

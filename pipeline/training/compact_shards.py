@@ -76,7 +76,7 @@ def estimate(index: IndexFile, corpus: Corpus, *, columns: Sequence[str]) -> Est
     return Estimate(scattered * share, compact * share)
 
 
-def opened(folder: str) -> Corpus | None:
+def open_compact(folder: str) -> Corpus | None:
     """The compact shards in `folder`, if all of them are there."""
     return Corpus.open(folder) if storage.info(Layout(folder).manifest) is not None else None
 
@@ -90,7 +90,7 @@ def materialise(
         InputError: the index is empty, or values of a column have no common type.
         ClusterError: the cluster was lost; calling again goes on.
     """
-    if (known := opened(folder)) is not None:
+    if (known := open_compact(folder)) is not None:
         return known
     if not index.num_samples:
         raise InputError(f"{index.url} selects no row: there is nothing to write compactly")

@@ -10,13 +10,13 @@ from small_runs import small_run
 from attent_select.errors import InputError, MissingError
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
-from pipeline import loop as rounds
 from pipeline import run, score, stages
 from pipeline.adaptive import decision_log
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.reports.page import write_report
 from pipeline.reports.query import query
+from pipeline.runs.state import prepare
 
 KEY = ["shard_id", "row"]
 SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "ratio": {"start": 0.5}}
@@ -148,7 +148,7 @@ def test_an_adaptive_run_spends_the_steps_of_the_fixed_one_and_ends_with_anneali
     fixed = run_config.parse(
         small_run(tmp_path / "fixed", shards, schedule=schedule | {"ratio": {"start": 0.4}})
     )
-    budget = rounds.prepare(fixed, cluster=lambda: client).total_steps
+    budget = prepare(fixed, cluster=lambda: client).total_steps
     assert sum(r["num_steps"] for r in result["rounds"]) == budget == 54
     phases = [r["phase"] for r in result["rounds"]]
     assert phases[0] == "warmup"
@@ -190,9 +190,7 @@ def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
     partial = score(settings, client=client, fraction=0.1)
     assert (partial.scored, partial.skipped) == (24, 216)
     assert score(settings, client=client, fraction=0.1).scored == 0
-    with pytest.raises(
-        InputError, match=r"--fraction 0\.2: it was decided to score the share 0\.1"
-    ):
+    with pytest.raises(InputError, match=r"--fraction 0\.2 differs from the decided share 0\.1"):
         score(settings, client=client, fraction=0.2)
     result = run(settings, client=client)
     assert [r["samples_scored"] for r in result["rounds"]] == [240, 24, 240]
@@ -212,7 +210,7 @@ def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
 
 def test_a_decision_that_is_damaged_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "none"})
-    rounds.prepare(settings, cluster=lambda: client)
+    prepare(settings, cluster=lambda: client)
     storage.publish(Layout(settings.run).decision(1), b'{"round": 3}')
     with pytest.raises(InputError, match=r"decisions/00001\.json is no decision .* delete it"):
-        rounds.prepare(settings, cluster=lambda: client)
+        prepare(settings, cluster=lambda: client)

@@ -14,7 +14,8 @@ from catalogs.tables.scan import Scan
 from pipeline.cluster import Client
 from pipeline.cluster.scan import ClusterScan, frames_by_storage
 from pipeline.selection.choice import Budget
-from pipeline.selection.command import Selecting, select_losses
+from pipeline.selection.command import select_losses
+from pipeline.selection.options import SelectionOptions
 
 KINDS: frames.SchemaDict = {
     "shard_id": pl.UInt32,
@@ -99,7 +100,7 @@ def test_the_command_selects_the_same_on_a_cluster(
             folder,
             out=str(tmp_path / f"{scheduler is None}.parquet"),
             budget=Budget(num_samples=500),
-            how=Selecting("soft", by="source"),
+            options=SelectionOptions("soft", by="source"),
             scheduler=scheduler,
         )
         for scheduler in (None, client.scheduler.address)

@@ -14,7 +14,8 @@ from tasks_at_hand import Case, causal_lm
 
 from attent_select.errors import InputError
 from pipeline.config.sections import ScoringSettings as SpanSettings
-from pipeline.scoring import worker as scoring_tasks
+from pipeline.scoring import worker
+from pipeline.scoring.span_task import Measurement
 from trainers import TeachingStream, checkpoint, fit
 from trainers.fitting import FitResult
 from trainers.hf.lora import ADAPTER_FILE
@@ -109,8 +110,8 @@ def test_a_worker_that_gets_the_next_adapter_does_not_load_the_base_again(round_
     def on_a_worker(done: FitResult) -> torch.nn.Module:
         found = checkpoint.open(done.checkpoint)
         assert found is not None
-        return scoring_tasks._model(
-            scoring_tasks.Measurement(
+        return worker._model(
+            Measurement(
                 run=str(round_.folder),
                 task=round_.case.task,
                 model={"path": str(base), "lora": {"rank": 4}},

@@ -15,16 +15,17 @@ from attent_select.errors import ExistsError, MissingError
 from catalogs import LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.storage.probe import probe
-from pipeline import loop as rounds
 from pipeline import score, stages
 from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.runs.garbage_collection import collect
 from pipeline.runs.lease import held
-from pipeline.scoring import full as scoring
-from pipeline.scoring import partial as rescoring
-from pipeline.scoring import scoring_plan
+from pipeline.runs.state import ensure_decision, prepare
+from pipeline.scoring.driver import ScoringJob
+from pipeline.scoring.full_scoring import FullScoring
+from pipeline.scoring.partial_rescoring import PartialRescoring
+from pipeline.scoring.score_stage import score_stage
 from pipeline.scoring.worker import measure_span
 
 
@@ -75,13 +76,13 @@ def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
-    run = rounds.prepare(settings, cluster=lambda: client)
-    measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-    plan = scoring_plan.frozen(run.catalog, measurement, round_number=0, shards=run.corpus.shards)
+    run = prepare(settings, cluster=lambda: client)
+    job = ScoringJob(settings, client, round_number=0, checkpoint=run.layout.initial_checkpoint)
+    plan = FullScoring(job).plan()
     for task in plan.tasks[:2]:
         measure_span(task)
     assert collect(run.config.run).num_bytes == 0
-    result = rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+    result = score_stage(run, run.rounds[0], cluster=lambda: client)
     assert (result.scored, result.skipped) == (160, 80)
 
 
@@ -91,10 +92,10 @@ def test_gc_keeps_what_an_interrupted_partial_round_will_go_on_with(
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
     score(settings, client=client)
     stages.train(settings, client=client)
-    run = rounds.decided(rounds.prepare(settings, cluster=lambda: client), 1, fraction=0.5)
+    run = ensure_decision(prepare(settings, cluster=lambda: client), 1, fraction=0.5)
     start = run.start_checkpoint(run.rounds[1])
-    measurement = scoring.measurement_of(settings, checkpoint=start)
-    task, *_ = rescoring._tasks(settings, measurement, share=0.5, ratio=0.5, since=0, number=1)
+    job = ScoringJob(settings, client, round_number=1, checkpoint=start)
+    task, *_ = PartialRescoring(job, share=0.5, ratio=0.5).plan().tasks
     measure_span(task)
     assert collect(settings.run).spans == 0
     assert score(settings, client=client).scored == 120 - task.num_rows

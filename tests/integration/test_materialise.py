@@ -67,7 +67,7 @@ def test_what_was_written_before_a_kill_is_not_written_again(
     data = lost.read_bytes()
     lost.unlink()
     before = [path.stat().st_ino for path in kept]
-    assert compact_shards.opened(str(tmp_path / "compact")) is None
+    assert compact_shards.open_compact(str(tmp_path / "compact")) is None
     second = compacted(index, corpus, tmp_path / "compact", client)
     assert [path.stat().st_ino for path in kept] == before
     assert lost.read_bytes() == data

@@ -13,13 +13,18 @@ from attent_select.errors import InputError, MissingError
 from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
-from pipeline import loop as rounds
 from pipeline import metrics, run, stages
 from pipeline.cluster import Client
 from pipeline.config import run_config
+from pipeline.loop import select_and_train
+from pipeline.runs.state import prepare
+from pipeline.selection.choice import SelectionRequest, SubsetChoice, choose
+from pipeline.selection.select_stage import select_stage
 from pipeline.training.dry_run import walk
 from pipeline.training.teaching_stream import Place
 from trainers import checkpoint
+
+CHOOSE = "pipeline.selection.select_stage.choose"
 
 
 @pytest.fixture(scope="module")
@@ -162,19 +167,19 @@ def test_stages_can_be_called_one_by_one(tmp_path: Path, shards: Path, client: C
     trained = stages.train(settings, client=client)
     assert [round_["round"] for round_ in trained["rounds"]] == [0]
     assert trained["rounds"][0]["seconds"]["select"] > 0
-    assert rounds.prepare(settings, cluster=lambda: client).round(None).number == 1
+    assert prepare(settings, cluster=lambda: client).round(None).number == 1
 
 
 def test_an_index_of_another_size_than_planned_is_refused(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
-    ready = rounds.prepare(settings, cluster=lambda: client)
+    ready = prepare(settings, cluster=lambda: client)
     rows = ready.corpus.rows().head(16).with_columns(weight=1.0, probability=1.0)
     provenance = {"corpus_id": ready.corpus.corpus_id}
     IndexFile.write(ready.layout.index(0), rows, provenance=provenance)
-    with pytest.raises(InputError, match="selects 16 samples, the plan of round 0 has 120"):
-        rounds.train_stage(ready, ready.rounds[0])
+    with pytest.raises(InputError, match="selects 16 samples, round 0 of the schedule has 120"):
+        select_and_train(ready, 0)
 
 
 def test_a_round_with_fewer_eligible_rows_than_planned_trains_on_all_of_them(
@@ -212,7 +217,7 @@ def test_a_round_after_a_short_one_goes_on_where_that_ended(
     assert [each["num_samples"] for each in result["rounds"]] == [240, 60, 60]
     steps = [checkpoint.open(Layout(settings.run).checkpoint(n)).step for n in range(3)]
     assert steps == [15, 19, 23]
-    again = rounds.prepare(settings, cluster=lambda: client)
+    again = prepare(settings, cluster=lambda: client)
     assert [each.first_step for each in again.rounds] == [0, 15, 19]
     assert again.total_steps == 31, "the learning rate keeps the horizon of the plan"
 
@@ -223,9 +228,9 @@ def test_a_model_that_cannot_be_built_does_not_freeze_the_run(
     # A number like any other: only building the model tells.
     wrong = small_run(tmp_path / "run", shards, model__config__hidden_size=-16)
     with pytest.raises(InputError, match="the model cannot be built: "):
-        rounds.prepare(run_config.parse(wrong), cluster=lambda: client)
+        prepare(run_config.parse(wrong), cluster=lambda: client)
     right = run_config.parse(small_run(tmp_path / "run", shards))
-    assert rounds.prepare(right, cluster=lambda: client).config == right
+    assert prepare(right, cluster=lambda: client).config == right
 
 
 def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
@@ -233,10 +238,10 @@ def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
 ) -> None:
     url = Layout(str(tmp_path / "run")).initial_checkpoint
     first = run_config.parse(small_run(tmp_path / "run", shards, seed=1))
-    rounds.prepare(first, cluster=lambda: client)
+    prepare(first, cluster=lambda: client)
     before = checkpoint.open(url).weights_digest
     storage.delete(Layout(first.run).config)  # as if it had been killed before freezing
-    rounds.prepare(run_config.parse(small_run(tmp_path / "run", shards)), cluster=lambda: client)
+    prepare(run_config.parse(small_run(tmp_path / "run", shards)), cluster=lambda: client)
     assert checkpoint.open(url).weights_digest != before
 
 
@@ -245,17 +250,17 @@ def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
 ) -> None:
     selection = {"strategy": "uniform"}
     settings = run_config.parse(small_run(tmp_path / "run", shards, selection=selection))
-    ready = rounds.prepare(settings, cluster=lambda: client)
-    choose, firsts = rounds.choose, []
+    ready = prepare(settings, cluster=lambda: client)
+    firsts = []
 
-    def choose_second(*args: Any, **settings: Any) -> Any:
-        # While this process selects, another one does, and is done first.
-        monkeypatch.setattr(rounds, "choose", choose)
-        firsts.append(rounds.select_stage(ready, ready.rounds[1]))
-        return choose(*args, **settings)
+    def choose_second(request: SelectionRequest) -> SubsetChoice:
+        # While this process selects, another one selects and finishes first.
+        monkeypatch.setattr(CHOOSE, choose)
+        firsts.append(select_stage(ready, ready.rounds[1]))
+        return choose(request)
 
-    monkeypatch.setattr(rounds, "choose", choose_second)
-    assert [rounds.select_stage(ready, ready.rounds[1])] == firsts
+    monkeypatch.setattr(CHOOSE, choose_second)
+    assert [select_stage(ready, ready.rounds[1])] == firsts
 
 
 def test_what_a_killed_process_measured_is_left_out_not_zero(

@@ -13,15 +13,18 @@ from small_runs import small_run
 from attent_select.errors import ExistsError, InputError, MissingError
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from pipeline import loop as rounds
 from pipeline import metrics, score
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.reports.query import query
 from pipeline.runs.lease import held
-from pipeline.scoring import full as scoring
-from pipeline.scoring import scoring_plan
+from pipeline.runs.state import prepare
+from pipeline.scoring.driver import ScoringJob, score_round
+from pipeline.scoring.full_scoring import FullScoring
+from pipeline.scoring.score_stage import score_stage
+from pipeline.scoring.scoring_plan import freeze_plan, span_tasks
 from pipeline.scoring.worker import measure_span
+from pipeline.selection.select_stage import select_stage
 from trainers import checkpoint
 
 QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
@@ -56,9 +59,9 @@ def test_tars_and_parquet_have_the_same_losses_and_select_the_same_rows(
         values = small_run(tmp_path / kind, shards, selection={"strategy": "soft"})
         values["corpus"] = {"shards": [str(shards / kind)]}
         values["schedule"]["warmup_epochs"] = 0
-        run = rounds.prepare(run_config.parse(values), cluster=lambda: client)
-        losses = rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
-        index = rounds.select_stage(run, run.rounds[0])
+        run = prepare(run_config.parse(values), cluster=lambda: client)
+        losses = score_stage(run, run.rounds[0], cluster=lambda: client)
+        index = select_stage(run, run.rounds[0])
         results[kind] = (losses.catalog_digest, index.digest, index.num_samples)
     assert results["parquet"] == results["webdataset"]
     assert results["parquet"][2] == 120
@@ -69,9 +72,9 @@ def test_spans_that_a_killed_driver_left_are_not_measured_again(
 ) -> None:
     whole = scored(tmp_path / "whole", shards, client)
     settings = run_config.parse(small_run(tmp_path / "begun", shards, **QUICK))
-    run = rounds.prepare(settings, cluster=lambda: client)
-    measurement = scoring.measurement_of(settings, checkpoint=run.layout.initial_checkpoint)
-    for task in scoring_plan.plan_tasks(run.corpus.shards, measurement)[:2]:
+    run = prepare(settings, cluster=lambda: client)
+    job = ScoringJob(settings, client, round_number=0, checkpoint=run.layout.initial_checkpoint)
+    for task in list(span_tasks(run.corpus, job.measurement))[:2]:
         measure_span(task)
     result = score(settings, client=client)
     assert (result.scored, result.skipped) == (160, 80)
@@ -134,9 +137,9 @@ def test_carried_columns_stand_beside_the_losses_and_select(
     settings = run_config.parse(
         small_run(tmp_path / "run", damaged, **QUICK, **replaced, schedule__ratio={"start": 0.2})
     )
-    run = rounds.prepare(settings, cluster=lambda: client)
-    rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
-    index = rounds.select_stage(run, run.rounds[0])
+    run = prepare(settings, cluster=lambda: client)
+    score_stage(run, run.rounds[0], cluster=lambda: client)
+    index = select_stage(run, run.rounds[0])
     assert list(index.rows_by_shard()) == [1]
     losses = LossCatalog(str(tmp_path / "run")).latest().collect()
     assert losses["source"].to_list() == ["s0"] * 20 + ["s1"] * 20 + ["s2"] * 20
@@ -156,7 +159,7 @@ def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
     settings = run_config.parse(small_run(tmp_path / "run", shards, **QUICK))
     with pytest.raises(MissingError, match=r"no finished checkpoint at .*00000"):
         score(settings, client=client, round_number=1)
-    with pytest.raises(InputError, match="the plan has rounds 0 to 2"):
+    with pytest.raises(InputError, match="the schedule has rounds 0 to 2"):
         score(settings, client=client, round_number=3)
 
 
@@ -195,18 +198,18 @@ def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
     catalog = LossCatalog(settings.run)
     learned = catalog.provenance(0)["fitting_units"]
     assert learned <= 9
-    measurement = scoring.measurement_of(
-        settings, checkpoint=Layout(settings.run).initial_checkpoint
+    job = ScoringJob(
+        settings,
+        client,
+        round_number=1,
+        checkpoint=Layout(settings.run).initial_checkpoint,
     )
-    ask = {"round_number": 1, "shards": catalog.corpus.shards}
-    plan = scoring_plan.frozen(catalog, measurement, **ask)
+    plan = freeze_plan(catalog, job.measurement, round_number=1)
     assert plan.measurement.settings.batch_units == learned
     assert all(task.measurement is plan.measurement for task in plan.tasks)
-    again = scoring_plan.frozen(catalog, measurement, **ask)
+    again = freeze_plan(catalog, job.measurement, round_number=1)
     assert [task.digest for task in again.tasks] == [task.digest for task in plan.tasks]
-    second = scoring.score_round(
-        settings, client=client, round_number=1, checkpoint=measurement.checkpoint.url
-    )
+    second = score_round(job, FullScoring(job))
     assert second.numbers["num_splits"] == 0
     assert catalog.provenance(1)["fitting_units"] == learned, "and what follows knows it too"
 
@@ -215,9 +218,9 @@ def test_a_shard_that_changed_while_scoring_is_named(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", damaged, **QUICK))
-    run = rounds.prepare(settings, cluster=lambda: client)
+    run = prepare(settings, cluster=lambda: client)
     changed = damaged / "parquet" / "001.parquet"
     table = pq.read_table(changed)
     pq.write_table(table.slice(0, 7), changed)
     with pytest.raises(InputError, match=r"001\.parquet"):
-        rounds.score_stage(run, run.rounds[0], cluster=lambda: client)
+        score_stage(run, run.rounds[0], cluster=lambda: client)

@@ -13,11 +13,12 @@ from tasks_at_hand import LLAMA, TEXTS
 from attent_select.errors import ClusterError, InputError, MissingError
 from catalogs import LossCatalog
 from catalogs.layout import Layout
-from pipeline import loop as rounds
 from pipeline import score
 from pipeline.cluster import Client, connect
 from pipeline.config import run_config
 from pipeline.config.sections import ClusterSettings
+from pipeline.runs.state import Run, prepare
+from pipeline.scoring.score_stage import score_stage
 from trainers import checkpoint
 from trainers.hf import HuggingFaceModels
 from trainers.inputs.tokenizer import train_tokenizer
@@ -34,13 +35,13 @@ def digits(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def prepared(tmp_path: Path, data: Path, client: Client, **replaced: Any) -> rounds.Run:
+def prepared(tmp_path: Path, data: Path, client: Client, **replaced: Any) -> Run:
     values = small_run(tmp_path / "run", data, **QUICK, **replaced)
-    return rounds.prepare(run_config.parse(values), cluster=lambda: client)
+    return prepare(run_config.parse(values), cluster=lambda: client)
 
 
-def scored(run: rounds.Run, client: Client, **options: Any) -> Any:
-    return rounds.score_stage(run, run.rounds[0], cluster=lambda: client, **options)
+def scored(run: Run, client: Client, **options: Any) -> Any:
+    return score_stage(run, run.rounds[0], cluster=lambda: client, **options)
 
 
 def overwritten(path: Path, offset: int, data: bytes) -> None:

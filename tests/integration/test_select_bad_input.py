@@ -104,7 +104,7 @@ def test_losses_that_are_all_null(tmp_path: Path, out: Path) -> None:
 
 def test_a_budget_of_units_into_which_nothing_fits(tmp_path: Path, out: Path) -> None:
     losses = plain(tmp_path, num_units=5)
-    assert f"{losses}: nothing fits into 4 units" in refusal(losses, "--num-units", 4, out=out)
+    assert f"{losses}: no sample fits into 4 units" in refusal(losses, "--num-units", 4, out=out)
 
 
 def test_fewer_eligible_rows_than_asked_for(tmp_path: Path, out: Path) -> None:
@@ -249,7 +249,7 @@ def test_an_output_that_cannot_be_written_there(tmp_path: Path, out: Path) -> No
     losses = plain(tmp_path / "in")
     out.write_bytes(b"mine")
     message = refusal(losses, "--ratio", 0.5, out=out)
-    assert f"{out} is there already" in message
+    assert f"{out} already exists" in message
     assert "--overwrite" in message
     assert "is a folder: name a file" in refusal(losses, "--ratio", 0.5, out=out.parent)
     message = refusal(losses, "--ratio", 0.5, "--overwrite", out=losses)
@@ -261,7 +261,7 @@ def test_an_output_that_cannot_be_written_there(tmp_path: Path, out: Path) -> No
     [
         (("--ratio", 0.5, "--granularity", "page"), "expected sample, row_group, shard, or rows"),
         (("--ratio", 0.5, "--granularity", "0"), "rows per block, found 0"),
-        (("--ratio", 0.5, "--granularity", "row_group"), "only a run knows the row groups"),
+        (("--ratio", 0.5, "--granularity", "row_group"), "row_group needs a run"),
         (("--ratio", 0.5, "--granularity", "shard", "--by", "row"), "rows of several strata"),
         (("--ratio", 0.5, "--granularity", 4, "--set", "explore=0.1"), "draws single samples"),
         (("--ratio", 0.5, "--num-units", 3), "give one of --ratio, --num-samples and --num-units"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from catalogs.losses.catalog import Span
 from catalogs.shard_format import Shard
-from pipeline.scoring import spans
+from pipeline.scoring.spans import group_into_parts, split_into_spans, with_digests
 from trainers.tasks.image_classification import ImageClassification
 
 SIZES = st.lists(st.integers(1, 500), min_size=1, max_size=12)
@@ -25,7 +25,7 @@ def shards_of(sizes: list[int]) -> list[Shard]:
 def test_spans_hold_every_row_once_in_order_and_are_not_too_long(
     sizes: list[int], span_samples: int
 ) -> None:
-    planned = list(spans.plan(shards_of(sizes), span_samples=span_samples))
+    planned = list(split_into_spans(shards_of(sizes), span_samples=span_samples))
     rows = [
         (span.shard_id, row)
         for _, span in planned
@@ -40,8 +40,8 @@ def test_spans_hold_every_row_once_in_order_and_are_not_too_long(
 def test_parts_are_contiguous_ranges_of_whole_shards_within_their_size(
     sizes: list[int], span_samples: int, part_samples: int
 ) -> None:
-    planned = [span for _, span in spans.plan(shards_of(sizes), span_samples=span_samples)]
-    groups = list(spans.parts(planned, part_samples=part_samples))
+    planned = [span for _, span in split_into_spans(shards_of(sizes), span_samples=span_samples)]
+    groups = list(group_into_parts(planned, part_samples=part_samples))
     assert [position for group in groups for position in group] == list(range(len(planned)))
     ids = [{planned[position].shard_id for position in group} for group in groups]
     assert sum(len(found) for found in ids) == len(sizes), "a shard is never torn"
@@ -53,6 +53,11 @@ def test_parts_are_contiguous_ranges_of_whole_shards_within_their_size(
 SHARD = Shard(0, "/shards/0.parquet", "parquet", 10, 1000, "etag")
 SPAN = Span(shard_id=0, first_row=0, num_rows=10)
 MEASURED_BY = {"weights": "abc", "task": ImageClassification(image_size=8), "settings": {"a": 1}}
+
+
+def digest(shard: Shard, span: Span, measured_by: dict[str, object]) -> str:
+    [(_, _, result)] = with_digests([(shard, span)], measured_by=measured_by)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -68,11 +73,16 @@ MEASURED_BY = {"weights": "abc", "task": ImageClassification(image_size=8), "set
 def test_a_digest_changes_with_whatever_a_loss_depends_on(
     shard: Shard, span: Span, changed: dict[str, object]
 ) -> None:
-    before = spans.digest(SHARD, SPAN, measured_by=MEASURED_BY)
-    assert spans.digest(SHARD, SPAN, measured_by=dict(MEASURED_BY)) == before
-    assert spans.digest(shard, span, measured_by=MEASURED_BY | changed) != before
+    before = digest(SHARD, SPAN, MEASURED_BY)
+    assert digest(SHARD, SPAN, dict(MEASURED_BY)) == before
+    assert digest(shard, span, MEASURED_BY | changed) != before
 
 
-def test_a_setting_that_has_no_plain_form_is_refused() -> None:
-    with pytest.raises(TypeError, match="no plain form"):
-        spans.digest(SHARD, SPAN, measured_by={"task": object()})
+def test_digests_stay_the_same_between_versions() -> None:
+    measured_by = MEASURED_BY | {"step": 3}
+    assert digest(SHARD, SPAN, measured_by) == "cebeface1a89c2df02b9afe5466ccf00"
+
+
+def test_a_setting_that_cannot_be_written_as_json_is_refused() -> None:
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        digest(SHARD, SPAN, {"task": object()})

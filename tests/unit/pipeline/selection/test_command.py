@@ -10,9 +10,10 @@ from attent_select import schema
 from attent_select.errors import ExistsError, InputError
 from catalogs import Corpus, IndexFile, LossCatalog
 from pipeline.selection.choice import Budget
-from pipeline.selection.command import Selecting, select_losses
+from pipeline.selection.command import select_losses
+from pipeline.selection.options import SelectionOptions
 
-HARD = Selecting("hard")
+HARD = SelectionOptions("hard")
 KINDS = {"shard_id": pl.UInt32, "row": pl.UInt32, "loss": pl.Float32}
 
 
@@ -48,7 +49,7 @@ def run(tmp_path: Path) -> str:
 def test_a_run_and_its_catalog_are_the_same_losses(tmp_path: Path, run: str) -> None:
     for name, losses in (("run", run), ("catalog", f"{run}/losses"), ("slash", f"{run}/losses/")):
         out = tmp_path / f"{name}.parquet"
-        select_losses(losses, out=str(out), how=HARD, budget=Budget(num_samples=3))
+        select_losses(losses, out=str(out), options=HARD, budget=Budget(num_samples=3))
         # In the newest round the first rows are the hardest.
         assert chosen(out) == [(0, 0), (0, 1), (0, 2)]
         assert IndexFile.open(str(out), corpus=Corpus.open(run)).num_samples == 3
@@ -58,7 +59,7 @@ def test_the_losses_of_a_run_are_those_as_of_the_round_asked_for(tmp_path: Path,
     for number, expected in ((0, (2, 9)), (1, (0, 0)), (7, (0, 0))):
         out = tmp_path / f"{number}.parquet"
         select_losses(
-            run, out=str(out), how=HARD, budget=Budget(num_samples=1), round_number=number
+            run, out=str(out), options=HARD, budget=Budget(num_samples=1), round_number=number
         )
         assert chosen(out) == [expected]
 
@@ -70,7 +71,10 @@ def test_staleness_counts_the_steps_that_losses_were_measured_at(tmp_path: Path)
     settings = ("bonus=1.0",)
     losses = str(tmp_path / "foreign.parquet")
     select_losses(
-        losses, out=str(out), how=Selecting("staleness", settings), budget=Budget(num_samples=2)
+        losses,
+        out=str(out),
+        options=SelectionOptions("staleness", settings),
+        budget=Budget(num_samples=2),
     )
     # 1.0 + √2, 1.5 + √1, 2.0
     assert chosen(out) == [(0, 0), (0, 1)]
@@ -95,7 +99,10 @@ def test_staleness_counts_the_snapshots_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "index.parquet"
     settings = ("bonus=1.0",)
     select_losses(
-        run, out=str(out), how=Selecting("staleness", settings), budget=Budget(num_samples=2)
+        run,
+        out=str(out),
+        options=SelectionOptions("staleness", settings),
+        budget=Budget(num_samples=2),
     )
     # 0 + √2 is more than 1.2, as 0 + √1 would not be.
     assert chosen(out) == [(0, 0), (0, 1)]
@@ -104,7 +111,7 @@ def test_staleness_counts_the_snapshots_of_a_run(tmp_path: Path) -> None:
 def test_an_output_that_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     out = tmp_path / "index.parquet"
     out.touch()
-    with pytest.raises(ExistsError, match="is there already"):
+    with pytest.raises(ExistsError, match="already exists"):
         select_losses("/nowhere", out=str(out), budget=Budget(ratio=0.5))
 
 
@@ -124,13 +131,13 @@ def test_settings_that_are_none_are_an_input_error(
     tmp_path: Path, strategy: str, setting: str, message: str
 ) -> None:
     write(tmp_path / "a.parquet", [1.0, 2.0])
-    how = Selecting(strategy, [setting] if setting else [])
+    options = SelectionOptions(strategy, [setting] if setting else [])
     with pytest.raises(InputError, match=message):
         select_losses(
             str(tmp_path / "a.parquet"),
             out=str(tmp_path / "i"),
             budget=Budget(ratio=0.5),
-            how=how,
+            options=options,
         )
 
 
@@ -138,7 +145,7 @@ def test_files_of_others_are_taken_in_any_order_with_wider_types(tmp_path: Path)
     frame = pl.DataFrame({"shard_id": [1, 0, 0], "row": [5, 7, 2], "loss": [3.0, 2.0, 1.0]})
     frame.write_parquet(tmp_path / "foreign.parquet")
     out = tmp_path / "index.parquet"
-    result = select_losses(str(tmp_path), out=str(out), how=HARD, budget=Budget(num_samples=2))
+    result = select_losses(str(tmp_path), out=str(out), options=HARD, budget=Budget(num_samples=2))
     assert chosen(out) == [(0, 7), (1, 5)]
     assert result.threshold == 2.0
 
@@ -148,7 +155,7 @@ def test_a_file_that_is_not_like_the_others_is_named(tmp_path: Path) -> None:
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "b.parquet")
     with pytest.raises(InputError, match=r"b\.parquet has no column row, shard_id"):
         select_losses(
-            str(tmp_path), out=str(tmp_path / "i"), how=HARD, budget=Budget(num_samples=1)
+            str(tmp_path), out=str(tmp_path / "i"), options=HARD, budget=Budget(num_samples=1)
         )
     write(tmp_path / "b.parquet", [1.0], shard_id=1)
     pl.read_parquet(tmp_path / "b.parquet").with_columns(loss=pl.lit("high")).write_parquet(
@@ -156,7 +163,7 @@ def test_a_file_that_is_not_like_the_others_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"b\.parquet: the column loss is String"):
         select_losses(
-            str(tmp_path), out=str(tmp_path / "i"), how=HARD, budget=Budget(num_samples=1)
+            str(tmp_path), out=str(tmp_path / "i"), options=HARD, budget=Budget(num_samples=1)
         )
 
 
@@ -165,5 +172,5 @@ def test_the_same_row_in_two_files_is_an_input_error_and_leaves_no_index(tmp_pat
     write(tmp_path / "b.parquet", [3.0, 4.0])
     out = tmp_path / "out" / "index.parquet"
     with pytest.raises(InputError, match="duplicate rows"):
-        select_losses(str(tmp_path), out=str(out), how=HARD, budget=Budget(num_samples=4))
+        select_losses(str(tmp_path), out=str(out), options=HARD, budget=Budget(num_samples=4))
     assert not out.exists()

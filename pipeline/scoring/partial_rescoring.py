@@ -1,0 +1,217 @@
+"""Partial re-scoring: some samples are measured again, the other losses are kept or updated.
+
+A part merges three sources per row: the new measurement, else the last loss that training observed
+since, else the loss of the last scored round. The rows to measure are written down first, so that
+a restarted driver measures the same ones.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from attent_select import schema
+from attent_select.errors import InputError
+from attent_select.schedule.rescoring import rows_near_threshold, stalest_shards
+from attent_select.selection.select import num_samples_of
+from catalogs import IndexFile, LossCatalog, storage
+from catalogs.layout import Layout
+from catalogs.losses import merge
+from catalogs.losses.catalog import PartSummary
+from pipeline.scoring.calibration import UNSCORED, Calibration, calibrate, of_warm_up
+from pipeline.scoring.driver import PartBuild, ScoringJob
+from pipeline.scoring.scoring_plan import ScoringPlan, with_learned_batch_units
+from pipeline.scoring.span_task import Measurement, RowSubset, SpanTask
+from pipeline.scoring.spans import split_into_spans, with_digests
+
+_WEIGHTS = (schema.WEIGHT, schema.PROBABILITY)
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """Make one part of the newest losses of consecutive shards."""
+
+    shards: range
+    kept_round: int | None
+    round_number: int
+    digests: tuple[str, ...]
+    calibration: Calibration
+    measurement: Measurement
+
+    def __str__(self) -> str:
+        return f"a part of the shards {self.shards.start} to {self.shards.stop - 1}"
+
+
+def merge_part(task: MergeTask) -> PartSummary:
+    """Make the part on a worker."""
+    return task.measurement.catalog.merge(
+        task.shards,
+        since=task.kept_round,
+        round_number=task.round_number,
+        spans=task.digests,
+        calibration=task.calibration.quantiles,
+    )
+
+
+@dataclass(frozen=True)
+class PartialRescoring:
+    """Measure the share `share` of the corpus again: a `ScoringMethod`.
+
+    `ratio` is that of the last selection, which tells where its threshold is.
+    """
+
+    job: ScoringJob
+    share: float
+    ratio: float
+
+    @cached_property
+    def kept_round(self) -> int | None:
+        """The last scored round, whose losses are kept; None if losses come from training only.
+
+        Raises:
+            InputError: no earlier round was scored.
+        """
+        job = self.job
+        earlier = [number for number in job.catalog.rounds() if number < job.round_number]
+        if not earlier and job.config.schedule.rescore.kind != "observed":
+            raise InputError(
+                f"{job.config.run}: no round before {job.round_number} was scored, so all samples "
+                "must be scored first"
+            )
+        return max(earlier, default=None)
+
+    def plan(self) -> ScoringPlan:
+        measurement = with_learned_batch_units(self.job.catalog, self.job.measurement)
+        if self.kept_round is None or self.share == 0:
+            return ScoringPlan(measurement, ())
+        rows = self._rows_to_measure(self.kept_round)
+        tasks = _span_tasks(rows, measurement, span_samples=self.job.config.scoring.span_samples)
+        return ScoringPlan(measurement, tuple(tasks))
+
+    def part_build(self, plan: ScoringPlan) -> PartBuild:
+        calibration = self._calibration([task.digest for task in plan.tasks])
+        return PartBuild(
+            merge_part,
+            self._merge_tasks(plan, calibration),
+            kept_round=self.kept_round,
+            provenance={
+                "rescored": sum(task.num_rows for task in plan.tasks),
+                "by": self.job.config.schedule.rescore.by,
+                "calibration": calibration.to_dict(),
+            },
+        )
+
+    def _rows_to_measure(self, kept_round: int) -> IndexFile:
+        """Return the index of the rows to measure; write it unless it is there."""
+        config, catalog = self.job.config, self.job.catalog
+        url = Layout(config.run).rescored(self.job.round_number)
+        by, corpus = config.schedule.rescore.by, catalog.corpus
+        facts = {
+            "corpus_id": corpus.corpus_id,
+            "by": by,
+            "share": self.share,
+            "since": kept_round,
+        }
+        if storage.info(url) is not None:
+            index = IndexFile.open(url, corpus=corpus)
+            if index.provenance == facts:
+                return index
+        draw: dict[str, Any] = {
+            "num_samples": num_samples_of(self.share, total=corpus.num_samples),
+            "seed": config.seed,
+            "round_number": self.job.round_number,
+        }
+        rows: pl.LazyFrame | Iterable[pl.DataFrame]
+        if by == "threshold":
+            rows = rows_near_threshold(catalog.scan(kept_round), ratio=self.ratio, **draw)
+        else:
+            rows = _index_rows(catalog, stalest_shards(_shard_ages(catalog, kept_round), **draw))
+        # An existing file is from a withdrawn decision, or from another process: the same rows.
+        return IndexFile.write(url, rows, provenance=facts, overwrite=True)
+
+    def _calibration(self, digests: Sequence[str]) -> Calibration:
+        catalog, number = self.job.catalog, self.job.round_number
+        if self.kept_round is None:
+            return of_warm_up(catalog, round_number=number)
+        if self.job.config.schedule.rescore.kind == "observed":
+            return UNSCORED
+        return calibrate(catalog, since=self.kept_round, round_number=number, spans=digests)
+
+    def _merge_tasks(self, plan: ScoringPlan, calibration: Calibration) -> Iterator[MergeTask]:
+        """Yield one task for each part that has to be rebuilt."""
+        digests: dict[int, list[str]] = {}
+        for task in plan.tasks:
+            digests.setdefault(task.span.shard_id, []).append(task.digest)
+        for shards in self._shard_ranges(changed=digests):
+            yield MergeTask(
+                shards,
+                self.kept_round,
+                self.job.round_number,
+                tuple(digest for shard_id in shards for digest in digests.get(shard_id, ())),
+                calibration,
+                plan.measurement,
+            )
+
+    def _shard_ranges(self, *, changed: Iterable[int]) -> Iterator[range]:
+        """Yield the shard ranges of the parts that hold changed or newly observed shards."""
+        catalog = self.job.catalog
+        num_samples = [shard.num_samples for shard in catalog.corpus.shards]
+        most = self.job.config.scoring.part_samples
+        shards: Sequence[int] = range(len(num_samples))
+        if self.kept_round is not None:
+            observed = _observed_shards(catalog, range(self.kept_round, self.job.round_number))
+            snapshot = catalog.snapshot(self.kept_round)
+            assert snapshot is not None
+            ideal = -(-sum(num_samples) // most)
+            shards = merge.shards_to_rebuild(
+                snapshot["part"], {*changed, *observed}, ideal_ranges=ideal
+            )
+        return merge.shard_ranges(shards, num_samples=num_samples, most=most)
+
+
+def _span_tasks(
+    rows: IndexFile, measurement: Measurement, *, span_samples: int
+) -> Iterator[SpanTask]:
+    """Yield one task per span that has rows to measure, in order."""
+    corpus = measurement.catalog.corpus
+    one = pl.lit(1, dtype=pl.UInt32).alias("num_rows")
+    counts = rows.frame().select(schema.SHARD_ID, one).group_by(schema.SHARD_ID).sum()
+    facts = dict(measurement.facts) | {"picked": rows.digest}
+    for shard_id, num_rows in counts.collect(engine="streaming").sort(schema.SHARD_ID).iter_rows():
+        shard = corpus.shard(shard_id)
+        most = -(-span_samples * shard.num_samples // num_rows)
+        spans = list(split_into_spans([shard], span_samples=most))
+        for number, (_, span, digest) in enumerate(with_digests(spans, measured_by=facts)):
+            first, end = (num_rows * edge // len(spans) for edge in (number, number + 1))
+            yield SpanTask(shard, span, digest, measurement, RowSubset(rows.url, end - first))
+
+
+def _shard_ages(catalog: LossCatalog, kept_round: int) -> pl.DataFrame:
+    """Return per shard the number of rows and the mean step of their measurement."""
+    steps = catalog.latest(kept_round).select(
+        schema.SHARD_ID, schema.MEASURED_STEP, pl.lit(1, dtype=pl.UInt64).alias("num_rows")
+    )
+    # Integer sums are reproducible; a streaming mean differs in its last bits.
+    sums = steps.group_by(schema.SHARD_ID).agg(pl.all().sum()).collect(engine="streaming")
+    return sums.with_columns(pl.col(schema.MEASURED_STEP) / pl.col("num_rows"))
+
+
+def _index_rows(catalog: LossCatalog, shards: pl.DataFrame) -> pl.LazyFrame:
+    """Return the first `num_rows` rows of each of `shards`, in the schema of an index."""
+    rows = catalog.corpus.rows().join(
+        shards.lazy(), on=schema.SHARD_ID, how="inner", maintain_order="left"
+    )
+    return rows.filter(pl.col(schema.ROW) < pl.col("num_rows")).select(
+        schema.SHARD_ID,
+        schema.ROW,
+        *(pl.lit(1.0).cast(schema.INDEX[name]).alias(name) for name in _WEIGHTS),
+    )
+
+
+def _observed_shards(catalog: LossCatalog, rounds: range) -> pl.Series:
+    """Return the shards with rows that training observed in these rounds."""
+    seen = pl.concat([catalog.observed_losses(number) for number in rounds])
+    observed = seen.select(pl.col(schema.SHARD_ID).unique()).collect(engine="streaming")
+    return observed[schema.SHARD_ID]

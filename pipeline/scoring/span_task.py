@@ -1,0 +1,107 @@
+"""What the driver sends to a scoring worker for one span, and what comes back.
+
+Small picklable values; importing this module does not import torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from catalogs import LossCatalog
+from catalogs.losses.catalog import BatchSplits, Span
+from catalogs.shard_format import Shard
+from pipeline.cluster.worker_check import environment
+from pipeline.config.sections import ScoringSettings
+
+if TYPE_CHECKING:
+    from trainers.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything except the sample that a loss depends on: the same for all spans of a round.
+
+    `task` is a task or a `TaskReference`; `environment` holds the driver's package versions.
+    """
+
+    run: str
+    task: Any
+    model: dict[str, Any]
+    checkpoint: "Checkpoint"
+    settings: ScoringSettings
+    environment: Mapping[str, str] = field(default_factory=environment)
+
+    @property
+    def catalog(self) -> LossCatalog:
+        return LossCatalog(self.run, carry=self.settings.carry_schema)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The part of a span's digest that does not depend on the span."""
+        return {
+            "weights": self.checkpoint.weights_digest,
+            "step": self.checkpoint.step,
+            "task": self.task,
+            # These two change what is accepted and stored, not what is measured.
+            "settings": self.settings.model_dump(exclude={"max_failed_share", "part_samples"}),
+        }
+
+
+@dataclass(frozen=True)
+class RowSubset:
+    """Some rows of a span: the `num_rows` of its rows that the index file at `url` holds."""
+
+    url: str
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanTask:
+    """Measure the losses of one span, or of a subset of its rows."""
+
+    shard: Shard
+    span: Span
+    digest: str
+    measurement: Measurement
+    subset: RowSubset | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return self.subset.num_rows if self.subset is not None else self.span.num_rows
+
+    @property
+    def rows(self) -> range:
+        return range(self.span.first_row, self.span.first_row + self.span.num_rows)
+
+    def __str__(self) -> str:
+        last = self.span.first_row + self.span.num_rows - 1
+        return f"rows {self.span.first_row} to {last} of {self.shard.uri}"
+
+
+@dataclass(frozen=True)
+class SpanResult:
+    """What measuring one span took and found, for the driver to add up.
+
+    Attributes:
+        num_samples: rows measured.
+        num_units: units of all samples.
+        batch_splits: batches that were split after running out of memory.
+        failed: number of samples without a loss by status.
+        poison_rows: rows that ended worker processes.
+        bytes_read: from storage.
+        seconds: for everything.
+        busy_seconds: when the model did not wait for samples.
+        num_truncated: samples cut to the length that the task allows.
+        failure_example: one row without a loss, and why.
+    """
+
+    num_samples: int
+    num_units: int
+    batch_splits: BatchSplits
+    failed: Mapping[str, int]
+    poison_rows: tuple[int, ...]
+    bytes_read: int = 0
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+    num_truncated: int = 0
+    failure_example: tuple[int, str] | None = None

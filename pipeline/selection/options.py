@@ -1,0 +1,71 @@
+"""The section `selection` of a configuration, given as options of `attent select`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import yaml
+
+from attent_select.errors import InputError
+from attent_select.plugins import load_plugin
+from pipeline.config.sections import SelectionSection
+from pipeline.config.validation import check
+
+# Keys of the section that `--set` must not replace: they hold its other parts.
+_SECTION_KEYS = ("strategy", "settings", "composition")
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """The options that make a section `selection`.
+
+    Attributes:
+        strategy: name of a plug-in.
+        settings: `key=value` for each key of the section that is not the default.
+        where: polars SQL condition that eligible rows fulfil.
+        by: column whose values are strata; each stratum gets its quota of the budget.
+        granularity: `sample`, `row_group`, `shard` or rows per block.
+    """
+
+    strategy: str = "soft"
+    settings: Sequence[str] = ()
+    where: str | None = None
+    by: str | None = None
+    granularity: str | None = None
+
+    def section(self) -> SelectionSection[Any]:
+        """Return the checked section.
+
+        Raises:
+            InputError: there is no such strategy, or a setting is wrong.
+        """
+        values: dict[str, Any] = {"strategy": self.strategy}
+        values |= dict(_parse_setting(text) for text in self.settings)
+        own = {"where": self.where, "by": self.by, "granularity": self.granularity}
+        values |= {key: value for key, value in own.items() if value is not None}
+        if isinstance(rows := values.get("granularity"), str) and rows.isdecimal():
+            values["granularity"] = int(rows)
+        plugin = load_plugin("attent_select.strategies", self.strategy)
+        if not dataclasses.is_dataclass(plugin) or not hasattr(plugin, "probability"):
+            raise InputError(
+                f"--strategy {self.strategy}: expected a strategy's class, see docs/extending.md"
+            )
+        section = SelectionSection.__class_getitem__(plugin)
+        return check(cast(type[SelectionSection[Any]], section), values, source="selection")
+
+
+def _parse_setting(setting: str) -> tuple[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise InputError(f"--set {setting}: expected key=value, such as temperature=0.5")
+    if key in _SECTION_KEYS:
+        raise InputError(f"--set {setting}: {key} is not a setting of a strategy")
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, default=str)  # fails for a value that contains itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--set {setting}: the value is not YAML: {reason}") from error
+    return key, value

@@ -1,0 +1,140 @@
+"""The select stage of a round: its index file, the rows that the round trains on."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+import polars as pl
+
+from attent_select.errors import ExistsError, MissingError
+from attent_select.schedule.rounds import Round
+from attent_select.schema import INDEX, PROBABILITY, WEIGHT
+from catalogs import Corpus, IndexFile, storage
+from pipeline.config.sections import SelectionSection
+from pipeline.runs.state import Run
+from pipeline.selection import loss_tables
+from pipeline.selection.choice import Budget, Draw, SelectionRequest, SubsetChoice, choose
+from pipeline.selection.loss_tables import LossTable
+
+_log = logging.getLogger("attent.pipeline.selection.select_stage")
+
+
+def select_stage(run: Run, round_: Round) -> IndexFile:
+    """Select the rows of the round and write its index file, unless it is there.
+
+    The index has as many rows as scheduled, or all eligible rows where those are fewer.
+
+    Raises:
+        InputError: no row is eligible.
+        MissingError: the selection needs losses and the round was not scored.
+    """
+    url = run.layout.index(round_.number)
+    if storage.info(url) is not None:
+        return IndexFile.open(url, corpus=run.corpus)
+    if round_.phase != "teach":
+        rows, num_samples = _all_rows(run.corpus), run.corpus.num_samples
+        return _write(run, round_, rows, num_samples=num_samples, provenance={})
+    table = _loss_table(run, round_)
+    with loss_tables.polars_errors(table):
+        choice = _choose(run, round_, table)
+        selection = choice.selection
+        return _write(
+            run,
+            round_,
+            selection.frames(),
+            num_samples=selection.num_samples,
+            provenance=_provenance(run, round_, table, choice),
+        )
+
+
+def _loss_table(run: Run, round_: Round) -> LossTable | None:
+    """Return the losses that the round is selected by; None where it needs none."""
+    if not run.needs_losses(round_):
+        return None
+    if round_.number not in run.catalog.rounds():
+        raise MissingError(
+            f"round {round_.number} is selected by losses and was not scored: run "
+            f"`attent score {run.config.run} --round {round_.number}`"
+        )
+    return loss_tables.of_run(run.catalog, url=run.config.run, round_number=round_.number)
+
+
+def _choose(run: Run, round_: Round, table: LossTable | None) -> SubsetChoice:
+    """Choose as many rows as scheduled, or as many as are eligible."""
+    steps = [each.first_step for each in run.rounds[: round_.number + 1]]
+    choice = choose(
+        SelectionRequest(
+            losses=run.corpus.rows() if table is None else table.rows,
+            section=_section(run, round_),
+            budget=Budget(num_samples=round_.num_samples, at_most=True),
+            draw=Draw(run.config.seed, round_.number, steps),
+            corpus=run.corpus,
+            preview=None if table is None else table.preview,
+        )
+    )
+    if choice.selection.num_samples < round_.num_samples:
+        _log.warning(
+            f"round {round_.number}: {round_.num_samples:,} samples are scheduled, only "
+            f"{choice.selection.num_samples:,} are eligible; it trains on these"
+        )
+    return choice
+
+
+def _section(run: Run, round_: Round) -> SelectionSection[Any]:
+    """Return the configured section with the share of exploration that was decided."""
+    section: SelectionSection[Any] = run.config.selection
+    decision = run.decisions.get(round_.number)
+    if decision is None:
+        return section
+    composition = replace(section.composition, explore=decision.explore)
+    return section.model_copy(update={"composition": composition})
+
+
+def _provenance(
+    run: Run, round_: Round, table: LossTable | None, choice: SubsetChoice
+) -> dict[str, Any]:
+    provenance: dict[str, Any] = {}
+    if table is not None:
+        provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
+    selection = choice.selection
+    is_short = selection.num_samples < round_.num_samples
+    return provenance | {
+        "selection": _section(run, round_).model_dump(mode="json"),
+        # With quotas, not all eligible rows can be taken.
+        "eligible": selection.num_samples if is_short else selection.eligible,
+        "threshold": selection.threshold,
+        "loss_share": choice.loss_share,
+    }
+
+
+def _write(
+    run: Run,
+    round_: Round,
+    rows: pl.LazyFrame | Iterable[pl.DataFrame],
+    *,
+    num_samples: int,
+    provenance: dict[str, Any],
+) -> IndexFile:
+    """Write the index, or open the one that another process of this run wrote meanwhile.
+
+    Both have the same rows, as the configuration is frozen.
+    """
+    url = run.layout.index(round_.number)
+    about = {
+        "corpus_id": run.corpus.corpus_id,
+        "num_shards": len(run.corpus.shards),
+        "num_samples": run.corpus.num_samples,
+        "round": asdict(round_),
+        "seed": run.config.seed,
+    }
+    try:
+        return IndexFile.write(url, rows, provenance=about | provenance, num_samples=num_samples)
+    except ExistsError:
+        return IndexFile.open(url, corpus=run.corpus)
+
+
+def _all_rows(corpus: Corpus) -> pl.LazyFrame:
+    return corpus.rows().with_columns(
+        pl.lit(1.0, dtype=INDEX[name]).alias(name) for name in (WEIGHT, PROBABILITY)
+    )

@@ -1,0 +1,192 @@
+"""The train stage of a round: fit on its index file, evaluate, publish the round's metrics."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from attent_select.errors import InputError
+from attent_select.schedule.rounds import Round
+from attent_select.stats.randomness import stream_key
+from catalogs import Corpus, IndexFile, storage
+from catalogs.layout import Layout
+from pipeline import metrics
+from pipeline.config.sections import RunConfig
+from pipeline.console import progress
+from pipeline.runs.setup import Cluster
+from pipeline.runs.state import Run
+from pipeline.training import compact_shards
+from pipeline.training.held_out import HeldOut
+from pipeline.training.teaching_stream import Place, connections_of, open_stream, read_policy
+from trainers import TeachingStream, checkpoint, ranks
+from trainers.fitting import FitResult, fit
+
+_log = logging.getLogger("attent.pipeline.training.train_stage")
+
+# What a finished round keeps of its stream's statistics.
+_STREAM_STATS = (
+    "bytes_read",
+    "bytes_cached",
+    "bytes_selected",
+    "num_requests",
+    "blocked_seconds",
+    "num_skipped",
+)
+
+
+def train_stage(
+    run: Run,
+    round_: Round,
+    index: IndexFile,
+    *,
+    select_seconds: float | None,
+    cluster: Cluster | None = None,
+) -> dict[str, float]:
+    """Train the round on `index`, evaluate, and publish the round's metrics, which are returned.
+
+    Every rank of a launcher calls it. Numbers that an earlier process measured and did not publish
+    are left out. With a `cluster`, the rows may first be written as compact shards.
+
+    Raises:
+        InputError: the index has another number of samples than the round.
+    """
+    earlier = {**_scoring_metrics(run, round_), "select_seconds": select_seconds}
+    with _compact_shards(run, round_, index, cluster=cluster) as compact:
+        stream = _open_stream(run, round_, index, compact)
+        measured = _train(run, round_, index, stream, earlier=earlier)
+        numbers = {name: value for name, value in measured.items() if value is not None}
+        if stream.share.rank == 0:
+            metrics.publish(run.config.run, round_.number, numbers)
+    return numbers
+
+
+def _train(
+    run: Run,
+    round_: Round,
+    index: IndexFile,
+    stream: TeachingStream,
+    *,
+    earlier: dict[str, float | None],
+) -> dict[str, float | None]:
+    """Train, unless that is done, and return the round's numbers; None: not measured."""
+    held_out = _held_out(run.config)
+    folder = run.layout.checkpoint(round_.number)
+    is_trained = checkpoint.open(folder) is not None
+    is_begun = is_trained or checkpoint.newest(folder) is not None
+    started = monotonic()
+    result = _fit(run, round_, stream, held_out)
+    evaluate_seconds = held_out.seconds if held_out is not None else 0.0
+    elapsed = monotonic() - started - evaluate_seconds
+    return {
+        "ratio": round_.ratio,
+        "num_samples": index.num_samples,
+        "samples_seen": result.samples_seen,
+        "num_steps": result.num_steps,
+        "train_loss": result.train_loss,
+        **earlier,
+        # A resumed round has the steps of all attempts, but only the last one's time around them.
+        "train_seconds": result.seconds if is_trained else max(result.seconds, elapsed),
+        "evaluate_seconds": None if is_trained else evaluate_seconds,
+        **({} if is_begun else {name: getattr(stream.stats, name) for name in _STREAM_STATS}),
+        **result.metrics,
+    }
+
+
+def _fit(run: Run, round_: Round, stream: TeachingStream, held_out: HeldOut | None) -> FitResult:
+    config, catalog = run.config, run.catalog
+    with progress(f"training {round_.number}", total=round_.num_steps, unit="steps") as advance:
+        return fit(
+            stream,
+            task=config.task.task,
+            models=config.task.task.models(config.model),
+            start=run.start_checkpoint(round_),
+            out=run.layout.checkpoint(round_.number),
+            settings=config.training,
+            first_step=round_.first_step,
+            total_steps=run.total_steps,
+            seed=config.seed,
+            on_losses=lambda step, rows: catalog.write_observed(
+                round_.number, f"{step:010d}", rows
+            ),
+            evaluation=held_out,
+            on_step=lambda _: advance(1),
+        )
+
+
+def _open_stream(
+    run: Run, round_: Round, index: IndexFile, compact: Corpus | None
+) -> TeachingStream:
+    training = run.config.training
+    stream = open_stream(
+        index,
+        run.corpus,
+        run.config.task.task,
+        place=Place(
+            seed=stream_key(run.config.seed, round_.number),
+            batch_size=training.batch_size,
+            micro_batch_size=training.micro_batch_size,
+            epochs=round_.epochs,
+            rank=ranks.rank(),
+            world_size=ranks.world_size(),
+        ),
+        settings=run.config.streaming,
+        compact=compact,
+        max_skipped_share=run.config.scoring.max_failed_share,
+    )
+    if stream.num_steps != round_.num_steps:
+        raise InputError(
+            f"{index.url} selects {index.num_samples} samples, round {round_.number} of the "
+            f"schedule has {round_.num_samples}: delete the index, or select that many samples"
+        )
+    return stream
+
+
+@contextmanager
+def _compact_shards(
+    run: Run, round_: Round, index: IndexFile, *, cluster: Cluster | None
+) -> Iterator[Corpus | None]:
+    """Yield the round's rows as compact shards, if that is configured and pays; delete them after.
+
+    With several ranks, shards that exist are read and none are written.
+    """
+    columns = run.config.task.task.columns
+    folder = compact_shards.folder_of(run.config.run, round_.number, index, columns=columns)
+    is_alone = ranks.world_size() == 1
+    corpus = compact_shards.open_compact(folder)
+    if corpus is None and cluster is not None and is_alone and _pays(run, round_, index):
+        try:
+            corpus = compact_shards.materialise(
+                index, run.corpus, columns=columns, folder=folder, client=cluster()
+            )
+        except InputError as error:
+            if run.config.streaming.materialise == "always":
+                raise
+            _log.warning(f"round {round_.number}: no compact shards are written: {error}")
+    yield corpus
+    if corpus is not None and is_alone:
+        storage.delete_folder(folder)
+
+
+def _pays(run: Run, round_: Round, index: IndexFile) -> bool:
+    """Whether compact shards are configured, or are estimated to save enough time."""
+    settings, shards = run.config.streaming, run.corpus.shards
+    if settings.materialise != "auto" or round_.epochs == 1:
+        return settings.materialise == "always"
+    with storage.use_read_policy(read_policy(settings)):
+        estimate = compact_shards.estimate(index, run.corpus, columns=run.config.task.task.columns)
+    connections = connections_of(settings, url=shards[0].uri)
+    return estimate.pays(epochs=round_.epochs, connections=connections)
+
+
+def _held_out(config: RunConfig) -> HeldOut | None:
+    if config.evaluation is None:
+        return None
+    corpus = Corpus.open(Layout(config.run).held_out)
+    return HeldOut(config.task.task, corpus, config.scoring)
+
+
+def _scoring_metrics(run: Run, round_: Round) -> dict[str, float | None]:
+    if round_.number not in run.catalog.rounds():
+        return {"score_seconds": 0.0}
+    provenance = run.catalog.provenance(round_.number)
+    return {"score_seconds": provenance["seconds"], "samples_scored": provenance.get("scored")}
