@@ -1,1 +1,1 @@
-"""The loss catalog: parts, snapshots that name them, and merging them."""
+"""Loss catalog: parts, the snapshots that reference them, and merging of losses."""

@@ -1,14 +1,11 @@
-"""The loss catalog: what the learner's loss on every sample was, per round.
+"""Loss catalog: the learner's loss on every sample, per round.
 
-Span files (what scoring workers write), snapshots (the commit), reading the newest losses, and
-the losses observed while training.
-
-A snapshot maps every shard to a row group of a part; parts that no snapshot names never
-happened.
+Scoring workers write span files and compact them into parts; publishing a snapshot, which maps each
+shard to a row group of a part, commits a round. Parts not referenced by a snapshot are uncommitted
+and ignored.
 """
 
 import functools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import ExistsError, InputError, MissingError
+from attent_select.errors import ExistsError, MissingError
 from attent_select.selection.select import Preview
 from attent_select.stats.quantile_map import QuantileMap, Trend
 from catalogs import storage
@@ -26,16 +23,18 @@ from catalogs.layout import Layout, join
 from catalogs.losses import merge
 from catalogs.losses import parts as loss_parts
 from catalogs.losses.parts import BatchSplits, PartSummary, ShardLosses
-from catalogs.losses.segments import Segment, sum_visits
+from catalogs.losses.snapshots import Segment, check_complete, segments_of
 from catalogs.tables import frames
 from catalogs.tables.scan import File, Scan
 
 __all__ = ["BatchSplits", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
+_KEY = (schema.SHARD_ID, schema.ROW)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A contiguous range of rows of one shard: what one scoring task does."""
+    """Consecutive rows of one shard that one scoring task measures."""
 
     shard_id: int
     first_row: int
@@ -43,9 +42,9 @@ class Span:
 
 
 class LossCatalog:
-    """The losses of one run. Holds no state of its own: every answer is read from storage.
+    """The losses of one run. Stateless: every answer is read from storage.
 
-    `carry` names metadata columns (polars dtypes) that stand beside the losses in every part.
+    `carry` names metadata columns (polars dtypes) that every part holds beside the losses.
     """
 
     def __init__(self, run: str, *, carry: frames.SchemaDict | None = None) -> None:
@@ -55,20 +54,18 @@ class LossCatalog:
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        """The corpus of the run. Raises `MissingError` before it is ingested."""
+        """The corpus of the run. Raises `MissingError` if it was not ingested."""
         return Corpus.open(self.run)
 
-    # Scoring: workers write spans and compact them, the driver publishes.
+    # Scoring: workers write spans and compact them; the driver publishes.
 
     def write_span(
         self, digest: str, rows: pl.DataFrame, *, batch_splits: BatchSplits | None = None
     ) -> None:
         """Publish the losses of one span (`schema.LOSSES` and the carried columns, in row order).
 
-        `batch_splits` says what became of its batches; the part that is made of it says so too.
-
         Raises:
-            InputError: a column is missing, the order is wrong, or a loss does not fit its status.
+            InputError: a column is missing, rows are not sorted, or a loss contradicts its status.
         """
         what = f"span {digest}"
         rows = loss_parts.cast_columns(rows, kinds=self._kinds(), what=what)
@@ -81,11 +78,11 @@ class LossCatalog:
         frames.publish_frame(self._layout.span(digest), rows, notes=notes)
 
     def span_digests(self) -> set[str]:
-        """The spans that are done."""
-        return {_stem(found.url) for found in storage.list_objects(self._layout.spans)}
+        """Return the digests of the finished spans."""
+        return {_stem(stored.url) for stored in storage.list_objects(self._layout.spans)}
 
     def read_span(self, digest: str) -> tuple[pl.DataFrame, BatchSplits] | None:
-        """The losses of a span and what became of its batches; None if it is not done."""
+        """Return the losses of a span and its batch splits; None if it is not finished."""
         try:
             rows, notes = self._read_span(digest)
         except MissingError:
@@ -97,18 +94,17 @@ class LossCatalog:
     ) -> PartSummary:
         """Make one part of the spans `group`: all rows of a contiguous range of shards, in order.
 
-        `visits` becomes how often each sample was trained on before this round. Running it twice
-        writes the same bytes under the same name.
+        `visits` becomes the number of times that each sample was trained on before this round.
+        Idempotent: a second call writes the same bytes under the same name.
 
         Raises:
             MissingError: a span was not written.
-            InputError: the spans leave a gap or overlap.
+            InputError: the spans have a gap or overlap.
         """
-        # Many small files: waiting for one after the other would take most of the time.
-        found = list(ordered_map(self._read_span, group, num_threads=8))
-        rows = pl.concat(rows for rows, _ in found)
+        spans = list(ordered_map(self._read_span, group, num_threads=8))
+        rows = pl.concat(rows for rows, _ in spans)
         rows = rows.with_columns(self._visits(rows, before=round_number))
-        batch_splits = BatchSplits.sum(BatchSplits(**notes["batching"]) for _, notes in found)
+        batch_splits = BatchSplits.sum(BatchSplits(**notes["batching"]) for _, notes in spans)
         notes = self._notes(round_number) | {
             "provenance": provenance or {},
             "batching": asdict(batch_splits),
@@ -125,19 +121,18 @@ class LossCatalog:
         spans: Sequence[str],
         calibration: QuantileMap | Trend,
     ) -> PartSummary:
-        """Make one part of consecutive shards: their losses as of round `since` (None: of no
-        round, all are unseen), each replaced by a newer one that is in `spans` or was observed
-        while training.
+        """Make one part of consecutive shards: their losses as of round `since` (None: all are
+        unseen), each replaced by a newer one from `spans` or observed in training.
 
-        Running it twice writes the same bytes under the same name.
+        Idempotent: a second call writes the same bytes under the same name.
 
         Raises:
-            MissingError: a span, or a part of round `since`, is not there.
+            MissingError: a span, or a part of round `since`, was not found.
         """
         between = pl.col(schema.SHARD_ID).is_between(shards.start, shards.stop - 1)
         observed = [self.observed_losses(number) for number in range(since or 0, round_number)]
         rows = merge.merge_losses(
-            self._kept(shards, since),
+            self._losses_of(shards, since),
             scored=self.span_losses(spans).filter(between).collect(),
             observed=pl.concat(observed).filter(between).collect(),
             calibration=calibration,
@@ -158,95 +153,94 @@ class LossCatalog:
         provenance: dict[str, Any],
         keep: int | None = None,
     ) -> None:
-        """Commit a round: write its snapshot, then delete the spans it was made from, and what
-        journals they have left: of workers that died between the file and the journal's end.
+        """Commit a round: write its snapshot, then delete the spans of `parts` and their journals,
+        which remain if a worker died before it deleted its own.
 
-        With `keep`, shards that `parts` lack keep the losses of round `keep`.
+        With `keep`, shards that are not in `parts` keep the losses of round `keep`.
 
         Raises:
-            InputError: a shard is missing, there twice, or has another number of rows.
-            ExistsError: the round has another snapshot already.
+            InputError: a shard is missing, duplicate, or has a wrong number of rows.
+            ExistsError: the round already has a different snapshot.
         """
         rows = [shard for part in parts for shard in part.shards]
-        made = {p.part: {"num_shards": len(p.shards), "round": round_number} for p in parts}
+        part_notes = {p.part: {"num_shards": len(p.shards), "round": round_number} for p in parts}
         if keep is not None:
             kept, notes = self._read_snapshot(keep)
-            covered = {shard.shard_id for shard in rows}
+            replaced_ids = {shard.shard_id for shard in rows}
             rows += [
                 ShardLosses(**row)
                 for row in kept.iter_rows(named=True)
-                if row[schema.SHARD_ID] not in covered
+                if row[schema.SHARD_ID] not in replaced_ids
             ]
-            made = notes["parts"] | made
+            part_notes = notes["parts"] | part_notes
         rows.sort(key=lambda shard: shard.shard_id)
-        self._check_complete(rows)
+        check_complete(rows, self.corpus.shards)
         snapshot = pl.DataFrame([asdict(row) for row in rows], schema=dict(schema.SNAPSHOT))
-        used = sorted(set(snapshot["part"]))
         notes = self._notes(round_number) | {
             "provenance": provenance,
-            "parts": {part: made[part] for part in used},
+            "parts": {part: part_notes[part] for part in sorted(set(snapshot["part"]))},
         }
         self._check_unpublished(round_number, snapshot)
         frames.publish_frame(self._layout.snapshot(round_number), snapshot, notes=notes)
-        done = {digest for part in parts for digest in part.spans}
-        storage.delete_all(map(self._layout.span, done))
-        left = storage.list_objects(self._layout.journals)
-        storage.delete_all(found.url for found in left if _stem(found.url) in done)
+        digests = {digest for part in parts for digest in part.spans}
+        storage.delete_all(map(self._layout.span, digests))
+        journals = storage.list_objects(self._layout.journals)
+        storage.delete_all(stored.url for stored in journals if _stem(stored.url) in digests)
 
     # Reading.
 
     def span_losses(self, spans: Sequence[str]) -> pl.LazyFrame:
-        """The rows of spans that are not yet part of a round."""
+        """Return the rows of spans that are not yet part of a round, lazily."""
         urls = [self._layout.span(digest) for digest in spans]
         return Scan.of(urls, schema=self._kinds()).frame()
 
     def rounds(self) -> list[int]:
-        """The rounds that have a snapshot, ascending."""
-        names = (_stem(found.url) for found in storage.list_objects(self._layout.snapshots))
+        """Return the rounds that have a snapshot, ascending."""
+        names = (_stem(stored.url) for stored in storage.list_objects(self._layout.snapshots))
         return sorted(int(name) for name in names if name.isdigit())
 
     def snapshot(self, round_number: int) -> pl.DataFrame | None:
-        """The snapshot of a round (`schema.SNAPSHOT`); None if it was not published."""
+        """Return the snapshot of a round (`schema.SNAPSHOT`); None if it was not published."""
         try:
             return self._read_snapshot(round_number)[0]
         except MissingError:
             return None
 
     def provenance(self, round_number: int) -> dict[str, Any]:
-        """What `publish` was told about a round. Raises `MissingError` if it was not published."""
+        """Return the `provenance` of a published round. Raises `MissingError` if there is none."""
         return dict(self._read_snapshot(round_number)[1]["provenance"])
 
     def latest(self, round_number: int | None = None) -> pl.LazyFrame:
-        """The losses of every sample as of a round (default: the newest), one row each, in order.
+        """Return every sample's losses as of a round (default: the newest), in order, lazily.
 
         Raises what `scan` raises.
         """
         return self.scan(round_number).frame()
 
     def scan(self, round_number: int | None = None) -> Scan:
-        """`latest`, in pieces where that is wanted.
+        """Return `latest` as a `Scan`, which can be read in chunks.
 
         Raises:
             MissingError: nothing was scored yet.
-            CorpusMismatchError: the losses are of another corpus.
+            CorpusMismatchError: the losses belong to another corpus.
         """
         newest = self._newest(round_number)
         if newest is None:
-            by = "" if round_number is None else f" up to round {round_number}"
-            raise MissingError(f"{self.run} has no losses{by}: run `attent score` first")
+            limit = "" if round_number is None else f" up to round {round_number}"
+            raise MissingError(f"{self.run} has no losses{limit}: run `attent score` first")
         segments = list(self._segments(newest))
         return self._scan(segments, self._kinds_at_rest(segments[0].part))
 
     def preview(self, round_number: int | None = None) -> Preview:
-        """Some rows of `latest`, from many places, which make a selection from it faster."""
+        """Return some rows of `latest` from many shards, which make a selection from it faster."""
         return self.scan(round_number).preview(total=self.corpus.num_samples)
 
     def digest(self, round_number: int) -> str:
         """Digest of the sorted rows (shard_id, row, loss bits, num_units, status) as of a round.
 
-        Equal losses have equal digests, however they are cut into parts.
+        Equal losses have equal digests, however they are split into parts.
         """
-        # An Enum and not `replace_strict`, which would hold the whole column in memory.
+        # An Enum, because `replace_strict` would hold the whole column in memory.
         status = pl.col(schema.STATUS).cast(pl.Enum(schema.STATUSES)).to_physical()
         rows = self.latest(round_number).select(
             schema.SHARD_ID,
@@ -260,28 +254,26 @@ class LossCatalog:
             digest.update(batch)
         return digest.hexdigest()
 
-    # Losses seen while training.
+    # Losses observed in training.
 
     def write_observed(self, round_number: int, name: str, rows: pl.DataFrame) -> None:
-        """Publish losses observed in a round (`schema.OBSERVED_LOSSES`); the same name replaces."""
+        """Publish losses observed in a round (`schema.OBSERVED_LOSSES`); `name` is overwritten."""
         rows = loss_parts.cast_columns(
             rows, kinds=dict(schema.OBSERVED_LOSSES), what=f"observed {name}"
         )
-        # Sorted, so that looking for a few shards skips most of a file.
+        # Sorted, so that reading a few shards skips most of a file.
         rows = rows.sort(schema.SHARD_ID, schema.ROW, "step")
         url = join(self._layout.observed(round_number), f"{name}.parquet")
         frames.publish_frame(url, rows, notes=self._notes(round_number))
 
     def observed_losses(self, round_number: int | None = None) -> pl.LazyFrame:
-        """The observed losses of a round (default: of all rounds), in any order; perhaps none."""
+        """Return the observed losses of a round (default: all rounds), in any order, lazily."""
         if round_number is None:
             folder = self._layout.all_observed
         else:
             folder = self._layout.observed(round_number)
-        urls = [found.url for found in storage.list_objects(folder)]
+        urls = [stored.url for stored in storage.list_objects(folder)]
         return Scan.of(urls, schema=dict(schema.OBSERVED_LOSSES)).frame()
-
-    # How it is done.
 
     def _read_span(self, digest: str) -> tuple[pl.DataFrame, frames.Notes]:
         return frames.read_frame(self._layout.span(digest), schema=self._kinds())
@@ -294,13 +286,14 @@ class LossCatalog:
             return self._kinds()
         return frames.polars_schema(frames.footer_of(self._layout.part(part)))
 
-    def _kept(self, shards: range, since: int | None) -> pl.DataFrame:
-        """The losses of consecutive shards as of round `since`."""
+    def _losses_of(self, shards: range, since: int | None) -> pl.DataFrame:
+        """Return the losses of consecutive shards as of round `since` (None: all unseen)."""
         if since is None:
             counts = [self.corpus.shard(shard_id).num_samples for shard_id in shards]
             return merge.unseen_losses(shards, counts)
-        kept = [one.within(shards.start, shards.stop - 1) for one in self._segments(since)]
-        return self._scan([one for one in kept if one is not None], self._kinds()).frame().collect()
+        segments = (one.within(shards.start, shards.stop - 1) for one in self._segments(since))
+        scan = self._scan([one for one in segments if one is not None], self._kinds())
+        return scan.frame().collect()
 
     def _notes(self, round_number: int) -> frames.Notes:
         return {
@@ -319,72 +312,44 @@ class LossCatalog:
 
     def _newest(self, round_number: int | None) -> int | None:
         rounds = self.rounds()
-        known = [r for r in rounds if round_number is None or r <= round_number]
-        return known[-1] if known else None
+        return max((r for r in rounds if round_number is None or r <= round_number), default=None)
 
     def _segments(self, round_number: int) -> Iterator[Segment]:
         snapshot, notes = self._read_snapshot(round_number)
-        runs = snapshot.group_by(pl.col("part").rle_id().alias("run"), maintain_order=True).agg(
-            pl.col("part").first(),
-            pl.col(schema.SHARD_ID).first().alias("first"),
-            pl.col(schema.SHARD_ID).last().alias("last"),
-            pl.col("row_group"),
-        )
-        for run in runs.iter_rows(named=True):
-            made_in = notes["parts"][run["part"]]["round"]
-            yield Segment(run["part"], tuple(run["row_group"]), run["first"], run["last"], made_in)
+        return segments_of(snapshot, notes["parts"])
 
     def _scan(self, segments: Sequence[Segment], kinds: frames.SchemaDict) -> Scan:
         files = (File(self._layout.part(one.part), one.groups) for one in segments)
         return Scan(tuple(files), kinds)
 
     def _visits(self, rows: pl.DataFrame, *, before: int) -> pl.Series:
-        """How often each of the (dense, sorted) rows was trained on before round `before`."""
+        """Count how often each of the (dense, sorted) rows was trained on before round `before`."""
         first, last = int(rows[schema.SHARD_ID][0]), int(rows[schema.SHARD_ID][-1])
         newest = self._newest(before - 1)
-        nothing = Segment("", (), first, last, 0)
-        segments = [nothing] if newest is None else list(self._segments(newest))
+        no_part = Segment("", (), first, last, 0)
+        segments = [no_part] if newest is None else self._segments(newest)
         counts = []
         for segment in segments:
-            if (part := segment.within(first, last)) is None:
+            if (overlap := segment.within(first, last)) is None:
                 continue
-            if segment.part:
+            if overlap.part:
                 kinds = {name: schema.LOSSES[name] for name in (*_KEY, schema.VISITS)}
-                counts.append(self._scan([part], kinds).frame().select(*_KEY, schema.VISITS))
-            for round_number in range(part.round_number, before):
+                counts.append(self._scan([overlap], kinds).frame().select(*_KEY, schema.VISITS))
+            for round_number in range(overlap.round_number, before):
                 shard = pl.col(schema.SHARD_ID)
                 seen = self.observed_losses(round_number).filter(
-                    shard.is_between(part.first, part.last)
+                    shard.is_between(overlap.first, overlap.last)
                 )
                 counts.append(seen.select(*_KEY, pl.lit(1, pl.UInt16).alias(schema.VISITS)))
-        return sum_visits(rows, counts)
-
-    def _check_complete(self, rows: Sequence[ShardLosses]) -> None:
-        found = [row.shard_id for row in rows]
-        if found != list(range(len(self.corpus.shards))):
-            missing = sorted(set(range(len(self.corpus.shards))) - set(found))
-            twice = [shard_id for shard_id, count in Counter(found).items() if count > 1]
-            raise InputError(
-                f"a snapshot must have every shard of the corpus once: missing {missing[:10]},"
-                f" there twice {twice[:10]}. Score the missing shards"
-            )
-        for row, shard in zip(rows, self.corpus.shards, strict=True):
-            if row.num_rows != shard.num_samples:
-                raise InputError(
-                    f"shard {shard.shard_id} has {row.num_rows} losses, the corpus says"
-                    f" {shard.num_samples} samples: score it again"
-                )
+        return merge.sum_visits(rows, counts)
 
     def _check_unpublished(self, round_number: int, snapshot: pl.DataFrame) -> None:
-        there = self.snapshot(round_number)
-        if there is not None and not there.equals(snapshot):
+        published = self.snapshot(round_number)
+        if published is not None and not published.equals(snapshot):
             raise ExistsError(
-                f"round {round_number} has a snapshot with other losses already:"
-                f" {self._layout.snapshot(round_number)}. Score another round, or remove it first"
+                f"round {round_number} already has a snapshot with other losses:"
+                f" {self._layout.snapshot(round_number)}. Score another round, or delete it first"
             )
-
-
-_KEY = (schema.SHARD_ID, schema.ROW)
 
 
 def _stem(url: str) -> str:

@@ -1,8 +1,4 @@
-"""Old losses + losses scored anew + losses observed in training → the losses as of now. Pure.
-
-Which of a row's losses counts, on frames of one range of shards; and which shards are made
-anew.
-"""
+"""Merge old losses with newly scored losses and losses observed in training. Pure."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -13,7 +9,7 @@ from attent_select import schema
 from attent_select.stats.quantile_map import QuantileMap, Trend
 
 _KEY = [schema.SHARD_ID, schema.ROW]
-# What a measurement says, the last only where it was asked for; the rest of a row stays.
+# Columns that a measurement replaces (the last is optional); the rest of a row stays.
 _MEASURED = [
     schema.LOSS,
     schema.NUM_UNITS,
@@ -22,8 +18,9 @@ _MEASURED = [
     schema.ORIGIN,
     schema.FUNCTIONAL_GRADIENT,
 ]
-# A snapshot may have so many more pieces than whole parts before all of it is made anew.
-_SPARE_PIECES = 16
+# Ranges that a snapshot may have beyond twice the ideal before everything is rebuilt.
+_SPARE_RANGES = 16
+_MAX_VISITS = (1 << 16) - 1
 
 
 def merge_losses(
@@ -33,27 +30,26 @@ def merge_losses(
     observed: pl.DataFrame,
     calibration: QuantileMap | Trend,
 ) -> pl.DataFrame:
-    """`old` with every row as it was measured last.
+    """Return `old` with the newest measurement of every row.
 
-    A row that was scored anew has that loss. Otherwise, one that was observed since it was
-    measured has the last observed loss, calibrated: its origin is `observed`, its `measured_step`
-    the step of that observation, and its functional gradient, which training does not measure,
-    stays.
+    A newly scored row has its new loss. Otherwise, a row that was observed since it was measured
+    has the last observed loss, calibrated: its origin is `observed` and its `measured_step` the
+    step of that observation. Its functional gradient, which training does not measure, stays.
 
     Args:
-        old: dense, sorted, with `schema.LOSSES` and perhaps more columns.
+        old: dense, sorted, with `schema.LOSSES` and optionally more columns.
         scored: some of these rows with the same columns.
-        observed: `schema.OBSERVED_LOSSES`, any of these rows, perhaps several times.
-        calibration: from observed losses to the scale of scored ones.
+        observed: `schema.OBSERVED_LOSSES`; a row may occur several times.
+        calibration: maps observed losses to the scale of scored losses.
     """
-    return _updated(_updated(old, _seen(observed, calibration)), scored)
+    return _update(_update(old, _calibrate(observed, calibration)), scored)
 
 
 def unseen_losses(shards: range, num_samples: Sequence[int]) -> pl.DataFrame:
-    """What is known of consecutive shards before anything was measured: `schema.LOSSES`."""
+    """Return `schema.LOSSES` of consecutive shards before anything was measured."""
     rows = pl.DataFrame({schema.SHARD_ID: list(shards), "num": num_samples})
     rows = rows.select(schema.SHARD_ID, pl.int_ranges("num").alias(schema.ROW)).explode(schema.ROW)
-    nothing: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         schema.LOSS: None,
         schema.NUM_UNITS: 0,
         schema.STATUS: schema.UNSEEN,
@@ -61,12 +57,12 @@ def unseen_losses(shards: range, num_samples: Sequence[int]) -> pl.DataFrame:
         schema.ORIGIN: schema.OBSERVED,
         schema.VISITS: 0,
     }
-    values = (pl.lit(value).alias(name) for name, value in nothing.items())
+    values = (pl.lit(value).alias(name) for name, value in defaults.items())
     return rows.with_columns(values).cast(pl.Schema(schema.LOSSES)).select(list(schema.LOSSES))
 
 
 def last_observations(observed: pl.LazyFrame) -> pl.LazyFrame:
-    """The last observation of each row."""
+    """Return the last observation of each row."""
     newest = pl.all().exclude(_KEY).sort_by("step").last()
     return observed.group_by(_KEY).agg(newest)
 
@@ -74,40 +70,51 @@ def last_observations(observed: pl.LazyFrame) -> pl.LazyFrame:
 def shards_to_rebuild(
     parts: pl.Series, changed: Collection[int], *, ideal_ranges: int
 ) -> list[int]:
-    """The shards whose losses go into new parts: the changed ones, or all.
+    """Return the shards whose losses go into new parts: the changed ones, or all.
 
-    What is left of old parts and what is new are pieces that a scan reads one by one: where they
-    would become far more than `ideal_ranges`, everything is written anew.
+    A scan reads each shard range of a part separately. If there would be far more ranges than
+    `ideal_ranges`, all shards are rebuilt.
 
     Args:
         parts: the part of each shard, in shard order.
         changed: shards with a new loss.
-        ideal_ranges: parts of a catalog that is made at once.
+        ideal_ranges: the number of parts if all shards were written at once.
     """
     new = pl.int_range(len(parts), eager=True).is_in(list(changed))
-    pieces = pl.DataFrame({"new": new, "part": parts}).select(
+    num_ranges = pl.DataFrame({"new": new, "part": parts}).select(
         pl.when("new").then(pl.lit("")).otherwise("part").rle_id().max() + 1
     )
-    if pieces.item() > 2 * ideal_ranges + _SPARE_PIECES:
+    if num_ranges.item() > 2 * ideal_ranges + _SPARE_RANGES:
         return list(range(len(parts)))
     return sorted(changed)
 
 
 def shard_ranges(shards: Collection[int], *, num_samples: list[int], most: int) -> Iterator[range]:
-    """Consecutive shards as ranges of at most `most` samples, or of one shard."""
-    found: range | None = None
+    """Yield ranges of consecutive shards, each of one shard or of at most `most` samples."""
+    shard_range: range | None = None
     total = 0
     for shard_id in sorted(shards):
         total += num_samples[shard_id]
-        if found is not None and (shard_id != found.stop or total > most):
-            yield found
-            found, total = None, num_samples[shard_id]
-        found = range(shard_id if found is None else found.start, shard_id + 1)
-    if found is not None:
-        yield found
+        if shard_range is not None and (shard_id != shard_range.stop or total > most):
+            yield shard_range
+            shard_range, total = None, num_samples[shard_id]
+        shard_range = range(shard_id if shard_range is None else shard_range.start, shard_id + 1)
+    if shard_range is not None:
+        yield shard_range
 
 
-def _seen(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.DataFrame:
+def sum_visits(rows: pl.DataFrame, counts: Sequence[pl.LazyFrame]) -> pl.Series:
+    """Return the visits of `rows` (shard_id, row), summed over `counts`."""
+    if not counts:
+        return pl.Series(schema.VISITS, [0], dtype=pl.UInt16).new_from_index(0, len(rows))
+    visits = pl.col(schema.VISITS)
+    total = pl.concat(counts).group_by(_KEY).agg(visits.cast(pl.UInt64).sum())
+    joined = rows.lazy().select(_KEY).join(total, on=_KEY, how="left", maintain_order="left")
+    clipped = visits.fill_null(0).clip(0, _MAX_VISITS).cast(pl.UInt16)
+    return joined.select(clipped).collect()[schema.VISITS]
+
+
+def _calibrate(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.DataFrame:
     last = last_observations(observed.lazy()).collect()
     losses = calibration(last[schema.LOSS].to_numpy(), last["step"].to_numpy())
     return last.select(
@@ -120,8 +127,8 @@ def _seen(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.DataFr
     )
 
 
-def _updated(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """`old` with what is measured in `new` at the same step or later."""
+def _update(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """Replace measurements in `old` by those in `new` of the same or a later step."""
     renamed = {name: f"new {name}" for name in _MEASURED if name in new.columns}
     joined = old.join(
         new.select(*_KEY, *renamed).rename(renamed), on=_KEY, how="left", maintain_order="left"

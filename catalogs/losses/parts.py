@@ -1,7 +1,4 @@
-"""Rows of losses → one part of the catalog, and what a snapshot says about it.
-
-The checks on scored rows and on parts, and the encoding of a part (one row group per shard).
-"""
+"""Parts of the loss catalog: checks on scored rows, encoding, and summaries for snapshots."""
 
 import hashlib
 import tempfile
@@ -24,9 +21,9 @@ _KEY = [schema.SHARD_ID, schema.ROW]
 
 @dataclass(frozen=True)
 class ShardLosses:
-    """One row of a snapshot (`schema.SNAPSHOT`): where a shard's losses are, what they look like.
+    """One row of a snapshot (`schema.SNAPSHOT`): location and statistics of a shard's losses.
 
-    `loss_min` and `loss_max` are None and `loss_sum` is 0 where no sample of the shard is ok.
+    `loss_min` and `loss_max` are None and `loss_sum` is 0 if no sample of the shard is ok.
     """
 
     shard_id: int
@@ -41,8 +38,9 @@ class ShardLosses:
 
 @dataclass(frozen=True)
 class BatchSplits:
-    """How many batches were halved because memory ran out, so that losses may differ in their last
-    bits, and the units of the largest batch that is known to fit then.
+    """Number of batches halved after running out of memory, and the largest that fitted, in units.
+
+    Losses of halved batches may differ in their last bits.
     """
 
     num_splits: int = 0
@@ -50,15 +48,15 @@ class BatchSplits:
 
     @classmethod
     def sum(cls, several: Iterable["BatchSplits"]) -> "BatchSplits":
-        """Of all of `several` together."""
-        found = list(several)
-        fitting = [one.fitting_units for one in found if one.fitting_units is not None]
-        return cls(sum(one.num_splits for one in found), min(fitting, default=None))
+        """Add up the batch splits of several spans or parts."""
+        summands = list(several)
+        fitting = [one.fitting_units for one in summands if one.fitting_units is not None]
+        return cls(sum(one.num_splits for one in summands), min(fitting, default=None))
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """A part that was written: its name, the span files it was made from, and its shards."""
+    """A written part: its name, the span files that it was made from, and its shards."""
 
     part: str
     spans: tuple[str, ...]
@@ -67,13 +65,13 @@ class PartSummary:
 
 
 def cast_columns(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> pl.DataFrame:
-    """`rows` with exactly the columns and dtypes of `kinds`.
+    """Return `rows` with exactly the columns and dtypes of `kinds`.
 
     Raises:
         InputError: a column is missing, or a value does not fit its dtype.
     """
-    if lacking := [name for name in kinds if name not in rows.columns]:
-        raise InputError(f"{what}: the column {lacking[0]!r} is missing; expected {list(kinds)}")
+    if missing := [name for name in kinds if name not in rows.columns]:
+        raise InputError(f"{what}: the column {missing[0]!r} is missing; expected {list(kinds)}")
     try:
         return rows.select(pl.col(name).cast(kind) for name, kind in kinds.items())
     except pl.exceptions.PolarsError as error:
@@ -81,7 +79,7 @@ def cast_columns(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> 
 
 
 def check_losses(rows: pl.DataFrame, *, what: str) -> None:
-    """Raises `InputError` unless exactly the samples that are ok have a (finite) loss."""
+    """Raise `InputError` unless exactly the samples that are ok have a (finite) loss."""
     is_ok = pl.col(schema.STATUS) == schema.OK
     has_loss = pl.col(schema.LOSS).is_not_null() & pl.col(schema.LOSS).is_finite()
     known = pl.col(schema.STATUS).is_in(list(schema.STATUSES))
@@ -101,53 +99,54 @@ def check_losses(rows: pl.DataFrame, *, what: str) -> None:
 
 
 def check_order(rows: pl.DataFrame, *, what: str) -> None:
-    """Raises `InputError` unless (shard_id, row) only ever grows."""
+    """Raise `InputError` unless (shard_id, row) strictly increases."""
     keys = rows.select(schema.sample_key().alias("key"))["key"]
     if not bool((keys.slice(1) > keys.head(max(0, len(keys) - 1))).all()):
-        raise InputError(f"{what}: rows must be sorted by (shard_id, row), each once")
+        raise InputError(f"{what}: rows must be sorted by (shard_id, row), without duplicates")
 
 
 def check_dense(rows: pl.DataFrame, *, what: str) -> None:
-    """Raises `InputError` unless every shard in sorted `rows` has the rows 0, 1, 2, …"""
+    """Raise `InputError` unless every shard in sorted `rows` has the rows 0, 1, 2, …"""
     counts = rows.group_by(schema.SHARD_ID, maintain_order=True).agg(
         pl.col(schema.ROW).max().cast(pl.UInt64).alias("last"), pl.len().alias("num_rows")
     )
-    torn = counts.filter(pl.col("last") + 1 != pl.col("num_rows"))
-    if len(torn):
-        first = torn.row(0, named=True)
+    incomplete = counts.filter(pl.col("last") + 1 != pl.col("num_rows"))
+    if len(incomplete):
+        first = incomplete.row(0, named=True)
         raise InputError(
-            f"{what}: shard {first['shard_id']} has {first['num_rows']} rows, the last of which is"
-            f" row {first['last']}: a span is missing or was given twice"
+            f"{what}: shard {first['shard_id']} has {first['num_rows']} rows, but its last row is"
+            f" {first['last']}: a span is missing or duplicate"
         )
 
 
 def check_parts(snapshot: pl.DataFrame, *, run: str, corpus: Corpus) -> None:
-    """Raises `InputError` unless every part that `snapshot` names is whole and of this corpus.
+    """Raise `InputError` unless every part in `snapshot` is complete and belongs to `corpus`.
 
-    Reads their footers, many at a time.
+    Reads the footers of all parts concurrently.
     """
     rows = pl.col("num_rows").cast(pl.UInt64).sum()
-    used = snapshot.group_by("part").agg(rows).sort("part").rows()
+    parts = snapshot.group_by("part").agg(rows).sort("part").rows()
 
     def check(part: tuple[str, int]) -> None:
-        url = Layout(run).part(part[0])
+        name, num_rows = part
+        url = Layout(run).part(name)
         if storage.info(url) is None:
-            raise MissingError(f"{url} is gone: score the round again, or bring the part back")
+            raise MissingError(f"{url} was deleted: restore the part, or score the round again")
         footer = frames.footer_of(url)
         check_corpus(frames.notes_of(footer), corpus=corpus, what=f"the part {url}")
-        if footer.num_rows < part[1]:
+        if footer.num_rows < num_rows:
             raise InputError(
-                f"{url} has {footer.num_rows} rows, the snapshot says {part[1]}: score the round"
-                " again, or bring the part back"
+                f"{url} has {footer.num_rows} rows, but {num_rows} in the snapshot: restore the"
+                " part, or score the round again"
             )
 
-    list(ordered_map(check, used, num_threads=16))
+    list(ordered_map(check, parts, num_threads=16))
 
 
 def build_part(
     rows: pl.DataFrame, *, run: str, spans: Sequence[str], notes: frames.Notes
 ) -> PartSummary:
-    """Publish dense, sorted `rows` as a part that is named by the digest of its bytes."""
+    """Publish dense, sorted `rows` as a part whose name is the digest of its bytes."""
     check_order(rows, what="a part")
     check_dense(rows, what="a part")
     shards = rows.partition_by(schema.SHARD_ID, maintain_order=True)

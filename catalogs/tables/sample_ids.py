@@ -46,7 +46,7 @@ def duplicate_error(key: int) -> InputError:
     """Return the error for a sample that occurs twice, from its sample_key."""
     shard_id, row = divmod(key, 1 << 32)
     return InputError(
-        f"row {row} of shard {shard_id} is there twice: expected every sample once. Look for"
+        f"row {row} of shard {shard_id} occurs twice: expected every sample once. Look for"
         " duplicate rows in the losses, or a file that is named twice"
     )
 

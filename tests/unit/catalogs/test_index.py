@@ -106,7 +106,7 @@ def test_rows_that_are_not_sorted_or_not_unique_leave_no_file(
     tmp_path: Path, keys: list[tuple[int, int]]
 ) -> None:
     url = tmp_path / "index.parquet"
-    with pytest.raises(InputError, match="is there twice" if len(set(keys)) == 1 else "sorted by"):
+    with pytest.raises(InputError, match="occurs twice" if len(set(keys)) == 1 else "sorted by"):
         IndexFile.write(str(url), rows(keys), provenance={})
     assert list(tmp_path.iterdir()) == []
 

@@ -28,14 +28,14 @@ def test_a_sample_that_is_there_twice_is_found_wherever_it_lies(
     shard_id, row = data.draw(st.sampled_from(ids))
     place = data.draw(st.integers(0, len(ids)))
     ids = [*ids[:place], (shard_id, row), *ids[place:]]
-    with pytest.raises(InputError, match=f"row {row} of shard {shard_id} is there twice"):
+    with pytest.raises(InputError, match=f"row {row} of shard {shard_id} occurs twice"):
         check_unique(table(ids), max_sorted=max_sorted)
 
 
 def test_batches_that_meet_in_one_key_are_told_from_batches_that_follow_each_other() -> None:
     first = [(0, row) for row in range(200_000)]
     check_unique(pl.concat([table(first), table([(0, 200_000)])]))
-    with pytest.raises(InputError, match="row 199999 of shard 0 is there twice"):
+    with pytest.raises(InputError, match="row 199999 of shard 0 occurs twice"):
         check_unique(pl.concat([table(first), table([(0, 199_999)])]))
 
 
