@@ -1,7 +1,7 @@
-"""What each round measured: `metrics/<round>.parquet`, one row per number.
+"""The metrics of a round, `metrics/<round>.parquet`, one row per number.
 
-Writing it (which marks a round as finished) and reading all rounds as one table; the same for
-how its scoring went, `metrics/scoring/<round>.parquet`, which marks nothing.
+Publishing them marks the round as finished. The statistics of its scoring are separate files,
+`metrics/scoring/<round>.parquet`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ METRICS = {"round": pl.UInt32, "name": pl.String, "value": pl.Float64}
 
 
 def publish(run: str, round_number: int, values: Mapping[str, float]) -> None:
-    """Write the numbers of a round."""
+    """Publish the metrics of a round."""
     _publish(Layout(run).round_metrics(round_number), round_number, values)
 
 
 def publish_scoring(run: str, round_number: int, values: Mapping[str, float]) -> None:
-    """Write how the scoring of a round went."""
+    """Publish the statistics of a round's scoring."""
     _publish(Layout(run).scoring_metrics(round_number), round_number, values)
 
 
@@ -35,7 +35,7 @@ def _publish(url: str, round_number: int, values: Mapping[str, float]) -> None:
 
 
 def read(run: str, round_number: int) -> dict[str, float] | None:
-    """The numbers of a round; None if it is not finished."""
+    """Return the metrics of a round; None if it is not finished."""
     url = Layout(run).round_metrics(round_number)
     if storage.info(url) is None:
         return None
@@ -44,14 +44,14 @@ def read(run: str, round_number: int) -> dict[str, float] | None:
 
 
 def table(run: str) -> pl.DataFrame:
-    """One row per finished round: `round` u32 and a float64 column for each name."""
+    """Return one row per finished round: `round` u32 and a float64 column for each name."""
     layout = Layout(storage.normalise(run))
     files = storage.list_objects(layout.metrics)
     return _table([file for file in files if not file.url.startswith(layout.scoring)])
 
 
 def scoring_table(run: str) -> pl.DataFrame:
-    """One row per scored round: `round` u32 and a float64 column for each name."""
+    """Return one row per scored round: `round` u32 and a float64 column for each name."""
     return _table(storage.list_objects(Layout(run).scoring))
 
 

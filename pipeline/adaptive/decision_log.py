@@ -1,7 +1,7 @@
-"""What was decided per round, and why: `decisions/<round>.json`.
+"""The decisions of a run and their reasons: `decisions/<round>.json`.
 
-Writing it before anything of the round is done, reading it back, all of them as one table. A
-decision that is there is never made again: a round that was killed goes on as it began.
+A decision is published before the round's work starts, and is never made again: a round that was
+killed resumes as it began.
 """
 
 import json
@@ -40,33 +40,37 @@ def publish(run: str, decision: Decision) -> None:
 
 
 def read_all(run: str) -> dict[int, Decision]:
-    """Every decision of a run, by round. Raises `InputError` where a file is not one."""
-    found = storage.list_objects(Layout(run).decisions)
-    decisions = [_parsed(storage.read(one.url), url=one.url) for one in found]
+    """Return every decision of a run by round number.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    files = storage.list_objects(Layout(run).decisions)
+    decisions = [_parse(storage.read(file.url), url=file.url) for file in files]
     return {decision.round.number: decision for decision in decisions}
 
 
 def table(run: str) -> pl.DataFrame:
-    """One row per decided round: what, from which signals, and why."""
+    """Return one row per decided round: the decision, its signals and its reasons."""
     rows = [
         {
-            "round": one.round.number,
-            "ratio": one.round.ratio,
-            "num_samples": one.round.num_samples,
-            "epochs": one.round.epochs,
-            "explore": one.explore,
-            "rescore": one.rescore,
-            **asdict(one.signals),
-            "phi": one.cost.phi,
-            "phi_source": one.cost.source,
-            **{f"why_{name}": one.reasons[name] for name in _REASONS},
+            "round": each.round.number,
+            "ratio": each.round.ratio,
+            "num_samples": each.round.num_samples,
+            "epochs": each.round.epochs,
+            "explore": each.explore,
+            "rescore": each.rescore,
+            **asdict(each.signals),
+            "phi": each.cost.phi,
+            "phi_source": each.cost.source,
+            **{f"why_{name}": each.reasons[name] for name in _REASONS},
         }
-        for one in read_all(run).values()
+        for each in read_all(run).values()
     ]
     return pl.DataFrame(rows, schema=DECISIONS, orient="row")
 
 
-def _parsed(data: bytes, *, url: str) -> Decision:
+def _parse(data: bytes, *, url: str) -> Decision:
     try:
         values = json.loads(data)
         return Decision(
@@ -77,6 +81,6 @@ def _parsed(data: bytes, *, url: str) -> Decision:
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{url} is no decision ({error}): expected what `attent run` wrote; delete it, and the "
-            "round is decided anew, if it was not begun"
+            f"{url} is not a valid decision ({error}): delete it and the round is decided again, "
+            "unless work on the round has started"
         ) from error

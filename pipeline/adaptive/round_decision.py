@@ -1,10 +1,7 @@
-"""Makes the decision of a round from what a run's files show, and writes it down.
-
-Finding out what the pure rules need.
-"""
+"""The decision of a round, made from the files of its run and published."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from attent_select.errors import InputError, MissingError
 from attent_select.schedule.adaptive import Decision, Signals, decide_round
@@ -16,64 +13,53 @@ from pipeline import metrics
 from pipeline.adaptive import decision_log, signals
 from pipeline.config.sections import RunConfig
 
-# What PEFT leaves beside the weights: only adapters are trained.
-_ADAPTER = "adapter_config.json"
+# PEFT writes this file beside the weights if only adapters are trained.
+_ADAPTER_FILE = "adapter_config.json"
 
 
-def is_decided(config: RunConfig, round_: Round) -> bool:
-    """Whether a round is decided before it begins, and not by the plan alone."""
+@dataclass(frozen=True)
+class RunHistory:
+    """What a decision is based on: the run, the rounds before, all trained, and their decisions."""
+
+    config: RunConfig
+    corpus: Corpus
+    before: Sequence[Round]
+    decisions: Mapping[int, Decision]
+
+
+def needs_decision(config: RunConfig, round_: Round) -> bool:
+    """Whether the schedule alone does not determine the round's parameters."""
     schedule, needs_losses = config.schedule, config.selection.needs_losses
-    is_cheap = schedule.rescore.kind != "full" and needs_losses
-    return round_.phase == "teach" and (schedule.ratio.kind == "adaptive" or is_cheap)
+    is_partial = schedule.rescore.kind != "full" and needs_losses
+    return round_.phase == "teach" and (schedule.ratio.kind == "adaptive" or is_partial)
 
 
-def make(
-    config: RunConfig,
-    planned: Round,
-    *,
-    before: Sequence[Round],
-    corpus: Corpus,
-    made: Mapping[int, Decision],
-    fraction: float | None = None,
+def publish_decision(
+    history: RunHistory, scheduled: Round, *, fraction: float | None = None
 ) -> Decision:
-    """Decides the round `planned` and publishes the decision.
+    """Decide the round `scheduled` and publish the decision.
 
-    Args:
-        config: of the run.
-        planned: as the plan has it.
-        before: the rounds before it, all trained.
-        corpus: of the run.
-        made: the decisions before.
-        fraction: the share to score again that somebody asked for.
+    `fraction` is the share to score again if the user gave one.
 
     Raises:
         MissingError: a round before it is not finished.
-        InputError: a part is to be scored again, and nothing was scored before.
+        InputError: a share is to be scored again, and nothing was scored before.
     """
+    config, before = history.config, history.before
     values = {each.number: metrics.read(config.run, each.number) or {} for each in before}
     if unfinished := [number for number, of_round in values.items() if not of_round]:
         raise MissingError(
-            f"round {planned.number} is decided by what the rounds before it show, and round "
+            f"round {scheduled.number} is decided from the results of earlier rounds, and round "
             f"{unfinished[0]} is not finished: run `attent train {config.run}` first"
         )
-    last = made.get(len(before) - 1)
-    if config.schedule.rescore.kind == "observed" and config.schedule.ratio.kind != "adaptive":
-        found = Signals()  # nobody asks
-    else:
-        found = signals.measure(
-            LossCatalog(config.run, carry=config.scoring.carry_schema),
-            before=before,
-            metrics=values,
-            last=last.signals if last is not None else Signals(),
-        )
     decision = decide_round(
-        planned,
+        scheduled,
         before=before,
         schedule=config.schedule,
-        num_samples=corpus.num_samples,
+        num_samples=history.corpus.num_samples,
         batch_size=config.training.batch_size,
         explore=config.selection.composition.explore,
-        signals=found,
+        signals=_signals(history, values),
         cost=_cost(config, values),
     )
     decision = _with_share(decision, config, fraction=fraction)
@@ -81,25 +67,38 @@ def make(
     return decision
 
 
+def _signals(history: RunHistory, values: Mapping[int, Mapping[str, float]]) -> Signals:
+    schedule = history.config.schedule
+    if schedule.rescore.kind == "observed" and schedule.ratio.kind != "adaptive":
+        return Signals()  # no rule uses them
+    last = history.decisions.get(len(history.before) - 1)
+    return signals.measure(
+        LossCatalog(history.config.run, carry=history.config.scoring.carry_schema),
+        before=history.before,
+        metrics=values,
+        last=last.signals if last is not None else Signals(),
+    )
+
+
 def _with_share(decision: Decision, config: RunConfig, *, fraction: float | None) -> Decision:
-    """With the share to score again that somebody asked for, or that nobody needs."""
+    """Replace the share to score again by the user's, or by 0 if no losses are needed."""
     number, is_scored = decision.round.number, decision.signals.is_scored
     if fraction is not None and fraction < 1 and not is_scored:
         raise InputError(
-            f"round {number}: --fraction {fraction} measures a part of the corpus again, and "
-            "nothing was scored before it: leave it out"
+            f"round {number}: --fraction {fraction} scores a share of the corpus again, and "
+            "nothing was scored before: omit --fraction"
         )
     if fraction is not None:
         share, reason = fraction, f"asked for: --fraction {fraction}"
     elif not config.selection.needs_losses:
-        share, reason = 0.0, "nothing: the selection asks for no losses"
+        share, reason = 0.0, "nothing: the selection needs no losses"
     else:
         return decision
     return replace(decision, rescore=share, reasons=decision.reasons | {"rescore": reason})
 
 
 def _cost(config: RunConfig, values: Mapping[int, Mapping[str, float]]) -> ScoringCost:
-    adapter = join(Layout(config.run).initial_checkpoint, _ADAPTER)
+    adapter = join(Layout(config.run).initial_checkpoint, _ADAPTER_FILE)
     return ScoringCost.of(
         (
             RoundSeconds(

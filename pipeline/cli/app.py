@@ -326,9 +326,9 @@ def gc(
     """Removes superseded losses (all but the newest) and what interrupted work left behind."""
 
     def work() -> Any:
-        from pipeline.runs.garbage_collection import collect
+        from pipeline.runs.garbage_collection import collect_garbage
 
-        return collect(run, dry_run=dry_run)
+        return collect_garbage(run, dry_run=dry_run)
 
     answer(work, as_json=as_json, show=show_values)
 

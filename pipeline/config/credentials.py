@@ -1,7 +1,6 @@
-"""Keys and URLs that hold a credential: these come from the environment, nowhere else.
+"""Detection of credentials in keys and URLs that users give.
 
-Recognising them, wherever a person names keys or URLs: all of that is written into plain files
-that travel with a run.
+Keys and URLs are written into plain files of a run; credentials must come from the environment.
 """
 
 import re
@@ -16,7 +15,7 @@ _KEY = re.compile(
     r"|((hub|auth|access|session|security|refresh|bearer)_)?token)$",
     re.IGNORECASE,
 )
-# A user before the host, or a parameter with a key, a token or a signature.
+# A user before the host, or a query parameter with a key, a token or a signature.
 _URL = re.compile(
     r"://[^/@\s?#]*@|[?&]([\w-]*(signature|token|secret|credential|passw(or)?d)|sig"
     r"|[\w-]*(api|access|account|private)[_-]?key(id|_id)?)=",
@@ -26,19 +25,23 @@ _ADVICE = "credentials come from the environment"
 
 
 def check_urls(urls: Iterable[str], *, what: str) -> None:
-    """Raises `InputError` if one of `urls` holds a credential; the message does not repeat it."""
+    """Check that no URL holds a credential.
+
+    Raises:
+        InputError: one does; the message does not repeat the credential.
+    """
     for url in urls:
         if _URL.search(url):
             raise InputError(f"{what}: the URL {redacted(url)} holds a credential; {_ADVICE}")
 
 
 def redacted(url: str) -> str:
-    """`url` without user and parameters."""
+    """Return `url` without user and query parameters."""
     return re.sub(r"://[^/@\s?#]*@", "://…@", url).partition("?")[0]
 
 
 def problems(value: Any, *, path: str = "") -> Iterator[str]:
-    """A line for each credential in plain values, with its key's path and without itself."""
+    """Yield a line for each credential in plain values: its key's path, not the credential."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             here = f"{path}.{key}" if path else str(key)

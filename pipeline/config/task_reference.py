@@ -1,7 +1,6 @@
 """A task by its name and settings, for a process that never calls it.
 
-What the driver of a scoring job knows of a task without torch, and loading it where it is
-called.
+The driver of a scoring job has a reference, which needs no torch; workers load the task.
 """
 
 import functools
@@ -16,7 +15,7 @@ TASKS = "trainers.tasks"
 
 
 class TaskReference(BaseModel):
-    """Stands in a configuration where the task itself would.
+    """Placeholder for a task in a configuration.
 
     Attributes:
         name: of the plug-in, or its dotted path.
@@ -37,7 +36,7 @@ class TaskReference(BaseModel):
         return self.settings
 
     def load(self) -> Any:
-        """The task, made once in a process."""
+        """Return the task, created once per process."""
         return _task(self.name, json.dumps(self.settings))
 
 

@@ -1,12 +1,12 @@
-"""`attent gc`: removes what no later stage of a run will read.
+"""Garbage collection (`attent gc`): remove what no later stage of a run will read.
 
-Superseded losses (snapshots of rounds that are finished, but for the newest, and the parts that
-no other snapshot names) and orphans (parts, spans, journals and plans of scoring that was given
-up, compact shards of finished rounds, files that a crash left half written). Not here:
-checkpoints, indexes and metrics, which are a run's result.
+Removes superseded losses (snapshots of finished rounds except the newest, and parts that no other
+snapshot references) and orphans (parts, spans, journals and plans of abandoned scoring, compact
+shards of finished rounds, half-written files after a crash). Keeps checkpoints, indexes and
+metrics, which are a run's result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -21,8 +21,8 @@ from pipeline.runs import lease
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What was removed, or with `dry_run` would be: numbers of files, and their bytes."""
+class GarbageReport:
+    """Number of removed files by kind, and their bytes; with `dry_run`, what would be removed."""
 
     snapshots: int
     parts: int
@@ -35,11 +35,11 @@ class Collected:
     dry_run: bool
 
 
-def collect(run: str, *, dry_run: bool = False) -> Collected:
-    """Removes superseded losses and orphans of `run`. Run it as often as you like.
+def collect_garbage(run: str, *, dry_run: bool = False) -> GarbageReport:
+    """Remove superseded losses and orphans of `run`.
 
     Afterwards the losses of rounds before the newest are gone: `attent report` and `attent select
-    --round` know only what is left.
+    --round` only know what is left.
 
     Raises:
         MissingError: there is no run.
@@ -47,20 +47,19 @@ def collect(run: str, *, dry_run: bool = False) -> Collected:
     """
     run = storage.normalise(run)
     if storage.info(Layout(run).manifest) is None:
-        raise MissingError(f"{run} is no run: expected {Layout(run).manifest}")
+        raise MissingError(f"{run} is not a run: {Layout(run).manifest} was not found")
     if dry_run:
-        return _collected(_Garbage(run), dry_run=True)
+        return _report(_Garbage(run).by_kind(), dry_run=True)
     with lease.held(run):
-        garbage = _Garbage(run)
-        result = _collected(garbage, dry_run=False)
-        # Snapshots first: a part that is gone must not be named by one that is there.
-        for found in garbage.by_kind().values():
-            storage.delete_all(one.url for one in found)
-        return result
+        garbage = _Garbage(run).by_kind()
+        # Snapshots first: no snapshot may reference a removed part.
+        for files in garbage.values():
+            storage.delete_all(file.url for file in files)
+        return _report(garbage, dry_run=False)
 
 
 class _Garbage:
-    """What can go, by kind, in the order of removal."""
+    """The files that can be removed."""
 
     def __init__(self, run: str) -> None:
         self._run, self._layout = run, Layout(run)
@@ -77,63 +76,59 @@ class _Garbage:
             snapshot = catalog.snapshot(number)
             self._parts |= set() if snapshot is None else set(snapshot["part"])
         self._spans = set(self._unfinished_spans())
-        # A partial round has no plan: what it goes on with is known to its own driver.
+        # A partial round has no plan: only its own driver knows which spans it will resume with.
         self._is_rescoring = any(
-            int(_stem(one)) not in self._scored
-            for one in storage.list_objects(self._layout.all_rescored)
+            int(_stem(file)) not in self._scored
+            for file in storage.list_objects(self._layout.all_rescored)
         )
 
     def by_kind(self) -> dict[str, list[ObjectInfo]]:
+        """Return the files by kind, in the order of removal."""
         layout = self._layout
+        snapshots = storage.list_objects(layout.snapshots)
+        plans = storage.list_objects(layout.plans)
         return {
-            "snapshots": [
-                one
-                for one in storage.list_objects(layout.snapshots)
-                if int(_stem(one)) not in self._kept
-            ],
-            "parts": _except(layout.parts, self._parts),
+            "snapshots": [file for file in snapshots if int(_stem(file)) not in self._kept],
+            "parts": _all_except(layout.parts, self._parts),
             "spans": self._orphans(layout.spans),
             "journals": self._orphans(layout.journals),
-            "plans": [
-                one for one in storage.list_objects(layout.plans) if int(_stem(one)) in self._scored
-            ],
+            "plans": [file for file in plans if int(_stem(file)) in self._scored],
             "compact": [
-                one
-                for one in storage.list_objects(layout.all_compact)
-                if metrics.read(self._run, _round_of(one, layout)) is not None
+                file
+                for file in storage.list_objects(layout.all_compact)
+                if metrics.read(self._run, _round_of(file, layout)) is not None
             ],
             "leftovers": storage.leftovers(self._run),
         }
 
     def _orphans(self, folder: str) -> list[ObjectInfo]:
-        return [] if self._is_rescoring else _except(folder, self._spans)
+        return [] if self._is_rescoring else _all_except(folder, self._spans)
 
     def _unfinished_spans(self) -> Iterator[str]:
-        """The spans of scoring that may still go on."""
-        for one in storage.list_objects(self._layout.plans):
-            if int(_stem(one)) not in self._scored:
+        """Yield the spans of scoring that may be resumed."""
+        for file in storage.list_objects(self._layout.plans):
+            if int(_stem(file)) not in self._scored:
                 try:
-                    plan, _ = frames.read_frame(one.url, schema={"digest": pl.String})
+                    plan, _ = frames.read_frame(file.url, schema={"digest": pl.String})
                 except MissingError:  # its driver has just published
                     continue
                 yield from plan["digest"]
 
 
-def _collected(garbage: _Garbage, *, dry_run: bool) -> Collected:
-    found = garbage.by_kind()
-    counts = {kind: len(files) for kind, files in found.items()}
-    num_bytes = sum(one.num_bytes for files in found.values() for one in files)
-    return Collected(**counts, num_bytes=num_bytes, dry_run=dry_run)
+def _report(garbage: Mapping[str, Sequence[ObjectInfo]], *, dry_run: bool) -> GarbageReport:
+    counts = {kind: len(files) for kind, files in garbage.items()}
+    num_bytes = sum(file.num_bytes for files in garbage.values() for file in files)
+    return GarbageReport(**counts, num_bytes=num_bytes, dry_run=dry_run)
 
 
-def _except(folder: str, keep: set[str]) -> list[ObjectInfo]:
-    return [one for one in storage.list_objects(folder) if _stem(one) not in keep]
+def _all_except(folder: str, kept: set[str]) -> list[ObjectInfo]:
+    return [file for file in storage.list_objects(folder) if _stem(file) not in kept]
 
 
-def _round_of(found: ObjectInfo, layout: Layout) -> int:
-    """Of a file in a folder of compact shards."""
-    return int(found.url.removeprefix(layout.all_compact).lstrip("/").partition("-")[0])
+def _round_of(file: ObjectInfo, layout: Layout) -> int:
+    """Return the round of a file in a folder of compact shards."""
+    return int(file.url.removeprefix(layout.all_compact).lstrip("/").partition("-")[0])
 
 
-def _stem(found: ObjectInfo) -> str:
-    return found.url.rpartition("/")[2].partition(".")[0]
+def _stem(file: ObjectInfo) -> str:
+    return file.url.rpartition("/")[2].partition(".")[0]

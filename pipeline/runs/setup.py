@@ -1,6 +1,6 @@
-"""What a run needs before its first round: corpora, the initial model, a frozen configuration.
+"""Setup of a run before its first round: corpora, initial model, frozen configuration.
 
-Each of them, made unless it is there.
+Each is made unless it exists.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from pipeline.corpus.ingest import ingest, ingested
 
 # Saves the initial model and freezes the configuration.
 SaveInitial = Callable[[RunConfig], None]
-# Gives the cluster's client, starting the cluster if need be: most of a run goes without one.
+# Returns the cluster's client and starts the cluster on the first call: few stages need one.
 Cluster = Callable[[], Client]
 
 
 def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
-    """The corpus, and the held-out one where there is evaluation."""
+    """Ingest the corpus, and the held-out corpus if the configuration has `evaluation`."""
     corpora = [(config.corpus, config.run)]
     if config.evaluation is not None:
         corpora.append((config.evaluation, Layout(config.run).held_out))
@@ -30,14 +30,18 @@ def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
 
 
 def check_columns(corpus: Corpus, config: RunConfig) -> None:
-    """Raises `InputError` for columns that the task or `scoring.carry` wants and nobody has."""
+    """Check that the corpus has the columns of the task and of `scoring.carry`.
+
+    Raises:
+        InputError: a column is missing; names a shard without it.
+    """
     for section, columns in (
         ("task", config.task.task.columns),
         ("scoring.carry", config.scoring.carry),
     ):
         if missing := [name for name in columns if name not in corpus.columns]:
-            lacking = corpus.shard_without(missing[0])
-            where = f" (shard {lacking.shard_id}, {lacking.uri}, lacks it)" if lacking else ""
+            shard = corpus.shard_without(missing[0])
+            where = f" (shard {shard.shard_id}, {shard.uri}, lacks it)" if shard else ""
             raise InputError(
                 f"{section}: the corpus has no column {', '.join(missing)}; it has "
                 f"{', '.join(corpus.columns)}{where}"
@@ -45,12 +49,15 @@ def check_columns(corpus: Corpus, config: RunConfig) -> None:
 
 
 def save_initial(config: RunConfig) -> None:
-    """Saves the initial model, then freezes: what cannot be built can still be corrected."""
+    """Save the initial model, then freeze the configuration.
+
+    In this order, so that settings of a model that cannot be built can still be corrected.
+    """
     from trainers import checkpoint
 
     layout = Layout(config.run)
     if storage.info(layout.config) is None:
-        # Whatever is there belongs to settings that were never frozen.
+        # An existing model was built with settings that were never frozen.
         storage.delete(join(layout.initial_checkpoint, checkpoint.MARKER))
     models = config.task.task.models(config.model)
     checkpoint.save_initial(models, seed=config.seed, url=layout.initial_checkpoint)

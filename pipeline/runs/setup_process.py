@@ -1,7 +1,7 @@
-"""A configuration checked, and the first model made, by a process that ends before scoring begins.
+"""Setup of a run in a subprocess: checks the configuration and builds the initial model.
 
-That process and what is said to it. Tasks and models need torch and transformers, 400 MiB that
-the driver of a scoring job would keep to its end for nothing: its workers do the arithmetic.
+Tasks and models need torch and transformers, which take 400 MiB. The driver of a scoring job never
+imports them: this subprocess does the setup and ends before scoring starts.
 """
 
 import contextlib
@@ -25,25 +25,26 @@ from pipeline.runs.setup import SaveInitial, save_initial
 
 @contextmanager
 def checked(source: str, *, overrides: Sequence[str]) -> Iterator[tuple[RunConfig, SaveInitial]]:
-    """The configuration at `source`, whose task is a `TaskReference`, and its `save_initial`,
-    both done by another process. Raises what `config.load` raises.
+    """Yield the configuration at `source` and its `save_initial`, both done by a subprocess.
+
+    The task of the configuration is a `TaskReference`. Raises what `run_config.load` raises.
     """
     path = [folder or str(Path.cwd()) for folder in sys.path]
     process = subprocess.Popen(
-        # Not what lies in the working directory: this process may not import that either.
+        # -P: without the working directory, which may not be importable here either.
         [sys.executable, "-P", "-m", "pipeline.runs.setup_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
-        # Ctrl-C interrupts this process, which ends that one.
+        # Ctrl-C interrupts this process, which terminates the subprocess.
         start_new_session=True,
     )
     with process:
         try:
-            found = _ask(process, {"source": source, "overrides": list(overrides)})
-            reference = TaskReference(**found["task"])
-            config = run_config.checked_before(found["values"], task=reference)
+            answer = _ask(process, {"source": source, "overrides": list(overrides)})
+            reference = TaskReference(**answer["task"])
+            config = run_config.checked_before(answer["values"], task=reference)
             yield config, lambda _: _save_initial(process)
         finally:
             process.terminate()
@@ -51,21 +52,21 @@ def checked(source: str, *, overrides: Sequence[str]) -> Iterator[tuple[RunConfi
 
 def _save_initial(process: "subprocess.Popen[str]") -> None:
     _ask(process, {})
-    # It has nothing more to do: the memory is free before the first span.
+    # The subprocess ends, so its memory is free before the first span.
     process.communicate()
 
 
 def _ask(process: "subprocess.Popen[str]", question: Mapping[str, Any]) -> dict[str, Any]:
-    """What the process answers; raises what it raised."""
+    """Return the answer of the subprocess; raise what it raised."""
     assert process.stdin is not None
     assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended: there is no answer either
+    with contextlib.suppress(BrokenPipeError):  # it has ended: reading finds no answer
         print(json.dumps(question), file=process.stdin, flush=True)
     line = process.stdout.readline()
     if not line:
         raise AttentError(
-            "the process that checks the configuration and makes the first model ended with status "
-            f"{process.wait()}: if there is no message above, it may have had too little memory"
+            "the process that checks the configuration and builds the initial model ended with "
+            f"status {process.wait()}: if there is no message above, it may have run out of memory"
         )
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
@@ -89,7 +90,7 @@ def _describe(config: RunConfig) -> dict[str, Any]:
 
 
 def _answers() -> Iterator[dict[str, Any]]:
-    """Of the process apart, one to each question."""
+    """Yield the subprocess's answer to each question."""
     question = json.loads(sys.stdin.readline())
     config = run_config.load(question["source"], overrides=question["overrides"])
     yield _describe(config)
@@ -99,15 +100,15 @@ def _answers() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """The process apart."""
-    # Whatever a library prints is no answer.
+    """Run the subprocess."""
+    # Answers go to a copy of stdout; what a library prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
         for answer in _answers():
             print(json.dumps(answer), file=answers, flush=True)
     except AttentError as error:
-        # Of the errors that the other process knows too, the nearest.
+        # The nearest error class that the parent process knows.
         kind = next(c for c in type(error).__mro__ if c.__module__ == errors.__name__)
         print(json.dumps({"error": [kind.__name__, str(error)]}), file=answers, flush=True)
 

@@ -11,7 +11,8 @@ from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import metrics
-from pipeline.adaptive import decision_log, round_decision
+from pipeline.adaptive import decision_log
+from pipeline.adaptive.round_decision import RunHistory, needs_decision, publish_decision
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.console import describe_decision
@@ -159,16 +160,10 @@ def ensure_decision(run: Run, number: int, *, fraction: float | None = None) -> 
                 f"{decision.rescore:.4g} ({decision.reasons['rescore']}); omit --fraction"
             )
         return run
-    if fraction is None and not round_decision.is_decided(run.config, round_):
+    if fraction is None and not needs_decision(run.config, round_):
         return run
-    decision = round_decision.make(
-        run.config,
-        round_,
-        before=run.rounds[:number],
-        corpus=run.corpus,
-        made=run.decisions,
-        fraction=fraction,
-    )
+    history = RunHistory(run.config, run.corpus, run.rounds[:number], run.decisions)
+    decision = publish_decision(history, round_, fraction=fraction)
     _log.info(describe_decision(decision))
     return run.after_deciding(decision)
 

@@ -1,9 +1,6 @@
-"""Which rows tell what an observed loss means, and the map that is fitted on them.
+"""Calibration of observed losses: a map to scored losses, fitted on rows that have both."""
 
-Finding rows with both losses.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,100 +11,103 @@ from attent_select.errors import MissingError
 from attent_select.stats.quantile_map import QuantileMap, Trend
 from catalogs import LossCatalog
 from catalogs.losses import merge
-from pipeline.adaptive.signals import in_sample, last_observed, newly_scored
+from pipeline.adaptive.signals import in_pilot_subset, last_observed, newly_scored
 
 _KEY = [schema.SHARD_ID, schema.ROW]
-# Span files that the driver looks at; evenly spaced.
+# Number of evenly spaced span files that the driver reads.
 _NUM_SPANS: Final = 64
-# At the beginning of a round the model still is nearly the one that scored.
+# In the first 1/8 of a round's steps the model is close to the one that scored.
 _BEGINNING: Final = 8
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A map from observed to scored losses, and the rows that it was fitted on, in words."""
+    """A map from observed to scored losses; `source` says which rows it was fitted on."""
 
     quantiles: QuantileMap | Trend
     source: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it. A trend is not kept: it is of one epoch alone."""
+        """Return plain values for JSON. A trend is left out: it holds for one epoch only."""
         quantiles = self.quantiles if isinstance(self.quantiles, QuantileMap) else QuantileMap()
         return {"source": self.source, **quantiles.to_dict()}
 
 
-# Where nothing is ever scored, there is no other scale.
+# Without any scored losses there is no other scale to map to.
 UNSCORED = Calibration(QuantileMap(), "none: nothing is scored, they are as observed")
 
 
-def calibrate(
+def fit_calibration(
     catalog: LossCatalog, *, since: int, round_number: int, spans: Sequence[str]
 ) -> Calibration:
-    """The map for losses observed from round `since` on, as of `round_number`.
+    """Fit the map for losses observed from round `since` on, as of `round_number`.
 
-    It is fitted on the rows that have both losses. The best are those measured for this round, in
-    `spans`. Where there are none (or fewer than 32), the map of the round before serves; where that
-    has none, the rows scored for round `since` and observed before it, then those observed at the
-    beginning of that round, when the model was still nearly the one that scored.
+    The first of these that has enough rows with both losses (32) is used:
+
+    1. the rows measured for this round, in `spans`;
+    2. the map of the round before;
+    3. the rows scored for round `since` and observed before it;
+    4. those observed at the beginning of that round, when the model was close to the one that
+       scored.
     """
-    ways = (
-        ("scored for this round", lambda: _scored_now(catalog, since, round_number, spans)),
-        ("the map of the round before", lambda: _kept(catalog, since)),
-        (f"scored for round {since}", lambda: _scored_last(catalog, since)),
-        (f"the beginning of round {since}", lambda: _beginning(catalog, since)),
+    sources: tuple[tuple[str, Callable[[], QuantileMap | None]], ...] = (
+        ("scored for this round", lambda: _fit_on_spans(catalog, since, round_number, spans)),
+        ("the map of the round before", lambda: _map_of_round(catalog, since)),
+        (f"scored for round {since}", lambda: _fit_on_last_scoring(catalog, since)),
+        (f"the beginning of round {since}", lambda: _fit_on_beginning(catalog, since)),
     )
-    for source, fit in ways:
-        if (found := fit()) is not None:
-            return Calibration(found, source)
+    for source, fit in sources:
+        if (quantiles := fit()) is not None:
+            return Calibration(quantiles, source)
     return Calibration(QuantileMap(), "none: too few rows have both losses, they are as observed")
 
 
-def of_warm_up(catalog: LossCatalog, *, round_number: int) -> Calibration:
-    """The map for losses that were observed before anything was scored: their trend is taken out.
+def fit_warm_up_trend(catalog: LossCatalog, *, round_number: int) -> Calibration:
+    """Fit the trend of losses that were observed before anything was scored, to remove it.
 
     Raises:
         MissingError: nothing was observed before the round.
     """
     seen = pl.concat([catalog.observed_losses(number) for number in range(round_number)])
-    last = merge.last_observations(seen.filter(in_sample(catalog.corpus))).select(
+    last = merge.last_observations(seen.filter(in_pilot_subset(catalog.corpus))).select(
         schema.LOSS, "step"
     )
-    found = last.sort("step", schema.LOSS).collect(engine="streaming")
-    if not len(found):
+    losses = last.sort("step", schema.LOSS).collect(engine="streaming")
+    if not len(losses):
         raise MissingError(
-            f"{catalog.run}: rescore `observed` takes the losses that training observed, and there "
-            f"are none before round {round_number}: train the rounds before it first"
+            f"{catalog.run}: rescore `observed` needs losses that training observed, and there are "
+            f"none before round {round_number}: train the rounds before it first"
         )
-    trend = Trend.fit(found[schema.LOSS].to_numpy(), found["step"].to_numpy())
+    trend = Trend.fit(losses[schema.LOSS].to_numpy(), losses["step"].to_numpy())
     return Calibration(trend, "observed in the warm-up, its trend taken out")
 
 
-def _scored_now(
+def _fit_on_spans(
     catalog: LossCatalog, since: int, round_number: int, spans: Sequence[str]
 ) -> QuantileMap | None:
-    some = spans[:: -(-len(spans) // _NUM_SPANS) or 1]
-    scored = catalog.span_losses(some).filter(pl.col(schema.STATUS) == schema.OK)
-    return _fitted(
+    read = spans[:: -(-len(spans) // _NUM_SPANS) or 1]
+    scored = catalog.span_losses(read).filter(pl.col(schema.STATUS) == schema.OK)
+    return _fit_quantiles(
         scored.select(*_KEY, pl.col(schema.LOSS).alias("scored")),
         last_observed(catalog, range(since, round_number)),
     )
 
 
-def _kept(catalog: LossCatalog, since: int) -> QuantileMap | None:
+def _map_of_round(catalog: LossCatalog, since: int) -> QuantileMap | None:
     kept = catalog.provenance(since).get("calibration")
     if not kept or not kept["observed"]:
         return None
     return QuantileMap.from_dict(kept)
 
 
-def _scored_last(catalog: LossCatalog, since: int) -> QuantileMap | None:
+def _fit_on_last_scoring(catalog: LossCatalog, since: int) -> QuantileMap | None:
     if since == 0:
         return None
     observed = last_observed(catalog, range(since - 1, since))
-    return _fitted(_sampled_scores(catalog, since), observed)
+    return _fit_quantiles(_pilot_scores(catalog, since), observed)
 
 
-def _beginning(catalog: LossCatalog, since: int) -> QuantileMap | None:
+def _fit_on_beginning(catalog: LossCatalog, since: int) -> QuantileMap | None:
     steps = catalog.observed_losses(since).select(
         pl.col("step").min().alias("first"), pl.col("step").max().alias("last")
     )
@@ -117,13 +117,13 @@ def _beginning(catalog: LossCatalog, since: int) -> QuantileMap | None:
     end = first + (last - first) // _BEGINNING
     seen = catalog.observed_losses(since).filter(pl.col("step") <= end)
     observed = seen.select(*_KEY, pl.col(schema.LOSS).alias("observed"))
-    return _fitted(_sampled_scores(catalog, since), observed)
+    return _fit_quantiles(_pilot_scores(catalog, since), observed)
 
 
-def _sampled_scores(catalog: LossCatalog, round_number: int) -> pl.LazyFrame:
-    return newly_scored(catalog, round_number).filter(in_sample(catalog.corpus))
+def _pilot_scores(catalog: LossCatalog, round_number: int) -> pl.LazyFrame:
+    return newly_scored(catalog, round_number).filter(in_pilot_subset(catalog.corpus))
 
 
-def _fitted(scored: pl.LazyFrame, observed: pl.LazyFrame) -> QuantileMap | None:
+def _fit_quantiles(scored: pl.LazyFrame, observed: pl.LazyFrame) -> QuantileMap | None:
     pairs = scored.join(observed, on=_KEY).collect(engine="streaming")
     return QuantileMap.fit(pairs["observed"].to_numpy(), pairs["scored"].to_numpy())

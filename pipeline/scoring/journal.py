@@ -1,10 +1,9 @@
-"""The journal of a span: which of its rows are in flight, so that a sample that kills is found.
+"""The journal of a span: the rows in flight, so that a poison sample is found.
 
-Writing it while a span is measured, and what a journal that was left behind says. Not here:
-measuring (`worker.py`). A worker process that dies leaves its journal; the next attempt at the
-span probes the rows that were in flight, a group at a time, each noted before it is tried. So
-every death leaves 64 times fewer suspects, until one row was alone when the process died.
-Twice, since a process may also be ended for reasons of its own; then the row is left out.
+A worker process that dies leaves its journal behind. The next attempt at the span probes the rows
+that were in flight, one group at a time, and notes each group before it is tried. Every death thus
+leaves 64 times fewer suspects, until a single row was in flight when the process died. After two
+such deaths (a process may also end for other reasons) the row is skipped.
 """
 
 import json
@@ -22,10 +21,12 @@ _DEATHS_ALONE = 2
 
 @dataclass(frozen=True)
 class Suspects:
-    """What is known when an attempt at a span begins.
+    """What earlier attempts at a span have shown.
 
-    `rows` (first, end) were in flight when the attempt before died; `alone` counts the deaths of
-    single rows while nothing else was in flight; `killers` are the rows to leave out.
+    Attributes:
+        rows: first and end of the rows that were in flight when the last attempt died.
+        alone: row → deaths while no other row was in flight.
+        killers: poison rows, which are skipped.
     """
 
     rows: tuple[int, int] = (0, 0)
@@ -33,14 +34,14 @@ class Suspects:
     killers: tuple[int, ...] = ()
 
     def groups(self) -> list[range]:
-        """The suspect rows in at most 64 groups; none when there is nothing to look for."""
+        """Return the suspect rows in at most 64 groups; no group if there are no suspects."""
         first, end = self.rows
         size = max(1, -(-(end - first) // _GROUPS))
         return [range(start, min(start + size, end)) for start in range(first, end, size)]
 
 
 class Journal:
-    """The journal at `url` for an attempt that starts now."""
+    """The journal at `url` of an attempt that starts now."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -48,15 +49,15 @@ class Journal:
         self._in_flight: set[int] = set()
         self.suspects = _read(url)
 
-    def probing(self, rows: range) -> None:
-        """`rows` are tried next, and nothing else."""
+    def note_probe(self, rows: range) -> None:
+        """Note that only `rows` are tried next."""
         self._write((rows.start, rows.stop), probing=True)
 
-    def noting(
+    def note_samples(
         self, samples: Iterable[tuple[int, Sample]], *, window: int, end: int
     ) -> Iterator[tuple[int, Sample]]:
-        """`samples` of rows before `end`, noted as in flight before they are handed on, `window`
-        at a time.
+        """Yield `samples`, whose rows are before `end`; note `window` rows at a time as in flight
+        before the first of them is yielded.
         """
         noted = 0
         for row, sample in samples:
@@ -68,13 +69,13 @@ class Journal:
                 self._write((first, noted), probing=False)
             yield row, sample
 
-    def finished(self, rows: Sequence[int]) -> None:
-        """`rows` have their result."""
+    def note_finished(self, rows: Sequence[int]) -> None:
+        """Note that `rows` have their result."""
         with self._lock:
             self._in_flight.difference_update(rows)
 
     def close(self) -> None:
-        """The span's file is there: nobody needs to know any more."""
+        """Delete the journal: the span file exists."""
         storage.delete(self._url)
 
     def _write(self, rows: tuple[int, int], *, probing: bool) -> None:
@@ -84,13 +85,13 @@ class Journal:
 
 def _read(url: str) -> Suspects:
     try:
-        found = json.loads(storage.read(url))
+        entry = json.loads(storage.read(url))
     except MissingError:
         return Suspects()
-    first, end = found["rows"]
-    alone = {int(row): count for row, count in found["alone"].items()}
-    killers = tuple(found["killers"])
-    if found["probing"] and end - first == 1:
+    first, end = entry["rows"]
+    alone = {int(row): count for row, count in entry["alone"].items()}
+    killers = tuple(entry["killers"])
+    if entry["probing"] and end - first == 1:
         alone[first] = alone.get(first, 0) + 1
         if alone[first] >= _DEATHS_ALONE:
             return Suspects(alone=alone, killers=(*killers, first))

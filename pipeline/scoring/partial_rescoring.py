@@ -20,7 +20,7 @@ from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.losses import merge
 from catalogs.losses.catalog import PartSummary
-from pipeline.scoring.calibration import UNSCORED, Calibration, calibrate, of_warm_up
+from pipeline.scoring.calibration import UNSCORED, Calibration, fit_calibration, fit_warm_up_trend
 from pipeline.scoring.driver import PartBuild, ScoringJob
 from pipeline.scoring.scoring_plan import ScoringPlan, with_learned_batch_units
 from pipeline.scoring.span_task import Measurement, RowSubset, SpanTask
@@ -134,10 +134,10 @@ class PartialRescoring:
     def _calibration(self, digests: Sequence[str]) -> Calibration:
         catalog, number = self.job.catalog, self.job.round_number
         if self.kept_round is None:
-            return of_warm_up(catalog, round_number=number)
+            return fit_warm_up_trend(catalog, round_number=number)
         if self.job.config.schedule.rescore.kind == "observed":
             return UNSCORED
-        return calibrate(catalog, since=self.kept_round, round_number=number, spans=digests)
+        return fit_calibration(catalog, since=self.kept_round, round_number=number, spans=digests)
 
     def _merge_tasks(self, plan: ScoringPlan, calibration: Calibration) -> Iterator[MergeTask]:
         """Yield one task for each part that has to be rebuilt."""

@@ -67,7 +67,7 @@ def _measure(task: SpanTask) -> SpanResult:
     keep_freed_memory()
     journal = Journal(Layout(measurement.run).journal(task.digest))
     for group in journal.suspects.groups():
-        journal.probing(group)
+        journal.note_probe(group)
         _score_rows(task, _RowReader(task, group))
     reader = _RowReader(task, task.rows, journal=journal)
     scores, notes = _score_rows(task, reader)
@@ -107,7 +107,7 @@ def _score_rows(task: SpanTask, reader: "_RowReader") -> "tuple[pl.DataFrame, Sc
         reader.samples(),
         settings=measurement.settings,
         notes=notes,
-        finished=reader.journal.finished if reader.journal else None,
+        finished=reader.journal.note_finished if reader.journal else None,
     )
     killed = [{ROW: row, NUM_UNITS: 0, STATUS: KILLED} for row in reader.poison_rows]
     return pl.concat([scores, pl.DataFrame(killed, schema=scores.schema)]).sort(ROW), notes
@@ -150,7 +150,7 @@ class _RowReader:
         if self.journal is None:
             return kept
         window = self._task.measurement.settings.window_samples
-        return self.journal.noting(kept, window=window, end=self._range.stop)
+        return self.journal.note_samples(kept, window=window, end=self._range.stop)
 
     def _read(self) -> Iterator[tuple[int, Sample]]:
         shard, rows = self._task.shard, self._rows

@@ -1,16 +1,14 @@
-"""Writes scattered rows of an index once as compact shards, where reading them for several epochs
-would cost more.
+"""Compact shards: the rows of an index, written once instead of read scattered in every epoch.
 
-Whether it pays, and the shards, one Dask task each. A compact shard holds all selected rows of
-some consecutive shards of the corpus, in order, in the format of these, with the task's columns
-only. It is published whole; the manifest beside them comes last and makes them count. So a
-driver or worker may be killed at any moment, and what is there is not written again.
+A compact shard holds all selected rows of consecutive shards of the corpus, in order and in their
+format, with the task's columns only. One Dask task writes it. The manifest beside the shards is
+published last and commits them; after a kill, existing shards are not written again.
 """
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -28,26 +26,26 @@ from catalogs.storage.objects import ObjectInfo
 from pipeline.cluster import Client, run_tasks
 from pipeline.console import progress
 
-# A compact shard holds about so many bytes at rest.
+# Size of a compact shard, about.
 _SHARD_BYTES = 64 << 20
-# Rows that a worker holds at once.
-_ROWS_AT_A_TIME = 1024
-# The cost of reading is estimated from so many shards.
+# Rows that a worker holds in memory.
+_CHUNK_ROWS = 1024
+# The cost of reading is estimated from this many shards.
 _SAMPLED_SHARDS = 32
-# Less than this saved is not worth starting workers for.
-_LEAST_SAVED_SECONDS = 30.0
+# A smaller saving is not worth starting workers.
+_MIN_SAVED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Seconds of one connection for one pass: over the corpus, and over compact shards."""
+class ReadEstimate:
+    """Seconds that one connection takes to read the rows once: scattered, and compact."""
 
     scattered_seconds: float
     compact_seconds: float
 
     def saved_seconds(self, *, epochs: int, connections: int) -> float:
-        """Over all epochs, by as many connections as training has: writing reads everything once,
-        and sends what was selected.
+        """Return the seconds saved over all epochs; writing reads scattered rows once and sends
+        them.
         """
         before = epochs * self.scattered_seconds
         after = self.scattered_seconds + (epochs + 1) * self.compact_seconds
@@ -56,58 +54,59 @@ class Estimate:
     def pays(self, *, epochs: int, connections: int) -> bool:
         """Whether enough is saved."""
         saved = self.saved_seconds(epochs=epochs, connections=connections)
-        return saved >= _LEAST_SAVED_SECONDS
+        return saved >= _MIN_SAVED_SECONDS
 
 
-def estimate(index: IndexFile, corpus: Corpus, *, columns: Sequence[str]) -> Estimate:
-    """From the footers and member indexes of some shards; no sample is read."""
+def estimate(index: IndexFile, corpus: Corpus, *, columns: Sequence[str]) -> ReadEstimate:
+    """Estimate from the footers and member indexes of some shards; no sample is read."""
     rows = index.rows_by_shard()
-    found = np.array(list(rows))
-    places = np.unique(np.linspace(0, len(found) - 1, min(_SAMPLED_SHARDS, len(found)), dtype=int))
+    shard_ids = np.array(list(rows))
+    num_shards = len(shard_ids)
+    positions = np.linspace(0, num_shards - 1, min(_SAMPLED_SHARDS, num_shards), dtype=int)
+    positions = np.unique(positions)
     scattered = compact = 0.0
-    for shard_id in found[places].tolist():
+    for shard_id in shard_ids[positions].tolist():
         shard = corpus.shard(shard_id)
         plan = plan_shard(shard, rows=rows[shard_id][0].tolist(), columns=columns)
         cost = storage.read_cost(shard.uri)
         scattered += cost.seconds(num_requests=len(plan.ranges), num_bytes=plan.num_bytes)
         requests = plan.bytes_selected / _SHARD_BYTES
         compact += cost.seconds(num_requests=requests, num_bytes=plan.bytes_selected)
-    share = len(found) / max(len(places), 1)
-    return Estimate(scattered * share, compact * share)
+    factor = num_shards / max(len(positions), 1)
+    return ReadEstimate(scattered * factor, compact * factor)
 
 
 def open_compact(folder: str) -> Corpus | None:
-    """The compact shards in `folder`, if all of them are there."""
+    """Open the compact shards in `folder`; None until all of them are written."""
     return Corpus.open(folder) if storage.info(Layout(folder).manifest) is not None else None
 
 
 def materialise(
     index: IndexFile, corpus: Corpus, *, columns: Sequence[str], folder: str, client: Client
 ) -> Corpus:
-    """The rows of `index` as compact shards in `folder`; what is there already is not written.
+    """Write the rows of `index` as compact shards to `folder`; existing shards are kept.
 
     Raises:
         InputError: the index is empty, or values of a column have no common type.
-        ClusterError: the cluster was lost; calling again goes on.
+        ClusterError: the cluster was lost; call again to resume.
     """
-    if (known := open_compact(folder)) is not None:
-        return known
+    if (corpus_in_folder := open_compact(folder)) is not None:
+        return corpus_in_folder
     if not index.num_samples:
-        raise InputError(f"{index.url} selects no row: there is nothing to write compactly")
+        raise InputError(f"{index.url} selects no row: there are no compact shards to write")
     tasks = list(_tasks(index, corpus, columns=tuple(columns), folder=folder))
     written: dict[int, tuple[ObjectInfo, Inspection]] = {}
     with progress("compacting", total=len(tasks), unit="shards") as advance:
         for task, result in run_tasks(client, _write, tasks):
             written[task.number] = result
             advance(1)
-    found = [(written[task.number][0], task.format, written[task.number][1]) for task in tasks]
-    compact = Corpus.from_inspections(found)
-    compact.save(folder)
+    shards = [(written[task.number][0], task.format, written[task.number][1]) for task in tasks]
+    Corpus.from_inspections(shards).save(folder)
     return Corpus.open(folder)
 
 
 def folder_of(run: str, round_number: int, index: IndexFile, *, columns: Sequence[str]) -> str:
-    """Where the compact shards of a round's index are: named by all that they are made from."""
+    """Return the folder of a round's compact shards, named by what they are made from."""
     facts = [index.digest, index.provenance.get("corpus_id"), sorted(columns)]
     digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     return Layout(run).compact(round_number, digest)
@@ -115,7 +114,7 @@ def folder_of(run: str, round_number: int, index: IndexFile, *, columns: Sequenc
 
 @dataclass(frozen=True)
 class _Task:
-    """One compact shard, and the shards whose selected rows it holds."""
+    """Write one compact shard: the selected rows of `shards`."""
 
     number: int
     index: str
@@ -143,23 +142,32 @@ def _tasks(
     for shard_ids, _, _ in index.batches():
         for shard_id, count in zip(*np.unique(shard_ids, return_counts=True), strict=True):
             counts[int(shard_id)] = counts.get(int(shard_id), 0) + int(count)
-    group_of, group, filled = {}, 0, 0.0
+    layout = Layout(folder)
+    for number, group in enumerate(_group_shards(counts, corpus)):
+        shards = tuple(corpus.shard(shard_id) for shard_id in group)
+        yield _Task(number, index.url, shards, columns, layout)
+
+
+def _group_shards(counts: Mapping[int, int], corpus: Corpus) -> Iterator[list[int]]:
+    """Group consecutive shards of one format whose selected rows fill a compact shard.
+
+    `counts`: shard id → selected rows.
+    """
+    group_of: dict[int, int] = {}
+    group, filled = 0, 0.0
     for shard_id, count in counts.items():
         shard = corpus.shard(shard_id)
         size = count * shard.num_bytes / max(shard.num_samples, 1)
         if filled and filled + size > _SHARD_BYTES:
             group, filled = group + 1, 0.0
         group_of[shard_id], filled = group, filled + size
-    layout = Layout(folder)
-    # One format for each.
-    runs = groupby(counts, key=lambda shard_id: (group_of[shard_id], corpus.shard(shard_id).format))
-    for number, (_, shard_ids) in enumerate(runs):
-        shards = tuple(corpus.shard(shard_id) for shard_id in shard_ids)
-        yield _Task(number, index.url, shards, columns, layout)
+    key_of = {shard_id: (group_of[shard_id], corpus.shard(shard_id).format) for shard_id in counts}
+    for _, shard_ids in groupby(counts, key=key_of.__getitem__):
+        yield list(shard_ids)
 
 
 def _write(task: _Task) -> tuple[ObjectInfo, Inspection]:
-    """On a worker: the shard's place, and what is in it."""
+    """Write the shard on a worker, unless it exists; return where it is and what it holds."""
     if storage.info(task.url) is None:
         with tempfile.TemporaryDirectory(prefix="attent-") as work:
             path = Path(work) / task.url.rpartition("/")[2]
@@ -172,8 +180,8 @@ def _write(task: _Task) -> tuple[ObjectInfo, Inspection]:
     return stored, inspect_shard(task.url, task.format, members_url=members)
 
 
-def _samples(task: _Task) -> Iterator[Sample]:
+def _samples(task: _Task) -> Generator[Sample, None, None]:
     for shard in task.shards:
         rows = iter(rows_of_shard(task.index, shard.shard_id).tolist())
-        while some := list(islice(rows, _ROWS_AT_A_TIME)):
-            yield from read_shard(shard, rows=some, columns=task.columns).samples
+        while chunk := list(islice(rows, _CHUNK_ROWS)):
+            yield from read_shard(shard, rows=chunk, columns=task.columns).samples

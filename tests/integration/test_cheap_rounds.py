@@ -176,14 +176,14 @@ def test_a_uniform_adaptive_run_is_never_scored(
     assert LossCatalog(settings.run).rounds() == []
     made = decision_log.read_all(settings.run)
     assert {one.rescore for one in made.values()} == {0.0}
-    assert made[0].reasons["rescore"] == "nothing: the selection asks for no losses"
+    assert made[0].reasons["rescore"] == "nothing: the selection needs no losses"
 
 
 def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
-    with pytest.raises(InputError, match=r"--fraction 0\.1 .* nothing was scored before it: leave"):
+    with pytest.raises(InputError, match=r"--fraction 0\.1 .* nothing was scored before: omit"):
         score(settings, client=client, fraction=0.1)
     score(settings, client=client)
     stages.train(settings, client=client)
@@ -202,7 +202,7 @@ def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
 ) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "none"})
     with pytest.raises(
-        MissingError, match=r"round 2 is decided by .* round 0 is not finished: run"
+        MissingError, match=r"round 2 is decided from .* round 0 is not finished: run"
     ):
         score(settings, client=client, round_number=2)
     assert decision_log.read_all(settings.run) == {}
@@ -212,5 +212,7 @@ def test_a_decision_that_is_damaged_is_named(tmp_path: Path, shards: Path, clien
     settings = cheap(tmp_path / "run", shards, {"kind": "none"})
     prepare(settings, cluster=lambda: client)
     storage.publish(Layout(settings.run).decision(1), b'{"round": 3}')
-    with pytest.raises(InputError, match=r"decisions/00001\.json is no decision .* delete it"):
+    with pytest.raises(
+        InputError, match=r"decisions/00001\.json is not a valid decision .* delete it"
+    ):
         prepare(settings, cluster=lambda: client)

@@ -19,7 +19,7 @@ from pipeline import score, stages
 from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.runs.garbage_collection import collect
+from pipeline.runs.garbage_collection import collect_garbage
 from pipeline.runs.lease import held
 from pipeline.runs.state import ensure_decision, prepare
 from pipeline.scoring.driver import ScoringJob
@@ -56,12 +56,12 @@ def test_gc_removes_superseded_losses_and_orphans_and_nothing_else(finished: str
     os.utime(temporary, (0, 0))
     before = {item.url for item in storage.list_objects(finished)}
 
-    dry = collect(finished, dry_run=True)
+    dry = collect_garbage(finished, dry_run=True)
     assert {item.url for item in storage.list_objects(finished)} == before
     assert (dry.snapshots, dry.parts, dry.spans, dry.journals, dry.plans, dry.leftovers) == (
         1, len(superseded), 1, 1, 2, 1,
     )  # fmt: skip
-    done = collect(finished)
+    done = collect_garbage(finished)
     assert (done.parts, done.num_bytes) == (dry.parts, dry.num_bytes)
     assert names(layout.parts) == used
     assert catalog.rounds() == [2]
@@ -69,7 +69,7 @@ def test_gc_removes_superseded_losses_and_orphans_and_nothing_else(finished: str
     assert not temporary.exists()
     gone = before - {item.url for item in storage.list_objects(finished)}
     assert all("/losses/" in url for url in gone)
-    assert collect(finished).num_bytes == 0, "a second time there is nothing to do"
+    assert collect_garbage(finished).num_bytes == 0, "a second time there is nothing to do"
 
 
 def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
@@ -81,7 +81,7 @@ def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
     plan = FullScoring(job).plan()
     for task in plan.tasks[:2]:
         measure_span(task)
-    assert collect(run.config.run).num_bytes == 0
+    assert collect_garbage(run.config.run).num_bytes == 0
     result = score_stage(run, run.rounds[0], cluster=lambda: client)
     assert (result.scored, result.skipped) == (160, 80)
 
@@ -97,7 +97,7 @@ def test_gc_keeps_what_an_interrupted_partial_round_will_go_on_with(
     job = ScoringJob(settings, client, round_number=1, checkpoint=start)
     task, *_ = PartialRescoring(job, share=0.5, ratio=0.5).plan().tasks
     measure_span(task)
-    assert collect(settings.run).spans == 0
+    assert collect_garbage(settings.run).spans == 0
     assert score(settings, client=client).scored == 120 - task.num_rows
 
 
@@ -105,9 +105,9 @@ def test_gc_does_nothing_while_a_driver_is_at_work_or_where_no_run_is(
     finished: str, tmp_path: Path
 ) -> None:
     with held(finished), pytest.raises(ExistsError, match="works on this run"):
-        collect(finished)
-    with pytest.raises(MissingError, match="is no run"):
-        collect(str(tmp_path))
+        collect_garbage(finished)
+    with pytest.raises(MissingError, match="is not a run"):
+        collect_garbage(str(tmp_path))
 
 
 @pytest.mark.parametrize(

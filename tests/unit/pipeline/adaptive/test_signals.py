@@ -14,7 +14,7 @@ from catalogs import Corpus, LossCatalog
 from catalogs.layout import Layout
 from catalogs.shard_format import Shard
 from pipeline.adaptive.signals import measure
-from pipeline.scoring.calibration import calibrate
+from pipeline.scoring.calibration import fit_calibration
 
 NUM_SHARDS, ROWS, STEPS = 4, 50, 10
 DRAWN = np.random.default_rng(0).gamma(2, 1, NUM_SHARDS * ROWS)
@@ -122,7 +122,7 @@ def test_a_round_whose_parts_are_gone_shows_no_drift(catalog: LossCatalog) -> No
 
 def test_the_rows_that_calibrate_are_the_best_there_are(catalog: LossCatalog) -> None:
     def found(number: int, *spans: str) -> tuple[str, float]:
-        made = calibrate(catalog, since=number - 1, round_number=number, spans=spans)
+        made = fit_calibration(catalog, since=number - 1, round_number=number, spans=spans)
         return made.source, float(made.quantiles(np.array([3.0]))[0])
 
     score(catalog, 0, DRAWN, [0, 1, 2, 3])
@@ -139,7 +139,7 @@ def test_the_rows_that_calibrate_are_the_best_there_are(catalog: LossCatalog) ->
     new = table(DRAWN - 1, [1], status="ok", measured_step=20, origin="scored", visits=0)
     catalog.write_span("new", new.select(*schema.LOSSES))
     assert found(2, "new") == ("scored for this round", pytest.approx(2.0, abs=0.05))
-    made = calibrate(catalog, since=1, round_number=2, spans=["new"])
+    made = fit_calibration(catalog, since=1, round_number=2, spans=["new"])
     part = catalog.merge(
         range(1, 2), since=1, round_number=2, spans=["new"], calibration=made.quantiles
     )

@@ -26,13 +26,13 @@ def test_rows_are_noted_before_they_are_handed_on_and_leave_when_they_are_finish
 ) -> None:
     path = tmp_path / "span.json"
     journal = Journal(str(path))
-    samples = journal.noting(numbered(range(20, 100)), window=30, end=100)
+    samples = journal.note_samples(numbered(range(20, 100)), window=30, end=100)
     assert next(samples)[0] == 20
     assert left_behind(path) == (20, 50)
     for _ in range(30):
         row, _ = next(samples)
     assert (row, left_behind(path)) == (50, (20, 80)), "nothing of the first window is finished"
-    journal.finished(range(20, 45))
+    journal.note_finished(range(20, 45))
     assert [row for row, _ in samples] == list(range(51, 100))
     assert left_behind(path) == (45, 100), "no row beyond the end"
     journal.close()
@@ -59,14 +59,14 @@ def attempt(url: str, rows: range, killers: set[int], *, disturbed_at: int | Non
     """One attempt at a span: probes, then measures; returns how many rows were left out."""
     journal = Journal(url)
     for group in journal.suspects.groups():
-        journal.probing(group)
+        journal.note_probe(group)
         if killers & set(group) - set(journal.suspects.killers):
             raise DiedError
     kept = (one for one in numbered(rows) if one[0] not in journal.suspects.killers)
-    for row, _ in journal.noting(kept, window=256, end=rows.stop):
+    for row, _ in journal.note_samples(kept, window=256, end=rows.stop):
         if row in killers or row == disturbed_at:
             raise DiedError
-        journal.finished(range(row - 1200, row - 1000))
+        journal.note_finished(range(row - 1200, row - 1000))
     journal.close()
     return len(journal.suspects.killers)
 
@@ -101,7 +101,7 @@ def test_a_process_that_is_ended_for_reasons_of_its_own_leaves_nothing_out(tmp_p
 
 def test_a_row_that_was_alone_once_is_tried_once_more(tmp_path: Path) -> None:
     path = tmp_path / "span.json"
-    Journal(str(path)).probing(range(7, 8))
+    Journal(str(path)).note_probe(range(7, 8))
     assert Journal(str(path)).suspects == Suspects(rows=(7, 8), alone={7: 1})
-    Journal(str(path)).probing(range(7, 8))
+    Journal(str(path)).note_probe(range(7, 8))
     assert Journal(str(path)).suspects == Suspects(alone={7: 2}, killers=(7,))
