@@ -13,6 +13,8 @@ Strategies are in `attent_select.strategies`, one per file; `attent_select.testi
 conformance suite for new ones.
 """
 
+import logging
+
 from attent_select.schedule.rescoring import Rescore
 from attent_select.schedule.rounds import Ratio, Round, Schedule, SelectionInterval, plan_rounds
 from attent_select.selection.composition import Composition
@@ -21,6 +23,9 @@ from attent_select.strategy import Candidates, Cutoff, Strategy
 
 # The only place where the version is written; pyproject.toml reads it from here.
 __version__ = "0.1.0"
+
+# Libraries do not print: whoever uses them configures logging.
+logging.getLogger("attent").addHandler(logging.NullHandler())
 
 __all__ = [
     "Candidates",

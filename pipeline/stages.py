@@ -18,9 +18,9 @@ from catalogs.layout import Layout
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.config import credentials, run_config
 from pipeline.config.sections import RunConfig
-from pipeline.console import describe_round
 from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
+from pipeline.descriptions import describe_round
 from pipeline.loop import run_rounds, select_and_train
 from pipeline.runs import lease, setup_process
 from pipeline.runs.setup import Cluster, SaveInitial, save_initial

@@ -21,7 +21,7 @@ from catalogs.tables import frames
 from pipeline.antk.probe_samples import ProbeSample, probe_samples
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
-from pipeline.console import progress, say, show_frame
+from pipeline.progress import progress
 
 if TYPE_CHECKING:
     from trainers.antk import Kernel, Output
@@ -46,7 +46,7 @@ _TABLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class KernelSettings:
     """What of a kernel can be chosen: f, the probe, a sketch instead of the exact one, dtype."""
 
     output: str | None = None
@@ -82,7 +82,7 @@ class AntkResult:
 
 def measure(
     run: str,
-    asked: Asked | None = None,
+    settings: KernelSettings | None = None,
     *,
     rounds: Sequence[int] | None = None,
     groups: bool = False,
@@ -91,7 +91,7 @@ def measure(
 
     Args:
         run: a run, or its CONFIG.yaml.
-        asked: which kernel.
+        settings: which kernel.
         rounds: the checkpoints of these rounds alone, beside the initial one; default: all.
         groups: also say it of every group of parameters.
 
@@ -102,21 +102,21 @@ def measure(
     """
     from trainers.antk import Output
 
-    config, asked = run_config.load(run), asked or Asked()
-    output = Output.of(config.task.task, asked.output)
-    kind = asked.kind(output.name)
+    config, settings = run_config.load(run), settings or KernelSettings()
+    output = Output.of(config.task.task, settings.output)
+    kind = settings.kind(output.name)
     checkpoints = _checkpoints(config, rounds)
-    missing = _missing(config, asked, output.name, checkpoints)
-    _compute(config, asked, output, missing)
+    missing = _missing(config, settings, output.name, checkpoints)
+    _compute(config, settings, output, missing)
     found = _table(config.run, kind, list(checkpoints))
     figure = _draw(found, Layout(config.run).kernel_figure(kind))
     shown = found if groups else found.filter(pl.col("group") == "all")
     return AntkResult(
         output=output.name,
         meaning=output.meaning,
-        probe=asked.probe,
-        sketch=asked.sketch,
-        dtype=asked.dtype,
+        probe=settings.probe,
+        sketch=settings.sketch,
+        dtype=settings.dtype,
         computed=len(missing),
         skipped=len(checkpoints) - len(missing),
         checkpoints=shown.drop("kind", "output").to_dicts(),
@@ -143,33 +143,6 @@ def table(run: str) -> pl.DataFrame:
     order = {kind: sorted(each, key=lambda n: (n != INITIAL, n)) for kind, each in names.items()}
     tables = [_table(run, kind, each) for kind, each in sorted(order.items())]
     return pl.concat([pl.DataFrame(schema=_TABLE), *tables])
-
-
-def show_drift(result: AntkResult) -> None:
-    """The table, for people."""
-    how = "exact" if result.sketch is None else f"sketch of {result.sketch}"
-    say(f"{result.meaning}. {result.probe} samples, {how}, {result.dtype}")
-    rows = [
-        {
-            **{name: row[name] for name in ("checkpoint", "step", "group")},
-            "drift": _said(row),
-            "trace": f"{row['trace']:.4g}",
-            "share": f"{row['trace_share']:.1%}",
-            "effective rank": f"{row['effective_rank']:.2f}",
-            "largest eigenvalue": f"{row['eigenvalues'][0]:.4g}",
-        }
-        for row in result.checkpoints
-    ]
-    show_frame(pl.DataFrame(rows))
-    say(f"figure: {result.figure}")
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    if row["drift"] is None:
-        return ""
-    if row["resolved"] or not row["error"]:
-        return f"{row['drift']:.4f}"
-    return f"not resolved (below {row['error']:.4f})"
 
 
 def _checkpoints(config: RunConfig, rounds: Sequence[int] | None) -> dict[str, "Checkpoint"]:
@@ -208,7 +181,10 @@ def _trained(layout: Layout) -> list[int]:
 
 
 def _missing(
-    config: RunConfig, asked: Asked, output: str, checkpoints: Mapping[str, "Checkpoint"]
+    config: RunConfig,
+    settings: KernelSettings,
+    output: str,
+    checkpoints: Mapping[str, "Checkpoint"],
 ) -> dict[str, tuple["Checkpoint", frames.Notes]]:
     """The checkpoints whose kernel is not there yet, and what its file will say of it."""
     corpus, layout = Corpus.open(config.run), Layout(config.run)
@@ -220,10 +196,10 @@ def _missing(
             "step": checkpoint.step,
             "output": output,
             "seed": config.seed,
-            "sketch": asked.sketch,
-            "dtype": asked.dtype,
+            "sketch": settings.sketch,
+            "dtype": settings.dtype,
         }
-        url = layout.kernel(asked.kind(output), name)
+        url = layout.kernel(settings.kind(output), name)
         if storage.info(url) is None or frames.notes_of(frames.footer_of(url)) != notes:
             found[name] = (checkpoint, notes)
     return found
@@ -231,24 +207,24 @@ def _missing(
 
 def _compute(
     config: RunConfig,
-    asked: Asked,
+    settings: KernelSettings,
     output: "Output",
     missing: Mapping[str, tuple["Checkpoint", frames.Notes]],
 ) -> None:
     from trainers.antk import Function, Sketch, empirical_kernel
 
-    if asked.probe < 1:
-        raise InputError(f"--probe {asked.probe}: expected at least 1 sample")
-    sketch = None if asked.sketch is None else Sketch(asked.sketch, config.seed)
+    if settings.probe < 1:
+        raise InputError(f"--probe {settings.probe}: expected at least 1 sample")
+    sketch = None if settings.sketch is None else Sketch(settings.sketch, config.seed)
     models = config.task.task.models(config.model)
     probe: list[ProbeSample] = []
-    with progress("kernel", total=len(missing) * asked.probe, unit="samples") as advance:
+    with progress("kernel", total=len(missing) * settings.probe, unit="samples") as advance:
         for name, (checkpoint, notes) in missing.items():
             model = checkpoint.load(models)
-            probe = probe or probe_samples(config, model, num_samples=asked.probe)
-            function = Function(model, [one.batch for one in probe], output, dtype=asked.dtype)
+            probe = probe or probe_samples(config, model, num_samples=settings.probe)
+            function = Function(model, [one.batch for one in probe], output, dtype=settings.dtype)
             kernel = empirical_kernel(function, sketch=sketch, advance=advance)
-            url = Layout(config.run).kernel(asked.kind(output.name), name)
+            url = Layout(config.run).kernel(settings.kind(output.name), name)
             frames.publish_frame(url, _rows(kernel, probe), notes=notes)
 
 

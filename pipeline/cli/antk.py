@@ -1,42 +1,76 @@
-"""`attent antk`: its arguments and options."""
+"""`attent antk`: drift of the attention neural tangent kernel."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Json, Run
-from pipeline.console import answer
+from pipeline.cli.options import RunOrConfig
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_frame
+
+if TYPE_CHECKING:
+    from pipeline.antk.measurement import AntkResult
+
+Sketch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="R", min=1, help="Project gradients to R numbers, for models too large otherwise."
+    ),
+]
+Rounds = Annotated[
+    list[int] | None,
+    typer.Option("--round", help="Round number; repeatable. Default: all rounds."),
+]
 
 
+def _show(result: "AntkResult") -> None:
+    import polars as pl
+
+    method = "exact" if result.sketch is None else f"sketch of {result.sketch}"
+    typer.echo(f"{result.meaning}. {result.probe} samples, {method}, {result.dtype}", err=True)
+    rows = [
+        {
+            **{name: row[name] for name in ("checkpoint", "step", "group")},
+            "drift": _drift(row),
+            "trace": f"{row['trace']:.4g}",
+            "share": f"{row['trace_share']:.1%}",
+            "effective rank": f"{row['effective_rank']:.2f}",
+            "largest eigenvalue": f"{row['eigenvalues'][0]:.4g}",
+        }
+        for row in result.checkpoints
+    ]
+    show_frame(pl.DataFrame(rows))
+    typer.echo(f"figure: {result.figure}", err=True)
+
+
+def _drift(row: Mapping[str, Any]) -> str:
+    if row["drift"] is None:
+        return ""
+    if row["resolved"] or not row["error"]:
+        return f"{row['drift']:.4f}"
+    return f"not resolved (below {row['error']:.4f})"
+
+
+@command(_show)
 def antk(
     *,
-    run: Run,
+    run: RunOrConfig,
     output: Annotated[
         str | None,
-        typer.Option(help="f: target (its logit), logits, or loss. Default: target, else loss."),
+        typer.Option(
+            help="Model output: target (its logit), logits, or loss. Default: target, else loss."
+        ),
     ] = None,
-    probe: Annotated[int, typer.Option(min=1, help="Samples of the kernel.")] = 64,
-    sketch: Annotated[
-        int | None,
-        typer.Option(metavar="R", min=1, help="Projects gradients to R numbers: large models."),
-    ] = None,
-    rounds: Annotated[
-        list[int] | None, typer.Option("--round", help="Only these; repeatable. Default: all.")
-    ] = None,
-    groups: Annotated[bool, typer.Option("--groups", help="Also each group: q, k, v, …")] = False,
+    probe: Annotated[int, typer.Option(min=1, help="Number of samples in the kernel.")] = 64,
+    sketch: Sketch = None,
+    rounds: Rounds = None,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Also show each parameter group: q, k, v, …")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    as_json: Json = False,
-) -> None:
-    """Measures how the attention neural tangent kernel drifts from round to round."""
+) -> "AntkResult":
+    """Measure how the attention neural tangent kernel drifts from round to round."""
+    from pipeline.antk.measurement import KernelSettings, measure
 
-    def work() -> Any:
-        from pipeline.antk.measurement import Asked, measure
-
-        return measure(run, Asked(output, probe, sketch, dtype), rounds=rounds, groups=groups)
-
-    def show(result: Any) -> None:
-        from pipeline.antk.measurement import show_drift
-
-        show_drift(result)
-
-    answer(work, as_json=as_json, show=show)
+    return measure(run, KernelSettings(output, probe, sketch, dtype), rounds=rounds, groups=groups)

@@ -1,8 +1,22 @@
-"""Arguments and options of the command line that several files of commands share."""
+"""Arguments and options that several commands share."""
 
 from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
+# A command that only reads needs a run; the others also take the configuration that makes one.
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run.")]
+RunOrConfig = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace a key of the configuration; repeatable."
+    ),
+]
+Round = Annotated[
+    int | None,
+    typer.Option("--round", min=0, help="Round number. Default: the first unfinished round."),
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="`local`, or the address of a Dask scheduler (tcp://…).")
+]

@@ -1,68 +1,75 @@
-"""`attent report`: its arguments and options."""
+"""`attent report`: an HTML page about a run, and its verdict."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Json
-from pipeline.console import answer, show_values
+from pipeline.cli.options import Run
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_values
 
-# The last four are the verdict's.
 Controls = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=RUN", help="A run to draw beside it; repeatable."),
+    typer.Option(metavar="NAME=RUN", help="Another run to draw beside this one; repeatable."),
 ]
 Repeats = Annotated[
     list[str] | None,
-    typer.Option(metavar="RUN", help="The same with another seed; repeatable."),
+    typer.Option(metavar="RUN", help="The same run with another seed; repeatable."),
 ]
 OnAllData = Annotated[
     list[str] | None,
-    typer.Option(metavar="RUN", help="All data, for the verdict; one per seed."),
+    typer.Option(
+        metavar="RUN", help="A run on all data, for the verdict; repeat it for each seed."
+    ),
 ]
 AtSameCost = Annotated[
     list[str] | None,
-    typer.Option(metavar="RUN", help="All data for fewer epochs, at RUN's cost; one per seed."),
+    typer.Option(
+        metavar="RUN",
+        help="A run on all data for fewer epochs, at the cost of RUN; repeat it for each seed.",
+    ),
 ]
 Quality = Annotated[
     str | None,
-    typer.Option(help="The verdict's metric; default: accuracy, mean_iou, else eval_loss."),
+    typer.Option(
+        help="Metric of the verdict. Default: accuracy or mean_iou, else eval_loss.",
+    ),
 ]
 
 
+def _show(result: Mapping[str, Any]) -> None:
+    show_values({**result, "verdict": result["verdict"].sentence})
+
+
+@command(_show)
 def report(
     *,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
-    out: Annotated[str | None, typer.Option(help="Default: RUN/report.html.")] = None,
+    run: Run,
+    out: Annotated[
+        str | None, typer.Option(help="The page to write. Default: RUN/report.html.")
+    ] = None,
     control: Controls = None,
     repeat: Repeats = None,
     all_data: OnAllData = None,
     same_cost: AtSameCost = None,
     quality: Quality = None,
     png: Annotated[
-        bool, typer.Option("--png", help="Also each chart as PNG, in `report` beside the page.")
+        bool,
+        typer.Option("--png", help="Also write each chart as PNG, into `report` beside the page."),
     ] = False,
-    as_json: Json = False,
-) -> None:
-    """Writes one self-contained HTML file about a run, with a verdict: has it saved time?"""
+) -> dict[str, Any]:
+    """Write one self-contained HTML file about a run, with a verdict: did selection save time?"""
+    from pipeline.reports import outcomes
+    from pipeline.reports.page import named_runs, write_report
 
-    def work() -> Any:
-        from pipeline.reports import outcomes
-        from pipeline.reports.page import named_runs, write_report
-
-        controls = named_runs(control or ())
-        verdict = outcomes.verdict(
-            run,
-            repeats=repeat or (),
-            all_data=all_data or (),
-            same_cost=same_cost or (),
-            quality=quality,
-        )
-        page = write_report(run, controls=controls, verdict=verdict, out=out, png=png)
-        return {"report": page, "verdict": verdict}
-
-    answer(
-        work,
-        as_json=as_json,
-        show=lambda found: show_values(found | {"verdict": found["verdict"].sentence}),
+    controls = named_runs(control or ())
+    verdict = outcomes.verdict(
+        run,
+        repeats=repeat or (),
+        all_data=all_data or (),
+        same_cost=same_cost or (),
+        quality=quality,
     )
+    page = write_report(run, controls=controls, verdict=verdict, out=out, png=png)
+    return {"report": page, "verdict": verdict}

@@ -14,7 +14,7 @@ from catalogs.layout import Layout
 from catalogs.shard_format import Inspection
 from catalogs.storage.objects import ObjectInfo
 from pipeline.cluster import Client, run_tasks, worker_check
-from pipeline.console import progress
+from pipeline.progress import progress
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ The two demonstrations and their three arms, which are three ordinary runs. Run 
 kill and it goes on.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from pipeline import stages
 from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.config import run_config
 from pipeline.config.sections import ClusterSettings
-from pipeline.console import say
 from pipeline.demo import data as demo_data
 from pipeline.reports import outcomes
 from pipeline.reports.page import write_report
 from pipeline.runs.state import prepare
 from pipeline.scoring.score_stage import score_stage
 from pipeline.selection.select_stage import select_stage
+
+_log = logging.getLogger("attent.pipeline.demo.run")
 
 _SEED = 0
 _NUM_SHARDS = 4
@@ -73,6 +75,11 @@ class DemoResult:
     report: str
     seconds: float
 
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The arms by name."""
+        return {"full": self.full, "uniform": self.uniform, "soft": self.soft}
+
 
 def run_demo(task: str, *, out: str) -> DemoResult:
     """Trains on all data, on random subsets and on taught subsets, and compares.
@@ -93,7 +100,7 @@ def compare(demo: Demo, *, out: str) -> DemoResult:
     """The three arms of `demo` in the folder `out`, one after the other, on one local cluster."""
     started = monotonic()
     out = storage.normalise(out)
-    say(f"writing the data to {out}/data")
+    _log.info(f"writing the data to {out}/data")
     _write_data(demo, out)
     settings = {arm: _settings(demo, out, arm=arm) for arm in (*_ARMS, "webdataset")}
     with connect(ClusterSettings(workers=2)) as client:
@@ -101,10 +108,10 @@ def compare(demo: Demo, *, out: str) -> DemoResult:
         _import_libraries()
         described = {}
         for arm in _ARMS:
-            say(f"training {arm}: {_TITLES[arm]}")
+            _log.info(f"training {arm}: {_TITLES[arm]}")
             described[arm] = stages.run(run_config.parse(settings[arm]), client=client)
         same = _selects_same_rows(settings, client=client)
-    say(
+    _log.info(
         f"the WebDataset shards select {'the same' if same else 'OTHER'} rows as the Parquet shards"
     )
     arms = _arms(described)
@@ -130,32 +137,6 @@ _TITLES = {
     "uniform": "a fresh random subset per round",
     "soft": "the subset that the teacher picks",
 }
-
-
-def show_table(result: DemoResult) -> None:
-    """The comparison, for people."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("")
-    for title in (
-        *("samples\nseen", "score\ns", "select\ns", "train\ns", "total\ns"),
-        *("accuracy\n", "held-out\nloss", "seconds\nsaved"),
-    ):
-        table.add_column(title, justify="right")
-    for name in _ARMS:
-        arm: Arm = getattr(result, name)
-        stages_ = [f"{arm.seconds[stage]:.1f}" for stage in ("score", "select", "train", "total")]
-        accuracy = "" if arm.accuracy is None else f"{arm.accuracy:.4f}"
-        saved = "" if name == "full" else f"{arm.seconds_saved:.1f}"
-        table.add_row(
-            name, f"{arm.samples_seen:,}", *stages_, accuracy, f"{arm.eval_loss:.4f}", saved
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"report: {result.report}", soft_wrap=True)
 
 
 def _write_data(demo: Demo, out: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-import typer
 from packaging.requirements import Requirement
 
 from attent_select.errors import AttentError, InputError
@@ -66,15 +65,6 @@ def examine(
     findings.append(_finding("cluster", lambda: _cluster(config, workers)))
     ok = all(one.ok for one in findings)
     return Diagnosis(ok, tuple(findings), estimate(config, places=workers[0]) if ok else None)
-
-
-def show_diagnosis(diagnosis: Diagnosis) -> None:
-    """A line per finding, and the estimate."""
-    for one in diagnosis.findings:
-        typer.echo(f"{'ok    ' if one.ok else 'FAILED'} {one.name}: {one.detail}")
-    if diagnosis.estimate is not None:
-        for line in diagnosis.estimate.lines():
-            typer.echo(line)
 
 
 def _finding(name: str, look: Callable[[], str]) -> Finding:

@@ -11,6 +11,7 @@ in this process namespace. The clocks of machines that share a run must agree to
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -25,7 +26,8 @@ from time import time
 from attent_select.errors import AttentError, ExistsError, MissingError
 from catalogs import storage
 from catalogs.layout import Layout, join
-from pipeline.console import say
+
+_log = logging.getLogger("attent.pipeline.runs.lease")
 
 TTL_SECONDS = 60.0
 _RENEW_SECONDS = 15.0
@@ -127,13 +129,15 @@ class _Lease:
             try:
                 holders = [other for other in self._others() if other.state == _HOLDING]
                 if holders and (self._is_gone() or holders[0].name < self._mine.name):
-                    say(f"{self._refused(holders[0])}; this one was away for too long, and ends")
+                    _log.warning(
+                        f"{self._refused(holders[0])}; this one was away for too long, and ends"
+                    )
                     # To the thread itself: it wakes where it waits, at once.
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 self._publish(_HOLDING)
             except AttentError as error:  # the next attempt may reach the storage again
-                say(f"the lease of {self._run} could not be renewed: {error}")
+                _log.warning(f"the lease of {self._run} could not be renewed: {error}")
 
     def _is_gone(self) -> bool:
         """Whether another driver took this one for dead."""

@@ -15,7 +15,7 @@ from pipeline.adaptive import decision_log
 from pipeline.adaptive.round_decision import RunHistory, needs_decision, publish_decision
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
-from pipeline.console import describe_decision
+from pipeline.descriptions import describe_decision
 from pipeline.runs.setup import Cluster, SaveInitial, check_columns, ingest_corpora, save_initial
 
 _log = logging.getLogger("attent.pipeline.runs.state")

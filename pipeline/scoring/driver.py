@@ -21,7 +21,7 @@ from catalogs.losses.catalog import BatchSplits, PartSummary
 from pipeline import metrics
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.sections import RunConfig
-from pipeline.console import progress
+from pipeline.progress import progress
 from pipeline.scoring.scoring_plan import ScoringPlan
 from pipeline.scoring.scoring_stats import ScoringStats
 from pipeline.scoring.span_task import Measurement, SpanTask

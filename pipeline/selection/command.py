@@ -18,7 +18,7 @@ from catalogs.index import UnsortedError, digest_of
 from catalogs.tables.scan import Scan
 from pipeline.cluster.scan import ClusterScan, frames_by_storage, where_it_runs
 from pipeline.config.sections import SelectionSection
-from pipeline.console import progress, stage
+from pipeline.progress import progress, status
 from pipeline.selection import loss_tables
 from pipeline.selection.choice import (
     Budget,
@@ -99,7 +99,7 @@ def select_losses(
     started = monotonic()
     _check_arguments(out, budget, dry_run=dry_run, overwrite=overwrite)
     section = (options or SelectionOptions()).section()
-    with stage("looking for the losses"):
+    with status("looking for the losses"):
         table = loss_tables.find(losses, round_number=round_number)
         _check_not_input(out, table)
         table.check_columns(_needed_columns(section, budget))
@@ -117,9 +117,9 @@ def select_losses(
 def _select(
     table: LossTable, request: SelectionRequest, *, out: str | None, overwrite: bool
 ) -> SelectResult:
-    with stage("finding the threshold"):
+    with status("finding the threshold"):
         choice = _choose(table, request)
-    with stage("looking for duplicate samples"):
+    with status("looking for duplicate samples"):
         table.check_unique()
     digest = _write(
         out,
@@ -128,7 +128,7 @@ def _select(
         overwrite=overwrite,
         is_remote=isinstance(table.rows, ClusterScan),
     )
-    with stage("counting excluded rows"):
+    with status("counting excluded rows"):
         return replace(_result(table, request, choice), digest=digest, index=out)
 
 

@@ -24,7 +24,7 @@ from catalogs.layout import Layout
 from catalogs.shard_format import Inspection, Sample, Shard
 from catalogs.storage.objects import ObjectInfo
 from pipeline.cluster import Client, run_tasks
-from pipeline.console import progress
+from pipeline.progress import progress
 
 # Size of a compact shard, about.
 _SHARD_BYTES = 64 << 20

@@ -12,7 +12,7 @@ from catalogs import Corpus, IndexFile, storage
 from catalogs.layout import Layout
 from pipeline import metrics
 from pipeline.config.sections import RunConfig
-from pipeline.console import progress
+from pipeline.progress import progress
 from pipeline.runs.setup import Cluster
 from pipeline.runs.state import Run
 from pipeline.training import compact_shards

@@ -16,7 +16,7 @@ from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import run
 from pipeline.antk import measurement
-from pipeline.antk.measurement import Asked, measure
+from pipeline.antk.measurement import KernelSettings, measure
 from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.config import run_config
@@ -60,7 +60,7 @@ def test_there_is_a_kernel_of_every_checkpoint_with_its_drift_and_spectrum(finis
 
 
 def test_the_drift_is_that_of_the_kernels_in_the_files(finished: str) -> None:
-    measured = measure(finished, Asked(probe=12))
+    measured = measure(finished, KernelSettings(probe=12))
     tables = [
         pl.read_parquet(Path(finished, "antk/target-12", f"{name}.parquet"))
         for name in ("00000", "00001")
@@ -87,7 +87,7 @@ def test_a_second_call_computes_only_what_is_missing(finished: str) -> None:
 
 
 def test_a_sketch_too_coarse_for_the_drift_says_so(finished: str) -> None:
-    coarse = measure(finished, Asked(probe=12, sketch=2))
+    coarse = measure(finished, KernelSettings(probe=12, sketch=2))
     assert all(row["error"] > 0.7 for row in coarse.checkpoints)
     assert [row["resolved"] for row in coarse.checkpoints] == [None, *(
         row["drift"] > row["error"] for row in coarse.checkpoints[1:]
@@ -95,8 +95,8 @@ def test_a_sketch_too_coarse_for_the_drift_says_so(finished: str) -> None:
     assert not coarse.checkpoints[3]["resolved"]
     done = CliRunner().invoke(app, ["antk", finished, "--probe", "12", "--sketch", "2"])
     assert "not resolved (below " in done.stdout
-    fine = measure(finished, Asked(probe=12, sketch=1 << 15))
-    exact = measure(finished, Asked(probe=12))
+    fine = measure(finished, KernelSettings(probe=12, sketch=1 << 15))
+    exact = measure(finished, KernelSettings(probe=12))
     for one, other in zip(fine.checkpoints[1:], exact.checkpoints[1:], strict=True):
         assert one["drift"] == pytest.approx(other["drift"], abs=2 * one["error"])
 
@@ -194,7 +194,7 @@ def test_samples_that_cannot_be_used_are_no_part_of_the_probe(
     settings |= {"selection": {"strategy": "uniform"}, "training": {"batch_size": 8}}
     settings["scoring"] |= {"max_failed_share": 1.0}
     run(run_config.parse(settings), client=client)
-    found = measure(str(tmp_path / "run"), Asked(probe=9))
+    found = measure(str(tmp_path / "run"), KernelSettings(probe=9))
     assert found.computed == 2
     table = measurement.table(str(tmp_path / "run"))
     assert table["kind"].unique().to_list() == ["target-9"]

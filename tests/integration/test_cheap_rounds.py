@@ -111,8 +111,9 @@ def test_a_selection_uses_the_losses_that_were_measured_again(
 
 
 def test_what_is_decided_is_written_with_its_reasons_and_shown(
-    tmp_path: Path, shards: Path, client: Client, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="attent")
     settings = cheap(tmp_path / "run", shards, {"kind": "auto", "share": 0.4})
     result = run(settings, client=client)
     made = decision_log.read_all(settings.run)
@@ -123,9 +124,8 @@ def test_what_is_decided_is_written_with_its_reasons_and_shown(
     assert 0.02 <= made[3].rescore <= 1
     assert [made[n].cost.source for n in (1, 2, 3)] == ["prior", "measured", "measured"]
     assert [r.get("samples_scored") for r in result["rounds"]][1:3] == [240, 96]
-    said = capfd.readouterr().err
-    assert "round 3 was decided:" in said
-    assert made[3].reasons["rescore"] in said
+    assert "round 3 was decided:" in caplog.text
+    assert made[3].reasons["rescore"] in caplog.text
     table = query(settings.run, "SELECT round, rescore, phi_source, why_rescore FROM decisions")
     assert table.row(0) == (1, 1.0, "prior", "everything: nothing was scored before")
     page = Path(write_report(settings.run)).read_text()

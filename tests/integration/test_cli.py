@@ -234,8 +234,8 @@ WRONG = [
     (["select", "LOSSES", "--out", "CONFIG", "--ratio", "0.1"], "already exists"),
     (["stream", "RUN", "--index", "/nowhere", "--batch-size", "8"], "/nowhere"),
     (["stream", "RUN", "--index", "x", "--batch-size", "8", "--set", "shufle=full"], "shuffle"),
-    ([*STREAM, "--plan", "--digest"], "leave --digest and --classes out"),
-    ([*STREAM, "--plan", "--classes", "label"], "leave --digest and --classes out"),
+    ([*STREAM, "--plan", "--digest"], "--plan cannot be combined with"),
+    ([*STREAM, "--plan", "--classes", "label"], "--plan cannot be combined with"),
     ([*STREAM, "--digest", "--classes", "label"], "whole batches"),
     ([*STREAM, "--world-size", "2", "--classes", "label"], "whole batches"),
     (["query", "RUN", "DROP TABLE losses"], "one SELECT or WITH"),
@@ -275,7 +275,7 @@ def test_an_error_of_a_process_is_one_line_on_stderr() -> None:
 ANSWER = """
 import subprocess
 import typer
-from pipeline.console import answer
+from pipeline.cli.output.answer import answer
 
 def work():
     print("noise")
@@ -312,7 +312,7 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1() -> None:
     short, long = (
         answer_of("raise RuntimeError('two\\nlines')", ATTENT_TRACEBACK=on) for on in ("0", "1")
     )
-    line = "attent: our fault: RuntimeError: two lines; please report it"
+    line = "attent: internal error: RuntimeError: two lines (this is a bug; please report it)"
     assert (short.returncode, short.stdout) == (1, "")
     assert short.stderr.splitlines()[2:] == [line]
     assert "Traceback" in long.stderr
@@ -342,6 +342,6 @@ def test_an_interrupted_command_says_how_to_go_on(
     process.send_signal(sent)
     out, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert f"To go on: attent run {file} --json" in errors
+    assert f"Resume with: attent run {file} --json" in errors
     assert "Traceback" not in errors
     assert out == ""

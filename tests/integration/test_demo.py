@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from digits import VIT, samples
 
-from pipeline.demo.run import Demo, DemoResult, compare, show_table
+from pipeline.cli.demo import show_comparison
+from pipeline.demo.run import Demo, DemoResult, compare
 
 SCHEDULE = {"epochs": 3, "warmup_epochs": 1, "ratio": {"start": 0.5}}
 
@@ -62,7 +63,7 @@ def test_the_report_and_the_table_show_every_arm(
 ) -> None:
     assert result.report == f"{out}/report.html"
     page = Path(result.report).read_text()
-    show_table(result)
+    show_comparison(result)
     table = capsys.readouterr().out
     for arm in ("full", "uniform", "soft"):
         assert arm in table

@@ -187,14 +187,14 @@ def test_a_run_that_another_driver_works_on_is_left_alone(
 
 
 def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
-    tmp_path: Path, shards: Path, client: Client, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = small_run(tmp_path / "run", shards, **QUICK, task__name="poisonous.Hungry")
     values["task"] |= {"most": 9}
     settings = run_config.parse(values)
     result = score(settings, client=client)
     assert (result.failed, result.numbers["num_splits"] > 0) == ({}, True)
-    assert "did not fit into memory and were halved" in capsys.readouterr().err
+    assert "did not fit into memory and were halved" in caplog.text
     catalog = LossCatalog(settings.run)
     learned = catalog.provenance(0)["fitting_units"]
     assert learned <= 9

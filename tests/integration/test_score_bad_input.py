@@ -115,7 +115,7 @@ def test_a_checkpoint_that_is_not_there_or_does_not_fit_the_task_is_named(
 
 
 def test_texts_that_are_empty_or_too_long_have_a_status_and_others_are_cut_and_counted(
-    tmp_path: Path, client: Client, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     train_tokenizer((f"{p}\n{r}" for p, r in TEXTS), tmp_path / "tokenizer", vocab_size=300)
     rows = [{"prompt": p, "response": r} for p, r in TEXTS]
@@ -138,7 +138,7 @@ def test_texts_that_are_empty_or_too_long_have_a_status_and_others_are_cut_and_c
     result = score(run_config.parse(values), client=client)
     # Of a prompt as long as all that is allowed, nothing that counts is left.
     assert result.failed == {"empty": 2}
-    assert "1 samples were cut to the length" in capsys.readouterr().err
+    assert "1 samples were cut to the length" in caplog.text
     assert result.numbers["num_truncated"] == 1
     last = LossCatalog(str(tmp_path / "run")).latest().collect()["status"].to_list()[-3:]
     assert last == ["empty", "empty", "ok"]

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
-    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = samples(120)
     rows[71]["image"] = POISON + rows[71]["image"]
@@ -46,7 +46,7 @@ def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
     losses = LossCatalog(str(tmp_path / "run")).latest().collect()
     killed = losses.filter(losses["status"] == "killed")
     assert killed.select("shard_id", "row", "loss").rows() == [(1, 31, None)]
-    said = capsys.readouterr().err
+    said = caplog.text
     assert said.count("001.parquet ended: trying again") == 3, "once, alone, and alone again"
     assert "row 31 of shard 1" in said
     assert "gets the status `killed`" in said

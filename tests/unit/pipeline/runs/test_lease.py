@@ -110,7 +110,7 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, hasty: None) -> Non
 
 
 def test_a_driver_whose_lease_was_taken_over_is_interrupted(
-    tmp_path: Path, hasty: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, hasty: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = str(tmp_path)
 
@@ -123,7 +123,7 @@ def test_a_driver_whose_lease_was_taken_over_is_interrupted(
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert "elsewhere works on this run" in capsys.readouterr().err
+    assert "elsewhere works on this run" in caplog.text
 
 
 def test_ranks_of_a_training_other_than_the_first_need_no_lease(

@@ -1,0 +1,36 @@
+"""`attent ingest`: the manifest of a corpus."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.options import Scheduler
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_values
+
+if TYPE_CHECKING:
+    from pipeline.corpus.ingest import IngestResult
+
+
+@command(show_values)
+def ingest(
+    *,
+    shards: Annotated[
+        list[str], typer.Argument(metavar="SHARD_URL…", help="URLs, folders or globs of shards.")
+    ],
+    out: Annotated[str, typer.Option(metavar="RUN", help="The run to create.")],
+    convert: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="Write new shards first: parquet or webdataset."),
+    ] = None,
+    shard_samples: Annotated[
+        int, typer.Option(min=1, help="Number of samples in a new shard.")
+    ] = 10_000,
+    scheduler: Scheduler = None,
+) -> "IngestResult":
+    """Build the manifest of a corpus (from JSONL, Parquet or image folders with --convert)."""
+    from pipeline.stages import ingest_shards
+
+    return ingest_shards(
+        shards, out=out, convert=convert, shard_samples=shard_samples, scheduler=scheduler
+    )

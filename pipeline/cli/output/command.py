@@ -1,0 +1,88 @@
+"""Commands made of functions: the options that every command has."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from pipeline.cli.output.answer import answer
+from pipeline.cli.output.logs import LogOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print debug messages as well.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Also append all log messages to this file."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def command(
+    show: Callable[[R], None],
+    *,
+    to_json: Callable[[R], Any] = lambda result: result,
+    exit_code: Callable[[R], int] = lambda _: 0,
+) -> Callable[[Callable[P, R]], Callable[..., None]]:
+    """Make a command of a function that returns the command's result.
+
+    The command also takes `--json` and the options for log messages. A function that has the
+    argument `as_json` is told whether the result is printed as JSON.
+
+    Args:
+        show: prints the result for people.
+        to_json: what `--json` prints of a result; dataclasses are converted afterwards.
+        exit_code: the exit code for a result.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[..., None]:
+        signature = inspect.signature(function)
+
+        def run(
+            *,
+            context: typer.Context,
+            as_json: bool,
+            verbose: bool,
+            quiet: bool,
+            log_file: Path | None,
+            **arguments: Any,
+        ) -> None:
+            if "as_json" in signature.parameters:
+                arguments["as_json"] = as_json
+            log = (context.obj or LogOptions()) | LogOptions(verbose, quiet, log_file)
+            work = functools.partial(function, **arguments)
+            result = answer(work, as_json=as_json, show=show, to_json=to_json, log=log)
+            if code := exit_code(result):
+                raise typer.Exit(code)
+
+        own = [p for name, p in signature.parameters.items() if name != "as_json"]
+        parameters = [*own, *_OUTPUT_OPTIONS]
+        functools.update_wrapper(run, function)
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        # What typer reads.
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        return run
+
+    return decorate
+
+
+def _option(
+    name: str, annotation: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+_OUTPUT_OPTIONS = (
+    _option("as_json", Json, False),
+    _option("verbose", Verbose, False),
+    _option("quiet", Quiet, False),
+    _option("log_file", LogFile, None),
+    _option("context", typer.Context),
+)

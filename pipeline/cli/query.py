@@ -1,0 +1,30 @@
+"""`attent query`: SQL over the tables of a run."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.options import Run
+from pipeline.cli.output.command import Json, command
+from pipeline.cli.output.show import SHOWN_ROWS, show_frame
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def _columns_and_rows(frame: "pl.DataFrame") -> dict[str, Any]:
+    return {"columns": frame.columns, "rows": frame.rows()}
+
+
+@command(show_frame, to_json=_columns_and_rows)
+def query(
+    *,
+    run: Run,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH statement.")],
+    as_json: Json = False,
+) -> "pl.DataFrame":
+    """Query the tables losses, index, corpus, metrics, scoring, decisions and antk of a run."""
+    from pipeline.reports.query import query
+
+    # One row more than is shown tells whether there are more.
+    return query(run, sql, limit=None if as_json else SHOWN_ROWS + 1)

@@ -1,0 +1,32 @@
+"""`attent run` and `attent train`: all rounds of a run, or one."""
+
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_rounds
+
+
+@command(show_rounds)
+def run(
+    *,
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG.yaml", help="A configuration, or a run to resume.")
+    ],
+    scheduler: Scheduler = None,
+    overrides: Set = None,
+) -> dict[str, Any]:
+    """Do all rounds: score, select, train. Run it again to resume after an interruption."""
+    from pipeline.stages import run
+
+    return run(config, scheduler=scheduler, overrides=overrides or ())
+
+
+@command(show_rounds)
+def train(*, run: RunOrConfig, round_number: Round = None, overrides: Set = None) -> dict[str, Any]:
+    """Train one round on its index file."""
+    from pipeline.stages import train
+
+    return train(run, round_number=round_number, overrides=overrides or ())

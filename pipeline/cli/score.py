@@ -1,0 +1,38 @@
+"""`attent score`: the losses of a round."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_values
+
+if TYPE_CHECKING:
+    from pipeline.scoring.driver import ScoreResult
+
+
+@command(show_values)
+def score(
+    *,
+    run: RunOrConfig,
+    round_number: Round = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of the corpus to measure; other samples keep their loss."
+        ),
+    ] = None,
+    scheduler: Scheduler = None,
+    overrides: Set = None,
+) -> "ScoreResult":
+    """Measure the loss of every sample of the corpus."""
+    from pipeline.stages import score
+
+    return score(
+        run,
+        round_number=round_number,
+        fraction=fraction,
+        scheduler=scheduler,
+        overrides=overrides or (),
+    )

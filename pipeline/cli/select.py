@@ -1,0 +1,95 @@
+"""`attent select`: the teaching subset of given losses."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.options import Scheduler
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_values
+
+if TYPE_CHECKING:
+    from pipeline.selection.command import SelectResult
+
+Losses = Annotated[
+    str,
+    typer.Argument(
+        metavar="LOSSES", help="A run, or Parquet files with the columns shard_id, row and loss."
+    ),
+]
+IndexOut = Annotated[
+    str | None, typer.Option("--out", metavar="INDEX", help="The index file to write.")
+]
+Ratio = Annotated[float | None, typer.Option(help="Share of the corpus to select, in (0, 1].")]
+NumSamples = Annotated[int | None, typer.Option(min=1, help="Number of samples to select.")]
+NumUnits = Annotated[
+    int | None,
+    typer.Option(min=1, help="Budget in units (tokens): select until it is used up."),
+]
+AtMost = Annotated[
+    bool,
+    typer.Option("--at-most", help="If fewer samples are eligible than requested, select all."),
+]
+StrategySet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Setting of the strategy; repeatable."),
+]
+Where = Annotated[
+    str | None, typer.Option(metavar="SQL", help="Condition that eligible rows fulfil.")
+]
+By = Annotated[str | None, typer.Option(metavar="COL", help="Column of strata: each gets a quota.")]
+Granularity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What is selected as a whole: sample, row_group, shard, or a number of rows.",
+    ),
+]
+LossesOfRound = Annotated[
+    int | None,
+    typer.Option(
+        "--round",
+        min=0,
+        help="Round number: changes the random draw; for a run, selects from that round's losses.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, write nothing.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace INDEX if it exists.")]
+
+
+@command(show_values)
+def select(
+    *,
+    losses: Losses,
+    out: IndexOut = None,
+    ratio: Ratio = None,
+    num_samples: NumSamples = None,
+    num_units: NumUnits = None,
+    at_most: AtMost = False,
+    strategy: Annotated[str, typer.Option(help="Name of the strategy.")] = "soft",
+    settings: StrategySet = None,
+    where: Where = None,
+    by: By = None,
+    granularity: Granularity = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draw.")] = 0,
+    round_number: LossesOfRound = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    scheduler: Scheduler = None,
+) -> "SelectResult":
+    """Select the teaching subset from losses and write an index file."""
+    from pipeline.selection.choice import Budget
+    from pipeline.selection.command import select_losses
+    from pipeline.selection.options import SelectionOptions
+
+    return select_losses(
+        losses,
+        out=out,
+        budget=Budget(num_samples, ratio, num_units, at_most=at_most),
+        options=SelectionOptions(strategy, settings or (), where, by, granularity),
+        seed=seed,
+        round_number=round_number,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        scheduler=scheduler,
+    )

@@ -1,0 +1,64 @@
+"""`attent stream`: the training stream without training."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attent_select.errors import InputError
+from pipeline.cli.options import Run
+from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_values
+
+if TYPE_CHECKING:
+    from pipeline.training.dry_run import PlanResult, WalkResult
+
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Measure how well the values of this column are mixed."),
+]
+StreamingSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace a key of the section `streaming`; repeatable."
+    ),
+]
+
+
+@command(show_values)
+def stream(
+    *,
+    corpus: Run,
+    index: Annotated[str, typer.Option(metavar="INDEX", help="An index file.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Global batch size.")],
+    world_size: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
+    rank: Annotated[int, typer.Option(min=0, help="The rank whose stream is read.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the index.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order.")] = 0,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Only compute the digests of the order.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show which reads are planned.")
+    ] = False,
+    classes: Classes = None,
+    settings: StreamingSet = None,
+) -> "WalkResult | PlanResult":
+    """Read the training stream without training: throughput, bytes, read amplification."""
+    from pipeline.training.dry_run import plan as plan_reads
+    from pipeline.training.dry_run import walk
+    from pipeline.training.teaching_stream import Place, settings_of
+
+    place = Place(seed, batch_size=batch_size, epochs=epochs, rank=rank, world_size=world_size)
+    streaming = settings_of(corpus, settings or ())
+    if not plan:
+        return walk(
+            corpus,
+            index=index,
+            place=place,
+            settings=streaming,
+            classes=classes,
+            digest_only=digest,
+        )
+    if digest or classes is not None:
+        raise InputError("--plan cannot be combined with --digest or --classes")
+    return plan_reads(corpus, index=index, place=place, settings=streaming)

@@ -1,0 +1,38 @@
+"""Rounds and decisions as lines of text, for logs and the command line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attent_select.schedule.adaptive import Decision
+
+# The metrics of the evaluation that are shown; all of them are in the run's metrics.
+_SHOWN_METRICS = (
+    "eval_loss",
+    "accuracy",
+    "perplexity",
+    "exact_match",
+    "mean_iou",
+    "rmse",
+    "delta1",
+)
+
+
+def describe_round(round_: Mapping[str, Any]) -> str:
+    """Return one line about a round: its samples, its metrics and its seconds."""
+    names = ["train_loss", *(name for name in _SHOWN_METRICS if name in round_)]
+    metrics = ", ".join(f"{name} {round_[name]:.4f}" for name in names)
+    return (
+        f"round {round_['round']} ({round_['phase']}, {round_['ratio']:.0%}): "
+        f"{round_['samples_seen']:,} samples, {metrics}, {round_['seconds']['total']:.1f} s"
+    )
+
+
+def describe_decision(decision: Decision) -> str:
+    """Return what was decided for a round and why, in a line each."""
+    values = {
+        "ratio": decision.round.ratio,
+        "explore": decision.explore,
+        "rescore": decision.rescore,
+    }
+    lines = [f"  {name} {value:.1%}: {decision.reasons[name]}" for name, value in values.items()]
+    return "\n".join([f"round {decision.round.number} was decided:", *lines])
