@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from pipeline.progress import Advance, Reporter
+from pipeline.progress.reporter import Advance, Reporter
 
 # Between two updates of a bar.
 _UPDATE_SECONDS = 0.2
