@@ -9,7 +9,7 @@ from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
-    from pipeline.runs.garbage_collection import Collected
+    from pipeline.runs.garbage_collection import GarbageReport
 
 
 @command(show_values)
@@ -19,7 +19,7 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count what would be removed.")
     ] = False,
-) -> "Collected":
+) -> "GarbageReport":
     """Remove superseded losses (all but the newest) and leftovers of interrupted work."""
     from pipeline.runs.garbage_collection import collect_garbage
 
