@@ -1,13 +1,13 @@
-"""How soon the attention neural tangent kernel settles, whether it predicts a step, and how samples
-rank by ‖∂ℓ/∂f‖ and by the loss.
+"""Drift of the attention neural tangent kernel, its prediction of a step, and the ranking of
+samples by ‖∂ℓ/∂f‖ compared with the loss.
 
-Trains small models from scratch with a constant learning rate: a ViT whose weights begin as N(0,
-1/width), as in the theory of kernels, the same with the library's N(0, 0.02²), and a language
-model; and the ViT once more with a learning rate that decays to 0, as in a run. On the way it
-measures the kernel of 48 probe samples, exact, for f = the target's logit. At some steps it also
-scores samples that were not trained on, by their loss and by their functional gradient, and takes
-steps of gradient descent of shrinking learning rates on the probe (float64). Writes JSON and a
-figure to benchmarks/results/.
+Trains small models from scratch with a constant learning rate: a ViT with weights initialised from
+N(0, 1/width), as in the theory of kernels, the same with the library's N(0, 0.02²), and a language
+model; then the ViT with a learning rate that decays to 0, as in a run. During training it measures
+the exact kernel of 48 probe samples for f = the target's logit. At some steps it also scores
+samples that were not trained on, by loss and by functional gradient, and takes gradient descent
+steps with decreasing learning rates on the probe (float64). Writes JSON and a figure to
+benchmarks/results/.
 
     python benchmarks/antk.py                                        # digits and docstrings
     python benchmarks/antk.py --images train.parquet --text train.parquet   # image + label; text
@@ -55,8 +55,9 @@ VOCABULARY, TOKENS, WIDTH = 1024, 64, 64
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained on what; the learning rate is Adam's, after a short warm-up constant, or with
-    `decays` half a cosine. `is_variant`: of another learner; only its kernels are looked at.
+    """A model and its data. Adam's learning rate is constant after a short warm-up, or half a
+    cosine with `decays`. `is_variant`: a variant of another learner, of which only kernels are
+    measured.
     """
 
     name: str
@@ -126,7 +127,7 @@ def items(task: Any, samples: Sequence[dict[str, Any]]) -> Iterator[Item]:
 
 
 def batches(learner: Learner, samples: Sequence[dict[str, Any]]) -> Iterator[Batch]:
-    """For ever, in the same order again and again."""
+    """Repeat the batches forever, in the same order."""
     prepared: list[Item] = []
     for item in items(learner.task, cycle(samples)):  # type: ignore[arg-type]
         prepared.append(item)
@@ -138,7 +139,7 @@ def batches(learner: Learner, samples: Sequence[dict[str, Any]]) -> Iterator[Bat
 def training(
     learner: Learner, samples: Sequence[dict[str, Any]], *, num_steps: int
 ) -> Iterator[torch.nn.Module]:
-    """The model before the first step, and after each."""
+    """Yield the model before the first step and after each step."""
     model = learner.task.models(learner.model).build(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=learner.learning_rate)
 
@@ -159,7 +160,7 @@ def training(
 
 
 def follow(learner: Learner, *, num_steps: int, every: int) -> dict[str, Any]:
-    """Trains, and measures the kernel every so many steps."""
+    """Train, and measure the kernel at regular steps."""
     samples = shuffled(learner)
     held = samples[: PROBE + min(SCORED, len(samples) // 2)]
     probe = [learner.task.collate([item]) for item in items(learner.task, held[:PROBE])]
@@ -190,7 +191,7 @@ def numbers(kernel: np.ndarray, before: np.ndarray | None) -> dict[str, Any]:
     found: dict[str, Any] = {"drift": None, "turned": None}
     if before is not None:
         found["drift"] = drift(kernel, before)
-        # 1 − cos(K_t, K_{t−1}): what is left of the drift when its scale does not count.
+        # 1 − cos(K_t, K_{t−1}): the drift without its scale.
         size = np.linalg.norm(kernel) * np.linalg.norm(before)
         found["turned"] = 1.0 - float((kernel * before).sum() / size)
     return found | {

@@ -1,10 +1,10 @@
-"""Does selection save time at no loss of quality, when scoring and selecting are counted too?
+"""Time and quality of selection against controls, including the cost of scoring and selecting.
 
-Trains the same model on the same data in several ways (arms), paired by seed and in turns: all
+Trains the same model on the same data in several ways (arms), paired by seed and alternating: all
 data, all data for fewer epochs, random subsets, InfoBatch, the published schedule, and ours. Each
-is an ordinary run of `pipeline.loop` in this process, with one warm worker for scoring. Written
-after every trial to benchmarks/results/learning_<regime>.json: call it again to go on, or with
-more --seeds.
+is an ordinary run of `pipeline.loop` in this process, with one warm worker for scoring. Results are
+written after every trial to benchmarks/results/learning_<regime>.json; run it again to resume, or
+with more --seeds.
 
     python benchmarks/learning.py                             # scikit-learn's digits
     python benchmarks/learning.py vision --data FOLDER        # fashion_mnist_{train,test}.parquet
@@ -38,7 +38,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "learning.md"
 
 
 def import_libraries() -> None:
-    """Takes seconds, once per process: no arm should pay for it."""
+    """Import libraries once before the first trial, so that no arm pays for it."""
     import trainers.fitting
     import trainers.scoring.scorer
     import trainers.tasks.causal_lm
@@ -64,8 +64,8 @@ def settings_of(
 def pending(
     arms: dict[str, Any], *, seeds: Sequence[int], done: Sequence[dict[str, Any]]
 ) -> list[tuple[int, str]]:
-    """(seed, arm) of what is left: all arms of a seed before the next, so that a machine's moods
-    strike all of them.
+    """(seed, arm) of the remaining trials: all arms of a seed before the next, so that variations
+    of the machine's speed affect all arms.
     """
     there = {(one["seed"], one["arm"]) for one in done}
     return [(seed, name) for seed in seeds for name in arms if (seed, name) not in there]
@@ -79,7 +79,7 @@ def run_trials(
     todo: Sequence[tuple[int, str]],
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Runs what is `todo`; `keep` gets each result as soon as it is there."""
+    """Run the trials `todo`; pass each result to `keep` at once."""
     run = Path(data.train).parent / "run"
     sections = regime.sections | data.sections
     curve = held_out(data.curve, sections) if data.curve else None
@@ -103,7 +103,7 @@ def describe(trial: dict[str, Any]) -> str:
 def write_results(
     out: Path, *, name: str, regime: Regime, trials: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The JSON file, complete or not at all; returns the summary in it."""
+    """Write the JSON file atomically; return the summary in it."""
     rows = summarise(trials, quality=regime.quality)
     machine = {"cpus": os.cpu_count(), "torch_threads": 1, "load_average": os.getloadavg()}
     content = {"regime": name, "machine": machine, "quality": regime.quality}

@@ -1,4 +1,4 @@
-"""What the machine is that a benchmark ran on, for its results file."""
+"""Description of the machine that a benchmark ran on, for its results file."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, and how busy they were with everything that ran."""
+    """Processor, cores, and load average."""
     return {
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),

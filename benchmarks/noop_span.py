@@ -1,7 +1,6 @@
-"""A span of which nothing is measured, for what the driver and the scheduler take for one.
+"""A span without work, to measure what a span costs the driver and the scheduler.
 
-What `scoring.py` has workers do; without torch, as the driver does without it. Not here:
-measuring.
+Run by workers of `scoring.py`; does not import torch, like the driver.
 """
 
 from catalogs.losses.catalog import BatchSplits
@@ -9,6 +8,6 @@ from pipeline.scoring.span_task import SpanResult, SpanTask
 
 
 def measure_nothing(task: SpanTask) -> SpanResult:
-    """What a span costs when its worker does nothing at all."""
+    """Return the result of a span without measuring anything."""
     num_samples = task.span.num_rows
     return SpanResult(num_samples, num_samples, BatchSplits(), {}, ())

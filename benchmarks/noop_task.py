@@ -1,6 +1,6 @@
-"""A task and a model that do nothing, for what scoring costs around them.
+"""A task and a model without work, to measure what scoring costs around them.
 
-What `scoring.py` puts where a model would be.
+Used by `scoring.py` in place of a model.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from catalogs.shard_format import Sample
 
 
 class Models:
-    """One number."""
+    """A model with one parameter."""
 
     def build(self, seed: int) -> torch.nn.Module:
         return torch.nn.Linear(1, 1)
@@ -31,7 +31,7 @@ class Models:
 
 @dataclass(frozen=True)
 class NoOp:
-    """The loss of a sample is its number."""
+    """A task whose loss is the sample's number."""
 
     columns = ("number",)
 

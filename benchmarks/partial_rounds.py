@@ -1,9 +1,9 @@
-"""What a cheap round costs beside a full one: the same run, the same checkpoint, the same cluster.
+"""Cost of a partial round against a full one: the same run, checkpoint and cluster.
 
-Trains one round of a small ViT on images in 30 shards, then has the next round scored in turns:
-all of it, a tenth by staleness, a tenth by threshold, nothing. Each call is timed whole: choosing
-rows, loading the new checkpoint, measuring, folding in what training observed, publishing; and the
-processor time of driver and worker, which other work on the machine does not stretch. Writes a
+Trains one round of a small ViT on images in 30 shards, then scores the next round in alternation:
+all samples, a tenth by staleness, a tenth by threshold, nothing. Each call is timed as a whole:
+choosing rows, loading the new checkpoint, measuring, merging observed losses, publishing. The
+processor time of driver and worker, which depends little on other load, is measured too. Writes a
 table, and JSON to benchmarks/results/.
 
     python benchmarks/partial_rounds.py                       # scikit-learn's digits, repeated
@@ -104,7 +104,7 @@ def measure(way: str, folder: Path, client: Client) -> dict[str, Any]:
 
 
 def _cpu_seconds(client: Client) -> float:
-    """Of the driver and the workers: what a busy machine does not change."""
+    """Processor seconds of the driver and the workers, which depend little on other load."""
     return process_time() + sum(client.run(process_time).values())
 
 

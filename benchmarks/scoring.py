@@ -1,11 +1,11 @@
-"""How fast scoring is beside a bare loop, what a span costs, and how others do it.
+"""Throughput of scoring against a bare loop and other methods, and the cost of a span.
 
-(a) our samples/s with one worker against a bare loop of the same model over the same batches,
-    collated before; (b) driver and scheduler time per span and the driver's memory, for spans that
-    do nothing and for spans with files; (c) one worker and two, one torch thread each, and one that
-    has one core; (d) plain Dask `map_partitions` and a Hugging Face `datasets.map` loop. Every
-    number is the median of turns, so that the machine's moods strike all methods. Writes JSON and a
-    plot to benchmarks/results/.
+(a) samples/s with one worker against a bare loop of the same model over the same batches, collated
+    in advance; (b) driver and scheduler time per span and the driver's memory, for spans without
+    work and for spans with files; (c) one worker and two with one torch thread each, and one worker
+    on one core; (d) plain Dask `map_partitions` and a Hugging Face `datasets.map` loop. Every
+    number is the median over alternating turns, so that variations of the machine's speed affect
+    all methods. Writes JSON and a plot to benchmarks/results/.
 
     python benchmarks/scoring.py --images fashion_mnist_test.parquet --text eltec_prose_val.parquet
         --peer-python /path/to/an/environment/with/datasets/and/pandas/bin/python
@@ -33,13 +33,13 @@ import pyarrow.parquet as pq
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-# Several for each worker, or one of two waits for the other at the end.
+# Several per worker, so that workers finish at about the same time.
 NUM_SHARDS = 8
 SPANS = {"window": 100_000, "files": 2_000}
 
 
 def prepare_corpus(kind: str, source: Path, folder: Path, num_samples: int) -> dict[str, Any]:
-    """Shards of the first samples, and the configuration of a run on them."""
+    """Write shards of the first samples; return the configuration of a run on them."""
     from trainers.inputs.tokenizer import train_tokenizer
 
     table = pq.read_table(source).slice(0, num_samples)
@@ -95,8 +95,8 @@ def prepare_corpus(kind: str, source: Path, folder: Path, num_samples: int) -> d
 
 @dataclass(frozen=True)
 class Rate:
-    """What a method reached, and the CPU time of the processes that score: the latter hardly
-    depends on what else the machine does.
+    """Throughput of a method, and the CPU time of the scoring processes, which depends little on
+    other load.
     """
 
     samples_per_second: float
@@ -109,7 +109,7 @@ def cpu_seconds(client: Any) -> float:
 
 def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
     """Samples per second of `attent score` on warm workers, from the first submit to the last
-    result: reading, decoding, files and all.
+    result, including reading, decoding and writing files.
     """
     from pipeline import score
     from pipeline.cluster import connect
@@ -119,7 +119,7 @@ def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
         settings = run_config.parse(values | {"run": run, "cluster": {"workers": workers}})
         with connect(settings.cluster) as client:
             score(settings, client=client)
-            # Once more: the workers keep the model of a checkpoint.
+            # Run again: the workers keep the model of a checkpoint.
             shutil.rmtree(Path(run) / "losses")
             before = cpu_seconds(client)
             result = score(settings, client=client)
@@ -128,15 +128,15 @@ def ours(values: dict[str, Any], folder: Path, *, workers: int) -> Rate:
 
 
 def on_one_core(values: dict[str, Any], folder: Path) -> Rate:
-    """One worker that has only one core, with driver and scheduler: left free, a worker reads and
-    decodes on a second one.
+    """One worker on one core with driver and scheduler; otherwise a worker reads and decodes on a
+    second core.
     """
     os.sched_setaffinity(0, {0})  # the worker inherits it
     return ours(values, folder, workers=1)
 
 
 def one_task(values: dict[str, Any], folder: Path) -> Rate:
-    """The same spans in this process: what a worker does, without cluster, plan and parts."""
+    """The same spans in this process: the work of a worker, without cluster, plan and parts."""
     from pipeline.cluster import connect_when_needed
     from pipeline.config import run_config
     from pipeline.runs.state import prepare
@@ -158,7 +158,7 @@ def one_task(values: dict[str, Any], folder: Path) -> Rate:
 
 
 def bare(values: dict[str, Any], folder: Path) -> Rate:
-    """Samples per second of the model alone, over batches that were collated before."""
+    """Samples per second of the model alone, over batches collated in advance."""
     import torch
 
     task, model, batches = in_batches(values, folder)
@@ -178,7 +178,7 @@ def rate(count: int, started: float, cpu: float) -> Rate:
 
 
 def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any]]:
-    """The task, a model and the batches that scoring makes of each shard."""
+    """The task, a model and the batches of each shard, as in scoring."""
     import torch
 
     from attent_select.errors import SampleError
@@ -202,7 +202,7 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
 
 
 def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
-    """What a peer calls with some rows: decode, collate, score; with the model kept."""
+    """Function for a peer: decode, collate and score rows; keeps the model."""
     import torch
 
     from attent_select.errors import SampleError
@@ -273,8 +273,8 @@ def datasets_map(values: dict[str, Any], folder: Path) -> Rate:
 
 
 def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
-    """Seconds of this process, which holds driver and scheduler, per span; and its memory: the
-    process is that of `attent score`, without torch.
+    """Seconds per span and memory of this process, which runs driver and scheduler without torch,
+    like `attent score`.
     """
     import noop_span
 
@@ -310,14 +310,13 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
             "driver_cpu_ms_per_span": 1e3 * (time.process_time() - cpu) / num_spans,
             "driver_rss_growth_mib": (memory().rss - before) / 2**20,
             "driver_rss_mib": memory().rss / 2**20,
-            # Without the pages of libraries, which other processes share and need no memory of
-            # their own.
+            # Without the pages of libraries, which processes share.
             "driver_private_mib": memory().uss / 2**20,
         }
 
 
 def spans_run(folder: Path, num_spans: int) -> dict[str, Any]:
-    """The configuration of a run with so many spans of one sample; writes its shards."""
+    """Write shards for `num_spans` spans of one sample; return the configuration of a run."""
     (folder / "shards").mkdir()
     per_shard = min(1000, num_spans)
     for number in range(num_spans // per_shard):
@@ -348,7 +347,7 @@ PEERS = ("dask map_partitions", "datasets map")
 
 
 def in_process(python: str, *arguments: str) -> Any:
-    """What this script prints, called in a process of its own."""
+    """Run this script in a subprocess and return what it prints."""
     done = subprocess.run(
         [python, __file__, *arguments],
         env=os.environ | {"PYTHONPATH": str(HERE.parent)},
@@ -362,7 +361,7 @@ def in_process(python: str, *arguments: str) -> Any:
 
 
 def turns(kind: str, folder: Path, *, methods: list[str], options: Any) -> list[dict[str, Any]]:
-    """Every method in turns; each turn is compared with the bare loop of the same turn."""
+    """Run all methods in alternation; each turn is compared with its own bare loop."""
     found: dict[str, list[Rate]] = {name: [] for name in methods}
     loads: list[float] = []
     for _ in range(options.repeats):
@@ -462,7 +461,7 @@ def main() -> None:
         print(json.dumps(one(options)))
         return
     file = options.results / f"{options.name}.json"
-    # What is not measured now stays: every rate stands beside the bare loop of its own turn.
+    # Keep earlier results: every rate has the bare loop of its own turn.
     results = json.loads(file.read_text()) if file.exists() else {}
     found = dict(measured(options))
     rates = {(each["data"], each["method"]): each for each in results.get("throughput", [])}

@@ -1,9 +1,9 @@
-"""How long selecting takes and what memory it needs, from 10^6 to 10^9 losses, beside other ways.
+"""Time and memory of selection, from 10^6 to 10^9 losses, against other methods.
 
-Generates catalogs part by part on disk, then runs every method in a process of its own, in turns.
+Generates catalogs part by part on disk, then runs every method in a subprocess, in alternation.
 `ours` goes from the files to a finished index file; `ours to ids` from the files to the ids in
-memory, as the others do, which are tried where the machine's memory allows. Writes a table, JSON
-and a log-log plot to benchmarks/results/.
+memory, like the other methods, which run if the machine's memory allows. Writes a table, JSON and
+a log-log plot to benchmarks/results/.
 
     python benchmarks/selection.py                          # 10^6, 10^7, 10^8 rows
     python benchmarks/selection.py --rows 1e9 --only ours --name selection_1e9   # 7 GB of disk
@@ -35,15 +35,15 @@ from pipeline.selection.command import peak_rss_bytes
 RESULTS = Path(__file__).parent / "results"
 RATIO = 0.2
 PART_ROWS = 500_000
-# Columns that some strategies look at.
+# Columns that some strategies read.
 MORE = {"reference_loss": pl.Float32, schema.FUNCTIONAL_GRADIENT: pl.Float32}
 STRATEGIES = plugins.plugin_names("attent_select.strategies")
-# Rows beyond which a method is not tried: it would need more memory than it is given here.
+# Maximum rows of a method, beyond which it needs more memory than is available here.
 PEERS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
 
 
 def generate(folder: Path, num_rows: int) -> None:
-    """A catalog of `num_rows` rows in parts of half a million; shards are not alike."""
+    """Write a catalog of `num_rows` rows in parts of half a million; shards have unlike losses."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(-(-num_rows // PART_ROWS)):
         path = folder / f"{part:06d}.parquet"
@@ -145,12 +145,12 @@ METHODS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-# What a method imports, which is not counted.
+# Imports of a method, which are not counted.
 IMPORTS = {"duckdb": "duckdb", "torch topk": "torch"}
 
 
 def measure(method: str, folder: Path) -> dict[str, float]:
-    """One method in a process of its own; imports are not counted."""
+    """Measure one method in a subprocess; imports are not counted."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", method, "--folder", str(folder)],
         check=True,
@@ -171,7 +171,7 @@ def one(method: str, folder: Path) -> dict[str, float]:
 
 
 def compare(num_rows: int, folder: Path, *, only: str, repeats: int) -> list[dict[str, object]]:
-    """All methods that fit, in turns, so that the machine's moods strike all of them."""
+    """Run all methods that fit in alternation, so that variations of speed affect all of them."""
     tried = [name for name in METHODS if name.startswith(tuple(only.split(",")))]
     chosen = [name for name in tried if num_rows <= PEERS.get(name, math.inf)]
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
@@ -193,7 +193,7 @@ def compare(num_rows: int, folder: Path, *, only: str, repeats: int) -> list[dic
 
 
 def ratios(results: list[dict[str, object]]) -> dict[str, float]:
-    """How many times as long the others take, on the most rows that all were tried on."""
+    """Time of the other methods relative to ours, on the largest size that all ran."""
     fitting = [r for r in results if r["rows"] <= PEERS["polars top_k"]]
     most = max((r["rows"] for r in fitting), default=0)
     seconds = {str(r["method"]): float(r["seconds"]) for r in fitting if r["rows"] == most}

@@ -1,15 +1,15 @@
-"""How fast a selected subset streams, and what it reads, beside other ways.
+"""Throughput of streaming a selected subset, and the bytes it reads, against other methods.
 
-Every method streams the same samples of the same corpus, decodes them alike and hands out batches
-of the same size, in a process of its own on one processor, in turns. S3 is rclone on loopback
-behind a proxy that adds latency and counts (`peers/slow_s3.py`), on another processor. Writes JSON,
-a table and plots to benchmarks/results/.
+Every method streams the same samples of the same corpus, decodes them in the same way and delivers
+batches of the same size, in a subprocess on one processor, in alternation. S3 is rclone on loopback
+behind a proxy that adds latency and counts requests (`peers/slow_s3.py`), on another processor.
+Writes JSON, a table and plots to benchmarks/results/.
 
     python benchmarks/peers/build.py /path/to/peers       # once: an environment for each peer
     python benchmarks/streaming.py --images fashion_mnist_train.parquet --text eltec.parquet
         --peers /path/to/peers
 
-Without a corpus it takes scikit-learn's digits, without `--peers` it measures ours alone.
+Without a corpus it uses scikit-learn's digits; without `--peers` it measures only attent-select.
 """
 
 import argparse
@@ -50,7 +50,7 @@ CELL = ("kind", "place", "share", "layout")
 
 
 def cells(kinds: Sequence[str], *, quick: bool) -> list[Cell]:
-    """All shares on disk and on S3 at 20 ms for images; the others where they tell most."""
+    """All shares on disk and on S3 at 20 ms for images; a selection of the other combinations."""
     every = [(share, layout) for share in (0.01, 0.1, 0.3) for layout in ("scattered", "aligned")]
     few = [(0.1, "scattered"), (1.0, "scattered")]
     found = []
@@ -66,7 +66,7 @@ def cells(kinds: Sequence[str], *, quick: bool) -> list[Cell]:
 def measure(
     method: str, cell: Cell, corpus: Prepared, *, server: SlowS3, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One method in a process of its own, its caches empty."""
+    """Measure one method in a subprocess with empty caches."""
     environment, _ = METHODS[method]
     with tempfile.TemporaryDirectory(dir=options.folder) as work:
         request = Request(
@@ -107,7 +107,7 @@ def measure(
 def compare(
     cell: Cell, corpus: Prepared, *, server: SlowS3, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """All methods in turns, so that the machine's moods strike all of them."""
+    """Run all methods in alternation, so that variations of speed affect all of them."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.methods}
     for _ in range(options.repeats):
         for name in options.methods:
@@ -131,7 +131,7 @@ def summary(runs: list[dict[str, Any]], corpus: Prepared) -> dict[str, Any]:
     return {
         "samples_per_second": round(median(rates), 1),
         "all": [round(rate) for rate in rates],
-        # Hardly depends on what else the machine does.
+        # Depends little on other load.
         "cpu_ms_per_sample": round(
             1e3 * median(run["cpu_seconds"] / run["samples"] for run in runs), 4
         ),
@@ -139,7 +139,7 @@ def summary(runs: list[dict[str, Any]], corpus: Prepared) -> dict[str, Any]:
         "is_complete": last["is_complete"],
         "digest": last["digest"],
         "first_batch_seconds": round(median(run["first_batch_seconds"] for run in runs), 3),
-        # On disk: what `read` returned; nothing is known of files that are mapped into memory.
+        # On disk: bytes returned by `read`; bytes of memory-mapped files are unknown.
         "bytes_read": last["file_bytes"] if read is None else read,
         "num_requests": last.get("num_requests", last["file_reads"]),
         "read_per_payload": round(
@@ -156,7 +156,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def check_same(results: list[dict[str, Any]]) -> None:
-    """Whoever came to the end of a cell has handed out the same samples."""
+    """Check that all methods that finished a cell delivered the same samples."""
     found: dict[tuple[Any, ...], set[int]] = {}
     for row in results:
         if row.get("is_complete", False):
@@ -166,7 +166,7 @@ def check_same(results: list[dict[str, Any]]) -> None:
 
 
 def ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours beside the fastest peer, cell by cell."""
+    """Throughput relative to the fastest peer, cell by cell."""
     frame = pl.DataFrame(results, infer_schema_length=None)
     if "samples_per_second" not in frame.columns:
         return []
@@ -188,7 +188,7 @@ def ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """`path`.png: samples/s, cell by cell; `path`-costs.png: what they cost in the 10 % cells."""
+    """Plot samples/s by cell to `path`.png, and the costs of the 10 % cells to `path`-costs.png."""
     import altair as alt
 
     frame = pl.DataFrame(results, infer_schema_length=None).drop_nulls("samples_per_second")
@@ -217,7 +217,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def versions(options: argparse.Namespace) -> dict[str, str]:
-    """Of each environment: what pip says, or why it is not there."""
+    """Package versions of each environment, or why it is missing."""
     found = {}
     for environment in {name for name, _ in METHODS.values() if name is not None}:
         python = Path(f"{options.peers}/{environment}/bin/python")

@@ -1,11 +1,10 @@
-"""The Hugging Face Trainer over the samples of an index. Killed, it goes on with the exact next
-batch.
+"""Train on the samples of an index with the Hugging Face Trainer; resumes with the next batch.
 
     python examples/hf_trainer.py RUN INDEX CHECKPOINT
     torchrun --nproc-per-node 2 examples/hf_trainer.py RUN INDEX CHECKPOINT
 
-RUN is a run whose corpus was ingested (it says task, model and training), INDEX what `attent
-select` wrote, CHECKPOINT the folder or URL to publish.
+RUN is a run with an ingested corpus (it sets task, model and training), INDEX an index file of
+`attent select`, CHECKPOINT the folder or URL to write.
 """
 
 import os
@@ -17,7 +16,7 @@ from trainers import TeachingStream, fit, ranks
 
 
 def main(run: str, index: str, checkpoint: str) -> None:
-    """Set up the stream and the model, as the run says, and train."""
+    """Set up the stream and the model from the configuration of the run, and train."""
     ranks.join()
     config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.task, config.training

@@ -1,10 +1,10 @@
-"""Lightning's loop over the samples of an index. Killed, it goes on with the exact next batch.
+"""Train on the samples of an index with Lightning; resumes with the next batch.
 
     python examples/lightning_loop.py RUN INDEX FOLDER
     torchrun --nproc-per-node 2 examples/lightning_loop.py RUN INDEX FOLDER
 
-RUN is a run whose corpus was ingested (it says task, model and batch sizes), INDEX what `attent
-select` wrote, FOLDER where the checkpoints go.
+RUN is a run with an ingested corpus (it sets task, model and batch sizes), INDEX an index file of
+`attent select`, FOLDER the folder for checkpoints.
 """
 
 import os
@@ -36,8 +36,8 @@ class Learner(lightning.LightningModule):
         self.stream = stream
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        # Around the stream, because Lightning would save the position of the stream itself; and it
-        # has read one batch more than it has trained on.
+        # Wrap the stream: Lightning would save the stream's own position, which is one batch ahead
+        # of training.
         return DataLoader(self.stream, batch_size=None, num_workers=0)
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Learner(lightning.LightningModule):
             torch.manual_seed(self.seeded_step * self.trainer.world_size + self.global_rank)
         losses, _ = self.task.per_sample_loss(self.model, batch)
         loss = (batch["weight"] * losses).sum() / batch["denominator"]
-        # Lightning takes the mean of accumulated micro-batches, DDP that of the ranks.
+        # Lightning takes the mean over accumulated micro-batches, DDP over ranks.
         return loss * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     seeded_step = -1
@@ -62,7 +62,7 @@ class Learner(lightning.LightningModule):
 
 
 def main(run: str, index: str, folder: Path) -> None:
-    """Set up the stream and the model, as the run says, and train."""
+    """Set up the stream and the model from the configuration of the run, and train."""
     ranks.join()
     config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.task, config.training
@@ -80,7 +80,7 @@ def main(run: str, index: str, folder: Path) -> None:
     trainer = lightning.Trainer(
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
-        max_epochs=1,  # the stream has all of them
+        max_epochs=1,  # the stream contains all epochs
         max_steps=stream.num_steps,
         accumulate_grad_batches=stream.share.num_parts,
         callbacks=[ModelCheckpoint(folder, every_n_train_steps=SAVE_STEPS, save_last=True)],

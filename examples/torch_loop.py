@@ -1,10 +1,10 @@
-"""A plain torch loop over the samples of an index. Killed, it goes on with the exact next batch.
+"""Train on the samples of an index with a plain torch loop; resumes with the next batch.
 
     python examples/torch_loop.py RUN INDEX CHECKPOINT
     torchrun --nproc-per-node 2 examples/torch_loop.py RUN INDEX CHECKPOINT
 
-RUN is a run whose corpus was ingested (it says task, model and batch sizes), INDEX what `attent
-select` wrote, CHECKPOINT the file to write.
+RUN is a run with an ingested corpus (it sets task, model and batch sizes), INDEX an index file of
+`attent select`, CHECKPOINT the file to write.
 """
 
 import os
@@ -22,13 +22,13 @@ from trainers import TeachingStream, ranks
 from trainers.task import Batch, Task
 
 SAVE_STEPS = 5
-# Of the launcher, where there is one.
+# Set by the launcher (torchrun).
 RANK = int(os.environ.get("RANK", "0"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Learner(torch.nn.Module):
-    """The model with its task's loss as `forward`, so that DDP sees the whole of it."""
+    """The model with its task's loss as `forward`, so that DDP wraps both."""
 
     def __init__(self, model: torch.nn.Module, task: Task) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class Learner(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         losses, _ = self.task.per_sample_loss(self.model, batch)
-        # Over the whole global batch, whatever its pieces; DDP takes the mean of the ranks.
+        # The mean over the global batch; DDP takes the mean over ranks.
         return (batch["weight"] * losses).sum() / batch["denominator"] * WORLD_SIZE
 
 
 def main(run: str, index: str, checkpoint: Path) -> None:
-    """Set up the stream and the model, as the run says, and train."""
+    """Set up the stream and the model from the configuration of the run, and train."""
     ranks.join()
     config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.task, config.training
@@ -65,7 +65,7 @@ def main(run: str, index: str, checkpoint: Path) -> None:
 def train(
     stream: TeachingStream, learner: Learner, *, learning_rate: float, checkpoint: Path
 ) -> None:
-    """All steps of `stream` that `checkpoint` does not have."""
+    """Train the steps of `stream` that `checkpoint` does not contain."""
     optimizer = torch.optim.SGD(learner.parameters(), lr=learning_rate)
     device = next(learner.parameters()).device
     if checkpoint.exists():
@@ -76,10 +76,10 @@ def train(
     parallel = DistributedDataParallel(learner) if WORLD_SIZE > 1 else None
     torch.manual_seed(stream.next_step * WORLD_SIZE + RANK)
     for batch in stream:
-        is_last = stream.next_step > int(batch["step"])  # of the micro-batches of its step
-        there = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        is_last = stream.next_step > int(batch["step"])  # micro-batch of its step
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with nullcontext() if parallel is None or is_last else parallel.no_sync():
-            (parallel or learner)(there).backward()
+            (parallel or learner)(inputs).backward()
         if not is_last:
             continue
         optimizer.step()
@@ -96,7 +96,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     stream: TeachingStream,
 ) -> None:
-    """On the first rank; a checkpoint is there as a whole or not at all."""
+    """Write a checkpoint atomically, on the first rank."""
     if RANK:
         return
     states = {

@@ -1,4 +1,4 @@
-"""Trains a small tokenizer on a text column of Parquet files, for a model from scratch.
+"""Train a small tokenizer on a text column of Parquet files, for a model from scratch.
 
 python examples/train_tokenizer.py COLUMN OUT SHARD... [--vocab-size 2048]
 """
@@ -13,7 +13,7 @@ from trainers.inputs.tokenizer import train_tokenizer
 
 
 def texts(column: str, shards: list[str]) -> Iterator[str]:
-    """Every text of the column, a batch of rows in memory at a time."""
+    """Texts of the column, with one batch of rows in memory at a time."""
     for shard in shards:
         for batch in pq.ParquetFile(shard).iter_batches(columns=[column]):
             yield from filter(None, batch.column(0).to_pylist())
@@ -25,5 +25,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("shards", nargs="+")
     parser.add_argument("--vocab-size", type=int, default=2048)
-    asked = parser.parse_args()
-    train_tokenizer(texts(asked.column, asked.shards), asked.out, vocab_size=asked.vocab_size)
+    options = parser.parse_args()
+    train_tokenizer(
+        texts(options.column, options.shards), options.out, vocab_size=options.vocab_size
+    )

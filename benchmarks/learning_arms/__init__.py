@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/learning.py`."""
+"""Modules of `benchmarks/learning.py`."""

@@ -1,7 +1,6 @@
-"""The arms: ways to spend a budget, as the sections `selection` and `schedule` of a configuration.
+"""The arms: ways to use a budget, as the sections `selection` and `schedule` of a configuration.
 
-The controls, the published methods, ours. All of one regime share everything else. Not here:
-data and models (`regimes.py`), running them (`trial.py`).
+The controls, the published methods, and ours. All arms of one regime share everything else.
 """
 
 from dataclasses import dataclass, replace
@@ -12,21 +11,21 @@ from learning_arms.summary import ALL, SHORT
 Sections = dict[str, Any]
 
 SOFT = {"strategy": "soft"}
-# With what a few broken samples may do to it kept small.
+# Limits the effect of a few broken samples.
 GUARDED = SOFT | {"clip_high": 0.95, "max_visits": 2, "hard_quantile": 0.95}
-_PHI = 0.35  # of training a sample, scoring it: measured
+_PHI = 0.35  # cost of scoring a sample relative to training it, measured
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """How long a regime learns.
+    """Epochs and rounds of a regime.
 
     Attributes:
-        epochs: of all data.
-        same_cost: epochs of all data that may cost as much as ours.
-        rounds: subsets of ours, each seen once, after an epoch on all data.
-        anneal: epochs of ours on all data at the end.
-        is_raw: samples may be broken.
+        epochs: epochs of the control on all data.
+        same_cost: epochs on all data at the cost of ours.
+        rounds: number of subsets in ours, each seen once, after an epoch on all data.
+        anneal: epochs on all data at the end of ours.
+        is_raw: whether samples may be broken.
     """
 
     epochs: int
@@ -36,19 +35,19 @@ class Horizon:
     is_raw: bool = False
 
     def ours(self, *, rescore: Sections, scored: float = 0.0) -> Sections:
-        """One epoch on all data, subsets, and annealing, at the cost of `same_cost` epochs, of
-        which `scored` epochs of scoring are saved in training.
+        """One epoch on all data, subsets, and annealing, at the cost of `same_cost` epochs;
+        `scored` epochs of scoring are deducted from training.
         """
         selection = GUARDED if self.is_raw else SOFT
         return {"selection": selection, "schedule": _schedule(self, rescore, scored=scored)}
 
     def plain(self, *, rescore: Sections) -> Sections:
-        """The same with neither annealing nor guard."""
+        """The same without annealing and guard."""
         longer = replace(self, rounds=self.rounds + self.anneal, anneal=0)
         return {"selection": SOFT, "schedule": _schedule(longer, rescore)}
 
     def adaptive(self, *, share: float) -> Sections:
-        """The same budget, spent as the run decides; a gain can only be seen where it scores."""
+        """The same budget with the adaptive schedule; it needs scoring to measure a gain."""
         sections = self.ours(
             rescore={"kind": "auto", "share": share}, scored=1 + share * (self.rounds - 1)
         )
@@ -57,7 +56,7 @@ class Horizon:
 
 
 def _schedule(horizon: Horizon, rescore: Sections, *, scored: float = 0.0) -> Sections:
-    # A twentieth is left for selecting: ours must not cost more than the control.
+    # A twentieth is reserved for selecting: ours must not cost more than the control.
     budget = 0.95 * (horizon.same_cost - _PHI * scored) - 1 - horizon.anneal
     return {
         "epochs": 1 + horizon.rounds + horizon.anneal,
@@ -84,7 +83,7 @@ def arms(horizon: Horizon) -> dict[str, Sections]:
             "selection": uniform,
             "schedule": {"epochs": epochs, "ratio": {"start": horizon.same_cost / epochs}},
         },
-        # Half of what lies below the mean is pruned; about two thirds do.
+        # About two thirds of the losses are below the mean, and half of these are pruned.
         "InfoBatch": {
             "selection": {"strategy": "below_mean", "weights": "inverse_probability"},
             "schedule": {

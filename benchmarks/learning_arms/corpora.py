@@ -1,7 +1,4 @@
-"""The data of each regime: Parquet files made once, deterministically, from public ones.
-
-Drawing, skewing, spoiling, writing.
-"""
+"""The data of each regime: Parquet files derived deterministically from public data."""
 
 import io
 from collections.abc import Callable
@@ -14,7 +11,7 @@ _ROW_GROUP = 1_000
 
 
 def write_once(path: Path, make: Callable[[], pl.DataFrame]) -> str:
-    """The Parquet file at `path`, made unless it is there."""
+    """The Parquet file at `path`, written if missing."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
@@ -24,7 +21,7 @@ def write_once(path: Path, make: Callable[[], pl.DataFrame]) -> str:
 
 
 def shuffled(rows: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
-    """The rows in another order, the same one every time."""
+    """The rows in a fixed random order."""
     return rows[np.random.default_rng(seed).permutation(len(rows))]
 
 
@@ -38,20 +35,20 @@ def web_like(
     mislabelled: float = 0.05,
     nudge: Callable[[bytes, np.random.Generator], bytes] | None = None,
 ) -> pl.DataFrame:
-    """`num_samples` rows as they are found rather than as they are curated.
+    """`num_samples` rows with duplicates, rare classes and wrong labels, like a crawl.
 
     Args:
-        rows: balanced, with `image` and `label`; all that is drawn from.
-        num_samples: of the result.
-        seed: of every draw.
-        tail: the rarest class is so much as frequent as the most frequent, the others lie between
-            them geometrically; which class is frequent is drawn.
+        rows: balanced rows with `image` and `label`, the source of all draws.
+        num_samples: number of rows of the result.
+        seed: seed of all draws.
+        tail: frequency of the rarest class relative to the most frequent; the others are spaced
+            geometrically between them in a random order.
         copied: share of the rows that are near-duplicates of another row of the result.
         mislabelled: share of the rows with another class's label.
-        nudge: makes the near-duplicate of an image.
+        nudge: function that returns a near-duplicate of an image.
 
     Returns:
-        `image`, `label`, and what was done to the row: `is_copy`, `is_mislabelled`.
+        `image`, `label`, and the changes of the row: `is_copy`, `is_mislabelled`.
     """
     rng = np.random.default_rng(seed)
     nudge = nudge or nudged
@@ -62,7 +59,7 @@ def web_like(
         _drawn(rows.filter(pl.col("label") == label), count, rng=rng)
         for label, count in zip(classes, counts, strict=True)
     )
-    # A few are found everywhere: how often each is copied falls like 1/rank.
+    # The number of copies of a row is proportional to 1/rank.
     weights = 1 / np.arange(1, len(originals) + 1)
     order = rng.permutation(len(originals))
     picks = order[
@@ -93,7 +90,7 @@ def class_counts(num_classes: int, *, total: int, tail: float) -> list[int]:
 
 
 def nudged(image: bytes, rng: np.random.Generator) -> bytes:
-    """The PNG moved by up to one pixel, a little lighter or darker, with faint noise."""
+    """The PNG shifted by up to one pixel, slightly lighter or darker, with faint noise."""
     from PIL import Image
 
     pixels = np.asarray(Image.open(io.BytesIO(image)), dtype=np.float64)

@@ -1,6 +1,5 @@
-"""Vision without class labels: a masked autoencoder with a linear probe, and nuclei to segment.
-
-The two regimes and the probe.
+"""Regimes without class labels: a masked autoencoder with a linear probe, and segmentation of
+nuclei.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ from learning_arms.regime import Data, Regime
 
 
 def mae(*, gpu: bool) -> Regime:
-    """ViT-MAE on Fashion-MNIST; what it has learned is judged by a linear probe of its features."""
+    """ViT-MAE on Fashion-MNIST, evaluated by a linear probe of its features."""
 
     def data(source: Path, folder: Path) -> Data:
         train, test = corpora.fashion(source, "train"), corpora.fashion(source, "test")

@@ -1,7 +1,4 @@
-"""The figures of a regime: quality against cost, and quality in the course of it.
-
-Trials and their summary → one PNG.
-"""
+"""Figures of a regime: quality against cost, and quality during training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +20,7 @@ def draw(
     title: str,
     path: Path,
 ) -> None:
-    """Writes the PNG."""
+    """Write the PNG."""
     sides = [_pareto(rows, metric=metric) for metric in dict.fromkeys((quality, "eval_loss"))]
     if any(quality in point for trial in trials for point in trial["rounds"]):
         sides.append(_curves(trials, quality=quality))
@@ -51,7 +48,7 @@ def _pareto(rows: Sequence[Mapping[str, Any]], *, metric: str) -> alt.LayerChart
     y = alt.Y("mean:Q", title=f"{name}, 95 % interval", scale=alt.Scale(zero=False))
     points = base.mark_point(filled=True, size=90).encode(y=y)
     bars = base.mark_rule().encode(y=alt.Y("low:Q", title=""), y2="high:Q")
-    # What stopping earlier gives: an arm below this line is not worth its teacher.
+    # Stopping earlier: selection is not worth its cost for an arm below this line.
     line = alt.Chart(table.filter(pl.col("arm").is_in([ALL, SHORT])))
     stopping = line.mark_line(strokeDash=[4, 4], color="#888").encode(x="seconds:Q", y="mean:Q")
     return alt.layer(stopping, bars, points).properties(

@@ -1,7 +1,4 @@
-"""LoRA on GSM8K and on Dolly: a small base that has read English novels once, then an adapter.
-
-The two regimes and their base.
-"""
+"""Regimes of LoRA on GSM8K and on Dolly, and their base model, trained on English novels."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ _VOCABULARY = 1024
 
 
 def gsm8k(*, gpu: bool) -> Regime:
-    """Held-out problems: their loss, and of some the answer that the model writes."""
+    """GSM8K: loss of held-out problems, and generated answers of some."""
 
     def data(source: Path, folder: Path) -> Data:
         rows = corpora.shuffled(pl.read_parquet(source / "gsm8k_train.parquet"))
@@ -38,10 +35,10 @@ def gsm8k(*, gpu: bool) -> Regime:
 
 
 def dolly(*, gpu: bool) -> Regime:
-    """Held-out instructions, fifteen kinds of them, far from alike in length."""
+    """Dolly: loss of held-out instructions; lengths differ widely."""
 
     def data(source: Path, folder: Path) -> Data:
-        # A third of the prompts quote whole articles: they leave no room for the response.
+        # A third of the prompts quote whole articles and leave no room for the response.
         asked = pl.sum_horizontal(pl.col("instruction", "input").str.len_chars())
         found = pl.read_parquet(source / "dolly15k.parquet").filter(asked <= (750 if gpu else 250))
         rows = corpora.shuffled(found)
@@ -53,7 +50,7 @@ def dolly(*, gpu: bool) -> Regime:
 
 def _regime(data: Any, *, gpu: bool) -> Regime:
     sections = {
-        "scoring": {"max_failed_share": 0.2},  # prompts that fill max_length leave nothing to learn
+        "scoring": {"max_failed_share": 0.2},  # prompts that fill max_length leave no response
         "training": {
             "batch_size": 16,
             "learning_rate": 2e-3,
@@ -88,7 +85,7 @@ def _data(
 
 
 def _base(source: Path, folder: Path, *, gpu: bool) -> str:
-    """A Llama-style model, trained on novels once; made unless it is there."""
+    """A Llama-style model trained on novels for one epoch, made if missing."""
     from pipeline import stages
     from pipeline.config import run_config
     from pipeline.runs.export import export
@@ -139,7 +136,7 @@ def _base(source: Path, folder: Path, *, gpu: bool) -> str:
 
 
 class _Solving:
-    """`exact_match` of problems whose answers have a last number; none elsewhere."""
+    """`exact_match` of problems whose answers end with a number; no metric otherwise."""
 
     def __init__(self, data: Data) -> None:
         from learning_arms.trial import held_out

@@ -1,8 +1,8 @@
-"""How fast the machine is right now: the processor seconds of always the same work.
+"""Current speed of the machine: the processor seconds of a fixed piece of work.
 
-Two processes that share a core's units slow each other down, and so stretch processor seconds
-too: on a busy machine the same steps took up to half as long again. Work like that of the
-trials, done between their rounds, says by how much.
+Two processes that share the units of a core slow each other down, which also increases processor
+seconds: on a busy machine the same steps took up to 1.5 times as long. Work similar to that of the
+trials, done between their rounds, measures the slowdown.
 """
 
 from statistics import fmean
@@ -12,7 +12,7 @@ _STEPS = 8
 
 
 class Pace:
-    """Measures again and again; `seconds` is the mean of all measurements so far."""
+    """Repeated measurement; `seconds` is the mean of all measurements so far."""
 
     def __init__(self) -> None:
         import torch
@@ -22,7 +22,7 @@ class Pace:
         self._model = torch.nn.Sequential(layer, torch.nn.Linear(48, 10))
         self._batch = torch.randn(64, 17, 48)
         self._measured: list[float] = []
-        self._work()  # warm
+        self._work()  # warm-up
 
     def measure(self) -> None:
         started = thread_time()

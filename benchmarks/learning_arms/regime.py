@@ -1,4 +1,4 @@
-"""What a regime is: data, model, optimizer and horizon, the same for all of its arms."""
+"""A regime: data, model, optimizer and horizon, the same for all of its arms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from learning_arms.arms import Horizon, arms
 
 @dataclass(frozen=True)
 class Data:
-    """Parquet files: to train on, to look at after each round, and to judge by at the end; and
+    """Parquet files for training, evaluation after each round and evaluation at the end; and the
     sections of the configuration that name files.
     """
 
@@ -22,14 +22,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Regime:
-    """What all arms share.
+    """Settings that all arms share.
 
     Attributes:
-        horizon: how long it learns.
-        data: makes or finds the files, in a folder, from those of `--data`.
+        horizon: epochs and rounds.
+        data: function that makes or finds the files in a folder, from those of `--data`.
         sections: `task`, `model`, `training` and `scoring` of the configuration.
-        quality: the metric that arms are compared by beside `eval_loss`.
-        probe: makes what else says, at the end, how good a model is.
+        quality: metric by which arms are compared, in addition to `eval_loss`.
+        probe: function that makes an additional evaluation for the end.
     """
 
     horizon: Horizon

@@ -1,7 +1,4 @@
-"""The regimes by name, and those of image classification.
-
-Sizes for two processor cores, and for a GPU.
-"""
+"""The regimes by name, and those of image classification; sizes for two cores and for a GPU."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,7 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
 
 
 def _digits() -> Regime:
-    """Needs no data: those of `attent demo`. Small enough to see that everything works."""
+    """Data of `attent demo`; a small regime for tests."""
 
     def data(_: Path, folder: Path) -> Data:
         train, test = (pl.DataFrame(rows) for rows in demo_data.digits(seed=0))

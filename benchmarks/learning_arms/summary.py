@@ -1,7 +1,5 @@
-"""What the trials of a regime say: means, paired differences, and when a quality was reached.
-Pure.
-
-Trials (`trial.py`) → one row per arm, and the Markdown of it.
+"""Summary of the trials of a regime: one row per arm with means, paired differences, and when a
+quality was reached; and its Markdown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,7 @@ from attent_select.stats.confidence import ConfidenceInterval, paired_difference
 from pipeline.reports.verdict import Outcome, judge
 
 ALL, SHORT = "all data", "all data, fewer epochs"
-# Of these more is better; of every other metric less.
+# Higher is better for these metrics, lower for all others.
 HIGHER = ("accuracy", "mean_iou", "pixel_accuracy", "exact_match", "probe_accuracy")
 
 Trial = Mapping[str, Any]
@@ -22,9 +20,9 @@ Trial = Mapping[str, Any]
 def summarise(trials: Sequence[Trial], *, quality: str) -> list[dict[str, Any]]:
     """One row per arm, in the order of their first trials.
 
-    Seconds are of the processor, in all processes, at the machine's usual pace: divided by how much
-    slower than the median the machine was during the trial (`pace.py`). Differences are paired by
-    seed; positive is better.
+    Seconds are processor seconds of all processes, divided by the slowdown of the machine during
+    the trial relative to the median (`pace.py`). Differences are paired by seed; positive is
+    better.
     """
     arms: dict[str, dict[int, Trial]] = {}
     for trial in at_usual_pace(trials):
@@ -33,7 +31,7 @@ def summarise(trials: Sequence[Trial], *, quality: str) -> list[dict[str, Any]]:
 
 
 def at_usual_pace(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials with the processor seconds that they would have taken at the median pace."""
+    """The trials with processor seconds scaled to the median pace."""
     usual = median(trial["pace_seconds"] for trial in trials) if trials else 1.0
 
     def adjusted(trial: Trial) -> Trial:
@@ -120,8 +118,8 @@ def _gained(
 def _reached(
     mine: Mapping[int, Trial], full: Mapping[int, Trial], *, quality: str
 ) -> dict[str, Any]:
-    """In how many of the seeds the quality that all data has at the end was reached, on the small
-    held-out set that is looked at after each round; and the seconds until then, on average.
+    """Number of seeds that reached the final quality of all data on the small held-out set that is
+    evaluated after each round, and the mean seconds until then.
     """
     found = [
         seconds
@@ -139,7 +137,7 @@ def _last(trial: Trial, quality: str) -> float | None:
 def first_reaching(
     rounds: Sequence[Mapping[str, float]], goal: float, *, quality: str
 ) -> float | None:
-    """Seconds until `goal`, between two rounds by a straight line; None where it never was."""
+    """Seconds until `goal`, linearly interpolated between rounds; None if it was not reached."""
     sign = 1 if quality in HIGHER else -1
     before: Mapping[str, float] | None = None
     for point in rounds:
@@ -155,7 +153,7 @@ def first_reaching(
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], *, quality: str) -> str:
-    """The rows as a table for the documentation."""
+    """Format the rows as a Markdown table."""
     titles = ["arm", "samples seen", "score", "select", "train", "CPU s", "overhead"]
     titles += [quality.replace("_", " "), "held-out loss", "CPU s saved"]
     titles += [f"{quality.replace('_', ' ')} against all data", "against fewer epochs", "reached"]

@@ -1,7 +1,7 @@
-"""One arm with one seed: an ordinary run, each stage with the time of the wall and the processor.
+"""One arm with one seed: an ordinary run with wall and processor time of each stage.
 
-The stages of `pipeline.loop`, one after the other in this process, and looking at the model
-after each round, which is not counted.
+Runs the stages of `pipeline.loop` in this process, and evaluates the model after each round, which
+is not counted.
 """
 
 import shutil
@@ -29,7 +29,7 @@ STAGES = ("score", "select", "train")
 
 @dataclass
 class Clock:
-    """Seconds per stage: of the wall, and of the processor in this process and the workers."""
+    """Wall and processor seconds per stage, of this process and the workers."""
 
     client: Client
     wall: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -47,14 +47,14 @@ class Clock:
 
 
 class Judge(Protocol):
-    """Says how good a model is."""
+    """Evaluates a model."""
 
     def metrics(self, model: Any) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """Batches that every arm is judged by, collated once."""
+    """Batches on which every arm is evaluated, collated once."""
 
     task: Any
     batches: list[Any]
@@ -64,7 +64,7 @@ class HeldOutSet:
 
 
 def held_out(path: str, sections: Mapping[str, Any], *, rows: int | None = None) -> HeldOutSet:
-    """The rows of a Parquet file as the task of `sections` evaluates them."""
+    """Batches of a Parquet file's rows, prepared by the task of `sections`."""
     from pipeline.config.sections import ScoringSettings
     from trainers.scoring.evaluation import held_out_batches
 
@@ -83,13 +83,13 @@ def run_trial(
     curve: Judge | None,
     final: Sequence[Judge],
 ) -> dict[str, Any]:
-    """Runs `settings` and returns what it cost and what came out; the run itself is removed.
+    """Run `settings` and return costs and metrics; the run itself is removed.
 
     Args:
         settings: a configuration without `evaluation`.
-        client: of a cluster with one warm worker.
-        curve: what the model is shown after every round.
-        final: what it is shown at the end.
+        client: client of a cluster with one warm worker.
+        curve: evaluation after every round.
+        final: evaluation at the end.
     """
     config = run_config.parse(settings)
     folder = Path(config.run)
@@ -124,7 +124,7 @@ def run_trial(
 
 
 def _round(run: Run, number: int, *, clock: Clock, client: Client) -> tuple[Run, dict[str, float]]:
-    """`pipeline.loop.run_rounds` for one round, with a clock."""
+    """Run one round like `pipeline.loop.run_rounds`, with a clock."""
     with clock.counting("select"):
         run = ensure_decision(run, number)
     if run.needs_losses(run.rounds[number]):

@@ -1,10 +1,10 @@
-"""Makes an environment of its own for each peer of benchmarks/streaming.py, with pinned versions.
+"""Create an environment for each peer of benchmarks/streaming.py, with pinned versions.
 
     python benchmarks/peers/build.py FOLDER [PEER ...]
 
-`FOLDER/<peer>` for each `<peer>.txt` beside this file. What cannot be installed leaves
-`FOLDER/<peer>.failed`, which the benchmark reports. torch comes from wherever pip finds it; the
-smaller build for CPUs is enough.
+Creates `FOLDER/<peer>` for each `<peer>.txt` beside this file. A peer that cannot be installed
+leaves `FOLDER/<peer>.failed`, which the benchmark reports. torch comes from the index that pip
+uses; the smaller build for CPUs is enough.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def build(requirements: Path, folder: Path) -> str | None:
-    """The environment `folder`; returns what went wrong."""
+    """Create the environment `folder`; return the error message, if any."""
     steps = [
         [sys.executable, "-m", "venv", str(folder)],
         [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "-r", str(requirements)],

@@ -1,7 +1,4 @@
-"""The corpora of benchmarks/streaming.py at rest, in the format of every method.
-
-Writing them once, which samples are selected, manifests and indexes.
-"""
+"""Corpora of benchmarks/streaming.py in the format of every method, with their selected samples."""
 
 import argparse
 import os
@@ -23,7 +20,7 @@ from catalogs import Corpus, IndexFile, storage
 from catalogs.corpus import inspect_shard
 
 HERE = Path(__file__).parent
-# Method → its environment (none: ours) and what writes its format, if that is its own.
+# Method → its environment (None: attent-select) and the writer of its own format, if any.
 METHODS: dict[str, tuple[str | None, str | None]] = {
     "ours": (None, None),
     "ours, tars": (None, None),
@@ -49,7 +46,7 @@ OFFLINE = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What is streamed from where. `latency_ms` None is the local disk."""
+    """What is streamed, and from where; `latency_ms` is None for the local disk."""
 
     kind: str
     latency_ms: int | None
@@ -76,7 +73,7 @@ class Prepared:
         return str(self.folder / self.kind) if cell.latency_ms is None else f"s3://{self.kind}"
 
     def index(self, cell: Cell) -> str:
-        """The ids of the selected samples as npz, and beside it as an index file."""
+        """Write the ids of the selected samples as npz and as an index file."""
         path = self.folder / f"{self.kind}-{cell.share}-{cell.layout}.npz"
         if not path.exists():
             ids = self._selected(cell)
@@ -122,9 +119,7 @@ def _documents(samples: list[dict[str, Any]], num_bytes: int) -> list[dict[str, 
 
 
 def prepare(kind: str, source: Path | None, options: argparse.Namespace) -> Prepared:
-    """Writes the corpus, unless it is there: shards of the source, repeated until it is long
-    enough.
-    """
+    """Write the corpus if missing: shards of the source, repeated until it is long enough."""
     known = source_samples(kind, source, options)
     shard_samples = min(10_000, max(options.samples // 100, 1), len(known))
     sizes = [len(sample.get("image") or sample["text"].encode()) for sample in known]
@@ -146,8 +141,8 @@ def prepare(kind: str, source: Path | None, options: argparse.Namespace) -> Prep
         for number, path in enumerate(paths[len(starts) :]):
             shutil.copyfile(paths[number], path)
         for path in paths:
-            # Whole seconds: without hashes rclone makes etags of them, and cuts off the rest in
-            # some of its answers.
+            # Whole seconds: without hashes rclone makes etags of modification times, and truncates
+            # them in some answers.
             os.utime(path, (0, 0))
         unfinished.rename(target)
     num_samples = num_shards * shard_samples
@@ -158,7 +153,7 @@ def prepare(kind: str, source: Path | None, options: argparse.Namespace) -> Prep
 
 
 def prepare_peers(corpus: Prepared, options: argparse.Namespace) -> None:
-    """Writes the formats that only peers have."""
+    """Write the formats that only peers use."""
     for method in options.methods:
         environment, own = METHODS[method]
         if own is None or (folder := corpus.folder / corpus.kind / own).exists():
@@ -182,7 +177,7 @@ def prepare_peers(corpus: Prepared, options: argparse.Namespace) -> None:
 
 
 def ingest(url: str) -> None:
-    """The manifests of our two formats, which name the shards where they are read."""
+    """Write the manifests of our two formats with the URLs from which shards are read."""
     place = "s3" if url.startswith("s3://") else "local"
     for name, fmt in (("parquet", "parquet"), ("tar", "webdataset")):
         if storage.info(f"{url}/{place}-{name}/corpus/manifest.parquet") is not None:

@@ -1,11 +1,9 @@
-"""Streams one corpus by one method in this process, and prints what that took as JSON.
+"""Stream one corpus with one method in this process and print the costs as JSON.
 
 Started by benchmarks/streaming.py with the interpreter of the method's environment:
 
     python measure.py REQUEST.json      # keep in step with `Request`
     python measure.py --write …         # a peer's own format: see `others.write`
-
-Clocks, memory and bytes.
 """
 
 import importlib
@@ -40,20 +38,20 @@ class Request:
 
 
 def peak_rss_bytes() -> int:
-    """Of this program: `ru_maxrss` would be that of the process that started it, if larger."""
+    """Peak memory of this program; `ru_maxrss` would include that of the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def io_counts() -> tuple[int, int]:
-    """Bytes and calls of `read` so far; what is mapped into memory is not among them."""
+    """Bytes and calls of `read` so far, without memory-mapped reads."""
     lines = Path("/proc/self/io").read_text().splitlines()
     values = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
     return values["rchar"], values["syscr"]
 
 
 def cpu_seconds() -> float:
-    """Of this process, and of those that it started and that have ended."""
+    """CPU seconds of this process and of its finished child processes."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -103,7 +101,7 @@ def main() -> None:
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
     print(json.dumps(measure(request)))
     sys.stdout.flush()
-    os._exit(0)  # some peers leave threads behind that wait for work
+    os._exit(0)  # some peers leave waiting threads behind
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How others stream a selected subset: one function per method, each as its users would write it.
+"""Other methods to stream a selected subset: one function each, as its users would write it.
 
-Reading, and writing the formats that only they have. None of them shuffles: they hand out
-samples in the order at rest, which is their fastest. Nobody reads a shard without a selected
-sample, where there is a way to say so.
+Also writes the formats that only these methods use. None of them shuffles: they deliver samples in
+stored order, which is their fastest. Shards without a selected sample are skipped if the method
+supports it.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from samples import COLUMNS, MEMBERS, batches
 
-# What to import before the clock starts.
+# Modules to import before the clock starts.
 _IMPORTS = {
     "webdataset": ("webdataset",),
     "mosaicml streaming": ("streaming", "boto3"),
@@ -38,8 +38,8 @@ def load(method: str) -> None:
 
 
 def _do_without_torchvision() -> None:
-    """torchvision's wheel may be made for another build of torch, and then does not load; mosaicml
-    streaming imports it for data sets that nobody streams here.
+    """Replace torchvision, whose wheel may not load with this build of torch; mosaicml streaming
+    imports it for data sets that are not used here.
     """
     try:
         importlib.import_module("torchvision.datasets")
@@ -52,7 +52,7 @@ def _do_without_torchvision() -> None:
 
 
 def extra() -> dict[str, float]:
-    """They count nothing themselves."""
+    """No additional figures: these methods count nothing."""
     return {}
 
 
@@ -65,10 +65,10 @@ def stream(request: Any) -> Iterator[Any]:
 
 
 def webdataset(request: Any, ids: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Reads every shard that has a selected sample, and leaves the others in it out."""
+    """Read every shard that has a selected sample, and skip its other samples."""
     import webdataset as wds
 
-    # `curl` is what its documentation reads a web server with; loopback needs no signature.
+    # Its documentation uses `curl` for web servers; loopback does not require a signature.
     urls = [_http(name) for name in _shards(request, ids, "tar")]
     wanted = set(ids.tolist())
     shards = np.unique(ids // request.shard_samples)
@@ -85,7 +85,7 @@ def webdataset(request: Any, ids: np.ndarray) -> Iterator[dict[str, Any]]:
 
 
 def mosaicml(request: Any, ids: np.ndarray) -> Iterable[dict[str, Any]]:
-    """Whole: its own iteration, which downloads ahead. A subset: by index, shard after shard."""
+    """All samples: its own iteration, which downloads ahead. A subset: by index, shard by shard."""
     from streaming import StreamingDataset
 
     folder = f"{request.url}/mds"
@@ -102,7 +102,7 @@ def litdata(request: Any, ids: np.ndarray) -> Iterable[dict[str, Any]]:
 
     options = {}
     if _is_s3(request):
-        # It has no setting for a server without TLS.
+        # Servers without TLS are not a setting of it.
         downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # noqa: SLF001
         options = {"storage_options": {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}}
     data = litdata.StreamingDataset(
@@ -210,7 +210,7 @@ _METHODS = {
 
 
 def write(name: str, tars: str, folder: str, shard_samples: str, num_samples: str) -> None:
-    """Write `folder` in the format `name`: the samples of a few tars, again and again."""
+    """Write `folder` in the format `name`: the samples of a few tars, repeated."""
     method, writer = _WRITERS[name]
     load(method)
     known = list(_samples_of(sorted(Path(tars).glob("*.tar"))))
@@ -222,7 +222,7 @@ def _write_mds(samples: Iterator[dict[str, Any]], folder: str, shard_samples: in
 
     first = next(samples)
     kinds = {"image": "bytes", "label": "int", "text": "str"}
-    # Its shards are sized in bytes: about those of the others.
+    # Its shards are sized in bytes: about the size of the others.
     size = shard_samples * (len(first.get("image") or first["text"].encode()) + 16)
     with MDSWriter(
         out=folder, columns={name: kinds[name] for name in first}, size_limit=size
@@ -242,7 +242,7 @@ def _write_litdata(samples: Iterator[dict[str, Any]], folder: str, shard_samples
 
 
 def _write_arrow(_: Iterator[dict[str, Any]], folder: str, __: int) -> None:
-    """From the Parquet files beside it, which are the same samples."""
+    """Write Arrow files from the Parquet files, which have the same samples."""
     import datasets
 
     files = sorted(str(path) for path in Path(folder).parent.glob("parquet/*.parquet"))

@@ -1,7 +1,7 @@
-"""attent-select's stream, as a method of the benchmark.
+"""attent-select's stream as a method of the benchmark.
 
-A task that decodes as all methods do, and the streams over Parquet and over tars, as they are
-by default (which shuffles; nobody else here does).
+A task that decodes like all methods, and streams over Parquet and tars with default settings. Only
+this method shuffles.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ _streams: list[TeachingStream] = []
 
 @dataclass(frozen=True)
 class Decoded:
-    """A task whose batches are what `samples.batches` makes."""
+    """A task whose batches are those of `samples.batches`."""
 
     columns: tuple[str, ...]
     is_tar: bool
@@ -37,7 +37,7 @@ class Decoded:
         return {"array": arrays, "labels": labels}
 
     def models(self, settings: dict[str, Any]) -> Any:
-        raise NotImplementedError  # nothing is trained here
+        raise NotImplementedError  # no training here
 
     def per_sample_loss(self, model: Any, batch: Any) -> Any:
         raise NotImplementedError
@@ -47,11 +47,11 @@ class Decoded:
 
 
 def load(method: str) -> None:
-    """Everything is imported above."""
+    """Do nothing: all imports are at the top."""
 
 
 def extra() -> dict[str, float]:
-    """What the stream counted itself; also what it read ahead and did not hand out."""
+    """Counts of the stream, including samples read ahead but not delivered."""
     return {"read_amplification": round(_streams[-1].stats.read_amplification, 3)}
 
 

@@ -1,7 +1,6 @@
-"""What every method of benchmarks/streaming.py does alike: decode a sample, make a batch.
+"""Decoder and collator that all methods of benchmarks/streaming.py share.
 
-The one decoder and the one collator, so that methods differ in how they read and in nothing
-else; runs in every environment (numpy, Pillow and torch).
+Methods differ only in how they read. Runs in every environment (numpy, Pillow and torch).
 """
 
 import io
@@ -36,7 +35,7 @@ def collate(arrays: list[np.ndarray], labels: list[int]) -> tuple[torch.Tensor, 
 def batches(
     samples: Iterable[dict[str, Any]], batch_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Decoded batches of samples as they come, the last one perhaps short."""
+    """Decoded batches of samples in their order; the last one may be short."""
     arrays: list[np.ndarray] = []
     labels: list[int] = []
     for sample in samples:

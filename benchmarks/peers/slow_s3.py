@@ -1,8 +1,8 @@
-"""An S3 server on loopback that answers late and counts: rclone behind a proxy of our own.
+"""An S3 server on loopback with added latency and counters: rclone behind a proxy.
 
-The server's life, the latency before each answer, requests and bytes of bodies sent. Not here:
-what is measured with it. rclone answers a ranged GET with 200 and Content-Range; the proxy
-makes that 206, as Amazon answers, so that every client works.
+The proxy adds latency to each answer and counts requests and body bytes. rclone answers a ranged
+GET with 200 and Content-Range; the proxy changes this to 206, as Amazon does, so that every client
+works.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class SlowS3:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client process needs in its environment."""
+        """Environment variables of a client process."""
         endpoint = f"http://127.0.0.1:{self.port}"
         return {
             "AWS_ENDPOINT_URL": endpoint,
@@ -76,7 +76,7 @@ class SlowS3:
             await answer.drain()
         elif b"\r\ntransfer-encoding: chunked" in reply.lower():
             sent = await _copy_chunks(server, answer)
-            self.bytes_sent += sent  # not `+= await`: others count meanwhile
+            self.bytes_sent += sent  # not `+= await`: other tasks count meanwhile
         else:
             sent = await _copy(server, answer, _length(reply))
             self.bytes_sent += sent
@@ -113,9 +113,9 @@ async def _copy_chunks(source: asyncio.StreamReader, target: asyncio.StreamWrite
 
 @contextlib.contextmanager
 def slow_s3(folder: Path, *, cpus: list[int]) -> Iterator[SlowS3]:
-    """Serves `folder`, whose subfolders are the buckets, from the processors `cpus`."""
+    """Serve `folder`, whose subfolders are the buckets, on the processors `cpus`."""
     rclone = str(Path(sys.executable).parent / "rclone")
-    # Without hashes: rclone would read a whole file for the etag of each answer.
+    # Without hashes, for which rclone would read a whole file for each etag.
     command = [rclone, "serve", "s3", "--addr", "127.0.0.1:0", "--etag-hash", "", str(folder)]
     process = subprocess.Popen(
         ["taskset", "--cpu-list", ",".join(map(str, cpus)), *command],
