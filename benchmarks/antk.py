@@ -113,7 +113,7 @@ def language_model(text: Path | None, folder: Path) -> Learner:
     )
 
 
-def shuffled(learner: Learner) -> list[dict[str, Any]]:
+def shuffle(learner: Learner) -> list[dict[str, Any]]:
     order = np.random.default_rng(0).permutation(len(learner.samples))
     return [learner.samples[place] for place in order]
 
@@ -161,7 +161,7 @@ def training(
 
 def follow(learner: Learner, *, num_steps: int, every: int) -> dict[str, Any]:
     """Train, and measure the kernel at regular steps."""
-    samples = shuffled(learner)
+    samples = shuffle(learner)
     held = samples[: PROBE + min(SCORED, len(samples) // 2)]
     probe = [learner.task.collate([item]) for item in items(learner.task, held[:PROBE])]
     points: list[dict[str, Any]] = []
@@ -188,13 +188,13 @@ def follow(learner: Learner, *, num_steps: int, every: int) -> dict[str, Any]:
 
 
 def numbers(kernel: np.ndarray, before: np.ndarray | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"drift": None, "turned": None}
+    measurement: dict[str, Any] = {"drift": None, "turned": None}
     if before is not None:
-        found["drift"] = drift(kernel, before)
+        measurement["drift"] = drift(kernel, before)
         # 1 − cos(K_t, K_{t−1}): the drift without its scale.
         size = np.linalg.norm(kernel) * np.linalg.norm(before)
-        found["turned"] = 1.0 - float((kernel * before).sum() / size)
-    return found | {
+        measurement["turned"] = 1.0 - float((kernel * before).sum() / size)
+    return measurement | {
         "trace": float(np.trace(kernel)),
         "effective_rank": effective_rank(kernel),
         "eigenvalues": eigenvalues(kernel)[:10].tolist(),
@@ -215,11 +215,11 @@ def compare(
 ) -> dict[str, float]:
     """Loss against ‖∂ℓ/∂f‖: rank correlation, and the shared part of the top SHARE."""
     seconds = {}
-    for asked in (False, True):
-        settings = ScoringSettings(functional_gradient=asked)
+    for with_gradient in (False, True):
+        settings = ScoringSettings(functional_gradient=with_gradient)
         started = process_time()
         scores = score_rows(learner.task, model, enumerate(samples), settings=settings)
-        seconds[asked] = process_time() - started
+        seconds[with_gradient] = process_time() - started
     scores = scores.drop_nulls()
     top = round(len(scores) * SHARE)
     tops = [set(scores.top_k(top, by=name)["row"]) for name in ("loss", "functional_gradient")]

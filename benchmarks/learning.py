@@ -67,8 +67,8 @@ def pending(
     """(seed, arm) of the remaining trials: all arms of a seed before the next, so that variations
     of the machine's speed affect all arms.
     """
-    there = {(one["seed"], one["arm"]) for one in done}
-    return [(seed, name) for seed in seeds for name in arms if (seed, name) not in there]
+    finished = {(one["seed"], one["arm"]) for one in done}
+    return [(seed, name) for seed in seeds for name in arms if (seed, name) not in finished]
 
 
 def run_trials(
@@ -89,8 +89,8 @@ def run_trials(
         import_libraries()
         for seed, name in todo:
             settings = settings_of(regime, data, arms[name], run=run, seed=seed)
-            found = run_trial(settings, client=client, curve=curve, final=final)
-            keep({"arm": name, "seed": seed, "sections": arms[name], **found})
+            result = run_trial(settings, client=client, curve=curve, final=final)
+            keep({"arm": name, "seed": seed, "sections": arms[name], **result})
 
 
 def describe(trial: dict[str, Any]) -> str:
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("regime", choices=regimes(gpu=False), nargs="?", default="digits")
     parser.add_argument("--data", type=Path, help="folder of the Parquet files; digits need none")
-    parser.add_argument("--seeds", type=int, default=3, help="0 only writes table and figure anew")
+    parser.add_argument("--seeds", type=int, default=3, help="0 only rewrites table and figure")
     parser.add_argument("--first-seed", type=int, default=0, help="not one that settings came from")
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--arms", type=Path, help="YAML, name: {selection: …, schedule: …}")

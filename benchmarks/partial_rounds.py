@@ -47,12 +47,12 @@ def images(data: Path | None, num_samples: int) -> pl.DataFrame:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    found, pictures = load_digits(), []
-    for pixels in found.images:
+    digits, pictures = load_digits(), []
+    for pixels in digits.images:
         buffer = io.BytesIO()
         Image.fromarray((pixels * 15).astype("uint8")).resize((28, 28)).save(buffer, "PNG")
         pictures.append(buffer.getvalue())
-    rows = pl.DataFrame({"image": pictures, "label": found.target})
+    rows = pl.DataFrame({"image": pictures, "label": digits.target})
     return pl.concat([rows] * -(-num_samples // len(rows))).head(num_samples)
 
 
@@ -121,13 +121,13 @@ def compare(folder: Path, client: Client, *, repeats: int) -> Iterator[dict[str,
             runs[way].append(measure(way, folder, client))
     full = {key: median(run[key] for run in runs["full"]) for key in ("seconds", "cpu_seconds")}
     for way, each in runs.items():
-        found = {key: median(run[key] for run in each) for key in full}
+        medians = {key: median(run[key] for run in each) for key in full}
         yield {
             "round": way,
             "scored": each[0]["scored"],
-            **{key: round(value, 3) for key, value in found.items()},
-            "of_full": round(found["seconds"] / full["seconds"], 4),
-            "cpu_of_full": round(found["cpu_seconds"] / full["cpu_seconds"], 4),
+            **{key: round(value, 3) for key, value in medians.items()},
+            "of_full": round(medians["seconds"] / full["seconds"], 4),
+            "cpu_of_full": round(medians["cpu_seconds"] / full["cpu_seconds"], 4),
             "all_seconds": [round(run["seconds"], 3) for run in each],
         }
 

@@ -189,7 +189,7 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
     parsed = run_config.parse(values | {"run": str(folder / "none")})
     task, scoring = parsed.task.task, parsed.scoring
     model = task.models(parsed.model).build(0).eval()
-    found = []
+    items_of_batches = []
     for path in sorted(Path(values["corpus"]["shards"][0]).glob("*.parquet")):
         items = []
         for row, sample in enumerate(pq.read_table(path).to_pylist()):
@@ -197,8 +197,8 @@ def in_batches(values: dict[str, Any], folder: Path) -> tuple[Any, Any, list[Any
                 items.append((row, task.prepare(sample, generator=None)))
             except SampleError:
                 continue
-        found += [[item for _, item in batch] for batch in batches([items], scoring)]
-    return task, model, found
+        items_of_batches += [[item for _, item in batch] for batch in batches([items], scoring)]
+    return task, model, items_of_batches
 
 
 def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
@@ -220,11 +220,11 @@ def frame_scorer(values: dict[str, Any], folder: str) -> Callable[[Any], Any]:
                 items.append(task.prepare(sample, generator=None))
             except SampleError:
                 continue
-        found: list[float] = []
+        values: list[float] = []
         with torch.inference_mode():
             for first in range(0, len(items), 64):
-                found += task.per_sample_loss(model, task.collate(items[first : first + 64]))[0]
-        return [float(loss) for loss in found]
+                values += task.per_sample_loss(model, task.collate(items[first : first + 64]))[0]
+        return [float(loss) for loss in values]
 
     return losses
 
@@ -263,8 +263,8 @@ def datasets_map(values: dict[str, Any], folder: Path) -> Rate:
 
     def batch(columns: dict[str, list[Any]]) -> dict[str, list[float]]:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        found = losses(rows)
-        return {"loss": found + [0.0] * (len(rows) - len(found))}
+        scored = losses(rows)
+        return {"loss": scored + [0.0] * (len(rows) - len(scored))}
 
     batch({name: data[:64][name] for name in data.column_names})
     started, cpu = time.perf_counter(), time.process_time()
@@ -362,19 +362,19 @@ def in_process(python: str, *arguments: str) -> Any:
 
 def turns(kind: str, folder: Path, *, methods: list[str], options: Any) -> list[dict[str, Any]]:
     """Run all methods in alternation; each turn is compared with its own bare loop."""
-    found: dict[str, list[Rate]] = {name: [] for name in methods}
+    rates_of: dict[str, list[Rate]] = {name: [] for name in methods}
     loads: list[float] = []
     for _ in range(options.repeats):
         for name in methods:
             python = options.peer_python if name in PEERS else sys.executable
             loads.append(os.getloadavg()[0])
             answer = in_process(python, "--one", name, "--kind", kind, "--folder", str(folder))
-            found[name].append(Rate(**answer))
-            print(f"  {kind:7} {name:22} {found[name][-1]}", file=sys.stderr)
-    limit = found["bare loop"]
+            rates_of[name].append(Rate(**answer))
+            print(f"  {kind:7} {name:22} {rates_of[name][-1]}", file=sys.stderr)
+    limit = rates_of["bare loop"]
 
     def share(field: str, name: str) -> float:
-        pairs = zip(found[name], limit, strict=True)
+        pairs = zip(rates_of[name], limit, strict=True)
         return round(median(getattr(a, field) / getattr(b, field) for a, b in pairs), 3)
 
     return [
@@ -388,7 +388,7 @@ def turns(kind: str, folder: Path, *, methods: list[str], options: Any) -> list[
             "all": [round(one.samples_per_second, 2) for one in rates],
             "load_average": round(median(loads), 1),
         }
-        for name, rates in found.items()
+        for name, rates in rates_of.items()
     ]
 
 
@@ -428,7 +428,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+def measure_parts(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     methods = [
         name
         for name in METHODS
@@ -463,10 +463,10 @@ def main() -> None:
     file = options.results / f"{options.name}.json"
     # Keep earlier results: every rate has the bare loop of its own turn.
     results = json.loads(file.read_text()) if file.exists() else {}
-    found = dict(measured(options))
+    measurements = dict(measure_parts(options))
     rates = {(each["data"], each["method"]): each for each in results.get("throughput", [])}
-    rates |= {(each["data"], each["method"]): each for each in found.get("throughput", [])}
-    results |= {"machine": machine.describe()} | found | {"throughput": list(rates.values())}
+    rates |= {(each["data"], each["method"]): each for each in measurements.get("throughput", [])}
+    results |= {"machine": machine.describe()} | measurements | {"throughput": list(rates.values())}
     options.results.mkdir(exist_ok=True)
     file.write_text(json.dumps(results, indent=1) + "\n")
     if results["throughput"]:

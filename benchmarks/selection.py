@@ -70,7 +70,7 @@ def generate(folder: Path, num_rows: int) -> None:
         frames.publish_frame(str(path), typed, notes={frames.DENSE: True})
 
 
-def chosen(files: list[str], strategy: str) -> Selection:
+def run_selection(files: list[str], strategy: str) -> Selection:
     scan = Scan.of(files, schema=schema.LOSSES | MORE)
     return select(
         scan,
@@ -84,15 +84,17 @@ def ours(files: list[str], strategy: str) -> int:
     """From the files to an index file."""
     with tempfile.TemporaryDirectory() as folder:
         index = IndexFile.write(
-            f"{folder}/index.parquet", chosen(files, strategy).frames(), provenance={}
+            f"{folder}/index.parquet", run_selection(files, strategy).frames(), provenance={}
         )
         return index.num_samples
 
 
 def ours_to_ids(files: list[str], strategy: str) -> int:
     """From the files to the ids in memory."""
-    found = [rows.select(schema.SHARD_ID, schema.ROW) for rows in chosen(files, strategy).frames()]
-    return sum(len(rows) for rows in found)
+    frames = [
+        rows.select(schema.SHARD_ID, schema.ROW) for rows in run_selection(files, strategy).frames()
+    ]
+    return sum(len(rows) for rows in frames)
 
 
 def polars_top_k(files: list[str]) -> int:

@@ -53,14 +53,14 @@ def cells(kinds: Sequence[str], *, quick: bool) -> list[Cell]:
     """All shares on disk and on S3 at 20 ms for images; a selection of the other combinations."""
     every = [(share, layout) for share in (0.01, 0.1, 0.3) for layout in ("scattered", "aligned")]
     few = [(0.1, "scattered"), (1.0, "scattered")]
-    found = []
+    selected = []
     for kind in kinds:
         for latency in (None, 20, 0, 100):
             is_full = not quick and kind != "text" and latency in (None, 20)
             shares = [*every, few[1]] if is_full else few
             if latency in (None, 20) or not (quick or kind == "text"):
-                found += [Cell(kind, latency, share, layout) for share, layout in shares]
-    return found
+                selected += [Cell(kind, latency, share, layout) for share, layout in shares]
+    return selected
 
 
 def measure(
@@ -98,10 +98,10 @@ def measure(
             return {"problem": f"no end after {options.seconds + 60:.0f} s"}
     if done.returncode:
         return {"problem": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
-    found = dict(json.loads(done.stdout.splitlines()[-1]))
+    result = dict(json.loads(done.stdout.splitlines()[-1]))
     if cell.latency_ms is not None:
-        found |= {"bytes_read": server.bytes_sent, "num_requests": server.num_requests}
-    return found
+        result |= {"bytes_read": server.bytes_sent, "num_requests": server.num_requests}
+    return result
 
 
 def compare(
@@ -111,9 +111,11 @@ def compare(
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.methods}
     for _ in range(options.repeats):
         for name in options.methods:
-            found = measure(name, cell, corpus, server=server, options=options)
-            runs[name].append(found)
-            rate = found.get("problem") or f"{found['samples'] / found['seconds']:9.0f} samples/s"
+            result = measure(name, cell, corpus, server=server, options=options)
+            runs[name].append(result)
+            rate = (
+                result.get("problem") or f"{result['samples'] / result['seconds']:9.0f} samples/s"
+            )
             print(f"  {cell.kind} {cell.place:10} {cell.share:4} {cell.layout:9} {name:18} {rate}",
                   file=sys.stderr)  # fmt: skip
     place = {name: getattr(cell, name) for name in CELL}
@@ -157,11 +159,11 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def check_same(results: list[dict[str, Any]]) -> None:
     """Check that all methods that finished a cell delivered the same samples."""
-    found: dict[tuple[Any, ...], set[int]] = {}
+    digests_of: dict[tuple[Any, ...], set[int]] = {}
     for row in results:
         if row.get("is_complete", False):
-            found.setdefault(_key(row)[:-1], set()).add(row["digest"])
-    if differing := [cell for cell, digests in found.items() if len(digests) > 1]:
+            digests_of.setdefault(_key(row)[:-1], set()).add(row["digest"])
+    if differing := [cell for cell, digests in digests_of.items() if len(digests) > 1]:
         raise SystemExit(f"the methods did not hand out the same samples in {differing}")
 
 
@@ -218,17 +220,17 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def versions(options: argparse.Namespace) -> dict[str, str]:
     """Package versions of each environment, or why it is missing."""
-    found = {}
+    versions_of = {}
     for environment in {name for name, _ in METHODS.values() if name is not None}:
         python = Path(f"{options.peers}/{environment}/bin/python")
         failed = Path(f"{options.peers}/{environment}.failed")
         if failed.exists() or not python.exists():
             reason = failed.read_text() if failed.exists() else "was not built"
-            found[environment] = f"not installed: {reason}"
+            versions_of[environment] = f"not installed: {reason}"
             continue
         pinned = (HERE / f"peers/{environment}.txt").read_text().splitlines()
-        found[environment] = ", ".join(line for line in pinned if not line.startswith("#"))
-    return found
+        versions_of[environment] = ", ".join(line for line in pinned if not line.startswith("#"))
+    return versions_of
 
 
 def arguments() -> argparse.Namespace:
@@ -255,7 +257,7 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_cells(options: argparse.Namespace) -> list[dict[str, Any]]:
     sources = {"images": options.images, "text": options.text}
     kinds = [kind for kind, path in sources.items() if path is not None] or ["images"]
     corpora = {kind: prepare(kind, sources[kind], options) for kind in kinds}
@@ -267,23 +269,25 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             for url in (str(options.folder / kind), f"s3://{kind}"):
                 ingest(url)
         for cell in cells(kinds, quick=options.quick):
-            said = f"{cell.kind} {cell.place.replace(',', '')} {cell.share:.0%} {cell.layout}"
-            if set(options.cells.split()) <= set(said.split()):
+            description = (
+                f"{cell.kind} {cell.place.replace(',', '')} {cell.share:.0%} {cell.layout}"
+            )
+            if set(options.cells.split()) <= set(description.split()):
                 results += compare(cell, corpora[cell.kind], server=server, options=options)
     return results
 
 
 def main() -> None:
     options = arguments()
-    found = versions(options)
+    peers = versions(options)
     tried = [name for name in METHODS if name.startswith(tuple(options.only.split(",")))]
     options.methods = [
         name
         for name in tried
         if (environment := METHODS[name][0]) is None
-        or not found[environment].startswith("not installed")
+        or not peers[environment].startswith("not installed")
     ]
-    if not (results := measured(options)):
+    if not (results := measure_cells(options)):
         raise SystemExit(f"no cell is described by {options.cells!r}")
     options.results.mkdir(parents=True, exist_ok=True)
     file = options.results / f"{options.name}.json"
@@ -291,7 +295,7 @@ def main() -> None:
         before = json.loads(file.read_text())["results"]
         results = list({_key(row): row for row in before + results}.values())
     check_same(results)
-    machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "peers": found}
+    machine = {"cpus": os.cpu_count(), "processor": platform.machine(), "peers": peers}
     report = {"machine": machine, "ratios": ratios(results), "results": results}
     file.write_text(json.dumps(report, indent=1) + "\n")
     plot(results, options.results / options.name)

@@ -20,7 +20,7 @@ def write_once(path: Path, make: Callable[[], pl.DataFrame]) -> str:
     return str(path)
 
 
-def shuffled(rows: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
+def shuffle(rows: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     """The rows in a fixed random order."""
     return rows[np.random.default_rng(seed).permutation(len(rows))]
 
@@ -51,12 +51,12 @@ def web_like(
         `image`, `label`, and the changes of the row: `is_copy`, `is_mislabelled`.
     """
     rng = np.random.default_rng(seed)
-    nudge = nudge or nudged
+    nudge = nudge or nudge_image
     num_originals = num_samples - round(copied * num_samples)
     classes = rng.permutation(rows["label"].unique().sort().to_numpy())
     counts = class_counts(len(classes), total=num_originals, tail=tail)
     originals = pl.concat(
-        _drawn(rows.filter(pl.col("label") == label), count, rng=rng)
+        _draw_rows(rows.filter(pl.col("label") == label), count, rng=rng)
         for label, count in zip(classes, counts, strict=True)
     )
     # The number of copies of a row is proportional to 1/rank.
@@ -68,14 +68,14 @@ def web_like(
     copies = originals[picks].with_columns(
         image=pl.Series([nudge(image, rng) for image in originals[picks]["image"]])
     )
-    found = pl.concat(
+    table = pl.concat(
         [originals.with_columns(is_copy=False), copies.with_columns(is_copy=True)]
     ).with_row_index("place")
-    wrong = rng.choice(len(found), size=round(mislabelled * len(found)), replace=False)
+    wrong = rng.choice(len(table), size=round(mislabelled * len(table)), replace=False)
     shift = rng.integers(1, len(classes), size=len(wrong))
-    labels = found["label"].to_numpy().copy()
+    labels = table["label"].to_numpy().copy()
     labels[wrong] = (labels[wrong] + shift) % len(classes)
-    spoiled = found.with_columns(
+    spoiled = table.with_columns(
         label=pl.Series(labels),
         is_mislabelled=pl.col("place").is_in(wrong.tolist()),
     )
@@ -89,7 +89,7 @@ def class_counts(num_classes: int, *, total: int, tail: float) -> list[int]:
     return np.diff(edges).tolist()
 
 
-def nudged(image: bytes, rng: np.random.Generator) -> bytes:
+def nudge_image(image: bytes, rng: np.random.Generator) -> bytes:
     """The PNG shifted by up to one pixel, slightly lighter or darker, with faint noise."""
     from PIL import Image
 
@@ -101,7 +101,7 @@ def nudged(image: bytes, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def _drawn(rows: pl.DataFrame, count: int, *, rng: np.random.Generator) -> pl.DataFrame:
+def _draw_rows(rows: pl.DataFrame, count: int, *, rng: np.random.Generator) -> pl.DataFrame:
     if count > len(rows):
         raise SystemExit(f"a class needs {count} images and has {len(rows)}: lower --samples")
     return rows[np.sort(rng.choice(len(rows), size=count, replace=False))]
@@ -117,5 +117,5 @@ def pixels(images: pl.Series) -> np.ndarray:
     """float32[images, 1, height, width] in [−1, 1] of PNGs of one size."""
     from PIL import Image
 
-    found = np.stack([np.asarray(Image.open(io.BytesIO(image))) for image in images])
-    return (found[:, None] / 127.5 - 1).astype(np.float32)
+    stacked = np.stack([np.asarray(Image.open(io.BytesIO(image))) for image in images])
+    return (stacked[:, None] / 127.5 - 1).astype(np.float32)

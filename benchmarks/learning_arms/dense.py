@@ -20,7 +20,7 @@ def mae(*, gpu: bool) -> Regime:
         num_train = 60_000 if gpu else 6_000
         return Data(
             corpora.write_once(
-                folder / "train.parquet", lambda: corpora.shuffled(train)[:num_train]
+                folder / "train.parquet", lambda: corpora.shuffle(train)[:num_train]
             ),
             corpora.write_once(folder / "curve.parquet", lambda: test[:1_000]),
             corpora.write_once(folder / "final.parquet", lambda: test),
@@ -66,7 +66,7 @@ def segmentation(*, gpu: bool) -> Regime:
         train = pl.read_parquet(source / "nuclei_seg_train.parquet", columns=["image", "mask"])
         test = pl.read_parquet(source / "nuclei_seg_val.parquet", columns=["image", "mask"])
         return Data(
-            corpora.write_once(folder / "train.parquet", lambda: corpora.shuffled(train)),
+            corpora.write_once(folder / "train.parquet", lambda: corpora.shuffle(train)),
             None,
             corpora.write_once(folder / "final.parquet", lambda: test),
         )
@@ -131,6 +131,6 @@ class _Probe:
         device = next(model.parameters()).device
         with torch.inference_mode():
             pieces = torch.from_numpy(pixels).split(500)
-            found = [model.vit(piece.to(device)).last_hidden_state for piece in pieces]
+            outputs = [model.vit(piece.to(device)).last_hidden_state for piece in pieces]
         model.vit.config.mask_ratio = ratio
-        return torch.cat([hidden[:, 1:].mean(dim=1).cpu() for hidden in found]).numpy()
+        return torch.cat([hidden[:, 1:].mean(dim=1).cpu() for hidden in outputs]).numpy()

@@ -25,7 +25,7 @@ def gsm8k(*, gpu: bool) -> Regime:
     """GSM8K: loss of held-out problems, and generated answers of some."""
 
     def data(source: Path, folder: Path) -> Data:
-        rows = corpora.shuffled(pl.read_parquet(source / "gsm8k_train.parquet"))
+        rows = corpora.shuffle(pl.read_parquet(source / "gsm8k_train.parquet"))
         test = pl.read_parquet(source / "gsm8k_test.parquet")
         return _data(
             source, folder, train=rows if gpu else rows[:2_000], test=test, task=_GSM8K, gpu=gpu
@@ -39,9 +39,11 @@ def dolly(*, gpu: bool) -> Regime:
 
     def data(source: Path, folder: Path) -> Data:
         # A third of the prompts quote whole articles and leave no room for the response.
-        asked = pl.sum_horizontal(pl.col("instruction", "input").str.len_chars())
-        found = pl.read_parquet(source / "dolly15k.parquet").filter(asked <= (750 if gpu else 250))
-        rows = corpora.shuffled(found)
+        prompt_chars = pl.sum_horizontal(pl.col("instruction", "input").str.len_chars())
+        short = pl.read_parquet(source / "dolly15k.parquet").filter(
+            prompt_chars <= (750 if gpu else 250)
+        )
+        rows = corpora.shuffle(short)
         train = rows[1_500:] if gpu else rows[1_500:3_500]
         return _data(source, folder, train=train, test=rows[:1_500], task=_DOLLY, gpu=gpu)
 
@@ -93,7 +95,7 @@ def _base(source: Path, folder: Path, *, gpu: bool) -> str:
 
     if (folder / "base" / "config.json").exists():
         return str(folder / "base")
-    novels = corpora.shuffled(pl.read_parquet(source / "eltec_prose_train.parquet"))
+    novels = corpora.shuffle(pl.read_parquet(source / "eltec_prose_train.parquet"))
     train = corpora.write_once(folder / "novels.parquet", lambda: novels if gpu else novels[:8_000])
     train_tokenizer(novels["text"][:20_000], folder / "tokenizer", vocab_size=_VOCABULARY)
     width = 256 if gpu else 96
@@ -143,8 +145,11 @@ class _Solving:
 
         task = data.sections["task"]
         is_solved = task["response"] == "answer"
-        asked = {"task": task | _ANSWER | {"max_new_tokens": 100}, "model": data.sections["model"]}
-        self._set = held_out(data.final, asked, rows=48) if is_solved else None
+        sections = {
+            "task": task | _ANSWER | {"max_new_tokens": 100},
+            "model": data.sections["model"],
+        }
+        self._set = held_out(data.final, sections, rows=48) if is_solved else None
 
     def metrics(self, model: Any) -> dict[str, float]:
         if self._set is None:

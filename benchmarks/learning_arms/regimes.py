@@ -45,7 +45,7 @@ def _digits() -> Regime:
 
 def _vision(*, gpu: bool) -> Regime:
     def data(source: Path, folder: Path) -> Data:
-        rows = corpora.shuffled(corpora.fashion(source, "train"))
+        rows = corpora.shuffle(corpora.fashion(source, "train"))
         num_train = 50_000 if gpu else 20_000
         test = corpora.fashion(source, "test")
         more = pl.concat([test, rows[50_000 : 60_000 if gpu else 54_000]])
@@ -61,7 +61,7 @@ def _vision(*, gpu: bool) -> Regime:
 
 def _web(*, gpu: bool) -> Regime:
     def data(source: Path, folder: Path) -> Data:
-        rows = corpora.shuffled(corpora.fashion(source, "train"))
+        rows = corpora.shuffle(corpora.fashion(source, "train"))
         num_samples = 200_000 if gpu else 14_000
         more = pl.concat(
             [corpora.fashion(source, "test"), rows[50_000 : 60_000 if gpu else 54_000]]

@@ -34,13 +34,13 @@ def at_usual_pace(trials: Sequence[Trial]) -> list[Trial]:
     """The trials with processor seconds scaled to the median pace."""
     usual = median(trial["pace_seconds"] for trial in trials) if trials else 1.0
 
-    def adjusted(trial: Trial) -> Trial:
+    def at_median_pace(trial: Trial) -> Trial:
         factor = usual / trial["pace_seconds"]
         seconds = {stage: value * factor for stage, value in trial["cpu_seconds"].items()}
         rounds = [p | {"cpu_seconds": p["cpu_seconds"] * factor} for p in trial["rounds"]]
         return {**trial, "cpu_seconds": seconds, "rounds": rounds}
 
-    return [adjusted(trial) for trial in trials]
+    return [at_median_pace(trial) for trial in trials]
 
 
 def _row(name: str, arms: Mapping[str, Mapping[int, Trial]], *, quality: str) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def _row(name: str, arms: Mapping[str, Mapping[int, Trial]], *, quality: str) ->
                     paired_difference(*(_seconds(outcomes[o]) for o in (other, name)))
                 ),
                 **{
-                    metric: _plain(_gained(mine, arms[other], metric))
+                    metric: _plain(_gain(mine, arms[other], metric))
                     for metric in dict.fromkeys((quality, "eval_loss"))
                 },
             }
-    row["seconds_to_all_data_quality"] = _reached(mine, arms.get(ALL, {}), quality=quality)
+    row["seconds_to_all_data_quality"] = _time_to_quality(mine, arms.get(ALL, {}), quality=quality)
     if name not in (ALL, SHORT) and ALL in arms:
         row["verdict"] = judge(
             outcomes[name],
@@ -107,7 +107,7 @@ def _seconds(outcomes: Sequence[Outcome]) -> dict[int, float]:
     return {one.seed: one.seconds for one in outcomes}
 
 
-def _gained(
+def _gain(
     mine: Mapping[int, Trial], theirs: Mapping[int, Trial], metric: str
 ) -> ConfidenceInterval | None:
     sign = 1 if metric in HIGHER else -1
@@ -115,19 +115,22 @@ def _gained(
     return paired_difference(*sides)
 
 
-def _reached(
+def _time_to_quality(
     mine: Mapping[int, Trial], full: Mapping[int, Trial], *, quality: str
 ) -> dict[str, Any]:
     """Number of seeds that reached the final quality of all data on the small held-out set that is
     evaluated after each round, and the mean seconds until then.
     """
-    found = [
+    seconds_of_seeds = [
         seconds
         for seed, trial in mine.items()
         if seed in full and (goal := _last(full[seed], quality)) is not None
         if (seconds := first_reaching(trial["rounds"], goal, quality=quality)) is not None
     ]
-    return {"of_seeds": len(found), "seconds": fmean(found) if found else None}
+    return {
+        "of_seeds": len(seconds_of_seeds),
+        "seconds": fmean(seconds_of_seeds) if seconds_of_seeds else None,
+    }
 
 
 def _last(trial: Trial, quality: str) -> float | None:
@@ -177,18 +180,18 @@ def markdown(rows: Sequence[Mapping[str, Any]], *, quality: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _around(found: Mapping[str, Any]) -> str:
-    half = "" if found["low"] is None else f" ± {found['high'] - found['mean']:.4f}"
-    return f"{found['mean']:.4f}{half}"
+def _around(interval: Mapping[str, Any]) -> str:
+    half = "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.4f}"
+    return f"{interval['mean']:.4f}{half}"
 
 
-def _between(found: Mapping[str, Any] | None, style: str) -> str:
-    if found is None:
+def _between(interval: Mapping[str, Any] | None, style: str) -> str:
+    if interval is None:
         return ""
-    if found["low"] is None:
-        return f"{found['mean']:{style}}"
-    return f"{found['mean']:{style}} ({found['low']:{style}} to {found['high']:{style}})"
+    if interval["low"] is None:
+        return f"{interval['mean']:{style}}"
+    return f"{interval['mean']:{style}} ({interval['low']:{style}} to {interval['high']:{style}})"
 
 
-def _plain(found: ConfidenceInterval | None) -> dict[str, Any] | None:
-    return None if found is None else asdict(found)
+def _plain(interval: ConfidenceInterval | None) -> dict[str, Any] | None:
+    return None if interval is None else asdict(interval)

@@ -141,6 +141,6 @@ def _round(run: Run, number: int, *, clock: Clock, client: Client) -> tuple[Run,
 def _model(run: Run, number: int) -> Any:
     from trainers import checkpoint
 
-    found = checkpoint.open(run.layout.checkpoint(number))
-    assert found is not None
-    return found.load(run.config.task.task.models(run.config.model))
+    saved = checkpoint.open(run.layout.checkpoint(number))
+    assert saved is not None
+    return saved.load(run.config.task.task.models(run.config.model))

@@ -29,9 +29,9 @@ def build(requirements: Path, folder: Path) -> str | None:
 
 
 def main() -> None:
-    folder, *wanted = map(Path, sys.argv[1:])
+    folder, *peers = map(Path, sys.argv[1:])
     for requirements in sorted(HERE.glob("*.txt")):
-        if wanted and Path(requirements.stem) not in wanted:
+        if peers and Path(requirements.stem) not in peers:
             continue
         failed = folder / f"{requirements.stem}.failed"
         failed.unlink(missing_ok=True)

@@ -76,7 +76,7 @@ class Prepared:
         """Write the ids of the selected samples as npz and as an index file."""
         path = self.folder / f"{self.kind}-{cell.share}-{cell.layout}.npz"
         if not path.exists():
-            ids = self._selected(cell)
+            ids = self._select(cell)
             rows = pl.DataFrame({
                 schema.SHARD_ID: (ids // self.shard_samples).astype(np.uint32),
                 schema.ROW: (ids % self.shard_samples).astype(np.uint32),
@@ -87,7 +87,7 @@ class Prepared:
             np.savez(path, ids=ids)
         return str(path)
 
-    def _selected(self, cell: Cell) -> np.ndarray:
+    def _select(self, cell: Cell) -> np.ndarray:
         rng = np.random.default_rng(0)
         if cell.layout == "scattered":
             count = round(self.num_samples * cell.share)
@@ -108,14 +108,14 @@ def source_samples(kind: str, source: Path | None, options: Any) -> list[dict[st
 
 def _documents(samples: list[dict[str, Any]], num_bytes: int) -> list[dict[str, Any]]:
     """The texts, joined in order until each document has at least `num_bytes`."""
-    found, parts, size = [], [], 0
+    documents, parts, size = [], [], 0
     for sample in samples:
         parts.append(sample["text"])
         size += len(sample["text"].encode())
         if size >= num_bytes:
-            found.append({"text": "\n".join(parts)})
+            documents.append({"text": "\n".join(parts)})
             parts, size = [], 0
-    return found
+    return documents
 
 
 def prepare(kind: str, source: Path | None, options: argparse.Namespace) -> Prepared:
@@ -182,8 +182,8 @@ def ingest(url: str) -> None:
     for name, fmt in (("parquet", "parquet"), ("tar", "webdataset")):
         if storage.info(f"{url}/{place}-{name}/corpus/manifest.parquet") is not None:
             continue
-        found = storage.expand([f"{url}/{name}/*.{name}"])
-        Corpus.from_inspections((each, fmt, inspect_shard(each.url, fmt)) for each in found).save(
+        files = storage.expand([f"{url}/{name}/*.{name}"])
+        Corpus.from_inspections((each, fmt, inspect_shard(each.url, fmt)) for each in files).save(
             f"{url}/{place}-{name}"
         )
 

@@ -70,12 +70,12 @@ def webdataset(request: Any, ids: np.ndarray) -> Iterator[dict[str, Any]]:
 
     # Its documentation uses `curl` for web servers; loopback does not require a signature.
     urls = [_http(name) for name in _shards(request, ids, "tar")]
-    wanted = set(ids.tolist())
+    positions = set(ids.tolist())
     shards = np.unique(ids // request.shard_samples)
 
     def is_selected(sample: dict[str, Any]) -> bool:
         shard = int(Path(sample["__url__"].split("?")[0]).stem)
-        return shard * request.shard_samples + int(sample["__key__"]) in wanted
+        return shard * request.shard_samples + int(sample["__key__"]) in positions
 
     data = wds.WebDataset(urls, shardshuffle=False, empty_check=False)
     if len(ids) < len(shards) * request.shard_samples:
@@ -119,11 +119,11 @@ def datasets_filter(request: Any, ids: np.ndarray) -> Iterable[dict[str, Any]]:
     shards = np.unique(ids // request.shard_samples)
     # Positions in the stream over these files.
     places = np.searchsorted(shards, ids // request.shard_samples) * request.shard_samples
-    wanted = set((places + ids % request.shard_samples).tolist())
+    positions = set((places + ids % request.shard_samples).tolist())
     data = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
     if len(ids) < len(shards) * request.shard_samples:
         data = data.filter(
-            lambda numbers: [number in wanted for number in numbers],
+            lambda numbers: [number in positions for number in numbers],
             with_indices=True,
             batched=True,
             input_columns=[],
@@ -172,15 +172,15 @@ class RowGroups:
         self._group, self._table = (-1, -1), None
 
     def __getitems__(self, ids: list[int]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        samples: list[dict[str, Any]] = []
         for shard, numbers in groupby(ids, lambda number: number // self._shard_samples):
             self._open(shard)
             rows = [number % self._shard_samples for number in numbers]
             groups = np.searchsorted(self._starts, rows, side="right") - 1
             for group, pairs in groupby(zip(groups.tolist(), rows, strict=True), lambda p: p[0]):
                 table = self._read(shard, group)
-                found += table.take([row - self._starts[group] for _, row in pairs]).to_pylist()
-        return found
+                samples += table.take([row - self._starts[group] for _, row in pairs]).to_pylist()
+        return samples
 
     def _open(self, shard: int) -> None:
         import pyarrow.parquet as pq

@@ -22,10 +22,10 @@ def decode(sample: dict[str, Any]) -> np.ndarray:
     """uint8[28, 28] of an encoded image, or the first 256 bytes of a text, padded with zeros."""
     if "image" in sample:
         return np.asarray(Image.open(io.BytesIO(sample["image"])))
-    found = np.zeros(TEXT_BYTES, np.uint8)
+    encoded = np.zeros(TEXT_BYTES, np.uint8)
     text = sample["text"].encode()[:TEXT_BYTES]
-    found[: len(text)] = np.frombuffer(text, np.uint8)
-    return found
+    encoded[: len(text)] = np.frombuffer(text, np.uint8)
+    return encoded
 
 
 def collate(arrays: list[np.ndarray], labels: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

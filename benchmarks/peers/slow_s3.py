@@ -83,8 +83,8 @@ class SlowS3:
 
 
 def _length(head: bytes) -> int:
-    found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-    return int(found.group(1)) if found else 0
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    return int(length.group(1)) if length else 0
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, length: int) -> int:
@@ -124,11 +124,11 @@ def slow_s3(folder: Path, *, cpus: list[int]) -> Iterator[SlowS3]:
     )
     assert process.stdout is not None
     try:
-        said = next((found for line in process.stdout if (found := _URL.search(line))), None)
-        if said is None:
+        address = next((match for line in process.stdout if (match := _URL.search(line))), None)
+        if address is None:
             raise RuntimeError("rclone ended before it served")
         threading.Thread(target=process.stdout.read, daemon=True).start()
-        with _serving(SlowS3(int(said.group(1)))) as proxy:
+        with _serving(SlowS3(int(address.group(1)))) as proxy:
             yield proxy
     finally:
         process.terminate()

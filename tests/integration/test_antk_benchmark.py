@@ -22,7 +22,7 @@ def test_the_benchmark_of_the_kernel_measures_every_learner(tmp_path: Path) -> N
         "--images": tmp_path / "images.parquet",
         "--text": tmp_path / "text.parquet",
         "--results": tmp_path / "results",
-        "--name": "found",
+        "--name": "test",
     }
     done = subprocess.run(
         [
@@ -36,12 +36,12 @@ def test_the_benchmark_of_the_kernel_measures_every_learner(tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "results/found.json").read_text())
-    assert [one["learner"] for one in found["results"]][:2] == ["ViT", "language model"]
-    for one in found["results"]:
+    report = json.loads((tmp_path / "results/test.json").read_text())
+    assert [one["learner"] for one in report["results"]][:2] == ["ViT", "language model"]
+    for one in report["results"]:
         assert [point["step"] for point in one["kernels"]] == [0, 2, 4]
         assert all(point["drift"] > 0 for point in one["kernels"][1:])
-    errors = [step["error"] for step in found["results"][0]["steps"]]
+    errors = [step["error"] for step in report["results"][0]["steps"]]
     assert errors == sorted(errors, reverse=True)
-    assert 0 < found["results"][0]["scores"][-1]["top_overlap"] <= 1
-    assert (tmp_path / "results/found.png").exists()
+    assert 0 < report["results"][0]["scores"][-1]["top_overlap"] <= 1
+    assert (tmp_path / "results/test.png").exists()

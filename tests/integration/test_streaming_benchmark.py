@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def test_it_streams_digits_from_disk_and_from_a_server_that_counts(tmp_path: Path) -> None:
     options = ["--quick", "--samples", "600", "--only", "ours", "--cells", "10% scattered"]
-    files = ["--folder", str(tmp_path), "--results", str(tmp_path), "--name", "found"]
+    files = ["--folder", str(tmp_path), "--results", str(tmp_path), "--name", "test"]
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "streaming.py"), *options, *files],
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
@@ -20,8 +20,8 @@ def test_it_streams_digits_from_disk_and_from_a_server_that_counts(tmp_path: Pat
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "found.png").exists()
-    report = json.loads((tmp_path / "found.json").read_text())
+    assert (tmp_path / "test.png").exists()
+    report = json.loads((tmp_path / "test.json").read_text())
     assert len(report["results"]) == 4
     for row in report["results"]:
         assert row["samples"] == 60

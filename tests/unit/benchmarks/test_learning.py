@@ -81,7 +81,7 @@ def test_a_near_duplicate_is_near() -> None:
     noisy = np.random.default_rng(0).integers(0, 255, (28, 28)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(np.pad(noisy[8:20, 8:20], 8)).save(buffer, "PNG")
-    moved = corpora.nudged(buffer.getvalue(), np.random.default_rng(1))
+    moved = corpora.nudge_image(buffer.getvalue(), np.random.default_rng(1))
     before, after = (corpora.pixels(pl.Series([one])) for one in (buffer.getvalue(), moved))
     assert before.shape == after.shape == (1, 1, 28, 28)
     assert not np.array_equal(before, after)
