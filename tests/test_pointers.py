@@ -23,7 +23,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 OTHERS = [ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "examples").glob("*.yaml"))]
 
 # What the reader of a page writes.
-READERS_FILES = {"docs/own_task.md": {"reviews.py", "trainers.tasks.reviews"}}
+READERS_FILES = {
+    "docs/own_task.md": {"reviews.py", "trainers.tasks.reviews"},
+    "docs/clashes.md": {"pipeline.py", "your_script.py"},
+}
 FILE = re.compile(r"(?<![\w/.<>-])((?:[\w-]+/)*[\w-]+\.py)\b")
 FOLDER = re.compile(rf"(?<![\w/.])((?:{'|'.join(CODE)}|docs)/(?:[\w.-]+/?)*+)(?![<*{{])")
 MODULE = re.compile(rf"\b((?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)++)(?![\w/*-])")
