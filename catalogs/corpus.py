@@ -1,9 +1,4 @@
-"""The corpus: its manifest, and reading samples by shard and row.
-
-Which shards there are, in which order, and whether they still are what was ingested. Not here:
-what is inside a shard (`catalogs/formats/`), finding and inspecting shards in parallel
-(`pipeline/corpus/ingest.py`).
-"""
+"""Corpus: the manifest of its shards, and access to samples by shard and row."""
 
 import functools
 import hashlib
@@ -35,29 +30,32 @@ _ROWS_PER_BATCH = 1 << 20
 
 @dataclass(frozen=True)
 class Corpus:
-    """A set of shards, immutable once ingested. `columns` are those that every shard has."""
+    """Set of shards, immutable once ingested. `columns` are those that every shard has."""
 
     shards: tuple[Shard, ...]
     columns: tuple[str, ...]
-    # Member indexes that are not saved yet, by shard id.
+    # Member indexes that `save` writes, by shard id.
     unsaved_members: Mapping[int, pa.Table] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def from_inspections(cls, found: Iterable[tuple[ObjectInfo, str, Inspection]]) -> "Corpus":
-        """A corpus of inspected shards `(object, format, inspection)`; ids follow their order.
+    def from_inspections(cls, inspected: Iterable[tuple[ObjectInfo, str, Inspection]]) -> "Corpus":
+        """Make a corpus of shards `(object, format, inspection)`; ids follow their order.
 
         Raises:
-            InputError: there are none, one is named twice, one is empty, or they share no column.
+            InputError: there is no shard, a shard is duplicate or empty, or the shards have no
+                column in common.
         """
         shards, columns, members = [], None, {}
-        for shard_id, (stored, kind, inspection) in enumerate(found):
+        for shard_id, (stored, kind, inspection) in enumerate(inspected):
             shards.append(_shard(shard_id, stored, kind, inspection))
             known = inspection.columns if columns is None else columns
             columns = tuple(name for name in known if name in inspection.columns)
             if inspection.members is not None:
                 members[shard_id] = inspection.members
         if columns is None:
-            raise InputError("a corpus needs at least one shard: expected Parquet files or tars")
+            raise InputError(
+                "a corpus needs at least one shard: expected Parquet files or tar files"
+            )
         if not columns:
             raise InputError("the shards have no column in common: ingest them into separate runs")
         _check_unique(shards)
@@ -65,10 +63,10 @@ class Corpus:
 
     @classmethod
     def open(cls, run: str) -> "Corpus":
-        """The corpus of a run.
+        """Open the corpus of a run.
 
         Raises:
-            MissingError: it was never ingested.
+            MissingError: it was not ingested.
         """
         layout = Layout(storage.normalise(run))
         try:
@@ -79,14 +77,14 @@ class Corpus:
             ) from error
         if "columns" not in notes:
             raise InputError(
-                f"{layout.manifest} was not written by `attent ingest`: expected its notes in the"
-                " footer. Another program may have rewritten it; ingest again"
+                f"{layout.manifest} was not written by `attent ingest`: its footer has no notes."
+                " Another program may have rewritten it; ingest again"
             )
         shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
         return cls(shards=shards, columns=tuple(notes["columns"]))
 
     def save(self, run: str) -> None:
-        """Write the member indexes, then the manifest that makes them count."""
+        """Write the member indexes, then the manifest, which commits them."""
         layout = Layout(storage.normalise(run))
         for shard_id, table in self.unsaved_members.items():
             save_members(layout.members(shard_id), table)
@@ -117,25 +115,25 @@ class Corpus:
         return sum(shard.num_bytes for shard in self.shards)
 
     def shard(self, shard_id: int) -> Shard:
-        """The shard with that id. Raises `InputError` if there is none."""
+        """Return the shard with that id. Raises `InputError` if there is none."""
         if not 0 <= shard_id < len(self.shards):
             raise InputError(
-                f"no shard {shard_id}: the corpus has shards 0 to {len(self.shards) - 1}. Was the"
-                " index made for another corpus?"
+                f"unknown shard {shard_id}: the corpus has shards 0 to {len(self.shards) - 1}. Was"
+                " the index made for another corpus?"
             )
         return self.shards[shard_id]
 
     def read(self, shard_id: int, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-        """Samples of one shard; see `ShardFormat.read`."""
+        """Read samples of one shard; see `ShardFormat.read`."""
         return read_shard(self.shard(shard_id), rows=rows, columns=columns)
 
     def row_groups(self) -> npt.NDArray[np.uint64]:
-        """The sample_key of the first row of every row group, ascending.
+        """Return the sample_key (u64) of the first row of every row group, ascending.
 
         Raises:
-            InputError: the shards' format has none, or a shard is damaged.
+            InputError: the shards' format has no row groups, or a shard is damaged.
         """
-        self.check_row_groups()  # before reading thousands of footers in vain
+        self.check_row_groups()  # before thousands of footers are read
 
         def first_keys(shard: Shard) -> npt.NDArray[np.uint64]:
             rows = np.array(_format(shard.format).row_groups(shard), np.uint64)
@@ -144,12 +142,12 @@ class Corpus:
         return np.concatenate(list(ordered_map(first_keys, self.shards, num_threads=16)))
 
     def check_row_groups(self) -> None:
-        """Raises `InputError` where the shards' format has no row groups."""
+        """Raise `InputError` if the shards' format has no row groups."""
         for shard in {shard.format: shard for shard in self.shards}.values():
             _format(shard.format).row_groups(shard)
 
     def rows(self) -> pl.LazyFrame:
-        """Every (shard_id u32, row u32) in order, lazily; never all of them in memory."""
+        """Return every (shard_id u32, row u32) in order, lazily, in bounded memory."""
         kinds = {schema.SHARD_ID: pl.UInt32, schema.ROW: pl.UInt32}
         counts = [shard.num_samples for shard in self.shards]
 
@@ -163,53 +161,53 @@ class Corpus:
         return register_io_source(source, schema=cast(frames.SchemaDict, kinds))
 
     def shard_without(self, column: str) -> Shard | None:
-        """The first shard that lacks `column`; each is looked through until one is found."""
+        """Return the first shard that lacks `column`, or None; inspects them in order."""
         for shard in self.shards:
             if column not in _format(shard.format).inspect(shard.uri).columns:
                 return shard
         return None
 
     def verify(self, shard: Shard) -> None:
-        """Whether a shard still is the object that was ingested.
+        """Check that a shard is still the object that was ingested.
 
         Raises:
-            MissingError: it is gone.
-            CorpusMismatchError: its etag or size is another.
+            MissingError: it was deleted.
+            CorpusMismatchError: its etag or size has changed.
         """
-        found = storage.info(shard.uri)
-        if found is None:
+        stored = storage.info(shard.uri)
+        if stored is None:
             raise MissingError(
-                f"shard {shard.shard_id} is gone: {shard.uri} was ingested and is no longer there"
+                f"shard {shard.shard_id} was not found: {shard.uri} was deleted after ingestion"
             )
-        check_etag(shard.uri, found=found.etag, expected=shard.etag)
-        if found.num_bytes != shard.num_bytes:
+        check_etag(shard.uri, found=stored.etag, expected=shard.etag)
+        if stored.num_bytes != shard.num_bytes:
             raise CorpusMismatchError(
-                f"{shard.uri} has changed since it was ingested: it has {found.num_bytes} bytes,"
-                f" the corpus says {shard.num_bytes}. Ingest it into a new run"
+                f"{shard.uri} has changed since it was ingested: it has {stored.num_bytes} bytes,"
+                f" expected {shard.num_bytes}. Ingest it into a new run"
             )
 
 
 def format_of(url: str) -> str:
-    """The shard format that a URL's suffix means. Raises `InputError` if there is none."""
-    known: dict[str, str] = {}
+    """Return the shard format for a URL's suffix. Raises `InputError` for an unknown suffix."""
+    formats: dict[str, str] = {}
     for name in plugins.plugin_names(_FORMATS):
-        known.update((suffix, name) for suffix in _format(name).suffixes)
-    # What follows the `?` of a web address is no part of the name.
+        formats.update((suffix, name) for suffix in _format(name).suffixes)
+    # Without the query of a web address.
     path = url.partition("?")[0] if url.startswith(("http://", "https://")) else url
-    for suffix, name in known.items():
+    for suffix, name in formats.items():
         if path.lower().endswith(suffix):
             return name
     raise InputError(
-        f"{url} is no shard: expected a name that ends in {' or '.join(sorted(known))}."
+        f"{url} is not a shard: expected a name that ends in {' or '.join(sorted(formats))}."
         " Convert other files with `attent ingest --convert`"
     )
 
 
 def inspect_shard(url: str, format_name: str, *, members_url: str | None = None) -> Inspection:
-    """Look through one shard, where the caller runs.
+    """Inspect one shard in the caller's process.
 
-    With `members_url` the member index (if the format keeps one) is published there and left out of
-    the answer, so that a driver never holds the indexes of all shards.
+    With `members_url`, the member index (if the format keeps one) is published there instead of
+    returned, so that a driver never holds the indexes of all shards.
     """
     inspection = _format(format_name).inspect(url)
     if inspection.members is None or members_url is None:
@@ -219,12 +217,12 @@ def inspect_shard(url: str, format_name: str, *, members_url: str | None = None)
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-    """Samples of one shard, for those who hold the shard and not the corpus (Dask workers)."""
+    """Read samples of one shard without its corpus (on Dask workers); see `ShardFormat.read`."""
     return _format(shard.format).read(shard, rows=rows, columns=columns)
 
 
 def plan_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
-    """What reading those samples takes; see `ShardFormat.plan`."""
+    """Plan the requests for samples of one shard; see `ShardFormat.plan`."""
     return _format(shard.format).plan(shard, rows=rows, columns=columns)
 
 
@@ -233,17 +231,21 @@ def write_shard(path: Path, samples: Iterable[Sample], *, format_name: str) -> N
     _format(format_name).write(path, samples)
 
 
-def check_corpus(found: Mapping[str, object], *, corpus: Corpus, what: str) -> None:
-    """Raises `CorpusMismatchError` unless the notes `found` of `what` name this corpus."""
-    theirs = found.get("corpus_id")
-    if theirs == corpus.corpus_id:
+def check_corpus(notes: Mapping[str, object], *, corpus: Corpus, what: str) -> None:
+    """Raise `CorpusMismatchError` unless the notes of the file `what` name this corpus."""
+    corpus_id = notes.get("corpus_id")
+    if corpus_id == corpus.corpus_id:
         return
     counts = {"num_shards": len(corpus.shards), "num_samples": corpus.num_samples}
-    differ = [f"{k} {found[k]} there, {v} here" for k, v in counts.items() if found.get(k, v) != v]
-    reason = "; ".join(differ) or "a shard's URI, size or etag is another"
+    differences = [
+        f"{name} was {notes[name]}, is {count}"
+        for name, count in counts.items()
+        if notes.get(name, count) != count
+    ]
+    reason = "; ".join(differences) or "the URI, size or etag of a shard differs"
     raise CorpusMismatchError(
-        f"{what} was made from corpus {theirs}, this is corpus {corpus.corpus_id} ({reason})."
-        " Use the run it was made in, or make it again"
+        f"{what} was made from corpus {corpus_id}, but this is corpus {corpus.corpus_id}"
+        f" ({reason}). Use the run in which it was made, or make it again"
     )
 
 
@@ -260,7 +262,7 @@ def _format(name: str) -> ShardFormat:
 
 def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection) -> Shard:
     if inspection.num_samples == 0:
-        raise InputError(f"{stored.url} has no samples: leave it out")
+        raise InputError(f"{stored.url} has no samples: remove it from the shards")
     return Shard(
         shard_id=shard_id,
         uri=stored.url,
@@ -279,28 +281,26 @@ def _with_members(shard: Shard, layout: Layout) -> Shard:
 
 
 def _check_unique(shards: Sequence[Shard]) -> None:
-    seen: set[str] = set()
+    uris: set[str] = set()
     for shard in shards:
-        if shard.uri in seen:
-            raise InputError(f"{shard.uri} is named twice: expected every shard once")
-        seen.add(shard.uri)
+        if shard.uri in uris:
+            raise InputError(f"duplicate shard {shard.uri}: expected every shard once")
+        uris.add(shard.uri)
 
 
 def _row_batches(counts: Sequence[int]) -> Iterator[pl.DataFrame]:
-    pieces: list[pl.DataFrame] = []
+    chunk: list[pl.DataFrame] = []
     height = 0
     for shard_id, count in enumerate(counts):
         for first in range(0, count, _ROWS_PER_BATCH):
             rows = pl.int_range(
                 first, min(count, first + _ROWS_PER_BATCH), dtype=pl.UInt32, eager=True
             )
-            piece = pl.DataFrame({schema.ROW: rows}).select(
-                pl.lit(shard_id, dtype=pl.UInt32).alias(schema.SHARD_ID), schema.ROW
-            )
-            pieces.append(piece)
-            height += len(piece)
+            shard_ids = pl.lit(shard_id, dtype=pl.UInt32).alias(schema.SHARD_ID)
+            chunk.append(pl.DataFrame({schema.ROW: rows}).select(shard_ids, schema.ROW))
+            height += len(rows)
             if height >= _ROWS_PER_BATCH:
-                yield pl.concat(pieces)
-                pieces, height = [], 0
-    if pieces:
-        yield pl.concat(pieces)
+                yield pl.concat(chunk)
+                chunk, height = [], 0
+    if chunk:
+        yield pl.concat(chunk)

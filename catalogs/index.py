@@ -1,7 +1,4 @@
-"""The index file: which rows a round trains on, with their weights, and where they came from.
-
-Writing it in bounded memory and opening it against its corpus.
-"""
+"""Index file: the rows that a round trains on, their weights and provenance."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +21,7 @@ _ROWS_PER_GROUP = 1 << 18
 # Row groups of an index that are fetched together: 16 M rows, about 10 MB.
 _GROUPS_AT_A_TIME = 64
 
-# Told how many rows more are written.
+# Called with the number of rows of each batch that is written.
 OnRows = Callable[[int], None]
 
 # Rows u32[n] and weights f32[n] of one shard.
@@ -34,12 +31,12 @@ IndexBatch = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[n
 
 
 class UnsortedError(InputError):
-    """Rows that belong in (shard_id, row) order are in another."""
+    """Rows are not in (shard_id, row) order."""
 
 
 @dataclass(frozen=True)
 class IndexFile:
-    """An index at rest. `digest` is of the sorted (shard_id, row) alone."""
+    """An index at rest. `digest` covers only the sorted (shard_id, row)."""
 
     url: str
     num_samples: int
@@ -59,50 +56,53 @@ class IndexFile:
     ) -> "IndexFile":
         """Stream `selected` (`schema.INDEX`, sorted by shard_id and row) into an index file.
 
-        The same rows give the same bytes, in whatever batches they come. With `num_samples` exactly
-        so many rows must come. `on_rows` is told how many of them each batch has, for progress.
+        The same rows give the same bytes, however they are batched. `num_samples` is the expected
+        number of rows. `on_rows` is called with the number of rows of each batch, for progress.
 
         Raises:
             ExistsError: there is a file at `url` and `overwrite` is not set.
-            InputError: a column is missing, the rows are not unique, or more or fewer than
-                promised. Nothing is published.
+            InputError: a column is missing, rows are not unique, or their number is not
+                `num_samples`. Nothing is published.
             UnsortedError: the rows are not sorted.
         """
         if not overwrite and storage.info(url) is not None:
-            raise ExistsError(f"{url} is there already: choose another name or remove it first")
-        seen = _Seen(on_rows)
+            raise ExistsError(f"{url} already exists: choose another name or delete it first")
+        checker = _RowChecker(on_rows)
 
         def notes() -> frames.Notes:
-            seen.check_count(num_samples)
+            checker.check_count(num_samples)
             return {
                 "schema_version": schema.SCHEMA_VERSION,
-                "num_samples": seen.num_samples,
-                "index_digest": seen.digest.hexdigest(),
+                "num_samples": checker.num_samples,
+                "index_digest": checker.digest.hexdigest(),
                 "provenance": provenance,
             }
 
         frames.publish_tables(
             url,
-            (frames.to_arrow(seen.checked(batch)) for batch in _batches(selected)),
+            (frames.to_arrow(checker.check(batch)) for batch in _batches(selected)),
             schema=frames.arrow_schema(dict(schema.INDEX)),
             notes=notes,
         )
         return cls(
-            storage.normalise(url), seen.num_samples, seen.digest.hexdigest(), dict(provenance)
+            storage.normalise(url),
+            checker.num_samples,
+            checker.digest.hexdigest(),
+            dict(provenance),
         )
 
     @classmethod
     def open(cls, url: str, *, corpus: Corpus | None = None) -> "IndexFile":
-        """The index at `url`, checked against `corpus` where one is given.
+        """Open the index at `url` and check that it was made for `corpus`, if given.
 
         Raises:
             MissingError: there is no file at `url`.
-            InputError: it is not an index.
+            InputError: it is not an index file.
             CorpusMismatchError: it was made for another corpus (`provenance["corpus_id"]`).
         """
         notes = frames.notes_of(frames.footer_of(url))
         if "index_digest" not in notes:
-            raise InputError(f"{url} is no index file: expected one written by `attent select`")
+            raise InputError(f"{url} is not an index file: expected one written by `attent select`")
         if corpus is not None:
             check_corpus(notes["provenance"], corpus=corpus, what=f"the index {url}")
         return cls(
@@ -110,18 +110,18 @@ class IndexFile:
         )
 
     def frame(self) -> pl.LazyFrame:
-        """The rows (`schema.INDEX`), lazily, in order."""
+        """Return the rows (`schema.INDEX`) in order, lazily."""
         return Scan.of([self.url], schema=dict(schema.INDEX)).frame()
 
     def rows_by_shard(self) -> dict[int, ShardRows]:
-        """Sorted rows u32[n] and weights f32[n] of every shard that has any, in shard order.
+        """Return sorted rows u32[n] and weights f32[n] of every shard with rows, in shard order.
 
         Eight bytes per selected row: views into two arrays.
         """
         columns = [schema.SHARD_ID, schema.ROW, schema.WEIGHT]
         table = self.frame().select(columns).collect(engine="streaming")
         shards, rows, weights = (table[name].to_numpy() for name in columns)
-        # Where another shard begins; the rows are sorted.
+        # Where the next shard begins; the rows are sorted.
         bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
         return {
             int(shards[first]): (rows[first:end], weights[first:end])
@@ -130,7 +130,7 @@ class IndexFile:
         }
 
     def batches(self) -> Iterator[IndexBatch]:
-        """shard_id, row and weight of all rows, in order, some row groups at a time."""
+        """Yield shard_id, row and weight of all rows in order, several row groups at a time."""
         footer = frames.footer_of(self.url)
         columns = [schema.SHARD_ID, schema.ROW, schema.WEIGHT]
         for first in range(0, footer.num_groups, _GROUPS_AT_A_TIME):
@@ -152,39 +152,36 @@ def digest_of(
     num_samples: int | None = None,
     on_rows: OnRows | None = None,
 ) -> str:
-    """The digest that an index of these rows would have. Raises what `IndexFile.write` raises."""
-    seen = _Seen(on_rows)
+    """Return the digest of an index of these rows. Raises what `IndexFile.write` raises."""
+    checker = _RowChecker(on_rows)
     for batch in _batches(selected):
-        seen.checked(batch)
-    seen.check_count(num_samples)
-    return seen.digest.hexdigest()
+        checker.check(batch)
+    checker.check_count(num_samples)
+    return checker.digest.hexdigest()
 
 
 def rows_of_shard(url: str, shard_id: int) -> npt.NDArray[np.uint32]:
-    """The rows of one shard, sorted; of the index at `url` only the row groups with them are read.
-
-    For workers that need one shard of many.
-    """
+    """Return the sorted rows u32[n] of one shard; only the row groups with that shard are read."""
     footer = frames.footer_of(url)
     columns = [schema.SHARD_ID, schema.ROW]
     leaf = footer.schema.names.index(schema.SHARD_ID)
     groups = []
     for group in range(footer.num_groups):
-        ids = footer.metadata.row_group(group).column(leaf).statistics
-        if ids.min <= shard_id <= ids.max:
+        statistics = footer.metadata.row_group(group).column(leaf).statistics
+        if statistics.min <= shard_id <= statistics.max:
             groups.append(group)
     fetched = parquet_file.fetch(url, footer=footer, groups=groups, columns=columns, etag=None)
-    found = [
+    rows = [
         table[schema.ROW].to_numpy()[table[schema.SHARD_ID].to_numpy() == shard_id]
         for table in parquet_file.decode(
             url, fetched, footer=footer, groups=groups, columns=columns
         )
     ]
-    return np.concatenate([np.zeros(0, np.uint32), *found])
+    return np.concatenate([np.zeros(0, np.uint32), *rows])
 
 
-class _Seen:
-    """Counts, digests and checks rows while they stream by."""
+class _RowChecker:
+    """Counts, digests and checks rows of an index, batch by batch."""
 
     def __init__(self, on_rows: OnRows | None) -> None:
         self._on_rows = on_rows
@@ -192,7 +189,8 @@ class _Seen:
         self.digest = frames.ColumnDigest([schema.SHARD_ID, schema.ROW])
         self._last_key = -1
 
-    def checked(self, batch: pl.DataFrame) -> pl.DataFrame:
+    def check(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Return `batch`. Raises `InputError` for unsorted or duplicate rows."""
         batch = batch.rechunk()
         ids = (batch[name].to_numpy() for name in (schema.SHARD_ID, schema.ROW))
         keys = schema.numpy_sample_key(*ids)
@@ -200,10 +198,10 @@ class _Seen:
             raise UnsortedError(
                 "the rows of an index must be sorted by (shard_id, row): sort the selection"
             )
-        same = np.flatnonzero(keys[1:] == keys[:-1])
-        if int(keys[0]) == self._last_key or len(same):
+        duplicates = np.flatnonzero(keys[1:] == keys[:-1])
+        if int(keys[0]) == self._last_key or len(duplicates):
             raise duplicate_error(
-                self._last_key if int(keys[0]) == self._last_key else int(keys[same[0]])
+                self._last_key if int(keys[0]) == self._last_key else int(keys[duplicates[0]])
             )
         self._last_key = int(keys[-1])
         self.num_samples += len(batch)
@@ -212,31 +210,31 @@ class _Seen:
             self._on_rows(len(batch))
         return batch
 
-    def check_count(self, promised: int | None) -> None:
-        if promised is not None and promised != self.num_samples:
+    def check_count(self, expected: int | None) -> None:
+        if expected is not None and expected != self.num_samples:
             raise InputError(
-                f"{promised} rows were selected, but {self.num_samples} came when they were read"
-                " for the index: the losses changed meanwhile, or hold a sample twice. Nothing was"
+                f"{expected} rows were selected, but {self.num_samples} were read for the index:"
+                " the losses changed in the meantime, or have a duplicate sample. Nothing was"
                 " written; select again"
             )
 
 
 def _batches(selected: pl.LazyFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Typed, each of `_ROWS_PER_GROUP` rows but the last."""
+    """Yield batches with the dtypes of an index, each of `_ROWS_PER_GROUP` rows except the last."""
     if isinstance(selected, pl.LazyFrame):
         selected = selected.collect_batches(maintain_order=True, engine="streaming")
-    waiting = pl.DataFrame(schema=schema.INDEX)
+    buffer = pl.DataFrame(schema=schema.INDEX)
     for batch in selected:
-        waiting.vstack(_typed(batch), in_place=True)
-        while len(waiting) >= _ROWS_PER_GROUP:
-            yield waiting.head(_ROWS_PER_GROUP)
-            waiting = waiting.slice(_ROWS_PER_GROUP)
-    if len(waiting):
-        yield waiting
+        buffer.vstack(_cast(batch), in_place=True)
+        while len(buffer) >= _ROWS_PER_GROUP:
+            yield buffer.head(_ROWS_PER_GROUP)
+            buffer = buffer.slice(_ROWS_PER_GROUP)
+    if len(buffer):
+        yield buffer
 
 
-def _typed(batch: pl.DataFrame) -> pl.DataFrame:
+def _cast(batch: pl.DataFrame) -> pl.DataFrame:
     kinds = schema.INDEX
-    if lacking := [name for name in kinds if name not in batch.columns]:
-        raise InputError(f"an index needs the column {lacking[0]!r}: expected {', '.join(kinds)}")
+    if missing := [name for name in kinds if name not in batch.columns]:
+        raise InputError(f"an index needs the column {missing[0]!r}: expected {', '.join(kinds)}")
     return batch.select(pl.col(name).cast(kind) for name, kind in kinds.items())

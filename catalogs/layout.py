@@ -1,13 +1,10 @@
-"""Every path of a run, built once.
-
-Strings. A run lives under one fsspec URL or local folder; `Layout(run)` names what is in it.
-"""
+"""Paths of a run: the only place that builds them. Pure."""
 
 from dataclasses import dataclass
 
 
 def join(base: str, *names: str) -> str:
-    """`base/name/name…`, for URLs and local paths alike."""
+    """Return `base/name/name…`, for URLs and local paths alike."""
     # The slashes of `memory://` belong to its scheme.
     start = base if base.endswith("://") else base.rstrip("/") + "/"
     return start + "/".join(names)
@@ -15,7 +12,7 @@ def join(base: str, *names: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths under one run."""
+    """Paths under one run, which is an fsspec URL or a local folder."""
 
     run: str
 
@@ -29,7 +26,7 @@ class Layout:
 
     @property
     def converted_shards(self) -> str:
-        """Shards that `attent ingest --convert` made."""
+        """Shards written by `attent ingest --convert`."""
         return join(self.run, "corpus", "shards")
 
     @property
@@ -53,7 +50,7 @@ class Layout:
         return join(self.run, "losses", "plans")
 
     def plan(self, round_number: int) -> str:
-        """The spans of a round, frozen before the first of them is measured."""
+        """Scoring plan of a round, written before the first span is measured."""
         return join(self.plans, f"{round_number:05d}.parquet")
 
     @property
@@ -61,7 +58,7 @@ class Layout:
         return join(self.run, "losses", "journals")
 
     def journal(self, digest: str) -> str:
-        """Which rows of a span are in flight: there while it is measured."""
+        """Rows of a span that are being measured; exists until the span is finished."""
         return join(self.journals, f"{digest}.json")
 
     @property
@@ -76,7 +73,7 @@ class Layout:
         return join(self.run, "losses", "rescored")
 
     def rescored(self, round_number: int) -> str:
-        """Which rows a partial round measures again: an index file, written before it begins."""
+        """Rows that a partial round measures again: an index file, written before it starts."""
         return join(self.all_rescored, f"{round_number:05d}.parquet")
 
     @property
@@ -98,7 +95,7 @@ class Layout:
         return join(self.run, "decisions")
 
     def decision(self, round_number: int) -> str:
-        """What a round was decided to do, and why: written before anything of it is done."""
+        """Decisions of an adaptive round and their reasons, written before the round starts."""
         return join(self.decisions, f"{round_number:05d}.json")
 
     @property
@@ -122,7 +119,7 @@ class Layout:
 
     @property
     def initial_checkpoint(self) -> str:
-        """The weights before the first step: what the first round is scored with."""
+        """Weights before the first step; the first round is scored with them."""
         return join(self.checkpoints, "initial")
 
     def checkpoint(self, round_number: int) -> str:
@@ -140,7 +137,7 @@ class Layout:
         return join(self.metrics, "scoring")
 
     def scoring_metrics(self, round_number: int) -> str:
-        """How scoring went; unlike `round_metrics` it says nothing about what is finished."""
+        """Metrics of scoring; unlike `round_metrics`, they do not mark a round as finished."""
         return join(self.scoring, f"{round_number:05d}.parquet")
 
     @property
@@ -148,7 +145,7 @@ class Layout:
         return join(self.run, "antk")
 
     def kernels(self, kind: str) -> str:
-        """Kernels that can be compared; `kind` says of what f, and how they were computed."""
+        """Comparable kernels; `kind` names the output f and how they were computed."""
         return join(self.all_kernels, kind)
 
     def kernel(self, kind: str, checkpoint: str) -> str:
@@ -160,7 +157,7 @@ class Layout:
 
     @property
     def drivers(self) -> str:
-        """The tickets of drivers that work on the run."""
+        """Lease tickets of drivers."""
         return join(self.run, "drivers")
 
     @property

@@ -1,12 +1,9 @@
-"""Rows → requests: which bytes of a shard to ask for. Pure.
+"""Read plan: which byte ranges of a shard to request for a set of rows. Pure.
 
-Coalescing extents into ranges, and finding the bytes again in what came back. Not here: reading
-(`catalogs/storage/`) or where a sample lies in its shard (`catalogs/formats/`).
-
-A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents
-closer than that are cheaper as one range. As a cost in bytes this greedy merge is optimal, and
-reading a whole shard is merely its extreme case. Where samples are large, what is read in vain
-is bounded as well: bandwidth is shared, and a request for a large sample is well spent.
+A request costs as much as reading `request_bytes` more (latency × bandwidth): two extents closer
+than that are cheaper as one range. This greedy merge minimises the cost in bytes; reading a whole
+shard is its extreme case. For large samples, read amplification is bounded as well, because
+bandwidth is shared and requests are few.
 """
 
 from bisect import bisect_right
@@ -18,10 +15,10 @@ import numpy.typing as npt
 
 from attent_select.errors import InputError
 
-# Samples of this size or more, on average, are read with at most so many times their bytes.
+# Read amplification is bounded for samples of this average size or more.
 LARGE_SAMPLE_BYTES = 32 << 10
 MAX_AMPLIFICATION = 1.2
-# Of a shard's bytes, without its footer or the last padding.
+# Share of a shard's bytes that counts as all of it: without footer or padding.
 _WHOLE_SHARE = 0.9
 
 # (offset, num_bytes) within a shard.
@@ -29,7 +26,7 @@ Extent = tuple[int, int]
 
 
 def coalesce(extents: Sequence[Extent], *, request_bytes: int) -> list[Extent]:
-    """The fewest-cost ranges that cover `extents` (in any order), sorted and disjoint."""
+    """Return the cheapest ranges that cover `extents` (in any order), sorted and disjoint."""
     ranges: list[Extent] = []
     for offset, num_bytes in sorted(extents):
         if num_bytes == 0:
@@ -46,27 +43,31 @@ def coalesce(extents: Sequence[Extent], *, request_bytes: int) -> list[Extent]:
 def coalesce_bounded(
     extents: Sequence[Extent], *, request_bytes: int, num_samples: int
 ) -> list[Extent]:
-    """`coalesce`, but for samples of `LARGE_SAMPLE_BYTES` or more on average the gaps read in vain,
-    smallest first, are at most a fifth of what is wanted.
+    """Coalesce `extents`; bound the read amplification of large samples.
+
+    For samples of `LARGE_SAMPLE_BYTES` or more on average, only the smallest gaps are read, at most
+    a fifth of the bytes of the extents.
     """
-    wanted = np.array([extent for extent in extents if extent[1]], np.int64).reshape(-1, 2)
-    wanted = wanted[np.argsort(wanted[:, 0])]
-    total = int(wanted[:, 1].sum())
+    sorted_extents = np.array([extent for extent in extents if extent[1]], np.int64).reshape(-1, 2)
+    sorted_extents = sorted_extents[np.argsort(sorted_extents[:, 0])]
+    total = int(sorted_extents[:, 1].sum())
     if total >= LARGE_SAMPLE_BYTES * num_samples:
-        gaps = np.sort(np.maximum(wanted[1:, 0] - wanted[:-1].sum(axis=1), 0))
-        fitting = int(np.searchsorted(np.cumsum(gaps), total * (MAX_AMPLIFICATION - 1), "right"))
-        if fitting < len(gaps):
-            request_bytes = min(request_bytes, int(gaps[fitting]) - 1)
+        gaps = np.sort(np.maximum(sorted_extents[1:, 0] - sorted_extents[:-1].sum(axis=1), 0))
+        num_gaps = int(np.searchsorted(np.cumsum(gaps), total * (MAX_AMPLIFICATION - 1), "right"))
+        if num_gaps < len(gaps):
+            request_bytes = min(request_bytes, int(gaps[num_gaps]) - 1)
     return coalesce(extents, request_bytes=request_bytes)
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """What reading some samples of one shard takes.
+    """Requests for some samples of one shard.
 
-    `method` is `whole file`, `ranges` or `row groups`; `ranges` are what is requested;
-    `bytes_selected` is the extent of the samples in the shard; `decoded_bytes` about the memory
-    that reading them takes.
+    Attributes:
+        method: `whole file`, `ranges` or `row groups`.
+        ranges: the requests.
+        bytes_selected: extent of the samples in the shard.
+        decoded_bytes: approximate memory of the samples when they are read.
     """
 
     method: str
@@ -76,62 +77,63 @@ class ReadPlan:
 
     @property
     def num_bytes(self) -> int:
-        """That are requested."""
+        """Number of requested bytes."""
         return sum(size for _, size in self.ranges)
 
 
 def read_method(ranges: Sequence[Extent], *, shard_bytes: int, otherwise: str) -> str:
-    """`whole file` for one range over nearly all of the shard."""
+    """Return `whole file` for one range over nearly the whole shard, else `otherwise`."""
     is_whole = len(ranges) == 1 and ranges[0][1] >= _WHOLE_SHARE * shard_bytes
     return "whole file" if is_whole else otherwise
 
 
 @dataclass(frozen=True)
 class FetchedRanges:
-    """The ranges of an object that were read; `cut` finds bytes in them without copying."""
+    """Ranges of an object and their bytes; `cut` returns parts of them without a copy."""
 
     ranges: Sequence[Extent]
     data: Sequence[bytes]
 
     def cut(self, offset: int, num_bytes: int) -> memoryview:
-        """The bytes of an extent that lies within one of the ranges."""
+        """Return the bytes of an extent, which must lie within one of the ranges."""
         if num_bytes == 0:
             return memoryview(b"")
         position = bisect_right(self.ranges, offset, key=lambda extent: extent[0]) - 1
         start = offset - self.ranges[position][0] if position >= 0 else -1
-        piece = memoryview(self.data[position])[start : start + num_bytes] if start >= 0 else b""
-        assert len(piece) == num_bytes, "an extent was not planned for"
-        return memoryview(piece)
+        assert start >= 0, "the extent was not fetched"
+        view = memoryview(self.data[position])[start : start + num_bytes]
+        assert len(view) == num_bytes, "the extent was not fetched"
+        return view
 
     @property
     def num_bytes(self) -> int:
-        return sum(len(piece) for piece in self.data)
+        return sum(map(len, self.data))
 
 
 def check_rows(rows: Sequence[int], *, num_samples: int, url: str) -> npt.NDArray[np.int64]:
-    """`rows` as int64[n].
+    """Return `rows` as int64[n].
 
     Raises:
         InputError: they are not strictly increasing, or not in the shard.
     """
-    wanted = np.asarray(rows, dtype=np.int64)
-    if len(wanted) == 0:
-        return wanted
-    if np.any(np.diff(wanted) <= 0):
+    array = np.asarray(rows, dtype=np.int64)
+    if len(array) == 0:
+        return array
+    if np.any(np.diff(array) <= 0):
         raise InputError(
-            f"rows of {url} must be strictly increasing: expected them sorted, once each"
+            f"rows of {url} must be strictly increasing: sort them and remove duplicates"
         )
-    if wanted[0] < 0 or wanted[-1] >= num_samples:
-        outside = int(wanted[0] if wanted[0] < 0 else wanted[-1])
+    if array[0] < 0 or array[-1] >= num_samples:
+        outside = int(array[0] if array[0] < 0 else array[-1])
         raise InputError(
             f"{url} has no row {outside}: expected 0 to {num_samples - 1}. Was the index or the"
             " catalog made for another corpus?"
         )
-    return wanted
+    return array
 
 
 def check_columns(columns: Sequence[str], *, known: Sequence[str], url: str) -> None:
-    """Raises `InputError` naming the first column that the shard lacks."""
+    """Raise `InputError` that names the first column which the shard lacks."""
     for column in columns:
         if column not in known:
             raise InputError(

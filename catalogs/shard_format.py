@@ -1,7 +1,7 @@
-"""What a shard format must do, and the values that cross that seam.
+"""Shard format protocol and its values.
 
-The protocol and its values. A new format is one new file; the suite under `tests/conformance/`
-finds and tests it because it exists.
+A new format is one new file in `catalogs/formats/`, or any importable module. The suite in
+`catalogs.testing` checks it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What ingesting a shard found: sample count, column names, and (tars) the member index."""
+    """Result of inspecting a shard: sample count, columns, and (tar files) the member index."""
 
     num_samples: int
     columns: tuple[str, ...]
@@ -41,10 +41,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Reading:
-    """Samples in the order of the rows that were asked for, and what getting them cost.
+    """Samples in the order of the requested rows, and what reading them cost.
 
-    `values` has `num_samples` plain Python values for every column that was asked for: as columns,
-    because an object for each sample costs more than to read a small one.
+    `values` has `num_samples` plain Python values for every requested column. They are columns
+    because an object per sample costs more than reading a small sample.
 
     `bytes_selected` is the extent of the selected samples in their shard (tar: headers and padding
     included; Parquet: the share of the column chunks read). Read amplification is
@@ -59,17 +59,17 @@ class Reading:
 
     @property
     def samples(self) -> list[Sample]:
-        """One by one; made anew each time."""
+        """The samples one by one; built on each access."""
         return samples_of(self.values, num_samples=self.num_samples)
 
 
 def samples_of(values: Mapping[str, Sequence[Any]], *, num_samples: int) -> list[Sample]:
-    """Columns → `num_samples` samples."""
+    """Turn columns into `num_samples` samples."""
     empty: Sample = dict.fromkeys(values)
     samples = [empty.copy() for _ in range(num_samples)]
-    # Column by column: a dictionary made of names and values takes four times as long.
-    for name, found in values.items():
-        for sample, value in zip(samples, found, strict=True):
+    # Column by column: `dict(zip(names, values))` per sample takes four times as long.
+    for name, column in values.items():
+        for sample, value in zip(samples, column, strict=True):
             sample[name] = value
     return samples
 
@@ -78,38 +78,38 @@ class ShardFormat(Protocol):
     """Reads and writes shards of one format. Stateless: instances carry no data."""
 
     suffixes: tuple[str, ...]
-    # Whether samples are found through a member index that ingesting wrote (`Inspection.members`).
+    # Whether ingestion saves a member index (`Inspection.members`), which `read` uses.
     keeps_members: bool
 
     def inspect(self, url: str) -> Inspection:
-        """Look through a shard once. Raises `InputError` naming the shard when it is damaged."""
+        """Inspect a shard once. Raises `InputError` that names the shard if it is damaged."""
         ...
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-        """The samples at `rows` (strictly increasing), only `columns`.
+        """Read `columns` of the samples at `rows` (strictly increasing).
 
         Raises:
             InputError: a column is not in the shard, or the shard is damaged.
-            MissingError: the shard is gone.
+            MissingError: the shard was deleted.
             CorpusMismatchError: the shard is not the object that was ingested (etag).
         """
         ...
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
-        """What `read` would request for these samples; raises what `read` raises.
+        """Return the requests of `read` for these samples; raises what `read` raises.
 
-        Costs at most one small request for each shard, the answer to which `read` uses as well.
+        Costs at most one small request per shard, whose answer `read` uses again.
         """
         ...
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
-        """The first row of every piece that is read as a whole, ascending from 0.
+        """Return the first row of every row group (rows that are read together), ascending from 0.
 
         Raises:
-            InputError: this format has none, or the shard is damaged.
+            InputError: this format has no row groups, or the shard is damaged.
         """
         ...
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
-        """Write a local shard, byte-identical for equal samples."""
+        """Write a local shard; equal samples give equal bytes."""
         ...

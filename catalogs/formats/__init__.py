@@ -1,1 +1,1 @@
-"""Shard formats: one file each; the file name is the format's name."""
+"""Shard formats: one per file; the file name is the name of the format."""

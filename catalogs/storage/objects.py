@@ -72,8 +72,8 @@ def check_etag(url: str, *, found: str, expected: str | None) -> None:
     """Raise `CorpusMismatchError` unless `found` is the `expected` etag (None: any)."""
     if expected is not None and found != expected:
         raise CorpusMismatchError(
-            f"{url} has changed since it was ingested: its etag is {found}, the corpus says"
-            f" {expected}. Put the old file back, or ingest the new one into a new run"
+            f"{url} has changed since it was ingested: its etag is {found}, expected"
+            f" {expected}. Restore the old file, or ingest the new file into a new run"
         )
 
 

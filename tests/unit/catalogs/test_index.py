@@ -95,7 +95,7 @@ def test_the_digest_is_of_the_rows_alone(tmp_path: Path) -> None:
 def test_an_index_that_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
     url = str(tmp_path / "index.parquet")
     first = IndexFile.write(url, rows([(0, 1)]), provenance={})
-    with pytest.raises(ExistsError, match=r"index\.parquet is there already"):
+    with pytest.raises(ExistsError, match=r"index\.parquet already exists"):
         IndexFile.write(url, rows([(0, 2)]), provenance={})
     assert IndexFile.open(url) == first
     assert IndexFile.write(url, rows([(0, 2)]), provenance={}, overwrite=True) != first
@@ -114,9 +114,9 @@ def test_rows_that_are_not_sorted_or_not_unique_leave_no_file(
 def test_more_or_fewer_rows_than_promised_leave_no_file(tmp_path: Path) -> None:
     url, selected = str(tmp_path / "index.parquet"), rows([(0, 1), (0, 2)])
     for promised in (1, 3):
-        with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 came"):
+        with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 were read"):
             IndexFile.write(url, selected, provenance={}, num_samples=promised)
-        with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 came"):
+        with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 were read"):
             digest_of(selected, num_samples=promised)
     assert list(tmp_path.iterdir()) == []
     assert IndexFile.write(url, selected, provenance={}, num_samples=2).num_samples == 2
@@ -142,7 +142,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 def test_an_index_of_another_corpus_is_a_mismatch(tmp_path: Path) -> None:
     url = str(tmp_path / "index.parquet")
     IndexFile.write(url, rows([(0, 1)]), provenance={"corpus_id": "another", "num_samples": 7})
-    with pytest.raises(CorpusMismatchError, match=r"num_samples 7 there, 400 here"):
+    with pytest.raises(CorpusMismatchError, match=r"num_samples was 7, is 400"):
         IndexFile.open(url, corpus=CORPUS)
     assert IndexFile.open(url).num_samples == 1
 
@@ -150,7 +150,7 @@ def test_an_index_of_another_corpus_is_a_mismatch(tmp_path: Path) -> None:
 def test_what_is_no_index_is_an_input_error(tmp_path: Path) -> None:
     url = str(tmp_path / "other.parquet")
     pl.DataFrame({"x": [1]}).write_parquet(url)
-    with pytest.raises(InputError, match=r"other\.parquet is no index file"):
+    with pytest.raises(InputError, match=r"other\.parquet is not an index file"):
         IndexFile.open(url)
     with pytest.raises(MissingError, match=r"none\.parquet"):
         IndexFile.open(str(tmp_path / "none.parquet"))

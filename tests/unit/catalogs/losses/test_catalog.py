@@ -188,7 +188,7 @@ def test_a_round_needs_every_shard_once_with_all_its_rows(run: str) -> None:
         catalog.publish(0, [*parts, part(catalog, [1])], provenance={})
     catalog.write_span("short", losses(3, count=1))
     short = catalog.compact(["short"], round_number=0)
-    with pytest.raises(InputError, match="shard 3 has 1 losses, the corpus says 2"):
+    with pytest.raises(InputError, match="shard 3 has 1 losses, but 2 samples"):
         catalog.publish(0, [parts[0], part(catalog, [2]), short], provenance={})
     assert catalog.rounds() == []
 
