@@ -68,7 +68,7 @@ def seconds_per_stage(stages: pl.DataFrame) -> alt.Chart:
 
 
 def kernels(table: pl.DataFrame) -> alt.HConcatChart:
-    """The drift and the spectrum of the kernels of one kind (`pipeline/antk/measurement.py`)."""
+    """The drift and the spectrum of the kernels of one kind."""
     return alt.hconcat(kernel_drift(table), kernel_spectrum(table)).resolve_scale(
         color="independent"
     )

@@ -22,7 +22,7 @@ from catalogs.layout import Layout, join
 from catalogs.shard_format import Sample
 from pipeline import charts, metrics
 from pipeline.adaptive import decision_log
-from pipeline.antk import measurement
+from pipeline.antk.drift_table import drift_table
 from pipeline.config import run_config
 from pipeline.reports import outcomes
 from pipeline.reports import tables as figures
@@ -117,7 +117,7 @@ def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[alt.Chart 
     yield charts.ratio_and_coverage(figures.coverage(run))
     yield charts.overlap_between_rounds(figures.overlaps(run))
     yield charts.seconds_per_stage(_stages(tables[_THIS]))
-    for _, of_kind in measurement.table(run).group_by("kind", maintain_order=True):
+    for _, of_kind in drift_table(run).group_by("kind", maintain_order=True):
         yield charts.kernel_drift(of_kind)
         yield charts.kernel_spectrum(of_kind)
     curves = pl.concat(

@@ -20,7 +20,7 @@ from catalogs.layout import Layout
 from catalogs.tables import frames
 from pipeline import metrics
 from pipeline.adaptive import decision_log
-from pipeline.antk import measurement
+from pipeline.antk.drift_table import drift_table
 
 
 class _Dialect(DuckDB):
@@ -152,7 +152,7 @@ def _decisions(run: str) -> pl.LazyFrame:
 
 def _antk(run: str) -> pl.LazyFrame:
     """One row per kernel and group of parameters; see `kernels.table`."""
-    return measurement.table(run).lazy()
+    return drift_table(run).lazy()
 
 
 TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from pipeline import run
-from pipeline.antk import measurement
+from pipeline.antk.drift_table import drift_table
 from pipeline.antk.measurement import KernelSettings, measure
 from pipeline.cli.app import app
 from pipeline.cluster import Client
@@ -196,7 +196,7 @@ def test_samples_that_cannot_be_used_are_no_part_of_the_probe(
     run(run_config.parse(settings), client=client)
     found = measure(str(tmp_path / "run"), KernelSettings(probe=9))
     assert found.computed == 2
-    table = measurement.table(str(tmp_path / "run"))
+    table = drift_table(str(tmp_path / "run"))
     assert table["kind"].unique().to_list() == ["target-9"]
     code, error = said("antk", tmp_path / "run", "--probe", 10)
     assert code == 2
