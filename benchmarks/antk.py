@@ -42,7 +42,8 @@ from trainers.antk import (
     empirical_kernel,
 )
 from trainers.inputs.tokenizer import train_tokenizer
-from trainers.scoring.scorer import ScoringSettings, score_rows
+from trainers.scoring.scorer import score_rows
+from trainers.settings import ScoringSettings
 from trainers.task import Batch, Item
 from trainers.tasks.causal_lm import CausalLm
 from trainers.tasks.image_classification import ImageClassification

@@ -7,12 +7,11 @@ RUN is a run with an ingested corpus (it sets task, model and training), INDEX a
 `attent select`, CHECKPOINT the folder or URL to write.
 """
 
-import os
 import sys
 
 from catalogs import Corpus, IndexFile
 from pipeline.config import run_config
-from trainers import TeachingStream, fit, ranks
+from trainers import OrderSettings, RankShare, TeachingStream, fit, ranks
 
 
 def main(run: str, index: str, checkpoint: str) -> None:
@@ -24,11 +23,10 @@ def main(run: str, index: str, checkpoint: str) -> None:
         IndexFile.open(index, corpus=corpus),
         corpus,
         task,
-        seed=config.seed,
-        batch_size=training.batch_size,
-        micro_batch_size=training.micro_batch_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        order=OrderSettings(config.seed, training.batch_size),
+        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
+        settings=config.streaming,
+        max_failed_share=config.scoring.max_failed_share,
     )
     fit(
         stream,

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from catalogs import Corpus, IndexFile
 from pipeline.config import run_config
-from trainers import TeachingStream, ranks
+from trainers import OrderSettings, RankShare, TeachingStream, ranks
 from trainers.task import Batch, Task
 
 SAVE_STEPS = 5
@@ -70,11 +70,10 @@ def main(run: str, index: str, folder: Path) -> None:
         IndexFile.open(index, corpus=corpus),
         corpus,
         task,
-        seed=config.seed,
-        batch_size=training.batch_size,
-        micro_batch_size=training.micro_batch_size,
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        order=OrderSettings(config.seed, training.batch_size),
+        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
+        settings=config.streaming,
+        max_failed_share=config.scoring.max_failed_share,
     )
     model = task.models(config.model).build(config.seed)
     trainer = lightning.Trainer(
@@ -82,7 +81,7 @@ def main(run: str, index: str, folder: Path) -> None:
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         max_epochs=1,  # the stream contains all epochs
         max_steps=stream.num_steps,
-        accumulate_grad_batches=stream.share.num_parts,
+        accumulate_grad_batches=stream.micro_batches_per_step,
         callbacks=[ModelCheckpoint(folder, every_n_train_steps=SAVE_STEPS, save_last=True)],
         logger=False,
         enable_progress_bar=False,

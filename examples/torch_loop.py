@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catalogs import Corpus, IndexFile
 from pipeline.config import run_config
-from trainers import TeachingStream, ranks
+from trainers import OrderSettings, RankShare, TeachingStream, ranks
 from trainers.task import Batch, Task
 
 SAVE_STEPS = 5
@@ -49,11 +49,10 @@ def main(run: str, index: str, checkpoint: Path) -> None:
         IndexFile.open(index, corpus=corpus),
         corpus,
         task,
-        seed=config.seed,
-        batch_size=training.batch_size,
-        micro_batch_size=training.micro_batch_size,
-        rank=RANK,
-        world_size=WORLD_SIZE,
+        order=OrderSettings(config.seed, training.batch_size),
+        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
+        settings=config.streaming,
+        max_failed_share=config.scoring.max_failed_share,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     learner = Learner(task.models(config.model).build(config.seed), task).to(device)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from attent_select import plugins
 from catalogs import storage
 from catalogs.corpus import Corpus, inspect_shard
 from catalogs.index import IndexFile
+from trainers import OrderSettings, RankShare, TeachingStream
+from trainers.settings import StreamingSettings
 from trainers.tasks.image_classification import ImageClassification
 
 TASK = ImageClassification(image_size=8, num_channels=1)
@@ -71,6 +74,22 @@ def write_corpus(
         assert stored is not None
         found.append((stored, kind, inspect_shard(str(path), kind)))
     return Corpus.from_inspections(found)
+
+
+def stream_of(
+    index: IndexFile, corpus: Corpus, task: Any = TASK, **settings: Any
+) -> TeachingStream:
+    """A stream of seed 3 and batches of 8; each setting goes to the dataclass that has it."""
+    settings = {"seed": 3, "batch_size": 8} | settings
+
+    def taken(kind: type[Any]) -> Any:
+        names = {field.name for field in fields(kind)} & settings.keys()
+        return kind(**{name: settings.pop(name) for name in names})
+
+    order, share, streaming = map(taken, (OrderSettings, RankShare, StreamingSettings))
+    return TeachingStream(
+        index, corpus, task, order=order, share=share, settings=streaming, **settings
+    )
 
 
 def write_index(

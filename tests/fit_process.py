@@ -78,21 +78,20 @@ def let_cpus_shard() -> None:
 
 
 def main(request: FitRequest) -> None:
-    from digits import TASK
+    from digits import TASK, stream_of
 
     from catalogs.corpus import Corpus
     from catalogs.index import IndexFile
-    from trainers import TeachingStream, fit
+    from trainers import fit
     from trainers.settings import TrainingSettings
 
     if request.shard_on_cpu:
         let_cpus_shard()
     corpus = Corpus.open(request.run)
     settings = TrainingSettings(**request.training)
-    stream = TeachingStream(
+    stream = stream_of(
         IndexFile.open(request.index, corpus=corpus),
         corpus,
-        TASK,
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size,
         rank=int(os.environ.get("RANK", "0")),

@@ -65,8 +65,8 @@ class HeldOutSet:
 
 def held_out(path: str, sections: Mapping[str, Any], *, rows: int | None = None) -> HeldOutSet:
     """Batches of a Parquet file's rows, prepared by the task of `sections`."""
-    from pipeline.config.sections import ScoringSettings
     from trainers.scoring.evaluation import held_out_batches
+    from trainers.settings import ScoringSettings
 
     settings = dict(sections["task"])
     task = load_plugin("trainers.tasks", settings.pop("name"))(**settings)

@@ -12,7 +12,7 @@ import torch
 from samples import MEMBERS, collate, decode
 
 from catalogs import Corpus, IndexFile
-from trainers import TeachingStream
+from trainers import OrderSettings, TeachingStream
 
 FORMATS = {"ours": "parquet", "ours, tars": "tar"}
 _streams: list[TeachingStream] = []
@@ -63,8 +63,7 @@ def stream(request: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         index,
         corpus,
         Decoded(corpus.columns, is_tar=FORMATS[request.method] == "tar"),
-        seed=0,
-        batch_size=request.batch_size,
+        order=OrderSettings(seed=0, batch_size=request.batch_size),
     )
     _streams.append(taught)
     for batch in taught:

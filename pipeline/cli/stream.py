@@ -45,20 +45,22 @@ def stream(
 ) -> "WalkResult | PlanResult":
     """Read the training stream without training: throughput, bytes, read amplification."""
     from pipeline.training.dry_run import plan as plan_reads
-    from pipeline.training.dry_run import walk
-    from pipeline.training.teaching_stream import Place, settings_of
+    from pipeline.training.dry_run import streaming_settings, walk
+    from trainers import OrderSettings, RankShare
 
-    place = Place(seed, batch_size=batch_size, epochs=epochs, rank=rank, world_size=world_size)
-    streaming = settings_of(corpus, settings or ())
+    order = OrderSettings(seed, batch_size, epochs=epochs)
+    share = RankShare(rank, world_size)
+    streaming = streaming_settings(corpus, settings or ())
     if not plan:
         return walk(
             corpus,
             index=index,
-            place=place,
+            order=order,
+            share=share,
             settings=streaming,
             classes=classes,
             digest_only=digest,
         )
     if digest or classes is not None:
         raise InputError("--plan cannot be combined with --digest or --classes")
-    return plan_reads(corpus, index=index, place=place, settings=streaming)
+    return plan_reads(corpus, index=index, order=order, share=share, settings=streaming)

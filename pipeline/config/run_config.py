@@ -5,6 +5,7 @@ included, and each problem is one line with the key's path.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import polars as pl
@@ -18,9 +19,10 @@ from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials
 from pipeline.config.memory import check_memory_limit
-from pipeline.config.sections import RunConfig, RunSettings, SelectionSection, StreamingSettings
+from pipeline.config.sections import RunConfig, RunSettings, SelectionSection
 from pipeline.config.task_reference import TASKS, TaskReference
 from pipeline.config.validation import all_problems, check
+from trainers.settings import StreamingSettings
 
 # What may change when a run goes on: where and how fast it runs, never what comes out.
 _CHANGEABLE = (
@@ -28,9 +30,9 @@ _CHANGEABLE = (
     "cluster",
     "scoring.max_failed_share",
     *(
-        f"streaming.{name}"
-        for name in StreamingSettings.model_fields
-        if name not in ("shuffle", "block_bytes")
+        f"streaming.{field.name}"
+        for field in fields(StreamingSettings)
+        if field.name not in ("shuffle", "block_bytes")
     ),
 )
 
@@ -41,14 +43,12 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     Raises:
         InputError: one line per problem. Storage is only looked at when the values are sound.
     """
-    from trainers.settings import TrainingSettings
-
-    values = {"selection": {}, "training": {}, **values}
+    values = {"selection": {}, **values}
     if lines := list(credentials.problems(values)):
         raise all_problems(lines, source=source)
     task = _plugin(values, "task", key="name", package=TASKS, source=source)
     strategy = _strategy(values, source=source)
-    config = check(RunSettings[task, strategy, TrainingSettings], values, source=source)
+    config = check(RunSettings[task, strategy], values, source=source)
     if lines := list(_unusable(config)):
         raise all_problems(lines, source=source)
     return config
@@ -56,11 +56,9 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
 
 def checked_before(values: Mapping[str, Any], *, task: TaskReference) -> RunConfig:
     """A configuration from what `resolved` gave in another process, which has checked it."""
-    from trainers.settings import TrainingSettings
-
     strategy = _strategy(values, source="the configuration")
     named = {"name": task.name, "settings": task}
-    settings = RunSettings[TaskReference, strategy, TrainingSettings]
+    settings = RunSettings[TaskReference, strategy]
     return settings.model_validate({**values, "task": named})
 
 
@@ -174,8 +172,8 @@ def _strategy(values: Mapping[str, Any], *, source: str) -> Any:
 
 def _plugin(values: Mapping[str, Any], section: str, *, key: str, package: str, source: str) -> Any:
     chosen = values.get(section)
-    fields = SelectionSection.model_fields
-    default = fields["strategy_name"].default if section == "selection" else None
+    strategy_name = SelectionSection.model_fields["strategy_name"]
+    default = strategy_name.default if section == "selection" else None
     name = chosen.get(key, default) if isinstance(chosen, Mapping) else None
     if not isinstance(name, str):
         raise InputError(f"{source}: {section}.{key}: is missing or is not a name")

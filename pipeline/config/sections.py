@@ -1,15 +1,14 @@
-"""The sections of a run's configuration: what may stand in them, with units and defaults.
+"""Sections of a run's configuration: keys, units and defaults.
 
-Frozen models. The settings of a task, a strategy, a schedule and the training are the frozen
-dataclasses of those packages; their fields appear in the file under the same names.
+Frozen models. The settings of a task, a strategy, the schedule, scoring, streaming and training
+are frozen dataclasses of other packages; the file has their fields under the same names.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-import polars as pl
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,27 +20,19 @@ from pydantic import (
 
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Schedule
-from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from catalogs import storage
 from pipeline.config.validation import INSIDE, SETTINGS, keys_of
+from trainers.settings import ScoringSettings, StreamingSettings, TrainingSettings
 
 TaskT = TypeVar("TaskT")
 StrategyT = TypeVar("StrategyT")
-TrainingT = TypeVar("TrainingT")
 
 _COMPOSED = frozenset(field.name for field in fields(Composition))
 
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-
-_CARRIED: Mapping[str, type[pl.DataType]] = {
-    "string": pl.String,
-    "integer": pl.Int64,
-    "number": pl.Float64,
-    "boolean": pl.Boolean,
-}
 
 
 class _Section(BaseModel):
@@ -118,91 +109,6 @@ class SelectionSection(_Section, Generic[StrategyT]):
         """Whether anything of the loss catalog is asked for."""
         with_ = self.composition
         return bool(self.strategy.columns or with_.where or with_.by or with_.max_visits)
-
-
-class ScoringSettings(_Section):
-    """How losses are measured.
-
-    Attributes:
-        span_samples: rows per task; a task should take half a minute or more.
-        part_samples: rows per part of the catalog.
-        batch_units: most units (tokens; 1 for an image) of a forward pass, padding included.
-        max_batch_samples: most samples of a forward pass.
-        window_samples: consecutive rows that are sorted by length before they form batches.
-        dtype: autocast of the forward pass; losses are float32.
-        compile: run the model through torch.compile.
-        torch_threads: of each task's arithmetic; part of what makes losses equal bit by bit.
-        functional_gradient: also measure ‖∂ℓ/∂f‖, for the strategy of that name: a column beside
-            the losses.
-        carry: columns of the samples that are kept beside the losses, name → type.
-        max_failed_share: more unusable samples than this share stop the run, in training too.
-    """
-
-    span_samples: int = Field(default=50_000, ge=1)
-    part_samples: int = Field(default=2_000_000, ge=1)
-    batch_units: int = Field(default=16_384, ge=1)
-    max_batch_samples: int = Field(default=256, ge=1)
-    window_samples: int = Field(default=1024, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
-    torch_threads: int = Field(default=1, ge=1)
-    functional_gradient: bool = False
-    carry: dict[str, Literal["string", "integer", "number", "boolean"]] = {}
-    max_failed_share: float = Field(default=0.1, ge=0, le=1)
-
-    @field_validator("carry")
-    @classmethod
-    def _beside_ours(cls, carry: dict[str, str]) -> dict[str, str]:
-        if ours := [name for name in carry if name in (*LOSSES, FUNCTIONAL_GRADIENT)]:
-            raise InputError(
-                f"the losses have a column {ours[0]} of their own: give the column of the corpus "
-                "another name"
-            )
-        return carry
-
-    @property
-    def carry_schema(self) -> dict[str, type[pl.DataType]]:
-        """The columns that stand beside the losses in every part."""
-        measured = {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}
-        return {name: _CARRIED[kind] for name, kind in self.carry.items()} | measured
-
-
-class StreamingSettings(_Section):
-    """How training reads what was selected. `shuffle` and `block_bytes` are part of the order; the
-    others change nothing but speed and memory.
-
-    Attributes:
-        shuffle: `block`, of what is read together, or `full`, of all selected rows.
-        block_bytes: that are shuffled (`full`: read) together, over all ranks.
-        read_ahead_bytes: of memory for samples that were read, and again for prepared ones.
-        read_threads: default: 4 for local files, 16 for object stores; see `ReadAhead`.
-        prepare_threads: that decode and collate; default: 2.
-        timeout_seconds: how long to wait for a batch.
-        latency_ms: of a request; default: as is usual for the storage.
-        connection_mb_per_second: of one connection; default: as is usual for the storage.
-        cache: a folder on the node's own disk for what was read from an object store.
-        cache_bytes: at most so many in it.
-        materialise: whether scattered rows are first written as compact shards: `auto` where the
-            cost model says that it pays over the round's epochs.
-    """
-
-    shuffle: Literal["block", "full"] = "block"
-    block_bytes: int = Field(default=128 << 20, ge=1)
-    read_ahead_bytes: int = Field(default=64 << 20, ge=1)
-    read_threads: int | None = Field(default=None, ge=0)
-    prepare_threads: int | None = Field(default=None, ge=0)
-    timeout_seconds: float = Field(default=300.0, gt=0)
-    latency_ms: float | None = Field(default=None, ge=0)
-    connection_mb_per_second: float | None = Field(default=None, gt=0)
-    cache: str | None = None
-    cache_bytes: int = Field(default=64 << 30, ge=1)
-    materialise: Literal["auto", "always", "never"] = "auto"
-
-    @model_validator(mode="after")
-    def _cost_is_whole(self) -> "StreamingSettings":
-        if (self.latency_ms is None) != (self.connection_mb_per_second is None):
-            raise InputError("latency_ms and connection_mb_per_second: give both, or neither")
-        return self
 
 
 class Adaptive(_Section):
@@ -292,7 +198,7 @@ class ClusterSettings(_Section):
         return _ADDRESS.match(self.scheduler) is not None
 
 
-class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
+class RunSettings(_Section, Generic[TaskT, StrategyT]):
     """All sections of a run."""
 
     run: str = Field(min_length=1)
@@ -304,12 +210,12 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
     selection: SelectionSection[StrategyT]
     schedule: Schedule = Schedule()
     scoring: ScoringSettings = ScoringSettings()
-    training: TrainingT
+    training: TrainingSettings = TrainingSettings()
     streaming: StreamingSettings = StreamingSettings()
     cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
-    def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT, TrainingT]":
+    def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT]":
         if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
             key = "carry" if self.scoring.carry else "functional_gradient"
             raise InputError(
@@ -328,8 +234,8 @@ class RunSettings(_Section, Generic[TaskT, StrategyT, TrainingT]):
         return self.model_dump(mode="json")
 
 
-# For those who do not care which task, strategy and trainer a run has.
-RunConfig = RunSettings[Any, Any, Any]
+# The configuration of a run with any task and strategy.
+RunConfig = RunSettings[Any, Any]
 
 
 def _nested(values: Any, section: type[BaseModel]) -> Any:

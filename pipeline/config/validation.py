@@ -11,11 +11,11 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from attent_select.errors import InputError
 
-Model = TypeVar("Model", bound=BaseModel)
+SettingsT = TypeVar("SettingsT")
 
 # A section that names a plug-in keeps the plug-in's own settings in the field `settings`, and what
 # a strategy is composed with in `composition`. The file has all of them side by side, and so must
@@ -30,18 +30,19 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
 
-def check(model: type[Model], values: Mapping[str, Any], *, source: str) -> Model:
-    """`values` as a `model`.
+def check(model: type[SettingsT], values: Mapping[str, Any], *, source: str) -> SettingsT:
+    """Return `values` as a `model`: a pydantic model or a dataclass.
 
     Raises:
         InputError: one line per problem, each with the key's path; `source` says where they stand.
     """
+    adapter = TypeAdapter(model)
     try:
-        checked = model.model_validate(values)
+        checked = adapter.validate_python(values)
     except ValidationError as error:
         lines = [_line(model, problem) for problem in error.errors(include_url=False)]
         raise all_problems(lines, source=source) from None
-    if lines := list(_coerced(values, checked.model_dump(), path="")):
+    if lines := list(_coerced(values, adapter.dump_python(checked), path="")):
         raise all_problems(lines, source=source)
     return checked
 
@@ -65,7 +66,7 @@ def keys_of(section: type[BaseModel]) -> tuple[str, ...]:
     return tuple(field.alias or name for name, field in section.model_fields.items())
 
 
-def _line(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+def _line(model: type[Any], problem: Mapping[str, Any]) -> str:
     location, kind = problem["loc"], problem["type"]
     path = ".".join(str(part) for part in location if part not in INSIDE) or "the file"
     if kind in _EXTRA:
@@ -102,9 +103,7 @@ def _is_written_as(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _own_message(
-    model: type[BaseModel], location: Sequence[str | int], path: str, message: str
-) -> str:
+def _own_message(model: type[Any], location: Sequence[str | int], path: str, message: str) -> str:
     """A settings dataclass may begin with one of its fields: `start: 1.4 is outside (0, 1]`."""
     word = _FIRST_WORD.match(message)
     names_a_field = word is not None and word.group() in _keys_at(model, location)
@@ -113,7 +112,7 @@ def _own_message(
     return f"{path}: {message}"
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+def _keys_at(model: type[Any], location: Sequence[str | int]) -> list[str]:
     """The keys that the file may have in the section at `location`."""
     section: Any = model
     for part in location:

@@ -124,5 +124,5 @@ def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None
 def _with_batch_units(measurement: Measurement, units: int | None) -> Measurement:
     if units is None:
         return measurement
-    settings = measurement.settings.model_copy(update={"batch_units": units})
+    settings = replace(measurement.settings, batch_units=units)
     return replace(measurement, settings=settings)

@@ -4,17 +4,20 @@ Small picklable values; importing this module does not import torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from catalogs import LossCatalog
 from catalogs.losses.catalog import BatchSplits, Span
 from catalogs.shard_format import Shard
 from pipeline.cluster.worker_check import environment
-from pipeline.config.sections import ScoringSettings
+from trainers.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from trainers.checkpoint import Checkpoint
+
+# Settings that change what is accepted and stored, not what is measured.
+_NOT_MEASURED = ("max_failed_share", "part_samples")
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Measurement:
     @property
     def facts(self) -> Mapping[str, Any]:
         """The part of a span's digest that does not depend on the span."""
+        settings = asdict(self.settings)
+        for name in _NOT_MEASURED:
+            del settings[name]
         return {
             "weights": self.checkpoint.weights_digest,
             "step": self.checkpoint.step,
             "task": self.task,
-            # These two change what is accepted and stored, not what is measured.
-            "settings": self.settings.model_dump(exclude={"max_failed_share", "part_samples"}),
+            "settings": settings,
         }
 
 

@@ -5,6 +5,7 @@ Here: `attent stream`, and its `--plan`.
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
@@ -17,9 +18,10 @@ import torch
 from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile
 from catalogs.shard_format import Sample
-from pipeline.config.sections import StreamingSettings
-from pipeline.training.teaching_stream import Place, open_stream
-from trainers import TeachingStream
+from pipeline.config.run_config import frozen_section, overridden
+from pipeline.config.validation import check
+from trainers import OrderSettings, RankShare, TeachingStream
+from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import Ids
 from trainers.streaming.order import Order
 from trainers.streaming.shuffle_quality import shuffle_quality
@@ -63,7 +65,7 @@ class WalkResult:
 class PlanResult:
     """What one rank would read: all of its epochs, without footers and member indexes.
 
-    `num_reads` counts pieces of one shard that are read at once, by method in `methods`;
+    `num_reads` counts reads, each of one shard, by method in `methods`;
     `connection_seconds` is how long one connection would be busy, by the cost of a request there.
     """
 
@@ -88,7 +90,8 @@ def walk(
     corpus: str,
     *,
     index: str,
-    place: Place,
+    order: OrderSettings,
+    share: RankShare | None = None,
     settings: StreamingSettings | None = None,
     classes: str | None = None,
     digest_only: bool = False,
@@ -98,7 +101,8 @@ def walk(
     Args:
         corpus: URL of a run with a corpus.
         index: URL of an index file of that corpus.
-        place: the rank, its batches and the epochs.
+        order: seed, global batch size and epochs.
+        share: rank, world size and micro-batch size; default: a single rank.
         settings: how to shuffle and read.
         classes: a column whose values are the groups that a shuffle should mix; default: shards.
         digest_only: read no sample; bytes and rates are 0.
@@ -107,8 +111,8 @@ def walk(
         InputError: there is no such corpus or index, or the index is of another corpus; `classes`
             are asked for where not every sample of a batch is read.
     """
-    settings = settings or StreamingSettings()
-    if classes is not None and (digest_only or place.world_size > 1):
+    share = share or RankShare()
+    if classes is not None and (digest_only or share.world_size > 1):
         raise InputError(
             "how classes are mixed is seen in whole batches: with --classes leave --digest and "
             "--world-size out (the order is the same for every number of ranks)"
@@ -116,7 +120,7 @@ def walk(
     opened = Corpus.open(corpus)
     task = None if classes is None else _Classes(opened.columns, classes)
     found = IndexFile.open(index, corpus=opened)
-    stream = open_stream(found, opened, task, place=place, settings=settings)
+    stream = TeachingStream(found, opened, task, order=order, share=share, settings=settings)
     measured = _Measured.of(stream.order)
     started = monotonic()
     if not digest_only:
@@ -128,17 +132,18 @@ def walk(
 
 
 def plan(
-    corpus: str, *, index: str, place: Place, settings: StreamingSettings | None = None
+    corpus: str,
+    *,
+    index: str,
+    order: OrderSettings,
+    share: RankShare | None = None,
+    settings: StreamingSettings | None = None,
 ) -> PlanResult:
     """What `walk` would read, without reading any sample. Takes and raises what `walk` does."""
     started = monotonic()
     opened = Corpus.open(corpus)
-    stream = open_stream(
-        IndexFile.open(index, corpus=opened),
-        opened,
-        None,
-        place=place,
-        settings=settings or StreamingSettings(),
+    stream = TeachingStream(
+        IndexFile.open(index, corpus=opened), opened, order=order, share=share, settings=settings
     )
     methods: Counter[str] = Counter()
     requests = bytes_read = selected = largest = 0
@@ -165,6 +170,16 @@ def plan(
         dropped=stream.stats.dropped,
         seconds=monotonic() - started,
     )
+
+
+def streaming_settings(run: str, overrides: Sequence[str]) -> StreamingSettings:
+    """Return the streaming settings of a run, else the defaults, with each `key=value` replaced.
+
+    Raises:
+        InputError: a key or value is wrong.
+    """
+    values = frozen_section(run, "streaming")
+    return check(StreamingSettings, overridden(values, overrides), source="--set")
 
 
 def _result(
@@ -228,8 +243,9 @@ class _Measured:
 
 
 def _samples_of_rank(stream: TeachingStream) -> int:
-    parts = (part for _, ids in stream.order.steps() for part in stream.share.of_batch(ids))
-    return sum(len(part) for part in parts)
+    share, batch_size = stream.share, stream.order.batch_size
+    shares = (share.of_batch(ids, batch_size=batch_size) for _, ids in stream.order.steps())
+    return sum(len(micro_batch) for micro_batches in shares for micro_batch in micro_batches)
 
 
 class _Classes:

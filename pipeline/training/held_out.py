@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs import Corpus
 from catalogs.shard_format import Sample
-from pipeline.config.sections import ScoringSettings
+from trainers.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from trainers.task import Batch

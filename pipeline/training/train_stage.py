@@ -17,9 +17,9 @@ from pipeline.runs.setup import Cluster
 from pipeline.runs.state import Run
 from pipeline.training import compact_shards
 from pipeline.training.held_out import HeldOut
-from pipeline.training.teaching_stream import Place, connections_of, open_stream, read_policy
-from trainers import TeachingStream, checkpoint, ranks
+from trainers import OrderSettings, RankShare, TeachingStream, checkpoint, ranks
 from trainers.fitting import FitResult, fit
+from trainers.streaming.sources import read_policy
 
 _log = logging.getLogger("attent.pipeline.training.train_stage")
 
@@ -117,21 +117,19 @@ def _open_stream(
     run: Run, round_: Round, index: IndexFile, compact: Corpus | None
 ) -> TeachingStream:
     training = run.config.training
-    stream = open_stream(
+    stream = TeachingStream(
         index,
         run.corpus,
         run.config.task.task,
-        place=Place(
+        order=OrderSettings(
             seed=stream_key(run.config.seed, round_.number),
             batch_size=training.batch_size,
-            micro_batch_size=training.micro_batch_size,
             epochs=round_.epochs,
-            rank=ranks.rank(),
-            world_size=ranks.world_size(),
         ),
+        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
         settings=run.config.streaming,
         compact=compact,
-        max_skipped_share=run.config.scoring.max_failed_share,
+        max_failed_share=run.config.scoring.max_failed_share,
     )
     if stream.num_steps != round_.num_steps:
         raise InputError(
@@ -174,8 +172,8 @@ def _pays(run: Run, round_: Round, index: IndexFile) -> bool:
         return settings.materialise == "always"
     with storage.use_read_policy(read_policy(settings)):
         estimate = compact_shards.estimate(index, run.corpus, columns=run.config.task.task.columns)
-    connections = connections_of(settings, url=shards[0].uri)
-    return estimate.pays(epochs=round_.epochs, connections=connections)
+    num_threads = settings.num_read_threads(is_local=storage.is_local(shards[0].uri))
+    return estimate.pays(epochs=round_.epochs, connections=max(num_threads, 1))
 
 
 def _held_out(config: RunConfig) -> HeldOut | None:

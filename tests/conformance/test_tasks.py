@@ -13,7 +13,8 @@ from attent_select import plugins
 from attent_select.errors import SampleError
 from attent_select.schema import OK, STATUSES
 from trainers.antk import Function, Output, eigenvalues, empirical_kernel
-from trainers.scoring.scorer import ScoringSettings, score_rows
+from trainers.scoring.scorer import score_rows
+from trainers.settings import ScoringSettings
 from trainers.task import Batch, HasFunctionalGradient, draws
 
 NAMES = plugins.plugin_names("trainers.tasks")

@@ -16,13 +16,12 @@ import polars as pl
 import pytest
 import yaml
 from commands import ENVIRONMENT, ROOT, answer, answer_here, attent
-from digits import TASK
+from digits import stream_of
 from small_runs import small_run
 from typer.testing import CliRunner
 
 from catalogs import Corpus, IndexFile
 from pipeline.cli.app import app
-from trainers import TeachingStream
 
 COMMANDS = (
     "demo",
@@ -175,9 +174,7 @@ def test_the_mix_of_classes_is_that_of_the_batches_as_they_are(run: Path) -> Non
     index = run / "index" / "00000.parquet"
     found = answer_here("stream", run, "--index", index, "--batch-size", 8, "--classes", "label")
     corpus = Corpus.open(str(run))
-    stream = TeachingStream(
-        IndexFile.open(str(index), corpus=corpus), corpus, TASK, seed=0, batch_size=8
-    )
+    stream = stream_of(IndexFile.open(str(index), corpus=corpus), corpus, seed=0, batch_size=8)
     batches = [batch["labels"].numpy() for batch in stream]
     shares = np.bincount(np.concatenate(batches), minlength=10) / sum(map(len, batches))
     distances = [

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from digits import TASK, VIT, samples, write_corpus, write_index
+from digits import TASK, VIT, samples, stream_of, write_corpus, write_index
 from tasks_at_hand import causal_lm
 from torch.nn import functional
 
@@ -22,12 +22,12 @@ from attent_select.schema import OBSERVED_LOSSES
 from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers import TeachingStream, checkpoint, fit
+from trainers import checkpoint, fit
 from trainers.fitting import FitResult
 from trainers.hf import training_loop
 from trainers.scoring.evaluation import held_out_batches
-from trainers.scoring.scorer import ScoringSettings, score_rows
-from trainers.settings import TrainingSettings
+from trainers.scoring.scorer import score_rows
+from trainers.settings import ScoringSettings, TrainingSettings
 from trainers.task import Batch
 from trainers.tasks.image_classification import ImageClassification
 
@@ -66,10 +66,9 @@ def train(tmp_path: Path, corpus: Corpus, index: IndexFile) -> Callable[..., Fit
         stream: dict[str, Any] | None = None,
         **others: Any,
     ) -> FitResult:
-        source = TeachingStream(
+        source = stream_of(
             index,
             corpus,
-            TASK,
             seed=5,
             **{
                 "batch_size": settings.batch_size,
@@ -109,7 +108,7 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 def by_hand(corpus: Corpus, index: IndexFile) -> dict[str, torch.Tensor]:
     """The same round as a plain loop over the stream's own global batches."""
-    stream = TeachingStream(index, corpus, TASK, seed=5, batch_size=16)
+    stream = stream_of(index, corpus, seed=5, batch_size=16)
     model = TASK.models(PLAIN).build(7).train()
     for step, batch in enumerate(stream):
         logits = model(pixel_values=batch["pixel_values"]).logits
@@ -170,7 +169,7 @@ def test_a_small_language_model_learns_its_responses(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", case.good, num_shards=1)
     index = write_index(tmp_path / "index.parquet", corpus)
     settings = TrainingSettings(batch_size=7, micro_batch_size=3, torch_threads=1)
-    stream = TeachingStream(
+    stream = stream_of(
         index, corpus, case.task, seed=1, batch_size=7, micro_batch_size=3, epochs=40
     )
     seen: list[pl.DataFrame] = []
@@ -326,7 +325,7 @@ def with_foreign_labels(folder: Path, *, num_foreign: int) -> tuple[Corpus, Inde
 
 def test_samples_whose_label_the_model_lacks_are_left_out_and_counted(tmp_path: Path) -> None:
     corpus, index = with_foreign_labels(tmp_path, num_foreign=2)
-    stream = TeachingStream(index, corpus, TASK, seed=5, batch_size=16)
+    stream = stream_of(index, corpus, seed=5, batch_size=16)
     seen: list[pl.DataFrame] = []
     done = fit(
         stream,
@@ -347,7 +346,7 @@ def test_samples_whose_label_the_model_lacks_are_left_out_and_counted(tmp_path: 
 
 def test_too_many_foreign_labels_end_training_with_a_sample(tmp_path: Path) -> None:
     corpus, index = with_foreign_labels(tmp_path, num_foreign=30)
-    stream = TeachingStream(index, corpus, TASK, seed=5, batch_size=16)
+    stream = stream_of(index, corpus, seed=5, batch_size=16)
     with pytest.raises(InputError, match=r"shard 0, row \d+: nothing in it counts for this model"):
         fit(
             stream,
@@ -374,9 +373,7 @@ def test_samples_skipped_before_a_round_was_stopped_still_count(tmp_path: Path) 
             if step == stop_after:
                 raise TimeoutError
 
-        stream = TeachingStream(
-            index, corpus, TASK, seed=5, batch_size=10, max_skipped_share=allowed
-        )
+        stream = stream_of(index, corpus, seed=5, batch_size=10, max_failed_share=allowed)
         fit(
             stream,
             task=TASK,
@@ -414,7 +411,7 @@ def test_weights_that_are_not_finite_are_never_published(
     index: IndexFile, corpus: Corpus, tmp_path: Path, save_steps: int
 ) -> None:
     task = GradientsExplode(image_size=8, num_channels=1)
-    stream = TeachingStream(index, corpus, task, seed=5, batch_size=40)  # two steps
+    stream = stream_of(index, corpus, task, seed=5, batch_size=40)  # two steps
     with pytest.raises(InputError, match=r"diverged: at step 2 .* is not finite"):
         fit(
             stream,

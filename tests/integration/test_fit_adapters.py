@@ -9,19 +9,18 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from digits import write_corpus, write_index
+from digits import stream_of, write_corpus, write_index
 from tasks_at_hand import Case, causal_lm
 
 from attent_select.errors import InputError
-from pipeline.config.sections import ScoringSettings as SpanSettings
 from pipeline.scoring import worker
 from pipeline.scoring.span_task import Measurement
 from trainers import TeachingStream, checkpoint, fit
 from trainers.fitting import FitResult
 from trainers.hf.lora import ADAPTER_FILE
 from trainers.scoring.evaluation import held_out_batches
-from trainers.scoring.scorer import ScoringSettings, score_rows
-from trainers.settings import TrainingSettings
+from trainers.scoring.scorer import score_rows
+from trainers.settings import ScoringSettings, TrainingSettings
 from trainers.task import Batch, Models
 
 
@@ -42,9 +41,7 @@ class Round:
         )
 
     def stream(self, **settings: Any) -> TeachingStream:
-        return TeachingStream(
-            self.index, self.corpus, self.case.task, seed=1, batch_size=14, **settings
-        )
+        return stream_of(self.index, self.corpus, self.case.task, seed=1, batch_size=14, **settings)
 
     def length(self, row: int) -> int:
         task: Any = self.case.task
@@ -116,7 +113,7 @@ def test_a_worker_that_gets_the_next_adapter_does_not_load_the_base_again(round_
                 task=round_.case.task,
                 model={"path": str(base), "lora": {"rank": 4}},
                 checkpoint=found,
-                settings=SpanSettings(),
+                settings=ScoringSettings(),
             )
         )
 

@@ -11,12 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from digits import VIT, samples, write_corpus, write_index
+from digits import VIT, samples, stream_of, write_corpus, write_index
 from safetensors.torch import load_file
 
 from catalogs import Corpus, IndexFile
 from pipeline.config import run_config
-from trainers import TeachingStream
 
 ROOT = Path(__file__).parents[2]
 LOOPS = ("torch_loop", "lightning_loop", "hf_trainer")
@@ -120,7 +119,7 @@ def canonical(folder: Path) -> Steps:
     """The global batches, read off a stream that has nothing to do with the loops."""
     corpus = Corpus.open(str(folder))
     index = IndexFile.open(str(folder / "index.parquet"), corpus=corpus)
-    stream = TeachingStream(index, corpus, seed=0, batch_size=BATCH_SIZE)
+    stream = stream_of(index, corpus, None, seed=0, batch_size=BATCH_SIZE)
     rows = {
         int(batch["step"]): sorted(torch.stack([batch["shard_id"], batch["row"]], dim=1).tolist())
         for batch in stream

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from digits import TASK, samples, write_corpus, write_index
+from digits import TASK, samples, stream_of, write_corpus, write_index
 
 from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile, storage
 from catalogs.layout import Layout
 from pipeline.cluster import Client
 from pipeline.training import compact_shards
-from trainers import TeachingStream
 
 
 @pytest.fixture(params=["parquet", "webdataset"])
@@ -40,8 +39,8 @@ def test_the_batches_are_the_same_and_nothing_else_is_read(
     monkeypatch.setattr(compact_shards, "_SHARD_BYTES", 2000)
     compact = compacted(index, corpus, tmp_path / "compact", client)
     assert len(compact.shards) > 1
-    scattered = TeachingStream(index, corpus, TASK, seed=3, batch_size=8, epochs=2)
-    dense = TeachingStream(index, corpus, TASK, seed=3, batch_size=8, epochs=2, compact=compact)
+    scattered = stream_of(index, corpus, epochs=2)
+    dense = stream_of(index, corpus, epochs=2, compact=compact)
     assert dense.order_digest() == scattered.order_digest()
     assert dense.state_at(2) == scattered.state_at(2)
     expected = list(scattered)
@@ -83,7 +82,7 @@ def test_compact_shards_of_another_index_are_refused(
     compact = compacted(index, corpus, tmp_path / "compact", client)
     other = write_index(tmp_path / "other.parquet", corpus, every=2)
     with pytest.raises(InputError, match="made for another index"):
-        TeachingStream(other, corpus, TASK, seed=3, batch_size=8, compact=compact)
+        stream_of(other, corpus, compact=compact)
 
 
 def test_scattered_rows_are_estimated_to_cost_more_than_compact_ones(

@@ -21,8 +21,7 @@ from pipeline.runs.state import prepare
 from pipeline.selection.choice import SelectionRequest, SubsetChoice, choose
 from pipeline.selection.select_stage import select_stage
 from pipeline.training.dry_run import walk
-from pipeline.training.teaching_stream import Place
-from trainers import checkpoint
+from trainers import OrderSettings, RankShare, checkpoint
 
 CHOOSE = "pipeline.selection.select_stage.choose"
 
@@ -285,7 +284,8 @@ def test_a_walk_counts_the_same_samples_with_and_without_reading_them(
         walk(
             url,
             index=Layout(url).index(1),
-            place=Place(0, batch_size=32, world_size=world_size, rank=world_size - 1),
+            order=OrderSettings(seed=0, batch_size=32),
+            share=RankShare(world_size - 1, world_size),
             digest_only=digest_only,
         )
         for digest_only in (False, True)

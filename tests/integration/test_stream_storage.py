@@ -3,13 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from digits import TASK, samples, write_corpus, write_index
+from digits import samples, stream_of, write_corpus, write_index
 from faults import Faults, faulty
 from servers import moto_s3
 
@@ -17,8 +15,6 @@ from attent_select.errors import CorpusMismatchError, MissingError, StorageError
 from catalogs import Corpus, IndexFile, storage
 from catalogs.corpus import inspect_shard
 from catalogs.storage import retry
-from trainers import TeachingStream
-from trainers.settings import ReadAhead
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +56,6 @@ def index(tmp_path: Path, remote: Corpus) -> IndexFile:
     return write_index(tmp_path / "index.parquet", remote, every=2)
 
 
-def stream_of(index: IndexFile, corpus: Corpus, **settings: Any) -> TeachingStream:
-    return TeachingStream(index, corpus, TASK, **{"seed": 3, "batch_size": 8, **settings})
-
-
 def test_what_passes_changes_no_batch(
     tmp_path: Path, local: Corpus, remote: Corpus, index: IndexFile, busy: Faults
 ) -> None:
@@ -89,7 +81,7 @@ def test_a_server_that_stays_busy_is_an_error_that_names_rank_and_shard(
 def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
     remote: Corpus, index: IndexFile, busy: Faults
 ) -> None:
-    stream = stream_of(index, remote, read_ahead=ReadAhead(timeout_seconds=1.0))
+    stream = stream_of(index, remote, timeout_seconds=1.0)
     busy.planned = ["stall"] * 100
     busy.go_on.clear()
     try:
@@ -138,12 +130,10 @@ def test_an_object_that_was_replaced_or_removed_is_named(
 def test_with_a_cache_on_the_node_only_the_first_pass_asks_the_server(
     tmp_path: Path, remote: Corpus, index: IndexFile, busy: Faults
 ) -> None:
-    # So small that nothing is kept in memory: every pass asks for all.
-    cache = storage.NodeCache(str(tmp_path / "cache"), max_bytes=1 << 30)
-    policy = storage.ReadPolicy(cache=cache)
-    first = stream_of(index, remote, policy=policy)
+    cache = str(tmp_path / "cache")
+    first = stream_of(index, remote, cache=cache)
     expected = list(first)
-    again = stream_of(index, remote, policy=replace(policy))
+    again = stream_of(index, remote, cache=cache)
     before = busy.num_requests
     for one, other in zip(expected, again, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)

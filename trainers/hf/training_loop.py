@@ -253,7 +253,7 @@ def _arguments(
     loop_arguments: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
-        "gradient_accumulation_steps": stream.share.num_parts,
+        "gradient_accumulation_steps": stream.micro_batches_per_step,
         "bf16": settings.dtype == "bfloat16",
         "seed": stream_key(steps.seed, Purpose.TRAIN_STEP) % 2**32,
         "save_strategy": "no",  # the callback decides

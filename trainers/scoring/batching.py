@@ -4,30 +4,13 @@ company.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
+from trainers.settings import ScoringSettings
 from trainers.task import Item
 
 
-class Batching(Protocol):
-    """What `ScoringSettings` says; whoever has the same fields will do."""
-
-    @property
-    def batch_units(self) -> int: ...
-    @property
-    def max_batch_samples(self) -> int: ...
-    @property
-    def window_samples(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def compile(self) -> bool: ...
-    @property
-    def functional_gradient(self) -> bool: ...
-
-
 def batches(
-    prepared: Iterable[list[tuple[int, Item]]], settings: Batching
+    prepared: Iterable[list[tuple[int, Item]]], settings: ScoringSettings
 ) -> Iterator[list[tuple[int, Item]]]:
     """(row, item) in batches: longest first among the samples of a window."""
     window: list[tuple[int, Item]] = []
@@ -40,7 +23,7 @@ def batches(
 
 
 def _of_window(
-    window: list[tuple[int, Item]], settings: Batching
+    window: list[tuple[int, Item]], settings: ScoringSettings
 ) -> Iterator[list[tuple[int, Item]]]:
     longest_first = sorted(window, key=lambda entry: (-entry[1]["num_units"], entry[0]))
     batch: list[tuple[int, Item]] = []

@@ -12,12 +12,13 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.scoring.batching import Batching, batches
+from trainers.scoring.batching import batches
+from trainers.settings import ScoringSettings
 from trainers.task import Batch, Item, Task
 
 
 def held_out_batches(
-    task: Task, samples: Iterable[Sample], *, settings: Batching
+    task: Task, samples: Iterable[Sample], *, settings: ScoringSettings
 ) -> Iterator[Batch]:
     """Collated batches, made as scoring makes them; samples that cannot be used are left out."""
     for batch in batches(_prepared(task, samples), settings):

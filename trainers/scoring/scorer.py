@@ -20,9 +20,9 @@ from attent_select import schema
 from attent_select.errors import InputError, SampleError
 from catalogs.concurrency import ordered_map
 from catalogs.shard_format import Sample
-from trainers.scoring.batching import Batching, batches
+from trainers.scoring.batching import batches
 from trainers.scoring.evaluation import evaluating
-from trainers.settings import DTYPES
+from trainers.settings import ScoringSettings
 from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
@@ -42,32 +42,6 @@ _REASONS = {
 
 # Row, loss, units, status, functional gradient.
 _Result = tuple[int, float | None, int, str, float | None]
-
-
-@dataclass(frozen=True)
-class ScoringSettings:
-    """How rows are put into batches, and in what arithmetic.
-
-    A batch holds at most `max_batch_samples` samples, and at most `batch_units` units, padding
-    included: samples × the cost of the longest (tokens; 1 for an image). Samples are put into
-    batches longest first among `window_samples` consecutive ones. `compile` runs the model through
-    `torch.compile`. `functional_gradient` also measures ‖∂ℓ/∂f‖. All of these are part of what a
-    loss was measured with.
-    """
-
-    batch_units: int = 16384
-    max_batch_samples: int = 256
-    window_samples: int = 1024
-    dtype: str = "float32"
-    compile: bool = False
-    functional_gradient: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("batch_units", "max_batch_samples", "window_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
 
 
 @dataclass
@@ -98,7 +72,7 @@ def score_rows(
     model: torch.nn.Module,
     samples: Iterable[tuple[int, Sample]],
     *,
-    settings: Batching | None = None,
+    settings: ScoringSettings | None = None,
     num_threads: int = 2,
     notes: ScoringNotes | None = None,
     finished: Callable[[Sequence[int]], None] | None = None,
@@ -152,7 +126,7 @@ def score_rows(
     return scores.select(*scores_schema(settings)).sort(schema.ROW)
 
 
-def scores_schema(settings: Batching) -> schema.Schema:
+def scores_schema(settings: ScoringSettings) -> schema.Schema:
     """The columns of the scores that `settings` ask for."""
     return SCORES | (_GRADIENT if settings.functional_gradient else {})
 
@@ -174,7 +148,7 @@ class _Scoring:
         task: Task,
         *,
         model: torch.nn.Module,
-        settings: Batching,
+        settings: ScoringSettings,
         notes: ScoringNotes,
         finished: Callable[[Sequence[int]], None],
     ) -> None:
@@ -272,7 +246,7 @@ class _Scoring:
 _compiled: "WeakSet[torch.nn.Module]" = WeakSet()
 
 
-def _make_ready(model: torch.nn.Module, settings: Batching) -> None:
+def _make_ready(model: torch.nn.Module, settings: ScoringSettings) -> None:
     """On the best device, and compiled if wanted."""
     device = best_device()
     _check_dtype(settings.dtype, device)
@@ -290,7 +264,7 @@ def _check_dtype(dtype: str, device: torch.device) -> None:
         )
 
 
-def _measure_of(task: Task, settings: Batching) -> Callable[..., tuple[torch.Tensor, ...]]:
+def _measure_of(task: Task, settings: ScoringSettings) -> Callable[..., tuple[torch.Tensor, ...]]:
     if not settings.functional_gradient:
         return task.per_sample_loss
     check_gradient(task)
@@ -320,7 +294,7 @@ def _pieces(samples: Iterable[tuple[int, Sample]]) -> Iterator[list[tuple[int, S
 
 
 def _planned(
-    prepared: Generator[list[tuple[int, Item]], None, None], settings: Batching
+    prepared: Generator[list[tuple[int, Item]], None, None], settings: ScoringSettings
 ) -> Iterator[list[tuple[int, Item]]]:
     """The batches: longest first among the samples of a window."""
     with closing(prepared):

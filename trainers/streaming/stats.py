@@ -1,7 +1,4 @@
-"""What a stream has cost so far, and how many of its samples could not be used.
-
-Counting, and the end of training when too many samples are left out.
-"""
+"""Counters of a stream: bytes, requests, waiting time, and samples that cannot be used."""
 
 import threading
 from dataclasses import dataclass, field
@@ -9,17 +6,29 @@ from dataclasses import dataclass, field
 from attent_select.errors import InputError, SampleError
 from catalogs.storage import ReadMeter
 
-# Bad samples that are always forgiven: a share says nothing about the first few samples.
-_FORGIVEN = 16
+# Unusable samples that are always allowed: a share means little for the first few samples.
+_ALWAYS_ALLOWED = 16
 
 
 @dataclass
 class StreamStats:
-    """Bytes and requests are this rank's, footers and member indexes included; `bytes_cached` came
-    from the node's cache; `padded` and `dropped` are slots and samples of the global order.
-    `blocked_seconds` is the time that whoever trains waited for a batch.
+    """What a stream has cost so far, on one rank.
+
+    Attributes:
+        max_failed_share: more unusable samples than this share end training.
+        num_samples: samples handed out.
+        num_skipped: samples that could not be used.
+        num_truncated: samples that the task cut to its limit.
+        bytes_selected: extent of the samples that were read in their shards.
+        padded, dropped: missing samples of the last global batches, and samples left out with them.
+        blocked_seconds: time that the consumer waited for batches.
+        first_batch_seconds: time until the first batch.
+        last_skipped: the last sample that could not be used, and why.
+        meter: bytes and requests, footers and member indexes included; cached bytes came from the
+            node's cache.
     """
 
+    max_failed_share: float
     num_samples: int = 0
     num_skipped: int = 0
     num_truncated: int = 0
@@ -49,30 +58,30 @@ class StreamStats:
         return self.bytes_read / self.bytes_selected if self.bytes_selected else 0.0
 
     def count_selected(self, num_bytes: int) -> None:
-        """Bytes that samples which were read take in their shards."""
+        """Count the bytes of samples that were read, in their shards."""
         with self._lock:
             self.bytes_selected += num_bytes
 
     def count(self, num_samples: int, *, truncated: int) -> None:
-        """Samples handed out, and how many of them were cut short."""
+        """Count samples handed out, and how many of them were truncated."""
         with self._lock:
             self.num_samples += num_samples
             self.num_truncated += truncated
 
-    def skip(self, shard_id: int, *, row: int, error: SampleError, max_share: float) -> None:
+    def skip(self, shard_id: int, *, row: int, error: SampleError) -> None:
         """Count a sample that cannot be used.
 
         Raises:
-            InputError: those are more than `max_share` of all.
+            InputError: the share of such samples exceeds `max_failed_share`.
         """
-        where = f"shard {shard_id}, row {row}"
         with self._lock:
             self.num_skipped += 1
-            self.last_skipped = f"{where}: {error} ({error.status})"
+            self.last_skipped = f"shard {shard_id}, row {row}: {error} ({error.status})"
             skipped = self.num_skipped
-            seen = self.num_samples + skipped
-        if skipped > max(_FORGIVEN, max_share * seen):
+            total = self.num_samples + skipped
+        if skipped > max(_ALWAYS_ALLOWED, self.max_failed_share * total):
             raise InputError(
-                f"{skipped} of {seen} samples cannot be used, more than the share of {max_share} "
-                f"that is allowed; the last one: {where}: {error}"
+                f"{skipped} of {total} samples cannot be used, more than scoring.max_failed_share "
+                f"{self.max_failed_share} allows, for example row {row} of shard {shard_id}: "
+                f"{error}. Fix the corpus or the task settings, or raise scoring.max_failed_share"
             ) from error

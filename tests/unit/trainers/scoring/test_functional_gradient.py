@@ -12,8 +12,9 @@ from torch.nn import functional
 from attent_select import plugins
 from attent_select.errors import InputError
 from trainers.scoring.functional_gradient import of_cross_entropy, over_units
-from trainers.scoring.scorer import ScoringSettings, score_rows
+from trainers.scoring.scorer import score_rows
 from trainers.scoring.token_loss import Limits, token_gradients, token_losses
+from trainers.settings import ScoringSettings
 from trainers.task import Batch
 from trainers.tasks.dense_regression import DenseRegression
 

@@ -16,7 +16,8 @@ from tasks_at_hand import TEXTS, causal_lm
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.scoring.scorer import SCORES, ScoringNotes, ScoringSettings, score_rows
+from trainers.scoring.scorer import SCORES, ScoringNotes, score_rows
+from trainers.settings import ScoringSettings
 from trainers.task import Batch, Item
 
 

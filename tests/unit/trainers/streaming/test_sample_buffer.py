@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.streaming.sample_buffer import Columns, Waiting
+from trainers.streaming.sample_buffer import Columns, SampleBuffer
 
 
 def columns(ids: list[int], epoch: int) -> Columns:
@@ -34,19 +34,19 @@ def test_every_sample_is_handed_out_when_it_is_asked_for(
                 for first in range(0, len(ids), piece_size):
                     yield columns(ids[first : first + piece_size], epoch)
 
-    waiting = Waiting(read())
+    buffer = SampleBuffer(read())
     for epoch, shuffled in enumerate(epochs):
         order = np.concatenate(shuffled)
         for first in range(0, len(order), batch_size):
             wanted = order[first : first + batch_size]
             expected = [{"image": bytes([n]), "epoch": epoch} for n in wanted.tolist()]
-            assert waiting.take(wanted) == expected
+            assert buffer.take(wanted) == expected
 
 
 def test_no_more_is_read_than_is_asked_for() -> None:
     read = iter([columns([0, 1], 0), columns([2, 3], 0), columns([4], 0)])
-    waiting = Waiting(read)
-    assert [sample["image"] for sample in waiting.take(np.array([3, 0]))] == [b"\3", b"\0"]
+    buffer = SampleBuffer(read)
+    assert [sample["image"] for sample in buffer.take(np.array([3, 0]))] == [b"\3", b"\0"]
     assert len(list(read)) == 1
 
 
@@ -66,14 +66,14 @@ def test_what_was_taken_is_let_go_of_when_the_next_block_is_read() -> None:
                 first = 50 * block + 10 * piece
                 yield np.arange(first, first + 10), {"x": [Value() for _ in range(10)]}
 
-    waiting = Waiting(read())
+    buffer = SampleBuffer(read())
     for first in range(0, 500, 20):
-        waiting.take(np.arange(first, first + 20)[::-1])
+        buffer.take(np.arange(first, first + 20)[::-1])
         # Of one block, a piece of the next, and what a batch took.
         assert Value.alive <= 50 + 10 + 20
 
 
 def test_what_does_not_come_is_no_sample_of_another() -> None:
-    waiting = Waiting(iter([columns([0, 1], 0)]))
+    buffer = SampleBuffer(iter([columns([0, 1], 0)]))
     with pytest.raises(StopIteration):
-        waiting.take(np.array([0, 2]))
+        buffer.take(np.array([0, 2]))

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers.settings import OrderSettings, StreamingSettings
 from trainers.streaming.index_rows import Selected
 from trainers.streaming.order import Order
 from trainers.streaming.shuffle_quality import shuffle_quality
@@ -48,7 +49,8 @@ def test_a_corpus_sorted_by_class_is_mixed_as_far_as_its_blocks_reach(
         np.ones(10_000, np.float32),
     )
     rows = Selected.of([batch], num_samples=10_000, sample_bytes=lambda _: 100.0)
-    order = Order(rows, seed=3, batch_size=100, shuffle=shuffle, block_bytes=125_000, epochs=2)
+    settings = OrderSettings(seed=3, batch_size=100, epochs=2)
+    order = Order(rows, settings, StreamingSettings(shuffle=shuffle, block_bytes=125_000))
     ids = np.concatenate([ids for step, ids in order.steps() if step >= order.steps_per_epoch])
     found = shuffle_quality(ids, rows.shards_of(ids) // 5, batch_size=100)
     assert abs(found.rank_correlation) < 0.3

@@ -14,15 +14,14 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from digits import TASK, png, samples, write_corpus, write_index
+from digits import TASK, png, samples, stream_of, write_corpus, write_index
 from torch.utils.data import DataLoader
 
 from attent_select.errors import CorpusMismatchError, InputError, StorageError
 from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers import TeachingStream
-from trainers.settings import ReadAhead
+from trainers.settings import StreamingSettings
 from trainers.task import Batch
 
 
@@ -34,10 +33,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture
 def index(tmp_path: Path, corpus: Corpus) -> IndexFile:
     return write_index(tmp_path / "index.parquet", corpus, every=2)
-
-
-def stream_of(index: IndexFile, corpus: Corpus, **settings: Any) -> TeachingStream:
-    return TeachingStream(index, corpus, TASK, **{"seed": 3, "batch_size": 8, **settings})
 
 
 def trained(batches: list[Batch]) -> list[tuple[int, int, int]]:
@@ -101,7 +96,7 @@ def test_any_number_of_ranks_trains_on_the_same_global_batches(
             index, corpus, rank=rank, world_size=world_size, micro_batch_size=micro_batch_size
         )
         batches = list(stream)
-        assert len(batches) == stream.num_steps * stream.share.num_parts
+        assert len(batches) == stream.num_steps * stream.micro_batches_per_step
         num_batches.add(len(batches))
         together += trained(batches)
     assert len(num_batches) == 1
@@ -146,14 +141,16 @@ def test_a_plain_loop_that_saves_in_its_body_trains_no_step_twice(
     for batch in first:
         before.append(batch)
         states.append(first.state_dict())
-        if len(before) == 2 * first.share.num_parts:
+        if len(before) == 2 * first.micro_batches_per_step:
             break
     second = stream_of(index, corpus, micro_batch_size=micro_batch_size)
     second.load_state_dict(states[-1])
     assert second.next_step == 2
     assert sorted(trained(before) + trained(list(second))) == whole
     # In the middle of a step the whole of it is still to be done.
-    assert all(state["samples_consumed"] == 0 for state in states[: first.share.num_parts - 1])
+    assert all(
+        state["samples_consumed"] == 0 for state in states[: first.micro_batches_per_step - 1]
+    )
 
 
 def test_a_state_of_another_index_or_order_is_refused_by_name(
@@ -181,8 +178,8 @@ def test_worker_processes_are_refused_with_what_to_write_instead(
 
 
 def test_leaving_a_stream_early_leaves_no_thread_behind(index: IndexFile, corpus: Corpus) -> None:
-    ahead = ReadAhead(num_read_threads=2, num_prepare_threads=2)
-    iterator = iter(stream_of(index, corpus, epochs=50, read_ahead=ahead))
+    threads = {"read_threads": 2, "prepare_threads": 2}
+    iterator = iter(stream_of(index, corpus, epochs=50, **threads))
     next(iterator)
     assert our_threads()
     iterator.close()  # type: ignore[attr-defined]
@@ -192,12 +189,12 @@ def test_leaving_a_stream_early_leaves_no_thread_behind(index: IndexFile, corpus
 def test_memory_and_threads_make_no_difference_to_the_batches(
     index: IndexFile, corpus: Corpus
 ) -> None:
-    none = ReadAhead(num_read_threads=0, num_prepare_threads=0)
-    narrow = ReadAhead(num_read_threads=1, num_prepare_threads=1, max_bytes=1)
-    wide = ReadAhead(num_read_threads=8, num_prepare_threads=4)
-    first = list(stream_of(index, corpus, read_ahead=narrow))
-    for ahead in (none, wide):
-        other_batches = list(stream_of(index, corpus, read_ahead=ahead))
+    none = {"read_threads": 0, "prepare_threads": 0}
+    narrow = {"read_threads": 1, "prepare_threads": 1, "read_ahead_bytes": 1}
+    wide = {"read_threads": 8, "prepare_threads": 4}
+    first = list(stream_of(index, corpus, **narrow))
+    for settings in (none, wide):
+        other_batches = list(stream_of(index, corpus, **settings))
         for one, other in zip(first, other_batches, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -205,14 +202,14 @@ def test_memory_and_threads_make_no_difference_to_the_batches(
 def test_on_one_processor_no_thread_takes_turns_with_training_and_requests_keep_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def threads(ahead: ReadAhead) -> tuple[int, int, int]:
-        reading = (ahead.read_threads(is_local=is_local) for is_local in (True, False))
-        return (*reading, ahead.prepare_threads)
+    def threads(settings: StreamingSettings) -> tuple[int, int, int]:
+        readers = (settings.num_read_threads(is_local=is_local) for is_local in (True, False))
+        return (*readers, settings.num_prepare_threads)
 
-    chosen = ReadAhead(num_read_threads=3, num_prepare_threads=5)
-    for processors, usual in (({1}, (0, 16, 0)), ({0, 1}, (4, 16, 2))):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=processors: found)
-        assert threads(ReadAhead()) == usual
+    chosen = StreamingSettings(read_threads=3, prepare_threads=5)
+    for cpus, default in (({1}, (0, 16, 0)), ({0, 1}, (4, 16, 2))):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=cpus: found)
+        assert threads(StreamingSettings()) == default
         assert threads(chosen) == (3, 3, 5)
 
 
@@ -245,9 +242,7 @@ def test_what_compresses_well_is_read_ahead_by_the_memory_it_takes(
 
     monkeypatch.setattr(Corpus, "read", meets_another)
     assert corpus.num_bytes < 1 << 20  # all three shards at once, if these were what counts
-    stream = TeachingStream(
-        index, corpus, seed=3, batch_size=2, read_ahead=ReadAhead(max_bytes=1 << 20)
-    )
+    stream = stream_of(index, corpus, None, batch_size=2, read_ahead_bytes=1 << 20)
     assert len(trained(list(stream))) == 6
     assert met == []
 
@@ -258,7 +253,7 @@ def test_augmentation_depends_on_the_sample_and_the_epoch_and_not_on_the_ranks(
     task = replace(TASK, augment=True, flip=True)
 
     def images(**settings: Any) -> dict[tuple[int, int, int], torch.Tensor]:
-        stream = TeachingStream(index, corpus, task, seed=3, batch_size=10, epochs=2, **settings)
+        stream = stream_of(index, corpus, task, batch_size=10, epochs=2, **settings)
         return {
             (int(batch["step"]) // 6, int(shard), int(row)): image
             for batch in stream
@@ -327,7 +322,7 @@ def test_samples_skipped_before_a_resume_still_count(tmp_path: Path) -> None:
         row["image"] = b"not an image"
     corpus = write_corpus(tmp_path / "corpus", rows)
     index = write_index(tmp_path / "index.parquet", corpus)
-    iterator = iter(stream_of(index, corpus, max_skipped_share=1.0))
+    iterator = iter(stream_of(index, corpus, max_failed_share=1.0))
     before = trained([next(iterator) for _ in range(4)])
     iterator.close()  # type: ignore[attr-defined]
     assert 0 < len(before) < 4 * 8
@@ -355,7 +350,7 @@ def test_a_shard_that_was_replaced_is_an_error_that_names_it_and_the_rank(tmp_pa
 
 
 # With threads, also where a process has one processor.
-IMPATIENT = ReadAhead(num_read_threads=2, num_prepare_threads=2, timeout_seconds=0.3)
+IMPATIENT = {"read_threads": 2, "prepare_threads": 2, "timeout_seconds": 0.3}
 
 
 class Stuck:
@@ -378,7 +373,7 @@ def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
     index: IndexFile, corpus: Corpus
 ) -> None:
     task = Stuck()
-    stream = TeachingStream(index, corpus, task, seed=3, batch_size=8, read_ahead=IMPATIENT)
+    stream = stream_of(index, corpus, task, **IMPATIENT)
     try:
         with pytest.raises(StorageError, match=r"^rank 0 of 1 waited 0\.3 s for a batch"):
             list(stream)
@@ -401,8 +396,7 @@ def test_a_shard_that_does_not_come_is_named(
         go_on.wait()
         return read(url, *arguments, **settings)
 
-    ahead = replace(IMPATIENT, num_prepare_threads=prepare_threads)
-    stream = stream_of(index, corpus, read_ahead=ahead)
+    stream = stream_of(index, corpus, **IMPATIENT | {"prepare_threads": prepare_threads})
     monkeypatch.setattr(storage, "read_ranges", stalls)
     try:
         with pytest.raises(StorageError, match=r"reading shard \d \(.*\.parquet\) has taken"):
@@ -437,7 +431,7 @@ def test_a_stream_used_in_a_fork_says_so_instead_of_hanging(
 
 
 def test_without_a_task_the_stream_only_reads(index: IndexFile, corpus: Corpus) -> None:
-    stream = TeachingStream(index, corpus, seed=3, batch_size=8)
+    stream = stream_of(index, corpus, None)
     batches = list(stream)
     assert trained(batches) == trained(list(stream_of(index, corpus)))
     assert set(batches[0]) == {"shard_id", "row", "weight", "denominator", "step"}
@@ -489,8 +483,7 @@ import sys, threading
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from catalogs import concurrency
-from digits import samples, write_corpus, write_index
-from trainers import TeachingStream
+from digits import samples, stream_of, write_corpus, write_index
 
 concurrency._CLOSING_SECONDS = 0.2
 
@@ -504,7 +497,7 @@ class Stuck:
 folder = Path(sys.argv[1])
 corpus = write_corpus(folder / "corpus", samples(20))
 index = write_index(folder / "index.parquet", corpus)
-list(TeachingStream(index, corpus, Stuck(), seed=1, batch_size=4))
+list(stream_of(index, corpus, Stuck(), batch_size=4))
 """
 
 

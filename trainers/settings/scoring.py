@@ -1,0 +1,71 @@
+"""Settings of scoring: spans, batches, arithmetic, and how many samples may fail."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import polars as pl
+from annotated_types import Ge, Le
+
+from attent_select.errors import InputError
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
+from trainers.settings.bounds import Dtype, Positive, check_fields
+
+ColumnKind = Literal["string", "integer", "number", "boolean"]
+
+_COLUMN_TYPES: Mapping[ColumnKind, type[pl.DataType]] = {
+    "string": pl.String,
+    "integer": pl.Int64,
+    "number": pl.Float64,
+    "boolean": pl.Boolean,
+}
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How losses are measured.
+
+    Attributes:
+        span_samples: rows per task; a task should take half a minute or more.
+        part_samples: rows per part of the catalog.
+        batch_units: most units (tokens; 1 for an image) of a forward pass, padding included:
+            samples × the cost of the longest.
+        max_batch_samples: most samples of a forward pass.
+        window_samples: consecutive rows that are sorted by length, longest first, before they form
+            batches.
+        dtype: autocast of the forward pass; losses are float32.
+        compile: run the model through torch.compile.
+        torch_threads: threads of each task's arithmetic; part of what makes losses equal bit by
+            bit.
+        functional_gradient: also measure ‖∂ℓ/∂f‖, for the strategy of that name: a column beside
+            the losses.
+        carry: columns of the samples that are kept beside the losses, name → type.
+        max_failed_share: more unusable samples than this share stop the run, in training too.
+    """
+
+    span_samples: Positive = 50_000
+    part_samples: Positive = 2_000_000
+    batch_units: Positive = 16_384
+    max_batch_samples: Positive = 256
+    window_samples: Positive = 1024
+    dtype: Dtype = "float32"
+    compile: bool = False
+    torch_threads: Positive = 1
+    functional_gradient: bool = False
+    carry: dict[str, ColumnKind] = field(default_factory=dict)
+    max_failed_share: Annotated[float, Ge(0), Le(1)] = 0.1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in self.carry:
+            if name in LOSSES or name == FUNCTIONAL_GRADIENT:
+                raise InputError(
+                    f"carry: the losses have a column {name} of their own: give the column of the "
+                    "corpus another name"
+                )
+
+    @property
+    def carry_schema(self) -> dict[str, type[pl.DataType]]:
+        """The columns beside the losses in every part."""
+        measured = {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}
+        return {name: _COLUMN_TYPES[kind] for name, kind in self.carry.items()} | measured

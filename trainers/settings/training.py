@@ -1,0 +1,102 @@
+"""Settings of training, and the `transformers.TrainingArguments` that they allow."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from attent_select.errors import InputError
+from trainers.settings.bounds import Dtype
+
+# The Trainer's arguments for mixed precision.
+_MIXED_PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
+# Arguments of the Trainer that may be set. Excluded are those that need the bare model (neftune;
+# ours holds model and loss), leave files out of a checkpoint (save_only_model), or break exact
+# sharding, loss scale or resuming.
+ARGUMENTS = frozenset({
+    "optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "lr_scheduler_kwargs", "tf32", "use_cpu", "full_determinism",
+    "activation_checkpointing", "activation_checkpointing_kwargs",
+    "gradient_checkpointing", "gradient_checkpointing_kwargs",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
+    "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level",
+    "log_level_replica", "disable_tqdm", "report_to", "run_name",
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
+    "ddp_static_graph", "ddp_backend", "ddp_timeout",
+    "fsdp", "fsdp_config", "bf16", "fp16",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a round trains.
+
+    Attributes:
+        batch_size: samples per optimizer step, over all ranks.
+        micro_batch_size: samples per forward pass of one rank; default: its whole share.
+        learning_rate: peak of the schedule.
+        weight_decay: of the optimizer; 0 turns it off.
+        lr_scheduler: a schedule of transformers, over all rounds.
+        warmup_steps: optimizer steps until the learning rate reaches its peak.
+        max_grad_norm: gradients are clipped to this norm; 0 turns it off.
+        save_steps: optimizer steps between checkpoints inside a round; 0: only at its end.
+        dtype: autocast of the computation, unless `arguments` set it (see `computes_in`); the
+            weights stay float32.
+        torch_threads: CPU threads; part of what makes two runs equal bit by bit. Default: torch's.
+        arguments: some of `ARGUMENTS`, passed unchanged to `transformers.TrainingArguments`.
+    """
+
+    batch_size: int = 256
+    micro_batch_size: int | None = None
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    lr_scheduler: str = "cosine"
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    save_steps: int = 0
+    dtype: str = "float32"
+    torch_threads: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "micro_batch_size", "torch_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}: expected a positive number")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}: expected 0 (off) or more")
+        if self.dtype not in get_args(Dtype):
+            raise InputError(
+                f"dtype is {self.dtype!r}: expected one of {', '.join(get_args(Dtype))}"
+            )
+        self._check_arguments()
+        self._check_mixed_precision()
+
+    @property
+    def computes_in(self) -> str:
+        """What training and its evaluation compute in: the `bf16` or `fp16` of `arguments`, else
+        `dtype`.
+        """
+        chosen = (dtype for key, dtype in _MIXED_PRECISION.items() if self.arguments.get(key))
+        return next(chosen, self.dtype)
+
+    def _check_arguments(self) -> None:
+        if refused := sorted(self.arguments.keys() - ARGUMENTS):
+            raise InputError(
+                f"training.arguments may not set {', '.join(refused)}: the training section has "
+                "its own keys, and the stream and its checkpoints decide the rest; expected some "
+                f"of {', '.join(sorted(ARGUMENTS))}"
+            )
+
+    def _check_mixed_precision(self) -> None:
+        flags = {key: self.arguments[key] for key in _MIXED_PRECISION if key in self.arguments}
+        dtypes = {_MIXED_PRECISION[key] for key, is_on in flags.items() if is_on}
+        dtypes |= {self.dtype} - {"float32"}
+        if len(dtypes) > 1 or (self.dtype == "bfloat16" and not flags.get("bf16", True)):
+            written = ", ".join(f"{key}: {is_on}".lower() for key, is_on in flags.items())
+            raise InputError(
+                f"dtype is {self.dtype} and arguments say {written}: expected only one of them to "
+                "set what training computes in"
+            )
