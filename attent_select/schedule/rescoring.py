@@ -13,7 +13,8 @@ from attent_select.errors import InputError
 from attent_select.schema import LOSS, MEASURED_STEP, SHARD_ID
 from attent_select.selection.chunks import Chunks
 from attent_select.selection.composition import Composition
-from attent_select.selection.eligibility import census, eligible_rows
+from attent_select.selection.counting import count_rows
+from attent_select.selection.eligibility import eligible_rows
 from attent_select.selection.select import select
 from attent_select.stats.randomness import Purpose, stream_key, uniform
 from attent_select.strategies.hard import Hard
@@ -110,13 +111,13 @@ def rows_near_threshold(
         round_number: changes the random draw.
     """
     rows = eligible_rows(losses, strategy=Hard(), composition=Composition(), in_units=False)
-    found = census(rows, with_losses=True)
-    if not found.num_eligible or found.losses is None:
+    counts = count_rows(rows, with_losses=True)
+    if not counts.num_eligible or counts.losses is None:
         return []
     return select(
         losses,
-        strategy=_NearThreshold(found.losses.quantile(1 - ratio)),
-        num_samples=min(num_samples, found.num_eligible),
+        strategy=_NearThreshold(counts.losses.quantile(1 - ratio)),
+        num_samples=min(num_samples, counts.num_eligible),
         seed=seed,
         round_number=round_number,
         composition=Composition(explore=_UNIFORM_SHARE),

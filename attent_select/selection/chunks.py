@@ -1,8 +1,7 @@
-"""The rows of a catalog, here or in chunks on other machines.
+"""Rows of a catalog, processed a chunk at a time, in this process or on other machines.
 
-What the search for a cut needs of them: to do the same work on every chunk and to get the small
-results. Everything that is found is a sum over chunks, so the answer is the same however the
-rows are cut.
+A selection runs the same function on every chunk and combines the small results. All results are
+sums or extrema over chunks, so the selection does not depend on how the rows are divided.
 """
 
 import contextlib
@@ -20,53 +19,54 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Transform = Callable[[pl.LazyFrame], pl.LazyFrame]
 
-_BATCH_ROWS: Final = 1 << 18
+_CHUNK_ROWS: Final = 1 << 18
 
 
 class Chunks(Protocol):
-    """A LazyFrame that may be cut into several."""
+    """A table whose rows can be processed in chunks."""
 
     def frame(self) -> pl.LazyFrame:
-        """All rows in one."""
+        """Return all rows as one LazyFrame."""
         ...
 
     def only(self, columns: Sequence[str]) -> "Chunks":
-        """The same rows with only these columns: what is not needed is not read."""
+        """Return the same rows with only these columns; the others are not read."""
         ...
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        """`work` of every chunk, in the order of the rows; at least one, perhaps without rows.
+        """Apply `work` to every chunk and yield the results in row order.
 
-        A chunk fits in memory. `work` can be pickled, and its results are small.
+        There is at least one chunk, possibly without rows. A chunk fits in memory. `work` can be
+        pickled, and its results are small.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A LazyFrame of any kind; `work` gets it in batches as they stream by, in threads."""
+class FrameChunks:
+    """Chunks of any LazyFrame, streamed and processed in threads."""
 
     rows: pl.LazyFrame
 
     def frame(self) -> pl.LazyFrame:
         return self.rows
 
-    def only(self, columns: Sequence[str]) -> "Whole":
-        return Whole(self.rows.select(columns))
+    def only(self, columns: Sequence[str]) -> "FrameChunks":
+        return FrameChunks(self.rows.select(columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         stream = self.rows.collect_batches(
-            chunk_size=_BATCH_ROWS, maintain_order=True, engine="streaming"
+            chunk_size=_CHUNK_ROWS, maintain_order=True, engine="streaming"
         )
-        batches = (batch.lazy() for batch in stream)
-        # Without any row there is still an answer.
-        first = next(batches, pl.LazyFrame(schema=self.rows.collect_schema()))
-        yield from map_in_threads(work, chain([first], batches), num_threads=pl.thread_pool_size())
+        chunks = (chunk.lazy() for chunk in stream)
+        # An empty table is one empty chunk, so that there is always a result.
+        first = next(chunks, pl.LazyFrame(schema=self.rows.collect_schema()))
+        yield from map_in_threads(work, chain([first], chunks), num_threads=pl.thread_pool_size())
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """Chunks after a transformation that looks at each row by itself."""
+class MappedChunks:
+    """Chunks after a transformation that treats each row by itself."""
 
     chunks: Chunks
     transform: Transform
@@ -74,20 +74,20 @@ class Mapped:
     def frame(self) -> pl.LazyFrame:
         return self.transform(self.chunks.frame())
 
-    def only(self, columns: Sequence[str]) -> "Mapped":
-        return Mapped(self, partial(_select, columns=columns))
+    def only(self, columns: Sequence[str]) -> "MappedChunks":
+        return MappedChunks(self, partial(_select_columns, columns=columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
-        return self.chunks.run(Then(self.transform, work))
+        return self.chunks.run(FunctionChain(self.transform, work))
 
 
-def _select(rows: pl.LazyFrame, *, columns: Sequence[str]) -> pl.LazyFrame:
+def _select_columns(rows: pl.LazyFrame, *, columns: Sequence[str]) -> pl.LazyFrame:
     return rows.select(columns)
 
 
 @dataclass(frozen=True)
-class Then:
-    """One function after the other; unlike a lambda it can be pickled."""
+class FunctionChain:
+    """`second(first(rows))`; unlike a lambda it can be pickled."""
 
     first: Callable[[Any], Any]
     second: Callable[[Any], Any]
@@ -99,23 +99,24 @@ class Then:
 def map_in_threads(
     work: Callable[[Item], Result], items: Iterator[Item], *, num_threads: int
 ) -> Generator[Result]:
-    """`work` of every item, in order, by threads that are at most as many items ahead.
+    """Map `work` over `items` in order, in threads, at most `num_threads` items ahead.
 
-    An exception is raised where its result would have come; what is running then still ends.
+    An exception is raised in place of its result; calls that are already running still finish.
     """
     if num_threads == 1:
         yield from map(work, items)
         return
-    ahead: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="attent-chunks")
     try:
         for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > num_threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            pending.append(pool.submit(work, item))
+            if len(pending) > num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        # One of the pool's own threads may be who collects a generator that nobody finished.
+        # An unfinished generator may be garbage-collected in one of the pool's own threads, which
+        # cannot join itself.
         with contextlib.suppress(RuntimeError):
             pool.shutdown(cancel_futures=True)

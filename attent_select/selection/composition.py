@@ -1,7 +1,4 @@
-"""What a strategy is composed with: conditions, quotas, exploration, guards, weights.
-
-The settings and their checks.
-"""
+"""Settings around a strategy: conditions, quotas, exploration, guards, weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +12,18 @@ Weights = Literal["none", "inverse_probability"]
 
 @dataclass(frozen=True)
 class Composition:
-    """The settings around a strategy; the defaults leave it as it is.
+    """Settings around a strategy; the defaults change nothing.
 
     Attributes:
-        where: a polars SQL condition that eligible rows fulfil, such as `num_units > 10`.
-        by: a column of the catalog whose values are the strata; each gets its quota of the budget.
+        where: polars SQL condition that eligible rows fulfil, such as `num_units > 10`.
+        by: column of the catalog whose values are the strata; each gets its quota of the budget.
         quotas: `equal`, `proportional` (to the eligible rows of each stratum), or value → share.
-        explore: share of the budget drawn uniformly from the rows that the strategy left out, in
-            [0, 1].
-        max_visits: rows trained on this often and still hard are not eligible; None: no such guard.
-        hard_quantile: hard means a loss above this quantile of the eligible losses.
-        weights: `none` (1 for all), or `inverse_probability` (1/p, scaled to mean 1 over the index,
-            so that the weighted mean loss is the self-normalised estimate of the corpus mean).
+        explore: share of the budget drawn uniformly from the rows that the strategy did not select,
+            in [0, 1].
+        max_visits: exclude rows that are still hard after this many visits; None: no such guard.
+        hard_quantile: rows are hard if their loss exceeds this quantile of the eligible losses.
+        weights: `none` (all 1), or `inverse_probability` (1/p, scaled to mean 1 over the index, so
+            that the weighted mean loss is the self-normalised estimate of the corpus mean).
     """
 
     where: str | None = None
@@ -39,7 +36,7 @@ class Composition:
 
     def __post_init__(self) -> None:
         if self.by is None and self.quotas != "proportional":
-            raise InputError("quotas: they need `by`, the column whose values are the strata")
+            raise InputError("quotas: also set `by`, the column whose values are the strata")
         if not (isinstance(self.quotas, Mapping) or self.quotas in ("equal", "proportional")):
             raise InputError(
                 f"quotas: {self.quotas!r}; expected equal, proportional, or value: share"

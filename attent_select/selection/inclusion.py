@@ -1,6 +1,6 @@
-"""The rows within the budgets, each with the probability that it is among them.
+"""Inclusion: the rows within the budget, each with the probability that it is selected.
 
-The strategy's share of every budget, then exploration in what is left.
+The strategy's share of each budget first, then exploration: a uniform draw from the other rows.
 """
 
 import functools
@@ -11,125 +11,141 @@ from typing import Final
 import polars as pl
 
 from attent_select.schema import PROBABILITY
-from attent_select.selection import top_m
-from attent_select.selection.chunks import Chunks, Mapped
-from attent_select.selection.radix import STRATUM
-from attent_select.selection.top_m import FIRST_EXCLUDED, INCLUDED, KEY, Cut
+from attent_select.selection import radix, top_m
+from attent_select.selection.chunks import Chunks, MappedChunks
+from attent_select.selection.columns import FIRST_EXCLUDED, INCLUDED, KEY, STRATUM
+from attent_select.selection.counting import require_rows
+from attent_select.selection.radix import SelectionEdge
+from attent_select.selection.strata import with_stratum_values
 from attent_select.strategy import Candidates, Cutoff, Strategy
 
 _SPENT: Final = "__spent"
 _AVAILABLE: Final = "__available"
-_DRAWN: Final = "__drawn"
-_EXPLOITED: Final = "__exploited"
+_EXPLORE_SHARE: Final = "__explore_share"
+_BY_STRATEGY: Final = "__by_strategy"
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What may be spent, counted in samples or in units.
+class Allocation:
+    """Budget per stratum, in samples or units.
 
     Attributes:
-        spend: stratum → budget.
-        available: stratum → what all its eligible rows cost; None where nobody has counted.
+        budgets: stratum → budget.
+        available: stratum → total cost of its eligible rows; None if they were not counted.
         explore: share of each budget that is drawn uniformly, in [0, 1].
     """
 
-    spend: Mapping[int, int]
+    budgets: Mapping[int, int]
     available: Mapping[int, int] | None
     explore: float = 0.0
 
     @property
-    def explored(self) -> dict[int, int]:
-        return {stratum: int(self.explore * cost + 0.5) for stratum, cost in self.spend.items()}
+    def explore_budgets(self) -> dict[int, int]:
+        return {stratum: int(self.explore * cost + 0.5) for stratum, cost in self.budgets.items()}
 
     @property
-    def exploited(self) -> dict[int, int]:
-        return {stratum: self.spend[stratum] - cost for stratum, cost in self.explored.items()}
+    def strategy_budgets(self) -> dict[int, int]:
+        return {
+            stratum: self.budgets[stratum] - cost for stratum, cost in self.explore_budgets.items()
+        }
 
 
 @dataclass(frozen=True)
-class Picked:
-    """The picked rows with PROBABILITY (float64), in the order of the input.
+class IncludedRows:
+    """Rows within the budget, with PROBABILITY float64, in the order of the input.
 
-    `cut_of` is stratum → where the strategy's budget ends; `available` the budget's, counted now.
+    Attributes:
+        rows: the rows, with the columns of the input.
+        edges: stratum → where the strategy's budget ends.
+        available: stratum → total cost of its eligible rows.
     """
 
     rows: Chunks
-    cut_of: Mapping[int, Cut]
+    edges: Mapping[int, SelectionEdge]
     available: Mapping[int, int]
 
     @property
     def threshold(self) -> float | None:
-        """The smallest key that the strategy took, None if it took nothing."""
-        return min((cut.last.key for cut in self.cut_of.values() if cut.last), default=None)
+        """Smallest key that the strategy selected, None if it selected nothing."""
+        return min((edge.last.key for edge in self.edges.values() if edge.last), default=None)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Some of the keyed rows, held in memory, and how many rows they stand for."""
+class PilotRows:
+    """Some of the rows with their keys, in memory, and the number of rows that they represent."""
 
     rows: pl.DataFrame
     num_rows: int
 
     @property
-    def pilot(self) -> top_m.Pilot:
-        return top_m.Pilot.of(self.rows[KEY], num_rows=self.num_rows)
+    def keys(self) -> top_m.PilotKeys:
+        return top_m.PilotKeys.of(self.rows[KEY], num_rows=self.num_rows)
 
 
-def pick(
+def include_rows(
     keyed: Chunks,
-    budget: Budget,
+    allocation: Allocation,
     *,
     strategy: Strategy,
     candidates: Candidates,
     explore_key: pl.Expr,
-    sample: Sample | None,
-) -> Picked:
-    """Take the largest keys, then explore.
+    pilot: PilotRows | None,
+) -> IncludedRows:
+    """Select the rows with the largest keys, then explore.
 
     Args:
-        keyed: the eligible rows with KEY, COST, STRATUM and the strategy's columns.
-        budget: may be without `available` only with a sample.
+        keyed: eligible rows with KEY, COST, STRATUM and the strategy's columns.
+        allocation: budgets; `available` may be None only with a pilot.
         strategy: gives the probabilities.
-        candidates: as given to the strategy's `key`.
+        candidates: as passed to the strategy's `key`.
         explore_key: a second uniform number per row.
-        sample: only for one stratum that is counted in samples; makes it faster.
+        pilot: only for one stratum with a budget in samples; makes the search faster.
+
+    Raises:
+        TooFewError: fewer rows are eligible than the budget needs.
     """
-    if sample is not None:
-        found, num_rows = top_m.cut(keyed, budget.exploited[0], pilot=sample.pilot)
-        top_m.check_enough(num_rows, num_selected=budget.spend[0])
-        cut_of, available = {0: found}, {0: num_rows}
+    if pilot is not None:
+        edge, num_rows = top_m.find_edge(keyed, allocation.strategy_budgets[0], pilot=pilot.keys)
+        require_rows(allocation.budgets[0], eligible=num_rows)
+        edges, available = {0: edge}, {0: num_rows}
     else:
-        assert budget.available is not None
-        cut_of, available = top_m.cuts(keyed, budget.exploited), dict(budget.available)
-    taking = functools.partial(
-        _with_taken,
-        cut_of=cut_of,
-        numbers=_numbers(budget, available),
-        probability=_probability(strategy, candidates),
+        assert allocation.available is not None
+        edges = radix.find_edges(keyed, allocation.strategy_budgets)
+        available = dict(allocation.available)
+    mark = functools.partial(
+        _mark_included,
+        edges=edges,
+        amounts=_amounts_per_stratum(allocation, available),
+        probability=_strategy_probability(strategy, candidates),
     )
-    taken = Mapped(keyed, taking)
-    if not budget.explore:
-        return Picked(Mapped(taken, _only_included), cut_of, available)
-    if sample is not None:
-        left = taking(sample.rows.lazy()).filter(pl.col(INCLUDED).not_()).collect()
-        sample = Sample(left, available[0] - budget.exploited[0])
-    return Picked(_explored(taken, budget, explore_key, sample=sample), cut_of, available)
+    marked = MappedChunks(keyed, mark)
+    if not allocation.explore:
+        return IncludedRows(MappedChunks(marked, _only_included), edges, available)
+    if pilot is not None:
+        others = mark(pilot.rows.lazy()).filter(pl.col(INCLUDED).not_()).collect()
+        pilot = PilotRows(others, available[0] - allocation.strategy_budgets[0])
+    explored = _explore(marked, allocation, explore_key, pilot=pilot)
+    return IncludedRows(explored, edges, available)
 
 
-def _with_taken(
-    keyed: pl.LazyFrame, *, cut_of: Mapping[int, Cut], numbers: pl.DataFrame, probability: pl.Expr
+def _mark_included(
+    keyed: pl.LazyFrame,
+    *,
+    edges: Mapping[int, SelectionEdge],
+    amounts: pl.DataFrame,
+    probability: pl.Expr,
 ) -> pl.LazyFrame:
-    """Adds what `top_m.with_cuts` does, and PROBABILITY."""
-    rows = top_m.with_cuts(keyed, cut_of)
-    return top_m.with_stratum_values(rows, numbers).with_columns(probability)
+    """Add INCLUDED, FIRST_EXCLUDED, the columns of `amounts`, and PROBABILITY."""
+    rows = top_m.with_edges(keyed, edges)
+    return with_stratum_values(rows, amounts).with_columns(probability)
 
 
-def _only_included(taken: pl.LazyFrame) -> pl.LazyFrame:
-    return taken.filter(INCLUDED)
+def _only_included(marked: pl.LazyFrame) -> pl.LazyFrame:
+    return marked.filter(INCLUDED)
 
 
-def _probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
-    """That the strategy takes the row, as PROBABILITY."""
+def _strategy_probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
+    """Return PROBABILITY: that the strategy selects the row."""
     cutoff = Cutoff(pl.col(_SPENT), pl.col(_AVAILABLE), pl.col(FIRST_EXCLUDED))
     return (
         pl.when(pl.col(_SPENT) == 0)
@@ -141,50 +157,52 @@ def _probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
     )
 
 
-def _numbers(budget: Budget, available: Mapping[int, int]) -> pl.DataFrame:
-    """Per stratum what the strategy spends, of what, and the share of the rest that is explored."""
+def _amounts_per_stratum(allocation: Allocation, available: Mapping[int, int]) -> pl.DataFrame:
+    """Return per stratum the strategy's budget, what is available, and the explored share."""
     rows = [
         (
             stratum,
-            float(spent),
+            float(budget),
             float(available[stratum]),
-            min(1.0, budget.explored[stratum] / max(1, available[stratum] - spent)),
+            min(1.0, allocation.explore_budgets[stratum] / max(1, available[stratum] - budget)),
         )
-        for stratum, spent in budget.exploited.items()
+        for stratum, budget in allocation.strategy_budgets.items()
     ]
-    kinds = {STRATUM: pl.UInt32, _SPENT: pl.Float64, _AVAILABLE: pl.Float64, _DRAWN: pl.Float64}
-    return pl.DataFrame(rows, schema=kinds, orient="row")
+    amounts = dict.fromkeys((_SPENT, _AVAILABLE, _EXPLORE_SHARE), pl.Float64)
+    return pl.DataFrame(rows, schema={STRATUM: pl.UInt32, **amounts}, orient="row")
 
 
-def _explored(
-    taken: Chunks, budget: Budget, explore_key: pl.Expr, *, sample: Sample | None
+def _explore(
+    marked: Chunks, allocation: Allocation, explore_key: pl.Expr, *, pilot: PilotRows | None
 ) -> Chunks:
-    """The rows that the strategy took, and a uniform draw from those that it left."""
-    both = Mapped(taken, functools.partial(_with_explore_key, explore_key=explore_key))
-    left = Mapped(both, _only_left)
-    if sample is not None:
-        some = _with_explore_key(sample.rows.lazy(), explore_key=explore_key).collect()
-        pilot = Sample(some, sample.num_rows).pilot
-        cut_of = {0: top_m.cut(left, budget.explored[0], pilot=pilot)[0]}
+    """Return the rows that the strategy selected, and a uniform draw from the others."""
+    rows = MappedChunks(marked, functools.partial(_with_explore_key, explore_key=explore_key))
+    others = MappedChunks(rows, _only_others)
+    if pilot is not None:
+        pilot_rows = _with_explore_key(pilot.rows.lazy(), explore_key=explore_key).collect()
+        keys = PilotRows(pilot_rows, pilot.num_rows).keys
+        edges = {0: top_m.find_edge(others, allocation.explore_budgets[0], pilot=keys)[0]}
     else:
-        cut_of = top_m.cuts(left, budget.explored)
-    return Mapped(both, functools.partial(_only_drawn, cut_of=cut_of))
+        edges = radix.find_edges(others, allocation.explore_budgets)
+    return MappedChunks(rows, functools.partial(_only_selected_or_explored, edges=edges))
 
 
-def _with_explore_key(taken: pl.LazyFrame, *, explore_key: pl.Expr) -> pl.LazyFrame:
-    # A row that is sure to be in and is not, is sure to be out: only the cut decides about it.
+def _with_explore_key(marked: pl.LazyFrame, *, explore_key: pl.Expr) -> pl.LazyFrame:
+    # If a row with probability 1 is not included, the strategy is deterministic and excludes it.
     is_out = (pl.col(PROBABILITY) == 1.0) & pl.col(INCLUDED).not_()
     probability = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY)).alias(PROBABILITY)
-    rows = taken.with_columns(probability, explore_key.alias(KEY))
-    return rows.rename({INCLUDED: _EXPLOITED}).drop(FIRST_EXCLUDED)
+    rows = marked.with_columns(probability, explore_key.alias(KEY))
+    return rows.rename({INCLUDED: _BY_STRATEGY}).drop(FIRST_EXCLUDED)
 
 
-def _only_left(both: pl.LazyFrame) -> pl.LazyFrame:
-    return both.filter(pl.col(_EXPLOITED).not_())
+def _only_others(rows: pl.LazyFrame) -> pl.LazyFrame:
+    return rows.filter(pl.col(_BY_STRATEGY).not_())
 
 
-def _only_drawn(both: pl.LazyFrame, *, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
-    # The draw is among the rows left, but a key is a row's own: the cut holds for all of them.
-    drawn = top_m.with_cuts(both, cut_of).filter(pl.col(INCLUDED) | pl.col(_EXPLOITED))
-    taken = pl.col(PROBABILITY)
-    return drawn.with_columns(taken + (1.0 - taken) * pl.col(_DRAWN))
+def _only_selected_or_explored(
+    rows: pl.LazyFrame, *, edges: Mapping[int, SelectionEdge]
+) -> pl.LazyFrame:
+    # The edges were found among the other rows, but a row's key does not depend on the others.
+    drawn = top_m.with_edges(rows, edges).filter(pl.col(INCLUDED) | pl.col(_BY_STRATEGY))
+    by_strategy = pl.col(PROBABILITY)
+    return drawn.with_columns(by_strategy + (1.0 - by_strategy) * pl.col(_EXPLORE_SHARE))

@@ -1,13 +1,11 @@
-"""The exact top m of any LazyFrame, in memory that does not grow with it.
+"""Exact top m of any table, in memory that does not grow with it.
 
-The search for where each stratum's budget ends in the order (larger key first, then smaller
-sample_key).
+Finds the edge of a selection in the order of the rows (larger key first, then smaller sample_key).
 
-With a few rows to guess from, a bracket around the m-th key is guessed and verified by exact
-counts in one pass, which also collects the rows inside it; a bracket that missed is moved by
-what the counts said. Without them, or where no bracket is narrow enough (all keys equal),
-`radix.py` counts its way down. Sorting or `LazyFrame.top_k` over the whole catalog is what this
-avoids.
+Given the keys of some rows, a bracket around the m-th key is guessed and verified by exact counts
+in one pass, which also collects the rows inside it; if it missed, the counts correct the next
+guess. Without such keys, or if no bracket is narrow enough (all keys equal), `radix.py` counts its
+way down. Neither sorts the catalog, as `LazyFrame.top_k` would.
 """
 
 import functools
@@ -20,55 +18,38 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from attent_select.errors import TooFewError
 from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
 from attent_select.selection import radix
-from attent_select.selection.chunks import Chunks, Mapped
-from attent_select.selection.radix import STRATUM
+from attent_select.selection.chunks import Chunks
+from attent_select.selection.columns import FIRST_EXCLUDED, INCLUDED, KEY, STRATUM
+from attent_select.selection.counting import require_rows
+from attent_select.selection.radix import RowPosition, SelectionEdge
+from attent_select.selection.strata import with_stratum_values
 
-KEY: Final = "__key"
-INCLUDED: Final = "__included"
-FIRST_EXCLUDED: Final = "__first_excluded"
 _LAST_KEY: Final = "__last_key"
-_LAST_TIE: Final = "__last_tie"
+_LAST_SAMPLE_KEY: Final = "__last_sample_key"
 
-# Rows inside a bracket that are collected: 16 bytes each.
+# Largest number of rows inside a bracket that are collected: 16 bytes each.
 _MAX_BRACKET_ROWS: Final = 3 << 20
 _MAX_GUESSES: Final = 3
-# A bracket is at least this wide on each side, as a share of the rows: shards are not alike.
+# Minimum width of a bracket on each side, as a share of the rows: shards are not alike.
 _MIN_MARGIN: Final = 0.0015
 
 
 @dataclass(frozen=True)
-class Position:
-    """A row's place in the order."""
-
-    key: float
-    sample_key: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The last row within a budget (None: none fits), and the first beyond it (None: all fit)."""
-
-    last: Position | None
-    first_excluded: Position | None
-
-
-@dataclass(frozen=True)
-class Pilot:
-    """Some rows to guess from: their keys in descending order, and how many rows they stand for."""
+class PilotKeys:
+    """Keys of a pilot subset, descending, and the number of rows that they represent."""
 
     keys: npt.NDArray[np.float64]
     num_rows: int
 
     @classmethod
-    def of(cls, keys: pl.Series, *, num_rows: int) -> "Pilot":
-        """From the float64 keys of some rows, in any order."""
+    def of(cls, keys: pl.Series, *, num_rows: int) -> "PilotKeys":
+        """Build from the float64 keys of some rows, in any order."""
         return cls(np.sort(keys.to_numpy())[::-1], num_rows)
 
     def bracket(self, rank: float) -> tuple[float, float]:
-        """Keys (low, high) that should lie around the row of this (estimated) rank."""
+        """Return keys (low, high) that probably enclose the row of this (estimated) rank."""
         size = len(self.keys)
         share = min(1.0, max(0.0, rank / self.num_rows))
         margin = max(_MIN_MARGIN, 4 * math.sqrt(share * (1 - share) / size) + 2 / size)
@@ -80,177 +61,143 @@ class Pilot:
         return low, high
 
     def rank(self, key: float) -> float:
-        """The estimated rank of a key among all rows."""
+        """Return the estimated rank of a key among all rows."""
         above = len(self.keys) - int(np.searchsorted(self.keys[::-1], key, side="right"))
         return above / len(self.keys) * self.num_rows
 
 
-def cut(keyed: Chunks, num_selected: int, *, pilot: Pilot) -> tuple[Cut, int]:
-    """Where `num_selected` rows end, and how many rows there are; exact whatever the pilot says.
+def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> tuple[SelectionEdge, int]:
+    """Return the edge after `num_samples` rows, and the number of all rows; always exact.
 
     Args:
-        keyed: columns KEY (float64, never null or NaN), COST (1), STRATUM (0), shard_id, row.
-        num_selected: m; 0 is a cut before the first row.
-        pilot: makes it faster, never different.
+        keyed: rows with shard_id, row, KEY, COST (1) and STRATUM (0).
+        num_samples: m; at 0 the edge is before the first row.
+        pilot: makes the search faster, never different.
 
     Raises:
         TooFewError: there are fewer than m rows.
     """
-    if num_selected == 0:
-        return Cut(None, None), _count(keyed, low=math.inf, high=math.inf).num_rows
-    rank = float(num_selected)
-    counted = None
+    if num_samples == 0:
+        return SelectionEdge(None, None), _count_all(keyed).num_rows
+    rank = float(num_samples)
+    counts = None
     for _ in range(_MAX_GUESSES if len(pilot.keys) and pilot.num_rows else 0):
         low, high = pilot.bracket(rank)
-        counted = _count(keyed, low=low, high=high)
-        check_enough(counted.num_rows, num_selected=num_selected)
-        last = counted.position(num_selected - 1)
-        first_excluded = counted.position(num_selected)
-        if last and (first_excluded or num_selected == counted.num_rows):
-            return Cut(last, first_excluded), counted.num_rows
-        if not counted.complete:
+        counts = _count_bracket(keyed, low=low, high=high)
+        require_rows(num_samples, eligible=counts.num_rows)
+        last = counts.position(num_samples - 1)
+        first_excluded = counts.position(num_samples)
+        if last and (first_excluded or num_samples == counts.num_rows):
+            return SelectionEdge(last, first_excluded), counts.num_rows
+        if not counts.is_complete:
             break
-        # The keys above `high` were counted exactly: guess again with the pilot's error there.
-        known = high if math.isfinite(high) else low
-        exact = counted.above + (0 if known == high else len(counted.keys))
-        rank = num_selected + pilot.rank(known) - exact
-    if counted is None:
-        counted = _count(keyed, low=math.inf, high=math.inf)
-        check_enough(counted.num_rows, num_selected=num_selected)
-    return cuts(keyed, {0: num_selected})[0], counted.num_rows
+        # The exact rank of one end of the bracket is known now: correct the pilot's error there.
+        known_key = high if math.isfinite(high) else low
+        exact_rank = counts.num_above + (0 if known_key == high else len(counts.keys))
+        rank = num_samples + pilot.rank(known_key) - exact_rank
+    if counts is None:
+        counts = _count_all(keyed)
+        require_rows(num_samples, eligible=counts.num_rows)
+    return radix.find_edges(keyed, {0: num_samples})[0], counts.num_rows
 
 
-def cuts(keyed: Chunks, budgets: Mapping[int, int]) -> dict[int, Cut]:
-    """Where each stratum's budget ends, counted in COST; `keyed` as for `cut`."""
-    ordered = Mapped(keyed, functools.partial(radix.with_order, key=KEY))
-    return {
-        stratum: Cut(
-            Position(*found.last) if found.last else None,
-            Position(*found.first_excluded) if found.first_excluded else None,
-        )
-        for stratum, found in radix.boundaries(ordered, budgets).items()
-    }
-
-
-def with_cuts(keyed: pl.LazyFrame, cut_of: Mapping[int, Cut]) -> pl.LazyFrame:
-    """Adds INCLUDED (is the row within its stratum's budget?) and FIRST_EXCLUDED (float64 key)."""
-    if len(cut_of) == 1:
-        (cut,) = cut_of.values()
-        beyond = cut.first_excluded and cut.first_excluded.key
-        first_excluded = pl.lit(beyond, dtype=pl.Float64).alias(FIRST_EXCLUDED)
-        return keyed.with_columns(_within(cut.last).alias(INCLUDED), first_excluded)
-    found = pl.DataFrame(
-        [
-            (stratum, *_numbers(each.last), each.first_excluded and each.first_excluded.key)
-            for stratum, each in cut_of.items()
-        ],
-        schema={STRATUM: pl.UInt32, _LAST_KEY: pl.Float64, _LAST_TIE: pl.UInt64,
+def with_edges(keyed: pl.LazyFrame, edges: Mapping[int, SelectionEdge]) -> pl.LazyFrame:
+    """Add INCLUDED and FIRST_EXCLUDED by the edge of each row's stratum."""
+    if len(edges) == 1:
+        (edge,) = edges.values()
+        excluded_key = edge.first_excluded and edge.first_excluded.key
+        first_excluded = pl.lit(excluded_key, dtype=pl.Float64).alias(FIRST_EXCLUDED)
+        return keyed.with_columns(_is_not_after(edge.last).alias(INCLUDED), first_excluded)
+    edge_of_stratum = pl.DataFrame(
+        [_edge_row(stratum, edge) for stratum, edge in edges.items()],
+        schema={STRATUM: pl.UInt32, _LAST_KEY: pl.Float64, _LAST_SAMPLE_KEY: pl.UInt64,
                 FIRST_EXCLUDED: pl.Float64},
         orient="row",
     )  # fmt: skip
-    tied = (pl.col(KEY) == pl.col(_LAST_KEY)) & (sample_key() <= pl.col(_LAST_TIE))
-    within = ((pl.col(KEY) > pl.col(_LAST_KEY)) | tied).fill_null(False)
+    is_tied = (pl.col(KEY) == pl.col(_LAST_KEY)) & (sample_key() <= pl.col(_LAST_SAMPLE_KEY))
+    is_included = ((pl.col(KEY) > pl.col(_LAST_KEY)) | is_tied).fill_null(False)
     return (
-        with_stratum_values(keyed, found)
-        .with_columns(within.alias(INCLUDED))
-        .drop(_LAST_KEY, _LAST_TIE)
+        with_stratum_values(keyed, edge_of_stratum)
+        .with_columns(is_included.alias(INCLUDED))
+        .drop(_LAST_KEY, _LAST_SAMPLE_KEY)
     )
 
 
-def _within(last: Position | None) -> pl.Expr:
-    """Whether a row comes no later than `last`."""
+def _edge_row(stratum: int, edge: SelectionEdge) -> tuple[int | float | None, ...]:
+    last = (edge.last.key, edge.last.sample_key) if edge.last else (None, None)
+    return (stratum, *last, edge.first_excluded and edge.first_excluded.key)
+
+
+def _is_not_after(last: RowPosition | None) -> pl.Expr:
     if last is None:
         return pl.lit(value=False)
-    shard_id, row = divmod(last.sample_key, 1 << 32)
-    # In u32 numbers: putting the sample_key together would take as long as all the rest.
-    shard, same_shard = pl.col(SHARD_ID), pl.col(SHARD_ID) == pl.lit(shard_id, dtype=pl.UInt32)
-    first = shard < pl.lit(shard_id, dtype=pl.UInt32)
-    first = first | (same_shard & (pl.col(ROW) <= pl.lit(row, dtype=pl.UInt32)))
-    return (pl.col(KEY) > last.key) | ((pl.col(KEY) == last.key) & first)
-
-
-def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFrame:
-    """Adds to every row the values of its stratum, in the order of `rows`."""
-    if len(values) == 1:
-        return rows.with_columns(
-            pl.lit(values[name][0], dtype=values.schema[name]).alias(name)
-            for name in values.columns
-            if name != STRATUM
-        )
-    # A join, not `replace_strict`: that one collects its input.
-    return rows.join(values.lazy(), on=STRATUM, how="left", maintain_order="left")
-
-
-def check_enough(num_rows: int, *, num_selected: int) -> None:
-    """Raises `TooFewError` if there are fewer than `num_selected` rows."""
-    if num_rows < num_selected:
-        raise TooFewError(
-            f"{num_selected} samples asked for, but only {num_rows} are eligible: ask for at most "
-            f"{num_rows}",
-            num_rows,
-        )
+    last_shard, last_row = divmod(last.sample_key, 1 << 32)
+    # Compared as u32: computing the sample_key would take as long as everything else.
+    shard, row = pl.lit(last_shard, dtype=pl.UInt32), pl.lit(last_row, dtype=pl.UInt32)
+    is_in_order = (pl.col(SHARD_ID) < shard) | ((pl.col(SHARD_ID) == shard) & (pl.col(ROW) <= row))
+    return (pl.col(KEY) > last.key) | ((pl.col(KEY) == last.key) & is_in_order)
 
 
 @dataclass(frozen=True)
-class _Count:
-    """What one pass over a bracket found.
+class _BracketCounts:
+    """Counts of one pass: all rows, rows above the bracket, and the rows inside it.
 
     `keys` float64[n] and `sample_keys` uint64[n] are the rows inside, in the order of the rows;
-    empty where they were too many (`complete` is False).
+    empty if there are too many (`is_complete` is False).
     """
 
     num_rows: int
-    above: int
+    num_above: int
     keys: npt.NDArray[np.float64]
     sample_keys: npt.NDArray[np.uint64]
-    complete: bool
+    is_complete: bool
 
     @functools.cached_property
     def _ascending(self) -> npt.NDArray[np.float64]:
         return np.sort(self.keys)
 
-    def position(self, rank: int) -> Position | None:
-        local = rank - self.above
-        if not self.complete or not 0 <= local < len(self.keys):
+    def position(self, rank: int) -> RowPosition | None:
+        """Return the row of this rank (from 0), None if it is outside the bracket."""
+        local_rank = rank - self.num_above
+        if not self.is_complete or not 0 <= local_rank < len(self.keys):
             return None
-        key = self._ascending[-1 - local]
-        larger = len(self.keys) - int(np.searchsorted(self._ascending, key, side="right"))
+        key = self._ascending[-1 - local_rank]
+        num_larger = len(self.keys) - int(np.searchsorted(self._ascending, key, side="right"))
         ties = np.sort(self.sample_keys[self.keys == key])
-        return Position(float(key), int(ties[local - larger]))
+        return RowPosition(float(key), int(ties[local_rank - num_larger]))
 
 
-def _numbers(position: Position | None) -> tuple[float | None, int | None]:
-    return (position.key, position.sample_key) if position else (None, None)
+def _count_all(keyed: Chunks) -> _BracketCounts:
+    return _count_bracket(keyed, low=math.inf, high=math.inf)
 
 
-def _count(keyed: Chunks, *, low: float, high: float) -> _Count:
-    """One pass: rows, rows with a key above `high`, and the rows with low ≤ key ≤ high."""
-    # Python's integers: polars lengths and u32 sums wrap beyond 2^32 rows.
-    num_rows = above = num_inside = 0
-    # A bracket is the most that a selection holds: never twice, as while arrays are joined. What is
-    # not written to takes no memory.
+def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
+    """Count all rows and those with a key above `high`, and collect those in [low, high]."""
+    # Python integers: polars lengths and u32 sums wrap beyond 2^32 rows.
+    num_rows = num_above = num_inside = 0
+    # The largest arrays of a selection: preallocated, because concatenation would need twice the
+    # memory. Pages that are never written take none.
     keys = np.empty(_MAX_BRACKET_ROWS)
     sample_keys = np.empty(_MAX_BRACKET_ROWS, np.uint64)
-    for chunk in keyed.run(functools.partial(_count_chunk, low=low, high=high)):
-        num_rows += chunk.num_rows
-        above += chunk.above
-        first, num_inside = num_inside, num_inside + len(chunk.keys)
+    for counts in keyed.run(functools.partial(_count_chunk, low=low, high=high)):
+        num_rows += counts.num_rows
+        num_above += counts.num_above
+        first, num_inside = num_inside, num_inside + len(counts.keys)
         if num_inside <= _MAX_BRACKET_ROWS:
-            keys[first:num_inside] = chunk.keys
-            sample_keys[first:num_inside] = chunk.sample_keys
-    complete = num_inside <= _MAX_BRACKET_ROWS
-    kept = slice(num_inside if complete else 0)
-    return _Count(num_rows, above, keys[kept], sample_keys[kept], complete)
+            keys[first:num_inside] = counts.keys
+            sample_keys[first:num_inside] = counts.sample_keys
+    is_complete = num_inside <= _MAX_BRACKET_ROWS
+    inside = slice(num_inside if is_complete else 0)
+    return _BracketCounts(num_rows, num_above, keys[inside], sample_keys[inside], is_complete)
 
 
-def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _Count:
+def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _BracketCounts:
     chunk = rows.select(KEY, SHARD_ID, ROW).collect()
     inside = chunk.filter(pl.col(KEY).is_between(low, high))
-    shards, ordinals = inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()
-    return _Count(
+    return _BracketCounts(
         num_rows=len(chunk),
-        above=int((chunk[KEY] > high).sum()),
+        num_above=int((chunk[KEY] > high).sum()),
         keys=inside[KEY].to_numpy(),
-        sample_keys=numpy_sample_key(shards, ordinals),
-        complete=True,
+        sample_keys=numpy_sample_key(inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()),
+        is_complete=True,
     )

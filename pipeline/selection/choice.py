@@ -10,12 +10,8 @@ from typing import Any
 import polars as pl
 
 from attent_select.errors import InputError, TooFewError
-from attent_select.selection.blocks import (
-    Granularity,
-    RowGroupBlocks,
-    select_blocks,
-    share_by_samples,
-)
+from attent_select.selection.block_table import Granularity, RowGroupBlocks
+from attent_select.selection.blocks import select_blocks, share_by_samples
 from attent_select.selection.chunks import Chunks
 from attent_select.selection.select import Preview, Selection, select
 from catalogs import Corpus

@@ -112,7 +112,7 @@ def test_fewer_eligible_rows_than_asked_for(tmp_path: Path, out: Path) -> None:
     for granularity in ("sample", "4"):
         options = ("--num-samples", 8, "--where", "loss > 1", "--granularity", granularity)
         message = refusal(losses, *options, out=out)
-        assert f"{losses}: 8 samples asked for, but only 7 are eligible" in message
+        assert f"{losses}: 8 samples requested, but only 7 are eligible" in message
         assert "give --at-most" in message
 
 
@@ -225,7 +225,7 @@ def test_losses_that_no_round_has(tmp_path: Path, out: Path) -> None:
 def test_a_quota_for_a_stratum_that_is_not_there(tmp_path: Path, out: Path) -> None:
     losses = plain(tmp_path, domain="web")
     options = ("--ratio", 0.5, "--by", "domain", "--set", "quotas={web: 1, code: 2}")
-    assert "quotas: no stratum code; there are web" in refusal(losses, *options, out=out)
+    assert "quotas: unknown stratum code; expected web" in refusal(losses, *options, out=out)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_quota_for_a_stratum_that_is_not_there(tmp_path: Path, out: Path) -> N
         ("loss >", "'loss >' is not a condition: unable to parse"),
         ("losss > 1", 'unable to find column "losss"; valid columns'),
         ("loss + 1", "gives Float32, expected a condition"),
-        ("loss > avg(loss)", "only one row at a time"),
+        ("loss > avg(loss)", "compares several rows"),
         ("row in (select row from read_parquet('x'))", "'select' is not allowed"),
         ("domain > 1", "is not a condition"),
         ("cast(domain as int) > 1", "conversion from `str` to `i32` failed"),

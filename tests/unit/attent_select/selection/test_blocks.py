@@ -1,4 +1,4 @@
-"""Selecting whole blocks: exactly as many rows, the hardest blocks, and what it gives up."""
+"""Selection of whole blocks: number of rows, hardest blocks, share of the loss."""
 
 import math
 from collections import Counter
@@ -11,12 +11,8 @@ from hypothesis import strategies as st
 
 from attent_select import select
 from attent_select.errors import InputError, TooFewError
-from attent_select.selection.blocks import (
-    Granularity,
-    RowGroupBlocks,
-    select_blocks,
-    share_by_samples,
-)
+from attent_select.selection.block_table import Granularity, RowGroupBlocks
+from attent_select.selection.blocks import select_blocks, share_by_samples
 from attent_select.selection.composition import Composition, Weights
 from attent_select.selection.select import Selection
 from attent_select.strategies.hard import Hard
@@ -40,31 +36,31 @@ def catalog() -> pl.LazyFrame:
     )
 
 
-def chosen(
+def select_hardest(
     losses: pl.LazyFrame,
     *,
     granularity: Granularity,
     num_samples: int,
     composition: Composition | None = None,
-    how: Strategy | None = None,
+    strategy: Strategy | None = None,
 ) -> Selection:
-    """The hardest blocks, unless `how` says otherwise."""
+    """Select the hardest blocks, unless another strategy is given."""
     return select_blocks(
         losses,
         granularity=granularity,
-        strategy=how or Hard(),
+        strategy=strategy or Hard(),
         num_samples=num_samples,
         composition=composition,
     ).selection
 
 
-def picked(selection: Selection) -> list[tuple[int, int]]:
+def ids_of(selection: Selection) -> list[tuple[int, int]]:
     return selection.rows.collect().select("shard_id", "row").rows()
 
 
 @pytest.mark.parametrize("granularity", ["shard", 10, 7])
 @pytest.mark.parametrize("strategy", [Hard(), Soft(), Uniform()], ids=lambda s: type(s).__name__)
-def test_all_blocks_but_one_are_whole_and_the_rows_are_as_many_as_asked_for(
+def test_all_blocks_except_one_are_whole_and_the_number_of_rows_is_exact(
     granularity: Granularity, strategy: Strategy
 ) -> None:
     selection = select_blocks(
@@ -73,19 +69,21 @@ def test_all_blocks_but_one_are_whole_and_the_rows_are_as_many_as_asked_for(
     rows = selection.rows.collect()
     assert len(rows) == selection.num_samples == 123
     size = granularity if isinstance(granularity, int) else SHARD_ROWS
-    taken = Counter((shard, row // size) for shard, row in rows.select("shard_id", "row").rows())
+    rows_of_block = Counter(
+        (shard, row // size) for shard, row in rows.select("shard_id", "row").rows()
+    )
     whole = {
-        block: min(size, SHARD_ROWS - block[1] * size) for block in taken
+        block: min(size, SHARD_ROWS - block[1] * size) for block in rows_of_block
     }  # the last block of a shard may be shorter
-    torn = [block for block, count in taken.items() if count != whole[block]]
-    assert len(torn) <= 1
+    partial = [block for block, count in rows_of_block.items() if count != whole[block]]
+    assert len(partial) <= 1
     keys = rows["shard_id"].cast(pl.Int64) * 1000 + rows["row"]
     assert keys.is_sorted()
 
 
-def test_hard_takes_the_blocks_with_the_largest_mean_loss() -> None:
+def test_hard_selects_the_blocks_with_the_largest_mean_loss() -> None:
     losses = catalog()
-    selection = chosen(losses, granularity=10, num_samples=100)
+    selection = select_hardest(losses, granularity=10, num_samples=100)
     means = (
         losses.with_columns(block=pl.col("row") // 10)
         .group_by("shard_id", "block")
@@ -98,7 +96,7 @@ def test_hard_takes_the_blocks_with_the_largest_mean_loss() -> None:
     assert set(blocks) == expected
 
 
-def test_the_share_of_the_loss_is_that_of_the_rows_and_less_than_that_of_single_samples() -> None:
+def test_the_loss_share_is_right_and_smaller_than_with_single_samples() -> None:
     losses = catalog()
     total = losses.select(pl.col("loss").sum()).collect().item()
 
@@ -107,9 +105,9 @@ def test_the_share_of_the_loss_is_that_of_the_rows_and_less_than_that_of_single_
 
     by_granularity = []
     for granularity in (10, "shard"):
-        found = select_blocks(losses, granularity=granularity, strategy=Hard(), num_samples=150)
-        assert found.loss_share == pytest.approx(share(found.selection.rows), rel=1e-3)
-        by_granularity.append(found.loss_share)
+        blocks = select_blocks(losses, granularity=granularity, strategy=Hard(), num_samples=150)
+        assert blocks.loss_share == pytest.approx(share(blocks.selection.rows), rel=1e-3)
+        by_granularity.append(blocks.loss_share)
     by_samples = share_by_samples(losses, strategy=Hard(), num_samples=150)
     assert by_samples == pytest.approx(
         share(select(losses, strategy=Hard(), num_samples=150).rows), rel=1e-4
@@ -117,14 +115,14 @@ def test_the_share_of_the_loss_is_that_of_the_rows_and_less_than_that_of_single_
     assert by_samples > by_granularity[0] > by_granularity[1] > 150 / 600
 
 
-def test_a_strategy_that_looks_at_no_loss_has_no_share_of_it() -> None:
-    found = select_blocks(catalog(), granularity=10, strategy=Uniform(), num_samples=100)
-    assert found.loss_share is None
+def test_a_strategy_that_does_not_read_the_loss_has_no_loss_share() -> None:
+    blocks = select_blocks(catalog(), granularity=10, strategy=Uniform(), num_samples=100)
+    assert blocks.loss_share is None
     assert share_by_samples(catalog(), strategy=Uniform(), num_samples=100) is None
 
 
-def test_rows_that_are_not_eligible_are_no_part_of_their_block() -> None:
-    """Without a loss, or not what `where` asks for: not counted, not in the mean, not selected."""
+def test_ineligible_rows_are_not_part_of_their_block() -> None:
+    """Rows without a loss or excluded by `where` are not counted, averaged or selected."""
     losses = pl.LazyFrame(
         {
             "shard_id": [0] * 6 + [1] * 2,
@@ -135,20 +133,20 @@ def test_rows_that_are_not_eligible_are_no_part_of_their_block() -> None:
     )
     # Blocks of two: 9; (1 + 3)/2 = 2; 2; 0.5. The second and the third tie.
     for count, expected in ((1, [(0, 0)]), (2, [(0, 0), (0, 2)]), (3, [(0, 0), (0, 2), (0, 3)])):
-        assert picked(chosen(losses, granularity=2, num_samples=count)) == expected
-    assert chosen(losses, granularity=2, num_samples=6).eligible == 6
-    calm = Composition(where="loss < 2.5")
+        assert ids_of(select_hardest(losses, granularity=2, num_samples=count)) == expected
+    assert select_hardest(losses, granularity=2, num_samples=6).eligible == 6
+    low_loss = Composition(where="loss < 2.5")
     # Now: 1 (row 2 alone), 2, 0.5.
-    assert picked(chosen(losses, granularity=2, num_samples=2, composition=calm)) == [
+    assert ids_of(select_hardest(losses, granularity=2, num_samples=2, composition=low_loss)) == [
         (0, 2),
         (0, 5),
     ]
     with pytest.raises(TooFewError, match="only 4 are eligible") as error:
-        chosen(losses, granularity=2, num_samples=5, composition=calm)
+        select_hardest(losses, granularity=2, num_samples=5, composition=low_loss)
     assert error.value.eligible == 4
 
 
-def test_row_groups_of_any_sizes_are_blocks() -> None:
+def test_row_groups_of_any_size_are_blocks() -> None:
     losses = pl.LazyFrame(
         {
             "shard_id": [0] * 5 + [1] * 3,
@@ -158,15 +156,16 @@ def test_row_groups_of_any_sizes_are_blocks() -> None:
         schema_overrides=KINDS,
     )
     starts = np.array([0, 3, 4, 1 << 32, (1 << 32) + 2], dtype=np.uint64)
-    # Means: 1, 8, 2, 2, 9; the budget ends within the block of shard 1, row 0.
-    found = chosen(losses, granularity=RowGroupBlocks(starts), num_samples=4)
-    assert picked(found) == [(0, 3), (0, 4), (1, 0), (1, 2)]
-    assert found.threshold == 2.0
+    # Means: 1, 8, 2, 2, 9; the budget ends inside the block of shard 1, row 0.
+    selection = select_hardest(losses, granularity=RowGroupBlocks(starts), num_samples=4)
+    assert ids_of(selection) == [(0, 3), (0, 4), (1, 0), (1, 2)]
+    assert selection.threshold == 2.0
 
 
 @given(
     rows=st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 40), st.floats(0, 8, width=16)),
+        # Multiples of the resolution of a block's mean.
+        st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 512).map(lambda n: n / 64)),
         min_size=1,
         max_size=60,
         unique_by=lambda row: row[:2],
@@ -174,7 +173,7 @@ def test_row_groups_of_any_sizes_are_blocks() -> None:
     size=st.integers(1, 50),
     share=st.floats(0, 1),
 )
-def test_blocks_are_taken_by_their_mean_loss_whatever_rows_there_are(
+def test_blocks_are_selected_by_their_mean_loss_for_any_rows(
     rows: list[tuple[int, int, float]], size: int, share: float
 ) -> None:
     rows = sorted(rows)
@@ -188,40 +187,46 @@ def test_blocks_are_taken_by_their_mean_loss_whatever_rows_there_are(
     }
     order = sorted(blocks, key=lambda block: (-means[block], block))
     expected = [row[:2] for block in order for row in blocks[block]][:num_samples]
-    assert picked(chosen(losses, granularity=size, num_samples=num_samples)) == sorted(expected)
+    assert ids_of(select_hardest(losses, granularity=size, num_samples=num_samples)) == sorted(
+        expected
+    )
 
 
-def test_a_budget_of_units_takes_whole_blocks_as_long_as_they_fit() -> None:
+def test_a_budget_in_units_selects_whole_blocks_while_they_fit() -> None:
     losses = catalog().with_columns(num_units=pl.lit(3, pl.UInt32))
-    found = select_blocks(losses, granularity=10, strategy=Hard(), num_units=100).selection
-    assert (found.num_samples, len(found.rows.collect())) == (30, 30)
+    selection = select_blocks(losses, granularity=10, strategy=Hard(), num_units=100).selection
+    assert (selection.num_samples, len(selection.rows.collect())) == (30, 30)
 
 
-def test_the_weights_of_a_block_are_those_of_its_rows_with_mean_1() -> None:
+def test_the_rows_of_a_block_share_a_weight_and_weights_have_mean_1() -> None:
     composition = Composition(weights="inverse_probability")
-    found = chosen(catalog(), granularity=10, num_samples=200, composition=composition, how=Soft())
-    rows = found.rows.collect()
+    selection = select_hardest(
+        catalog(), granularity=10, num_samples=200, composition=composition, strategy=Soft()
+    )
+    rows = selection.rows.collect()
     assert rows["weight"].mean() == pytest.approx(1, abs=1e-3)
     per_block = rows.group_by("shard_id", pl.col("row") // 10).agg(pl.col("weight").n_unique())
     assert set(per_block["weight"]) == {1}
     assert rows["weight"].n_unique() > 10
 
 
-def test_the_rows_of_the_block_cut_short_are_as_probable_as_those_of_whole_blocks() -> None:
-    rows = chosen(catalog(), granularity=10, num_samples=129, how=Uniform()).rows.collect()
-    # As if the budget were 13 blocks, for the 9 rows of the last.
+def test_the_rows_of_the_partial_block_have_the_probability_of_a_whole_block() -> None:
+    rows = select_hardest(
+        catalog(), granularity=10, num_samples=129, strategy=Uniform()
+    ).rows.collect()
+    # The 9 rows of the last block: as if the budget were 13 whole blocks.
     assert sorted(rows["probability"]) == pytest.approx([129 / 600] * 120 + [130 / 600] * 9)
     assert (1 / rows["probability"]).sum() == pytest.approx(600, rel=0.01)
 
 
-def test_losses_over_their_probabilities_estimate_the_sum_but_for_a_part_of_a_block() -> None:
+def test_losses_divided_by_probabilities_estimate_the_sum_up_to_one_block() -> None:
     losses = catalog().collect()
     estimates = []
     for seed in range(80):
-        found = select_blocks(
+        blocks = select_blocks(
             losses.lazy(), granularity=10, strategy=Soft(), num_samples=305, seed=seed
         )
-        rows = found.selection.rows.collect().join(losses, on=["shard_id", "row"])
+        rows = blocks.selection.rows.collect().join(losses, on=["shard_id", "row"])
         estimates.append((rows["loss"] / rows["probability"]).sum())
     standard_error = np.std(estimates) / np.sqrt(len(estimates))
     truth = losses["loss"].sum()
@@ -232,24 +237,24 @@ def test_losses_over_their_probabilities_estimate_the_sum_but_for_a_part_of_a_bl
 @pytest.mark.parametrize(
     ("composition", "message"),
     [
-        (Composition(by="source"), "by: a block may hold rows of several strata"),
-        (Composition(explore=0.1), "explore: it draws single samples"),
+        (Composition(by="source"), "by: a block may have rows of several strata"),
+        (Composition(explore=0.1), "explore: exploration draws single samples"),
     ],
 )
-def test_what_asks_about_single_samples_is_refused(composition: Composition, message: str) -> None:
+def test_strata_and_exploration_are_rejected(composition: Composition, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        chosen(catalog(), granularity="shard", num_samples=1, composition=composition)
+        select_hardest(catalog(), granularity="shard", num_samples=1, composition=composition)
 
 
-def test_enormous_losses_are_counted_as_very_large_ones() -> None:
+def test_enormous_losses_count_as_very_large_ones() -> None:
     losses = catalog().with_columns(
         loss=pl.when(pl.col("shard_id") == 3).then(pl.lit(1e30, pl.Float32)).otherwise("loss")
     )
-    selection = chosen(losses, granularity="shard", num_samples=50)
+    selection = select_hardest(losses, granularity="shard", num_samples=50)
     assert set(selection.rows.collect()["shard_id"]) == {3}
 
 
-def test_more_rows_than_there_are_and_silly_granularities_are_input_errors() -> None:
+def test_too_many_rows_and_invalid_granularities_are_input_errors() -> None:
     with pytest.raises(InputError, match="only 600 are eligible"):
         select_blocks(catalog(), granularity="shard", strategy=Hard(), num_samples=601)
     with pytest.raises(InputError, match="granularity: 0"):
@@ -257,15 +262,15 @@ def test_more_rows_than_there_are_and_silly_granularities_are_input_errors() -> 
 
 
 @pytest.mark.parametrize("weights", ["none", "inverse_probability"])
-def test_where_no_block_fits_nothing_is_selected(weights: Weights) -> None:
+def test_nothing_is_selected_if_no_block_fits(weights: Weights) -> None:
     losses = catalog().with_columns(num_units=pl.lit(1, pl.UInt32))
-    found = select_blocks(
+    selection = select_blocks(
         losses,
         granularity="shard",
         strategy=Hard(),
         num_units=SHARD_ROWS - 1,
         composition=Composition(weights=weights),
     ).selection
-    assert found.num_samples == 0
-    assert picked(found) == []
-    assert picked(chosen(catalog(), granularity="shard", num_samples=0)) == []
+    assert selection.num_samples == 0
+    assert ids_of(selection) == []
+    assert ids_of(select_hardest(catalog(), granularity="shard", num_samples=0)) == []

@@ -1,4 +1,4 @@
-"""A catalog in chunks: the answer does not depend on the cuts, and no count wraps at 2^32."""
+"""Chunks of a catalog: the selection does not depend on them, and no count wraps at 2^32."""
 
 import pickle
 import threading
@@ -16,8 +16,9 @@ from polars.testing import assert_frame_equal
 
 from attent_select import Composition, Preview, plugins, select
 from attent_select.selection import top_m
-from attent_select.selection.chunks import Whole, map_in_threads
-from attent_select.selection.eligibility import census
+from attent_select.selection.chunks import FrameChunks, map_in_threads
+from attent_select.selection.columns import KEY
+from attent_select.selection.counting import count_rows
 from attent_select.strategies.hard import Hard
 from attent_select.strategies.soft import Soft
 
@@ -25,27 +26,27 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """A frame cut at `at`; what is done with a chunk goes through pickle, as on a cluster."""
+class PickledChunks:
+    """A frame divided at `boundaries`; the work is pickled, as on a cluster."""
 
     rows: pl.DataFrame
-    at: tuple[int, ...]
+    boundaries: tuple[int, ...]
 
     def frame(self) -> pl.LazyFrame:
         return self.rows.lazy()
 
-    def only(self, columns: Sequence[str]) -> "Cuts":
-        return Cuts(self.rows.select(columns), self.at)
+    def only(self, columns: Sequence[str]) -> "PickledChunks":
+        return PickledChunks(self.rows.select(columns), self.boundaries)
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
-        shipped = pickle.loads(pickle.dumps(work))
-        for first, end in pairwise([0, *sorted(self.at), len(self.rows)]):
-            yield shipped(self.rows[first:end].lazy())
+        unpickled = pickle.loads(pickle.dumps(work))
+        for first, end in pairwise([0, *sorted(self.boundaries), len(self.rows)]):
+            yield unpickled(self.rows[first:end].lazy())
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """The same chunk scanned many times over."""
+class RepeatedChunk:
+    """The same chunk many times."""
 
     rows: pl.DataFrame
     times: int
@@ -53,8 +54,8 @@ class Repeated:
     def frame(self) -> pl.LazyFrame:
         return self.rows.lazy()
 
-    def only(self, columns: Sequence[str]) -> "Repeated":
-        return Repeated(self.rows.select(columns), self.times)
+    def only(self, columns: Sequence[str]) -> "RepeatedChunk":
+        return RepeatedChunk(self.rows.select(columns), self.times)
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
         return repeat(work(self.rows.lazy()), self.times)
@@ -88,43 +89,49 @@ COMPOSITIONS = (
 @pytest.mark.parametrize("strategy", plugins.plugin_names("attent_select.strategies"))
 @settings(max_examples=10)
 @given(
-    at=st.lists(st.integers(0, 400), max_size=6),
+    boundaries=st.lists(st.integers(0, 400), max_size=6),
     composition=st.sampled_from(COMPOSITIONS),
     num_samples=st.integers(1, 300),
 )
-def test_a_selection_is_the_same_wherever_the_rows_are_cut(
-    strategy: str, at: list[int], composition: Composition, num_samples: int
+def test_a_selection_is_the_same_for_any_chunks(
+    strategy: str, boundaries: list[int], composition: Composition, num_samples: int
 ) -> None:
     rows = losses(400)
-    chosen = plugins.load_plugin("attent_select.strategies", strategy)()
+    plugin = plugins.load_plugin("attent_select.strategies", strategy)()
 
-    def selected(source: Cuts | pl.LazyFrame, preview: Preview | None) -> pl.DataFrame:
-        found = select(
+    def selected_rows(
+        source: PickledChunks | pl.LazyFrame, preview: Preview | None
+    ) -> pl.DataFrame:
+        selection = select(
             source,
-            strategy=chosen,
+            strategy=plugin,
             num_samples=num_samples,
             seed=3,
             round_steps=(0, 4),
             composition=composition,
             preview=preview,
         )
-        return pl.concat(found.frames())
+        return pl.concat(selection.frames())
 
-    whole = selected(rows.lazy(), None)
+    whole = selected_rows(rows.lazy(), None)
     assert len(whole) == num_samples
     preview = Preview(len(rows), rows[::7].lazy())
-    assert_frame_equal(selected(Cuts(rows, tuple(at)), None), whole, check_exact=True)
-    assert_frame_equal(selected(Cuts(rows, tuple(at)), preview), whole, check_exact=True)
+    assert_frame_equal(
+        selected_rows(PickledChunks(rows, tuple(boundaries)), None), whole, check_exact=True
+    )
+    assert_frame_equal(
+        selected_rows(PickledChunks(rows, tuple(boundaries)), preview), whole, check_exact=True
+    )
 
 
 def test_counts_beyond_2_to_the_32_do_not_wrap() -> None:
     rows, times = losses(1_000_000), 5_000  # 5·10^9 rows
     above = int((rows["loss"] > 1.0).sum())
-    keyed = rows.with_columns(pl.col("loss").cast(pl.Float64).alias(top_m.KEY))
-    counted = top_m._count(Repeated(keyed, times), low=1.0, high=1.0)
-    assert counted.num_rows == len(rows) * times > 2**32
-    assert counted.above == above * times
-    assert not counted.complete  # the tied rows are far too many to be collected
+    keyed = rows.with_columns(pl.col("loss").cast(pl.Float64).alias(KEY))
+    counts = top_m._count_bracket(RepeatedChunk(keyed, times), low=1.0, high=1.0)
+    assert counts.num_rows == len(rows) * times > 2**32
+    assert counts.num_above == above * times
+    assert not counts.is_complete  # there are far too many ties to collect
 
     scored = rows.with_columns(
         pl.lit(True).alias("__eligible"),
@@ -132,51 +139,53 @@ def test_counts_beyond_2_to_the_32_do_not_wrap() -> None:
         pl.col("source").alias("__label"),
     )
     for with_strata in (False, True):
-        chunks = Repeated(scored, times)
-        found = census(chunks, with_losses=True, with_costs=True, with_strata=with_strata)
-        assert found.losses is not None
-        assert sum(found.eligible.values()) == found.num_eligible * 2**31 > 2**62
-        assert found.losses.num_samples == found.num_eligible == found.total
-        assert found.losses.mean == pytest.approx(rows["loss"].cast(pl.Float64).mean(), rel=1e-3)
+        chunks = RepeatedChunk(scored, times)
+        row_counts = count_rows(chunks, with_losses=True, with_costs=True, with_strata=with_strata)
+        assert row_counts.losses is not None
+        assert sum(row_counts.available.values()) == row_counts.num_eligible * 2**31 > 2**62
+        assert row_counts.losses.num_samples == row_counts.num_eligible == row_counts.total
+        assert row_counts.losses.mean == pytest.approx(
+            rows["loss"].cast(pl.Float64).mean(), rel=1e-3
+        )
 
 
 @pytest.mark.parametrize("strategy", [Hard(), Soft()], ids=["hard", "soft"])
-def test_a_catalog_beyond_2_to_the_32_rows_is_cut_at_the_right_key(strategy: Hard) -> None:
-    """The same parts over and over, so that every row is there so many times."""
+def test_the_threshold_of_more_than_2_to_the_32_rows_is_right(strategy: Hard) -> None:
+    """The same chunk repeated, so that every row occurs 4500 times."""
     rows, times = losses(1_000_000), 4_500
     half = 500_000 * times
     assert half > 2**31
-    found = select(Repeated(rows, times), strategy=strategy, num_samples=half)
-    assert found.total == found.eligible == len(rows) * times > 2**32
+    selection = select(RepeatedChunk(rows, times), strategy=strategy, num_samples=half)
+    assert selection.total == selection.eligible == len(rows) * times > 2**32
     once = select(rows.lazy(), strategy=strategy, num_samples=500_000)
-    assert found.threshold == pytest.approx(once.threshold, rel=1e-12)
+    assert selection.threshold == pytest.approx(once.threshold, rel=1e-12)
 
 
-def test_threads_keep_the_order_and_stay_close_to_what_is_taken() -> None:
-    begun: list[int] = []
+def test_threads_keep_the_order_and_a_bounded_look_ahead() -> None:
+    started: list[int] = []
     gate = threading.Event()
 
     def work(item: int) -> int:
-        begun.append(item)
+        started.append(item)
         if item == 0:
             gate.wait(30)
         return item
 
-    found = map_in_threads(work, iter(range(1000)), num_threads=3)
+    results = map_in_threads(work, iter(range(1000)), num_threads=3)
     gate.set()
-    assert next(found) == 0
-    assert max(begun) < 10  # three threads, three items ahead
-    assert list(found) == list(range(1, 1000))
+    assert next(results) == 0
+    assert max(started) < 10  # three threads, three items ahead
+    assert list(results) == list(range(1, 1000))
 
 
-def test_what_was_not_begun_is_dropped_when_nobody_takes_more() -> None:
-    begun: list[int] = []
-    found = map_in_threads(begun.append, iter(range(1000)), num_threads=2)
-    next(found)
-    found.close()
-    assert len(begun) < 10
+def test_closing_the_generator_drops_pending_items() -> None:
+    started: list[int] = []
+    results = map_in_threads(started.append, iter(range(1000)), num_threads=2)
+    next(results)
+    results.close()
+    assert len(started) < 10
 
 
-def test_a_frame_without_rows_is_one_piece() -> None:
+def test_an_empty_frame_is_one_empty_chunk() -> None:
     empty = pl.LazyFrame(schema={"row": pl.UInt32})
-    assert list(Whole(empty).run(lambda rows: rows.collect().shape)) == [(0, 1)]
+    assert list(FrameChunks(empty).run(lambda rows: rows.collect().shape)) == [(0, 1)]

@@ -1,4 +1,4 @@
-"""select(): exactly m rows, the same however the losses are stored, and honest about the rest."""
+"""select(): exactly m rows, independent of how the losses are stored; errors and eligibility."""
 
 import numpy as np
 import polars as pl
@@ -31,12 +31,12 @@ def catalog(losses: list[float | None] | np.ndarray, *, rows_per_shard: int = 7)
     )
 
 
-def chosen(selection_rows: pl.LazyFrame) -> list[tuple[int, int]]:
-    return sorted(selection_rows.collect().select("shard_id", "row").rows())
+def ids_of(rows: pl.LazyFrame) -> list[tuple[int, int]]:
+    return sorted(rows.collect().select("shard_id", "row").rows())
 
 
 @given(losses=LOSSES, data=st.data())
-def test_hard_takes_the_largest_finite_losses_and_breaks_ties_by_sample(
+def test_hard_selects_the_largest_finite_losses_and_breaks_ties_by_sample_key(
     losses: list[float | None], data: st.DataObject
 ) -> None:
     finite = [
@@ -47,7 +47,7 @@ def test_hard_takes_the_largest_finite_losses_and_breaks_ties_by_sample(
     m = data.draw(st.integers(0, len(finite)))
     selection = select(catalog(losses), strategy=Hard(), num_samples=m)
     expected = sorted(finite, key=lambda r: (-r[2], r[0], r[1]))[:m]
-    assert chosen(selection.rows) == sorted((shard, row) for shard, row, _ in expected)
+    assert ids_of(selection.rows) == sorted((shard, row) for shard, row, _ in expected)
     assert selection.total == len(losses)
     assert selection.eligible == len(finite)
     assert selection.threshold == (expected[-1][2] if expected else None)
@@ -59,7 +59,7 @@ def test_seed_and_round_each_change_a_random_selection(strategy: Strategy) -> No
     first = select(losses, strategy=strategy, ratio=0.5, seed=0, round_number=0)
     for seed, round_number in ((1, 0), (0, 1)):
         other = select(losses, strategy=strategy, ratio=0.5, seed=seed, round_number=round_number)
-        assert chosen(other.rows) != chosen(first.rows)
+        assert ids_of(other.rows) != ids_of(first.rows)
 
 
 def test_soft_prefers_large_losses_and_a_low_temperature_makes_it_hard() -> None:
@@ -76,16 +76,16 @@ def test_soft_prefers_large_losses_and_a_low_temperature_makes_it_hard() -> None
     )
     assert uniform < warm < cool < hard
     cold = select(losses, strategy=Soft(temperature=1e-9, clip_high=1.0), ratio=0.2)
-    assert chosen(cold.rows) == chosen(select(losses, strategy=Hard(), ratio=0.2).rows)
+    assert ids_of(cold.rows) == ids_of(select(losses, strategy=Hard(), ratio=0.2).rows)
 
 
-def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
+def test_where_limits_eligibility_but_not_the_rows_that_the_ratio_refers_to() -> None:
     losses = catalog(np.arange(70)).with_columns(source=pl.col("shard_id") % 2)
     selection = select(
         losses, strategy=Hard(), ratio=0.5, composition=Composition(where="source = 1")
     )
     assert (selection.total, selection.eligible, selection.num_samples) == (70, 35, 35)
-    assert {shard % 2 for shard, _ in chosen(selection.rows)} == {1}
+    assert {shard % 2 for shard, _ in ids_of(selection.rows)} == {1}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_where_limits_what_is_eligible_but_not_what_the_ratio_counts() -> None:
         ('"Len" = 1', 4),
     ],
 )
-def test_a_condition_is_any_sql_about_one_row(where: str, eligible: int) -> None:
+def test_a_condition_can_be_any_sql_on_a_single_row(where: str, eligible: int) -> None:
     losses = catalog([1, 2, 3, 4]).with_columns(source=pl.Series(["Len", "Len", "A", "A"]), Len=1)
-    found = select(losses, strategy=Hard(), num_samples=1, composition=Composition(where=where))
-    assert found.eligible == eligible
+    selection = select(losses, strategy=Hard(), num_samples=1, composition=Composition(where=where))
+    assert selection.eligible == eligible
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,19 @@ def test_a_condition_is_any_sql_about_one_row(where: str, eligible: int) -> None
         "loss > corr(loss, row)",
     ],
 )
-def test_a_condition_on_several_rows_is_refused(where: str) -> None:
-    with pytest.raises(InputError, match="only one row at a time"):
+def test_a_condition_on_several_rows_is_rejected(where: str) -> None:
+    with pytest.raises(InputError, match="compares several rows"):
         select(catalog([1, 2]), strategy=Hard(), ratio=1, composition=Composition(where=where))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 6}, "6 samples asked for, but only 4 are eligible"),
-        ({"num_samples": -1}, "-1 is negative"),
+        ({"num_samples": 6}, "6 samples requested, but only 4 are eligible"),
+        ({"num_samples": -1}, "must not be negative, got -1"),
         ({"ratio": 0.0}, "outside"),
         ({"ratio": 1.5}, "outside"),
-        ({}, "one of num_samples, ratio and num_units"),
+        ({}, "exactly one of num_samples, ratio and num_units"),
         (
             {"ratio": 0.5, "composition": Composition(where="los > 1")},
             'unable to find column "los"',
@@ -145,17 +145,15 @@ def test_a_condition_on_several_rows_is_refused(where: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_an_input_error_that_says_why(
-    arguments: dict[str, object], message: str
-) -> None:
+def test_invalid_arguments_are_input_errors(arguments: dict[str, object], message: str) -> None:
     losses = catalog([1, 2, None, 3, 4]).with_columns(tags=pl.lit([1]))
     with pytest.raises(InputError, match=message):
         select(losses, strategy=Hard(), **arguments)  # type: ignore[arg-type]
 
 
-def test_losses_without_a_loss_column_are_refused_unless_none_is_needed() -> None:
+def test_a_loss_column_is_required_only_if_the_strategy_reads_it() -> None:
     bare = catalog([1, 2, 3]).drop("loss")
-    with pytest.raises(InputError, match="no column loss: the losses have shard_id, row"):
+    with pytest.raises(InputError, match="missing column loss: the losses have shard_id, row"):
         select(bare, strategy=Hard(), ratio=0.5)
     assert len(select(bare, strategy=Uniform(), num_samples=2).rows.collect()) == 2
 
@@ -164,12 +162,12 @@ def test_losses_without_a_loss_column_are_refused_unless_none_is_needed() -> Non
     "settings",
     [{"temperature": 0}, {"temperature": float("nan")}, {"clip_low": 0.9, "clip_high": 0.5}],
 )
-def test_soft_refuses_settings_that_make_no_sense(settings: dict[str, float]) -> None:
+def test_soft_rejects_invalid_settings(settings: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Soft(**settings)
 
 
-def test_words_inside_quotes_are_no_subquery() -> None:
+def test_keywords_inside_quotes_are_allowed() -> None:
     losses = catalog([1, 2, 3, 4]).with_columns(
         source=pl.Series(["from web", "x", "x", "from web"])
     )
@@ -181,13 +179,13 @@ def test_words_inside_quotes_are_no_subquery() -> None:
 
 
 @pytest.mark.parametrize("strategy", [Hard(), Soft(), Uniform()], ids=lambda s: type(s).__name__)
-def test_other_types_of_numbers_give_the_same_rows(strategy: Strategy) -> None:
+def test_other_number_types_select_the_same_rows(strategy: Strategy) -> None:
     losses = catalog(np.random.default_rng(6).gamma(1, 1, 200).astype(np.float32))
     expected = select(losses, strategy=strategy, ratio=0.2)
     wider = losses.with_columns(
         pl.col("shard_id").cast(pl.Int64), pl.col("row").cast(pl.UInt16), pl.col("loss").cast(float)
     )
-    assert chosen(select(wider, strategy=strategy, ratio=0.2).rows) == chosen(expected.rows)
+    assert ids_of(select(wider, strategy=strategy, ratio=0.2).rows) == ids_of(expected.rows)
 
 
 @pytest.mark.parametrize("strategy", [Hard(), Soft()], ids=lambda s: type(s).__name__)
@@ -198,7 +196,7 @@ def test_losses_beyond_float32_are_infinite_and_not_eligible(strategy: Strategy)
     selection = select(losses, strategy=strategy, num_samples=5)
     assert selection.eligible == 18
     assert len(selection.rows.collect()) == 5
-    assert (0, 0) not in chosen(selection.rows)
+    assert (0, 0) not in ids_of(selection.rows)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_losses_beyond_float32_are_infinite_and_not_eligible(strategy: Strategy)
         ("loss", ["a", "b", "c"], "loss is String"),
     ],
 )
-def test_columns_that_cannot_be_what_they_are_called_are_refused(
+def test_columns_of_the_wrong_type_or_range_are_rejected(
     column: str, values: list[object], message: str
 ) -> None:
     losses = catalog([1, 2, 3]).with_columns(pl.Series(column, values))
@@ -218,34 +216,34 @@ def test_columns_that_cannot_be_what_they_are_called_are_refused(
         select(losses, strategy=Hard(), num_samples=1)
 
 
-def test_a_row_without_a_number_is_not_eligible() -> None:
+def test_a_row_without_a_row_number_is_not_eligible() -> None:
     losses = catalog([1, 2, 3]).with_columns(row=pl.Series([0, None, 2], dtype=pl.UInt32))
     with pytest.raises(InputError, match="only 2 are eligible"):
         select(losses, strategy=Hard(), num_samples=3)
     assert len(select(losses, strategy=Hard(), num_samples=2).rows.collect()) == 2
 
 
-def test_soft_prefers_the_few_that_differ_when_nearly_all_losses_are_equal() -> None:
+def test_soft_prefers_the_few_larger_losses_if_nearly_all_are_equal() -> None:
     losses = catalog([0.0] * 1985 + [1.0] * 15)
     rows = select(losses, strategy=Soft(temperature=0.01), num_samples=15).rows
-    assert chosen(rows) == [(i // 7, i % 7) for i in range(1985, 2000)]
+    assert ids_of(rows) == [(i // 7, i % 7) for i in range(1985, 2000)]
 
 
 @pytest.mark.parametrize("strategy", [Hard(), Uniform()], ids=lambda s: type(s).__name__)
-def test_a_row_whose_units_nobody_counted_fits_into_no_budget_of_units(strategy: Strategy) -> None:
+def test_rows_without_num_units_are_not_eligible_for_a_budget_in_units(strategy: Strategy) -> None:
     units = pl.Series([2, None, 2, 2], dtype=pl.UInt32)
     losses = catalog([1, 4, 3, 2]).with_columns(num_units=units)
     selection = select(losses, strategy=strategy, num_units=100)
-    assert chosen(selection.rows) == [(0, 0), (0, 2), (0, 3)]
+    assert ids_of(selection.rows) == [(0, 0), (0, 2), (0, 3)]
     assert selection.num_samples == selection.eligible == 3
 
 
-def test_a_guard_does_not_count_rows_without_a_loss() -> None:
+def test_the_guard_ignores_rows_without_a_loss() -> None:
     losses = catalog([0.0, 1.0, 2.0, 3.0, *[None] * 4, *[float("nan")] * 4])
     losses = losses.with_columns(visits=pl.lit(3, dtype=pl.UInt16))
     guard = Composition(max_visits=3, hard_quantile=0.5)
     by_loss = select(losses, strategy=Hard(), num_samples=2, composition=guard)
-    assert chosen(by_loss.rows) == [(0, 0), (0, 1)]
-    # A NaN counts as hard; of a row without any loss nothing is known.
-    anyhow = select(losses, strategy=Uniform(), num_samples=6, composition=guard)
-    assert anyhow.eligible == 6
+    assert ids_of(by_loss.rows) == [(0, 0), (0, 1)]
+    # NaN counts as hard; a null does not.
+    uniform = select(losses, strategy=Uniform(), num_samples=6, composition=guard)
+    assert uniform.eligible == 6

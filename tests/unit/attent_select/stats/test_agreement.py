@@ -1,4 +1,4 @@
-"""Two bounded measures of how far losses agree."""
+"""Kolmogorov–Smirnov distance and rank correlation of losses."""
 
 import numpy as np
 import pytest
