@@ -33,7 +33,7 @@ MODULE = re.compile(rf"\b((?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)++)(?![\w/*-
 COMMAND = re.compile(
     r"(?:`|^\$ (?:.* )?|^ {2,}|^# {2,})attent ([a-z][a-z-]*)([^`\n]*)", re.MULTILINE
 )
-TARGET = re.compile(r"(?:`|^\$ )make ([a-z]+)\b", re.MULTILINE)
+TARGET = re.compile(r"(?:`|^\$ )make ([a-z]+(?:-[a-z]+)*)\b", re.MULTILINE)
 
 
 @cache
