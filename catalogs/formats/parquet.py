@@ -1,6 +1,6 @@
-"""Parquet shards: one row, one sample.
+"""Parquet shards: one sample per row.
 
-Samples ↔ Parquet. Only the row groups and columns that hold the wanted rows are read.
+Only the row groups and columns that hold the requested rows are read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,21 +28,21 @@ from catalogs.tables import parquet_file, plain_values
 from catalogs.tables.byte_cache import BoundedCache
 from catalogs.tables.parquet_file import Footer
 
-# A shard that costs no more than so many requests is read whole rather than footer first.
+# A shard that costs no more than this many requests is read whole instead of footer first.
 _SMALL_SHARD_REQUESTS = 4
-# A row group is written when it has so many samples or, about, bytes.
+# A row group is written when it has this many samples or, approximately, bytes.
 _GROUP_SAMPLES = 1024
 _GROUP_BYTES = 8 << 20
 
-# What pyarrow raises for values that it cannot make a column of.
-_REFUSED: Final = (pa.ArrowException, TypeError, OverflowError)
+# Errors of pyarrow for values that do not form a column.
+_TYPE_ERRORS: Final = (pa.ArrowException, TypeError, OverflowError)
 
-# What was read for a footer is kept of shards up to this size, until their samples are wanted: of
-# a larger one it is next to nothing.
-_KEPT_SHARD_BYTES = 32 * parquet_file.TAIL_BYTES
+# The bytes read for a footer are kept until samples are read, for shards up to this size; of a
+# larger shard they are a negligible part.
+_CACHED_SHARD_BYTES = 32 * parquet_file.TAIL_BYTES
 
 _footers: BoundedCache[Footer] = BoundedCache(max_bytes=64 << 20)
-# The last bytes of shards, or all of them.
+# The last bytes of shards, or all bytes.
 _tails: BoundedCache[bytes] = BoundedCache(max_bytes=32 << 20)
 
 
@@ -54,64 +54,66 @@ class Parquet:
 
     def inspect(self, url: str) -> Inspection:
         """Sample count and columns, from the footer."""
-        found = storage.info(url)
-        if found is None:
+        stored = storage.info(url)
+        if stored is None:
             raise MissingError(f"{url} was not found: expected a Parquet file")
-        footer = parquet_file.load_footer(url, num_bytes=found.num_bytes, etag=found.etag)
+        footer = parquet_file.load_footer(url, num_bytes=stored.num_bytes, etag=stored.etag)
         return Inspection(num_samples=footer.num_rows, columns=tuple(footer.schema.names))
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-        """The samples at `rows`, from the row groups that hold them."""
-        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        if len(wanted) == 0:
+        """Read the samples at `rows` from the row groups that hold them."""
+        row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        if len(row_array) == 0:
             return Reading({}, 0, bytes_read=0, bytes_selected=0, num_requests=0)
         footer = _footer(shard)
         tail = _tails.pop(_key(shard)) or b""
-        plan = _plan(shard, footer, rows=wanted, columns=columns)
-        requests = _lacking(shard, plan.ranges, len(tail))
-        found, firsts = np.unique(footer.groups_of(wanted), return_index=True)
-        groups = found.tolist()
-        fetched = _fetched(shard, requests, tail if requests != plan.ranges else b"")
+        plan = _plan(shard, footer, rows=row_array, columns=columns)
+        requests = _without_tail(shard, plan.ranges, len(tail))
+        unique_groups, firsts = np.unique(footer.groups_of(row_array), return_index=True)
+        groups = unique_groups.tolist()
+        fetched = _fetch(shard, requests, tail if requests != plan.ranges else b"")
         values: dict[str, list[Any]] = {name: [] for name in columns}
         tables = parquet_file.decode(
             shard.uri, fetched, footer=footer, groups=groups, columns=columns
         )
-        rows_of = np.split(wanted, firsts[1:])
-        for group, chosen, table in zip(groups, rows_of, tables, strict=True):
-            some = _values(table, chosen - footer.starts[group], url=shard.uri)
+        rows_of = np.split(row_array, firsts[1:])
+        for group, group_rows, table in zip(groups, rows_of, tables, strict=True):
+            group_values = _values(table, group_rows - footer.starts[group], url=shard.uri)
             for name in columns:
-                values[name] += some[name]
+                values[name] += group_values[name]
         num_bytes = sum(size for _, size in requests)
-        return Reading(values, len(wanted), num_bytes, plan.bytes_selected, len(requests))
+        return Reading(values, len(row_array), num_bytes, plan.bytes_selected, len(requests))
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
-        """The row groups that hold `rows`. `decoded_bytes` are the samples' share of them, and the
-        largest, which is held whole: counted before compression, but encoded, so that a value that
-        a dictionary repeats counts once.
+        """Plan to read the row groups that hold `rows`.
+
+        `decoded_bytes` is the samples' share of these row groups plus the largest of them, which is
+        held whole. Sizes are uncompressed but encoded: a value that a dictionary repeats counts
+        once.
         """
-        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        return _plan(shard, _cached_footer(shard), rows=wanted, columns=columns)
+        row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        return _plan(shard, _cached_footer(shard), rows=row_array, columns=columns)
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
-        """From the footer; groups without rows are left out."""
+        """Return the first rows from the footer; row groups without rows are skipped."""
         starts = np.unique(_cached_footer(shard).starts)
         return [int(first) for first in starts if first < shard.num_samples]
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
-        """Columns in the order of their names. Equal samples make equal bytes.
+        """Write columns in the order of their names. Equal samples give equal bytes.
 
         Raises:
-            InputError: there are no samples, or a column changes its type on the way.
+            InputError: there are no samples, or a column changes its type.
         """
         schema, writer = pa.schema([]), None
         try:
             for group in _groups(samples):
-                wider = _schema(group, path, known=schema)
+                wider = _extend_schema(group, path, known=schema)
                 if writer is None:
-                    writer = _opened(path, wider)
+                    writer = _open_writer(path, wider)
                 elif wider != schema:
                     writer.close()
-                    writer = _rewritten(path, wider)
+                    writer = _rewrite(path, wider)
                 schema = wider
                 _append(writer, group, path)
         finally:
@@ -125,22 +127,22 @@ def _plan(
     shard: Shard, footer: Footer, *, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> ReadPlan:
     check_columns(columns, known=footer.schema.names, url=shard.uri)
-    found, counts = np.unique(footer.groups_of(rows), return_counts=True)
-    groups = found.tolist()
-    share = counts / np.diff(footer.starts)[found]
-    packed = np.array([footer.group_bytes(group, columns) for group in groups])
+    unique_groups, counts = np.unique(footer.groups_of(rows), return_counts=True)
+    groups = unique_groups.tolist()
+    share = counts / np.diff(footer.starts)[unique_groups]
+    compressed = np.array([footer.group_bytes(group, columns) for group in groups])
     uncompressed = np.array([footer.uncompressed_bytes(group, columns) for group in groups])
     ranges = parquet_file.extend_to_start(
         coalesce_bounded(
             footer.extents(groups, columns),
             request_bytes=storage.request_bytes(shard.uri),
-            num_samples=int(np.diff(footer.starts)[found].sum()),
+            num_samples=int(np.diff(footer.starts)[unique_groups].sum()),
         )
     )
     return ReadPlan(
         read_method(ranges, shard_bytes=shard.num_bytes, otherwise="row groups"),
         ranges,
-        bytes_selected=round(float((packed * share).sum())),
+        bytes_selected=round(float((compressed * share).sum())),
         decoded_bytes=round(float((uncompressed * share).sum() + uncompressed.max(initial=0))),
     )
 
@@ -158,18 +160,16 @@ def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
         yield group
 
 
-def _lacking(shard: Shard, ranges: list[Extent], num_there: int) -> list[Extent]:
-    """`ranges` without the last bytes of the shard, which are there: none are read twice. If it is
-    all there, then that was the request.
-    """
-    end = shard.num_bytes - num_there
+def _without_tail(shard: Shard, ranges: list[Extent], tail_bytes: int) -> list[Extent]:
+    """Return `ranges` without the tail that was already read; all of the shard if that was read."""
+    end = shard.num_bytes - tail_bytes
     if end == 0:
         return [(0, shard.num_bytes)]
     return [(first, min(size, end - first)) for first, size in ranges if first < end]
 
 
-def _fetched(shard: Shard, requests: list[Extent], tail: bytes) -> FetchedRanges:
-    """What is requested, and the tail; as one piece where they meet."""
+def _fetch(shard: Shard, requests: list[Extent], tail: bytes) -> FetchedRanges:
+    """Read the requests and append the tail, merged with the last range if they are adjacent."""
     if len(tail) == shard.num_bytes:
         return FetchedRanges(requests, [tail])
     data = storage.read_ranges(shard.uri, requests, etag=shard.etag)
@@ -183,25 +183,25 @@ def _fetched(shard: Shard, requests: list[Extent], tail: bytes) -> FetchedRanges
 
 
 def _footer(shard: Shard) -> Footer:
-    """The footer; of a small shard it is read with all the rest."""
+    """Return the footer; read a small shard completely."""
     small = _SMALL_SHARD_REQUESTS * storage.request_bytes(shard.uri)
     if shard.num_bytes > small or _footers.get(_key(shard)) is not None:
         return _cached_footer(shard)
     (data,) = storage.read_ranges(shard.uri, [(0, shard.num_bytes)], etag=shard.etag)
-    footer = _parsed(shard, data)
+    footer = _parse(shard, data)
     return _footers.put(_key(shard), footer, num_bytes=footer.num_bytes)
 
 
 def _cached_footer(shard: Shard) -> Footer:
     def load() -> Footer:
         url, num_bytes = shard.uri, shard.num_bytes
-        return _parsed(shard, parquet_file.read_tail(url, num_bytes=num_bytes, etag=shard.etag))
+        return _parse(shard, parquet_file.read_tail(url, num_bytes=num_bytes, etag=shard.etag))
 
     return _footers.get_or_load(_key(shard), load, size_of=lambda footer: footer.num_bytes)
 
 
-def _parsed(shard: Shard, tail: bytes) -> Footer:
-    if len(tail) == shard.num_bytes or shard.num_bytes <= _KEPT_SHARD_BYTES:
+def _parse(shard: Shard, tail: bytes) -> Footer:
+    if len(tail) == shard.num_bytes or shard.num_bytes <= _CACHED_SHARD_BYTES:
         _tails.put(_key(shard), tail, num_bytes=len(tail))
     return parquet_file.parse_footer(tail, url=shard.uri, num_bytes=shard.num_bytes)
 
@@ -220,62 +220,62 @@ def _values(table: pa.Table, positions: npt.NDArray[np.int64], *, url: str) -> d
         ) from error
 
 
-def _schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Schema:
-    """`known`, with what these samples have and the earlier ones had not.
+def _extend_schema(samples: Sequence[Sample], path: Path, *, known: pa.Schema) -> pa.Schema:
+    """Return `known`, extended by the columns and types of `samples`.
 
-    What would not come back as it is (2.5 in a column of integers) is refused.
+    A value that would not be read as it was written (2.5 in an integer column) is refused.
     """
     names = {name for sample in samples for name in sample}
     try:
-        found = pa.table({name: [sample.get(name) for sample in samples] for name in names}).schema
-    except _REFUSED as error:
+        schema = pa.table({name: [sample.get(name) for sample in samples] for name in names}).schema
+    except _TYPE_ERRORS as error:
         raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
     if not names:
         raise InputError(f"cannot write {path}: {len(samples)} samples without any column")
     kinds = {field.name: field.type for field in known}
-    for field in found:
+    for field in schema:
         earlier = kinds.get(field.name, pa.null())
         wider = _wider(earlier, field.type)
         if wider is None:
             raise InputError(
-                f"cannot write {path}: column {field.name!r} began as {earlier} and goes on as"
+                f"cannot write {path}: column {field.name!r} starts as {earlier} and continues as"
                 f" {field.type}. Every column needs one type"
             )
         kinds[field.name] = wider
     return pa.schema(sorted(kinds.items()))
 
 
-def _opened(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # Encoded images do not repeat: a dictionary of them costs half again the time to decode, and
-    # their smallest and largest would stand in the footer.
+def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # Encoded images do not repeat: a dictionary makes decoding 50 % slower, and statistics put the
+    # smallest and largest image into the footer.
     plain = [field.name for field in schema if not pa.types.is_binary(field.type)]
     try:
         return pq.ParquetWriter(
             path, schema, compression="zstd", use_dictionary=plain, write_statistics=plain
         )
     except pa.ArrowException as error:
-        # Parquet has no objects without fields.
+        # Parquet does not support structs without fields.
         raise InputError(f"cannot write {path}: {error}") from error
 
 
 def _append(writer: pq.ParquetWriter, samples: Sequence[Sample], path: Path) -> None:
     columns = {name: [sample.get(name) for sample in samples] for name in writer.schema.names}
     for field in writer.schema:
-        # pyarrow takes True for the number 1.0.
+        # pyarrow would convert True to 1.0.
         if any(_has_bool(value, field.type) for value in columns[field.name]):
             raise InputError(
-                f"cannot write {path}: column {field.name!r} has both numbers and true or false."
+                f"cannot write {path}: column {field.name!r} has both numbers and booleans."
                 " Every column needs one type"
             )
     try:
         writer.write_table(pa.table(columns, schema=writer.schema))
-    except _REFUSED as error:
+    except _TYPE_ERRORS as error:
         raise InputError(f"cannot write {path}: {error}. Every column needs one type") from error
 
 
-def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer that goes on with the file at `path`, in a schema that is wider than the file's."""
-    writer = _opened(Path(f"{path}.wider"), schema)
+def _rewrite(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Rewrite the file at `path` in a wider schema; return a writer that continues it."""
+    writer = _open_writer(Path(f"{path}.wider"), schema)
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
@@ -287,31 +287,31 @@ def _rewritten(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return writer
 
 
-def _wider(known: pa.DataType, found: pa.DataType) -> pa.DataType | None:
-    """The type that holds values of both as they are; None if there is none.
+def _wider(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:
+    """Return the type that represents values of both exactly; None if there is none.
 
-    What was null (or empty, or absent) so far takes any type.
+    A column that was null, empty or absent so far takes any type.
     """
-    if pa.types.is_null(found) or found == known:
+    if pa.types.is_null(new) or new == known:
         return known
     if pa.types.is_null(known):
-        return found
-    if pa.types.is_list(found) and pa.types.is_list(known):
-        item = _wider(known.value_type, found.value_type)
+        return new
+    if pa.types.is_list(new) and pa.types.is_list(known):
+        item = _wider(known.value_type, new.value_type)
         return None if item is None else pa.list_(item)
-    if pa.types.is_struct(found) and pa.types.is_struct(known):
+    if pa.types.is_struct(new) and pa.types.is_struct(known):
         fields = {field.name: field.type for field in known}
-        for field in found:
+        for field in new:
             fields[field.name] = _wider(fields.get(field.name, pa.null()), field.type)
-        lacking = any(kind is None for kind in fields.values())
-        return None if lacking else pa.struct(list(fields.items()))
-    # pyarrow refuses integers that a float cannot hold.
-    fits = pa.types.is_integer(found) and pa.types.is_floating(known)
+        is_mixed = any(kind is None for kind in fields.values())
+        return None if is_mixed else pa.struct(list(fields.items()))
+    # pyarrow refuses integers that a float cannot represent.
+    fits = pa.types.is_integer(new) and pa.types.is_floating(known)
     return known if fits else None
 
 
 def _has_bool(value: Any, kind: pa.DataType) -> bool:
-    """Whether a bool stands where `kind` has a number."""
+    """Whether `value` has a bool where `kind` has a number."""
     if value is None:
         return False
     if pa.types.is_list(kind):

@@ -1,12 +1,11 @@
-"""WebDataset shards: a tar whose consecutive members with one key are one sample.
+"""WebDataset shards: tar files in which consecutive members with one key are one sample.
 
-Samples ↔ tar members, found by offset through the member index that ingesting wrote. Not here:
-how the bytes are fetched (`catalogs/storage/`).
+Members are read by offset, through the member index that ingestion wrote.
 
-`000012.image.png` belongs to the sample with key `000012`; its column is `image`, its type
-`png`. With a single extension (`a.cls`) that is both. Members are decoded by an allow-list of
-types, never by pickle: cls and index → int, txt → str, json → object, anything else stays
-bytes. So does a member that cannot be decoded: its task can give that one sample a status.
+`000012.image.png` belongs to the sample with key `000012`; its column is `image`, its type `png`. A
+single extension (`a.cls`) is both. Members are decoded by an allow-list of types, never by pickle:
+cls and index → int, txt → str, json → object, everything else stays bytes. A member that cannot be
+decoded also stays bytes, so that the task can give that sample a status.
 """
 
 import io
@@ -38,7 +37,7 @@ from catalogs.tables import frames
 from catalogs.tables.byte_cache import BoundedCache
 
 _BLOCK = tarfile.BLOCKSIZE
-# Members larger than this are skipped while looking through a tar, smaller ones are read over.
+# Members larger than this are skipped when a tar file is inspected; smaller ones are read.
 _WINDOW_BYTES = 4 << 20
 _MAX_MEMBER_BYTES = (1 << 32) - 1
 
@@ -58,60 +57,60 @@ class Webdataset:
     keeps_members = True
 
     def inspect(self, url: str) -> Inspection:
-        """Walk all headers, skipping the data of large members."""
-        found = storage.info(url)
-        if found is None:
+        """Read all headers; skip the data of large members."""
+        stored = storage.info(url)
+        if stored is None:
             raise MissingError(f"{url} was not found: expected a tar file")
-        table = _member_table(found)
+        table = _member_table(stored)
         index = _Members.of(table)
         return Inspection(index.num_samples, tuple(index.columns), table)
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-        """The members of `columns` of the samples at `rows`; None where a sample lacks one."""
-        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        index, chosen = _chosen(shard, wanted, columns)
-        plan = _plan(shard, index, chosen, num_samples=len(wanted))
+        """Read the members `columns` of the samples at `rows`; None if a sample lacks one."""
+        row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        index, chosen = _choose(shard, row_array, columns)
+        plan = _plan(shard, index, chosen, num_samples=len(row_array))
         fetched = FetchedRanges(
             plan.ranges, storage.read_ranges(shard.uri, plan.ranges, etag=shard.etag)
         )
-        values: dict[str, list[Any]] = {name: [None] * len(wanted) for name in columns}
-        where = zip(
-            np.searchsorted(wanted, index.rows[chosen]).tolist(),
+        values: dict[str, list[Any]] = {name: [None] * len(row_array) for name in columns}
+        members = zip(
+            np.searchsorted(row_array, index.rows[chosen]).tolist(),
             index.codes[chosen].tolist(),
             index.offsets[chosen].tolist(),
             index.sizes[chosen].tolist(),
             chosen.tolist(),
             strict=True,
         )
-        for place, code, offset, size, member in where:
-            value = _decoded(bytes(fetched.cut(offset, size)), index.kinds[member])
-            values[index.columns[code]][place] = value
+        for position, code, offset, size, member in members:
+            value = _decode(bytes(fetched.cut(offset, size)), index.kinds[member])
+            values[index.columns[code]][position] = value
         return Reading(
-            values, len(wanted), fetched.num_bytes, plan.bytes_selected, len(plan.ranges)
+            values, len(row_array), fetched.num_bytes, plan.bytes_selected, len(plan.ranges)
         )
 
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
-        """The members of `columns`, in as few requests as pay."""
-        wanted = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        index, chosen = _chosen(shard, wanted, columns)
-        return _plan(shard, index, chosen, num_samples=len(wanted))
+        """Plan the cheapest requests for the members `columns`."""
+        row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        index, chosen = _choose(shard, row_array, columns)
+        return _plan(shard, index, chosen, num_samples=len(row_array))
 
     def row_groups(self, shard: Shard) -> Sequence[int]:
-        """Refused: any sample of a tar can be read by itself."""
+        """Raise `InputError`: samples of a tar file are read individually."""
         raise InputError(
-            f"{shard.uri} is a tar and has no row groups: choose rows per block (`granularity: "
-            "256`) or whole shards (`granularity: shard`)"
+            f"{shard.uri} is a tar file and has no row groups: choose rows per block"
+            " (`granularity: 256`) or whole shards (`granularity: shard`)"
         )
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
-        """Keys are ordinals, columns stand in the order of their names, times and owners are 0."""
+        """Write ordinals as keys, columns in the order of their names, times and owners as 0."""
         ordinal = -1
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
             for ordinal, sample in enumerate(samples):
                 if not sample:
                     raise InputError(f"cannot write {path}: sample {ordinal} has no columns")
                 for column in sorted(sample):
-                    kind, data = _encoded(sample[column], f"{path}: {column!r} of {ordinal}")
+                    kind, data = _encode(sample[column], f"{path}: {column!r} of {ordinal}")
                     member = tarfile.TarInfo(_member_name(f"{ordinal:06d}", column, kind, path))
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
@@ -120,10 +119,10 @@ class Webdataset:
             raise InputError(f"no samples to write to {path}: expected at least one")
 
 
-def _chosen(
+def _choose(
     shard: Shard, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> tuple["_Members", npt.NDArray[np.int64]]:
-    """The member index, and which of the members are wanted."""
+    """Return the member index, and the positions of the members to read."""
     index = _members_of(shard)
     check_columns(columns, known=index.columns, url=shard.uri)
     return index, index.choose(rows, columns)
@@ -149,10 +148,10 @@ def _plan(
 
 @dataclass(frozen=True)
 class _Members:
-    """A member index in memory, in the order of the tar.
+    """Member index in memory, in the order of the tar file.
 
-    `rows` int64[members], `offsets` and `sizes` int64[members] of the data, `codes` int64[members]
-    into `columns`, `kinds` the type of each member.
+    `rows`, `offsets` and `sizes` of the data, and `codes` (indices into `columns`) are
+    int64[members]; `kinds` are the types of the members.
     """
 
     rows: npt.NDArray[np.int64]
@@ -164,10 +163,10 @@ class _Members:
 
     @classmethod
     def of(cls, table: pa.Table) -> "_Members":
-        # Each extension once, so that equal kinds are one string in memory.
+        # Dictionary-encoded, so that equal kinds are one string in memory.
         exts = table["ext"].combine_chunks().dictionary_encode()
-        known = [_column_and_kind(ext) for ext in exts.dictionary.to_pylist()]
-        names = [known[code] for code in exts.indices.to_pylist()]
+        unique_names = [_column_and_kind(ext) for ext in exts.dictionary.to_pylist()]
+        names = [unique_names[code] for code in exts.indices.to_pylist()]
         columns = list(dict.fromkeys(column for column, _ in names))
         code = {column: position for position, column in enumerate(columns)}
         return cls(
@@ -187,15 +186,13 @@ class _Members:
     def num_bytes(self) -> int:
         return self.rows.nbytes * 5
 
-    def choose(
-        self, wanted: npt.NDArray[np.int64], columns: Sequence[str]
-    ) -> npt.NDArray[np.int64]:
-        """The members that are `columns` of the samples `wanted`."""
-        # The members of a sample stand together, in the order of the rows.
-        first, last = (np.searchsorted(self.rows, wanted, side=side) for side in ("left", "right"))
+    def choose(self, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the positions of the members `columns` of the samples at `rows`."""
+        # The members of a sample are consecutive, in the order of the rows.
+        first, last = (np.searchsorted(self.rows, rows, side=side) for side in ("left", "right"))
         counts = last - first
-        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        members = np.repeat(first, counts) + place
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        members = np.repeat(first, counts) + offsets
         codes = [self.columns.index(column) for column in columns]
         return np.asarray(members[np.isin(self.codes[members], codes)], dtype=np.int64)
 
@@ -217,25 +214,25 @@ def _members_of(shard: Shard) -> _Members:
 
 
 def _member_table(stored: ObjectInfo) -> pa.Table:
-    """The member index of a tar (`schema.MEMBERS`)."""
+    """Return the member index of a tar file (`schema.MEMBERS`)."""
     rows: list[dict[str, Any]] = []
     row, last_key = -1, None
     columns: set[str] = set()
     for member in _walk(stored):
-        split = _split(member.name)
-        if split is None:
+        parts = _split(member.name)
+        if parts is None:
             continue
         if not member.isreg():
             raise InputError(
-                f"{stored.url}: {member.name} is a link or a device: expected plain files only."
-                " Pack the tar again with `tar --dereference --hard-dereference`"
+                f"{stored.url}: {member.name} is a link or a device: expected only regular files."
+                " Create the tar file again with `tar --dereference --hard-dereference`"
             )
-        key, ext = split
+        key, ext = parts
         if key != last_key:
             row, last_key, columns = row + 1, key, set()
         column = _column_and_kind(ext)[0]
         if column in columns:
-            raise InputError(f"{stored.url}: sample {key!r} has the column {column!r} twice")
+            raise InputError(f"{stored.url}: sample {key!r} has a duplicate column {column!r}")
         columns.add(column)
         facts = {"offset": member.offset_data, "num_bytes": member.size}
         rows.append({schema.ROW: row, "key": key, "ext": ext, **facts})
@@ -243,13 +240,13 @@ def _member_table(stored: ObjectInfo) -> pa.Table:
 
 
 def _walk(stored: ObjectInfo) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar, less folders. Raises `InputError` when it is cut off or damaged."""
+    """Yield the members except folders. Raises `InputError` if the file is truncated or damaged."""
     url = stored.url
     file = io.BufferedReader(_ObjectFile(stored), _WINDOW_BYTES)
     try:
         with tarfile.TarFile(fileobj=file, errors="replace") as archive:
             while (member := archive.next()) is not None:
-                # tarfile keeps the header of every member; typeshed leaves this list out.
+                # Drop the headers that tarfile keeps; typeshed lacks this attribute.
                 archive.members.clear()  # type: ignore[attr-defined]
                 if member.issparse() or not 0 <= member.size <= _MAX_MEMBER_BYTES:
                     raise InputError(f"{url}: {member.name} is sparse or larger than 4 GiB")
@@ -259,21 +256,21 @@ def _walk(stored: ObjectInfo) -> Iterator[tarfile.TarInfo]:
             end = file.read(_BLOCK)
     except InputError:
         raise
-    # A damaged header also fails as whatever its numbers are taken for.
+    # A damaged header may contain any numbers.
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{url} is no whole tar: {error}. It may be cut off; copy it again"
+            f"{url} is not a complete tar file: {error}. It may be truncated; copy it again"
         ) from error
-    # tarfile takes a tar that ends between two members, or in a torn header, for a whole one.
+    # tarfile accepts a file that ends between two members or within a header.
     if end != bytes(_BLOCK):
         raise InputError(
-            f"{url} is no whole tar: expected its end mark at byte {archive.offset}. It may be cut"
-            " off; copy it again"
+            f"{url} is not a complete tar file: expected its end mark at byte {archive.offset}."
+            " It may be truncated; copy it again"
         )
 
 
 class _ObjectFile(io.RawIOBase):
-    """A stored object as a seekable file."""
+    """Seekable file over a stored object."""
 
     def __init__(self, stored: ObjectInfo) -> None:
         super().__init__()
@@ -298,30 +295,30 @@ class _ObjectFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         size = max(0, min(len(buffer), self._stored.num_bytes - self._position))
         if size:
-            wanted = [(self._position, size)]
-            found = storage.read_ranges(self._stored.url, wanted, etag=self._stored.etag)
-            buffer[:size] = found[0]
+            ranges = [(self._position, size)]
+            (data,) = storage.read_ranges(self._stored.url, ranges, etag=self._stored.etag)
+            buffer[:size] = data
             self._position += size
         return size
 
 
 def _member_name(key: str, column: str, kind: str, path: Path) -> str:
-    """What `_split` and `_column_and_kind` take apart again; `InputError` if they would not."""
+    """Join what `_split` and `_column_and_kind` split. Raises `InputError` if they would not."""
     name = f"{key}.{column}.{kind}"
-    comes_back = _split(name) == (key, f"{column}.{kind}") and column.isprintable()
-    if not column or not comes_back:
+    is_reversible = _split(name) == (key, f"{column}.{kind}") and column.isprintable()
+    if not column or not is_reversible:
         raise InputError(
-            f"cannot write {path}: a tar cannot hold a column {column!r}. Rename it: without '/'"
-            " and characters that cannot be printed"
+            f"cannot write {path}: invalid column name {column!r} in a tar file. Rename it without"
+            " '/' and unprintable characters"
         )
     return name
 
 
 def _split(name: str) -> tuple[str, str] | None:
-    """Key and extension: what stands before and after the first dot of the file name."""
+    """Return key and extension: the parts before and after the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
     stem, _, ext = base.partition(".")
-    # As the webdataset library does: no extension or `__meta__`, no member of a sample.
+    # As in the webdataset library, names without extension and `__meta__` are not samples.
     return (folder + slash + stem, ext) if stem and ext and not name.startswith("__") else None
 
 
@@ -330,17 +327,17 @@ def _column_and_kind(ext: str) -> tuple[str, str]:
     return column or kind, kind.lower()
 
 
-def _decoded(data: bytes, kind: str) -> Any:
+def _decode(data: bytes, kind: str) -> Any:
     try:
         return _DECODERS[kind](data) if kind in _DECODERS else data
     except (ValueError, RecursionError):
         return data
 
 
-def _encoded(value: Any, what: str) -> tuple[str, bytes]:
-    """The type and the bytes of a value (a `bool` is JSON: as `cls` it would become a number)."""
+def _encode(value: Any, what: str) -> tuple[str, bytes]:
+    """Return type and bytes of a value (a `bool` is JSON: as `cls` it would become a number)."""
     if isinstance(value, bytes | bytearray | memoryview):
-        return _sniffed(bytes(value)), bytes(value)
+        return _detect_kind(bytes(value)), bytes(value)
     try:
         if isinstance(value, str):
             return "txt", value.encode()
@@ -351,7 +348,7 @@ def _encoded(value: Any, what: str) -> tuple[str, bytes]:
         raise InputError(f"cannot write {what}: {error}") from error
 
 
-def _sniffed(data: bytes) -> str:
+def _detect_kind(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "bin")

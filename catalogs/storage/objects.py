@@ -109,7 +109,7 @@ def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
         text = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
         reason = f"{url}: {' '.join(text.split())}"
         if isinstance(error, PermissionError) or type(error).__name__ in _ACCESS_DENIED:
-            hint = "Check the credentials in the environment, and what they may do there"
+            hint = "The credentials are missing, invalid, or lack permission"
             raise AccessDeniedError(f"{reason}. {hint}") from error
         raise StorageError(reason) from error
 

@@ -1,1 +1,1 @@
-"""Parquet tables at rest: one file, many files, and scans of them."""
+"""Tables as Parquet files: reading, writing and scanning them."""

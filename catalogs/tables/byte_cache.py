@@ -1,4 +1,4 @@
-"""A small cache, bounded in bytes of shard footers and member indexes."""
+"""LRU cache of footers and member indexes, bounded in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 class BoundedCache(Generic[Value]):
-    """Least recently used values are dropped once their sizes exceed `max_bytes`. Thread-safe."""
+    """LRU cache whose values have at most `max_bytes` in total. Thread-safe."""
 
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -18,7 +18,7 @@ class BoundedCache(Generic[Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Value | None:
-        """The value under `key`, or None."""
+        """Return the value of `key`, or None."""
         with self._lock:
             if key not in self._entries:
                 return None
@@ -26,14 +26,14 @@ class BoundedCache(Generic[Value]):
             return self._entries[key][0]
 
     def pop(self, key: Hashable) -> Value | None:
-        """The value under `key`, which is not kept any longer, or None."""
+        """Remove `key` and return its value, or None."""
         with self._lock:
             value, num_bytes = self._entries.pop(key, (None, 0))
             self._num_bytes -= num_bytes
             return value
 
     def put(self, key: Hashable, value: Value, *, num_bytes: int) -> Value:
-        """Keep `value` and return it. One that is larger than the whole cache is not kept."""
+        """Store `value` and return it. A value larger than the cache is not stored."""
         with self._lock:
             self._num_bytes -= self._entries.pop(key, (value, 0))[1]
             self._entries[key] = (value, num_bytes)
@@ -46,9 +46,9 @@ class BoundedCache(Generic[Value]):
     def get_or_load(
         self, key: Hashable, load: Callable[[], Value], *, size_of: Callable[[Value], int]
     ) -> Value:
-        """The value under `key`, loaded first if need be (perhaps by two threads at once)."""
-        found = self.get(key)
-        if found is None:
-            found = load()
-            self.put(key, found, num_bytes=size_of(found))
-        return found
+        """Return the value of `key`; load it if missing (two threads may load it at once)."""
+        value = self.get(key)
+        if value is None:
+            value = load()
+            self.put(key, value, num_bytes=size_of(value))
+        return value

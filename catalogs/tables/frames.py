@@ -1,7 +1,4 @@
-"""Tables ↔ Parquet files at any URL: footer notes, small tables, streamed writes.
-
-How this project's own tables are encoded.
-"""
+"""This project's tables as Parquet files at any URL: encoding, footer notes, streamed writes."""
 
 import hashlib
 import json
@@ -26,35 +23,35 @@ Notes = dict[str, Any]
 
 # The key of our JSON notes in a Parquet footer.
 _NOTES = b"attent_select"
-# The note of a file whose every row group is one shard with the rows 0, 1, 2, …
+# Note of a file in which every row group is one shard with the rows 0, 1, 2, …
 DENSE = "dense"
 _ORDER = ("shard_id", "row")
 _NEVER_NULL = (*_ORDER, "weight", "probability")
 
-
-# Every pass over a catalog asks for all of them.
+# Every pass over a catalog needs all of them.
 _footers: BoundedCache[parquet_file.Footer] = BoundedCache(max_bytes=16 << 20)
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """An Arrow table with plain strings (pyarrow writes no view types the way others read them).
+    """Convert to an Arrow table with plain strings (other readers lack pyarrow's view types).
 
-    Ids, weights, and losses of which none is null are declared to be never null: they are read in
-    two thirds of the time.
+    Ids, weights, and losses without a null are declared as not nullable: reading them takes two
+    thirds of the time.
     """
     table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    full = {"loss"} if "loss" in frame.columns and not frame["loss"].null_count() else set()
-    fields = [f.with_nullable(f.name not in (*_NEVER_NULL, *full)) for f in table.schema]
+    has_all_losses = "loss" in frame.columns and not frame["loss"].null_count()
+    never_null = {*_NEVER_NULL, "loss"} if has_all_losses else set(_NEVER_NULL)
+    fields = [f.with_nullable(f.name not in never_null) for f in table.schema]
     return table.cast(pa.schema(fields))
 
 
 def arrow_schema(schema: SchemaDict) -> pa.Schema:
-    """The Arrow schema of a polars schema."""
+    """Return the Arrow schema of a polars schema."""
     return to_arrow(pl.DataFrame(schema=schema)).schema
 
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer for tables in (shard_id, row) order: delta-coded ids, byte-split floats, zstd."""
+    """Open a writer for tables in (shard_id, row) order: delta ids, byte-split floats, zstd."""
     encodings = {}
     for field in schema:
         if field.name in (*_ORDER, "offset") and pa.types.is_integer(field.type):
@@ -75,7 +72,7 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def publish_tables(
     url: str, tables: Iterable[pa.Table], *, schema: pa.Schema, notes: Callable[[], Notes]
 ) -> None:
-    """Publish Parquet: a row group for each table, and what `notes()` says after the last."""
+    """Publish Parquet: a row group per table, and the result of `notes()` after the last table."""
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         path = Path(folder) / "table.parquet"
         with explain_full_disk(url):
@@ -86,7 +83,7 @@ def publish_tables(
 def write_tables(
     path: Path, tables: Iterable[pa.Table], *, schema: pa.Schema, notes: Callable[[], Notes]
 ) -> None:
-    """`publish_tables` to a local file that is not published yet."""
+    """Write what `publish_tables` publishes to a local file."""
     with open_writer(path, schema) as writer:
         for table in tables:
             writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
@@ -100,32 +97,32 @@ def publish_frame(url: str, frame: pl.DataFrame, *, notes: Notes) -> None:
 
 
 def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
-    """A whole small table and its notes. Raises `InputError` if a column of `schema` is missing."""
+    """Read a small table and its notes. Raises `InputError` if a column of `schema` is missing."""
     data = storage.read(url)
     footer = parquet_file.parse_footer(data, url=url, num_bytes=len(data))
     check_columns(footer, schema=schema, url=url)
-    # `read_table` would import pyarrow's data sets, which takes longer than to open a run.
+    # `pq.read_table` would import pyarrow.dataset, which takes longer than opening a run.
     with pq.ParquetFile(pa.BufferReader(data), metadata=footer.metadata) as file:
         table = file.read(columns=list(schema)).select(list(schema))
     return from_arrow(table).cast(pl.Schema(schema)), notes_of(footer)
 
 
 def footer_of(url: str) -> parquet_file.Footer:
-    """The footer of the Parquet file at `url`. Raises `MissingError` if there is none."""
-    found = storage.info(url)
-    if found is None:
+    """Return the (cached) footer of the Parquet file at `url`. Raises `MissingError`."""
+    stored = storage.info(url)
+    if stored is None:
         raise MissingError(f"{url} was not found: expected a Parquet file")
     return _footers.get_or_load(
-        (found.url, found.etag),
-        lambda: parquet_file.load_footer(url, num_bytes=found.num_bytes),
+        (stored.url, stored.etag),
+        lambda: parquet_file.load_footer(url, num_bytes=stored.num_bytes),
         size_of=lambda footer: footer.num_bytes,
     )
 
 
 def notes_of(footer: parquet_file.Footer) -> Notes:
-    """Our notes in a footer; empty if another program wrote the file."""
-    found = (footer.metadata.metadata or {}).get(_NOTES)
-    return dict(json.loads(found)) if found else {}
+    """Return our notes in a footer; empty if another program wrote the file."""
+    text = (footer.metadata.metadata or {}).get(_NOTES)
+    return dict(json.loads(text)) if text else {}
 
 
 def is_dense(footer: parquet_file.Footer) -> bool:
@@ -134,24 +131,24 @@ def is_dense(footer: parquet_file.Footer) -> bool:
 
 
 def check_columns(footer: parquet_file.Footer, *, schema: SchemaDict, url: str) -> None:
-    """Raises `InputError` if a column of `schema` is missing."""
+    """Raise `InputError` if a column of `schema` is missing."""
     names = footer.schema.names
-    if lacking := [name for name in schema if name not in names]:
+    if missing := [name for name in schema if name not in names]:
         raise InputError(
-            f"{url} lacks the column {lacking[0]!r}: expected {', '.join(schema)}; it has"
+            f"{url} lacks the column {missing[0]!r}: expected {', '.join(schema)}; it has"
             f" {', '.join(names)}"
         )
 
 
 def polars_schema(footer: parquet_file.Footer) -> SchemaDict:
-    """The polars schema of a file's columns."""
+    """Return the polars schema of a file's columns."""
     return dict(from_arrow(footer.schema.empty_table()).schema)
 
 
 def filter_and_limit(
     frames: Iterable[pl.DataFrame], *, where: pl.Expr | None, limit: int | None
 ) -> Iterator[pl.DataFrame]:
-    """What an IO source owes polars: the first `limit` rows, of which those that pass `where`."""
+    """Yield the first `limit` rows, filtered by `where`: the contract of a polars IO source."""
     for frame in frames:
         kept = frame if limit is None else frame.head(limit)
         limit = None if limit is None else limit - len(kept)
@@ -161,7 +158,7 @@ def filter_and_limit(
 
 
 class ColumnDigest:
-    """Digest of columns without nulls, equal however the rows are cut into batches."""
+    """Digest of columns without nulls that does not depend on how rows are batched."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._hashes = {name: hashlib.blake2b(digest_size=16) for name in columns}
@@ -176,7 +173,7 @@ class ColumnDigest:
 
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:
-    """The table in polars, without a copy."""
+    """Convert to polars without a copy."""
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -1,8 +1,4 @@
-"""One Parquet file through ranges: its footer, and only the row groups and columns that are
-needed.
-
-Pyarrow on top of `catalogs/storage/`, for local files and any URL alike.
-"""
+"""One Parquet file at any URL: its footer, and ranged reads of row groups and columns."""
 
 import contextlib
 import io
@@ -20,26 +16,26 @@ from attent_select.errors import InputError
 from catalogs import read_plan, storage
 from catalogs.read_plan import Extent, FetchedRanges
 
-# Enough for the footer of most files, so that one request gets it.
+# Enough for the footer of most files, so that one request suffices.
 TAIL_BYTES = 1 << 16
 _MAGIC = b"PAR1"
-# A row group is decoded as a whole. One that takes more than this, before compression and in the
-# columns that are read, is refused: some kB on disk can stand for any amount of memory.
+# A row group is decoded as a whole. Larger ones (before compression, in the columns that are read)
+# are refused: a few kB on disk can decompress to any size.
 _MAX_GROUP_BYTES = 8 << 30
-# A file begins with its magic bytes, not with its first column chunk.
+# A file starts with magic bytes; the first column chunk follows.
 _START_BYTES = 64
-# Bytes that are read of a column chunk at a time where its end may not be needed.
+# Buffer of a column chunk whose end may not be needed.
 _BUFFER_BYTES = 1 << 18
-# What pyarrow's objects for a parsed footer take, at all and for each column chunk (measured).
+# Memory of a parsed footer in pyarrow: fixed, and per column chunk (measured).
 _FOOTER_BYTES = 8 << 10
 _CHUNK_BYTES = 820
 
 
 @dataclass(frozen=True)
 class Footer:
-    """Where everything is in one Parquet file.
+    """Layout of one Parquet file.
 
-    `starts` is int64[groups + 1], the first row of each row group and the number of rows;
+    `starts` is int64[groups + 1]: the first row of each row group, and the number of rows;
     `offsets`, `sizes` and `uncompressed` (sizes before compression) of the column chunks are
     int64[groups, leaves]; `leaves` maps each top-level column to its column chunks.
     """
@@ -62,31 +58,31 @@ class Footer:
 
     @property
     def num_bytes(self) -> int:
-        """What keeping this footer costs, about."""
+        """Approximate memory of this footer."""
         parsed = _FOOTER_BYTES + _CHUNK_BYTES * self.sizes.size
         return int(self.metadata.serialized_size) + parsed
 
     def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The row group that each of `rows` is in."""
+        """Return the row group of each of `rows`."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def group_bytes(self, group: int, columns: Sequence[str]) -> int:
-        """Compressed size of the column chunks of `columns` in one row group."""
+        """Return the compressed size of the column chunks of `columns` in one row group."""
         return sum(int(self.sizes[group, self.leaves[name]].sum()) for name in columns)
 
     def uncompressed_bytes(self, group: int, columns: Sequence[str]) -> int:
-        """Size before compression of the column chunks of `columns` in one row group."""
+        """Return the uncompressed size of the column chunks of `columns` in one row group."""
         return sum(int(self.uncompressed[group, self.leaves[name]].sum()) for name in columns)
 
     def extents(self, groups: Sequence[int], columns: Sequence[str]) -> list[Extent]:
-        """Where the column chunks of `columns` in the row groups `groups` lie."""
-        chosen = [leaf for name in columns for leaf in range(*self.leaves[name].indices(1 << 30))]
-        offsets, sizes = self.offsets[groups][:, chosen], self.sizes[groups][:, chosen]
+        """Return the extents of the column chunks of `columns` in the row groups `groups`."""
+        leaves = [leaf for name in columns for leaf in range(*self.leaves[name].indices(1 << 30))]
+        offsets, sizes = self.offsets[groups][:, leaves], self.sizes[groups][:, leaves]
         return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
 
 
 def min_and_max(footer: Footer, *, group: int, column: str) -> tuple[Any, Any] | None:
-    """The smallest and largest value of a plain column in one row group, as its statistics say."""
+    """Return minimum and maximum of a plain column in one row group, from its statistics."""
     statistics = footer.metadata.row_group(group).column(footer.leaves[column].start).statistics
     if statistics is None or not statistics.has_min_max:
         return None
@@ -97,17 +93,17 @@ def load_footer(url: str, *, num_bytes: int, etag: str | None = None) -> Footer:
     """Read and parse the footer of a file of `num_bytes` bytes.
 
     Raises:
-        InputError: it is not a whole Parquet file.
+        InputError: it is not a complete Parquet file.
     """
     tail = read_tail(url, num_bytes=num_bytes, etag=etag)
     return parse_footer(tail, url=url, num_bytes=num_bytes)
 
 
 def read_tail(url: str, *, num_bytes: int, etag: str | None = None) -> bytes:
-    """The last bytes of a file of `num_bytes` bytes: at least its footer.
+    """Read the last bytes of a file of `num_bytes` bytes: at least its footer.
 
     Raises:
-        InputError: it is not a whole Parquet file.
+        InputError: it is not a complete Parquet file.
     """
     length = min(num_bytes, TAIL_BYTES)
     (tail,) = storage.read_ranges(url, [(num_bytes - length, length)], etag=etag)
@@ -119,20 +115,20 @@ def read_tail(url: str, *, num_bytes: int, etag: str | None = None) -> bytes:
 
 
 def footer_bytes(tail: bytes, *, url: str, num_bytes: int) -> int:
-    """How many bytes at the end of the file the footer takes, its frame included."""
+    """Return the size of the footer and its frame at the end of the file."""
     if num_bytes < 12 or tail[-4:] != _MAGIC:
         raise InputError(
-            f"{url} is not a whole Parquet file: expected it to end in 'PAR1', found"
-            f" {bytes(tail[-4:])!r}. It may be cut off; write or copy it again"
+            f"{url} is not a complete Parquet file: expected it to end in 'PAR1', found"
+            f" {bytes(tail[-4:])!r}. It may be truncated; write or copy it again"
         )
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if needed > num_bytes:
-        raise InputError(f"{url} is damaged: its footer says it is longer than the file")
+        raise InputError(f"{url} is damaged: its footer claims to be longer than the file")
     return needed
 
 
 def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
-    """The footer in the last bytes of a file. Raises `InputError` if it cannot be understood."""
+    """Parse the footer in the last bytes of a file. Raises `InputError` if it is damaged."""
     footer_bytes(tail, url=url, num_bytes=num_bytes)
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail))
@@ -141,11 +137,11 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
         raise InputError(
             f"{url} is damaged: its Parquet footer cannot be read ({error})"
         ) from error
-    if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
-        raise InputError(f"{url} has two columns named {twice[0]!r}: rename one of them")
+    if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise InputError(f"{url} has two columns named {duplicates[0]!r}: rename one of them")
     groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
-    # pyarrow aborts the process here on some damaged footers (size statistics of the wrong length);
-    # nothing in Python can catch that.
+    # For some damaged footers (size statistics of the wrong length) pyarrow aborts the process
+    # here, which Python cannot catch.
     facts = [
         [_chunk_facts(group.column(leaf)) for leaf in range(metadata.num_columns)]
         for group in groups
@@ -156,7 +152,7 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
     ).copy()
     if int((offsets + sizes).max(initial=0)) > num_bytes:
         raise InputError(f"{url} is damaged: its footer names bytes beyond the end of the file")
-    if min(int(found.min(initial=0)) for found in (offsets, sizes, uncompressed)) < 0:
+    if min(int(array.min(initial=0)) for array in (offsets, sizes, uncompressed)) < 0:
         raise InputError(f"{url} is damaged: its footer names a negative number of bytes")
     starts = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
     return Footer(metadata, schema, starts, offsets, sizes, uncompressed, _leaves(schema))
@@ -174,7 +170,7 @@ def fetch(
 def read_groups(
     url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]
 ) -> pa.Table:
-    """The row groups `groups` as one table with `columns`. Raises what `decode` raises."""
+    """Read the row groups `groups` as one table of `columns`. Raises what `decode` raises."""
     source = _source(url, footer=footer, groups=groups, columns=columns)
     return pa.concat_tables(_decode(url, source, footer=footer, groups=groups, columns=columns))
 
@@ -182,11 +178,11 @@ def read_groups(
 def first_rows(
     url: str, *, footer: Footer, group: int, columns: Sequence[str], num_rows: int
 ) -> pa.Table:
-    """The first rows of one row group: the rest is not decoded."""
+    """Read the first rows of one row group without decoding the rest."""
     source = _source(url, footer=footer, groups=[group], columns=columns)
-    with _opened(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
-        some = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
-        first = next(some, None)  # a row group may be empty
+    with _open(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
+        batches = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
+        first = next(batches, None)  # a row group may be empty
         table = footer.schema.empty_table() if first is None else pa.Table.from_batches([first])
         return table.select(list(columns))
 
@@ -199,7 +195,7 @@ def decode(
     groups: Sequence[int],
     columns: Sequence[str],
 ) -> Iterator[pa.Table]:
-    """One table for each of `groups`.
+    """Yield one table for each of `groups`.
 
     Raises:
         InputError: a page is damaged, or a row group is too large to be decoded.
@@ -208,21 +204,21 @@ def decode(
 
 
 def extend_to_start(ranges: Sequence[Extent]) -> list[Extent]:
-    """The same ranges, the first of them from byte 0 if it begins a few bytes later."""
+    """Extend the first range to byte 0 if it starts only a few bytes later."""
     if not ranges or ranges[0][0] > _START_BYTES:
         return list(ranges)
     return [(0, sum(ranges[0])), *ranges[1:]]
 
 
 def _file(fetched: FetchedRanges) -> Any:
-    # Reading Python's file takes the interpreter lock again and again, reading a buffer never.
+    # Reading a Python file needs the GIL for each call; reading a buffer never does.
     if len(fetched.ranges) == 1 and fetched.ranges[0][0] == 0:
         return pa.BufferReader(fetched.data[0])
     return pa.PythonFile(_FetchedFile(fetched), mode="r")
 
 
 def _source(url: str, *, footer: Footer, groups: Sequence[int], columns: Sequence[str]) -> Any:
-    """A file that pyarrow can read the column chunks of `columns` from."""
+    """Return a file from which pyarrow can read the column chunks of `columns`."""
     if storage.is_local(url):
         return storage.normalise(url)
     return _file(fetch(url, footer=footer, groups=groups, columns=columns, etag=None))
@@ -239,19 +235,19 @@ def _decode(
     for group in groups:
         if (num_bytes := footer.uncompressed_bytes(group, columns)) > _MAX_GROUP_BYTES:
             raise InputError(
-                f"{url}: row group {group} takes {num_bytes} bytes before compression, expected at"
-                f" most {_MAX_GROUP_BYTES}. Write it with smaller row groups"
+                f"{url}: row group {group} has {num_bytes} bytes before compression, expected at"
+                f" most {_MAX_GROUP_BYTES}. Write the file with smaller row groups"
                 " (`attent ingest --convert parquet` does)"
             )
-    with _opened(url, source, footer=footer) as file:
+    with _open(url, source, footer=footer) as file:
         for group in groups:
-            # Many threads call this at once: each decodes by itself.
+            # One thread: callers already decode in many threads.
             table = file.read_row_group(group, columns=list(columns), use_threads=False)
             yield table.select(list(columns))
 
 
 @contextlib.contextmanager
-def _opened(
+def _open(
     url: str, source: Any, *, footer: Footer, buffer_bytes: int = 0
 ) -> Iterator[pq.ParquetFile]:
     try:
@@ -261,7 +257,7 @@ def _opened(
 
 
 class _FetchedFile(io.RawIOBase):
-    """A read-only file with holes: pyarrow reads only what was fetched."""
+    """Read-only sparse file: pyarrow reads only ranges that were fetched."""
 
     def __init__(self, fetched: FetchedRanges) -> None:
         super().__init__()
@@ -286,13 +282,13 @@ class _FetchedFile(io.RawIOBase):
 
     def read(self, size: int = -1) -> Any:
         # A memoryview: pyarrow takes it without a copy.
-        piece = self._fetched.cut(self._position, size)
+        view = self._fetched.cut(self._position, size)
         self._position += size
-        return piece
+        return view
 
 
 def _chunk_facts(chunk: Any) -> tuple[int, int, int]:
-    """Where a column chunk starts, its size, and its size before compression."""
+    """Return offset, size and uncompressed size of a column chunk."""
     dictionary, first = chunk.dictionary_page_offset, chunk.data_page_offset
     start = min(dictionary, first) if dictionary else first
     return start, chunk.total_compressed_size, chunk.total_uncompressed_size

@@ -1,7 +1,4 @@
-"""Arrow tables → columns of plain Python values, whatever a shard holds.
-
-Choosing rows, and values that Python has no equal for.
-"""
+"""Conversion of Arrow tables to columns of plain Python values."""
 
 from typing import Any
 
@@ -11,24 +8,24 @@ import pyarrow as pa
 
 
 def take_rows(table: pa.Table, positions: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows at `positions`, ascending."""
+    """Return the rows at `positions`, which are ascending."""
     if len(positions) == table.num_rows:
         return table
-    # Arrow cannot filter views.
+    # Arrow cannot filter view types.
     plain = pa.schema([field.with_type(_without_views(field.type)) for field in table.schema])
     if plain != table.schema:
         table = table.cast(plain)
-    # A mask, not `take`: take joins chunks, and long binary columns overflow 2 GiB.
+    # A mask, not `take`: `take` joins chunks, and long binary columns exceed 2 GiB.
     mask = np.zeros(table.num_rows, dtype=np.bool_)
     mask[positions] = True
     return table.filter(pa.array(mask))
 
 
 def values_of(table: pa.Table) -> dict[str, list[Any]]:
-    """The values of every column.
+    """Return the values of every column.
 
-    A value that Python cannot hold stays bytes, so that its task can give that one sample a status:
-    text that is not UTF-8 its own bytes, anything else (a date in the year 20000) none at all.
+    A value without a Python equivalent becomes bytes, so that the task can give that sample a
+    status: invalid UTF-8 keeps its bytes, other values (a date in the year 20000) become b"".
     """
     return dict(zip(table.column_names, map(_list, table.columns), strict=True))
 
@@ -45,7 +42,6 @@ def _value(scalar: Any) -> Any:
         return scalar.as_py()
     except (ValueError, OverflowError):
         inner = scalar.value if isinstance(scalar, pa.DictionaryScalar) else scalar
-        # Text keeps its bytes in a buffer of its own.
         return inner.as_buffer().to_pybytes() if isinstance(inner, pa.BinaryScalar) else b""
 
 

@@ -1,7 +1,4 @@
-"""Whether a table of losses has every sample once, in memory that does not grow with it.
-
-The check for files that somebody else wrote, and its error.
-"""
+"""Check for duplicate samples in bounded memory, for loss tables of other programs."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,31 +12,31 @@ from attent_select.schema import sample_key
 
 Keys = npt.NDArray[np.uint64]
 
-# So many stretches of growing keys are remembered: 16 bytes each.
-_MAX_STRETCHES = 1 << 20
-# Keys that are sorted in memory at a time.
+# Increasing sequences of keys that are remembered: 16 bytes each.
+_MAX_SEQUENCES = 1 << 20
+# Keys that are sorted in memory at once.
 _MAX_SORTED = 1 << 25
 
 
 def check_unique(rows: pl.LazyFrame, *, max_sorted: int = _MAX_SORTED) -> None:
-    """Raises `InputError` naming a sample that `rows` (shard_id and row, in range) have twice.
+    """Raise `InputError` that names a duplicate sample in `rows` (shard_id and row, in range).
 
-    One pass over the two columns where the rows lie in stretches of growing ids that do not
-    overlap, as those of sorted files do. Otherwise one more for every `max_sorted` rows.
+    Takes one pass if the keys form increasing sequences that do not overlap, as in sorted files.
+    Otherwise one more pass per `max_sorted` rows.
     """
     keys = rows.select(sample_key().alias("key")).drop_nulls()
-    num_rows, stretches = 0, _Stretches()
+    num_rows, sequences = 0, _Sequences()
     for batch in _batches(keys):
         num_rows += len(batch)
-        stretches.add(batch)
-    if stretches.are_disjoint:
+        sequences.add(batch)
+    if sequences.are_disjoint:
         return
     parts = -(-num_rows // max_sorted)
     for part in range(parts):
-        some = keys.filter(pl.col("key") % parts == part).collect(engine="streaming")
-        ordered = some["key"].sort().to_numpy()
-        if len(same := np.flatnonzero(ordered[1:] == ordered[:-1])):
-            raise duplicate_error(int(ordered[same[0]]))
+        part_keys = keys.filter(pl.col("key") % parts == part).collect(engine="streaming")
+        ordered = part_keys["key"].sort().to_numpy()
+        if len(duplicates := np.flatnonzero(ordered[1:] == ordered[:-1])):
+            raise duplicate_error(int(ordered[duplicates[0]]))
 
 
 def duplicate_error(key: int) -> InputError:
@@ -47,12 +44,12 @@ def duplicate_error(key: int) -> InputError:
     shard_id, row = divmod(key, 1 << 32)
     return InputError(
         f"row {row} of shard {shard_id} occurs twice: expected every sample once. Look for"
-        " duplicate rows in the losses, or a file that is named twice"
+        " duplicate rows in the losses, or a file that was given twice"
     )
 
 
-class _Stretches:
-    """The first and last keys of stretches in which keys grow."""
+class _Sequences:
+    """First and last keys of increasing sequences of keys."""
 
     def __init__(self) -> None:
         self._first: list[int] = []
@@ -61,9 +58,9 @@ class _Stretches:
 
     def add(self, keys: Keys) -> None:
         falls = np.flatnonzero(keys[1:] <= keys[:-1])
-        if len(same := falls[keys[falls + 1] == keys[falls]]):
-            raise duplicate_error(int(keys[same[0]]))
-        self._too_many |= len(self._first) + len(falls) > _MAX_STRETCHES
+        if len(duplicates := falls[keys[falls + 1] == keys[falls]]):
+            raise duplicate_error(int(keys[duplicates[0]]))
+        self._too_many |= len(self._first) + len(falls) > _MAX_SEQUENCES
         if self._too_many:
             return
         first = keys[np.concatenate([[0], falls + 1])].tolist()

@@ -1,7 +1,6 @@
-"""Many Parquet files as one table: as a LazyFrame, piece by piece, or a few rows to guess from.
+"""Scan of many Parquet files as one table: a LazyFrame, chunks, or a preview of a few rows.
 
-Which row groups are read together, by whom, and how far ahead. pyarrow reads: it decodes our
-encodings in half the time that polars takes.
+pyarrow reads the files, because it decodes our encodings in half the time that polars takes.
 """
 
 import contextlib
@@ -27,25 +26,25 @@ from catalogs.tables.parquet_file import Footer
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Row groups that follow each other are read together until they have so many rows: enough that
-# planning a query for each piece does not count.
-_ROWS_PER_PIECE = 1 << 20
-# A preview takes so many rows of so many files: a million in all.
+# Consecutive row groups are read together up to this many rows: enough that planning a query per
+# chunk takes a negligible time.
+_ROWS_PER_CHUNK = 1 << 20
+# A preview reads this many files and rows of each: a million rows in total.
 _PREVIEWED_FILES = 128
 _PREVIEWED_ROWS = 1 << 13
-# Threads that wait for storage most of the time; each holds a piece, so theirs are smaller.
+# These threads mostly wait for storage; each holds a chunk, so remote chunks are smaller.
 _REMOTE_THREADS = 16
-_REMOTE_ROWS_PER_PIECE = 1 << 18
+_REMOTE_ROWS_PER_CHUNK = 1 << 18
 
 
 class File(NamedTuple):
-    """A Parquet file, and which of its row groups count (None: all)."""
+    """A Parquet file and the row groups to read (None: all)."""
 
     url: str
     groups: tuple[int, ...] | None = None
 
 
-class _Chunk(NamedTuple):
+class _RowGroups(NamedTuple):
     """Row groups of one file."""
 
     url: str
@@ -66,45 +65,45 @@ class Scan:
 
     @classmethod
     def of(cls, urls: Sequence[str], *, schema: SchemaDict) -> "Scan":
-        """All rows of the files at `urls`, which must have at least the columns of `schema`."""
+        """Scan all rows of the files at `urls`, which must have the columns of `schema`."""
         return cls(tuple(File(url) for url in urls), schema)
 
     def frame(self) -> pl.LazyFrame:
-        """All rows in one, read ahead by a few threads."""
-        return _lazy(_Again(self._pieces), schema=self.schema, threads=self._threads)
+        """Return all rows as one LazyFrame, prefetched by a few threads."""
+        return _lazy(self._chunks, schema=self.schema, threads=self._threads)
 
     def only(self, columns: Sequence[str]) -> "Scan":
         return replace(self, schema=_kinds(self.schema, columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
-        """`work` of every piece, some hundred thousand rows each, in threads."""
+        """Yield `work` of every chunk (several hundred thousand rows), computed in threads."""
         if not self.files:
             yield work(pl.LazyFrame(schema=self.schema))
             return
         read_and_work = functools.partial(_work, work, self.schema)
-        yield from _map(read_and_work, self._pieces(), num_threads=self._threads)
+        yield from _map(read_and_work, self._chunks(), num_threads=self._threads)
 
     def preview(self, *, total: int | None = None) -> Preview:
-        """The first rows of a row group in the middle of some of the files.
+        """Return the first rows of a row group in the middle of some of the files.
 
-        `total` is the number of rows of all files; read from their footers where it is not known.
+        `total` is the number of rows of all files; None: read it from their footers.
         """
         if total is None:
-            total = sum(chunk.num_rows for chunk in self._chunks(_ROWS_PER_PIECE))
-        some = self.files[:: -(-len(self.files) // _PREVIEWED_FILES) or 1]
+            total = sum(groups.num_rows for groups in self._row_groups(_ROWS_PER_CHUNK))
+        files = self.files[:: -(-len(self.files) // _PREVIEWED_FILES) or 1]
 
         def source(
             columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
         ) -> Iterator[pl.DataFrame]:
             kinds = _kinds(self.schema, columns)
             read = functools.partial(_first_rows, schema=kinds)
-            found = _map(read, some, num_threads=self._threads)
-            yield from frames.filter_and_limit(found, where=where, limit=limit)
+            previews = _map(read, files, num_threads=self._threads)
+            yield from frames.filter_and_limit(previews, where=where, limit=limit)
 
         return Preview(total, register_io_source(source, schema=self.schema))
 
     def split(self, count: int) -> list["Scan"]:
-        """The same rows as at most `count` scans of about as many files each."""
+        """Split the rows into at most `count` scans with about equally many files."""
         bounds = [len(self.files) * i // count for i in range(count + 1)]
         parts = (self.files[a:b] for a, b in itertools.pairwise(bounds))
         return [replace(self, files=part) for part in parts if part]
@@ -115,23 +114,25 @@ class Scan:
 
     @property
     def _threads(self) -> int:
-        # One more than there are cores: it waits for the disk.
+        # One more than there are cores, because threads wait for the disk.
         return pl.thread_pool_size() + 1 if self._is_local else _REMOTE_THREADS
 
-    def _pieces(self) -> Iterator[list[_Chunk]]:
-        piece: list[_Chunk] = []
+    def _chunks(self) -> Iterator[list[_RowGroups]]:
+        """Yield the row groups of each chunk."""
+        chunk: list[_RowGroups] = []
         rows = 0
-        most = _ROWS_PER_PIECE if self._is_local else _REMOTE_ROWS_PER_PIECE
-        for chunk in self._chunks(most):
-            if piece and rows + chunk.num_rows > most:
-                yield piece
-                piece, rows = [], 0
-            piece.append(chunk)
-            rows += chunk.num_rows
-        if piece:
-            yield piece
+        most = _ROWS_PER_CHUNK if self._is_local else _REMOTE_ROWS_PER_CHUNK
+        for groups in self._row_groups(most):
+            if chunk and rows + groups.num_rows > most:
+                yield chunk
+                chunk, rows = [], 0
+            chunk.append(groups)
+            rows += groups.num_rows
+        if chunk:
+            yield chunk
 
-    def _chunks(self, most: int) -> Iterator[_Chunk]:
+    def _row_groups(self, most: int) -> Iterator[_RowGroups]:
+        """Yield consecutive row groups of one file with at most `most` rows, or one row group."""
         footers = _map(_footer, self.files, num_threads=self._threads)
         for file, footer in zip(self.files, footers, strict=True):
             frames.check_columns(footer, schema=self.schema, url=file.url)
@@ -140,46 +141,38 @@ class Scan:
             sizes = np.diff(footer.starts)
             for group in range(footer.num_groups) if file.groups is None else file.groups:
                 if groups and rows + sizes[group] > most:
-                    yield _Chunk(file.url, footer, groups)
+                    yield _RowGroups(file.url, footer, groups)
                     groups, rows = [], 0
                 groups.append(group)
                 rows += int(sizes[group])
             if groups:
-                yield _Chunk(file.url, footer, groups)
-
-
-@dataclass(frozen=True)
-class _Again:
-    """What a generator function yields, as often as somebody asks."""
-
-    generate: Callable[[], Iterator[list[_Chunk]]]
-
-    def __iter__(self) -> Iterator[list[_Chunk]]:
-        return self.generate()
+                yield _RowGroups(file.url, footer, groups)
 
 
 def _map(
     function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
 ) -> Generator[Result, None, None]:
-    # Results are large: at most one waits while all threads work.
+    # Results are large: at most one more than the threads compute.
     return ordered_map(function, items, num_threads=num_threads, budget=num_threads + 1)
 
 
 def _work(
-    work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, piece: list[_Chunk]
+    work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, chunk: list[_RowGroups]
 ) -> Result:
-    # Read before polars has it: its own threads are for computing.
-    return work(_read(piece, schema=schema).lazy())
+    # Read here rather than in polars' threads, which compute.
+    return work(_read(chunk, schema=schema).lazy())
 
 
-def _lazy(chunks: Iterable[list[_Chunk]], *, schema: SchemaDict, threads: int) -> pl.LazyFrame:
+def _lazy(
+    chunks: Callable[[], Iterator[list[_RowGroups]]], *, schema: SchemaDict, threads: int
+) -> pl.LazyFrame:
     def source(
         columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         read = functools.partial(_read, schema=_kinds(schema, columns))
-        found = _map(read, chunks, num_threads=threads)
-        with contextlib.closing(found):
-            yield from frames.filter_and_limit(found, where=where, limit=limit)
+        batches = _map(read, chunks(), num_threads=threads)
+        with contextlib.closing(batches):
+            yield from frames.filter_and_limit(batches, where=where, limit=limit)
 
     return register_io_source(source, schema=schema)
 
@@ -192,39 +185,40 @@ def _footer(file: File) -> Footer:
     return frames.footer_of(file.url)
 
 
-def _read(piece: Sequence[_Chunk], *, schema: SchemaDict) -> pl.DataFrame:
-    found = [_read_chunk(chunk, schema=schema) for chunk in piece]
-    return found[0] if len(found) == 1 else pl.concat(found)
+def _read(chunk: Sequence[_RowGroups], *, schema: SchemaDict) -> pl.DataFrame:
+    tables = [_read_groups(groups, schema=schema) for groups in chunk]
+    return tables[0] if len(tables) == 1 else pl.concat(tables)
 
 
-def _read_chunk(chunk: _Chunk, *, schema: SchemaDict) -> pl.DataFrame:
-    if not schema:  # nothing but the number of rows is wanted
-        return pl.DataFrame(height=chunk.num_rows)
-    url, footer, groups = chunk
-    told = _told(chunk) if frames.is_dense(footer) else {}
-    stored = [name for name in schema if name not in told]
-    columns = {name: told[name]() for name in schema if name in told}
+def _read_groups(row_groups: _RowGroups, *, schema: SchemaDict) -> pl.DataFrame:
+    if not schema:  # only the number of rows is needed
+        return pl.DataFrame(height=row_groups.num_rows)
+    url, footer, groups = row_groups
+    implied = _implied_ids(row_groups) if frames.is_dense(footer) else {}
+    stored = [name for name in schema if name not in implied]
+    columns = {name: implied[name]() for name in schema if name in implied}
     if stored:
         table = parquet_file.read_groups(url, footer=footer, groups=groups, columns=stored)
         columns |= frames.from_arrow(table).to_dict()
     return pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in schema.items()])
 
 
-def _told(chunk: _Chunk) -> dict[str, Callable[[], pl.Series]]:
-    """The ids of row groups that are each a whole shard: nothing needs to be decoded."""
-    sizes = np.diff(chunk.footer.starts)[chunk.groups].tolist()
+def _implied_ids(row_groups: _RowGroups) -> dict[str, Callable[[], pl.Series]]:
+    """Return the ids of row groups that are each a whole shard, without decoding them."""
+    footer, groups = row_groups.footer, row_groups.groups
+    sizes = np.diff(footer.starts)[groups].tolist()
     shard_ids = []
-    for group, size in zip(chunk.groups, sizes, strict=True):
-        shard = parquet_file.min_and_max(chunk.footer, group=group, column=SHARD_ID) or (0, 0)
-        rows_in = parquet_file.min_and_max(chunk.footer, group=group, column=ROW) or (0, -1)
-        if shard[0] != shard[1] or rows_in != (0, size - 1):
-            return {}  # not as we wrote it
+    for group, size in zip(groups, sizes, strict=True):
+        shard = parquet_file.min_and_max(footer, group=group, column=SHARD_ID) or (0, 0)
+        row_bounds = parquet_file.min_and_max(footer, group=group, column=ROW) or (0, -1)
+        if shard[0] != shard[1] or row_bounds != (0, size - 1):
+            return {}  # the file was rewritten
         shard_ids.append(shard[0])
 
     def shards() -> pl.Series:
         pairs = zip(shard_ids, sizes, strict=True)
-        found = [pl.Series([id_], dtype=pl.UInt32).new_from_index(0, size) for id_, size in pairs]
-        return pl.concat(found).alias(SHARD_ID)
+        ids = [pl.Series([id_], dtype=pl.UInt32).new_from_index(0, size) for id_, size in pairs]
+        return pl.concat(ids).alias(SHARD_ID)
 
     def rows() -> pl.Series:
         return pl.concat([pl.int_range(size, dtype=pl.UInt32, eager=True) for size in sizes])

@@ -139,7 +139,7 @@ def test_a_sample_that_is_there_twice(
     for more in ((), ("--dry-run",)):
         message = refusal(folder, "--num-samples", num_samples, *more, out=out)
         assert f"{folder}: row 1 of shard 0 occurs twice" in message
-        assert "a file that is named twice" in message
+        assert "a file that was given twice" in message
 
 
 def test_a_catalog_that_has_a_sample_twice(tmp_path: Path, out: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_footer_that_lies_about_its_length_is_an_input_error(tmp_path: Path) -
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": [1]}), path)
     path.write_bytes(path.read_bytes()[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(InputError, match=r"a\.parquet is damaged: its footer says"):
+    with pytest.raises(InputError, match=r"a\.parquet is damaged: its footer claims"):
         Parquet().inspect(str(path))
 
 
@@ -200,7 +200,7 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
     monkeypatch.setattr(parquet_file, "_MAX_GROUP_BYTES", 5 << 20)
     assert read(path, [3], ["y"]) == [{"y": 3}]
-    with pytest.raises(InputError, match=r"a\.parquet: row group 0 takes 10\d+ bytes"):
+    with pytest.raises(InputError, match=r"a\.parquet: row group 0 has 10\d+ bytes"):
         read(path, [3], ["x"])
 
 

@@ -111,7 +111,7 @@ def test_a_header_with_an_impossible_size_is_an_input_error(tmp_path: Path) -> N
     data[148:157] = b" " * 8 + tarfile.XHDTYPE
     data[148:156] = b"%06o\0 " % sum(data[:512])
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"a\.tar is no whole tar"):
+    with pytest.raises(InputError, match=r"a\.tar is not a complete tar file"):
         Webdataset().inspect(str(path))
 
 
@@ -171,7 +171,7 @@ def test_a_key_that_comes_back_later_is_another_sample(tmp_path: Path) -> None:
 
 def test_a_column_twice_in_one_sample_is_an_input_error(tmp_path: Path) -> None:
     url = tar(tmp_path / "a.tar", [("0.image.png", b"1"), ("0.image.jpg", b"2")])
-    with pytest.raises(InputError, match=r"a\.tar: sample '0' has the column 'image' twice"):
+    with pytest.raises(InputError, match=r"a\.tar: sample '0' has a duplicate column 'image'"):
         Webdataset().inspect(url)
 
 
@@ -187,7 +187,7 @@ def test_a_damaged_header_between_two_samples_is_an_input_error(tmp_path: Path) 
     data = bytearray(path.read_bytes())
     data[1024 + 148 : 1024 + 156] = b"99999999"
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"a\.tar is no whole tar: .*byte 1024"):
+    with pytest.raises(InputError, match=r"a\.tar is not a complete tar file: .*byte 1024"):
         Webdataset().inspect(str(path))
 
 

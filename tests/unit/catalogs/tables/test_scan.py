@@ -53,11 +53,11 @@ def test_pieces_and_splits_have_the_rows_of_the_whole(
     whole = Scan.of(parts(run), schema=KINDS)
     expected = pl.concat([losses(0, [4, 1, 7]), losses(3, [2, 9, 5])])
     assert_frame_equal(whole.frame().collect(), expected)
-    for rows_per_piece in (1, 6, 1000):
-        monkeypatch.setattr(scan, "_ROWS_PER_PIECE", rows_per_piece)
+    for rows_per_chunk in (1, 6, 1000):
+        monkeypatch.setattr(scan, "_ROWS_PER_CHUNK", rows_per_chunk)
         pieces = list(whole.run(pl.LazyFrame.collect))
         assert_frame_equal(pl.concat(pieces), expected)
-        assert (len(pieces) == 1) == (rows_per_piece == 1000)
+        assert (len(pieces) == 1) == (rows_per_chunk == 1000)
     for count in (1, 2, 5):
         split = [part.frame() for part in whole.split(count)]
         assert_frame_equal(pl.concat(split).collect(), expected)
