@@ -39,7 +39,7 @@ class ObservedLosses:
         return torch.cat([empty, *rows])
 
 
-def unusable(rows: torch.Tensor) -> list[tuple[int, int]]:
+def unusable_rows(rows: torch.Tensor) -> list[tuple[int, int]]:
     """(shard_id, row) of the samples that the model could not use: no unit of them counted."""
     num_units, weight = rows[:, 3], rows[:, 5]
     found = rows[(num_units == 0) & (weight > 0)]

@@ -81,7 +81,7 @@ def _measure(task: SpanTask) -> SpanResult:
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
         num_truncated=notes.num_truncated,
-        failure_example=notes.refused,
+        failure_example=notes.failure_example,
     )
 
 
@@ -107,7 +107,7 @@ def _score_rows(task: SpanTask, reader: "_RowReader") -> "tuple[pl.DataFrame, Sc
         reader.samples(),
         settings=measurement.settings,
         notes=notes,
-        finished=reader.journal.note_finished if reader.journal else None,
+        on_scored=reader.journal.note_finished if reader.journal else None,
     )
     killed = [{ROW: row, NUM_UNITS: 0, STATUS: KILLED} for row in reader.poison_rows]
     return pl.concat([scores, pl.DataFrame(killed, schema=scores.schema)]).sort(ROW), notes

@@ -24,7 +24,7 @@ from transformers import (
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
 from trainers.hf.training_arguments import training_arguments
-from trainers.observed_losses import ObservedLosses, to_frame, unusable
+from trainers.observed_losses import ObservedLosses, to_frame, unusable_rows
 from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings
 from trainers.streaming.stream import TeachingStream
@@ -168,7 +168,7 @@ class _RoundTrainer(Trainer):
     def hand_over_observed(self) -> None:
         """Pass the losses of all ranks since the last call to the hook."""
         rows = self._observed.take(device=self.args.device)
-        for shard_id, row in unusable(rows):
+        for shard_id, row in unusable_rows(rows):
             self._stream.leave_out(shard_id, row=row)
         rows = self.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
         frame = to_frame(self.accelerator.gather(rows))

@@ -36,7 +36,7 @@ def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tens
         SampleError: `unreadable`, when the bytes are no image of an allowed format or pass the
             limits; `empty`, when there are none.
     """
-    return resized(open_image(data, num_channels=num_channels), image_size=image_size)
+    return resize(open_image(data, num_channels=num_channels), image_size=image_size)
 
 
 def open_image(data: Any, *, num_channels: int) -> Any:
@@ -53,7 +53,7 @@ def open_image(data: Any, *, num_channels: int) -> Any:
     return _decoded(data, converted)
 
 
-def resized(image: Any, *, image_size: int) -> torch.Tensor:
+def resize(image: Any, *, image_size: int) -> torch.Tensor:
     """uint8[channels, image_size, image_size] of a Pillow image, bilinear."""
     from PIL import Image
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_image_processor
-from trainers.inputs.images import MODES, open_image, resized
+from trainers.inputs.images import MODES, open_image, resize
 
 # One number for all channels, or one per channel.
 PerChannel = float | tuple[float, ...]
@@ -67,7 +67,7 @@ class Pixels:
     def prepare(self, image: Any) -> torch.Tensor:
         """Of a Pillow image: uint8[channels, size, size], or what the processor gives (float32)."""
         if self.processor is None:
-            return resized(image, image_size=self.image_size)
+            return resize(image, image_size=self.image_size)
         processor = load_image_processor(self.processor, backend=self.backend)
         try:
             pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
@@ -137,7 +137,7 @@ def image_and_map(
     return prepared, numbers
 
 
-def augmented(
+def crop_and_flip(
     *layers: tuple[torch.Tensor, float], flip: bool, generator: torch.Generator
 ) -> list[torch.Tensor]:
     """Each (tensor[…, height, width], fill) padded by an eighth and cropped at the same random

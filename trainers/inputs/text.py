@@ -34,7 +34,7 @@ def template_fields(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def words(sample: Sample, column: str) -> str:
+def text_in(sample: Sample, column: str) -> str:
     """The text in a column. Raises `SampleError`, `empty` or `unreadable`, when there is none."""
     found = sample[column]
     if found is None:
@@ -75,7 +75,7 @@ def chat_segments(tokenizer: Any, messages: Any, *, column: str) -> Segments:
     return segments
 
 
-def tokens_of(tokenizer: Any, segments: Segments, *, ends: bool, max_length: int) -> Item:
+def tokenize(tokenizer: Any, segments: Segments, *, ends: bool, max_length: int) -> Item:
     """`input_ids` and `labels` (-100: does not count) as lists, cut to `max_length`; `truncated`.
 
     Args:
@@ -92,7 +92,7 @@ def tokens_of(tokenizer: Any, segments: Segments, *, ends: bool, max_length: int
     labels = [IGNORED] * len(ids)
     num_counted = 0
     for text, counts in segments:
-        found = encoded(tokenizer, text)
+        found = encode(tokenizer, text)
         ids += found
         labels += found if counts else [IGNORED] * len(found)
         num_counted += len(found) if counts else 0
@@ -113,7 +113,7 @@ def tokens_of(tokenizer: Any, segments: Segments, *, ends: bool, max_length: int
     return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
 
 
-def padded(items: Sequence[Item], *, padding: int) -> Batch:
+def pad(items: Sequence[Item], *, padding: int) -> Batch:
     """`input_ids`, `attention_mask`, `labels` int64[batch, tokens], padded on the right;
     `truncated` bool[batch].
     """
@@ -146,7 +146,7 @@ def padding_of(tokenizer: Any, *, path: str) -> int:
     )
 
 
-def encoded(tokenizer: Any, text: str) -> list[int]:
+def encode(tokenizer: Any, text: str) -> list[int]:
     """Tokens of a text, no special ones added. Raises `SampleError` for what is not Unicode."""
     # The backend and not the tokenizer itself, which changes shared state and has no lock.
     try:

@@ -34,7 +34,7 @@ def _prepared(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int,
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
+def eval_mode(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
     """Eval mode without gradients; yields a function that moves a batch to the model's device."""
     was_training = model.training
     device = next(model.parameters()).device

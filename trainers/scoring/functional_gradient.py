@@ -19,7 +19,7 @@ import torch
 from trainers.scoring.precision import at_least_float32
 
 
-def of_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def cross_entropy_norms(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """‖softmax(f) − onehot(y)‖ float32[n] of logits [n, classes] and targets int64[n].
 
     Not to be differentiated. Takes one more buffer as large as the logits.
@@ -29,7 +29,7 @@ def of_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return torch.hypot(torch.linalg.vector_norm(others, dim=-1), others.sum(dim=-1))
 
 
-def over_units(norms: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+def rms_over_units(norms: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Root mean square [batch] of `norms` [batch, units] where `counted`; 0 where nothing is."""
     squares = torch.where(counted, norms, 0.0).square().sum(dim=1)
     return (squares / counted.sum(dim=1).clamp(min=1)).sqrt()

@@ -21,7 +21,7 @@ from attent_select.errors import InputError, SampleError
 from catalogs.concurrency import ordered_map
 from catalogs.shard_format import Sample
 from trainers.scoring.batching import batches
-from trainers.scoring.evaluation import evaluating
+from trainers.scoring.evaluation import eval_mode
 from trainers.settings import ScoringSettings
 from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
 
@@ -52,14 +52,14 @@ class ScoringNotes:
     the last bits from those of another machine. `fitting_units` is half of the smallest of these
     (its halves were scored, or halved again); None without any. `num_truncated` counts samples cut
     to the task's limit. `busy_seconds` is the time that the model did not wait for a batch.
-    `refused` is the row of a sample without a loss, and why: one of them.
+    `failure_example` is the row of a sample without a loss, and why: one of them.
     """
 
     num_splits: int = 0
     fitting_units: int | None = None
     num_truncated: int = 0
     busy_seconds: float = 0.0
-    refused: tuple[int, str] | None = None
+    failure_example: tuple[int, str] | None = None
 
 
 def best_device() -> torch.device:
@@ -75,7 +75,7 @@ def score_rows(
     settings: ScoringSettings | None = None,
     num_threads: int = 2,
     notes: ScoringNotes | None = None,
-    finished: Callable[[Sequence[int]], None] | None = None,
+    on_scored: Callable[[Sequence[int]], None] | None = None,
 ) -> pl.DataFrame:
     """The loss of each `(row, sample)`, in eval mode, in float32 nats.
 
@@ -86,7 +86,7 @@ def score_rows(
         settings: how batches are made.
         num_threads: that prepare samples; makes no difference to the result.
         notes: filled, where given.
-        finished: told of rows that have their result, from any thread.
+        on_scored: called with rows that have their result, from any thread.
 
     Returns:
         The columns of `scores_schema(settings)`, sorted by row. A sample that cannot be used has a
@@ -102,7 +102,7 @@ def score_rows(
         model=model,
         settings=settings,
         notes=notes or ScoringNotes(),
-        finished=finished or (lambda _: None),
+        on_scored=on_scored or (lambda _: None),
     )
     prepared = ordered_map(
         scoring.prepare,
@@ -118,7 +118,7 @@ def score_rows(
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
     )
-    with evaluating(model) as to_device, closing(collated):
+    with eval_mode(model) as to_device, closing(collated):
         for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
         scoring.settle()
@@ -150,13 +150,13 @@ class _Scoring:
         model: torch.nn.Module,
         settings: ScoringSettings,
         notes: ScoringNotes,
-        finished: Callable[[Sequence[int]], None],
+        on_scored: Callable[[Sequence[int]], None],
     ) -> None:
         self._task, self._model, self._notes = task, model, notes
         self._device = next(model.parameters()).device
         self._bfloat16 = settings.dtype == "bfloat16"
         self._measure = _measure_of(task, settings)
-        self._finished = finished
+        self._on_scored = on_scored
         # The measures of the batch before, which the device may still be computing.
         self._pending: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
         self.results: list[_Result] = []
@@ -169,7 +169,7 @@ class _Scoring:
                 usable.append((row, self._task.prepare(sample, generator=None)))
             except SampleError as error:
                 self._keep((row, None, 0, error.status, None), why=str(error))
-                self._finished([row])
+                self._on_scored([row])
         return usable
 
     def collate(self, planned: Sequence[tuple[int, Item]]) -> tuple[list[int], list[Item], Batch]:
@@ -202,20 +202,20 @@ class _Scoring:
         for of_row in values:
             result = _result(*of_row)
             self._keep(result, why=_REASONS.get(result[3]))
-        self._finished(rows)
+        self._on_scored(rows)
 
     def _keep(self, result: _Result, *, why: str | None) -> None:
         """A result, and why it has no loss."""
         self.results.append(result)
-        if why is not None and self._notes.refused is None:
-            self._notes.refused = (result[0], why)
+        if why is not None and self._notes.failure_example is None:
+            self._notes.failure_example = (result[0], why)
 
     def _split(self, rows: list[int], items: list[Item]) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
             self._keep((rows[0], None, 0, "oom", None), why=_REASONS["oom"])
-            self._finished(rows)
+            self._on_scored(rows)
             return
         self._notes.num_splits += 1
         half_units = len(rows) * max(item["num_units"] for item in items) // 2

@@ -78,7 +78,7 @@ def token_gradients(
     """
 
     def measure(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        norms = functional_gradient.of_cross_entropy(logits, targets)
+        norms = functional_gradient.cross_entropy_norms(logits, targets)
         return torch.stack([_cross_entropy(logits, targets), norms], dim=-1)
 
     values, counted = _per_token(

@@ -15,8 +15,8 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import load_tokenizer, model_store
 from trainers.inputs import text as texts
-from trainers.scoring.evaluation import TokenSums, evaluating
-from trainers.scoring.functional_gradient import over_units
+from trainers.scoring.evaluation import TokenSums, eval_mode
+from trainers.scoring.functional_gradient import rms_over_units
 from trainers.scoring.generation import count_matches
 from trainers.scoring.token_loss import (
     mean_over_tokens,
@@ -114,7 +114,7 @@ class CausalLm:
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """`input_ids` and `labels` (-100: does not count) as lists; a token costs one unit."""
         tokenizer = load_tokenizer(self.tokenizer)
-        item = texts.tokens_of(
+        item = texts.tokenize(
             tokenizer,
             self._segments(sample, tokenizer),
             # A chat template writes beginning and end itself.
@@ -134,7 +134,7 @@ class CausalLm:
         `truncated` bool[batch].
         """
         tokenizer = load_tokenizer(self.tokenizer)
-        return texts.padded(items, padding=texts.padding_of(tokenizer, path=self.tokenizer))
+        return texts.pad(items, padding=texts.padding_of(tokenizer, path=self.tokenizer))
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
@@ -147,7 +147,7 @@ class CausalLm:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
         nats, norms, counted = token_gradients(model, batch)
-        return *mean_over_tokens(nats, counted), over_units(norms, counted)
+        return *mean_over_tokens(nats, counted), rms_over_units(norms, counted)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """float[batch]: the logit of a counted token itself, the mean over them."""
@@ -158,7 +158,7 @@ class CausalLm:
         tokens that are the model's first choice), and with `answer` `exact_match`.
         """
         sums, hits, expected = TokenSums(), 0, 0
-        with evaluating(model) as to_device:
+        with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 sums.add(*token_scores(model, batch))
                 if self.answer is not None:
@@ -183,13 +183,13 @@ class CausalLm:
             return texts.chat_segments(tokenizer, sample[self.messages], column=self.messages)
         if self.response is None:
             assert self.text is not None
-            return [(texts.words(sample, self.text), True)]
+            return [(texts.text_in(sample, self.text), True)]
         values = {
-            name: texts.words(sample, column) for name, column in self._template_columns.items()
+            name: texts.text_in(sample, column) for name, column in self._template_columns.items()
         }
         return [
             (self.template.format(**values), False),
-            (texts.words(sample, self.response), True),
+            (texts.text_in(sample, self.response), True),
         ]
 
     @property

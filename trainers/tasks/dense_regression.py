@@ -20,13 +20,13 @@ from trainers.inputs.images import decode_map
 from trainers.inputs.pixels import (
     PerChannel,
     Pixels,
-    augmented,
+    crop_and_flip,
     image_and_map,
     per_channel,
     units_of,
 )
 from trainers.scoring import functional_gradient
-from trainers.scoring.evaluation import evaluating
+from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
@@ -106,7 +106,7 @@ class DenseRegression:
         )
         targets = numbers * self.scale
         if self.augment and generator is not None:
-            pixels, targets = augmented(
+            pixels, targets = crop_and_flip(
                 (pixels, 0.0), (targets, math.nan), flip=self.flip, generator=generator
             )
         if bool(targets.isnan().all()):
@@ -134,7 +134,7 @@ class DenseRegression:
         """With ‖∂ℓ/∂f‖ float32[batch], f being what is predicted for each valid pixel."""
         error, valid = _errors(model, batch)
         slopes = _SLOPES[self.loss](error).flatten(1)
-        gradients = functional_gradient.over_units(slopes, valid.flatten(1))
+        gradients = functional_gradient.rms_over_units(slopes, valid.flatten(1))
         return *self._mean_loss(error, valid), gradients
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
@@ -142,7 +142,7 @@ class DenseRegression:
         `delta1`: the share with max(prediction / target, target / prediction) < 1.25.
         """
         sums = torch.zeros(6, dtype=torch.float64)
-        with evaluating(model) as to_device:
+        with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 error, valid = _errors(model, batch)
                 target = batch["targets"][valid]

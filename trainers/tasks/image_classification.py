@@ -15,9 +15,9 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import model_store
 from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, augmented, per_channel
+from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel
 from trainers.scoring import functional_gradient
-from trainers.scoring.evaluation import evaluating
+from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
@@ -83,7 +83,7 @@ class ImageClassification:
         image = open_image(sample[self.image], num_channels=self.num_channels)
         pixels = self._pixels.prepare(image)
         if self.augment and generator is not None:
-            (pixels,) = augmented((pixels, 0.0), flip=self.flip, generator=generator)
+            (pixels,) = crop_and_flip((pixels, 0.0), flip=self.flip, generator=generator)
         return {"pixels": pixels, "label": label, "num_units": 1}
 
     def collate(self, items: Sequence[Item]) -> Batch:
@@ -107,7 +107,7 @@ class ImageClassification:
         """With ‖∂ℓ/∂f‖ float32[batch], f being the logits."""
         logits, targets = self.class_logits(model, batch)
         losses, known = _cross_entropy(logits, targets)
-        gradients = functional_gradient.of_cross_entropy(logits, targets.clamp(min=0))
+        gradients = functional_gradient.cross_entropy_norms(logits, targets.clamp(min=0))
         return losses, known, gradients * known
 
     def class_logits(
@@ -129,7 +129,7 @@ class ImageClassification:
         has.
         """
         total, loss_sum, correct = 0, 0.0, 0
-        with evaluating(model) as to_device:
+        with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 logits, targets = self.class_logits(model, batch)
                 losses, num_units = _cross_entropy(logits, targets)

@@ -19,8 +19,8 @@ from catalogs.shard_format import Sample
 from trainers.hf import load_processor, model_store
 from trainers.inputs import text as texts
 from trainers.inputs.images import open_image
-from trainers.scoring.evaluation import TokenSums, evaluating
-from trainers.scoring.functional_gradient import over_units
+from trainers.scoring.evaluation import TokenSums, eval_mode
+from trainers.scoring.functional_gradient import rms_over_units
 from trainers.scoring.token_loss import (
     IGNORED,
     mean_over_tokens,
@@ -98,11 +98,11 @@ class ImageText:
         gives; a token costs one unit.
         """
         processor = self._loaded
-        response = texts.words(sample, self.response)
+        response = texts.text_in(sample, self.response)
         image = open_image(sample[self.image], num_channels=3)
         before = self._processed(self._before(sample, processor), image)
         ids = before.pop("input_ids")[0].tolist()
-        counted = texts.encoded(processor.tokenizer, response)
+        counted = texts.encode(processor.tokenizer, response)
         if not counted:
             raise SampleError("there is no token to count", status="empty")
         end = processor.tokenizer.eos_token_id
@@ -125,7 +125,7 @@ class ImageText:
     def collate(self, items: Sequence[Item]) -> Batch:
         """As for `causal_lm`; what else the processor gave is joined along its first dimension."""
         tokenizer = self._loaded.tokenizer
-        batch = texts.padded(items, padding=texts.padding_of(tokenizer, path=self.processor))
+        batch = texts.pad(items, padding=texts.padding_of(tokenizer, path=self.processor))
         length = batch["input_ids"].shape[1]
         for name in (name for name in items[0] if name.startswith((_PER_TOKEN, _OTHER))):
             values = [item[name] for item in items]
@@ -157,7 +157,7 @@ class ImageText:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
         nats, norms, counted = self._measured(token_gradients, model, batch)
-        return *mean_over_tokens(nats, counted), over_units(norms, counted)
+        return *mean_over_tokens(nats, counted), rms_over_units(norms, counted)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """float[batch]: the logit of a counted token itself, the mean over them."""
@@ -168,7 +168,7 @@ class ImageText:
         tokens that are the model's first choice).
         """
         sums = TokenSums()
-        with evaluating(model) as to_device:
+        with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 sums.add(*self._measured(token_scores, model, batch))
         return sums.metrics()
@@ -195,7 +195,7 @@ class ImageText:
 
     def _before(self, sample: Sample, processor: Any) -> str:
         values = {
-            name: texts.words(sample, column) for name, column in self._template_columns.items()
+            name: texts.text_in(sample, column) for name, column in self._template_columns.items()
         }
         if self.template is not None:
             return self.template.format(**values)

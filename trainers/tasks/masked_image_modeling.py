@@ -18,8 +18,8 @@ from catalogs.shard_format import Sample
 from trainers.hf import model_store
 from trainers.inputs.draws import draw_key, uniforms
 from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, augmented, per_channel, units_of
-from trainers.scoring.evaluation import evaluating
+from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel, units_of
+from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
@@ -86,7 +86,7 @@ class MaskedImageModeling:
         pixels = torch.cat([self._pixels.prepare(image) for image in images])
         key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
         if self.augment and generator is not None:
-            (pixels,) = augmented((pixels, 0.0), flip=self.flip, generator=generator)
+            (pixels,) = crop_and_flip((pixels, 0.0), flip=self.flip, generator=generator)
         return {
             "pixels": pixels,
             "key": key,
@@ -141,7 +141,7 @@ class MaskedImageModeling:
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """`eval_loss`: the reconstruction loss per hidden patch, of the masks used for scoring."""
         total, loss_sum = 0, 0.0
-        with evaluating(model) as to_device:
+        with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 losses, num_units = self.per_sample_loss(model, batch)
                 loss_sum += float((losses.double() * num_units).sum())

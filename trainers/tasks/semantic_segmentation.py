@@ -20,13 +20,13 @@ from trainers.inputs.images import decode_map
 from trainers.inputs.pixels import (
     PerChannel,
     Pixels,
-    augmented,
+    crop_and_flip,
     image_and_map,
     per_channel,
     units_of,
 )
 from trainers.scoring import functional_gradient
-from trainers.scoring.evaluation import evaluating
+from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
@@ -88,7 +88,7 @@ class SemanticSegmentation:
         )
         labels = self._labels(numbers)
         if self.augment and generator is not None:
-            pixels, labels = augmented(
+            pixels, labels = crop_and_flip(
                 (pixels, 0.0), (labels, _IGNORED), flip=self.flip, generator=generator
             )
         if not bool((labels != _IGNORED).any()):
@@ -119,8 +119,8 @@ class SemanticSegmentation:
         logits = _logits(model, batch)
         nats, targets = _nats(logits, batch["labels"])
         flat = logits.movedim(1, -1).flatten(0, -2)
-        norms = functional_gradient.of_cross_entropy(flat, targets.clamp(min=0).flatten())
-        gradients = functional_gradient.over_units(
+        norms = functional_gradient.cross_entropy_norms(flat, targets.clamp(min=0).flatten())
+        gradients = functional_gradient.rms_over_units(
             norms.reshape(len(logits), -1), (targets != _IGNORED).flatten(1)
         )
         return *_mean(nats, targets), gradients
@@ -137,7 +137,7 @@ class SemanticSegmentation:
         classes that occur, in the masks or in the answers, of intersection over union.
         """
         total, nats_sum, confusion = 0, 0.0, torch.zeros(0, dtype=torch.int64)
-        with evaluating(model) as to_device:
+        with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 logits = _logits(model, batch)
                 nats, targets = _nats(logits, batch["labels"])

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, SegformerImageProcessorPil, ViTImageProc
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_image_processor
-from trainers.inputs.pixels import augmented
+from trainers.inputs.pixels import crop_and_flip
 from trainers.tasks.dense_regression import DenseRegression
 from trainers.tasks.diffusion import Diffusion
 from trainers.tasks.image_classification import ImageClassification
@@ -134,7 +134,7 @@ def test_image_and_mask_are_resized_and_augmented_together() -> None:
 def test_augmentation_keeps_size_and_fills_each_layer_with_its_own() -> None:
     ones = torch.ones(1, 16, 16)
     moved = [
-        augmented(
+        crop_and_flip(
             (ones, 0.0), (ones[0], -100), flip=True, generator=torch.Generator().manual_seed(s)
         )
         for s in range(20)

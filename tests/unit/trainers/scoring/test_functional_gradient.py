@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attent_select import plugins
 from attent_select.errors import InputError
-from trainers.scoring.functional_gradient import of_cross_entropy, over_units
+from trainers.scoring.functional_gradient import cross_entropy_norms, rms_over_units
 from trainers.scoring.scorer import score_rows
 from trainers.scoring.token_loss import Limits, token_gradients, token_losses
 from trainers.settings import ScoringSettings
@@ -111,7 +111,7 @@ def test_a_nearly_sure_answer_keeps_its_digits() -> None:
     logits = torch.tensor([[25.0, 0.0], [40.0, 0.0], [0.0, 0.0]])
     # (1 − p)·√2 with 1 − p = 1/(1 + e^25), …: float32 cannot hold p itself.
     expected = [2**0.5 / (1 + 2.718281828459045**x) for x in (25.0, 40.0, 0.0)]
-    assert of_cross_entropy(logits, torch.tensor([0, 0, 0])).tolist() == pytest.approx(
+    assert cross_entropy_norms(logits, torch.tensor([0, 0, 0])).tolist() == pytest.approx(
         expected, rel=1e-5
     )
 
@@ -119,7 +119,7 @@ def test_a_nearly_sure_answer_keeps_its_digits() -> None:
 def test_the_mean_over_units_does_not_see_what_does_not_count() -> None:
     norms = torch.tensor([[3.0, 4.0, 100.0], [1.0, 1.0, 1.0]])
     counted = torch.tensor([[True, True, False], [False, False, False]])
-    assert over_units(norms, counted).tolist() == pytest.approx([12.5**0.5, 0.0])
+    assert rms_over_units(norms, counted).tolist() == pytest.approx([12.5**0.5, 0.0])
 
 
 def test_chunks_of_tokens_give_the_gradients_of_the_whole_matrix(tmp_path: Path) -> None:

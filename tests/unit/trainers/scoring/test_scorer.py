@@ -156,8 +156,8 @@ def test_one_sample_without_a_loss_is_kept_as_an_example(
     rows, notes = samples(6), ScoringNotes()
     rows[4] |= bad
     score_rows(TASK, model, enumerate(rows), notes=notes)
-    assert notes.refused is not None
-    row, told = notes.refused
+    assert notes.failure_example is not None
+    row, told = notes.failure_example
     assert row == 4
     assert told.startswith(why)
 
@@ -271,6 +271,6 @@ def test_rows_are_reported_as_soon_as_they_have_their_result() -> None:
         Reciprocal(10**9),
         rows,
         settings=ScoringSettings(max_batch_samples=3),
-        finished=finished.extend,
+        on_scored=finished.extend,
     )
     assert sorted(finished) == list(range(9))
