@@ -279,7 +279,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
     import noop_span
 
     from pipeline.cluster import connect, run_tasks
-    from pipeline.runs import setup_process
+    from pipeline.runs.setup_process import setup_in_subprocess
     from pipeline.runs.state import prepare
     from pipeline.scoring.driver import ScoringJob
     from pipeline.scoring.score_stage import score_stage
@@ -289,7 +289,7 @@ def spans_cost(kind: str, folder: Path, num_spans: int) -> dict[str, float]:
     source.write_text(json.dumps(spans_run(folder, num_spans)))
     memory = psutil.Process().memory_full_info
     with (
-        setup_process.checked(str(source), overrides=()) as (settings, save_initial),
+        setup_in_subprocess(str(source), overrides=()) as (settings, save_initial),
         connect(settings.cluster) as client,
     ):
         run = prepare(settings, cluster=lambda: client, save_initial=save_initial)

@@ -22,8 +22,9 @@ from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
 from pipeline.descriptions import describe_round
 from pipeline.loop import run_rounds, select_and_train
-from pipeline.runs import lease, setup_process
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.setup import Cluster, SaveInitial, save_initial
+from pipeline.runs.setup_process import setup_in_subprocess
 from pipeline.runs.state import Run, ensure_decision, prepare
 from pipeline.scoring.driver import ScoreResult
 from pipeline.scoring.score_stage import score_stage
@@ -60,7 +61,7 @@ def score(
     """
     with (
         _light_config(source, scheduler=scheduler, overrides=overrides) as (config, save_initial),
-        lease.held(config.run),
+        hold_lease(config.run),
         _cluster(config, client) as cluster,
     ):
         run = prepare(config, cluster=cluster, save_initial=save_initial)
@@ -86,7 +87,7 @@ def train(
     from trainers import ranks
 
     config = _config(source, scheduler=None, overrides=overrides)
-    with lease.held(config.run), _cluster(config, client) as cluster:
+    with hold_lease(config.run), _cluster(config, client) as cluster:
         load = partial(prepare, config, cluster=cluster)
 
         def decide() -> Run:
@@ -120,7 +121,7 @@ def run(
     from trainers import ranks
 
     config = _config(source, scheduler=scheduler, overrides=overrides)
-    with lease.held(config.run), _cluster(config, client) as cluster:
+    with hold_lease(config.run), _cluster(config, client) as cluster:
         ready = ranks.in_turn(partial(prepare, config, cluster=cluster))
         finished = []
         for round_, values in run_rounds(ready, cluster=cluster):
@@ -182,8 +183,8 @@ def _light_config(
     """
     if isinstance(source, str) and "torch" not in sys.modules:
         overrides = _with_scheduler(overrides, scheduler)
-        with setup_process.checked(source, overrides=overrides) as checked:
-            yield checked
+        with setup_in_subprocess(source, overrides=overrides) as setup:
+            yield setup
     else:
         yield _config(source, scheduler=scheduler, overrides=overrides), save_initial
 

@@ -1,6 +1,6 @@
-"""One call of `fit` in a process of its own, for tests that kill it or run several ranks.
+"""One call of `fit` in a subprocess, for tests that kill it or run several ranks.
 
-`python fit_process.py REQUEST.json`: see `FitRequest`. The writing rank puts observed losses and
+`python fit_process.py REQUEST.json`: see `FitRequest`. The first rank writes observed losses and
 the result beside the checkpoint.
 """
 
@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What to train. `out` is the checkpoint; results lie in `<out>.losses` and `<out>.json`."""
+    """What to train. `out` is the checkpoint; results are in `<out>.losses` and `<out>.json`."""
 
     run: str  # holds the corpus
     index: str
@@ -36,7 +36,7 @@ class FitRequest:
 
 
 def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
-    """Run `request` in new processes; the exit code. Output goes to that of the test."""
+    """Run `request` in subprocesses and return the exit code."""
     path = Path(f"{request.out}.request.json")
     path.write_text(json.dumps(asdict(request)))
     command = [sys.executable]
@@ -48,20 +48,21 @@ def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
 
 
 def observed(request: FitRequest) -> pl.DataFrame:
-    """The losses that a launched request handed over."""
+    """Return the observed losses of a launched request."""
     files = sorted(Path(f"{request.out}.losses").glob("*.parquet"))
     return pl.concat([pl.read_parquet(file) for file in files]).sort("step", "shard_id", "row")
 
 
 def result(request: FitRequest) -> dict[str, Any]:
-    """The `FitResult` of a launched request."""
-    found: dict[str, Any] = json.loads(Path(f"{request.out}.json").read_text())
-    return found
+    """Return the `FitResult` of a launched request."""
+    values: dict[str, Any] = json.loads(Path(f"{request.out}.json").read_text())
+    return values
 
 
 def let_cpus_shard() -> None:
-    """Accelerate leaves an FSDP plug-in aside where there is no accelerator, although sharding,
-    gathering and saving work on gloo as well: this switches it on, as on a machine with GPUs.
+    """Let Accelerate use FSDP without an accelerator.
+
+    It ignores an FSDP plug-in on CPUs, although sharding, gathering and saving work with gloo.
     """
     from accelerate import state
     from accelerate.utils import DistributedType
@@ -108,7 +109,7 @@ def main(request: FitRequest) -> None:
         if step == request.kill_after_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    found = fit(
+    finished = fit(
         stream,
         task=TASK,
         models=TASK.models(request.model),
@@ -122,7 +123,7 @@ def main(request: FitRequest) -> None:
         on_step=on_step,
     )
     if stream.share.rank == 0:
-        Path(f"{request.out}.json").write_text(json.dumps(asdict(found)))
+        Path(f"{request.out}.json").write_text(json.dumps(asdict(finished)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`attent run` in a process of its own, killed where it hurts."""
+"""`attent run` in a subprocess, killed when a condition holds."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def start(config: Path) -> subprocess.Popen[bytes]:
-    """`attent run CONFIG`."""
+    """Start `attent run CONFIG`."""
     command = [sys.executable, "-m", "attent_select", "run", str(config)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
@@ -31,7 +31,7 @@ def kill_when(config: Path, condition: Callable[[], bool]) -> None:
     process = start(config)
     deadline = monotonic() + 300
     while not condition():
-        assert monotonic() < deadline, "it never came so far"
+        assert monotonic() < deadline, "the condition never held"
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)  # a pause that ends early with the process
             raise AssertionError(f"ended before it could be killed: {process.stderr.read()}")

@@ -17,12 +17,12 @@ PAYLOAD_BYTES = 8 << 10
 
 
 def scored_run(run: Path, losses: Sequence[Sequence[float | None]]) -> str:
-    """A run with one shard for each of `losses`, scored once; None: the sample was unreadable.
+    """Make a run with one shard for each of `losses`, scored once; None: unreadable sample.
 
     A shard has row groups of GROUP_ROWS samples, each of which holds PAYLOAD_BYTES of noise.
     """
     noise = np.random.default_rng(0)
-    found = []
+    inspections = []
     for shard_id, values in enumerate(losses):
         path = run / "shards" / f"{shard_id:03d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,14 +30,14 @@ def scored_run(run: Path, losses: Sequence[Sequence[float | None]]) -> str:
         pq.write_table(pa.table({"payload": payload}), path, row_group_size=GROUP_ROWS)
         stored = storage.info(str(path))
         assert stored is not None
-        found.append((stored, "parquet", inspect_shard(str(path), "parquet")))
-    Corpus.from_inspections(found).save(str(run))
+        inspections.append((stored, "parquet", inspect_shard(str(path), "parquet")))
+    Corpus.from_inspections(inspections).save(str(run))
     score(run, losses)
     return str(run)
 
 
 def score(run: Path, losses: Sequence[Sequence[float | None]], *, round_number: int = 0) -> None:
-    """Publishes `losses` (shard by shard) as those of a round, one part for each shard."""
+    """Publish `losses` (shard by shard) as those of a round, one part for each shard."""
     catalog = LossCatalog(str(run))
     parts = []
     for shard_id, values in enumerate(losses):

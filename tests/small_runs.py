@@ -1,4 +1,4 @@
-"""Configurations of runs that take a second: a warm-up round, two taught ones, 240 digits."""
+"""Configurations of small runs: a warm-up round, two teaching rounds, 240 digits."""
 
 import copy
 from pathlib import Path
@@ -8,7 +8,7 @@ from digits import VIT, samples, write_corpus
 
 
 def write_shards(folder: Path) -> Path:
-    """240 digits in three shards, as `parquet` and as `webdataset`, and 60 in `held-out`."""
+    """Write 240 digits in three shards, as `parquet` and as `webdataset`, and 60 in `held-out`."""
     rows = samples(300)
     for kind in ("parquet", "webdataset"):
         write_corpus(folder / kind, rows[:240], kind=kind)
@@ -17,7 +17,7 @@ def write_shards(folder: Path) -> Path:
 
 
 def small_run(run: Path | str, shards: Path, **replaced: Any) -> dict[str, Any]:
-    """The plain values of a configuration; `section__key=value` replaces one."""
+    """Return the plain values of a configuration; `section__key=value` replaces one."""
     result: dict[str, Any] = {
         "run": str(run),
         "corpus": {"shards": [str(shards / "parquet")]},

@@ -17,7 +17,7 @@ from catalogs.layout import Layout
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tables import frames
 from pipeline import metrics
-from pipeline.runs import lease
+from pipeline.runs.lease import hold_lease
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def collect_garbage(run: str, *, dry_run: bool = False) -> GarbageReport:
         raise MissingError(f"{run} is not a run: {Layout(run).manifest} was not found")
     if dry_run:
         return _report(_Garbage(run).by_kind(), dry_run=True)
-    with lease.held(run):
+    with hold_lease(run):
         garbage = _Garbage(run).by_kind()
         # Snapshots first: no snapshot may reference a removed part.
         for files in garbage.values():

@@ -1,12 +1,11 @@
-"""One driver per run: who works on a run holds its lease, and others are refused.
+"""The lease of a run: one driver works on a run at a time, others are refused.
 
-Tickets under `RUN/drivers`, one file per driver. No storage needs to know conditional writes: a
-driver publishes its ticket, then lists what is there (which every storage answers with all that
-was published before). Of two that come at the same moment the one that sees the other's claim
-steps back.
+Each driver has a ticket, a file in `RUN/drivers`. Conditional writes are not needed: a driver
+publishes its ticket and then lists all tickets, and a listing has everything published before it.
+If two drivers start at the same moment, the one that sees the other's claim steps back.
 
-A ticket counts until its time is over, unless its process is known to be dead: on this machine,
-in this process namespace. The clocks of machines that share a run must agree to some seconds.
+A ticket counts until it expires, unless its process is known to be dead (same machine and process
+namespace). The clocks of machines that share a run must agree within seconds.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ _log = logging.getLogger("attent.pipeline.runs.lease")
 
 TTL_SECONDS = 60.0
 _RENEW_SECONDS = 15.0
-_LOOK_SECONDS = 0.05
+_WAIT_SECONDS = 0.05
 _WAITING, _HOLDING = "waiting", "holding"
 
 
@@ -47,7 +46,7 @@ class Ticket:
     expires: float
 
     def is_live(self) -> bool:
-        """Whether its driver may still be at work."""
+        """Whether its driver may still be running."""
         if self.expires < time():
             return False
         here = (self.host, self.namespace) == (platform.node(), _namespace())
@@ -55,11 +54,11 @@ class Ticket:
 
 
 @contextmanager
-def held(run: str) -> Iterator[None]:
-    """Holds the lease of `run` while it lasts. Ranks of a training other than the first need none.
+def hold_lease(run: str) -> Iterator[None]:
+    """Hold the lease of `run` while the context lasts; only the first rank of a launcher needs it.
 
-    A driver that finds that its lease was taken over (it was asleep, or without storage, for more
-    than `TTL_SECONDS`) is interrupted.
+    A driver whose lease was taken over, because it was suspended or without storage for more than
+    `TTL_SECONDS`, is interrupted.
 
     Raises:
         ExistsError: another driver works on the run.
@@ -73,7 +72,7 @@ def held(run: str) -> Iterator[None]:
         with lease.renewed():
             yield
     finally:
-        with contextlib.suppress(AttentError):  # else it ends by itself
+        with contextlib.suppress(AttentError):  # otherwise it expires
             lease.release()
 
 
@@ -90,17 +89,18 @@ class _Lease:
         )
 
     def acquire(self) -> None:
-        """Publish a ticket; hold the lease when nobody else has one, or those that have step back.
+        """Publish a ticket; hold the lease once no other driver has one.
 
-        Whoever publishes after we have looked sees our ticket when he looks, and waits or goes.
+        A driver that publishes after this one has listed the tickets sees this ticket in its own
+        listing, and waits or gives up.
         """
         self._publish(_WAITING)
         try:
             while others := self._others():
                 for other in others:
                     if other.state == _HOLDING or other.name < self._mine.name:
-                        raise self._refused(other)
-                threading.Event().wait(_LOOK_SECONDS)  # until the others have seen us
+                        raise self._refusal(other)
+                threading.Event().wait(_WAIT_SECONDS)  # until the others have seen this ticket
                 self._publish(_WAITING)
             self._publish(_HOLDING)
         except BaseException:
@@ -130,9 +130,9 @@ class _Lease:
                 holders = [other for other in self._others() if other.state == _HOLDING]
                 if holders and (self._is_gone() or holders[0].name < self._mine.name):
                     _log.warning(
-                        f"{self._refused(holders[0])}; this one was away for too long, and ends"
+                        f"{self._refusal(holders[0])}; this one was away for too long, and ends"
                     )
-                    # To the thread itself: it wakes where it waits, at once.
+                    # Sent to the thread, so that it wakes from waiting at once.
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 self._publish(_HOLDING)
@@ -140,21 +140,21 @@ class _Lease:
                 _log.warning(f"the lease of {self._run} could not be renewed: {error}")
 
     def _is_gone(self) -> bool:
-        """Whether another driver took this one for dead."""
+        """Whether another driver removed this one's ticket as expired."""
         return storage.info(self._url(self._mine.name)) is None
 
     def _others(self) -> list[Ticket]:
-        """The live tickets of others; those that are over are removed on the way."""
-        found = []
+        """Return the live tickets of other drivers; delete expired ones."""
+        live = []
         for item in storage.list_objects(self._folder):
             ticket = _read(item.url)
             if ticket is None or ticket.name == self._mine.name:
                 continue
             if ticket.is_live():
-                found.append(ticket)
+                live.append(ticket)
             else:
                 storage.delete(item.url)
-        return found
+        return live
 
     def _publish(self, state: str) -> None:
         self._mine = replace(self._mine, state=state, expires=time() + TTL_SECONDS)
@@ -163,12 +163,12 @@ class _Lease:
     def _url(self, name: str) -> str:
         return join(self._folder, f"{name}.json")
 
-    def _refused(self, other: Ticket) -> ExistsError:
+    def _refusal(self, other: Ticket) -> ExistsError:
         left = max(0.0, other.expires - time())
         return ExistsError(
-            f"{self._run}: process {other.pid} on {other.host} works on this run. Wait until it is "
-            f"done, or end it; if it is dead already, its lease ends in {left:.0f} s: run the "
-            "command again then"
+            f"{self._run}: process {other.pid} on {other.host} works on this run. Wait until it "
+            f"ends, or end it. If it is dead, its lease expires in {left:.0f} s: run the command "
+            "again then"
         )
 
 
@@ -179,8 +179,8 @@ def _read(url: str) -> Ticket | None:
         return None
     except (ValueError, TypeError) as error:
         raise ExistsError(
-            f"{url} is no ticket of this version of attent-select ({error}): delete it if nothing "
-            "works on the run"
+            f"{url} is not a ticket of this version of attent-select ({error}): delete it if no "
+            "driver works on the run"
         ) from error
 
 
@@ -195,6 +195,6 @@ def _is_running(pid: int) -> bool:
 
 
 def _namespace() -> str:
-    """Tells containers apart that have the same host name; empty where there are none."""
+    """Return the process namespace, which differs between containers with the same host name."""
     link = Path("/proc/self/ns/pid")
     return str(link.readlink()) if link.is_symlink() else ""

@@ -24,7 +24,9 @@ from pipeline.runs.setup import SaveInitial, save_initial
 
 
 @contextmanager
-def checked(source: str, *, overrides: Sequence[str]) -> Iterator[tuple[RunConfig, SaveInitial]]:
+def setup_in_subprocess(
+    source: str, *, overrides: Sequence[str]
+) -> Iterator[tuple[RunConfig, SaveInitial]]:
     """Yield the configuration at `source` and its `save_initial`, both done by a subprocess.
 
     The task of the configuration is a `TaskReference`. Raises what `run_config.load` raises.

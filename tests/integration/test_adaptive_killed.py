@@ -1,4 +1,4 @@
-"""Adaptive and cheap runs, killed with SIGKILL: what was decided stays decided."""
+"""Adaptive runs with partial re-scoring, killed with SIGKILL: decisions are kept."""
 
 import json
 import shutil
@@ -24,36 +24,36 @@ ADAPTIVE = {
 }
 
 
-def decided(url: str) -> list[dict[str, Any]]:
-    """All decisions, but for what scoring costs: seconds are never twice the same."""
+def decisions(url: str) -> list[dict[str, Any]]:
+    """Return all decisions without the cost of scoring, whose seconds vary."""
     files = sorted(Path(Layout(url).decisions).iterdir())
     return [{**json.loads(file.read_text()), "cost": None} for file in files]
 
 
-def outcome(url: str) -> dict[str, Any]:
-    """What must not depend on how often a run was killed."""
+def final_state(url: str) -> dict[str, Any]:
+    """Return what must not depend on how often a run was killed."""
     corpus, layout, catalog = Corpus.open(url), Layout(url), LossCatalog(url)
     numbers = range(len(list(Path(layout.metrics).glob("*.parquet"))))
-    found = [checkpoint.open(layout.checkpoint(number)) for number in numbers]
+    checkpoints = [checkpoint.open(layout.checkpoint(number)) for number in numbers]
     return {
-        "decisions": decided(url),
+        "decisions": decisions(url),
         "losses": [catalog.digest(number) for number in catalog.rounds()],
         "calibrations": [catalog.provenance(n).get("calibration") for n in catalog.rounds()],
         "visits": catalog.latest().collect()["visits"].to_list(),
         "indexes": [IndexFile.open(layout.index(n), corpus=corpus).digest for n in numbers],
-        "weights": [one.weights_digest for one in found if one is not None],
+        "weights": [each.weights_digest for each in checkpoints if each is not None],
     }
 
 
 def written(run: Path, shards: Path, client: Client, schedule: dict[str, Any]) -> Path:
-    """A configuration that uses the cluster at hand: starting one would take most of the time."""
+    """Write a configuration that uses the running cluster, to save the time of starting one."""
     cluster = {"scheduler": client.scheduler.address}
     file = run.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(small_run(run, shards, schedule=schedule, cluster=cluster)))
     return file
 
 
-def test_an_adaptive_run_killed_in_each_stage_decides_and_learns_the_same(
+def test_an_adaptive_run_killed_in_each_stage_ends_like_an_undisturbed_run(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
@@ -69,29 +69,29 @@ def test_an_adaptive_run_killed_in_each_stage_decides_and_learns_the_same(
     kill_when(file, decision.exists)
     assert not snapshot.exists(), "killed after deciding"
     before = decision.read_bytes()
-    # The rows are written down, and some of them are measured.
+    # The rows to measure are written, and some spans are finished.
     kill_when(file, lambda: rescored.exists() and any(spans.glob("*.parquet")))
-    assert not snapshot.exists(), "killed while scoring a part"
+    assert not snapshot.exists(), "killed while scoring"
     kill_when(file, lambda: any(trained.glob("step-*/checkpoint.json")))
     assert not (trained / "checkpoint.json").exists(), "killed while training"
     finish(file)
 
     assert decision.read_bytes() == before
-    assert outcome(str(killed)) == outcome(str(undisturbed))
-    assert len(decided(str(killed))) >= 3
+    assert final_state(str(killed)) == final_state(str(undisturbed))
+    assert len(decisions(str(killed))) >= 3
 
 
-def test_what_was_decided_by_the_clock_is_not_decided_again(
+def test_decisions_that_depend_on_speed_are_not_made_again(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     schedule = ADAPTIVE | {"epochs": 4, "rescore": {"kind": "auto", "share": 0.4}}
     first, second = tmp_path / "first", tmp_path / "second"
     files = [written(each, shards, client, schedule) for each in (first, second)]
-    # Until the last round is decided; how fast this machine was is part of that.
+    # Until the last round is decided, which depends on the speed of this machine.
     kill_when(files[0], Path(Layout(str(first)).decision(3)).exists)
     shutil.copytree(first, second)
     for file in files:
         finish(file)
-    assert outcome(str(first)) == outcome(str(second))
+    assert final_state(str(first)) == final_state(str(second))
     costs = [Path(Layout(str(each)).decision(3)).read_bytes() for each in (first, second)]
     assert costs[0] == costs[1]

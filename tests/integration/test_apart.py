@@ -1,4 +1,4 @@
-"""`attent score` leaves torch to another process and to its workers: with the same result."""
+"""`attent score` without torch in its driver: a subprocess does the setup, with the same result."""
 
 import json
 import os
@@ -17,18 +17,18 @@ from catalogs.layout import Layout
 from pipeline import score
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.runs import setup_process
 from pipeline.runs.setup import save_initial
+from pipeline.runs.setup_process import setup_in_subprocess
 
 QUICK = {"selection__strategy": "hard", "schedule__warmup_epochs": 0}
-# Scores by a configuration's file, in a process that then tells what it has imported.
+# Scores a configuration file and prints which heavy modules it has imported.
 DRIVER = """
 import json, sys
 from pipeline import score
 if __name__ == "__main__":
-    found = score(sys.argv[1])
+    result = score(sys.argv[1])
     heavy = sorted({"torch", "transformers", "peft"} & sys.modules.keys())
-    print(json.dumps([found.scored, found.skipped, found.catalog_digest, heavy]))
+    print(json.dumps([result.scored, result.skipped, result.catalog_digest, heavy]))
 """
 
 
@@ -46,11 +46,11 @@ def driven(folder: Path, source: str) -> list[Any]:
         [sys.executable, str(script), source], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    found: list[Any] = json.loads(done.stdout)
-    return found
+    answer: list[Any] = json.loads(done.stdout)
+    return answer
 
 
-def test_a_driver_without_torch_measures_and_names_the_same(
+def test_a_driver_without_torch_gives_the_same_losses_and_span_names(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     here = run_config.parse(small_run(tmp_path / "here", shards, **QUICK))
@@ -59,36 +59,38 @@ def test_a_driver_without_torch_measures_and_names_the_same(
     assert driven(tmp_path, source) == [240, 0, expected.catalog_digest, []]
     frozen = [yaml.safe_load((tmp_path / n / "run.yaml").read_text()) for n in ("here", "there")]
     assert frozen[0] | {"run": ""} == frozen[1] | {"run": ""}
-    # One of them finds what the other one measured: spans have the same names.
+    # Spans have the same names, so each driver finds what the other has measured.
     plans = [pl.read_parquet(Layout(str(tmp_path / name)).plan(0)) for name in ("here", "there")]
     assert plans[0].equals(plans[1])
 
 
-def test_what_is_wrong_is_told_as_without_another_process(tmp_path: Path, shards: Path) -> None:
+def test_errors_in_the_configuration_are_the_same_as_without_a_subprocess(
+    tmp_path: Path, shards: Path
+) -> None:
     values = small_run(tmp_path / "run", shards, model__config__num_labels=0, seed=-1)
     source = written(tmp_path, values | {"training": {"batch_size": 0}})
     with pytest.raises(InputError) as here:
         run_config.load(source)
-    with pytest.raises(InputError) as there, setup_process.checked(source, overrides=()):
+    with pytest.raises(InputError) as there, setup_in_subprocess(source, overrides=()):
         pass
     assert str(there.value) == str(here.value)
 
 
-def test_a_run_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_a_missing_run_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(MissingError, match=r"no run\.yaml there"),
-        setup_process.checked(str(tmp_path), overrides=()),
+        setup_in_subprocess(str(tmp_path), overrides=()),
     ):
         pass
 
 
-def test_the_configuration_is_the_same_and_the_process_ends_with_the_first_model(
+def test_the_configuration_is_the_same_and_the_subprocess_ends_before_scoring(
     tmp_path: Path, shards: Path
 ) -> None:
     source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
     overrides = ["seed=3", "scoring.carry={label: integer}"]
     here = run_config.load(source, overrides=overrides)
-    with setup_process.checked(source, overrides=overrides) as (there, save):
+    with setup_in_subprocess(source, overrides=overrides) as (there, save):
         assert there.resolved() == here.resolved()
         assert there.task.task.columns == here.task.task.columns
         assert there.task.task.load() == here.task.task
@@ -102,30 +104,28 @@ def test_the_configuration_is_the_same_and_the_process_ends_with_the_first_model
     assert sorted(tmp_path.rglob("*")) == saved
 
 
-def test_a_first_model_that_is_damaged_is_an_error_that_this_process_knows(
-    tmp_path: Path, shards: Path
-) -> None:
+def test_a_damaged_initial_model_is_an_error(tmp_path: Path, shards: Path) -> None:
     source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
     save_initial(run_config.load(source))
     next((tmp_path / "run").rglob("model.safetensors")).unlink()
     with (
-        setup_process.checked(source, overrides=()) as (found, save),
+        setup_in_subprocess(source, overrides=()) as (config, save),
         pytest.raises(StorageError, match="is damaged"),
     ):
-        save(found)
+        save(config)
 
 
-def test_a_process_that_is_killed_is_an_error_with_its_status(tmp_path: Path, shards: Path) -> None:
+def test_a_killed_subprocess_is_an_error_with_its_status(tmp_path: Path, shards: Path) -> None:
     source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
-    with setup_process.checked(source, overrides=()) as (found, save):
+    with setup_in_subprocess(source, overrides=()) as (config, save):
         for child in children():
             os.kill(child, 9)
         with pytest.raises(AttentError, match="ended with status -9"):
-            save(found)
+            save(config)
 
 
 def children() -> list[int]:
-    """The processes apart of this one."""
+    """Return the setup subprocesses of this process."""
     import psutil
 
     return [

@@ -1,4 +1,4 @@
-"""Rounds that measure a part of the corpus again, or nothing, in one process with a cluster."""
+"""Rounds that score a share of the corpus again, or nothing, in one process with a cluster."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ SCHEDULE = {"epochs": 4, "warmup_epochs": 1, "ratio": {"start": 0.5}}
 
 
 def cheap(folder: Path, shards: Path, rescore: dict[str, Any], **replaced: Any) -> Any:
-    """A run of a warm-up round and three taught ones."""
+    """Return the configuration of a warm-up round and three teaching rounds."""
     return run_config.parse(
         small_run(folder, shards, schedule=SCHEDULE | {"rescore": rescore}, **replaced)
     )
@@ -38,7 +38,7 @@ def cheap(folder: Path, shards: Path, rescore: dict[str, Any], **replaced: Any) 
     ],
     ids=["staleness", "threshold", "none"],
 )
-def test_every_round_is_dense_and_every_row_has_its_newest_measurement(
+def test_every_row_has_its_newest_loss_in_every_round(
     tmp_path: Path, shards: Path, client: Client, rescore: dict[str, Any], scored: list[int]
 ) -> None:
     settings = cheap(tmp_path / "run", shards, rescore, selection={"strategy": "hard"})
@@ -69,7 +69,7 @@ def test_every_round_is_dense_and_every_row_has_its_newest_measurement(
     assert storage.list_objects(Layout(settings.run).spans) == []
 
 
-def test_what_training_observed_is_enough_and_nothing_is_scored(
+def test_with_rescore_observed_losses_come_from_training_only(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "observed"}, selection={"strategy": "hard"})
@@ -92,14 +92,12 @@ def test_what_training_observed_is_enough_and_nothing_is_scored(
     )
 
 
-def test_columns_are_carried_only_where_something_is_scored(tmp_path: Path, shards: Path) -> None:
+def test_carried_columns_need_scoring(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(InputError, match=r"scoring\.carry: .* nothing is scored: leave one"):
         cheap(tmp_path / "run", shards, {"kind": "observed"}, scoring__carry={"label": "integer"})
 
 
-def test_a_selection_uses_the_losses_that_were_measured_again(
-    tmp_path: Path, shards: Path, client: Client
-) -> None:
+def test_selection_uses_the_updated_losses(tmp_path: Path, shards: Path, client: Client) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "none"}, selection={"strategy": "hard"})
     run(settings, client=client)
     losses = LossCatalog(settings.run).latest(3).collect()
@@ -110,7 +108,7 @@ def test_a_selection_uses_the_losses_that_were_measured_again(
     assert IndexFile.open(Layout(settings.run).index(3)).digest != first
 
 
-def test_what_is_decided_is_written_with_its_reasons_and_shown(
+def test_decisions_are_stored_with_reasons_and_logged(
     tmp_path: Path, shards: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="attent")
@@ -136,7 +134,7 @@ def test_what_is_decided_is_written_with_its_reasons_and_shown(
     assert Path(Layout(settings.run).decision(3)).read_bytes() == before
 
 
-def test_an_adaptive_run_spends_the_steps_of_the_fixed_one_and_ends_with_annealing(
+def test_an_adaptive_run_spends_the_steps_of_a_fixed_run_and_ends_with_annealing(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     ratio = {"kind": "adaptive", "start": 0.4, "low": 0.2, "high": 0.8}
@@ -165,7 +163,7 @@ def test_an_adaptive_run_spends_the_steps_of_the_fixed_one_and_ends_with_anneali
     assert provenance["selection"]["explore"] == explored[-1]
 
 
-def test_a_uniform_adaptive_run_is_never_scored(
+def test_a_uniform_adaptive_run_needs_no_scoring(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     schedule = {"epochs": 3, "ratio": {"kind": "adaptive", "start": 0.5}}
@@ -179,7 +177,7 @@ def test_a_uniform_adaptive_run_is_never_scored(
     assert made[0].reasons["rescore"] == "nothing: the selection needs no losses"
 
 
-def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
+def test_a_given_fraction_is_scored_and_the_run_resumes_with_it(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
@@ -197,7 +195,7 @@ def test_a_fraction_can_be_asked_for_and_a_run_goes_on_with_it(
     assert sorted(decision_log.read_all(settings.run)) == [1]
 
 
-def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
+def test_a_round_is_not_decided_before_earlier_rounds_are_finished(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "none"})
@@ -208,7 +206,7 @@ def test_a_round_is_not_decided_before_the_rounds_before_it_are_finished(
     assert decision_log.read_all(settings.run) == {}
 
 
-def test_a_decision_that_is_damaged_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
+def test_a_damaged_decision_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "none"})
     prepare(settings, cluster=lambda: client)
     storage.publish(Layout(settings.run).decision(1), b'{"round": 3}')

@@ -20,7 +20,7 @@ from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.runs.garbage_collection import collect_garbage
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.state import ensure_decision, prepare
 from pipeline.scoring.driver import ScoringJob
 from pipeline.scoring.full_scoring import FullScoring
@@ -30,7 +30,7 @@ from pipeline.scoring.worker import measure_span
 
 
 def names(folder: str) -> set[str]:
-    return {found.url.rpartition("/")[2] for found in storage.list_objects(folder)}
+    return {item.url.rpartition("/")[2] for item in storage.list_objects(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,10 @@ def test_gc_removes_superseded_losses_and_orphans_and_nothing_else(finished: str
     assert not temporary.exists()
     gone = before - {item.url for item in storage.list_objects(finished)}
     assert all("/losses/" in url for url in gone)
-    assert collect_garbage(finished).num_bytes == 0, "a second time there is nothing to do"
+    assert collect_garbage(finished).num_bytes == 0, "a second time there is nothing to remove"
 
 
-def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
+def test_gc_keeps_what_interrupted_scoring_resumes_with(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
@@ -86,7 +86,7 @@ def test_gc_keeps_what_an_interrupted_scoring_will_go_on_with(
     assert (result.scored, result.skipped) == (160, 80)
 
 
-def test_gc_keeps_what_an_interrupted_partial_round_will_go_on_with(
+def test_gc_keeps_what_an_interrupted_partial_round_resumes_with(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
@@ -101,10 +101,10 @@ def test_gc_keeps_what_an_interrupted_partial_round_will_go_on_with(
     assert score(settings, client=client).scored == 120 - task.num_rows
 
 
-def test_gc_does_nothing_while_a_driver_is_at_work_or_where_no_run_is(
+def test_gc_refuses_a_run_of_a_driver_and_a_folder_without_a_run(
     finished: str, tmp_path: Path
 ) -> None:
-    with held(finished), pytest.raises(ExistsError, match="works on this run"):
+    with hold_lease(finished), pytest.raises(ExistsError, match="works on this run"):
         collect_garbage(finished)
     with pytest.raises(MissingError, match="is not a run"):
         collect_garbage(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Compact shards: the same training from fewer bytes, written once, however often it is killed."""
+"""Compact shards: the same training from fewer bytes, each written once despite kills."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def compacted(index: IndexFile, corpus: Corpus, folder: Path, client: Client) ->
     )
 
 
-def test_the_batches_are_the_same_and_nothing_else_is_read(
+def test_batches_from_compact_shards_are_the_same_without_the_corpus(
     tmp_path: Path,
     corpus: Corpus,
     index: IndexFile,
@@ -50,7 +50,7 @@ def test_the_batches_are_the_same_and_nothing_else_is_read(
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_was_written_before_a_kill_is_not_written_again(
+def test_shards_written_before_a_kill_are_not_written_again(
     tmp_path: Path,
     corpus: Corpus,
     index: IndexFile,
@@ -60,7 +60,7 @@ def test_what_was_written_before_a_kill_is_not_written_again(
     monkeypatch.setattr(compact_shards, "_SHARD_BYTES", 1)
     first = compacted(index, corpus, tmp_path / "compact", client)
     assert len(first.shards) == 5
-    # As a kill before the last shard leaves it: no manifest.
+    # The state after a kill before the last shard: no manifest.
     Path(Layout(str(tmp_path / "compact")).manifest).unlink()
     lost, *kept = (Path(shard.uri) for shard in first.shards)
     data = lost.read_bytes()

@@ -47,7 +47,7 @@ def test_a_run_leaves_every_file_of_every_round(finished: tuple[str, dict[str, A
     assert storage.list_objects(layout.spans) == []
 
 
-def test_a_warm_up_round_trains_on_all_rows_and_a_taught_one_on_its_ratio(
+def test_warm_up_trains_on_all_rows_and_a_teaching_round_on_its_ratio(
     finished: tuple[str, dict[str, Any]],
 ) -> None:
     url, result = finished
@@ -58,7 +58,7 @@ def test_a_warm_up_round_trains_on_all_rows_and_a_taught_one_on_its_ratio(
     assert everything["weight"].unique().to_list() == [1.0]
 
 
-def test_results_name_what_was_measured(finished: tuple[str, dict[str, Any]]) -> None:
+def test_results_have_metrics_and_seconds_per_stage(finished: tuple[str, dict[str, Any]]) -> None:
     _, result = finished
     for round_ in result["rounds"]:
         assert 0 <= round_["accuracy"] <= 1
@@ -72,7 +72,7 @@ def test_results_name_what_was_measured(finished: tuple[str, dict[str, Any]]) ->
     assert result["rounds"][1]["seconds"]["score"] > 0
 
 
-def test_each_round_starts_from_the_one_before_on_one_horizon(
+def test_each_round_continues_the_steps_of_the_round_before(
     finished: tuple[str, dict[str, Any]],
 ) -> None:
     url, _ = finished
@@ -84,7 +84,7 @@ def test_each_round_starts_from_the_one_before_on_one_horizon(
     assert scored_at == [planned[2].first_step]
 
 
-def test_the_losses_seen_while_training_are_kept_and_counted_as_visits(
+def test_observed_losses_are_kept_and_counted_as_visits(
     finished: tuple[str, dict[str, Any]],
 ) -> None:
     url, _ = finished
@@ -99,7 +99,9 @@ def test_the_losses_seen_while_training_are_kept_and_counted_as_visits(
     assert visits["visits"].to_list() == expected.to_list()
 
 
-def test_an_index_says_where_it_comes_from(finished: tuple[str, dict[str, Any]]) -> None:
+def test_an_index_records_corpus_strategy_round_and_weights(
+    finished: tuple[str, dict[str, Any]],
+) -> None:
     url, _ = finished
     provenance = IndexFile.open(Layout(url).index(2)).provenance
     assert provenance["corpus_id"] == Corpus.open(url).corpus_id
@@ -114,14 +116,14 @@ def test_running_a_finished_run_again_starts_no_cluster_and_changes_nothing(
     finished: tuple[str, dict[str, Any]],
 ) -> None:
     url, result = finished
-    before = [(found.url, found.etag) for found in storage.list_objects(url)]
-    # Nothing answers at this address: a client that was needed would be an error.
+    before = [(item.url, item.etag) for item in storage.list_objects(url)]
+    # No scheduler has this address: connecting would be an error.
     again = run(url, overrides=["cluster.scheduler=tcp://127.0.0.1:9"])
     assert again == result
-    assert [(found.url, found.etag) for found in storage.list_objects(url)] == before
+    assert [(item.url, item.etag) for item in storage.list_objects(url)] == before
 
 
-def test_a_run_does_not_go_on_with_other_settings(
+def test_a_run_is_not_resumed_with_other_settings(
     finished: tuple[str, dict[str, Any]], shards: Path, client: Client
 ) -> None:
     url, _ = finished
@@ -129,7 +131,7 @@ def test_a_run_does_not_go_on_with_other_settings(
         run(run_config.parse(small_run(url, shards, seed=1)), client=client)
 
 
-def test_the_same_configuration_gives_the_same_run_also_from_compact_shards(
+def test_training_from_compact_shards_gives_the_same_run(
     finished: tuple[str, dict[str, Any]], tmp_path: Path, shards: Path, client: Client
 ) -> None:
     url, _ = finished
@@ -137,7 +139,9 @@ def test_the_same_configuration_gives_the_same_run_also_from_compact_shards(
     again = str(tmp_path / "again")
     file.write_text(yaml.safe_dump(small_run(again, shards, streaming__materialise="always")))
     run(str(file), client=client)
-    assert storage.list_objects(Layout(again).all_compact) == [], "they go when the round is done"
+    assert storage.list_objects(Layout(again).all_compact) == [], (
+        "compact shards are deleted after the round"
+    )
     for number in range(3):
         one, other = (IndexFile.open(Layout(u).index(number)).digest for u in (url, again))
         assert one == other
@@ -148,7 +152,7 @@ def test_the_same_configuration_gives_the_same_run_also_from_compact_shards(
         assert first["eval_loss"] == second["eval_loss"]
 
 
-def test_uniform_subsets_are_fresh_and_never_scored(
+def test_uniform_subsets_differ_between_rounds_and_need_no_scoring(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     url = str(tmp_path / "run")
@@ -169,7 +173,7 @@ def test_stages_can_be_called_one_by_one(tmp_path: Path, shards: Path, client: C
     assert prepare(settings, cluster=lambda: client).round(None).number == 1
 
 
-def test_an_index_of_another_size_than_planned_is_refused(
+def test_an_index_of_another_size_than_scheduled_is_refused(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule__warmup_epochs=0))
@@ -181,7 +185,7 @@ def test_an_index_of_another_size_than_planned_is_refused(
         select_and_train(ready, 0)
 
 
-def test_a_round_with_fewer_eligible_rows_than_planned_trains_on_all_of_them(
+def test_a_round_with_too_few_eligible_rows_trains_on_all_of_them(
     tmp_path: Path, client: Client
 ) -> None:
     rows = samples(120)
@@ -207,7 +211,7 @@ def test_a_round_with_fewer_eligible_rows_than_planned_trains_on_all_of_them(
     assert run(settings, client=client) == result
 
 
-def test_a_round_after_a_short_one_goes_on_where_that_ended(
+def test_a_round_after_a_shortened_round_starts_where_it_ended(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     where = {"strategy": "hard", "where": "row < 20"}
@@ -218,13 +222,13 @@ def test_a_round_after_a_short_one_goes_on_where_that_ended(
     assert steps == [15, 19, 23]
     again = prepare(settings, cluster=lambda: client)
     assert [each.first_step for each in again.rounds] == [0, 15, 19]
-    assert again.total_steps == 31, "the learning rate keeps the horizon of the plan"
+    assert again.total_steps == 31, "the learning rate keeps its horizon"
 
 
 def test_a_model_that_cannot_be_built_does_not_freeze_the_run(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    # A number like any other: only building the model tells.
+    # A valid integer: only building the model fails.
     wrong = small_run(tmp_path / "run", shards, model__config__hidden_size=-16)
     with pytest.raises(InputError, match="the model cannot be built: "):
         prepare(run_config.parse(wrong), cluster=lambda: client)
@@ -232,7 +236,7 @@ def test_a_model_that_cannot_be_built_does_not_freeze_the_run(
     assert prepare(right, cluster=lambda: client).config == right
 
 
-def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
+def test_an_initial_model_built_before_freezing_is_replaced(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     url = Layout(str(tmp_path / "run")).initial_checkpoint
@@ -244,7 +248,7 @@ def test_an_initial_model_of_settings_that_were_never_frozen_is_not_used(
     assert checkpoint.open(url).weights_digest != before
 
 
-def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
+def test_of_two_processes_that_select_the_second_uses_the_index_of_the_first(
     tmp_path: Path, shards: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     selection = {"strategy": "uniform"}
@@ -262,7 +266,7 @@ def test_a_process_that_selects_second_goes_on_with_the_index_of_the_first(
     assert [select_stage(ready, ready.rounds[1])] == firsts
 
 
-def test_what_a_killed_process_measured_is_left_out_not_zero(
+def test_numbers_lost_with_a_killed_process_are_missing_not_zero(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, schedule={"epochs": 1}))
@@ -276,7 +280,7 @@ def test_what_a_killed_process_measured_is_left_out_not_zero(
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_walk_counts_the_same_samples_with_and_without_reading_them(
+def test_a_dry_run_counts_the_same_samples_with_and_without_reading_them(
     finished: tuple[str, dict[str, Any]], world_size: int
 ) -> None:
     url, _ = finished

@@ -1,4 +1,4 @@
-"""`attent run`, killed with SIGKILL where it hurts, ends as if nothing had happened."""
+"""`attent run`, killed with SIGKILL in each stage, ends like an undisturbed run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.config import run_config
 
 
 def result(url: str) -> dict[str, Any]:
-    """What must not depend on how often a run was killed."""
+    """Return what must not depend on how often a run was killed."""
     corpus, layout = Corpus.open(url), Layout(url)
     rounds = range(3)
     measured = [metrics.read(url, number) or {} for number in rounds]
@@ -30,7 +30,7 @@ def result(url: str) -> dict[str, Any]:
     }
 
 
-def test_a_run_killed_in_each_stage_ends_like_an_undisturbed_one(
+def test_a_run_killed_in_each_stage_ends_like_an_undisturbed_run(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     undisturbed = tmp_path / "undisturbed"

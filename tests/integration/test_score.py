@@ -1,4 +1,4 @@
-"""Scoring on a real cluster: the right losses, once, whatever happens in between."""
+"""Scoring on a real cluster: every sample has its loss, measured once."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline import metrics, score
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.reports.query import query
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.state import prepare
 from pipeline.scoring.driver import ScoringJob, score_round
 from pipeline.scoring.full_scoring import FullScoring
@@ -40,9 +40,9 @@ def test_every_sample_has_the_loss_that_the_task_gives_it(
     result = scored(tmp_path / "run", shards, client)
     assert (result.scored, result.skipped, result.failed) == (240, 0, {})
     losses = LossCatalog(str(tmp_path / "run")).latest().collect()
-    found = checkpoint.open(Layout(str(tmp_path / "run")).initial_checkpoint)
-    assert found is not None
-    model = found.load(TASK.models(VIT)).eval()
+    opened = checkpoint.open(Layout(str(tmp_path / "run")).initial_checkpoint)
+    assert opened is not None
+    model = opened.load(TASK.models(VIT)).eval()
     items = [TASK.prepare(sample, generator=None) for sample in samples(240)]
     with torch.inference_mode():
         expected, _ = TASK.per_sample_loss(model, TASK.collate(items))
@@ -67,7 +67,7 @@ def test_tars_and_parquet_have_the_same_losses_and_select_the_same_rows(
     assert results["parquet"][2] == 120
 
 
-def test_spans_that_a_killed_driver_left_are_not_measured_again(
+def test_spans_finished_before_a_kill_are_not_measured_again(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     whole = scored(tmp_path / "whole", shards, client)
@@ -83,7 +83,7 @@ def test_spans_that_a_killed_driver_left_are_not_measured_again(
     assert (again.scored, again.skipped, again.seconds) == (0, 240, 0.0)
 
 
-def test_losses_do_not_depend_on_how_they_are_cut_into_parts(
+def test_losses_do_not_depend_on_the_size_of_parts(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     one = scored(tmp_path / "one", shards, client, scoring__part_samples=1000)
@@ -95,7 +95,7 @@ def test_losses_do_not_depend_on_how_they_are_cut_into_parts(
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """Shards of which every tenth image is no image; `source` says which shard."""
+    """Shards in which every tenth image is invalid; `source` names the shard."""
     rows = samples(60)
     for number, row in enumerate(rows):
         row["source"] = f"s{number // 20}"
@@ -107,7 +107,7 @@ def damaged(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_sample_that_cannot_be_used_is_counted_and_others_are_scored(
+def test_unreadable_samples_are_counted_and_the_others_scored(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     result = scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.1)
@@ -117,20 +117,20 @@ def test_a_sample_that_cannot_be_used_is_counted_and_others_are_scored(
     assert lost["row"].to_list() == [0, 10] * 3
 
 
-def test_too_many_failures_stop_the_run_and_a_larger_share_lets_it_go_on(
+def test_too_many_failures_stop_the_run_until_the_share_is_raised(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
-    told = (
+    message = (
         r"6 of 60 samples have no loss.*max_failed_share 0\.09 allows, for example row \d+ of "
         r"shard \d \(.*\.parquet\): .*image"
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.09)
     result = scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.2)
-    assert (result.scored, result.skipped) == (0, 60), "what was measured is not lost"
+    assert (result.scored, result.skipped) == (0, 60), "measured losses are kept"
 
 
-def test_carried_columns_stand_beside_the_losses_and_select(
+def test_carried_columns_are_in_the_catalog_and_can_select(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     replaced = {"scoring__carry": {"source": "string"}, "selection__where": "source = 's1'"}
@@ -145,7 +145,7 @@ def test_carried_columns_stand_beside_the_losses_and_select(
     assert losses["source"].to_list() == ["s0"] * 20 + ["s1"] * 20 + ["s2"] * 20
 
 
-def test_a_column_that_the_corpus_lacks_is_told_before_the_run_is_frozen(
+def test_a_column_missing_from_the_corpus_is_an_error_before_the_run_is_frozen(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     with pytest.raises(InputError, match="task: the corpus has no column picture; it has image"):
@@ -153,7 +153,7 @@ def test_a_column_that_the_corpus_lacks_is_told_before_the_run_is_frozen(
     assert scored(tmp_path / "run", shards, client).scored == 240
 
 
-def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
+def test_a_round_cannot_be_scored_before_the_round_before_was_trained(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, **QUICK))
@@ -163,7 +163,7 @@ def test_a_round_cannot_be_scored_before_the_one_before_it_was_trained(
         score(settings, client=client, round_number=3)
 
 
-def test_how_scoring_went_is_kept_and_marks_no_round_as_finished(
+def test_scoring_statistics_are_kept_and_do_not_finish_the_round(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     result = scored(tmp_path / "run", shards, client)
@@ -177,16 +177,14 @@ def test_how_scoring_went_is_kept_and_marks_no_round_as_finished(
     assert len(metrics.table(str(tmp_path / "run"))) == 0
 
 
-def test_a_run_that_another_driver_works_on_is_left_alone(
-    tmp_path: Path, shards: Path, client: Client
-) -> None:
+def test_a_run_of_another_driver_is_refused(tmp_path: Path, shards: Path, client: Client) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", shards, **QUICK))
-    with held(settings.run), pytest.raises(ExistsError, match="works on this run"):
+    with hold_lease(settings.run), pytest.raises(ExistsError, match="works on this run"):
         score(settings, client=client)
     assert score(settings, client=client).scored == 240
 
 
-def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
+def test_after_out_of_memory_the_next_round_uses_smaller_batches(
     tmp_path: Path, shards: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = small_run(tmp_path / "run", shards, **QUICK, task__name="poisonous.Hungry")
@@ -211,10 +209,10 @@ def test_what_did_not_fit_into_memory_makes_the_next_plan_s_batches_smaller(
     assert [task.digest for task in again.tasks] == [task.digest for task in plan.tasks]
     second = score_round(job, FullScoring(job))
     assert second.numbers["num_splits"] == 0
-    assert catalog.provenance(1)["fitting_units"] == learned, "and what follows knows it too"
+    assert catalog.provenance(1)["fitting_units"] == learned, "later rounds use it too"
 
 
-def test_a_shard_that_changed_while_scoring_is_named(
+def test_a_shard_that_changed_before_scoring_is_named(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     settings = run_config.parse(small_run(tmp_path / "run", damaged, **QUICK))

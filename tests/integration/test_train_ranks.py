@@ -1,4 +1,4 @@
-"""`attent train` and `attent run` under torchrun: all processes train, one does the rest."""
+"""`attent train` and `attent run` under torchrun: all ranks train, the first does the rest."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ from pipeline import metrics, stages
 from pipeline.cluster import Client
 
 ROOT = Path(__file__).parents[2]
-# Two ranks draw other dropout than one.
+# Without dropout, which two ranks draw differently from one.
 PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SAME = ("train_loss", "samples_seen", "eval_loss", "accuracy")
 
 
 def on_two_ranks(*arguments: str) -> str:
-    """What `attent ARGUMENTS` says on stdout."""
+    """Return the stdout of `attent ARGUMENTS`."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "attent_select", *arguments),
@@ -40,7 +40,7 @@ def write_configuration(folder: Path, name: str, **replaced: Any) -> Path:
     return path
 
 
-def test_two_processes_train_a_round_as_one_would(tmp_path: Path) -> None:
+def test_two_ranks_train_a_round_like_one(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     for name in ("one", "two"):
         stages.score(str(write_configuration(tmp_path, name, schedule__epochs=1)))
@@ -53,17 +53,17 @@ def test_two_processes_train_a_round_as_one_would(tmp_path: Path) -> None:
         assert two[name] == pytest.approx(one[name], rel=1e-4)
 
 
-def test_two_processes_do_a_whole_run_as_one_would_and_one_of_them_answers(
+def test_two_ranks_do_a_whole_run_like_one_and_print_one_answer(
     tmp_path: Path, client: Client
 ) -> None:
     write_shards(tmp_path / "shards")
     one = stages.run(str(write_configuration(tmp_path, "one")), client=client)
-    said = on_two_ranks("run", str(write_configuration(tmp_path, "two")), "--json")
-    two = the_object(said)
+    output = on_two_ranks("run", str(write_configuration(tmp_path, "two")), "--json")
+    two = the_object(output)
     assert len(two["rounds"]) == len(one["rounds"]) == 3
     for ours, theirs in zip(two["rounds"], one["rounds"], strict=True):
         for name in ("round", "phase", "num_samples", "samples_seen", "num_steps"):
             assert ours[name] == theirs[name]
-        # Losses that differ in their last digits may choose another sample at the threshold.
+        # Losses that differ in their last digits may select another sample at the threshold.
         for name in ("train_loss", "eval_loss"):
             assert ours[name] == pytest.approx(theirs[name], rel=0.02)

@@ -1,11 +1,11 @@
-"""The numbers of a round: written once, read back, and one table of all rounds."""
+"""The metrics of a round: published, read back, and one table of all rounds."""
 
 from pathlib import Path
 
 from pipeline import metrics
 
 
-def test_a_round_is_finished_once_its_numbers_are_there(tmp_path: Path) -> None:
+def test_a_round_is_finished_once_its_metrics_are_published(tmp_path: Path) -> None:
     run = str(tmp_path)
     assert metrics.read(run, 0) is None
     metrics.publish(run, 0, {"ratio": 0.5, "train_loss": 2})

@@ -1,4 +1,4 @@
-"""What a run's files show before a round, and which rows calibrate, on catalogs written by hand."""
+"""Signals before a round and calibration of observed losses, on small catalogs."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ DRAWN = np.random.default_rng(0).gamma(2, 1, NUM_SHARDS * ROWS)
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> LossCatalog:
-    """A corpus of four shards with fifty rows each."""
+    """A catalog for a corpus of four shards with fifty rows each."""
     shards = tuple(Shard(s, f"/d/{s}.parquet", "parquet", ROWS, 10, "e") for s in range(NUM_SHARDS))
     Corpus(shards=shards, columns=("label",)).save(str(tmp_path))
     return LossCatalog(str(tmp_path))
@@ -38,7 +38,7 @@ def table(losses: np.ndarray, shards: list[int], **columns: Any) -> pl.DataFrame
 
 
 def score(catalog: LossCatalog, number: int, losses: np.ndarray, shards: list[int]) -> None:
-    """Scores these shards for a round that begins at step 10 · number; the others keep theirs."""
+    """Score these shards for a round that starts at step 10 · number; the others keep theirs."""
     step = STEPS * number
     rows = table(losses, shards, status="ok", measured_step=step, origin="scored", visits=0)
     for shard_id in shards:
@@ -49,7 +49,7 @@ def score(catalog: LossCatalog, number: int, losses: np.ndarray, shards: list[in
 
 
 def observe(catalog: LossCatalog, number: int, losses: np.ndarray, shards: list[int]) -> None:
-    """Ten rows a step, all of a round's steps in turn."""
+    """Observe ten rows in each step of a round."""
     rows = table(losses, shards).with_columns(
         step=STEPS * number + pl.int_range(pl.len()) * STEPS // pl.len()
     )
@@ -66,11 +66,11 @@ def signals(catalog: LossCatalog, number: int, **settings: Any) -> Signals:
     return measure(catalog, before=rounds(number), **defaults | settings)
 
 
-def test_before_anything_was_scored_there_is_nothing_to_see(catalog: LossCatalog) -> None:
+def test_without_scoring_there_are_no_signals(catalog: LossCatalog) -> None:
     assert signals(catalog, 0) == Signals()
 
 
-def test_drift_and_gain_are_those_of_the_rows_that_were_measured_twice(
+def test_drift_and_gain_are_measured_on_rows_scored_twice(
     catalog: LossCatalog,
 ) -> None:
     score(catalog, 0, DRAWN, [0, 1, 2, 3])
@@ -87,7 +87,7 @@ def test_drift_and_gain_are_those_of_the_rows_that_were_measured_twice(
     assert (unchanged.gain, unchanged.gain_before) == (None, 7.0)
 
 
-def test_held_out_losses_tell_the_gain_where_there_is_evaluation(catalog: LossCatalog) -> None:
+def test_with_evaluation_the_gain_is_that_of_the_held_out_loss(catalog: LossCatalog) -> None:
     score(catalog, 0, DRAWN, [0, 1, 2, 3])
     score(catalog, 1, DRAWN - 0.5, [1])
     metrics = {
@@ -97,7 +97,7 @@ def test_held_out_losses_tell_the_gain_where_there_is_evaluation(catalog: LossCa
     assert signals(catalog, 2, metrics=metrics).gain == pytest.approx(0.4 / 200)
 
 
-def test_agreement_is_that_of_the_rows_observed_since_they_were_scored(
+def test_agreement_is_measured_on_rows_observed_since_they_were_scored(
     catalog: LossCatalog,
 ) -> None:
     score(catalog, 0, DRAWN, [0, 1, 2, 3])
@@ -111,7 +111,7 @@ def test_agreement_is_that_of_the_rows_observed_since_they_were_scored(
     assert found.agreement == pytest.approx(-1), "shard 3 was not scored for this round"
 
 
-def test_a_round_whose_parts_are_gone_shows_no_drift(catalog: LossCatalog) -> None:
+def test_removed_parts_give_no_drift(catalog: LossCatalog) -> None:
     score(catalog, 0, DRAWN, [0, 1, 2, 3])
     parts = list(Path(Layout(catalog.run).parts).iterdir())
     score(catalog, 1, DRAWN - 0.5, [0, 1, 2, 3])
@@ -120,7 +120,7 @@ def test_a_round_whose_parts_are_gone_shows_no_drift(catalog: LossCatalog) -> No
     assert signals(catalog, 2).drift is None
 
 
-def test_the_rows_that_calibrate_are_the_best_there_are(catalog: LossCatalog) -> None:
+def test_calibration_uses_the_best_rows_available(catalog: LossCatalog) -> None:
     def found(number: int, *spans: str) -> tuple[str, float]:
         made = fit_calibration(catalog, since=number - 1, round_number=number, spans=spans)
         return made.source, float(made.quantiles(np.array([3.0]))[0])

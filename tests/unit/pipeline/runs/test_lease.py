@@ -1,4 +1,4 @@
-"""One driver per run: refused, taken over, and never two at a time."""
+"""The lease: never two drivers on a run, and no driver blocked by a dead one."""
 
 import json
 import os
@@ -17,58 +17,58 @@ from attent_select.errors import ExistsError
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.runs import lease
-from pipeline.runs.lease import Ticket, held
+from pipeline.runs.lease import Ticket, hold_lease
 
 ELSEWHERE = Ticket(
     name="0" * 32, state="holding", host="elsewhere", pid=1, namespace="", expires=0.0
 )
 
 
-def leave(run: str, ticket: Ticket) -> None:
+def publish_ticket(run: str, ticket: Ticket) -> None:
     url = f"{Layout(run).drivers}/{ticket.name}.json"
     storage.publish(url, json.dumps(asdict(ticket)).encode())
 
 
 def tickets(run: str) -> list[str]:
-    return [found.url for found in storage.list_objects(Layout(run).drivers)]
+    return [item.url for item in storage.list_objects(Layout(run).drivers)]
 
 
-def test_a_second_driver_is_refused_and_told_who_is_at_work(tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_with_the_process_of_the_first(tmp_path: Path) -> None:
     run = str(tmp_path)
-    with held(run):
+    with hold_lease(run):
         with pytest.raises(ExistsError, match=rf"process {os.getpid()} on .* works on this run"):
-            held(run).__enter__()
-        assert len(tickets(run)) == 1, "the refused one leaves nothing"
+            hold_lease(run).__enter__()
+        assert len(tickets(run)) == 1, "the refused driver leaves no ticket"
     assert tickets(run) == []
-    with held(run):
+    with hold_lease(run):
         pass
 
 
-def test_the_lease_of_a_driver_elsewhere_counts_until_its_time_is_over(tmp_path: Path) -> None:
+def test_the_lease_of_a_driver_on_another_machine_holds_until_it_expires(tmp_path: Path) -> None:
     run = str(tmp_path)
-    leave(run, replace(ELSEWHERE, expires=time() + 50))
-    with pytest.raises(ExistsError, match=r"process 1 on elsewhere .*ends in (49|50) s"):
-        held(run).__enter__()
-    leave(run, replace(ELSEWHERE, expires=time() - 1))
-    with held(run):
+    publish_ticket(run, replace(ELSEWHERE, expires=time() + 50))
+    with pytest.raises(ExistsError, match=r"process 1 on elsewhere .*expires in (49|50) s"):
+        hold_lease(run).__enter__()
+    publish_ticket(run, replace(ELSEWHERE, expires=time() - 1))
+    with hold_lease(run):
         assert len(tickets(run)) == 1
 
 
-def test_a_driver_that_was_killed_here_is_taken_over_at_once(tmp_path: Path) -> None:
+def test_the_lease_of_a_driver_killed_on_this_machine_does_not_block(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from pipeline.runs.lease import held\n"
-        "with held(sys.argv[1]):\n"
+        "from pipeline.runs.lease import hold_lease\n"
+        "with hold_lease(sys.argv[1]):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(tickets(str(tmp_path))) == 1
-    with held(str(tmp_path)):
+    with hold_lease(str(tmp_path)):
         pass
 
 
-def test_of_many_that_come_at_once_never_two_are_at_work(tmp_path: Path) -> None:
+def test_drivers_that_start_together_never_work_at_the_same_time(tmp_path: Path) -> None:
     inside, most, entered = 0, 0, 0
     lock = threading.Lock()
     start = threading.Barrier(6)
@@ -77,7 +77,7 @@ def test_of_many_that_come_at_once_never_two_are_at_work(tmp_path: Path) -> None
         nonlocal inside, most, entered
         start.wait()
         try:
-            with held(str(tmp_path)):
+            with hold_lease(str(tmp_path)):
                 with lock:
                     inside, entered = inside + 1, entered + 1
                     most = max(most, inside)
@@ -95,13 +95,13 @@ def test_of_many_that_come_at_once_never_two_are_at_work(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_RENEW_SECONDS", 0.02)
 
 
-def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, hasty: None) -> None:
+def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, fast_renewal: None) -> None:
     run = str(tmp_path)
-    with held(run):
+    with hold_lease(run):
         (url,) = tickets(run)
         before = storage.read(url)
         while storage.read(url) == before:
@@ -110,14 +110,14 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, hasty: None) -> Non
 
 
 def test_a_driver_whose_lease_was_taken_over_is_interrupted(
-    tmp_path: Path, hasty: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, fast_renewal: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = str(tmp_path)
 
     def work() -> None:
-        with held(run):
+        with hold_lease(run):
             (mine,) = tickets(run)
-            leave(run, replace(ELSEWHERE, expires=time() + 50))
+            publish_ticket(run, replace(ELSEWHERE, expires=time() + 50))
             storage.delete(mine)
             threading.Event().wait(60)
 
@@ -126,17 +126,17 @@ def test_a_driver_whose_lease_was_taken_over_is_interrupted(
     assert "elsewhere works on this run" in caplog.text
 
 
-def test_ranks_of_a_training_other_than_the_first_need_no_lease(
+def test_only_the_first_rank_of_a_launcher_needs_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")
-    with held(str(tmp_path)):
+    with hold_lease(str(tmp_path)):
         monkeypatch.setenv("RANK", "1")
-        with held(str(tmp_path)):
+        with hold_lease(str(tmp_path)):
             pass
 
 
-def test_a_ticket_that_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+def test_a_damaged_ticket_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     storage.publish(f"{Layout(str(tmp_path)).drivers}/x.json", b"{}")
-    with pytest.raises(ExistsError, match=r"x\.json is no ticket.*delete it if nothing works"):
-        held(str(tmp_path)).__enter__()
+    with pytest.raises(ExistsError, match=r"x\.json is not a ticket.*delete it if no driver works"):
+        hold_lease(str(tmp_path)).__enter__()

@@ -1,4 +1,4 @@
-"""Freed memory stays with a worker."""
+"""A worker keeps freed memory."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# What a layer does in every batch, in the thread of a worker: 8 MiB, filled and freed.
+# Allocates, fills and frees 8 MiB in a thread, as a layer does in every batch.
 LAYERS = """
 import resource, sys, threading
 import numpy as np
@@ -20,15 +20,15 @@ def page_faults():
     layers(3)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     layers(100)
-    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-found = []
+faults = []
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 thread = threading.Thread(target=page_faults)
 thread.start()
 thread.join()
-print(found[0])
+print(faults[0])
 """
 
 
@@ -44,5 +44,5 @@ def page_faults(how: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
-def test_what_a_layer_frees_is_there_for_the_next_layer() -> None:
+def test_memory_freed_by_a_layer_is_reused_without_page_faults() -> None:
     assert page_faults("keep") < 0.05 * page_faults("leave")

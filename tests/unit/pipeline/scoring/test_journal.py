@@ -1,4 +1,4 @@
-"""The journal of a span: what a worker that died leaves behind, and how it leads to the sample."""
+"""The journal of a span: how it leads to a poison sample after worker processes died."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def numbered(rows: range) -> Iterator[tuple[int, Sample]]:
         yield row, {"number": row}
 
 
-def test_rows_are_noted_before_they_are_handed_on_and_leave_when_they_are_finished(
+def test_rows_are_in_the_journal_from_before_they_are_tried_until_finished(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "span.json"
@@ -39,7 +39,7 @@ def test_rows_are_noted_before_they_are_handed_on_and_leave_when_they_are_finish
     assert not path.exists()
 
 
-def test_without_a_journal_nothing_is_suspect(tmp_path: Path) -> None:
+def test_without_a_journal_there_are_no_suspects(tmp_path: Path) -> None:
     assert Journal(str(tmp_path / "none.json")).suspects == Suspects()
     assert Suspects().groups() == []
 
@@ -52,11 +52,11 @@ def test_groups_of_suspects_are_at_most_64_and_hold_every_row_once(first: int, c
 
 
 class DiedError(Exception):
-    """The process ended."""
+    """The worker process died."""
 
 
 def attempt(url: str, rows: range, killers: set[int], *, disturbed_at: int | None = None) -> int:
-    """One attempt at a span: probes, then measures; returns how many rows were left out."""
+    """Probe and measure a span once; return the number of skipped rows."""
     journal = Journal(url)
     for group in journal.suspects.groups():
         journal.note_probe(group)
@@ -72,7 +72,7 @@ def attempt(url: str, rows: range, killers: set[int], *, disturbed_at: int | Non
 
 
 @given(st.sets(st.integers(0, 4999), min_size=1, max_size=3))
-def test_every_sample_that_kills_is_found_in_a_few_deaths(
+def test_every_poison_sample_is_found_after_a_few_deaths(
     killers: set[int],
 ) -> None:
     url = f"memory://journals/{sorted(killers)}.json"
@@ -88,7 +88,7 @@ def test_every_sample_that_kills_is_found_in_a_few_deaths(
     assert deaths <= 4 * len(killers)
 
 
-def test_a_process_that_is_ended_for_reasons_of_its_own_leaves_nothing_out(tmp_path: Path) -> None:
+def test_a_process_that_dies_for_another_reason_skips_no_row(tmp_path: Path) -> None:
     url = str(tmp_path / "span.json")
     for disturbed_at in (10, 700, 10, 999):
         try:
@@ -99,7 +99,7 @@ def test_a_process_that_is_ended_for_reasons_of_its_own_leaves_nothing_out(tmp_p
     assert attempt(url, range(1000), set()) == 0
 
 
-def test_a_row_that_was_alone_once_is_tried_once_more(tmp_path: Path) -> None:
+def test_a_row_that_was_alone_at_one_death_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "span.json"
     Journal(str(path)).note_probe(range(7, 8))
     assert Journal(str(path)).suspects == Suspects(rows=(7, 8), alone={7: 1})

@@ -1,4 +1,4 @@
-"""Spans: every row once, groups of whole shards, digests that notice what matters."""
+"""Spans: every row once, parts of whole shards, digests of all that losses depend on."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def shards_of(sizes: list[int]) -> list[Shard]:
 
 
 @given(SIZES, st.integers(1, 200))
-def test_spans_hold_every_row_once_in_order_and_are_not_too_long(
+def test_spans_hold_every_row_once_in_order_within_their_size(
     sizes: list[int], span_samples: int
 ) -> None:
     planned = list(split_into_spans(shards_of(sizes), span_samples=span_samples))
@@ -43,11 +43,11 @@ def test_parts_are_contiguous_ranges_of_whole_shards_within_their_size(
     planned = [span for _, span in split_into_spans(shards_of(sizes), span_samples=span_samples)]
     groups = list(group_into_parts(planned, part_samples=part_samples))
     assert [position for group in groups for position in group] == list(range(len(planned)))
-    ids = [{planned[position].shard_id for position in group} for group in groups]
-    assert sum(len(found) for found in ids) == len(sizes), "a shard is never torn"
-    for group, found in zip(groups, ids, strict=True):
+    shard_ids = [{planned[position].shard_id for position in group} for group in groups]
+    assert sum(len(ids) for ids in shard_ids) == len(sizes), "a shard is in one part"
+    for group, ids in zip(groups, shard_ids, strict=True):
         num_rows = sum(planned[position].num_rows for position in group)
-        assert num_rows <= part_samples or len(found) == 1
+        assert num_rows <= part_samples or len(ids) == 1
 
 
 SHARD = Shard(0, "/shards/0.parquet", "parquet", 10, 1000, "etag")
@@ -70,7 +70,7 @@ def digest(shard: Shard, span: Span, measured_by: dict[str, object]) -> str:
         (SHARD, SPAN, {"settings": {"a": 2}}),
     ],
 )
-def test_a_digest_changes_with_whatever_a_loss_depends_on(
+def test_a_digest_changes_with_everything_that_a_loss_depends_on(
     shard: Shard, span: Span, changed: dict[str, object]
 ) -> None:
     before = digest(SHARD, SPAN, MEASURED_BY)

@@ -1,4 +1,4 @@
-"""Where `attent select` finds its losses, and what it says of files that are none."""
+"""`attent select`: finding losses, and errors about files that have none."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def chosen(index: Path) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> str:
-    """A run scored twice: in round 0 the last rows are the hardest, in round 1 the first."""
+    """Make a run scored twice: in round 0 the last rows are the hardest, in round 1 the first."""
     run = str(tmp_path / "run")
     corpus = write_corpus(tmp_path / "shards", samples(30))
     corpus.save(run)
@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> str:
     return run
 
 
-def test_a_run_and_its_catalog_are_the_same_losses(tmp_path: Path, run: str) -> None:
+def test_a_run_and_its_catalog_give_the_same_losses(tmp_path: Path, run: str) -> None:
     for name, losses in (("run", run), ("catalog", f"{run}/losses"), ("slash", f"{run}/losses/")):
         out = tmp_path / f"{name}.parquet"
         select_losses(losses, out=str(out), options=HARD, budget=Budget(num_samples=3))
@@ -55,7 +55,7 @@ def test_a_run_and_its_catalog_are_the_same_losses(tmp_path: Path, run: str) -> 
         assert IndexFile.open(str(out), corpus=Corpus.open(run)).num_samples == 3
 
 
-def test_the_losses_of_a_run_are_those_as_of_the_round_asked_for(tmp_path: Path, run: str) -> None:
+def test_a_run_is_selected_by_the_losses_of_the_given_round(tmp_path: Path, run: str) -> None:
     for number, expected in ((0, (2, 9)), (1, (0, 0)), (7, (0, 0))):
         out = tmp_path / f"{number}.parquet"
         select_losses(
@@ -64,7 +64,7 @@ def test_the_losses_of_a_run_are_those_as_of_the_round_asked_for(tmp_path: Path,
         assert chosen(out) == [expected]
 
 
-def test_staleness_counts_the_steps_that_losses_were_measured_at(tmp_path: Path) -> None:
+def test_staleness_uses_the_step_of_each_measurement(tmp_path: Path) -> None:
     frame = pl.DataFrame({"row": [0, 1, 2], "loss": [1.0, 1.5, 2.0], "measured_step": [0, 10, 20]})
     frame.with_columns(shard_id=0).write_parquet(tmp_path / "foreign.parquet")
     out = tmp_path / "index.parquet"
@@ -80,8 +80,8 @@ def test_staleness_counts_the_steps_that_losses_were_measured_at(tmp_path: Path)
     assert chosen(out) == [(0, 0), (0, 1)]
 
 
-def test_staleness_counts_the_snapshots_of_a_run(tmp_path: Path) -> None:
-    """Shard 0 keeps the losses of round 0 for two rounds: more than what round 1 alone says."""
+def test_staleness_uses_the_snapshots_of_a_run(tmp_path: Path) -> None:
+    """Shard 0 keeps the losses of round 0 for two rounds, which round 1 alone does not show."""
     run = str(tmp_path / "run")
     corpus = write_corpus(tmp_path / "shards", samples(4), num_shards=2)
     corpus.save(run)
@@ -108,7 +108,7 @@ def test_staleness_counts_the_snapshots_of_a_run(tmp_path: Path) -> None:
     assert chosen(out) == [(0, 0), (0, 1)]
 
 
-def test_an_output_that_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_existing_output_is_refused_before_losses_are_read(tmp_path: Path) -> None:
     out = tmp_path / "index.parquet"
     out.touch()
     with pytest.raises(ExistsError, match="already exists"):
@@ -127,7 +127,7 @@ def test_an_output_that_is_there_is_refused_before_anything_is_read(tmp_path: Pa
         ("builtins.dict", "", "--strategy builtins.dict: expected a strategy's class"),
     ],
 )
-def test_settings_that_are_none_are_an_input_error(
+def test_invalid_settings_are_an_input_error(
     tmp_path: Path, strategy: str, setting: str, message: str
 ) -> None:
     write(tmp_path / "a.parquet", [1.0, 2.0])
@@ -141,7 +141,7 @@ def test_settings_that_are_none_are_an_input_error(
         )
 
 
-def test_files_of_others_are_taken_in_any_order_with_wider_types(tmp_path: Path) -> None:
+def test_foreign_files_may_have_any_row_order_and_wider_types(tmp_path: Path) -> None:
     frame = pl.DataFrame({"shard_id": [1, 0, 0], "row": [5, 7, 2], "loss": [3.0, 2.0, 1.0]})
     frame.write_parquet(tmp_path / "foreign.parquet")
     out = tmp_path / "index.parquet"
@@ -150,7 +150,7 @@ def test_files_of_others_are_taken_in_any_order_with_wider_types(tmp_path: Path)
     assert result.threshold == 2.0
 
 
-def test_a_file_that_is_not_like_the_others_is_named(tmp_path: Path) -> None:
+def test_a_file_with_other_columns_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [1.0, 2.0])
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "b.parquet")
     with pytest.raises(InputError, match=r"b\.parquet has no column row, shard_id"):
