@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.sections import ClusterSettings, RunConfig
 from trainers.settings import ScoringSettings
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +36,29 @@ def test_the_settings_of_a_page_are_accepted(page: str) -> None:
 def test_the_table_of_contents_has_every_page() -> None:
     listed = re.findall(r"(\S+)\.md", (ROOT / "mkdocs.yml").read_text())
     assert sorted(listed) == sorted(path.stem for path in DOCS.glob("*.md"))
+
+
+def documented_keys() -> set[str]:
+    """`section.key` of every row in the table of keys of configuration.md."""
+    (table,) = re.findall(
+        r"## Keys\n(.*?)\n## ", (DOCS / "configuration.md").read_text(), re.DOTALL
+    )
+    keys = set()
+    for row in table.splitlines():
+        section = ""
+        for name in re.findall(r"`([\w.]+)`", row.partition(" | ")[0]):
+            section = name.rpartition(".")[0] or section
+            keys.add(f"{section}.{name.rpartition('.')[2]}")
+    return keys
+
+
+@pytest.mark.parametrize("section", ["schedule", "scoring", "training", "streaming", "cluster"])
+def test_the_table_of_keys_has_the_settings_of_a_section(section: str) -> None:
+    settings: Any = RunConfig.model_fields[section].annotation
+    is_plain = is_dataclass(settings)
+    names_of_fields = {f.name for f in fields(settings)} if is_plain else {*settings.model_fields}
+    documented = (key.split(".") for key in documented_keys())
+    assert {names[1] for names in documented if names[0] == section} == names_of_fields
 
 
 def anchors(page: Path) -> set[str]:
