@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
 from pydantic import TypeAdapter
@@ -95,3 +96,19 @@ def test_the_tree_names_every_module_once() -> None:
     expected = (path.parent if path.name == "__init__.py" else path for path in modules)
     listed = sorted(paths_of_the_tree())
     assert listed == sorted(str(path.relative_to(ROOT)) for path in expected)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_layers_of_a_package_hold(package: str) -> None:
+    page = (DOCS / "architecture.md").read_text()
+    (row,) = re.findall(rf"^\| `{package}` \| (.*?) \|$", page, re.MULTILINE)
+    layers = [layer.split(" · ") for layer in row.split(" → ")]
+    level = {f"{package}.{name}": place for place, names in enumerate(layers) for name in names}
+    graph = grimp.build_graph(package, cache_dir=None)
+    children = graph.find_children(package) - {f"{package}.__main__"}
+    assert sorted(level) == sorted(children)
+    for module in children:
+        graph.squash_module(module)
+    for module in children:
+        for imported in graph.find_modules_directly_imported_by(module) & (children - {module}):
+            assert level[module] < level[imported], f"{module} imports {imported}"
