@@ -8,8 +8,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 
 # A launcher ends every process when one dies, so that nobody waits for a dead one. Scoring, which
@@ -33,7 +31,11 @@ def join() -> None:
     A launcher that starts its processes again keeps what they told each other (torch 2.13): each
     attempt has keys of its own here, or one that is early would call those that are gone.
     """
-    if world_size() == 1 or torch.distributed.is_initialized():
+    if world_size() == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
         return
     store, number, size = next(torch.distributed.rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -61,6 +63,8 @@ def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T
 
 
 def _wait_for_all() -> None:
+    import torch
+
     join()
     # Of its own, as the patience of the one that trains is that of a step.
     group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)

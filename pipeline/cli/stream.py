@@ -10,7 +10,8 @@ from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
-    from pipeline.training.dry_run import PlanResult, WalkResult
+    from pipeline.training.dry_run import WalkResult
+    from pipeline.training.read_plan import PlanResult
 
 Classes = Annotated[
     str | None,
@@ -44,14 +45,15 @@ def stream(
     settings: StreamingSet = None,
 ) -> "WalkResult | PlanResult":
     """Read the training stream without training: throughput, bytes, read amplification."""
-    from pipeline.training.dry_run import plan as plan_reads
-    from pipeline.training.dry_run import streaming_settings, walk
+    from pipeline.training.read_plan import plan_reads, streaming_settings
     from trainers import OrderSettings, RankShare
 
     order = OrderSettings(seed, batch_size, epochs=epochs)
     share = RankShare(rank, world_size)
     streaming = streaming_settings(corpus, settings or ())
     if not plan:
+        from pipeline.training.dry_run import walk
+
         return walk(
             corpus,
             index=index,

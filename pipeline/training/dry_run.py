@@ -1,11 +1,6 @@
-"""Walks a training stream without training: what reading an index costs, and which order it gives.
-
-Here: `attent stream`, and its `--plan`.
-"""
+"""Read a training stream without training: what an index costs to read, and the order it gives."""
 
 import threading
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
@@ -18,8 +13,6 @@ import torch
 from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile
 from catalogs.shard_format import Sample
-from pipeline.config.run_config import frozen_section, overridden
-from pipeline.config.validation import check
 from trainers import OrderSettings, RankShare, TeachingStream
 from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import Ids
@@ -58,31 +51,6 @@ class WalkResult:
     rank_correlation: float
     batch_mix: float
     perfect_batch_mix: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class PlanResult:
-    """What one rank would read: all of its epochs, without footers and member indexes.
-
-    `num_reads` counts reads, each of one shard, by method in `methods`;
-    `connection_seconds` is how long one connection would be busy, by the cost of a request there.
-    """
-
-    num_samples: int
-    num_steps: int
-    num_shards: int
-    total_shards: int
-    num_reads: int
-    methods: dict[str, int]
-    num_requests: int
-    bytes_read: int
-    bytes_selected: int
-    read_amplification: float
-    connection_seconds: float
-    largest_read_bytes: int
-    padded: int
-    dropped: int
     seconds: float
 
 
@@ -131,64 +99,13 @@ def walk(
     return _result(stream, measured, seconds=seconds, digest_only=digest_only)
 
 
-def plan(
-    corpus: str,
-    *,
-    index: str,
-    order: OrderSettings,
-    share: RankShare | None = None,
-    settings: StreamingSettings | None = None,
-) -> PlanResult:
-    """What `walk` would read, without reading any sample. Takes and raises what `walk` does."""
-    started = monotonic()
-    opened = Corpus.open(corpus)
-    stream = TeachingStream(
-        IndexFile.open(index, corpus=opened), opened, order=order, share=share, settings=settings
-    )
-    methods: Counter[str] = Counter()
-    requests = bytes_read = selected = largest = 0
-    for one in stream.plans():
-        methods[one.method] += 1
-        requests += len(one.ranges)
-        bytes_read += one.num_bytes
-        selected += one.bytes_selected
-        largest = max(largest, one.num_bytes)
-    return PlanResult(
-        num_samples=_samples_of_rank(stream),
-        num_steps=stream.num_steps,
-        num_shards=len(stream.order.selected.shard_ids),
-        total_shards=len(opened.shards),
-        num_reads=methods.total(),
-        methods=dict(methods),
-        num_requests=requests,
-        bytes_read=bytes_read,
-        bytes_selected=selected,
-        read_amplification=bytes_read / selected if selected else 0.0,
-        connection_seconds=stream.read_cost.seconds(num_requests=requests, num_bytes=bytes_read),
-        largest_read_bytes=largest,
-        padded=stream.stats.padded,
-        dropped=stream.stats.dropped,
-        seconds=monotonic() - started,
-    )
-
-
-def streaming_settings(run: str, overrides: Sequence[str]) -> StreamingSettings:
-    """Return the streaming settings of a run, else the defaults, with each `key=value` replaced.
-
-    Raises:
-        InputError: a key or value is wrong.
-    """
-    values = frozen_section(run, "streaming")
-    return check(StreamingSettings, overridden(values, overrides), source="--set")
-
-
 def _result(
     stream: TeachingStream, measured: "_Measured", *, seconds: float, digest_only: bool
 ) -> WalkResult:
     stats = stream.stats
     quality = shuffle_quality(measured.ids, measured.groups, batch_size=stream.order.batch_size)
     return WalkResult(
-        num_samples=_samples_of_rank(stream) if digest_only else stats.num_samples,
+        num_samples=stream.share.num_samples(stream.order) if digest_only else stats.num_samples,
         num_steps=stream.num_steps,
         order_digest=stream.order_digest(),
         rank_digest=stream.rank_digest(),
@@ -240,12 +157,6 @@ class _Measured:
         places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         here = self.keys[places] == keys
         self.groups[self.by_key[places[here]]] = batch["class"].numpy()[here]
-
-
-def _samples_of_rank(stream: TeachingStream) -> int:
-    share, batch_size = stream.share, stream.order.batch_size
-    shares = (share.of_batch(ids, batch_size=batch_size) for _, ids in stream.order.steps())
-    return sum(len(micro_batch) for micro_batches in shares for micro_batch in micro_batches)
 
 
 class _Classes:

@@ -67,11 +67,14 @@ def test_a_package_that_comes_first_is_named_in_one_line(
     assert str(installed.site_packages / "trainers") in done.stderr
 
 
-def test_the_base_selects_and_queries(installed: Installed, reader: Path, base_only: Path) -> None:
+def test_the_base_selects_queries_and_plans(
+    installed: Installed, reader: Path, base_only: Path
+) -> None:
     commands = [
         ("--help",),
         SELECT,
         ("query", "demo/soft", "SELECT count(*) FROM losses"),
+        ("stream", "demo/soft", "--index", "demo/hardest.parquet", "--batch-size", "4", "--plan"),
     ]
     for command in commands:
         done = installed.run("attent", *command, cwd=reader, path=[base_only])

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from catalogs.corpus import Corpus
+from catalogs.index import IndexFile
+
 Ids = npt.NDArray[np.int64]
 # shard_id u32[n], row u32[n] and weight f32[n] of consecutive rows of an index.
 IndexBatch = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]
@@ -50,6 +53,18 @@ class Selected:
     run_rows: npt.NDArray[np.uint32]
     low_bits: npt.NDArray[np.uint16]
     weights: Weights
+
+    @staticmethod
+    def of_index(index: IndexFile, corpus: Corpus) -> "Selected":
+        """Of an index of rows of `corpus`."""
+
+        def mean_sample_bytes(shard_id: int) -> float:
+            shard = corpus.shard(shard_id)
+            return shard.num_bytes / max(shard.num_samples, 1) + SAMPLE_OVERHEAD_BYTES
+
+        return Selected.of(
+            index.batches(), num_samples=index.num_samples, sample_bytes=mean_sample_bytes
+        )
 
     @staticmethod
     def of(

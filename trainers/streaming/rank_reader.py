@@ -20,6 +20,7 @@ from catalogs.shard_format import Sample, samples_of
 from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.streaming.order import Order
+from trainers.streaming.rank_reads import RankReads
 from trainers.streaming.rank_share import RankShare
 from trainers.streaming.sample_buffer import Columns, SampleBuffer
 from trainers.streaming.sources import Source
@@ -65,7 +66,8 @@ class RankReader:
     ) -> None:
         self._order, self._source, self._task, self._share = order, source, task, share
         self._settings, self._stats = settings, stats
-        self._num_read_threads = settings.num_read_threads(is_local=source.is_local)
+        self._reads = RankReads(order, source, share, settings)
+        self._num_read_threads = self._reads.num_threads
         # Bytes of a prepared sample in the last collated batch: the estimate for those to come.
         # None before the first one, which then runs alone.
         self._prepared_bytes: int | None = None
@@ -93,25 +95,13 @@ class RankReader:
 
     def plans(self) -> Generator[ReadPlan, None, None]:
         """Yield the plans of all reads of `batches`, in order, without reading a sample."""
-        return ordered_map(
-            self._source.plan,
-            self._reads(0),
-            num_threads=self._num_read_threads,
-            budget=2 * self._num_read_threads,
-            cost=lambda _: 1,
-            timeout_seconds=self._settings.timeout_seconds,
-        )
-
-    def _reads(self, start_step: int) -> Iterator[Ids]:
-        """Yield this rank's ids of each block, in reads of one shard each, ascending."""
-        for block in self._share.of_blocks(self._order, start_step):
-            yield from self._source.split(np.sort(block))
+        return self._reads.plans()
 
     def _read_ahead(self, start_step: int) -> Generator[Columns, None, None]:
         # A stage of its own: the size of a read may cost a request, and requests run in parallel.
         sized = ordered_map(
             self._size,
-            self._reads(start_step),
+            self._reads.ids(start_step),
             num_threads=self._num_read_threads,
             budget=2 * self._num_read_threads,
             cost=lambda _: 1,

@@ -54,6 +54,11 @@ class RankShare:
             ids = ids[np.sort(positions)]
         return np.array_split(ids, self.num_micro_batches(batch_size))
 
+    def num_samples(self, order: Order) -> int:
+        """Count the samples of the rank in all epochs of `order`."""
+        batches = (self.of_batch(ids, batch_size=order.batch_size) for _, ids in order.steps())
+        return sum(len(micro_batch) for batch in batches for micro_batch in batch)
+
     def of_blocks(self, order: Order, start_step: int = 0) -> Iterator[Ids]:
         """Yield the samples of each block that the rank trains on: those that `of_batch` gives."""
         if self.world_size == 1:

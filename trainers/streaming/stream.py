@@ -19,9 +19,8 @@ from attent_select.errors import CorpusMismatchError, InputError, SampleError
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
 from catalogs.read_plan import ReadPlan
-from catalogs.storage import ReadCost
 from trainers.settings import OrderSettings, ScoringSettings, StreamingSettings
-from trainers.streaming.index_rows import SAMPLE_OVERHEAD_BYTES, Selected
+from trainers.streaming.index_rows import Selected
 from trainers.streaming.order import Order, order_digest
 from trainers.streaming.rank_reader import RankReader
 from trainers.streaming.rank_share import RankShare
@@ -69,7 +68,7 @@ class TeachingStream(IterableDataset[Batch]):
             max_failed_share: more unusable samples than this share end training.
         """
         settings, self.share = settings or StreamingSettings(), share or RankShare()
-        self.order = Order(_selected(index, corpus), order, settings)
+        self.order = Order(Selected.of_index(index, corpus), order, settings)
         self.stats = StreamStats(
             max_failed_share, padded=self.order.num_padded, dropped=self.order.num_dropped
         )
@@ -192,11 +191,6 @@ class TeachingStream(IterableDataset[Batch]):
         """Yield the plan of each of this rank's reads, without reading any sample."""
         return self._reader.plans()
 
-    @property
-    def read_cost(self) -> ReadCost:
-        """The cost of a request to the storage of the samples."""
-        return self._source.cost
-
     def order_digest(self) -> str:
         """Return a hash of the whole global order: equal for every world size. Reads nothing."""
         return self.order.digest()
@@ -225,16 +219,6 @@ class TeachingStream(IterableDataset[Batch]):
                 f"step {step}: expected 0 to {self.order.num_steps}, the stream's steps"
             )
         return step
-
-
-def _selected(index: IndexFile, corpus: Corpus) -> Selected:
-    def mean_sample_bytes(shard_id: int) -> float:
-        shard = corpus.shard(shard_id)
-        return shard.num_bytes / max(shard.num_samples, 1) + SAMPLE_OVERHEAD_BYTES
-
-    return Selected.of(
-        index.batches(), num_samples=index.num_samples, sample_bytes=mean_sample_bytes
-    )
 
 
 def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
