@@ -8,6 +8,7 @@ from pipeline.cli.doctor import doctor
 from pipeline.cli.export import export
 from pipeline.cli.gc import gc
 from pipeline.cli.ingest import ingest
+from pipeline.cli.options import Version
 from pipeline.cli.output.command import LogFile, Quiet, Verbose
 from pipeline.cli.output.logs import LogOptions
 from pipeline.cli.query import query
@@ -39,6 +40,7 @@ def options(
     verbose: Verbose = False,
     quiet: Quiet = False,
     log_file: LogFile = None,
+    version: Version = False,  # noqa: ARG001 - its callback ends the command
 ) -> None:
     """Keep the options for log messages for the command."""
     context.obj = LogOptions(verbose, quiet, log_file)

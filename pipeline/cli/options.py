@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from attent_select import __version__
+
 # A command that only reads needs a run; the others also take the configuration that makes one.
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run.")]
 RunOrConfig = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]
@@ -19,4 +21,18 @@ Round = Annotated[
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="`local`, or the address of a Dask scheduler (tcp://…).")
+]
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if value:
+        typer.echo(f"attent-select {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
 ]

@@ -94,7 +94,13 @@ def _reads(
 ) -> RankReads:
     settings, share = settings or StreamingSettings(), share or RankShare()
     selected = Selected.of_index(index, corpus)
-    source = Source(selected, corpus, corpus.columns, policy=read_policy(settings))
+    source = Source(
+        selected,
+        corpus,
+        corpus.columns,
+        policy=read_policy(settings),
+        reader=f"rank {share.rank}",
+    )
     return RankReads(Order(selected, order, settings), source, share, settings)
 
 

@@ -34,7 +34,9 @@ def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
     assert extras < {*(about.provides_extra or ())}
 
 
-def test_the_help_is_shown(installed: Installed, tmp_path: Path) -> None:
+def test_the_version_and_the_help_are_shown(installed: Installed, tmp_path: Path) -> None:
+    version = installed.run("attent", "--version", cwd=tmp_path)
+    assert re.fullmatch(r"attent-select \d+\.\d+\.\d+\n", version.stdout), version.stderr
     done = installed.run("attent", "--help", cwd=tmp_path)
     assert "select" in done.stdout, done.stderr
 
