@@ -9,7 +9,8 @@ the teaching subset goes out as one.
     selection = select(losses, strategy=Soft(temperature=0.5), ratio=0.2)
     selection.rows.collect()  # shard_id, row, weight, probability
 
-Strategies are in `attent_select.strategies`, one per file.
+Strategies are in `attent_select.strategies`, one per file; `attent_select.testing` has the
+conformance suite for new ones.
 """
 
 import importlib

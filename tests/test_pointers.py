@@ -25,6 +25,7 @@ OTHERS = [ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "examples"
 # What the reader of a page writes.
 READERS_FILES = {
     "docs/own_task.md": {"reviews.py", "trainers.tasks.reviews"},
+    "docs/extending.md": {"seldom.py", "test_seldom.py"},
     "docs/clashes.md": {"pipeline.py", "your_script.py"},
 }
 FILE = re.compile(r"(?<![\w/.<>-])((?:[\w-]+/)*[\w-]+\.py)\b")

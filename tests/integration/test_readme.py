@@ -105,9 +105,11 @@ def test_the_programs_of_a_page_run(page: str, demo_folder: Path) -> None:
     programs = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert programs
     for number, program in enumerate(programs):
-        script = demo_folder / f"program_{number}.py"
+        file_name = re.match(r"# (\w+\.py)\n", program)
+        script = demo_folder / (file_name.group(1) if file_name else f"program_{number}.py")
         script.write_text(program)
-        run(f"python {script.name}", cwd=demo_folder)
+        runner = "python -m pytest" if script.name.startswith("test_") else "python"
+        run(f"{runner} {script.name}", cwd=demo_folder)
 
 
 def test_the_configuration_of_the_readme_is_the_example() -> None:
