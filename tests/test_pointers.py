@@ -24,7 +24,7 @@ OTHERS = [ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "examples"
 
 # What the reader of a page writes.
 READERS_FILES = {
-    "docs/own_task.md": {"reviews.py", "trainers.tasks.reviews"},
+    "docs/own_task.md": {"reviews.py", "trainers.tasks.reviews", "trainers.tasks.reviews.Reviews"},
     "docs/extending.md": {"seldom.py", "test_seldom.py"},
     "docs/clashes.md": {"pipeline.py", "your_script.py"},
 }
@@ -87,12 +87,21 @@ def _strings(source: str) -> Iterator[str]:
             yield token.string
 
 
+def _imports(text: str) -> Iterator[str]:
+    """What the Python code on a page imports of our packages."""
+    for code in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def dead_pointers(text: str, *, allowed: frozenset[str] = frozenset()) -> list[str]:
     """What `text` names and the project does not have."""
     makefile = (ROOT / "Makefile").read_text()
     dead = [name for name in FILE.findall(text) if name not in files()]
     dead += [name for name in FOLDER.findall(text) if not (ROOT / name.rstrip(".")).exists()]
-    dead += [name for name in MODULE.findall(text) if not is_importable(name)]
+    dotted = (*MODULE.findall(text), *_imports(text))
+    dead += [name for name in dotted if not is_importable(name)]
     dead += [f"make {name}" for name in TARGET.findall(text) if f"\n{name}:" not in makefile]
     for name, arguments in COMMAND.findall(text):
         options = re.findall(r"(?<!\S)--[a-z-]+", arguments.partition("  #")[0])
@@ -122,6 +131,7 @@ def test_what_a_file_points_at_exists(path: Path) -> None:
         ("`attent choose RUN`", "attent choose"),
         ("$ attent select RUN --shares 0.1", "attent select --shares"),
         ("`make everything`", "make everything"),
+        ("```python\nfrom catalogs import Nothing\n```", "catalogs.Nothing"),
     ],
 )
 def test_a_wrong_pointer_is_found(text: str, dead: str) -> None:
