@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from attent_select.stats.confidence import ConfidenceInterval, paired_difference
-from pipeline.reports.verdict import Outcome, judge
+from pipeline.reports.verdict import RunResult, judge
 
 ALL, SHORT = "all data", "all data, fewer epochs"
 # Higher is better for these metrics, lower for all others.
@@ -96,14 +96,14 @@ def _metrics(mine: Mapping[int, Trial]) -> list[str]:
     return list(next(iter(mine.values()))["final"])
 
 
-def _outcomes(arm: Mapping[int, Trial], quality: str) -> list[Outcome]:
+def _outcomes(arm: Mapping[int, Trial], quality: str) -> list[RunResult]:
     return [
-        Outcome(seed, sum(trial["cpu_seconds"].values()), trial["final"][quality])
+        RunResult(seed, sum(trial["cpu_seconds"].values()), trial["final"][quality])
         for seed, trial in arm.items()
     ]
 
 
-def _seconds(outcomes: Sequence[Outcome]) -> dict[int, float]:
+def _seconds(outcomes: Sequence[RunResult]) -> dict[int, float]:
     return {one.seed: one.seconds for one in outcomes}
 
 

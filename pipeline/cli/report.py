@@ -60,11 +60,11 @@ def report(
     ] = False,
 ) -> dict[str, Any]:
     """Write one self-contained HTML file about a run, with a verdict: did selection save time?"""
-    from pipeline.reports import outcomes
-    from pipeline.reports.page import named_runs, write_report
+    from pipeline.reports.html_report import named_runs, write_report
+    from pipeline.reports.run_results import verdict_on
 
     controls = named_runs(control or ())
-    verdict = outcomes.verdict(
+    verdict = verdict_on(
         run,
         repeats=repeat or (),
         all_data=all_data or (),

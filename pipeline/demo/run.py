@@ -22,8 +22,8 @@ from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.config import run_config
 from pipeline.config.sections import ClusterSettings
 from pipeline.demo import data as demo_data
-from pipeline.reports import outcomes
-from pipeline.reports.page import write_report
+from pipeline.reports.html_report import write_report
+from pipeline.reports.run_results import verdict_on
 from pipeline.runs.state import prepare
 from pipeline.scoring.score_stage import score_stage
 from pipeline.selection.select_stage import select_stage
@@ -118,7 +118,7 @@ def compare(demo: Demo, *, out: str) -> DemoResult:
     report = write_report(
         join(out, "soft"),
         controls={arm: join(out, arm) for arm in ("full", "uniform")},
-        verdict=outcomes.verdict(join(out, "soft"), all_data=[join(out, "full")]),
+        verdict=verdict_on(join(out, "soft"), all_data=[join(out, "full")]),
         out=join(out, "report.html"),
     )
     return DemoResult(

@@ -1,13 +1,12 @@
-"""Whether a way of choosing samples has saved time: the verdict of a report. Pure.
+"""Verdict of a report: whether selection saved time. Pure.
 
-What is compared, when a saving counts as shown, and the sentence.
-
-A saving is shown where, paired by seed,
-    the interval of the seconds saved against all data lies above zero,
-    the quality is no lower than that of all data on average, and
-    the quality is above that of all data for fewer epochs at the same cost, its interval too,
-    where there are such runs: whoever gets as far by stopping earlier needs no teacher.
-Everything else is "no saving shown", and why.
+A saving is shown if, paired by seed,
+    the confidence interval of the seconds saved against all data lies above zero,
+    the mean quality is not lower than that of all data, and
+    the confidence interval of the quality gained over all data for fewer epochs at the same cost
+    lies above zero, where there are such runs: if stopping earlier reaches the same quality,
+    selection is not worth its cost.
+Otherwise the verdict is "No saving shown", with the reason.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,17 +15,17 @@ from statistics import fmean
 
 from attent_select.stats.confidence import ConfidenceInterval, paired_difference
 
-NOT_SHOWN = "no saving shown"
+NOT_SHOWN = "No saving shown"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run came to.
+class RunResult:
+    """Cost and quality of a finished run.
 
     Attributes:
-        seed: of the run; runs of different arms are paired by it.
-        seconds: scoring, selecting, training.
-        quality: held-out, in the metric of the verdict.
+        seed: seed of the run; runs of different arms are paired by it.
+        seconds: seconds of scoring, selection and training.
+        quality: metric of the verdict on held-out data.
     """
 
     seed: int
@@ -36,12 +35,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against other runs, paired by seed.
+    """Our runs compared with others, paired by seed.
 
     Attributes:
-        seconds_saved: theirs − ours.
-        share_saved: of their seconds, on average.
-        quality_gained: positive where ours is better.
+        seconds_saved: their seconds − ours.
+        share_saved: mean share of their seconds that is saved.
+        quality_gained: positive if ours is better.
     """
 
     seconds_saved: ConfidenceInterval
@@ -51,16 +50,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The sentence, whether it says that there is a saving, and the numbers behind it.
+    """Whether a saving is shown, and the numbers behind it.
 
     Attributes:
         is_shown: whether a saving is shown.
-        sentence: for people.
+        sentence: the verdict for people.
         quality: name of the metric.
-        all_data: ours against all data.
-        same_cost: ours against all data for fewer epochs.
-        estimated_seconds_saved: where there are no runs on all data: what as many epochs on all
-            data would have taken, at this run's own seconds per sample, less what this run took.
+        all_data: our runs compared with runs on all data.
+        same_cost: our runs compared with runs on all data for fewer epochs.
+        estimated_seconds_saved: without runs on all data: the seconds that the same number of
+            epochs on all data would take, at this run's seconds per sample, less this run's.
     """
 
     is_shown: bool
@@ -72,42 +71,41 @@ class Verdict:
 
 
 def judge(
-    ours: Sequence[Outcome],
+    ours: Sequence[RunResult],
     *,
-    all_data: Sequence[Outcome] = (),
-    same_cost: Sequence[Outcome] = (),
+    all_data: Sequence[RunResult] = (),
+    same_cost: Sequence[RunResult] = (),
     quality: str,
     higher_is_better: bool,
     estimated_seconds_saved: float | None = None,
 ) -> Verdict:
-    """The verdict on the runs `ours`, the same settings with different seeds."""
+    """Return the verdict on the runs `ours`, which have the same settings and different seeds."""
     compared = {
         "all_data": compare(ours, all_data, higher_is_better=higher_is_better),
         "same_cost": compare(ours, same_cost, higher_is_better=higher_is_better),
     }
     against_all, control = compared["all_data"], compared["same_cost"]
     if against_all is None:
-        what = "no run on all data" if not all_data else "no run on all data with the same seed"
-        sentence = f"{NOT_SHOWN}: there is {what} to compare with"
+        which = "no run on all data" if not all_data else "no run on all data with the same seed"
+        sentence = f"{NOT_SHOWN}: there is {which} to compare with."
         if estimated_seconds_saved is not None:
             more = "more" if estimated_seconds_saved >= 0 else "less"
             sentence += (
-                f"; as many epochs on all data would take about {abs(estimated_seconds_saved):,.1f}"
-                f" s {more} (estimated from this run's seconds per sample), to what quality nobody "
-                "knows"
+                f" Training on all data is estimated to take {abs(estimated_seconds_saved):,.1f} s "
+                f"{more}; its quality was not measured."
             )
         return Verdict(False, sentence, quality, None, control, estimated_seconds_saved)
-    doubt = _doubt(against_all, control, quality)
-    sentence = f"{NOT_SHOWN}: {doubt}" if doubt else _praise(against_all, control, quality)
-    return Verdict(not doubt, sentence, quality, against_all, control)
+    reason = _reason_against(against_all, control, quality)
+    sentence = f"{NOT_SHOWN}: {reason}." if reason else _saving(against_all, control, quality)
+    return Verdict(not reason, sentence, quality, against_all, control)
 
 
 def compare(
-    ours: Sequence[Outcome], theirs: Sequence[Outcome], *, higher_is_better: bool
+    ours: Sequence[RunResult], theirs: Sequence[RunResult], *, higher_is_better: bool
 ) -> Comparison | None:
-    """None where no seed is common to both."""
+    """Return our runs compared with theirs, or None if they have no seed in common."""
 
-    def differences(value: Callable[[Outcome], float]) -> ConfidenceInterval | None:
+    def differences(value: Callable[[RunResult], float]) -> ConfidenceInterval | None:
         sides = ({one.seed: value(one) for one in side} for side in (ours, theirs))
         return paired_difference(*sides)
 
@@ -116,17 +114,17 @@ def compare(
     if seconds is None or quality is None:
         return None
     seeds = {one.seed for one in ours} & {one.seed for one in theirs}
-    of = fmean(one.seconds for one in theirs if one.seed in seeds)
-    return Comparison(seconds, seconds.mean / of if of else 0.0, quality)
+    total = fmean(one.seconds for one in theirs if one.seed in seeds)
+    return Comparison(seconds, seconds.mean / total if total else 0.0, quality)
 
 
-def _doubt(against_all: Comparison, control: Comparison | None, quality: str) -> str:
-    """Why no saving is shown; empty where one is."""
+def _reason_against(against_all: Comparison, control: Comparison | None, quality: str) -> str:
+    """Return why no saving is shown, or an empty text if one is."""
     seconds, gained = against_all.seconds_saved, against_all.quality_gained
     if seconds.count < 2:
         return (
-            f"one pair of runs tells no spread ({seconds.mean:+,.1f} s saved against all data, "
-            f"{quality} better by {gained.mean:+.4f}); repeat both with other seeds"
+            f"one pair of runs gives no confidence interval ({seconds.mean:+,.1f} s saved against "
+            f"all data, {quality} better by {gained.mean:+.4f}). Repeat both with other seeds"
         )
     if not seconds.is_above_zero:
         return f"against all data it saves {_seconds(seconds)}"
@@ -143,29 +141,30 @@ def _doubt(against_all: Comparison, control: Comparison | None, quality: str) ->
     return ""
 
 
-def _praise(against_all: Comparison, control: Comparison | None, quality: str) -> str:
+def _saving(against_all: Comparison, control: Comparison | None, quality: str) -> str:
     first = (
-        f"saves {_seconds(against_all.seconds_saved)} against all data "
+        f"Saves {_seconds(against_all.seconds_saved)} against all data "
         f"({against_all.share_saved:.0%}), {quality} better by "
         f"{_quality(against_all.quality_gained)}"
     )
     if control is None:
-        return f"{first}; not compared with all data for fewer epochs at the same cost"
+        return f"{first}; not compared with all data for fewer epochs at the same cost."
     return (
         f"{first}; against all data for fewer epochs it saves {_seconds(control.seconds_saved)}, "
-        f"{quality} better by {_quality(control.quality_gained)}"
+        f"{quality} better by {_quality(control.quality_gained)}."
     )
 
 
-def _seconds(found: ConfidenceInterval) -> str:
-    return f"{found.mean:,.1f} s{_range(found, '+,.1f')}"
+def _seconds(interval: ConfidenceInterval) -> str:
+    return f"{interval.mean:,.1f} s{_range(interval, '+,.1f')}"
 
 
-def _quality(found: ConfidenceInterval) -> str:
-    return f"{found.mean:+.4f}{_range(found, '+.4f')}"
+def _quality(interval: ConfidenceInterval) -> str:
+    return f"{interval.mean:+.4f}{_range(interval, '+.4f')}"
 
 
-def _range(found: ConfidenceInterval, style: str) -> str:
-    if found.low is None or found.high is None:
+def _range(interval: ConfidenceInterval, style: str) -> str:
+    if interval.low is None or interval.high is None:
         return " (one pair)"
-    return f" (95 % interval {found.low:{style}} to {found.high:{style}}, {found.count} pairs)"
+    bounds = f"{interval.low:{style}} to {interval.high:{style}}"
+    return f" (95 % confidence interval {bounds}, {interval.count} pairs)"

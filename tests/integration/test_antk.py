@@ -20,7 +20,7 @@ from pipeline.antk.measurement import KernelSettings, measure
 from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.reports.page import write_report
+from pipeline.reports.html_report import write_report
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pipeline import run, score, stages
 from pipeline.adaptive import decision_log
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.reports.page import write_report
+from pipeline.reports.html_report import write_report
 from pipeline.reports.query import query
 from pipeline.runs.state import prepare
 

@@ -204,8 +204,8 @@ def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
     found = answer_here("report", run, "--out", out, "--png")
     assert found["report"] == str(out)
     assert found["verdict"]["is_shown"] is False
-    assert found["verdict"]["sentence"].startswith("no saving shown: there is no run on all data")
-    assert f"Verdict: {html.escape(found['verdict']['sentence'])}." in out.read_text()
+    assert found["verdict"]["sentence"].startswith("No saving shown: there is no run on all data")
+    assert f"Verdict: {html.escape(found['verdict']['sentence'])}" in out.read_text()
     assert len(list((tmp_path / "report").glob("*.png"))) > 3
 
 

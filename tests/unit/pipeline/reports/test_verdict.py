@@ -14,16 +14,16 @@ from attent_select.errors import InputError, MissingError
 from catalogs import Corpus
 from catalogs.layout import Layout
 from pipeline import metrics
-from pipeline.reports import outcomes
-from pipeline.reports.verdict import Outcome, Verdict, judge
+from pipeline.reports.run_results import verdict_on
+from pipeline.reports.verdict import RunResult, Verdict, judge
 
 
-def arm(*rows: tuple[float, float]) -> list[Outcome]:
+def arm(*rows: tuple[float, float]) -> list[RunResult]:
     """(seconds, quality) of the seeds 0, 1, …"""
-    return [Outcome(seed, *row) for seed, row in enumerate(rows)]
+    return [RunResult(seed, *row) for seed, row in enumerate(rows)]
 
 
-def judged(ours: list[Outcome], theirs: list[Outcome], control: Any = ()) -> Verdict:
+def judged(ours: list[RunResult], theirs: list[RunResult], control: Any = ()) -> Verdict:
     return judge(
         ours, all_data=theirs, same_cost=control, quality="accuracy", higher_is_better=True
     )
@@ -38,10 +38,11 @@ def test_less_time_for_no_less_quality_is_a_saving() -> None:
     found = judged(OURS, ALL, SHORT)
     assert found.is_shown
     assert found.sentence == (
-        "saves 40.0 s (95 % interval +37.5 to +42.5, 3 pairs) against all data (40%), accuracy "
-        "better by +0.0083 (95 % interval +0.0012 to +0.0155, 3 pairs); against all data for fewer "
-        "epochs it saves 2.0 s (95 % interval +2.0 to +2.0, 3 pairs), accuracy better by +0.0350 "
-        "(95 % interval +0.0226 to +0.0474, 3 pairs)"
+        "Saves 40.0 s (95 % confidence interval +37.5 to +42.5, 3 pairs) against all data (40%), "
+        "accuracy better by +0.0083 (95 % confidence interval +0.0012 to +0.0155, 3 pairs); "
+        "against all data for fewer epochs it saves 2.0 s (95 % confidence interval +2.0 to +2.0, "
+        "3 pairs), accuracy better by +0.0350 (95 % confidence interval +0.0226 to +0.0474, "
+        "3 pairs)."
     )
     assert found.all_data is not None
     assert found.all_data.share_saved == pytest.approx(0.4)
@@ -51,8 +52,8 @@ def test_less_time_for_no_less_quality_is_a_saving() -> None:
     ("theirs", "control", "reason"),
     [
         ([], [], "there is no run on all data to compare with"),
-        ([Outcome(7, 100, 0.9)], [], "there is no run on all data with the same seed"),
-        (ALL[:1], [], "one pair of runs tells no spread"),
+        ([RunResult(7, 100, 0.9)], [], "there is no run on all data with the same seed"),
+        (ALL[:1], [], "one pair of runs gives no confidence interval"),
         (arm((61, 0.5), (60, 0.5), (59, 0.5)), [], "against all data it saves 0.0 s"),
         (arm((100, 0.93), (101, 0.93), (99, 0.93)), [], "and accuracy is worse"),
         (ALL, arm((60, 0.90), (61, 0.89), (59, 0.91)), "all data for fewer epochs, which costs"),
@@ -60,11 +61,11 @@ def test_less_time_for_no_less_quality_is_a_saving() -> None:
     ids=["alone", "other seeds", "one pair", "no faster", "worse", "stopping earlier does too"],
 )
 def test_everything_else_is_no_saving_and_says_why(
-    theirs: list[Outcome], control: list[Outcome], reason: str
+    theirs: list[RunResult], control: list[RunResult], reason: str
 ) -> None:
     found = judged(OURS, theirs, control)
     assert not found.is_shown
-    assert found.sentence.startswith("no saving shown: ")
+    assert found.sentence.startswith("No saving shown: ")
     assert reason in found.sentence
 
 
@@ -81,7 +82,7 @@ def test_a_saving_that_is_shown_is_one_in_seconds_and_in_quality(
     ours: list[Any], theirs: list[Any], control: list[Any]
 ) -> None:
     found = judged(arm(*ours), arm(*theirs), arm(*control))
-    assert found.sentence.startswith("no saving shown") != found.is_shown
+    assert found.sentence.startswith("No saving shown") != found.is_shown
     if found.is_shown:
         assert found.all_data is not None
         assert found.all_data.seconds_saved.low is not None
@@ -135,7 +136,7 @@ def written(
 def test_the_seconds_of_all_stages_and_the_last_quality_are_compared(tmp_path: Path) -> None:
     ours = [written(tmp_path, f"ours{n}", seed=n, ratio=0.5, seconds=10 + n) for n in (0, 1)]
     full = [written(tmp_path, f"all{n}", seed=n, ratio=1.0, seconds=20 + n) for n in (1, 0)]
-    found = outcomes.verdict(ours[0], repeats=ours[1:], all_data=full)
+    found = verdict_on(ours[0], repeats=ours[1:], all_data=full)
     assert found.is_shown
     assert found.all_data is not None
     assert found.all_data.seconds_saved.mean == pytest.approx(20)
@@ -143,20 +144,20 @@ def test_the_seconds_of_all_stages_and_the_last_quality_are_compared(tmp_path: P
 
 
 def test_a_run_alone_says_what_all_data_would_take_and_claims_nothing(tmp_path: Path) -> None:
-    found = outcomes.verdict(written(tmp_path, "run", seed=0, ratio=0.5, seconds=10))
+    found = verdict_on(written(tmp_path, "run", seed=0, ratio=0.5, seconds=10))
     assert not found.is_shown
     # 18 s for 30 samples: 36 s for 60, less the 20 s that it took.
     assert found.estimated_seconds_saved == pytest.approx(16)
-    assert "would take about 16.0 s more (estimated" in found.sentence
+    assert "is estimated to take 16.0 s more" in found.sentence
 
 
 def test_a_run_that_is_not_finished_is_not_judged(tmp_path: Path) -> None:
     run = written(tmp_path, "run", seed=0, ratio=0.5, seconds=10)
     Path(Layout(run).round_metrics(1)).unlink()
-    found = outcomes.verdict(run)
-    assert "no saving shown: it is not finished (1 of 2 rounds)" in found.sentence
+    found = verdict_on(run)
+    assert "No saving shown: the run is not finished (1 of 2 rounds)" in found.sentence
     with pytest.raises(MissingError, match="run cannot be compared: it is not finished"):
-        outcomes.verdict(written(tmp_path, "ours", seed=0, ratio=0.5, seconds=9), repeats=[run])
+        verdict_on(written(tmp_path, "ours", seed=0, ratio=0.5, seconds=9), repeats=[run])
 
 
 def test_seconds_that_were_lost_are_not_taken_for_none(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_seconds_that_were_lost_are_not_taken_for_none(tmp_path: Path) -> None:
     del kept["select_seconds"]
     Path(Layout(run).round_metrics(1)).unlink()
     metrics.publish(run, 1, kept)
-    assert "select_seconds of a round were lost with a process" in outcomes.verdict(run).sentence
+    assert "select_seconds of a round were lost with a process" in verdict_on(run).sentence
 
 
 @pytest.mark.parametrize(
@@ -184,11 +185,11 @@ def test_runs_that_cannot_be_compared_are_refused(
     run = written(tmp_path, "run", seed=0, ratio=0.5, seconds=10)
     other = written(tmp_path, "other", seed=0, ratio=0.5, seconds=10, **changed)
     with pytest.raises(InputError, match=message):
-        outcomes.verdict(run, **{role: [other]})  # type: ignore[arg-type]
+        verdict_on(run, **{role: [other]})  # type: ignore[arg-type]
 
 
 def test_a_metric_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     run = written(tmp_path, "run", seed=0, ratio=0.5, seconds=10)
     full = written(tmp_path, "full", seed=0, ratio=1.0, seconds=10)
     with pytest.raises(MissingError, match=r"has no metric mean_iou: .* it has accuracy"):
-        outcomes.verdict(run, all_data=[full], quality="mean_iou")
+        verdict_on(run, all_data=[full], quality="mean_iou")

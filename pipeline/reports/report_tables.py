@@ -1,6 +1,6 @@
-"""The numbers behind a report: run → small tables, each ready to be drawn.
+"""Small tables behind the charts of a report.
 
-Polars queries over a run's files, bounded in memory whatever the corpus.
+Polars queries over a run's files, in memory that does not grow with the corpus.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from catalogs import Corpus, LossCatalog
 from catalogs.shard_format import Sample
 from pipeline.reports.query import index, selected_rounds
 
-# Coverage and overlap are read from at most about this many samples, the same in every round.
+# Coverage and overlap are estimated from about this many samples, the same in every round.
 _SAMPLED_ROWS = 200_000
-# A chart with more rounds than this cannot be read; each costs a scan of its losses or its index.
+# A chart of more rounds is unreadable, and each round costs a scan of its losses or its index.
 _SHOWN_ROUNDS = 40
 _BINS = 60
 
 
 @dataclass(frozen=True)
 class HardSample:
-    """One sample with its newest loss."""
+    """A sample and its newest loss."""
 
     shard_id: int
     row: int
@@ -34,19 +34,18 @@ class HardSample:
 
 
 def loss_histograms(run: str) -> pl.DataFrame:
-    """Per scored round: `round`, `low` and `high` of each bin (nats), and the `share` of samples.
+    """Return per scored round and bin: `round`, `low` and `high` (nats), `share` of samples.
 
-    Of many rounds about 40, evenly spaced. They share their bins, which reach from the smallest
-    0.5 % quantile to the largest 99.5 % quantile of any of them; what lies outside is counted in
-    the bins at the ends.
+    At most about 40 rounds, evenly spaced. All rounds have the same bins, from the smallest 0.5 %
+    quantile to the largest 99.5 % quantile of any of them; losses outside count in the end bins.
     """
     catalog = LossCatalog(run)
-    found = {number: _losses(catalog.latest(number)) for number in _shown(catalog.rounds())}
-    found = {number: losses for number, losses in found.items() if losses.num_samples}
-    if not found:
+    rounds = {number: _losses(catalog.latest(number)) for number in _shown(catalog.rounds())}
+    rounds = {number: losses for number, losses in rounds.items() if losses.num_samples}
+    if not rounds:
         return pl.DataFrame(schema=["round", "low", "high", "share"])
-    low = min(losses.quantile(0.005) for losses in found.values())
-    high = max(losses.quantile(0.995) for losses in found.values())
+    low = min(losses.quantile(0.005) for losses in rounds.values())
+    high = max(losses.quantile(0.995) for losses in rounds.values())
     edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
     return pl.concat(
         pl.DataFrame(
@@ -59,12 +58,12 @@ def loss_histograms(run: str) -> pl.DataFrame:
                 / losses.num_samples,
             }
         ).select(pl.lit(number).alias("round"), pl.all())
-        for number, losses in found.items()
+        for number, losses in rounds.items()
     )
 
 
 def coverage(run: str) -> pl.DataFrame:
-    """Per round: `ratio` of the corpus trained on, and the share `covered` by all rounds so far."""
+    """Return per round: `ratio` of the corpus, and the share `covered` by all rounds so far."""
     chosen, num_sampled = _sampled_index(run, rounds=selected_rounds(run))
     rows = []
     seen: set[int] = set()
@@ -75,16 +74,16 @@ def coverage(run: str) -> pl.DataFrame:
 
 
 def overlaps(run: str) -> pl.DataFrame:
-    """Per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B| of the subsets.
+    """Return per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B|.
 
-    Of many rounds about 40, evenly spaced.
+    At most about 40 rounds, evenly spaced.
     """
     chosen, _ = _sampled_index(run, rounds=_shown(selected_rounds(run)))
-    rounds, places = np.unique(chosen["round"].to_numpy(), return_inverse=True)
+    rounds, lines = np.unique(chosen["round"].to_numpy(), return_inverse=True)
     keys, columns = np.unique(chosen["key"].to_numpy(), return_inverse=True)
     # float32 has a fast matrix product, and counts up to 2^24 exactly.
     subsets = np.zeros((len(rounds), len(keys)), dtype=np.float32)
-    subsets[places, columns] = 1
+    subsets[lines, columns] = 1
     common = subsets @ subsets.T
     sizes = common.diagonal()
     overlap = common / np.maximum(1, sizes[:, None] + sizes[None, :] - common)
@@ -97,8 +96,8 @@ def overlaps(run: str) -> pl.DataFrame:
     )
 
 
-def hardest(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[HardSample]:
-    """The samples with the largest newest losses, largest first, with `columns` of their data."""
+def hardest_samples(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[HardSample]:
+    """Return the samples with the largest newest losses, largest first, with `columns` of data."""
     catalog = LossCatalog(run)
     if not catalog.rounds():
         return []
@@ -111,25 +110,25 @@ def hardest(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[Har
         .sort(schema.SHARD_ID, schema.ROW)
     )
     corpus = Corpus.open(run)
-    found = []
+    samples = []
     for (shard_id,), part in top.group_by(schema.SHARD_ID, maintain_order=True):
         reading = corpus.read(int(str(shard_id)), rows=part[schema.ROW].to_list(), columns=columns)
-        found += [
+        samples += [
             HardSample(row["shard_id"], row["row"], row["loss"], sample)
             for row, sample in zip(part.iter_rows(named=True), reading.samples, strict=True)
         ]
-    return sorted(found, key=lambda hard: (-hard.loss, hard.shard_id, hard.row))
+    return sorted(samples, key=lambda hard: (-hard.loss, hard.shard_id, hard.row))
 
 
 def _shown(rounds: Sequence[int]) -> list[int]:
-    """All rounds, or of many `_SHOWN_ROUNDS`, evenly spaced, the first and the last among them."""
+    """Return at most `_SHOWN_ROUNDS` rounds, evenly spaced, with the first and the last."""
     num_shown = min(len(rounds), _SHOWN_ROUNDS)
-    places = np.linspace(0, len(rounds) - 1, num_shown).round().astype(int)
-    return [rounds[place] for place in places]
+    numbers = np.linspace(0, len(rounds) - 1, num_shown).round().astype(int)
+    return [rounds[number] for number in numbers]
 
 
 def _sampled_index(run: str, *, rounds: Sequence[int]) -> tuple[pl.DataFrame, int]:
-    """(`round`, `key`) of a fixed random sample of the corpus, and how many it has."""
+    """Return (`round`, `key`) of a fixed random subset of the corpus, and its size."""
     corpus = Corpus.open(run)
     key = stream_key(0, Purpose.SPLIT)
     share = min(1.0, _SAMPLED_ROWS / corpus.num_samples)

@@ -16,8 +16,8 @@ from attent_select.strategies.uniform import Uniform
 from catalogs import IndexFile, LossCatalog
 from catalogs.layout import Layout
 from pipeline import metrics
-from pipeline.reports import tables as figures
-from pipeline.reports.page import named_runs, write_report
+from pipeline.reports import report_tables
+from pipeline.reports.html_report import named_runs, write_report
 from pipeline.reports.query import query
 
 NUM_SAMPLES, RATIO = 90, 0.4
@@ -122,18 +122,18 @@ def test_a_run_without_losses_says_how_to_get_them(tmp_path: Path) -> None:
 
 
 def test_coverage_grows_and_overlap_is_that_of_the_subsets(run: str) -> None:
-    coverage = figures.coverage(run)
+    coverage = report_tables.coverage(run)
     assert coverage["ratio"].round(3).to_list() == [1.0, 0.4, 0.4]
     assert coverage["covered"].to_list() == [1.0, 1.0, 1.0]
     subsets = [set(IndexFile.open(Layout(run).index(n)).frame().collect().select(
         "shard_id", "row").rows()) for n in (1, 2)]  # fmt: skip
     expected = len(subsets[0] & subsets[1]) / len(subsets[0] | subsets[1])
-    found = figures.overlaps(run).filter((pl.col("first") == 1) & (pl.col("second") == 2))
+    found = report_tables.overlaps(run).filter((pl.col("first") == 1) & (pl.col("second") == 2))
     assert found["overlap"].item() == pytest.approx(expected)
 
 
 def test_of_many_rounds_some_are_compared_and_all_are_reported(long_run: str) -> None:
-    overlaps = figures.overlaps(long_run)
+    overlaps = report_tables.overlaps(long_run)
     rounds = overlaps["first"].unique().sort().to_list()
     assert len(rounds) == 40
     assert (rounds[0], rounds[-1]) == (0, 74)
@@ -145,14 +145,14 @@ def test_of_many_rounds_some_are_compared_and_all_are_reported(long_run: str) ->
 
 
 def test_loss_histograms_cover_every_sample_of_every_scored_round(run: str) -> None:
-    histograms = figures.loss_histograms(run)
+    histograms = report_tables.loss_histograms(run)
     shares = histograms.group_by("round").agg(pl.col("share").sum()).sort("round")
     assert shares["round"].to_list() == [1, 2]
     assert shares["share"].to_list() == pytest.approx([1.0, 1.0])
 
 
 def test_the_hardest_samples_come_with_their_data(run: str) -> None:
-    first, *rest = figures.hardest(run, num_samples=5, columns=("image", "label"))
+    first, *rest = report_tables.hardest_samples(run, num_samples=5, columns=("image", "label"))
     assert (first.shard_id, first.row, first.loss) == (0, 7, 50.0)
     assert first.sample == samples(8)[7]
     assert [hard.loss for hard in rest] == sorted((hard.loss for hard in rest), reverse=True)
@@ -176,7 +176,7 @@ def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
         "accuracy over seconds",
     ]
     assert page.count('src="data:image/png;base64,') == 24
-    assert "Verdict: no saving shown: it is not finished (3 of 10 rounds)" in page
+    assert "Verdict: No saving shown: the run is not finished (3 of 10 rounds)" in page
     assert "<td>the same again</td><td>3</td><td>162</td>" in page
     # Scoring, selecting, training, these three together; evaluating; waiting for data in training.
     assert "<td>2.0</td><td>1.5</td><td>12.0</td><td>15.5</td><td>27.0</td><td>0.25%</td>" in page
