@@ -77,13 +77,38 @@ def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
     source = storage.normalise(source)
     if source.endswith((".yaml", ".yml")):
         return parse(overridden(_yaml(source), overrides), source=source)
-    frozen = Layout(source).config
-    if storage.info(frozen) is None:
+    frozen = _frozen_url(source)
+    return parse(overridden(_yaml(frozen) | {"run": source}, overrides), source=frozen)
+
+
+def load_frozen(run: str) -> RunConfig:
+    """Load the frozen configuration of a run as data: no code of its task is imported.
+
+    The task is a `TaskReference` with its settings alone.
+
+    Raises:
+        MissingError: there is no such run.
+        InputError: its run.yaml is damaged.
+    """
+    run = storage.normalise(run)
+    url = _frozen_url(run)
+    values = {"selection": {}, **_yaml(url), "run": run}
+    task = dict(values.get("task") or {})
+    reference = TaskReference(name=task.pop("name", ""), settings=task, columns=(), hashed={})
+    values["task"] = {"name": reference.name, "settings": reference}
+    strategy = _strategy(values, source=url)
+    config: RunConfig = check(RunSettings[TaskReference, strategy], values, source=url)
+    return config
+
+
+def _frozen_url(run: str) -> str:
+    url = Layout(run).config
+    if storage.info(url) is None:
         raise MissingError(
-            f"{source}: no run.yaml there, so it is not a run; start one with "
+            f"{run}: no run.yaml there, so it is not a run; start one with "
             "`attent run CONFIG.yaml` whose key `run` names this place"
         )
-    return parse(overridden(_yaml(frozen) | {"run": source}, overrides), source=frozen)
+    return url
 
 
 def frozen_section(run: str, name: str) -> dict[str, Any]:

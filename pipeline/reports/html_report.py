@@ -20,7 +20,8 @@ from catalogs.layout import Layout, join
 from pipeline import charts, metrics
 from pipeline.adaptive import decision_log
 from pipeline.antk.drift_table import drift_table
-from pipeline.config import run_config
+from pipeline.config.run_config import load_frozen
+from pipeline.config.sections import RunConfig
 from pipeline.reports import html_parts
 from pipeline.reports.report_tables import coverage, hardest_samples, loss_histograms, overlaps
 from pipeline.reports.run_results import verdict_on
@@ -56,11 +57,10 @@ def write_report(
         MissingError: the run, or a control, has no finished round.
         InputError: a control has the name of the run in the report.
     """
-    settings = run_config.load(run)
+    settings = load_frozen(run)
     tables = _tables(run, controls or {})
     specs = _specs(_charts(run, tables))
-    columns = tuple(settings.task.task.columns)
-    hardest = hardest_samples(run, num_samples=_NUM_HARDEST, columns=columns)
+    hardest = hardest_samples(run, num_samples=_NUM_HARDEST, columns=_columns(settings))
     page = Template((Path(__file__).parent / "template.html").read_text()).substitute(
         title=html.escape(f"attent-select: {run.rstrip('/').rsplit('/', 1)[-1]}"),
         about=html.escape(_about(run, settings)),
@@ -78,6 +78,13 @@ def write_report(
         _publish_pngs(specs, folder=join(url.rpartition("/")[0], "report"))
     storage.publish(url, page.encode())
     return url
+
+
+def _columns(config: RunConfig) -> tuple[str, ...]:
+    """Return the columns that the settings of the task name, or all columns of the corpus."""
+    columns = Corpus.open(config.run).columns
+    named = [value for value in config.task.task.settings.values() if value in columns]
+    return tuple(named) or columns
 
 
 def named_runs(controls: Sequence[str]) -> dict[str, str]:
@@ -99,7 +106,7 @@ def named_runs(controls: Sequence[str]) -> dict[str, str]:
 
 def _tables(run: str, controls: Mapping[str, str]) -> dict[str, pl.DataFrame]:
     if _THIS in controls:
-        raise InputError(f"--control {_THIS}={controls[_THIS]}: the report has this name for {run}")
+        raise InputError(f"--control {_THIS}={controls[_THIS]}: the report uses this name for RUN")
     tables = {name: metrics.table(url) for name, url in {_THIS: run, **controls}.items()}
     for name, table in tables.items():
         if table.is_empty():
@@ -135,7 +142,7 @@ def _specs(drawn: Iterable[Chart]) -> list[dict[str, Any]]:
         return [chart.to_dict() for chart in drawn]
 
 
-def _about(run: str, settings: Any) -> str:
+def _about(run: str, settings: RunConfig) -> str:
     corpus = Corpus.open(run)
     return (
         f"{corpus.num_samples:,} samples in {len(corpus.shards):,} shards · task "

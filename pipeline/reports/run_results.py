@@ -8,7 +8,7 @@ from attent_select.errors import InputError, MissingError
 from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus
 from pipeline import metrics
-from pipeline.config import run_config
+from pipeline.config.run_config import load_frozen
 from pipeline.config.sections import RunConfig
 from pipeline.reports.verdict import NOT_SHOWN, RunResult, Verdict, judge
 
@@ -42,12 +42,12 @@ def verdict_on(
         MissingError: a run that is compared with is not finished, or a run has no such metric.
         InputError: the runs cannot be compared.
     """
-    config, table = run_config.load(run), metrics.table(run)
+    config, table = load_frozen(run), metrics.table(run)
     name = quality or _default_metric(table)
     if (gap := _gap(config, table)) is not None:
         return Verdict(False, f"{NOT_SHOWN}: {gap}.", name)
     for other in (*repeats, *all_data, *same_cost):
-        _check_comparable(config, run_config.load(other), is_repeat=other in repeats)
+        _check_comparable(config, load_frozen(other), is_repeat=other in repeats)
     for other in (*all_data, *same_cost):
         _check_trains_on_all(other)
     if not all_data and not same_cost and name not in table.columns:
@@ -91,7 +91,7 @@ def _gap(config: RunConfig, table: pl.DataFrame) -> str | None:
 
 
 def _result(run: str, quality: str) -> RunResult:
-    config, table = run_config.load(run), metrics.table(run)
+    config, table = load_frozen(run), metrics.table(run)
     if (gap := _gap(config, table)) is not None:
         raise MissingError(f"{run} cannot be compared: {gap}")
     if quality not in table.columns:

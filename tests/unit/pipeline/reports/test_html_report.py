@@ -191,9 +191,9 @@ def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
     [
         (["full"], "--control full: expected NAME=RUN"),
         (["=/nowhere"], "--control =/nowhere: expected NAME=RUN"),
-        (["full=/one", "full=/two"], "--control full=/two: full is /one already"),
+        (["full=/one", "full=/two"], "--control full=/two: full is already /one"),
         (["full=/nowhere"], "--control full: /nowhere has no finished round"),
-        (["this run=/nowhere"], "--control this run=/nowhere: .* choose another name"),
+        (["this run=/nowhere"], "--control this run=/nowhere: .* uses this name"),
     ],
 )
 def test_a_control_that_is_none_is_an_input_error(

@@ -156,7 +156,7 @@ def test_a_run_that_is_not_finished_is_not_judged(tmp_path: Path) -> None:
     Path(Layout(run).round_metrics(1)).unlink()
     found = verdict_on(run)
     assert "No saving shown: the run is not finished (1 of 2 rounds)" in found.sentence
-    with pytest.raises(MissingError, match="run cannot be compared: it is not finished"):
+    with pytest.raises(MissingError, match="run cannot be compared: the run is not finished"):
         verdict_on(written(tmp_path, "ours", seed=0, ratio=0.5, seconds=9), repeats=[run])
 
 
@@ -175,7 +175,7 @@ def test_seconds_that_were_lost_are_not_taken_for_none(tmp_path: Path) -> None:
     [
         ({"training": {"batch_size": 8}}, "all_data", "they differ in training"),
         ({"selection": {"strategy": "hard"}}, "repeats", "they differ in selection"),
-        ({}, "repeats", "two runs that are to be repeats have seed 0"),
+        ({}, "repeats", "two repeats of a run have seed 0"),
         ({}, "all_data", r"trains on 50% of the data in a round: expected a run on all data"),
     ],
 )
