@@ -181,7 +181,7 @@ def rows_of_shard(url: str, shard_id: int) -> npt.NDArray[np.uint32]:
 
 
 class _RowChecker:
-    """Counts, digests and checks rows of an index, batch by batch."""
+    """Count, digest and checks of the rows of an index, batch by batch."""
 
     def __init__(self, on_rows: OnRows | None) -> None:
         self._on_rows = on_rows

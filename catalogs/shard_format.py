@@ -75,7 +75,7 @@ def samples_of(values: Mapping[str, Sequence[Any]], *, num_samples: int) -> list
 
 
 class ShardFormat(Protocol):
-    """Reads and writes shards of one format. Stateless: instances carry no data."""
+    """Reader and writer of shards of one format. Stateless: instances carry no data."""
 
     suffixes: tuple[str, ...]
     # Whether ingestion saves a member index (`Inspection.members`), which `read` uses.

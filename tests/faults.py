@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that answers wrongly when it is told to."""
+"""Proxy in front of an S3 server that injects planned faults."""
 
 import contextlib
 import http.client
@@ -14,13 +14,13 @@ from servers import S3Server
 
 @dataclass
 class Faults:
-    """What the proxy does wrong next: an HTTP status, `cut` (half an answer), `drop` (none), or
-    `stall` (none until `go_on` is set).
+    """Faults of the next requests: an HTTP status, `cut` (half an answer), `drop` (no answer), or
+    `stall` (no answer until `release` is set).
     """
 
     planned: list[Any] = field(default_factory=list)
     num_requests: int = 0
-    go_on: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
 
     def next(self) -> Any:
         self.num_requests += 1
@@ -29,7 +29,7 @@ class Faults:
 
 @contextlib.contextmanager
 def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
-    """A proxy before `server`, and what it shall do wrong."""
+    """Yield a proxy in front of `server`, and the faults that it injects."""
     faults, target = Faults(), urlsplit(server.endpoint).netloc
 
     class Proxy(BaseHTTPRequestHandler):
@@ -42,16 +42,16 @@ def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
                 self.answer(fault, {}, b"<Error><Code>SlowDown</Code></Error>")
                 return
             if fault == "stall":
-                faults.go_on.wait()
+                faults.release.wait()
             if fault in ("drop", "stall"):
                 self.close_connection = True
                 self.connection.close()
                 return
-            there = http.client.HTTPConnection(target)
-            there.request(self.command, self.path, body, dict(self.headers))
-            found = there.getresponse()
-            self.answer(found.status, dict(found.getheaders()), found.read(), cut=fault == "cut")
-            there.close()
+            upstream = http.client.HTTPConnection(target)
+            upstream.request(self.command, self.path, body, dict(self.headers))
+            reply = upstream.getresponse()
+            self.answer(reply.status, dict(reply.getheaders()), reply.read(), cut=fault == "cut")
+            upstream.close()
 
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward  # noqa: N815
 
@@ -59,9 +59,9 @@ def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
             self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False
         ) -> None:
             self.send_response(status)
-            skipped = ("transfer-encoding", "connection", "content-length")
+            own_headers = ("transfer-encoding", "connection", "content-length")
             for name, value in headers.items():
-                if name.lower() not in skipped:
+                if name.lower() not in own_headers:
                     self.send_header(name, value)
             length = headers.get("Content-Length", str(len(body)))
             self.send_header("Content-Length", length)

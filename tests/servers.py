@@ -1,7 +1,7 @@
-"""Real S3 servers on loopback, for tests: moto and rclone, which disagree about the protocol.
+"""Real S3 servers on loopback for tests: moto and rclone, which implement the protocol differently.
 
 rclone answers a ranged GET with 200 and Content-Range instead of 206, and ignores conditional PUTs.
-Both choose a free port themselves and print it, which is what starting waits for.
+Both choose a free port and print it; the start waits for that line.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client process needs in its environment."""
+        """Environment variables for a client process."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "key",
@@ -42,8 +42,8 @@ class S3Server:
 
 @contextlib.contextmanager
 def moto_s3() -> Iterator[S3Server]:
-    """moto: answers as Amazon does."""
-    with _running([_program("moto_server"), "-H", "127.0.0.1", "-p", "0"]) as endpoint:
+    """Serve S3 with moto, which answers as Amazon does."""
+    with _serve([_program("moto_server"), "-H", "127.0.0.1", "-p", "0"]) as endpoint:
         server = S3Server(endpoint)
         _create_bucket(server)
         yield server
@@ -51,11 +51,11 @@ def moto_s3() -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def rclone_s3() -> Iterator[S3Server]:
-    """rclone: serves a folder, and answers ranges in its own way."""
+    """Serve a folder with rclone, which answers ranged requests with status 200."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, BUCKET).mkdir()
         command = [_program("rclone"), "serve", "s3", "--auth-key", "key,secret"]
-        with _running([*command, "--addr", "127.0.0.1:0", folder]) as endpoint:
+        with _serve([*command, "--addr", "127.0.0.1:0", folder]) as endpoint:
             yield S3Server(endpoint)
 
 
@@ -78,21 +78,21 @@ def _create_bucket(server: S3Server) -> None:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str]) -> Iterator[str]:
+def _serve(command: Sequence[str]) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     try:
-        said = []
+        lines = []
         for line in process.stdout:
-            said.append(line)
-            if found := _URL.search(line):
+            lines.append(line)
+            if match := _URL.search(line):
                 break
         else:
-            raise RuntimeError(f"{command[0]} ended before it served: {b''.join(said)!r}")
-        # Someone has to read what it goes on saying, or it stops once the pipe is full.
+            raise RuntimeError(f"{command[0]} ended before it printed its URL: {b''.join(lines)!r}")
+        # Read its output, because it blocks when the pipe is full.
         drain = threading.Thread(target=process.stdout.read, daemon=True)
         drain.start()
-        yield found.group().decode()
+        yield match.group().decode()
     finally:
         process.terminate()
         process.wait()
@@ -100,7 +100,7 @@ def _running(command: Sequence[str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def rclone_process(folder: Path, *, address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """rclone serving `folder` at a fixed `address`, to be killed and started again."""
+    """Serve `folder` with rclone at a fixed `address`, to be killed and restarted."""
     command = [_program("rclone"), "serve", "s3", "--auth-key", "key,secret"]
     process = subprocess.Popen(
         [*command, "--addr", address, str(folder)],

@@ -1,4 +1,4 @@
-"""Ingesting and converting, on a real cluster."""
+"""Ingestion and conversion on a real cluster."""
 
 import json
 import os
@@ -56,7 +56,9 @@ def test_a_run_never_changes_its_corpus(tmp_path: Path, shards: Path, client: Cl
         ingest([str(shards / "webdataset")], run=run, client=client)
 
 
-def test_a_shard_that_changed_since_is_named(tmp_path: Path, shards: Path, client: Client) -> None:
+def test_a_shard_that_changed_since_ingestion_is_named(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
     run, folder = str(tmp_path / "run"), tmp_path / "shards"
     folder.mkdir()
     for path in (shards / "parquet").iterdir():
@@ -70,8 +72,8 @@ def test_a_shard_that_changed_since_is_named(tmp_path: Path, shards: Path, clien
 def test_a_damaged_shard_is_named_and_leaves_no_corpus(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    whole = (shards / "parquet" / "000.parquet").read_bytes()
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    data = (shards / "parquet" / "000.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"cut\.parquet"):
         ingest([str(tmp_path / "cut.parquet")], run=str(tmp_path / "run"), client=client)
     assert not (tmp_path / "run" / "corpus" / "manifest.parquet").exists()
@@ -97,7 +99,7 @@ def one_parquet(folder: Path) -> str:
 
 @pytest.mark.parametrize("source", [json_lines, one_parquet])
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_converting_cuts_samples_into_shards_of_the_wished_size(
+def test_conversion_writes_shards_of_the_requested_size(
     tmp_path: Path, client: Client, source: Any, kind: str
 ) -> None:
     run = str(tmp_path / "run")
@@ -117,7 +119,7 @@ def test_converting_cuts_samples_into_shards_of_the_wished_size(
     assert read == ROWS
 
 
-def test_an_image_folder_becomes_images_with_the_number_of_their_class(tmp_path: Path) -> None:
+def test_an_image_folder_becomes_images_with_class_labels(tmp_path: Path) -> None:
     pictures = samples(4)
     for number, name in enumerate(["cat", "dog", "cat", "ant"]):
         path = tmp_path / "images" / name / f"{number}.png"
@@ -140,17 +142,17 @@ def test_an_image_folder_becomes_images_with_the_number_of_their_class(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_converting_twice_gives_the_same_bytes(tmp_path: Path, kind: str) -> None:
+def test_a_second_conversion_writes_the_same_bytes(tmp_path: Path, kind: str) -> None:
     url = json_lines(tmp_path / "source")
-    written = [
+    runs = [
         convert([url], to=str(tmp_path / name), shard_format=kind, shard_samples=5)
         for name in ("one", "two")
     ]
-    first, second = ([Path(found).read_bytes() for found in urls] for urls in written)
+    first, second = ([Path(url).read_bytes() for url in urls] for urls in runs)
     assert first == second
 
 
-def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_unsupported_sources_are_refused_with_one_line(tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "a.jsonl").write_text('{"a": 1}\n[2]\n')
@@ -165,18 +167,18 @@ def test_what_cannot_be_converted_is_refused_in_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_an_interrupted_conversion_goes_on_and_keeps_what_is_there(
+def test_an_interrupted_conversion_resumes_and_keeps_finished_shards(
     tmp_path: Path, kind: str
 ) -> None:
     url = json_lines(tmp_path / "source")
     options: dict[str, Any] = {"shard_format": kind, "shard_samples": 4}
     urls = convert([url], to=str(tmp_path / "shards"), **options)
-    whole = [Path(found).read_bytes() for found in urls]
-    kept = Path(urls[0]).stat()
+    shard_bytes = [Path(url).read_bytes() for url in urls]
+    first_stat = Path(urls[0]).stat()
     Path(urls[1]).unlink()
     assert convert([url], to=str(tmp_path / "shards"), **options) == urls
-    assert [Path(found).read_bytes() for found in urls] == whole
-    assert Path(urls[0]).stat() == kept
+    assert [Path(url).read_bytes() for url in urls] == shard_bytes
+    assert Path(urls[0]).stat() == first_stat
 
 
 def test_shards_of_other_sources_or_settings_are_never_mixed(tmp_path: Path) -> None:

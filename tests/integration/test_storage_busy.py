@@ -1,4 +1,4 @@
-"""Storage that is busy or cuts connections: real servers behind a proxy that does all that."""
+"""Storage that is busy or drops connections: real servers behind a proxy that injects faults."""
 
 import json
 import subprocess
@@ -38,27 +38,27 @@ FAULTS = [[429], [500, 503], [503, 502, 504, 408], ["drop"], ["drop", 503, "drop
 
 
 @pytest.mark.parametrize("faults", FAULTS, ids=str)
-def test_what_passes_is_waited_for(busy: Faults, faults: list[Any]) -> None:
+def test_transient_errors_are_retried(busy: Faults, faults: list[Any]) -> None:
     url = "s3://bucket/busy.bin"
 
-    def after(faults: list[Any]) -> None:
-        assert busy.planned == [], "the faults before were not met"
+    def plan(faults: list[Any]) -> None:
+        assert busy.planned == [], "earlier faults were not met"
         busy.planned = list(faults)
 
-    after(faults)
+    plan(faults)
     storage.publish(url, DATA)
-    after(faults)
+    plan(faults)
     assert storage.read(url) == DATA
-    after(faults)
+    plan(faults)
     assert storage.read_ranges(url, [(5, 10), (100, 50)]) == [DATA[5:15], DATA[100:150]]
-    after(faults)
-    assert [found.num_bytes for found in storage.list_objects(url)] == [len(DATA)]
-    after(faults)
+    plan(faults)
+    assert [stored.num_bytes for stored in storage.list_objects(url)] == [len(DATA)]
+    plan(faults)
     storage.delete(url)
     assert storage.info(url) is None
 
 
-def test_an_answer_that_is_cut_off_is_read_again(busy: Faults) -> None:
+def test_a_truncated_answer_is_retried(busy: Faults) -> None:
     storage.publish("s3://bucket/cut.bin", DATA)
     busy.planned = ["cut", "cut"]
     assert storage.read("s3://bucket/cut.bin") == DATA
@@ -66,7 +66,7 @@ def test_an_answer_that_is_cut_off_is_read_again(busy: Faults) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 501])
-def test_what_does_not_pass_is_told_at_once(busy: Faults, status: int) -> None:
+def test_permanent_errors_are_raised_at_once(busy: Faults, status: int) -> None:
     busy.planned = [status] * 50
     with pytest.raises(StorageError, match="bucket/refused"):
         storage.publish("s3://bucket/refused.bin", DATA)
@@ -89,11 +89,11 @@ def test_pauses_are_random_below_a_bound_that_doubles(
 ) -> None:
     bounds: list[tuple[float, float]] = []
 
-    def drawn(low: float, high: float) -> float:
+    def draw(low: float, high: float) -> float:
         bounds.append((low, high))
         return 0.0
 
-    monkeypatch.setattr(retry.random, "uniform", drawn)
+    monkeypatch.setattr(retry.random, "uniform", draw)
     failures = [ConnectionError(), TimeoutError()] * attempts
 
     def operation() -> str:
@@ -123,7 +123,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     object_store._bucket.cache_clear()
 
 
-def test_credentials_of_a_process_are_renewed_before_they_end(
+def test_credentials_of_a_process_are_renewed_before_they_expire(
     tmp_path: Path, no_keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, count, config = tmp_path / "rotate.py", tmp_path / "count", tmp_path / "config"

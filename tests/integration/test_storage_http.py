@@ -1,4 +1,4 @@
-"""The storage door and a corpus on a plain web server on loopback."""
+"""Storage and a corpus on a plain web server on loopback."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from catalogs.formats.webdataset import Webdataset
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Knows no ranges, as many a simple server, and answers `/endless` without saying how long."""
+    """Server that ignores ranges, and sends `/endless` without a length."""
 
     def do_GET(self) -> None:
         if self.path == "/endless":
@@ -34,7 +34,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
-    """The URL at which the files in `tmp_path` are."""
+    """URL of a server for the files in `tmp_path`."""
     handler = partial(Quiet, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -49,11 +49,15 @@ def test_a_corpus_is_read_from_a_web_server(served: str, tmp_path: Path) -> None
     Webdataset().write(tmp_path / "a-0.tar", samples)
     Parquet().write(tmp_path / "a-1.parquet", samples)
     urls = [f"{served}/a-{{0..0}}.tar?signature=", f"{served}/a-1.parquet"]
-    found = storage.expand(urls)
-    assert [one.url for one in found] == [f"{served}/a-0.tar?signature=", f"{served}/a-1.parquet"]
-    kinds = [format_of(one.url) for one in found]
+    objects = storage.expand(urls)
+    assert [stored.url for stored in objects] == [
+        f"{served}/a-0.tar?signature=",
+        f"{served}/a-1.parquet",
+    ]
+    kinds = [format_of(stored.url) for stored in objects]
     corpus = Corpus.from_inspections(
-        (one, kind, inspect_shard(one.url, kind)) for one, kind in zip(found, kinds, strict=True)
+        (stored, kind, inspect_shard(stored.url, kind))
+        for stored, kind in zip(objects, kinds, strict=True)
     )
     for shard in corpus.shards:
         corpus.verify(shard)
@@ -61,14 +65,14 @@ def test_a_corpus_is_read_from_a_web_server(served: str, tmp_path: Path) -> None
         assert reading.samples == [{"label": 1}, {"label": 99}]
 
 
-def test_a_range_is_cut_out_of_the_whole_file(served: str, tmp_path: Path) -> None:
+def test_a_range_is_read_from_a_server_that_ignores_ranges(served: str, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"0123456789")
     assert storage.read_ranges(f"{served}/a.bin", [(8, 2), (0, 1)]) == [b"89", b"0"]
     with pytest.raises(StorageError, match=r"a\.bin: requested 6 bytes"):
         storage.read_ranges(f"{served}/a.bin", [(5, 6)])
 
 
-def test_what_a_web_server_has_not_is_missing(served: str) -> None:
+def test_an_absent_file_on_a_web_server_is_missing(served: str) -> None:
     assert storage.info(f"{served}/no.tar") is None
     with pytest.raises(MissingError, match=r"no\.tar"):
         storage.read(f"{served}/no.tar")
@@ -79,5 +83,5 @@ def test_what_a_web_server_has_not_is_missing(served: str) -> None:
 
 
 def test_a_file_of_unknown_size_is_a_storage_error(served: str) -> None:
-    with pytest.raises(StorageError, match="/endless: its server does not say how large"):
+    with pytest.raises(StorageError, match="/endless: the server does not report its size"):
         storage.info(f"{served}/endless")

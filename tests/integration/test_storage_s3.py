@@ -1,4 +1,4 @@
-"""The storage door, the formats and the catalog against two real S3 servers that disagree."""
+"""Storage, formats and catalog on two real S3 servers with different behaviour."""
 
 import multiprocessing
 import random
@@ -34,19 +34,19 @@ def server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
 def folder(
     server: S3Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> str:
-    """A folder of its own for each test."""
+    """A separate folder for each test."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     return f"{server.url}/{request.node.originalname}"
 
 
-def test_what_was_published_is_read_back_whole_and_in_ranges(folder: str) -> None:
+def test_a_published_object_is_read_whole_and_in_ranges(folder: str) -> None:
     data = random.Random(0).randbytes(300_000)
     storage.publish(f"{folder}/with a space.bin", data)
     ranges = [(0, 5), (299_990, 10), (1000, 100_000), (7, 1)]
     for _ in range(2):
-        found = storage.read_ranges(f"{folder}/with a space.bin", ranges)
-        assert found == [data[offset : offset + size] for offset, size in ranges]
+        data_ranges = storage.read_ranges(f"{folder}/with a space.bin", ranges)
+        assert data_ranges == [data[offset : offset + size] for offset, size in ranges]
     assert storage.read(f"{folder}/with a space.bin") == data
 
 
@@ -54,11 +54,11 @@ def test_ranges_are_read_from_many_threads(folder: str) -> None:
     data = random.Random(0).randbytes(50_000)
     storage.publish(f"{folder}/one.bin", data)
 
-    def piece(offset: int) -> bytes:
+    def second_range(offset: int) -> bytes:
         return storage.read_ranges(f"{folder}/one.bin", [(offset, 50), (offset + 50, 50)])[1]
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(piece, range(0, 1000, 50))) == [
+        assert list(pool.map(second_range, range(0, 1000, 50))) == [
             data[offset + 50 : offset + 100] for offset in range(0, 1000, 50)
         ]
 
@@ -66,34 +66,34 @@ def test_ranges_are_read_from_many_threads(folder: str) -> None:
 def test_listing_head_and_expanding_agree_on_names_sizes_and_etags(folder: str) -> None:
     for name in ("b/2.bin", "b/1.bin", "a.bin", "b/_SUCCESS"):
         storage.publish(f"{folder}/{name}", name.encode())
-    found = storage.list_objects(folder)
+    objects = storage.list_objects(folder)
     names = [f"{folder}/{name}" for name in ("a.bin", "b/1.bin", "b/2.bin", "b/_SUCCESS")]
-    assert [one.url for one in found] == names
-    assert [storage.info(name) for name in names] == found
-    assert len({one.etag for one in found}) == 4
-    assert storage.expand([f"{folder}/b/*.bin", f"{folder}/b"]) == found[1:3]
-    assert storage.expand([f"{folder}/b/{{1..2}}.bin"]) == found[1:3]
+    assert [one.url for one in objects] == names
+    assert [storage.info(name) for name in names] == objects
+    assert len({one.etag for one in objects}) == 4
+    assert storage.expand([f"{folder}/b/*.bin", f"{folder}/b"]) == objects[1:3]
+    assert storage.expand([f"{folder}/b/{{1..2}}.bin"]) == objects[1:3]
     assert storage.list_objects(f"{folder}/b/1") == []
     assert storage.info(f"{folder}/b") is None
 
 
-def test_the_marker_of_a_folder_is_no_object(server: S3Server, folder: str) -> None:
+def test_the_marker_of_a_folder_is_not_an_object(server: S3Server, folder: str) -> None:
     storage.publish(f"{folder}/a.bin", b"a")
     storage.publish(f"{folder}/empty.bin", b"")
     client = boto3.client(
         "s3", endpoint_url=server.endpoint, config=Config(retries={"total_max_attempts": 1})
     )
-    # As the consoles of cloud providers make folders.
+    # The consoles of cloud providers create such markers.
     try:
         client.put_object(Bucket=BUCKET, Key=f"{folder.rpartition('/')[2]}/", Body=b"")
     except ClientError:
-        pytest.skip("this server has real folders, and takes no markers")
+        pytest.skip("this server has real folders and refuses markers")
     names = [f"{folder}/a.bin", f"{folder}/empty.bin"]
     assert [one.url for one in storage.expand([folder])] == names
     assert storage.info(folder) is None
 
 
-def test_an_object_that_is_not_there_is_missing(folder: str) -> None:
+def test_an_absent_object_is_missing(folder: str) -> None:
     for read in (storage.read, lambda url: storage.read_ranges(url, [(0, 1)])):
         with pytest.raises(MissingError, match=r"nothing\.bin"):
             read(f"{folder}/nothing.bin")
@@ -102,7 +102,7 @@ def test_an_object_that_is_not_there_is_missing(folder: str) -> None:
     storage.delete(f"{folder}/nothing.bin")
 
 
-def test_a_bucket_that_is_not_there_is_an_input_error_for_patterns(folder: str) -> None:
+def test_an_absent_bucket_is_an_input_error_for_patterns(folder: str) -> None:
     assert folder
     with pytest.raises(InputError, match="s3://no-such-bucket/x"):
         storage.expand(["s3://no-such-bucket/x"])
@@ -110,12 +110,12 @@ def test_a_bucket_that_is_not_there_is_an_input_error_for_patterns(folder: str) 
 
 def test_a_range_beyond_the_end_is_a_storage_error(folder: str) -> None:
     storage.publish(f"{folder}/short.bin", b"0123456789")
-    for wanted in ((5, 6), (20, 5)):
+    for extent in ((5, 6), (20, 5)):
         with pytest.raises(StorageError, match=r"short\.bin"):
-            storage.read_ranges(f"{folder}/short.bin", [wanted])
+            storage.read_ranges(f"{folder}/short.bin", [extent])
 
 
-def test_an_object_that_changed_is_noticed_while_it_is_read(folder: str) -> None:
+def test_a_changed_object_is_detected_when_it_is_read(folder: str) -> None:
     url = f"{folder}/changing.bin"
     storage.publish(url, b"before")
     before = storage.info(url)
@@ -128,7 +128,7 @@ def test_an_object_that_changed_is_noticed_while_it_is_read(folder: str) -> None
         storage.read(url, etag=before.etag)
 
 
-def test_a_large_file_and_a_folder_go_up_and_come_down(folder: str, tmp_path: Path) -> None:
+def test_a_folder_with_a_large_file_is_uploaded_and_downloaded(folder: str, tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     (source / "deep").mkdir(parents=True)
     # Large enough for a multipart upload.
@@ -145,7 +145,7 @@ def test_a_large_file_and_a_folder_go_up_and_come_down(folder: str, tmp_path: Pa
     assert storage.list_objects(folder) == []
 
 
-def test_a_server_that_cannot_be_reached_is_a_storage_error_that_names_the_url(
+def test_an_unreachable_server_is_a_storage_error_that_names_the_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in S3Server("http://127.0.0.1:1").environment.items():
@@ -155,7 +155,7 @@ def test_a_server_that_cannot_be_reached_is_a_storage_error_that_names_the_url(
         storage.read("s3://bucket/x.bin")
 
 
-def test_refused_credentials_are_a_storage_error_that_does_not_tell_them(
+def test_refused_credentials_are_a_storage_error_that_does_not_reveal_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with rclone_s3() as own:

@@ -83,13 +83,13 @@ def test_a_server_that_stalls_holds_nobody_longer_than_allowed(
 ) -> None:
     stream = stream_of(index, remote, timeout_seconds=1.0)
     busy.planned = ["stall"] * 100
-    busy.go_on.clear()
+    busy.release.clear()
     try:
         with pytest.raises(StorageError, match=r"rank 0 .* reading shard \d \(s3://bucket/.*\)"):
             list(stream)
     finally:
         busy.planned.clear()
-        busy.go_on.set()
+        busy.release.set()
 
 
 STALLED = """
@@ -104,14 +104,14 @@ list(ordered_map(
 
 def test_a_process_ends_though_its_requests_hang(remote: Corpus, busy: Faults) -> None:
     busy.planned = ["stall"] * 100
-    busy.go_on.clear()
+    busy.release.clear()
     try:
         command = [sys.executable, "-c", STALLED, remote.shards[0].uri]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert "TimeoutError" in done.stderr
     finally:
         busy.planned.clear()
-        busy.go_on.set()
+        busy.release.set()
 
 
 def test_an_object_that_was_replaced_or_removed_is_named(

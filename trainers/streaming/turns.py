@@ -10,7 +10,7 @@ _QUICK_SECONDS = 100e-6
 
 
 class Turns:
-    """Lets one thread work at a time for as long as items are quick.
+    """Lock that lets one thread work at a time for as long as items are quick.
 
     Threads that release the GIL for a few microseconds at a time wait for each other more than they
     work: two of them decode small images at less than half the rate of one.

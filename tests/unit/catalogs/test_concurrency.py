@@ -25,7 +25,7 @@ def no_thread_outlives_its_test() -> Iterator[None]:
 
 
 @given(st.lists(st.integers(0, 100)), st.integers(0, 5), st.integers(1, 50))
-def test_results_come_in_the_order_of_the_items(
+def test_results_are_in_the_order_of_the_items(
     items: list[int], num_threads: int, budget: int
 ) -> None:
     squares = ordered_map(
@@ -171,7 +171,7 @@ def test_one_map_feeds_another_and_both_stop_together() -> None:
         next(inner)
 
 
-def test_nothing_starts_before_the_first_result_is_asked_for() -> None:
+def test_nothing_starts_before_the_first_result_is_requested() -> None:
     calls: list[int] = []
     results = ordered_map(calls.append, [1, 2], num_threads=1)
     assert calls == []

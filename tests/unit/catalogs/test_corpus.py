@@ -58,7 +58,7 @@ def test_a_saved_corpus_is_the_same_when_opened(tmp_path: Path) -> None:
         assert reading.samples == [{"label": 100 * (shard_id % 2) + row}]
 
 
-def test_workers_may_publish_the_member_index_themselves(tmp_path: Path) -> None:
+def test_inspection_may_publish_the_member_index(tmp_path: Path) -> None:
     (url,) = written(tmp_path, [4], kind="webdataset")
     members = Layout(str(tmp_path / "run")).members(0)
     inspection = inspect_shard(url, "webdataset", members_url=members)
@@ -72,7 +72,7 @@ def test_workers_may_publish_the_member_index_themselves(tmp_path: Path) -> None
     assert found == [{"label": 1}, {"label": 3}]
 
 
-def test_a_run_that_was_opened_by_a_relative_path_works_in_any_folder(
+def test_a_run_opened_by_a_relative_path_works_in_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = written(tmp_path / "w", [4], kind="webdataset")
@@ -96,7 +96,7 @@ def test_a_manifest_that_another_program_rewrote_is_an_input_error(tmp_path: Pat
         Corpus.open(str(tmp_path))
 
 
-def test_a_shard_named_twice_is_an_input_error(tmp_path: Path) -> None:
+def test_a_duplicate_shard_is_an_input_error(tmp_path: Path) -> None:
     found = inspected(written(tmp_path, [3, 5]))
     with pytest.raises(InputError, match=r"duplicate shard .*1\.parquet"):
         Corpus.from_inspections([*found, found[1]])
@@ -112,13 +112,13 @@ def test_a_corpus_needs_shards_samples_and_a_common_column(tmp_path: Path) -> No
         Corpus.from_inspections([(stored, kind, replace(found, columns=("text",))), other])
 
 
-def test_its_columns_are_those_of_every_shard(tmp_path: Path) -> None:
+def test_the_columns_are_those_of_every_shard(tmp_path: Path) -> None:
     (stored, kind, found), other = inspected(written(tmp_path, [3, 5]))
     wide = (stored, kind, replace(found, columns=("text", "label", "image")))
     assert Corpus.from_inspections([wide, other]).columns == ("label", "image")
 
 
-def test_its_id_tells_order_and_every_fact_of_a_shard_apart(tmp_path: Path) -> None:
+def test_the_corpus_id_depends_on_the_order_and_every_property_of_shards(tmp_path: Path) -> None:
     corpus = Corpus.from_inspections(inspected(written(tmp_path, [3, 5])))
     first, second = corpus.shards
     others = [
@@ -140,7 +140,7 @@ def test_its_id_tells_order_and_every_fact_of_a_shard_apart(tmp_path: Path) -> N
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.data())
-def test_its_rows_are_every_sample_once_in_order(counts: list[int], data: st.DataObject) -> None:
+def test_the_rows_are_every_sample_once_in_order(counts: list[int], data: st.DataObject) -> None:
     corpus = synthetic(counts)
     expected = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
     assert corpus.rows().collect(engine="streaming").rows() == expected
@@ -150,7 +150,7 @@ def test_its_rows_are_every_sample_once_in_order(counts: list[int], data: st.Dat
     assert some["shard_id"].to_list() == [shard for shard, row in expected if row >= 5]
 
 
-def test_its_rows_are_counted_without_holding_them() -> None:
+def test_the_rows_are_counted_in_bounded_memory() -> None:
     corpus = synthetic([5_000_000, 1, 3_000_000])
     found = corpus.rows().select(
         pl.len().alias("count"), pl.col("row").cast(pl.UInt64).max().alias("last")
@@ -158,7 +158,7 @@ def test_its_rows_are_counted_without_holding_them() -> None:
     assert found.collect(engine="streaming").row(0) == (8_000_001, 4_999_999)
 
 
-def test_verifying_finds_a_shard_that_changed_or_is_gone(tmp_path: Path) -> None:
+def test_verification_detects_changed_and_deleted_shards(tmp_path: Path) -> None:
     urls = written(tmp_path, [3, 5])
     corpus = Corpus.from_inspections(inspected(urls))
     corpus.verify(corpus.shard(1))
@@ -178,7 +178,7 @@ def test_a_shard_id_outside_the_corpus_is_an_input_error(shard_id: int) -> None:
         synthetic([1, 2]).read(shard_id, rows=[0], columns=["label"])
 
 
-def test_a_format_follows_from_the_suffix() -> None:
+def test_the_suffix_determines_the_format() -> None:
     assert format_of("s3://b/x.TAR") == "webdataset"
     assert format_of("/d/x.parquet") == "parquet"
     assert format_of("https://h/d/x.tar?key=y") == "webdataset"
@@ -186,7 +186,7 @@ def test_a_format_follows_from_the_suffix() -> None:
         format_of("/d/x.jsonl")
 
 
-def test_notes_of_another_corpus_are_a_mismatch_that_says_what_differs() -> None:
+def test_notes_of_another_corpus_are_a_mismatch_with_the_differences() -> None:
     corpus = synthetic([3, 5])
     check_corpus({"corpus_id": corpus.corpus_id}, corpus=corpus, what="it")
     notes = {"corpus_id": "other", "num_shards": 2, "num_samples": 9}

@@ -30,7 +30,7 @@ def rows(keys: list[tuple[int, int]]) -> pl.LazyFrame:
     return frame.with_columns(weight=pl.col("row") / 2.0, probability=pl.lit(0.25))
 
 
-def test_an_index_comes_back_with_its_provenance(tmp_path: Path) -> None:
+def test_an_index_is_read_with_its_provenance(tmp_path: Path) -> None:
     url = str(tmp_path / "index.parquet")
     written = IndexFile.write(url, rows([(0, 3), (2, 1), (2, 9)]), provenance=PROVENANCE)
     opened = IndexFile.open(url, corpus=CORPUS)
@@ -57,7 +57,7 @@ def test_rows_by_shard_are_the_rows_in_order(tmp_path: Path, keys: list[tuple[in
         assert weights.tolist() == [row / 2 for row in of_shard.tolist()]
 
 
-def test_of_many_row_groups_only_those_with_a_shard_are_read(
+def test_only_the_row_groups_with_a_shard_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = str(tmp_path / "index.parquet")
@@ -80,7 +80,7 @@ def test_of_many_row_groups_only_those_with_a_shard_are_read(
     assert rows_of_shard(url, 3).tolist() == rows_of_shard(url, 9).tolist() == []
 
 
-def test_the_digest_is_of_the_rows_alone(tmp_path: Path) -> None:
+def test_the_digest_covers_only_the_rows(tmp_path: Path) -> None:
     keys = [(0, 3), (2, 1), (2, 9)]
 
     def digest(name: str, selected: pl.LazyFrame, **provenance: Any) -> str:
@@ -92,7 +92,7 @@ def test_the_digest_is_of_the_rows_alone(tmp_path: Path) -> None:
     assert digest("d", rows([(0, 3), (2, 1), (2, 8)])) != same
 
 
-def test_an_index_that_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_an_existing_index_is_not_overwritten_by_default(tmp_path: Path) -> None:
     url = str(tmp_path / "index.parquet")
     first = IndexFile.write(url, rows([(0, 1)]), provenance={})
     with pytest.raises(ExistsError, match=r"index\.parquet already exists"):
@@ -111,7 +111,7 @@ def test_rows_that_are_not_sorted_or_not_unique_leave_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_or_fewer_rows_than_promised_leave_no_file(tmp_path: Path) -> None:
+def test_an_unexpected_number_of_rows_leaves_no_file(tmp_path: Path) -> None:
     url, selected = str(tmp_path / "index.parquet"), rows([(0, 1), (0, 2)])
     for promised in (1, 3):
         with pytest.raises(InputError, match=f"{promised} rows were selected, but 2 were read"):
@@ -122,7 +122,7 @@ def test_more_or_fewer_rows_than_promised_leave_no_file(tmp_path: Path) -> None:
     assert IndexFile.write(url, selected, provenance={}, num_samples=2).num_samples == 2
 
 
-def test_the_digest_is_known_without_writing_and_every_row_is_reported(tmp_path: Path) -> None:
+def test_the_digest_is_computed_without_writing_and_every_row_is_reported(tmp_path: Path) -> None:
     selected = rows([(0, 1), (0, 2), (7, 0)])
     seen: list[int] = []
     digest = digest_of(selected, on_rows=seen.append)
@@ -147,7 +147,7 @@ def test_an_index_of_another_corpus_is_a_mismatch(tmp_path: Path) -> None:
     assert IndexFile.open(url).num_samples == 1
 
 
-def test_what_is_no_index_is_an_input_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_index_is_an_input_error(tmp_path: Path) -> None:
     url = str(tmp_path / "other.parquet")
     pl.DataFrame({"x": [1]}).write_parquet(url)
     with pytest.raises(InputError, match=r"other\.parquet is not an index file"):
@@ -163,7 +163,7 @@ def test_an_empty_index_has_no_shards(tmp_path: Path) -> None:
     assert index.rows_by_shard() == {}
 
 
-def test_a_large_index_is_streamed_small_on_disk_and_sorted_for_others(tmp_path: Path) -> None:
+def test_a_large_index_is_streamed_small_on_disk_and_declared_sorted(tmp_path: Path) -> None:
     url = str(tmp_path / "index.parquet")
     count = 3_000_000
     selected = pl.LazyFrame({"row": pl.int_range(count, eager=True)}).select(

@@ -1,4 +1,4 @@
-"""Which ranges are requested for which extents."""
+"""Read plan: ranges that are requested for extents."""
 
 import itertools
 
@@ -38,7 +38,7 @@ def test_ranges_are_sorted_and_further_apart_than_a_request_costs(
 
 
 @given(extents, st.integers(0, 100), st.integers(0, 100))
-def test_no_other_gap_makes_a_cheaper_plan(
+def test_no_other_merge_makes_a_cheaper_plan(
     wanted: list[Extent], request_bytes: int, other_gap: int
 ) -> None:
     best = coalesce(wanted, request_bytes=request_bytes)
@@ -56,7 +56,9 @@ def test_near_extents_are_one_request_and_far_ones_are_not() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 10**7), st.integers(33_000, 90_000)), min_size=1, max_size=30)
 )
-def test_of_large_samples_at_most_a_fifth_more_is_read(found: list[tuple[int, int]]) -> None:
+def test_read_amplification_of_large_samples_is_at_most_a_fifth(
+    found: list[tuple[int, int]],
+) -> None:
     wanted, end = [], 0
     for gap, size in found:
         wanted.append((end + gap, size))
@@ -70,7 +72,7 @@ def test_of_large_samples_at_most_a_fifth_more_is_read(found: list[tuple[int, in
     assert small == coalesce(wanted, request_bytes=1 << 20)
 
 
-def test_the_smallest_gaps_are_read_over_first() -> None:
+def test_the_smallest_gaps_are_read_first() -> None:
     wanted = [(0, 100_000), (110_000, 100_000), (700_000, 100_000), (805_000, 100_000)]
     ranges = coalesce_bounded(wanted, request_bytes=1 << 20, num_samples=4)
     assert ranges == [(0, 210_000), (700_000, 205_000)]
@@ -80,7 +82,7 @@ def test_an_extent_inside_another_costs_nothing() -> None:
     assert coalesce([(0, 100), (10, 5)], request_bytes=0) == [(0, 100)]
 
 
-def test_cutting_what_was_not_requested_is_our_own_bug() -> None:
+def test_cutting_an_extent_that_was_not_requested_is_an_assertion_error() -> None:
     fetched = FetchedRanges([(10, 5)], [b"abcde"])
     for extent in ((9, 2), (12, 5), (0, 1)):
         with pytest.raises(AssertionError):

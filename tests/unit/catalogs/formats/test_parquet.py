@@ -1,4 +1,4 @@
-"""Parquet shards: layouts that others write. What every format promises is tested elsewhere."""
+"""Parquet shards: layouts of other programs; see also the conformance suite."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def read(path: Path, rows: list[int], columns: list[str]) -> list[dict[str, Any]
     return Parquet().read(shard_of(path), rows=rows, columns=columns).samples
 
 
-def test_nested_columns_come_back_as_plain_values(tmp_path: Path) -> None:
+def test_nested_columns_are_read_as_plain_values(tmp_path: Path) -> None:
     rows = [
         {"image": {"bytes": b"x", "path": None}, "a.b": 1, "tags": ["t"], "box": [[1.5]]},
         {"image": {"bytes": b"y", "path": "p"}, "a.b": 2, "tags": [], "box": None},
@@ -46,7 +46,7 @@ def test_nested_columns_come_back_as_plain_values(tmp_path: Path) -> None:
     ]
 
 
-def test_other_types_come_back_as_plain_values(tmp_path: Path) -> None:
+def test_other_types_are_read_as_plain_values(tmp_path: Path) -> None:
     table = pa.table(
         {
             "word": pa.array(["a", "b", "a"]).dictionary_encode(),
@@ -157,7 +157,7 @@ def test_a_damaged_page_is_an_input_error_that_names_the_shard(tmp_path: Path) -
         Parquet().read(shard, rows=[0], columns=["x"])
 
 
-def test_a_footer_that_lies_about_its_length_is_an_input_error(tmp_path: Path) -> None:
+def test_a_footer_with_a_wrong_length_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": [1]}), path)
     path.write_bytes(path.read_bytes()[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1")
@@ -165,7 +165,7 @@ def test_a_footer_that_lies_about_its_length_is_an_input_error(tmp_path: Path) -
         Parquet().inspect(str(path))
 
 
-def test_a_file_whose_middle_was_lost_is_an_input_error(tmp_path: Path) -> None:
+def test_a_file_without_its_middle_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": [f"{n:09d}" for n in range(20_000)]}), path, compression="none")
     data = path.read_bytes()
@@ -175,7 +175,7 @@ def test_a_file_whose_middle_was_lost_is_an_input_error(tmp_path: Path) -> None:
         Parquet().inspect(str(path))
 
 
-def test_what_a_small_file_takes_when_decoded_is_known_from_its_footer(tmp_path: Path) -> None:
+def test_the_decoded_size_of_a_small_file_is_known_from_its_footer(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     table = pa.table({"x": [bytes([n]) * (1 << 18) for n in range(64)], "y": range(64)})
     pq.write_table(table, path, compression="zstd", row_group_size=16, use_dictionary=False)
@@ -186,13 +186,13 @@ def test_what_a_small_file_takes_when_decoded_is_known_from_its_footer(tmp_path:
         return Parquet().plan(shard, rows=rows, columns=columns).decoded_bytes
 
     group = 16 << 18
-    # A row group is decoded whole, whatever is wanted of it.
+    # A row group is always decoded as a whole.
     assert decoded([0], ["x"]) == pytest.approx(group * (1 + 1 / 16), rel=0.01)
     assert decoded([*range(32)], ["x"]) == pytest.approx(group * 3, rel=0.01)
     assert decoded([0], ["y"]) < 1000
 
 
-def test_a_row_group_that_takes_too_much_memory_is_refused(
+def test_a_row_group_that_needs_too_much_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.parquet"
@@ -208,7 +208,7 @@ def test_the_size_of_a_footer_in_memory_is_known(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     columns = {f"column {number}": [f"{row}" for row in range(400)] for number in range(10)}
     pq.write_table(pa.table(columns), path, row_group_size=2)
-    # In a process of its own: the memory of a footer is pyarrow's, and is seen from outside only.
+    # In a subprocess: the memory of a footer belongs to pyarrow and is only visible from outside.
     program = f"""
 import gc
 from catalogs.tables import parquet_file
@@ -228,7 +228,7 @@ print((resident() - before) / 20 / kept[0].num_bytes)
     assert 0.6 < float(found.stdout) < 1.5
 
 
-def test_two_columns_of_one_name_are_an_input_error(tmp_path: Path) -> None:
+def test_duplicate_column_names_are_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([[1], [2], [3]], names=["x", "y", "x"]), path)
     with pytest.raises(InputError, match=r"a\.parquet has two columns named 'x'"):
@@ -247,7 +247,7 @@ def test_large_samples_make_small_row_groups(tmp_path: Path) -> None:
     [{"x": "text"}, {"x": 2.5}, {"x": 1 << 64}, {"z": [2.5]}, {"s": {"a": "t"}}, {"x": True}],
     ids=["type", "fraction", "size", "list", "struct", "bool"],
 )
-def test_samples_of_another_kind_midway_are_an_input_error(
+def test_a_change_of_type_between_samples_is_an_input_error(
     tmp_path: Path, late: dict[str, Any]
 ) -> None:
     samples = [{"x": number, "z": [1], "s": {"a": 1}} for number in range(2000)]
@@ -255,7 +255,7 @@ def test_samples_of_another_kind_midway_are_an_input_error(
         Parquet().write(tmp_path / "a.parquet", [*samples, late])
 
 
-def test_whole_numbers_may_stand_among_fractions_and_nothing_among_anything(tmp_path: Path) -> None:
+def test_integers_may_mix_with_floats_and_nulls_with_anything(tmp_path: Path) -> None:
     samples: list[dict[str, Any]] = [{"x": 0.5, "z": [1], "s": {"a": 1, "b": "t"}}] * 1024
     late = [{"x": 1, "z": [], "s": {"b": None}}, {"x": None, "z": None, "s": None}]
     Parquet().write(tmp_path / "a.parquet", [*samples, *late])
@@ -286,7 +286,7 @@ def test_samples_without_columns_are_an_input_error(tmp_path: Path) -> None:
         Parquet().write(tmp_path / "a.parquet", [{}] * 1024 + [{"x": 1}])
 
 
-def test_what_goes_wrong_in_the_source_of_the_samples_is_told_as_it_is(tmp_path: Path) -> None:
+def test_an_error_of_the_sample_iterator_is_raised_unchanged(tmp_path: Path) -> None:
     def samples() -> Iterator[Sample]:
         yield {"x": 1}
         raise TypeError("of the source")
@@ -295,7 +295,7 @@ def test_what_goes_wrong_in_the_source_of_the_samples_is_told_as_it_is(tmp_path:
         Parquet().write(tmp_path / "a.parquet", samples())
 
 
-def test_a_column_may_be_null_empty_or_absent_for_as_long_as_it_likes(tmp_path: Path) -> None:
+def test_a_column_may_be_null_empty_or_absent_in_the_first_samples(tmp_path: Path) -> None:
     early: Sample = {"a": None, "b": [], "c": {"d": None}, "e": [{"f": None}], "n": None}
     first: Sample = early | {"c": {"d": 0.5}}
     late: Sample = {"a": "t", "b": [1], "c": {"d": 1.5, "g": 2}, "e": [{"f": b"x"}], "n": None}
@@ -314,7 +314,7 @@ def test_a_column_may_be_null_empty_or_absent_for_as_long_as_it_likes(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_a_value_that_python_cannot_hold_stays_bytes(tmp_path: Path) -> None:
+def test_a_value_without_a_python_type_stays_bytes(tmp_path: Path) -> None:
     broken = pa.array([b"good", b"\xff", b""])
     texts = pa.Array.from_buffers(pa.string(), 3, broken.buffers())
     times = pa.array([0, 1 << 62, None], pa.timestamp("us"))
@@ -329,7 +329,7 @@ def test_a_value_that_python_cannot_hold_stays_bytes(tmp_path: Path) -> None:
     ]
 
 
-def test_views_come_back_as_plain_values(tmp_path: Path) -> None:
+def test_view_types_are_read_as_plain_values(tmp_path: Path) -> None:
     columns = {
         "s": pa.array(["a", None, "c" * 40], pa.string_view()),
         "b": pa.array([b"a", None, b"c"], pa.binary_view()),
@@ -343,7 +343,7 @@ def test_views_come_back_as_plain_values(tmp_path: Path) -> None:
     ]
 
 
-def test_a_column_that_is_missing_midway_is_null(tmp_path: Path) -> None:
+def test_a_column_that_some_samples_lack_is_null(tmp_path: Path) -> None:
     Parquet().write(tmp_path / "a.parquet", [{"x": 1, "y": "a"}, {"x": 2}])
     assert read(tmp_path / "a.parquet", [0, 1], ["y"]) == [{"y": "a"}, {"y": None}]
 

@@ -1,4 +1,4 @@
-"""The loss catalog: spans, parts, snapshots, and what was observed while training."""
+"""Loss catalog: spans, parts, snapshots, and losses observed in training."""
 
 import itertools
 import pickle
@@ -75,7 +75,7 @@ def visits(catalog: LossCatalog, round_number: int) -> dict[tuple[int, int], int
     return {(shard_id, row): count for shard_id, row, count in rows if count}
 
 
-def test_what_workers_wrote_is_one_dense_scan_once_it_is_published(run: str) -> None:
+def test_a_published_round_is_one_dense_scan(run: str) -> None:
     catalog = LossCatalog(run)
     parts = [part(catalog, [0, 1]), part(catalog, [2, 3])]
     assert catalog.rounds() == []
@@ -95,7 +95,7 @@ def test_what_workers_wrote_is_one_dense_scan_once_it_is_published(run: str) -> 
     assert catalog.provenance(0) == {"checkpoint": "c"}
 
 
-def test_a_snapshot_says_where_the_losses_of_a_shard_are_and_what_they_look_like(run: str) -> None:
+def test_a_snapshot_has_the_location_and_statistics_of_each_shards_losses(run: str) -> None:
     catalog = LossCatalog(run)
     parts = [part(catalog, [0]), part(catalog, [1, 2, 3])]
     catalog.publish(0, pickle.loads(pickle.dumps(parts)), provenance={})
@@ -116,7 +116,7 @@ def test_a_snapshot_says_where_the_losses_of_a_shard_are_and_what_they_look_like
     assert file.read_row_group(1)["shard_id"].to_pylist() == [2] * 5
 
 
-def test_publishing_deletes_the_spans_it_used_with_their_journals_and_no_other(run: str) -> None:
+def test_publishing_deletes_only_its_own_spans_and_journals(run: str) -> None:
     catalog, layout = LossCatalog(run), Layout(run)
     parts = [part(catalog, [0, 1]), part(catalog, [2, 3])]
     catalog.write_span("another", losses(0))
@@ -137,14 +137,14 @@ def test_a_shard_may_be_scored_in_several_spans(run: str) -> None:
     assert catalog.compact(["a", "b"], round_number=0).part == whole.part
 
 
-def test_compacting_twice_writes_one_part(run: str) -> None:
+def test_compaction_is_idempotent(run: str) -> None:
     catalog = LossCatalog(run)
     first = part(catalog, [0, 1])
     assert part(LossCatalog(run), [0, 1]) == first
     assert len(storage.list_objects(Layout(run).parts)) == 1
 
 
-def test_spans_that_leave_a_gap_overlap_or_are_missing_are_errors(run: str) -> None:
+def test_gaps_overlaps_and_missing_spans_are_errors(run: str) -> None:
     catalog = LossCatalog(run)
     catalog.write_span("start", losses(0, first=0, count=2))
     catalog.write_span("middle", losses(0, first=1, count=2))
@@ -170,7 +170,7 @@ def test_spans_that_leave_a_gap_overlap_or_are_missing_are_errors(run: str) -> N
         ({"row": pl.lit(-1)}, "span x: "),
     ],
 )
-def test_a_span_that_makes_no_sense_is_an_input_error(
+def test_an_inconsistent_span_is_an_input_error(
     run: str, change: dict[str, pl.Expr], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -193,7 +193,7 @@ def test_a_round_needs_every_shard_once_with_all_its_rows(run: str) -> None:
     assert catalog.rounds() == []
 
 
-def test_a_published_round_can_be_published_again_only_as_it_is(run: str) -> None:
+def test_a_published_round_can_only_be_published_again_unchanged(run: str) -> None:
     catalog = LossCatalog(run)
     parts = [part(catalog, range(4))]
     catalog.publish(0, parts, provenance={})
@@ -202,7 +202,7 @@ def test_a_published_round_can_be_published_again_only_as_it_is(run: str) -> Non
         catalog.publish(0, [part(catalog, range(4), plus=0.5)], provenance={})
 
 
-def test_the_latest_losses_are_those_of_the_newest_round_up_to_the_one_asked_for(run: str) -> None:
+def test_the_latest_losses_are_those_of_the_newest_round_up_to_the_given_one(run: str) -> None:
     catalog = LossCatalog(run)
     for round_number in (0, 3):
         one = part(catalog, range(4), round_number=round_number, plus=round_number)
@@ -228,7 +228,7 @@ def test_shards_that_were_not_scored_again_keep_their_losses_in_order(run: str) 
 
 @given(cuts=st.sets(st.integers(1, 3)))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
-def test_the_digest_is_of_the_losses_and_not_of_the_files(
+def test_the_digest_covers_the_losses_and_not_the_files(
     tmp_path_factory: pytest.TempPathFactory, cuts: set[int]
 ) -> None:
     catalog = LossCatalog(with_corpus(str(tmp_path_factory.mktemp("run"))))
@@ -238,7 +238,7 @@ def test_the_digest_is_of_the_losses_and_not_of_the_files(
     assert catalog.digest(0) == "3b6805d2762e36a73dc14a39896387cc"
 
 
-def test_the_digest_tells_losses_units_and_statuses_apart(tmp_path: Path) -> None:
+def test_the_digest_distinguishes_losses_units_and_statuses(tmp_path: Path) -> None:
     changes: list[dict[str, pl.Expr]] = [
         {},
         {"loss": pl.col("loss") * 1.000001},
@@ -256,7 +256,7 @@ def test_the_digest_tells_losses_units_and_statuses_apart(tmp_path: Path) -> Non
     assert len(found) == len(changes)
 
 
-def test_carried_columns_come_back_even_for_those_who_do_not_know_them(run: str) -> None:
+def test_carried_columns_are_read_even_if_the_reader_does_not_name_them(run: str) -> None:
     catalog = LossCatalog(run, carry={"source": pl.String})
     with pytest.raises(InputError, match="'source' is missing"):
         catalog.write_span("x", losses(0))
@@ -268,7 +268,7 @@ def test_carried_columns_come_back_even_for_those_who_do_not_know_them(run: str)
     assert counts.rows() == [(f"book {s}", count) for s, count in enumerate(COUNTS)]
 
 
-def test_visits_count_what_was_trained_on_before_the_round(run: str) -> None:
+def test_visits_count_training_before_the_round(run: str) -> None:
     catalog = LossCatalog(run)
     catalog.publish(0, [part(catalog, range(4))], provenance={})
     assert visits(catalog, 0) == {}
@@ -282,7 +282,7 @@ def test_visits_count_what_was_trained_on_before_the_round(run: str) -> None:
     assert visits(catalog, 3) == {(0, 0): 2, (2, 4): 3, (3, 1): 1}
 
 
-def test_visits_of_a_shard_that_kept_its_losses_are_not_forgotten(run: str) -> None:
+def test_a_shard_that_kept_its_losses_keeps_its_visits(run: str) -> None:
     catalog = LossCatalog(run)
     catalog.publish(0, [part(catalog, range(4))], provenance={})
     observe(catalog, 0, [(0, 0), (1, 0)])
@@ -292,7 +292,7 @@ def test_visits_of_a_shard_that_kept_its_losses_are_not_forgotten(run: str) -> N
     assert visits(catalog, 2) == {(0, 0): 2, (1, 0): 2}
 
 
-def test_observed_losses_come_back_and_writing_them_again_changes_nothing(run: str) -> None:
+def test_observed_losses_are_read_as_written_and_writing_is_idempotent(run: str) -> None:
     catalog = LossCatalog(run)
     assert catalog.observed_losses().collect().schema == pl.Schema(schema.OBSERVED_LOSSES)
     for _ in range(2):
@@ -311,7 +311,7 @@ def test_losses_of_another_corpus_are_a_mismatch(run: str) -> None:
         LossCatalog(run).latest()
 
 
-def test_a_part_names_its_corpus_round_and_checkpoint(run: str) -> None:
+def test_a_part_records_its_corpus_round_and_checkpoint(run: str) -> None:
     catalog = LossCatalog(run)
     catalog.write_span("a", losses(0))
     one = catalog.compact(["a"], round_number=6, provenance={"checkpoint": "c"})

@@ -1,4 +1,4 @@
-"""Old losses, losses scored anew, losses observed in training: which of them counts."""
+"""Merging of old losses, newly scored losses and losses observed in training."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def observed(rows: list[tuple[int, int, float, int]]) -> pl.DataFrame:
     return table.with_columns(num_units=1).select(pl.col(n).cast(kind) for n, kind in kinds.items())
 
 
-def test_the_newest_measurement_of_each_row_counts_and_an_observed_one_is_calibrated() -> None:
+def test_the_newest_measurement_of_each_row_is_used_and_observed_losses_are_calibrated() -> None:
     old = scored(0, [1.0, 2.0, 3.0, None], step=10)
     seen = observed([(0, 1, 8.0, 12), (0, 1, 6.0, 15), (0, 2, 4.0, 11), (0, 3, 2.0, 13)])
     new = scored(0, [1.5, 2.5, 3.5], step=20).filter(pl.col("row") != 1)
@@ -74,7 +74,7 @@ def test_a_row_that_can_no_longer_be_scored_loses_its_loss() -> None:
     assert rows.select("loss", "status").rows() == [(None, "unreadable"), (2.0, "ok")]
 
 
-def test_what_was_observed_before_a_row_was_measured_is_old_news() -> None:
+def test_observations_from_before_the_last_measurement_are_ignored() -> None:
     old = scored(0, [1.0], step=10)
     rows = merge.merge_losses(
         old, scored=old.clear(), observed=observed([(0, 0, 9.0, 9)]), calibration=HALF
@@ -83,7 +83,7 @@ def test_what_was_observed_before_a_row_was_measured_is_old_news() -> None:
 
 
 @given(st.sets(st.integers(0, 29)), st.lists(st.integers(1, 9), min_size=30, max_size=30))
-def test_shards_are_cut_into_consecutive_runs_of_bounded_size(
+def test_shard_ranges_are_consecutive_and_of_bounded_size(
     shards: set[int], num_samples: list[int]
 ) -> None:
     found = list(merge.shard_ranges(shards, num_samples=num_samples, most=12))
@@ -91,7 +91,7 @@ def test_shards_are_cut_into_consecutive_runs_of_bounded_size(
     assert all(len(run) == 1 or sum(num_samples[s] for s in run) <= 12 for run in found)
 
 
-def test_a_catalog_that_would_fall_into_many_pieces_is_made_anew() -> None:
+def test_a_catalog_with_too_many_ranges_is_rebuilt() -> None:
     one = pl.Series(["a"] * 1000)
     assert merge.shards_to_rebuild(one, {3, 4, 700}, ideal_ranges=1) == [3, 4, 700]
     assert merge.shards_to_rebuild(one, set(), ideal_ranges=1) == []
@@ -120,7 +120,7 @@ def fold(catalog: LossCatalog, shards: range, *spans: str) -> PartSummary:
     return catalog.merge(shards, since=0, round_number=1, spans=spans, calibration=HALF)
 
 
-def test_a_partial_round_is_one_dense_scan_and_shards_without_news_keep_their_part(
+def test_a_partial_round_is_one_dense_scan_and_unchanged_shards_keep_their_part(
     catalog: LossCatalog,
 ) -> None:
     catalog.write_observed(0, "steps", observed([(1, 0, 4.0, 3), (1, 2, 6.0, 4), (1, 2, 8.0, 5)]))
@@ -143,7 +143,7 @@ def test_a_partial_round_is_one_dense_scan_and_shards_without_news_keep_their_pa
     assert catalog.span_digests() == set()
 
 
-def test_folding_twice_writes_one_part_and_cutting_it_otherwise_changes_no_loss(
+def test_merging_is_idempotent_and_independent_of_the_shard_ranges(
     catalog: LossCatalog,
 ) -> None:
     catalog.write_observed(0, "steps", observed([(0, 3, 4.0, 3), (2, 2, 6.0, 4)]))

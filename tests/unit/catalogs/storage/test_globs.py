@@ -31,7 +31,7 @@ def test_several_braces_make_every_combination() -> None:
 
 
 @given(st.text(st.characters(exclude_characters="{}")))
-def test_text_without_braces_is_left_alone(text: str) -> None:
+def test_text_without_braces_is_unchanged(text: str) -> None:
     assert globs.expand_braces(text) == [text]
 
 
@@ -60,12 +60,12 @@ def test_a_web_address_has_a_query_and_no_wildcards() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["/d/**/*.tar", "s3://b/**", "/d/a**b", "http://h/*.tar"])
-def test_a_pattern_that_would_name_something_else_than_it_says_is_refused(pattern: str) -> None:
+def test_an_unsupported_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(InputError, match=re.escape(pattern)):
         globs.check(pattern)
 
 
-def test_a_folder_names_what_is_in_it_at_any_depth_except_hidden_files() -> None:
+def test_a_folder_matches_its_files_at_any_depth_except_hidden_ones() -> None:
     matches = globs.matcher("/_d/.e")
     assert matches("/_d/.e/x.parquet")
     assert matches("/_d/.e/f/x.parquet")
@@ -74,7 +74,7 @@ def test_a_folder_names_what_is_in_it_at_any_depth_except_hidden_files() -> None
     assert not matches("/_d/.ef/x.parquet")
 
 
-def test_an_object_is_named_by_its_url_even_if_it_is_hidden() -> None:
+def test_a_hidden_object_matches_its_own_url() -> None:
     assert globs.matcher("/d/_x.tar")("/d/_x.tar")
 
 

@@ -1,4 +1,4 @@
-"""The node's cache: the same bytes, bounded, shared, and never wrong after a kill."""
+"""Node cache: the same bytes, bounded, shared, and never wrong after a kill."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 900), st.integers(1, 99)), min_size=1
 
 
 class Server:
-    """Answers ranges of DATA and remembers what it was asked for."""
+    """Serves ranges of DATA and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[Range] = []
@@ -43,7 +43,7 @@ def read(cache: NodeCache, ranges: list[Range], server: Server, etag: str = "e")
 
 @given(st.lists(RANGES, max_size=4), st.sampled_from(["one process", "several"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_whatever_was_read_comes_back_and_nothing_is_asked_for_twice(
+def test_cached_ranges_are_returned_and_never_requested_again(
     tmp_path: Path, reads: list[list[Range]], who: str
 ) -> None:
     server, cache = Server(), NodeCache(str(tmp_path), max_bytes=1 << 30)
@@ -66,7 +66,7 @@ def test_another_etag_is_another_object(tmp_path: Path) -> None:
     assert server.asked == [(5, 10)] * 2
 
 
-def test_it_stays_within_its_bytes_and_keeps_what_was_used_last(tmp_path: Path) -> None:
+def test_the_cache_stays_within_its_limit_and_keeps_recently_used_objects(tmp_path: Path) -> None:
     server, cache = Server(), NodeCache(str(tmp_path), max_bytes=1 << 20)
     for number in range(40):
         read(cache, [(0, 100_000)], server, etag=str(number))
@@ -80,7 +80,7 @@ def test_it_stays_within_its_bytes_and_keeps_what_was_used_last(tmp_path: Path) 
     assert len(server.asked) == asked + 1
 
 
-def test_what_an_earlier_boot_left_is_removed(tmp_path: Path) -> None:
+def test_caches_of_earlier_boots_are_removed(tmp_path: Path) -> None:
     left = tmp_path / "attent-an-earlier-boot" / "x" / "data"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"of unknown value")
@@ -88,7 +88,7 @@ def test_what_an_earlier_boot_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_what_a_process_left_that_was_killed_while_evicting_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_eviction_are_removed(tmp_path: Path) -> None:
     read(NodeCache(str(tmp_path), max_bytes=1 << 20), [(0, 10)], Server())
     (kept,) = tmp_path.glob("attent-*/*/data")
     left = kept.parent.with_name("evicted-0") / "data"
@@ -99,7 +99,7 @@ def test_what_a_process_left_that_was_killed_while_evicting_is_removed(tmp_path:
     assert not left.exists()
 
 
-def test_a_disk_that_fails_is_one_warning_and_what_it_kept_is_asked_for_again(
+def test_a_failing_disk_causes_one_warning_and_its_ranges_are_requested_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, server, pread = NodeCache(str(tmp_path), max_bytes=1 << 20), Server(), os.pread
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_is_one_warning_and_what_it_kept_is_asked_for_again(
     assert server.asked == [(20, 10)] * 2
 
 
-def test_a_folder_that_cannot_be_written_is_one_warning_and_no_error(tmp_path: Path) -> None:
+def test_a_read_only_folder_causes_one_warning_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     server, cache = Server(), NodeCache(str(tmp_path / "file" / "below"), max_bytes=1 << 20)
     with pytest.warns(UserWarning, match="cannot be used"):
@@ -151,7 +151,7 @@ assert len(told) == 1
 """
 
 
-def test_a_full_disk_keeps_what_is_there_and_reads_the_rest(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_cached_ranges_and_requests_the_others(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
     )
@@ -176,9 +176,7 @@ while True:
 
 
 @pytest.mark.parametrize("max_bytes", [1 << 30, 12_000_000], ids=["roomy", "evicting"])
-def test_processes_that_are_killed_while_writing_leave_no_wrong_byte(
-    tmp_path: Path, max_bytes: int
-) -> None:
+def test_processes_killed_while_writing_leave_no_wrong_byte(tmp_path: Path, max_bytes: int) -> None:
     for turn in range(4):
         writers = [
             subprocess.Popen(
@@ -201,7 +199,7 @@ def test_processes_that_are_killed_while_writing_leave_no_wrong_byte(
             read(cache, [(offset, 500) for offset in range(0, 7_999_000, 50_000)], server, etag)
 
 
-def test_remote_objects_are_read_through_the_policys_cache(tmp_path: Path) -> None:
+def test_remote_objects_are_read_through_the_cache_of_the_policy(tmp_path: Path) -> None:
     storage.publish("memory://cached/x", DATA)
     stored = storage.info("memory://cached/x")
     assert stored is not None
@@ -211,11 +209,11 @@ def test_remote_objects_are_read_through_the_policys_cache(tmp_path: Path) -> No
         for _ in range(2):
             found = storage.read_ranges(stored.url, [(3, 10)], etag=stored.etag)
             assert found == [DATA[3:13]]
-        # Without an etag nobody knows whether it still is the same.
+        # Without an etag, a change of the object cannot be detected.
         storage.read_ranges(stored.url, [(3, 10)])
     assert (meter.num_bytes, meter.num_requests, meter.cached_bytes) == (20, 2, 10)
 
 
-def test_a_cache_of_no_bytes_is_refused(tmp_path: Path) -> None:
+def test_a_cache_of_zero_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="0 bytes"):
         NodeCache(str(tmp_path), max_bytes=0)

@@ -1,4 +1,4 @@
-"""The storage door on local files and on an fsspec driver; S3 has tests of its own."""
+"""Storage on local files and on an fsspec driver; S3 is tested in tests/integration."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"memory://{request.node.originalname}"
 
 
-def test_what_was_published_is_read_back_whole_and_in_ranges(folder: str) -> None:
+def test_a_published_object_is_read_whole_and_in_ranges(folder: str) -> None:
     storage.publish(f"{folder}/deep/er/a.bin", b"0123456789")
     assert storage.read(f"{folder}/deep/er/a.bin") == b"0123456789"
     found = storage.read_ranges(f"{folder}/deep/er/a.bin", [(8, 2), (0, 1), (0, 10)])
@@ -26,7 +26,7 @@ def test_what_was_published_is_read_back_whole_and_in_ranges(folder: str) -> Non
 
 
 @pytest.mark.parametrize("below", ["", "deep/"])
-def test_a_place_below_a_file_is_an_input_error(tmp_path: Path, below: str) -> None:
+def test_publishing_below_a_file_is_an_input_error(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_bytes(b"data")
     with pytest.raises(InputError, match=r"is a file\. Choose another folder"):
         storage.publish(f"{tmp_path}/file/{below}a.bin", b"more")
@@ -48,16 +48,14 @@ def test_publishing_again_replaces_the_object_and_its_etag(folder: str) -> None:
         storage.read_ranges(f"{folder}/a.bin", [(0, 1)], etag=old.etag)
 
 
-def test_a_file_is_published_by_its_path_and_stays_where_it_was(
-    folder: str, tmp_path: Path
-) -> None:
+def test_a_published_local_file_stays_where_it_was(folder: str, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(b"x" * 3_000_000)
     storage.publish(f"{folder}/copy.bin", source)
     assert storage.read(f"{folder}/copy.bin") == source.read_bytes()
 
 
-def test_listing_is_recursive_sorted_and_the_same_as_asking_for_each(folder: str) -> None:
+def test_a_listing_is_recursive_sorted_and_equal_to_info_of_each_object(folder: str) -> None:
     for name in ("b/2", "b/10", "a", "c/d/e"):
         storage.publish(f"{folder}/here/{name}", name.encode())
     storage.publish(f"{folder}/herein", b"not in the folder")
@@ -70,7 +68,7 @@ def test_listing_is_recursive_sorted_and_the_same_as_asking_for_each(folder: str
     assert storage.list_objects(f"{folder}/nowhere") == []
 
 
-def test_what_is_not_there_is_missing_and_can_be_deleted(folder: str) -> None:
+def test_an_absent_object_is_missing_and_can_be_deleted(folder: str) -> None:
     assert storage.info(f"{folder}/no") is None
     with pytest.raises(MissingError, match=f"{folder}/no was not found"):
         storage.read(f"{folder}/no")
@@ -99,7 +97,7 @@ def test_a_range_beyond_the_end_is_a_storage_error(folder: str, wanted: tuple[in
         storage.read_ranges(f"{folder}/a.bin", [(0, 1), wanted])
 
 
-def test_folders_go_up_and_come_down(folder: str, tmp_path: Path) -> None:
+def test_folders_are_uploaded_and_downloaded(folder: str, tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     (source / "deep").mkdir(parents=True)
     (source / "a.txt").write_text("a")
@@ -112,7 +110,7 @@ def test_folders_go_up_and_come_down(folder: str, tmp_path: Path) -> None:
         storage.download_folder(f"{folder}/nowhere", copy)
 
 
-def test_a_local_copy_lives_as_long_as_the_block(folder: str) -> None:
+def test_a_local_copy_exists_within_its_block(folder: str) -> None:
     storage.publish(f"{folder}/a.txt", b"a")
     with storage.local_copy(f"{folder}/a.txt") as path:
         assert path.read_bytes() == b"a"
@@ -120,7 +118,7 @@ def test_a_local_copy_lives_as_long_as_the_block(folder: str) -> None:
     assert path.exists() == storage.is_local(folder)
 
 
-def test_expanding_names_every_object_once_in_order(folder: str) -> None:
+def test_expanded_objects_are_sorted_and_unique(folder: str) -> None:
     for name in ("a-00.tar", "a-01.tar", "a-02.tar", "b/x.tar", "b/_SUCCESS", "b/.x.crc"):
         storage.publish(f"{folder}/in/{name}", name.encode())
     found = storage.expand(
@@ -130,27 +128,27 @@ def test_expanding_names_every_object_once_in_order(folder: str) -> None:
     assert [one.url for one in found] == [f"{folder}/in/{name}" for name in names]
 
 
-def test_two_stars_are_refused_before_they_miss_a_file(folder: str) -> None:
+def test_two_stars_are_refused(folder: str) -> None:
     for name in ("a.tar", "b/c/d.tar"):
         storage.publish(f"{folder}/in/{name}", b"1")
     with pytest.raises(InputError, match="Name the folder"):
         storage.expand([f"{folder}/in/**/*.tar"])
 
 
-def test_numbers_may_count_down(folder: str) -> None:
+def test_numbered_braces_may_count_down(folder: str) -> None:
     storage.publish(f"{folder}/in/a-1.tar", b"1")
     with pytest.raises(InputError, match=r"a-2\.tar \(from"):
         storage.expand([f"{folder}/in/a-{{2..1}}.tar"])
 
 
 @pytest.mark.parametrize("pattern", ["none.tar", "*.parquet", "none/", "a-{00..01}.tar"])
-def test_a_pattern_that_names_nothing_is_an_input_error(folder: str, pattern: str) -> None:
+def test_a_pattern_without_a_match_is_an_input_error(folder: str, pattern: str) -> None:
     storage.publish(f"{folder}/in/a-00.tar", b"1")
     with pytest.raises(InputError, match=r"nothing found at .*in/"):
         storage.expand([f"{folder}/in/a-00.tar", f"{folder}/in/{pattern}"])
 
 
-def test_a_glob_looks_no_deeper_than_it_says(tmp_path: Path) -> None:
+def test_a_glob_does_not_match_deeper_folders(tmp_path: Path) -> None:
     storage.publish(str(tmp_path / "a.tar"), b"1")
     storage.publish(str(tmp_path / "deep" / "b.tar"), b"1")
     (tmp_path / "deep" / "locked").mkdir(mode=0)
@@ -159,7 +157,7 @@ def test_a_glob_looks_no_deeper_than_it_says(tmp_path: Path) -> None:
     assert len(storage.expand([str(tmp_path / "*" / "*.tar")])) == 1
 
 
-def test_linked_folders_are_listed_even_if_they_go_round(tmp_path: Path) -> None:
+def test_linked_folders_are_listed_even_if_links_are_cyclic(tmp_path: Path) -> None:
     storage.publish(str(tmp_path / "disk" / "b.tar"), b"1")
     storage.publish(str(tmp_path / "corpus" / "a.tar"), b"1")
     (tmp_path / "corpus" / "more").symlink_to(tmp_path / "disk")
@@ -169,7 +167,9 @@ def test_linked_folders_are_listed_even_if_they_go_round(tmp_path: Path) -> None
     assert found == [str(tmp_path / "corpus" / name) for name in ("a.tar", "more/b.tar")]
 
 
-def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_rest(tmp_path: Path) -> None:
+def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_leftovers(
+    tmp_path: Path,
+) -> None:
     storage.publish(str(tmp_path / "a.bin"), b"old")
     unreadable = Path("/proc/self/mem")
     with pytest.raises(StorageError, match=r"a\.bin"):
@@ -181,7 +181,7 @@ def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_rest(tmp_pat
     assert [one.url for one in storage.list_objects(str(tmp_path))] == [str(tmp_path / "a.bin")]
 
 
-def test_readers_of_a_file_that_is_replaced_never_see_a_piece(tmp_path: Path) -> None:
+def test_readers_of_a_replaced_file_never_see_a_part_of_it(tmp_path: Path) -> None:
     url = str(tmp_path / "a.bin")
     versions = [bytes([version]) * 200_000 for version in range(8)]
     storage.publish(url, versions[0])
@@ -227,7 +227,7 @@ def test_a_file_url_and_its_path_are_the_same_object(tmp_path: Path) -> None:
     assert storage.info(f"file://{tmp_path}/a.bin") == storage.info(f"{tmp_path}/a.bin")
 
 
-def test_publishing_a_file_that_is_not_there_names_that_file(tmp_path: Path) -> None:
+def test_publishing_an_absent_file_names_that_file(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no such source"):
         storage.publish(str(tmp_path / "a.bin"), tmp_path / "no such source")
 

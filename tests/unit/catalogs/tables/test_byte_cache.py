@@ -1,4 +1,4 @@
-"""The cache that is bounded in bytes."""
+"""LRU cache bounded in bytes."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from catalogs.tables.byte_cache import BoundedCache
 
 
-def test_the_least_recently_used_value_goes_first() -> None:
+def test_the_least_recently_used_value_is_evicted_first() -> None:
     cache: BoundedCache[str] = BoundedCache(max_bytes=10)
     for key in "ab":
         cache.put(key, key.upper(), num_bytes=5)
@@ -15,7 +15,7 @@ def test_the_least_recently_used_value_goes_first() -> None:
     assert [cache.get(key) for key in "abc"] == ["A", None, "C"]
 
 
-def test_a_value_larger_than_the_cache_is_handed_on_and_not_kept() -> None:
+def test_a_value_larger_than_the_cache_is_returned_but_not_stored() -> None:
     cache: BoundedCache[str] = BoundedCache(max_bytes=10)
     assert cache.get_or_load("big", lambda: "BIG", size_of=lambda _: 11) == "BIG"
     assert cache.get("big") is None
@@ -35,7 +35,7 @@ def test_a_value_is_loaded_once() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12))))
-def test_the_sizes_of_what_is_kept_never_exceed_the_bound(puts: list[tuple[int, int]]) -> None:
+def test_the_cache_never_exceeds_its_limit(puts: list[tuple[int, int]]) -> None:
     cache: BoundedCache[int] = BoundedCache(max_bytes=10)
     for key, size in puts:
         cache.put(key, size, num_bytes=size)

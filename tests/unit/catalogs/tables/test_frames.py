@@ -38,7 +38,7 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     return found
 
 
-def test_a_table_comes_back_with_its_notes(urls: list[str]) -> None:
+def test_a_table_is_read_with_its_notes(urls: list[str]) -> None:
     frame, notes = frames.read_frame(urls[1], schema=KINDS)
     assert_frame_equal(frame, table(5, 5))
     assert notes == {"position": 1}
@@ -50,7 +50,7 @@ def test_a_scan_keeps_the_order_of_the_files(urls: list[str]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["in-memory", "streaming"])
-def test_a_scan_takes_columns_conditions_and_limits(urls: list[str], engine: Any) -> None:
+def test_a_scan_applies_columns_conditions_and_limits(urls: list[str], engine: Any) -> None:
     scan = Scan.of(urls, schema=KINDS).frame()
     odd = scan.filter(pl.col("row") % 2 == 1)
     assert odd.select("name").collect(engine=engine)["name"].to_list() == [
@@ -67,7 +67,7 @@ def test_a_scan_of_no_files_has_the_columns_and_no_rows() -> None:
     assert Scan.of([], schema=KINDS).frame().collect().schema == pl.Schema(KINDS)
 
 
-def test_a_scan_may_name_fewer_columns_than_there_are(urls: list[str]) -> None:
+def test_a_scan_may_read_a_subset_of_the_columns(urls: list[str]) -> None:
     fewer = {name: KINDS[name] for name in ("row", "shard_id")}
     assert Scan.of(urls, schema=fewer).frame().collect().columns == ["row", "shard_id"]
 
@@ -77,12 +77,12 @@ def test_a_file_without_a_column_is_an_input_error_that_names_both(urls: list[st
         frames.read_frame(urls[0], schema={"loss": pl.Float32})
 
 
-def test_a_table_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_an_absent_table_is_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"x\.parquet"):
         frames.read_frame(str(tmp_path / "x.parquet"), schema=KINDS)
 
 
-def test_ids_are_delta_coded_floats_split_and_the_order_declared(tmp_path: Path) -> None:
+def test_ids_are_delta_encoded_floats_byte_split_and_the_order_declared(tmp_path: Path) -> None:
     url = str(tmp_path / "losses.parquet")
     rows = table(0, 1000).select("shard_id", "row", pl.lit(0.5, pl.Float32).alias("loss"))
     frames.publish_frame(url, rows, notes={})
@@ -102,7 +102,7 @@ def test_other_programs_read_our_tables(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 30), max_size=4).map(sorted))
-def test_a_digest_does_not_depend_on_how_the_rows_are_cut(cuts: list[int]) -> None:
+def test_a_digest_does_not_depend_on_the_batches(cuts: list[int]) -> None:
     whole = table(0, 30)
     expected = frames.ColumnDigest(["shard_id", "row"])
     expected.update(whole)
@@ -112,7 +112,7 @@ def test_a_digest_does_not_depend_on_how_the_rows_are_cut(cuts: list[int]) -> No
     assert found.hexdigest() == expected.hexdigest()
 
 
-def test_a_digest_tells_rows_and_columns_apart() -> None:
+def test_a_digest_distinguishes_rows_and_columns() -> None:
     def digest(rows: pl.DataFrame) -> str:
         found = frames.ColumnDigest(["shard_id", "row"])
         found.update(rows)
@@ -123,7 +123,7 @@ def test_a_digest_tells_rows_and_columns_apart() -> None:
     assert len({digest(rows), digest(rows.reverse()), digest(rows.head(8)), digest(swapped)}) == 4
 
 
-def test_the_schema_of_a_file_is_known_in_polars_terms(tmp_path: Path) -> None:
+def test_a_file_has_a_polars_schema(tmp_path: Path) -> None:
     url = str(tmp_path / "a.parquet")
     frames.publish_frame(url, pl.DataFrame(schema=dict(schema.LOSSES)), notes={})
     assert frames.polars_schema(frames.footer_of(url)) == dict(schema.LOSSES)
@@ -153,7 +153,7 @@ def test_a_scan_of_remote_files_reads_only_the_columns_it_needs(
     assert sum(read[1:]) < 4 * 20_000 / 2
 
 
-def test_a_preview_knows_how_many_rows_there_are_and_some_of_them(urls: list[str]) -> None:
+def test_a_preview_has_the_number_of_rows_and_some_of_them(urls: list[str]) -> None:
     kinds = {"shard_id": pl.UInt32, "row": pl.UInt32}
     whole = Scan.of(urls, schema=kinds).frame().collect()
     preview = Scan.of(urls, schema=kinds).preview()

@@ -1,4 +1,4 @@
-"""Whether every sample is there once: in any order, across files, in bounded memory."""
+"""Detection of duplicate samples: in any order, across files, in bounded memory."""
 
 import polars as pl
 import pytest
@@ -17,12 +17,12 @@ def table(ids: Ids) -> pl.LazyFrame:
 
 
 @given(st.lists(IDS, unique=True), st.sampled_from([1, 3, 1 << 25]))
-def test_samples_in_any_order_that_are_there_once_pass(ids: Ids, max_sorted: int) -> None:
+def test_unique_samples_in_any_order_pass(ids: Ids, max_sorted: int) -> None:
     check_unique(table(ids), max_sorted=max_sorted)
 
 
 @given(st.lists(IDS, min_size=1, unique=True), st.data(), st.sampled_from([1, 3, 1 << 25]))
-def test_a_sample_that_is_there_twice_is_found_wherever_it_lies(
+def test_a_duplicate_sample_is_found_at_any_position(
     ids: Ids, data: st.DataObject, max_sorted: int
 ) -> None:
     shard_id, row = data.draw(st.sampled_from(ids))
@@ -32,12 +32,12 @@ def test_a_sample_that_is_there_twice_is_found_wherever_it_lies(
         check_unique(table(ids), max_sorted=max_sorted)
 
 
-def test_batches_that_meet_in_one_key_are_told_from_batches_that_follow_each_other() -> None:
+def test_batches_that_share_a_key_are_not_confused_with_adjacent_batches() -> None:
     first = [(0, row) for row in range(200_000)]
     check_unique(pl.concat([table(first), table([(0, 200_000)])]))
     with pytest.raises(InputError, match="row 199999 of shard 0 occurs twice"):
         check_unique(pl.concat([table(first), table([(0, 199_999)])]))
 
 
-def test_ids_of_other_types_and_without_a_value_are_taken() -> None:
+def test_ids_of_other_types_and_null_ids_are_accepted() -> None:
     check_unique(pl.LazyFrame({"shard_id": [0, 0, None, None], "row": [1, 0, 0, 0]}))

@@ -1,4 +1,4 @@
-"""Scans of many files: the same rows whole, in pieces, in splits; ids that nobody decodes."""
+"""Scans of many files: whole, in chunks, in splits; ids that are not decoded."""
 
 from pathlib import Path
 
@@ -47,9 +47,7 @@ def parts(run: str) -> list[str]:
     return found
 
 
-def test_pieces_and_splits_have_the_rows_of_the_whole(
-    run: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_and_splits_have_all_rows(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Scan.of(parts(run), schema=KINDS)
     expected = pl.concat([losses(0, [4, 1, 7]), losses(3, [2, 9, 5])])
     assert_frame_equal(whole.frame().collect(), expected)
@@ -70,7 +68,7 @@ def test_only_the_named_row_groups_are_read(run: str) -> None:
     assert shards["shard_id"].to_list() == [0, 2, 4]
 
 
-def test_ids_of_a_dense_part_are_right_and_are_not_read(
+def test_ids_of_a_dense_part_are_correct_without_being_read(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     urls = parts(run)
@@ -89,18 +87,18 @@ def test_ids_of_a_dense_part_are_right_and_are_not_read(
     assert_frame_equal(found, stored.select("row", "loss", "shard_id"))
 
 
-def test_files_of_others_are_not_taken_to_be_dense(tmp_path: Path) -> None:
+def test_files_of_other_programs_are_not_treated_as_dense(tmp_path: Path) -> None:
     rows = losses(0, [5]).filter(pl.col("row") != 2)
     frames.publish_frame(str(tmp_path / "a.parquet"), rows, notes={})
     found = Scan.of([str(tmp_path / "a.parquet")], schema=KINDS).frame().collect()
     assert_frame_equal(found, rows)
 
 
-def test_work_on_nothing_still_gets_one_piece() -> None:
+def test_a_scan_of_no_files_has_one_empty_chunk() -> None:
     assert list(Scan.of([], schema=KINDS).run(lambda rows: rows.collect().shape)) == [(0, 8)]
 
 
-def test_an_exception_of_the_work_comes_out(run: str) -> None:
+def test_an_exception_of_the_work_is_raised(run: str) -> None:
     with pytest.raises(ZeroDivisionError):
         list(Scan.of(parts(run), schema=KINDS).run(lambda _: 1 // 0))
 

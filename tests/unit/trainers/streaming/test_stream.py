@@ -358,11 +358,11 @@ class Stuck:
 
     def __init__(self) -> None:
         self.columns = TASK.columns
-        self.go_on = threading.Event()
+        self.release = threading.Event()
 
     def prepare(self, sample: Any, *, generator: Any) -> Any:
         if sample["label"] == 2:
-            self.go_on.wait()
+            self.release.wait()
         return TASK.prepare(sample, generator=generator)
 
     def collate(self, items: Any) -> Any:
@@ -378,7 +378,7 @@ def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
         with pytest.raises(StorageError, match=r"^rank 0 of 1 waited 0\.3 s for a batch"):
             list(stream)
     finally:
-        task.go_on.set()
+        task.release.set()
     for thread in threading.enumerate():
         if thread.name.startswith(("attent-work", "attent-feed")):
             thread.join(10)
@@ -389,11 +389,11 @@ def test_what_takes_longer_than_allowed_ends_the_stream_and_holds_nobody_up(
 def test_a_shard_that_does_not_come_is_named(
     index: IndexFile, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, prepare_threads: int
 ) -> None:
-    go_on = threading.Event()
+    release = threading.Event()
     read = storage.read_ranges
 
     def stalls(url: str, *arguments: Any, **settings: Any) -> Any:
-        go_on.wait()
+        release.wait()
         return read(url, *arguments, **settings)
 
     stream = stream_of(index, corpus, **IMPATIENT | {"prepare_threads": prepare_threads})
@@ -402,7 +402,7 @@ def test_a_shard_that_does_not_come_is_named(
         with pytest.raises(StorageError, match=r"reading shard \d \(.*\.parquet\) has taken"):
             list(stream)
     finally:
-        go_on.set()
+        release.set()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
