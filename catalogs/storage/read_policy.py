@@ -42,7 +42,7 @@ LOCAL = ReadCost(latency_seconds=16e-6, bytes_per_second=1e9)
 
 @dataclass
 class ReadMeter:
-    """Counter of bytes and requests, including those for footers and member indexes. Thread-safe."""
+    """Counter of bytes and requests, with those for footers and member indexes. Thread-safe."""
 
     num_bytes: int = 0
     num_requests: int = 0

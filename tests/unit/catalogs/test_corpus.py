@@ -68,8 +68,8 @@ def test_inspection_may_publish_the_member_index(tmp_path: Path) -> None:
     Corpus.from_inspections([(stored, "webdataset", inspection)]).save(str(tmp_path / "run"))
     shard = pickle.loads(pickle.dumps(Corpus.open(str(tmp_path / "run")).shard(0)))
     assert shard.members_uri == members
-    found = read_shard(shard, rows=[1, 3], columns=["label"]).samples
-    assert found == [{"label": 1}, {"label": 3}]
+    samples = read_shard(shard, rows=[1, 3], columns=["label"]).samples
+    assert samples == [{"label": 1}, {"label": 3}]
 
 
 def test_a_run_opened_by_a_relative_path_works_in_any_folder(
@@ -97,24 +97,24 @@ def test_a_manifest_that_another_program_rewrote_is_an_input_error(tmp_path: Pat
 
 
 def test_a_duplicate_shard_is_an_input_error(tmp_path: Path) -> None:
-    found = inspected(written(tmp_path, [3, 5]))
+    shards = inspected(written(tmp_path, [3, 5]))
     with pytest.raises(InputError, match=r"duplicate shard .*1\.parquet"):
-        Corpus.from_inspections([*found, found[1]])
+        Corpus.from_inspections([*shards, shards[1]])
 
 
 def test_a_corpus_needs_shards_samples_and_a_common_column(tmp_path: Path) -> None:
-    (stored, kind, found), other = inspected(written(tmp_path, [3, 5]))
+    (stored, kind, inspection), other = inspected(written(tmp_path, [3, 5]))
     with pytest.raises(InputError, match="at least one shard"):
         Corpus.from_inspections([])
     with pytest.raises(InputError, match=r"0\.parquet has no samples"):
-        Corpus.from_inspections([(stored, kind, replace(found, num_samples=0))])
+        Corpus.from_inspections([(stored, kind, replace(inspection, num_samples=0))])
     with pytest.raises(InputError, match="no column in common"):
-        Corpus.from_inspections([(stored, kind, replace(found, columns=("text",))), other])
+        Corpus.from_inspections([(stored, kind, replace(inspection, columns=("text",))), other])
 
 
 def test_the_columns_are_those_of_every_shard(tmp_path: Path) -> None:
-    (stored, kind, found), other = inspected(written(tmp_path, [3, 5]))
-    wide = (stored, kind, replace(found, columns=("text", "label", "image")))
+    (stored, kind, inspection), other = inspected(written(tmp_path, [3, 5]))
+    wide = (stored, kind, replace(inspection, columns=("text", "label", "image")))
     assert Corpus.from_inspections([wide, other]).columns == ("label", "image")
 
 
@@ -152,10 +152,10 @@ def test_the_rows_are_every_sample_once_in_order(counts: list[int], data: st.Dat
 
 def test_the_rows_are_counted_in_bounded_memory() -> None:
     corpus = synthetic([5_000_000, 1, 3_000_000])
-    found = corpus.rows().select(
+    counts = corpus.rows().select(
         pl.len().alias("count"), pl.col("row").cast(pl.UInt64).max().alias("last")
     )
-    assert found.collect(engine="streaming").row(0) == (8_000_001, 4_999_999)
+    assert counts.collect(engine="streaming").row(0) == (8_000_001, 4_999_999)
 
 
 def test_verification_detects_changed_and_deleted_shards(tmp_path: Path) -> None:

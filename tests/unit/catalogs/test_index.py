@@ -49,9 +49,11 @@ def test_an_index_is_read_with_its_provenance(tmp_path: Path) -> None:
 def test_rows_by_shard_are_the_rows_in_order(tmp_path: Path, keys: list[tuple[int, int]]) -> None:
     url = str(tmp_path / "index.parquet")
     index = IndexFile.write(url, rows(keys), provenance=PROVENANCE, overwrite=True)
-    found = index.rows_by_shard()
-    assert [(s, row) for s, (of_shard, _) in found.items() for row in of_shard.tolist()] == keys
-    for of_shard, weights in found.values():
+    rows_by_shard = index.rows_by_shard()
+    assert [
+        (s, row) for s, (of_shard, _) in rows_by_shard.items() for row in of_shard.tolist()
+    ] == keys
+    for of_shard, weights in rows_by_shard.values():
         assert of_shard.dtype == np.uint32
         assert weights.dtype == np.float32
         assert weights.tolist() == [row / 2 for row in of_shard.tolist()]

@@ -224,8 +224,8 @@ before = resident()
 kept += [parquet_file.load_footer({str(path)!r}, num_bytes=size) for _ in range(20)]
 print((resident() - before) / 20 / kept[0].num_bytes)
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert 0.6 < float(found.stdout) < 1.5
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert 0.6 < float(process.stdout) < 1.5
 
 
 def test_duplicate_column_names_are_an_input_error(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_integers_may_mix_with_floats_and_nulls_with_anything(tmp_path: Path) ->
     samples: list[dict[str, Any]] = [{"x": 0.5, "z": [1], "s": {"a": 1, "b": "t"}}] * 1024
     late = [{"x": 1, "z": [], "s": {"b": None}}, {"x": None, "z": None, "s": None}]
     Parquet().write(tmp_path / "a.parquet", [*samples, *late])
-    found = read(tmp_path / "a.parquet", [1024, 1025], ["x", "z", "s"])
-    assert found == [{"x": 1.0, "z": [], "s": {"a": None, "b": None}}, late[1]]
+    samples_read = read(tmp_path / "a.parquet", [1024, 1025], ["x", "z", "s"])
+    assert samples_read == [{"x": 1.0, "z": [], "s": {"a": None, "b": None}}, late[1]]
 
 
 @pytest.mark.parametrize(
@@ -304,8 +304,8 @@ def test_a_column_may_be_null_empty_or_absent_in_the_first_samples(tmp_path: Pat
         tmp_path / "a.parquet", [early] * 2000 + [first] * 2000 + [late] * 2000 + [last]
     )
     columns = ["a", "b", "c", "e", "n", "h"]
-    found = read(tmp_path / "a.parquet", [0, 2000, 4000, 6000], columns)
-    assert found == [
+    samples_read = read(tmp_path / "a.parquet", [0, 2000, 4000, 6000], columns)
+    assert samples_read == [
         early | {"c": {"d": None, "g": None}, "h": None},
         first | {"c": {"d": 0.5, "g": None}, "h": None},
         late | {"h": None},

@@ -29,15 +29,15 @@ def tar(path: Path, members: list[tuple[str, bytes]], **options: Any) -> str:
 
 
 def read(url: str, columns: list[str]) -> list[dict[str, Any]]:
-    found = Webdataset().inspect(url)
-    rows = range(found.num_samples)
-    return Webdataset().read(as_shard(url, found), rows=rows, columns=columns).samples
+    inspection = Webdataset().inspect(url)
+    rows = range(inspection.num_samples)
+    return Webdataset().read(as_shard(url, inspection), rows=rows, columns=columns).samples
 
 
-def as_shard(url: str, found: Inspection) -> Shard:
+def as_shard(url: str, inspection: Inspection) -> Shard:
     stored = storage.info(url)
     assert stored is not None
-    return Shard(0, url, "webdataset", found.num_samples, stored.num_bytes, stored.etag)
+    return Shard(0, url, "webdataset", inspection.num_samples, stored.num_bytes, stored.etag)
 
 
 def test_the_column_is_the_extension_without_its_type(tmp_path: Path) -> None:
@@ -45,10 +45,10 @@ def test_the_column_is_the_extension_without_its_type(tmp_path: Path) -> None:
         tmp_path / "a.tar",
         [("d.1/0.image.png", PNG), ("d.1/0.cls", b"7"), ("d.1/0.seg.mask.png", b"m")],
     )
-    found = Webdataset().inspect(url)
-    assert found.columns == ("image", "cls", "seg.mask")
-    assert found.members is not None
-    assert found.members["key"].to_pylist() == ["d.1/0"] * 3
+    inspection = Webdataset().inspect(url)
+    assert inspection.columns == ("image", "cls", "seg.mask")
+    assert inspection.members is not None
+    assert inspection.members["key"].to_pylist() == ["d.1/0"] * 3
     assert read(url, ["image", "cls", "seg.mask"]) == [{"image": PNG, "cls": 7, "seg.mask": b"m"}]
 
 
@@ -212,8 +212,8 @@ def test_the_webdataset_library_reads_what_we_write(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     samples = [{"image": PNG, "label": number, "text": f"t{number}"} for number in range(3)]
     Webdataset().write(path, samples)
-    found = webdataset.WebDataset(str(path), shardshuffle=False).decode()
-    got = [(one["image.png"], one["label.cls"], one["text.txt"]) for one in found.map(undecoded)]
+    dataset = webdataset.WebDataset(str(path), shardshuffle=False).decode()
+    got = [(one["image.png"], one["label.cls"], one["text.txt"]) for one in dataset.map(undecoded)]
     assert got == [(PNG, number, f"t{number}") for number in range(3)]
 
 
@@ -245,8 +245,8 @@ def test_a_value_that_a_tar_cannot_hold_is_named(tmp_path: Path) -> None:
 
 def test_the_extent_of_a_sample_counts_headers_and_padding(tmp_path: Path) -> None:
     url = tar(tmp_path / "a.tar", [("0.png", b"x" * 600), ("0.cls", b"1"), ("1.png", b"y")])
-    found = Webdataset().inspect(url)
-    reading = Webdataset().read(as_shard(url, found), rows=[0], columns=["png", "cls"])
+    inspection = Webdataset().inspect(url)
+    reading = Webdataset().read(as_shard(url, inspection), rows=[0], columns=["png", "cls"])
     assert reading.bytes_selected == (512 + 1024) + (512 + 512)
     assert reading.num_requests == 1
     assert reading.bytes_read == 1024 + 512 + 1

@@ -245,15 +245,15 @@ def test_the_digest_distinguishes_losses_units_and_statuses(tmp_path: Path) -> N
         {"num_units": pl.lit(2)},
         {"status": pl.col("status").replace({"unreadable": "oom"})},
     ]
-    found = set()
+    digests = set()
     for position, change in enumerate(changes):
         catalog = LossCatalog(with_corpus(str(tmp_path / str(position))))
         for shard_id in range(4):
             catalog.write_span(str(shard_id), losses(shard_id).with_columns(**change))
         one = catalog.compact(list("0123"), round_number=0)
         catalog.publish(0, [one], provenance={})
-        found.add(catalog.digest(0))
-    assert len(found) == len(changes)
+        digests.add(catalog.digest(0))
+    assert len(digests) == len(changes)
 
 
 def test_carried_columns_are_read_even_if_the_reader_does_not_name_them(run: str) -> None:
@@ -316,5 +316,5 @@ def test_a_part_records_its_corpus_round_and_checkpoint(run: str) -> None:
     catalog.write_span("a", losses(0))
     one = catalog.compact(["a"], round_number=6, provenance={"checkpoint": "c"})
     notes = pq.read_metadata(Layout(run).part(one.part)).metadata[b"attent_select"].decode()
-    for said in (catalog.corpus.corpus_id, '"round": 6', '"checkpoint": "c"', "schema_version"):
-        assert said in notes
+    for text in (catalog.corpus.corpus_id, '"round": 6', '"checkpoint": "c"', "schema_version"):
+        assert text in notes

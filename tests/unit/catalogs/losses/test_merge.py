@@ -86,9 +86,12 @@ def test_observations_from_before_the_last_measurement_are_ignored() -> None:
 def test_shard_ranges_are_consecutive_and_of_bounded_size(
     shards: set[int], num_samples: list[int]
 ) -> None:
-    found = list(merge.shard_ranges(shards, num_samples=num_samples, most=12))
-    assert [shard for run in found for shard in run] == sorted(shards)
-    assert all(len(run) == 1 or sum(num_samples[s] for s in run) <= 12 for run in found)
+    ranges = list(merge.shard_ranges(shards, num_samples=num_samples, most=12))
+    assert [shard for shard_range in ranges for shard in shard_range] == sorted(shards)
+    assert all(
+        len(shard_range) == 1 or sum(num_samples[s] for s in shard_range) <= 12
+        for shard_range in ranges
+    )
 
 
 def test_a_catalog_with_too_many_ranges_is_rebuilt() -> None:

@@ -22,8 +22,8 @@ from catalogs.storage import globs
     ],
 )
 def test_braces_expand_as_in_a_shell(pattern: str, expanded: list[str]) -> None:
-    found = globs.expand_braces(pattern)
-    assert found == [f"s3://b/a-{piece}.tar" for piece in expanded]
+    urls = globs.expand_braces(pattern)
+    assert urls == [f"s3://b/a-{text}.tar" for text in expanded]
 
 
 def test_several_braces_make_every_combination() -> None:

@@ -27,18 +27,18 @@ class Server:
     """Serves ranges of DATA and records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[Range] = []
+        self.requests: list[Range] = []
 
     def __call__(self, ranges: Sequence[Range]) -> list[bytes]:
-        self.asked += ranges
+        self.requests += ranges
         return [DATA[offset : offset + size] for offset, size in ranges]
 
 
 def read(cache: NodeCache, ranges: list[Range], server: Server, etag: str = "e") -> list[bytes]:
-    found, num_cached = cache.read_ranges("s3://b/x", ranges, etag=etag, fetch=server)
-    assert found == [DATA[offset : offset + size] for offset, size in ranges]
-    assert 0 <= num_cached <= sum(map(len, found))
-    return found
+    data_ranges, num_cached = cache.read_ranges("s3://b/x", ranges, etag=etag, fetch=server)
+    assert data_ranges == [DATA[offset : offset + size] for offset, size in ranges]
+    assert 0 <= num_cached <= sum(map(len, data_ranges))
+    return data_ranges
 
 
 @given(st.lists(RANGES, max_size=4), st.sampled_from(["one process", "several"]))
@@ -52,10 +52,10 @@ def test_cached_ranges_are_returned_and_never_requested_again(
         if who == "several":
             cache = NodeCache(str(tmp_path), max_bytes=1 << 30)
         read(cache, ranges, server, etag)
-    server.asked.clear()
+    server.requests.clear()
     for ranges in reads:
         read(cache, ranges, server, etag)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_another_etag_is_another_object(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_another_etag_is_another_object(tmp_path: Path) -> None:
     read(cache, [(5, 10)], server)
     read(cache, [(5, 10)], server, etag="other")
     read(cache, [(5, 10)], server)
-    assert server.asked == [(5, 10)] * 2
+    assert server.requests == [(5, 10)] * 2
 
 
 def test_the_cache_stays_within_its_limit_and_keeps_recently_used_objects(tmp_path: Path) -> None:
@@ -72,12 +72,12 @@ def test_the_cache_stays_within_its_limit_and_keeps_recently_used_objects(tmp_pa
         read(cache, [(0, 100_000)], server, etag=str(number))
         used = sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*"))
         assert used <= 1 << 20
-    asked = len(server.asked)
-    assert asked == 40
+    num_requests = len(server.requests)
+    assert num_requests == 40
     read(cache, [(0, 100_000)], server, etag="39")
-    assert len(server.asked) == asked
+    assert len(server.requests) == num_requests
     read(cache, [(0, 100_000)], server, etag="0")
-    assert len(server.asked) == asked + 1
+    assert len(server.requests) == num_requests + 1
 
 
 def test_caches_of_earlier_boots_are_removed(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_failing_disk_causes_one_warning_and_its_ranges_are_requested_again(
 ) -> None:
     cache, server, pread = NodeCache(str(tmp_path), max_bytes=1 << 20), Server(), os.pread
     read(cache, [(0, 10), (20, 10)], server)
-    server.asked.clear()
+    server.requests.clear()
 
     def fails(descriptor: int, size: int, offset: int) -> bytes:
         if offset == 20:
@@ -112,13 +112,13 @@ def test_a_failing_disk_causes_one_warning_and_its_ranges_are_requested_again(
         return pread(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", fails)
-    with pytest.warns(UserWarning, match="cannot be used .*Input/output error") as told:
+    with pytest.warns(UserWarning, match="cannot be used .*Input/output error") as caught:
         read(cache, [(0, 10), (20, 10)], server)
-    assert len(told) == 1
+    assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(cache, [(20, 10)], server)
-    assert server.asked == [(20, 10)] * 2
+    assert server.requests == [(20, 10)] * 2
 
 
 def test_a_read_only_folder_causes_one_warning_and_no_error(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_read_only_folder_causes_one_warning_and_no_error(tmp_path: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(cache, [(0, 10)], server)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 FULL = """
@@ -140,14 +140,14 @@ import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 data = bytes(range(256)) * 400
 cache = NodeCache(sys.argv[1], max_bytes=1 << 20)
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    for wanted in [(0, 1000), (40_000, 60_000), (0, 1000), (40_000, 60_000)]:
-        found, cached = cache.read_ranges(
-            "s3://b/x", [wanted], etag="e", fetch=lambda rs: [data[o : o + n] for o, n in rs])
-        assert found == [data[wanted[0] : sum(wanted)]]
+    for extent in [(0, 1000), (40_000, 60_000), (0, 1000), (40_000, 60_000)]:
+        data_ranges, cached = cache.read_ranges(
+            "s3://b/x", [extent], etag="e", fetch=lambda rs: [data[o : o + n] for o, n in rs])
+        assert data_ranges == [data[extent[0] : sum(extent)]]
         print(cached)
-assert len(told) == 1
+assert len(caught) == 1
 """
 
 
@@ -166,10 +166,10 @@ cache, draw = NodeCache(sys.argv[1], max_bytes=int(sys.argv[3])), random.Random(
 print("ready", flush=True)
 while True:
     offset = draw.randrange(4_000_000)
-    wanted = [(offset, draw.randrange(1, 4_000_000))]
-    found, _ = cache.read_ranges("s3://b/x", wanted, etag=str(draw.randrange(3)),
+    ranges = [(offset, draw.randrange(1, 4_000_000))]
+    data_ranges, _ = cache.read_ranges("s3://b/x", ranges, etag=str(draw.randrange(3)),
                                  fetch=lambda rs: [data[o : o + n] for o, n in rs])
-    assert found == [data[o : o + n] for o, n in wanted]
+    assert data_ranges == [data[o : o + n] for o, n in ranges]
     sys.stdout.write(".")
     sys.stdout.flush()
 """
@@ -207,8 +207,8 @@ def test_remote_objects_are_read_through_the_cache_of_the_policy(tmp_path: Path)
     meter = storage.ReadMeter()
     with storage.use_read_policy(storage.ReadPolicy(cache=cache, meter=meter)):
         for _ in range(2):
-            found = storage.read_ranges(stored.url, [(3, 10)], etag=stored.etag)
-            assert found == [DATA[3:13]]
+            data_ranges = storage.read_ranges(stored.url, [(3, 10)], etag=stored.etag)
+            assert data_ranges == [DATA[3:13]]
         # Without an etag, a change of the object cannot be detected.
         storage.read_ranges(stored.url, [(3, 10)])
     assert (meter.num_bytes, meter.num_requests, meter.cached_bytes) == (20, 2, 10)

@@ -21,8 +21,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_published_object_is_read_whole_and_in_ranges(folder: str) -> None:
     storage.publish(f"{folder}/deep/er/a.bin", b"0123456789")
     assert storage.read(f"{folder}/deep/er/a.bin") == b"0123456789"
-    found = storage.read_ranges(f"{folder}/deep/er/a.bin", [(8, 2), (0, 1), (0, 10)])
-    assert found == [b"89", b"0", b"0123456789"]
+    data_ranges = storage.read_ranges(f"{folder}/deep/er/a.bin", [(8, 2), (0, 1), (0, 10)])
+    assert data_ranges == [b"89", b"0", b"0123456789"]
 
 
 @pytest.mark.parametrize("below", ["", "deep/"])
@@ -59,12 +59,12 @@ def test_a_listing_is_recursive_sorted_and_equal_to_info_of_each_object(folder: 
     for name in ("b/2", "b/10", "a", "c/d/e"):
         storage.publish(f"{folder}/here/{name}", name.encode())
     storage.publish(f"{folder}/herein", b"not in the folder")
-    found = storage.list_objects(f"{folder}/here")
+    objects = storage.list_objects(f"{folder}/here")
     names = [f"{folder}/here/{name}" for name in ("a", "b/10", "b/2", "c/d/e")]
-    assert [one.url for one in found] == names
-    assert [one.num_bytes for one in found] == [1, 4, 3, 5]
-    assert [storage.info(name) for name in names] == found
-    assert storage.list_objects(f"{folder}/here/a") == found[:1]
+    assert [one.url for one in objects] == names
+    assert [one.num_bytes for one in objects] == [1, 4, 3, 5]
+    assert [storage.info(name) for name in names] == objects
+    assert storage.list_objects(f"{folder}/here/a") == objects[:1]
     assert storage.list_objects(f"{folder}/nowhere") == []
 
 
@@ -90,11 +90,11 @@ def test_a_deleted_object_is_gone(folder: str) -> None:
     assert storage.list_objects(f"{folder}/x") == []
 
 
-@pytest.mark.parametrize("wanted", [(5, 6), (10, 1), (50, 1)])
-def test_a_range_beyond_the_end_is_a_storage_error(folder: str, wanted: tuple[int, int]) -> None:
+@pytest.mark.parametrize("extent", [(5, 6), (10, 1), (50, 1)])
+def test_a_range_beyond_the_end_is_a_storage_error(folder: str, extent: tuple[int, int]) -> None:
     storage.publish(f"{folder}/a.bin", b"0123456789")
     with pytest.raises(StorageError, match=r"a\.bin: requested"):
-        storage.read_ranges(f"{folder}/a.bin", [(0, 1), wanted])
+        storage.read_ranges(f"{folder}/a.bin", [(0, 1), extent])
 
 
 def test_folders_are_uploaded_and_downloaded(folder: str, tmp_path: Path) -> None:
@@ -121,11 +121,11 @@ def test_a_local_copy_exists_within_its_block(folder: str) -> None:
 def test_expanded_objects_are_sorted_and_unique(folder: str) -> None:
     for name in ("a-00.tar", "a-01.tar", "a-02.tar", "b/x.tar", "b/_SUCCESS", "b/.x.crc"):
         storage.publish(f"{folder}/in/{name}", name.encode())
-    found = storage.expand(
+    objects = storage.expand(
         [f"{folder}/in/a-{{01..02}}.tar", f"{folder}/in/*.tar", f"{folder}/in/b"]
     )
     names = ["a-00.tar", "a-01.tar", "a-02.tar", "b/x.tar"]
-    assert [one.url for one in found] == [f"{folder}/in/{name}" for name in names]
+    assert [one.url for one in objects] == [f"{folder}/in/{name}" for name in names]
 
 
 def test_two_stars_are_refused(folder: str) -> None:
@@ -152,8 +152,8 @@ def test_a_glob_does_not_match_deeper_folders(tmp_path: Path) -> None:
     storage.publish(str(tmp_path / "a.tar"), b"1")
     storage.publish(str(tmp_path / "deep" / "b.tar"), b"1")
     (tmp_path / "deep" / "locked").mkdir(mode=0)
-    found = [one.url for one in storage.expand([str(tmp_path / "*.tar")])]
-    assert found == [str(tmp_path / "a.tar")]
+    urls = [one.url for one in storage.expand([str(tmp_path / "*.tar")])]
+    assert urls == [str(tmp_path / "a.tar")]
     assert len(storage.expand([str(tmp_path / "*" / "*.tar")])) == 1
 
 
@@ -163,8 +163,8 @@ def test_linked_folders_are_listed_even_if_links_are_cyclic(tmp_path: Path) -> N
     (tmp_path / "corpus" / "more").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "back").symlink_to(tmp_path / "corpus")
     (tmp_path / "corpus" / "self").symlink_to(tmp_path / "corpus")
-    found = [one.url for one in storage.expand([str(tmp_path / "corpus")])]
-    assert found == [str(tmp_path / "corpus" / name) for name in ("a.tar", "more/b.tar")]
+    urls = [one.url for one in storage.expand([str(tmp_path / "corpus")])]
+    assert urls == [str(tmp_path / "corpus" / name) for name in ("a.tar", "more/b.tar")]
 
 
 def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_leftovers(

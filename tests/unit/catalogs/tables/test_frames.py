@@ -32,10 +32,10 @@ def table(first: int, count: int) -> pl.DataFrame:
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """Three published tables with the rows 0–4, 5–9 and 10–14."""
     base = str(tmp_path) if request.param == "local" else f"memory://{request.node.originalname}"
-    found = [f"{base}/{name}.parquet" for name in "cab"]
-    for position, url in enumerate(found):
+    urls = [f"{base}/{name}.parquet" for name in "cab"]
+    for position, url in enumerate(urls):
         frames.publish_frame(url, table(position * 5, 5), notes={"position": position})
-    return found
+    return urls
 
 
 def test_a_table_is_read_with_its_notes(urls: list[str]) -> None:
@@ -106,17 +106,17 @@ def test_a_digest_does_not_depend_on_the_batches(cuts: list[int]) -> None:
     whole = table(0, 30)
     expected = frames.ColumnDigest(["shard_id", "row"])
     expected.update(whole)
-    found = frames.ColumnDigest(["shard_id", "row"])
+    digest = frames.ColumnDigest(["shard_id", "row"])
     for first, end in zip([0, *cuts], [*cuts, 30], strict=True):
-        found.update(whole.slice(first, end - first))
-    assert found.hexdigest() == expected.hexdigest()
+        digest.update(whole.slice(first, end - first))
+    assert digest.hexdigest() == expected.hexdigest()
 
 
 def test_a_digest_distinguishes_rows_and_columns() -> None:
     def digest(rows: pl.DataFrame) -> str:
-        found = frames.ColumnDigest(["shard_id", "row"])
-        found.update(rows)
-        return found.hexdigest()
+        digest = frames.ColumnDigest(["shard_id", "row"])
+        digest.update(rows)
+        return digest.hexdigest()
 
     rows = table(0, 9)
     swapped = rows.select(pl.col("row").alias("shard_id"), pl.col("shard_id").alias("row"))

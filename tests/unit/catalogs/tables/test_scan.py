@@ -40,11 +40,11 @@ def run(tmp_path: Path) -> str:
 
 def parts(run: str) -> list[str]:
     """Two parts of three shards each."""
-    found = []
+    urls = []
     for first, sizes in ((0, [4, 1, 7]), (3, [2, 9, 5])):
         made = loss_parts.build_part(losses(first, sizes), run=run, spans=(), notes={"x": 1})
-        found.append(f"{run}/losses/parts/{made.part}.parquet")
-    return found
+        urls.append(f"{run}/losses/parts/{made.part}.parquet")
+    return urls
 
 
 def test_chunks_and_splits_have_all_rows(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,18 +80,18 @@ def test_ids_of_a_dense_part_are_correct_without_being_read(
         return original(url, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scan.parquet_file, "read_groups", watched)
-    found = Scan.of(urls, schema=KINDS).frame().select("row", "loss", "shard_id").collect()
+    scanned = Scan.of(urls, schema=KINDS).frame().select("row", "loss", "shard_id").collect()
     assert read == {"loss"}
     stored = pl.concat([pl.from_arrow(pq.read_table(url)) for url in urls])  # type: ignore[type-var]
     assert isinstance(stored, pl.DataFrame)
-    assert_frame_equal(found, stored.select("row", "loss", "shard_id"))
+    assert_frame_equal(scanned, stored.select("row", "loss", "shard_id"))
 
 
 def test_files_of_other_programs_are_not_treated_as_dense(tmp_path: Path) -> None:
     rows = losses(0, [5]).filter(pl.col("row") != 2)
     frames.publish_frame(str(tmp_path / "a.parquet"), rows, notes={})
-    found = Scan.of([str(tmp_path / "a.parquet")], schema=KINDS).frame().collect()
-    assert_frame_equal(found, rows)
+    scanned = Scan.of([str(tmp_path / "a.parquet")], schema=KINDS).frame().collect()
+    assert_frame_equal(scanned, rows)
 
 
 def test_a_scan_of_no_files_has_one_empty_chunk() -> None:
@@ -107,8 +107,8 @@ def test_a_shard_without_rows_has_a_row_group_without_rows(tmp_path: Path) -> No
     path = tmp_path / "dense.parquet"
     tables = [frames.to_arrow(losses(0, [0])), frames.to_arrow(losses(1, [2]))]
     frames.write_tables(path, tables, schema=tables[0].schema, notes=lambda: {frames.DENSE: True})
-    found = Scan.of([str(path)], schema=KINDS).frame().collect()
-    assert_frame_equal(found, losses(1, [2]))
+    scanned = Scan.of([str(path)], schema=KINDS).frame().collect()
+    assert_frame_equal(scanned, losses(1, [2]))
 
 
 def test_a_preview_of_an_empty_row_group_is_empty(tmp_path: Path) -> None:
