@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 from attent_select import plugins
 from catalogs.formats.parquet import Parquet
 from catalogs.shard_format import Reading, Sample, Shard, ShardFormat
-from catalogs.testing import (
-    SHARD_FORMAT_CHECKS,
-    ShardFormatCheck,
-    check_round_trip,
-    check_samples_are_read_as_they_were_written,
-)
+from catalogs.testing import ShardFormatConformance, check_round_trip
 
 NAMES = plugins.plugin_names("catalogs.formats")
 
@@ -26,11 +21,8 @@ def shard_format(request: pytest.FixtureRequest) -> ShardFormat:
     return loaded
 
 
-@pytest.mark.parametrize("check", SHARD_FORMAT_CHECKS, ids=lambda check: check.__name__)
-def test_a_shard_format_passes_the_check(
-    shard_format: ShardFormat, check: ShardFormatCheck, tmp_path: Path
-) -> None:
-    check(shard_format, tmp_path)
+class TestShardFormats(ShardFormatConformance):
+    """The published suite, for every format."""
 
 
 def sample_lists() -> st.SearchStrategy[list[Sample]]:
@@ -68,4 +60,4 @@ def test_the_suite_rejects_a_format_that_returns_other_rows(tmp_path: Path) -> N
             return super().read(shard, rows=range(len(rows)), columns=columns)
 
     with pytest.raises(AssertionError, match="expected"):
-        check_samples_are_read_as_they_were_written(FirstRows(), tmp_path)
+        ShardFormatConformance().test_samples_are_read_as_they_were_written(FirstRows(), tmp_path)
