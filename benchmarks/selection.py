@@ -36,10 +36,10 @@ RESULTS = Path(__file__).parent / "results"
 RATIO = 0.2
 PART_ROWS = 500_000
 # Columns that some strategies read.
-MORE = {"reference_loss": pl.Float32, schema.FUNCTIONAL_GRADIENT: pl.Float32}
+EXTRA_COLUMNS = {"reference_loss": pl.Float32, schema.FUNCTIONAL_GRADIENT: pl.Float32}
 STRATEGIES = plugins.plugin_names("attent_select.strategies")
 # Maximum rows of a method, beyond which it needs more memory than is available here.
-PEERS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
+MAX_PEER_ROWS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
 
 
 def generate(folder: Path, num_rows: int) -> None:
@@ -62,16 +62,16 @@ def generate(folder: Path, num_rows: int) -> None:
             visits=pl.lit(0),
             **{
                 name: pl.Series(rng.gamma(1.0, 0.3, rows), dtype=kind)
-                for name, kind in MORE.items()
+                for name, kind in EXTRA_COLUMNS.items()
             },
         )
-        kinds = schema.LOSSES | MORE
+        kinds = schema.LOSSES | EXTRA_COLUMNS
         typed = table.select(pl.col(name).cast(kind) for name, kind in kinds.items())
         frames.publish_frame(str(path), typed, notes={frames.DENSE: True})
 
 
 def run_selection(files: list[str], strategy: str) -> Selection:
-    scan = Scan.of(files, schema=schema.LOSSES | MORE)
+    scan = Scan.of(files, schema=schema.LOSSES | EXTRA_COLUMNS)
     return select(
         scan,
         strategy=plugins.load_plugin("attent_select.strategies", strategy)(),
@@ -175,10 +175,10 @@ def one(method: str, folder: Path) -> dict[str, float]:
 def compare(num_rows: int, folder: Path, *, only: str, repeats: int) -> list[dict[str, object]]:
     """Run all methods that fit in alternation, so that variations of speed affect all of them."""
     tried = [name for name in METHODS if name.startswith(tuple(only.split(",")))]
-    chosen = [name for name in tried if num_rows <= PEERS.get(name, math.inf)]
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    methods = [name for name in tried if num_rows <= MAX_PEER_ROWS.get(name, math.inf)]
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for _ in range(repeats):
-        for name in chosen:
+        for name in methods:
             runs[name].append(measure(name, folder))
             print(f"  {name:24} {runs[name][-1]['seconds']:8.2f} s", file=sys.stderr)
     return [
@@ -196,13 +196,13 @@ def compare(num_rows: int, folder: Path, *, only: str, repeats: int) -> list[dic
 
 def ratios(results: list[dict[str, object]]) -> dict[str, float]:
     """Time of the other methods relative to ours, on the largest size that all ran."""
-    fitting = [r for r in results if r["rows"] <= PEERS["polars top_k"]]
+    fitting = [r for r in results if r["rows"] <= MAX_PEER_ROWS["polars top_k"]]
     most = max((r["rows"] for r in fitting), default=0)
     seconds = {str(r["method"]): float(r["seconds"]) for r in fitting if r["rows"] == most}
     return {
         f"{peer} / {our}": round(seconds[peer] / seconds[our], 2)
         for our in ("ours to ids: hard", "ours: hard", "ours to ids: soft", "ours: soft")
-        for peer in PEERS
+        for peer in MAX_PEER_ROWS
         if peer in seconds and our in seconds
     }
 

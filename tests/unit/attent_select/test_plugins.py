@@ -1,4 +1,4 @@
-"""Plug-ins are found by their file's name or by a dotted path, and nothing else is."""
+"""Plug-ins are loaded by file name or dotted path; anything else is an error."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from attent_select.strategies.below_mean import BelowMean
 PACKAGE = "attent_select.strategies"
 
 
-def test_a_file_is_a_plugin_under_its_own_name() -> None:
+def test_the_file_name_is_the_key_of_a_plugin() -> None:
     assert {"uniform", "hard", "soft", "below_mean"} <= set(plugins.plugin_names(PACKAGE))
     assert plugins.load_plugin(PACKAGE, "below_mean") is BelowMean
 
 
-def test_a_dotted_path_names_a_class_of_anybody() -> None:
+def test_a_dotted_path_names_any_class() -> None:
     assert plugins.load_plugin(PACKAGE, "fractions.Fraction").__name__ == "Fraction"
 
 
@@ -28,6 +28,6 @@ def test_a_dotted_path_names_a_class_of_anybody() -> None:
         ("math.sqrt", "expected a class"),
     ],
 )
-def test_anything_else_is_an_input_error_that_says_why(name: str, message: str) -> None:
+def test_any_other_name_is_an_input_error_with_the_reason(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         plugins.load_plugin(PACKAGE, name)

@@ -15,10 +15,10 @@ VALUES = arrays(np.float32, st.integers(MIN_VALUES, 200), elements=st.floats(0, 
 def test_the_ks_distance_is_a_symmetric_number_between_0_and_1(
     one: np.ndarray, other: np.ndarray
 ) -> None:
-    found = ks_distance(one, other)
-    assert found is not None
-    assert 0 <= found <= 1
-    assert found == ks_distance(other, one)
+    distance = ks_distance(one, other)
+    assert distance is not None
+    assert 0 <= distance <= 1
+    assert distance == ks_distance(other, one)
     assert ks_distance(one, one) == 0
 
 
@@ -30,33 +30,35 @@ def test_the_ks_distance_is_the_largest_gap_between_two_shares(
     assert ks_distance(one, other) == pytest.approx(max(gaps))
 
 
-def test_distributions_that_do_not_meet_are_1_apart_and_a_shift_grows_the_distance() -> None:
+def test_the_ks_distance_grows_with_a_shift_up_to_1() -> None:
     losses = np.random.default_rng(0).gamma(2, 1, 5000)
     assert ks_distance(losses, losses + 100) == 1
-    found = [ks_distance(losses, losses + shift) for shift in (0.0, 0.1, 0.5, 2.0)]
-    assert found == sorted(found)
-    assert len(set(found)) == 4
+    distances = [ks_distance(losses, losses + shift) for shift in (0.0, 0.1, 0.5, 2.0)]
+    assert distances == sorted(distances)
+    assert len(set(distances)) == 4
 
 
 @given(VALUES)
-def test_ranks_agree_with_every_increasing_change_of_scale(one: np.ndarray) -> None:
-    found = rank_correlation(one, 8 * one.astype(float))
+def test_rank_correlation_is_invariant_under_increasing_transformations(one: np.ndarray) -> None:
+    correlation = rank_correlation(one, 8 * one.astype(float))
     if len(set(one.tolist())) == 1:
-        assert found is None
+        assert correlation is None
     else:
-        assert found == pytest.approx(1)
+        assert correlation == pytest.approx(1)
         assert rank_correlation(one, -one.astype(float)) == pytest.approx(-1)
 
 
 def test_independent_losses_do_not_agree_and_noise_lowers_agreement() -> None:
     random = np.random.default_rng(0)
     losses, noise = random.gamma(2, 1, 4000), random.normal(0, 1, 4000)
-    found = [rank_correlation(losses, losses + scale * noise) or 0 for scale in (0.0, 0.5, 2.0)]
-    assert found == sorted(found, reverse=True)
+    correlations = [
+        rank_correlation(losses, losses + scale * noise) or 0 for scale in (0.0, 0.5, 2.0)
+    ]
+    assert correlations == sorted(correlations, reverse=True)
     assert abs(rank_correlation(losses, noise) or 0) < 0.05
 
 
-def test_too_few_values_say_nothing_and_what_is_not_finite_does_not_count() -> None:
+def test_too_few_finite_values_give_no_result() -> None:
     few = np.arange(MIN_VALUES - 1, dtype=float)
     holes = np.concatenate([few, [np.nan, np.inf]])
     for values in (few, holes):

@@ -1,4 +1,4 @@
-"""Observed losses on the scale of scored ones."""
+"""Calibration of observed losses to scored losses."""
 
 import json
 
@@ -14,35 +14,37 @@ LOSSES = st.floats(0, 20, width=32)
 PAIRS = arrays(np.float32, st.tuples(st.integers(32, 300), st.just(2)), elements=LOSSES)
 
 
-def fitted(observed: np.ndarray, scored: np.ndarray) -> QuantileMap:
-    found = QuantileMap.fit(observed, scored)
-    assert found is not None
-    return found
+def fit_map(observed: np.ndarray, scored: np.ndarray) -> QuantileMap:
+    quantile_map = QuantileMap.fit(observed, scored)
+    assert quantile_map is not None
+    return quantile_map
 
 
 @given(PAIRS, arrays(np.float32, 50, elements=st.floats(-5, 40, width=32)))
-def test_a_map_never_turns_the_order_around_and_never_leaves_the_losses(
+def test_a_map_preserves_order_and_never_gives_negative_losses(
     pairs: np.ndarray, losses: np.ndarray
 ) -> None:
-    mapped = fitted(pairs[:, 0], pairs[:, 1])(np.sort(losses))
+    mapped = fit_map(pairs[:, 0], pairs[:, 1])(np.sort(losses))
     assert (np.diff(mapped) >= 0).all()
     assert (mapped >= 0).all()
     assert mapped.shape == losses.shape
 
 
 @given(PAIRS)
-def test_what_it_was_fitted_on_gets_no_value_that_nobody_had(pairs: np.ndarray) -> None:
-    mapped = fitted(pairs[:, 0], pairs[:, 1])(pairs[:, 0])
+def test_values_of_the_fit_are_mapped_into_the_range_of_the_scored_losses(
+    pairs: np.ndarray,
+) -> None:
+    mapped = fit_map(pairs[:, 0], pairs[:, 1])(pairs[:, 0])
     assert mapped.min() >= pairs[:, 1].min() - 1e-5
     assert mapped.max() <= pairs[:, 1].max() + 1e-5
 
 
-def test_observed_losses_get_the_distribution_of_the_scored_ones() -> None:
+def test_mapped_losses_have_the_distribution_of_the_scored_losses() -> None:
     random = np.random.default_rng(0)
     scored = random.gamma(2, 0.5, 20_000)
-    # Train mode: larger, wider, with noise that does not depend on the sample.
+    # Train mode: larger, wider, with independent noise.
     observed = 0.3 + 1.4 * scored + random.normal(0, 0.1, 20_000)
-    half = fitted(observed[::2], scored[::2])
+    half = fit_map(observed[::2], scored[::2])
     mapped = half(observed[1::2])
     for share in (0.1, 0.5, 0.9, 0.99):
         expected = np.quantile(scored[1::2], share)
@@ -50,19 +52,19 @@ def test_observed_losses_get_the_distribution_of_the_scored_ones() -> None:
     assert abs(mapped.mean() - scored.mean()) < 0.02 < abs(observed.mean() - scored.mean())
 
 
-def test_beyond_what_was_seen_the_hardest_rows_keep_their_distances() -> None:
+def test_losses_outside_the_range_of_the_fit_keep_their_differences() -> None:
     observed = np.linspace(1, 2, 100)
-    found = fitted(observed, observed / 2)
-    assert found(np.array([2.0, 5.0, 6.0])).tolist() == pytest.approx([1.0, 4.0, 5.0])
-    assert found(np.array([0.9, 0.0])).tolist() == pytest.approx([0.4, 0.0])
+    quantile_map = fit_map(observed, observed / 2)
+    assert quantile_map(np.array([2.0, 5.0, 6.0])).tolist() == pytest.approx([1.0, 4.0, 5.0])
+    assert quantile_map(np.array([0.9, 0.0])).tolist() == pytest.approx([0.4, 0.0])
 
 
-def test_equal_observed_losses_are_mapped_to_the_mean_of_what_was_scored() -> None:
-    found = fitted(np.ones(65), np.arange(65.0))
-    assert found(np.array([1.0])).tolist() == [32.0]
+def test_equal_observed_losses_are_mapped_to_the_mean_scored_loss() -> None:
+    quantile_map = fit_map(np.ones(65), np.arange(65.0))
+    assert quantile_map(np.array([1.0])).tolist() == [32.0]
 
 
-def test_few_rows_make_no_map_and_the_identity_changes_nothing() -> None:
+def test_too_few_rows_give_no_map_and_the_default_map_is_the_identity() -> None:
     holes = np.full(100, np.nan)
     holes[:31] = 1.0
     assert QuantileMap.fit(holes, np.ones(100)) is None
@@ -71,22 +73,22 @@ def test_few_rows_make_no_map_and_the_identity_changes_nothing() -> None:
 
 
 @given(PAIRS)
-def test_a_map_survives_json(pairs: np.ndarray) -> None:
-    found = fitted(pairs[:, 0], pairs[:, 1])
-    assert QuantileMap.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+def test_a_map_can_be_stored_as_json(pairs: np.ndarray) -> None:
+    quantile_map = fit_map(pairs[:, 0], pairs[:, 1])
+    assert QuantileMap.from_dict(json.loads(json.dumps(quantile_map.to_dict()))) == quantile_map
 
 
-def test_a_sample_does_not_seem_harder_because_it_came_early() -> None:
+def test_a_trend_removes_the_advantage_of_samples_seen_late() -> None:
     random = np.random.default_rng(0)
     difficulty = random.gamma(2, 0.5, 8_000)
     steps = np.arange(8_000) // 16
     observed = difficulty * (0.5 + 2.5 * np.exp(-steps / 60))  # the model learns
     hardest = np.argsort(difficulty)[-2_000:]
-    found = np.argsort(Trend.fit(observed, steps)(observed, steps))[-2_000:]
+    hardest_by_trend = np.argsort(Trend.fit(observed, steps)(observed, steps))[-2_000:]
     as_observed = np.argsort(observed)[-2_000:]
-    assert len(np.intersect1d(found, hardest)) > 1_850
+    assert len(np.intersect1d(hardest_by_trend, hardest)) > 1_850
     assert len(np.intersect1d(as_observed, hardest)) < 1_600
-    assert steps[found].mean() == pytest.approx(steps.mean(), rel=0.05)
+    assert steps[hardest_by_trend].mean() == pytest.approx(steps.mean(), rel=0.05)
 
 
 @given(
@@ -94,7 +96,7 @@ def test_a_sample_does_not_seem_harder_because_it_came_early() -> None:
     st.integers(1, 50),
     st.integers(0, 1_000),
 )
-def test_a_trend_keeps_the_order_of_samples_that_were_observed_together(
+def test_a_trend_preserves_the_order_within_a_step(
     losses: np.ndarray, batch_size: int, first_step: int
 ) -> None:
     steps = first_step + np.arange(len(losses)) // batch_size
@@ -105,6 +107,6 @@ def test_a_trend_keeps_the_order_of_samples_that_were_observed_together(
         assert (np.diff(mapped[steps == step][together]) >= 0).all()
 
 
-def test_a_few_losses_have_no_trend_and_stay_as_they_are() -> None:
+def test_too_few_losses_are_not_changed() -> None:
     losses, steps = np.linspace(3, 1, 100), np.arange(100)
     assert Trend.fit(losses, steps)(losses, steps).tolist() == losses.tolist()

@@ -1,4 +1,4 @@
-"""The counter-based random numbers: known values, whatever the batches, uniform."""
+"""Counter-based random numbers: golden values, independent of batches, uniform."""
 
 import numpy as np
 import polars as pl
@@ -38,7 +38,7 @@ def test_stream_keys_and_uniforms_have_golden_values() -> None:
 
 
 @given(U64, st.lists(U64, min_size=1))
-def test_a_column_draws_the_same_bits_as_an_array(key: int, counters: list[int]) -> None:
+def test_columns_and_arrays_give_the_same_bits(key: int, counters: list[int]) -> None:
     drawn = numpy_bits(key, np.array(counters, dtype=np.uint64))
     assert drawn.tolist() == polars_bits(key, counters)
 
