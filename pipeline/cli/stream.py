@@ -10,8 +10,8 @@ from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
-    from pipeline.training.dry_run import WalkResult
-    from pipeline.training.read_plan import PlanResult
+    from pipeline.training.dry_run import StreamResult
+    from pipeline.training.planned_reads import ReadPlanResult
 
 Classes = Annotated[
     str | None,
@@ -43,18 +43,18 @@ def stream(
     ] = False,
     classes: Classes = None,
     settings: StreamingSet = None,
-) -> "WalkResult | PlanResult":
+) -> "StreamResult | ReadPlanResult":
     """Read the training stream without training: throughput, bytes, read amplification."""
-    from pipeline.training.read_plan import plan_reads, streaming_settings
+    from pipeline.training.planned_reads import plan_reads, streaming_settings
     from trainers import OrderSettings, RankShare
 
     order = OrderSettings(seed, batch_size, epochs=epochs)
     share = RankShare(rank, world_size)
     streaming = streaming_settings(corpus, settings or ())
     if not plan:
-        from pipeline.training.dry_run import walk
+        from pipeline.training.dry_run import read_stream
 
-        return walk(
+        return read_stream(
             corpus,
             index=index,
             order=order,

@@ -7,7 +7,7 @@ are frozen dataclasses of other packages; the file has their fields under the sa
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -40,7 +40,7 @@ class _Section(BaseModel):
 
 
 class ShardSettings(_Section):
-    """Which shards: URLs, folders or globs of Parquet files or WebDataset tars."""
+    """Shards of a corpus: URLs, folders or globs of Parquet files or WebDataset tars."""
 
     shards: tuple[str, ...] = Field(min_length=1)
 
@@ -54,7 +54,7 @@ class TaskSection(_Section, Generic[TaskT]):
     """The task by name; in the file its own settings stand beside the name."""
 
     name: str
-    task: TaskT = Field(alias=SETTINGS)
+    task: TaskT = Field(alias="settings")
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +77,7 @@ class SelectionSection(_Section, Generic[StrategyT]):
     strategy_name: str = Field(default="soft", alias="strategy")
     granularity: str | int = "sample"
     composition: Composition = Composition()
-    strategy: StrategyT = Field(alias=SETTINGS)
+    strategy: StrategyT = Field(alias="settings")
 
     @model_validator(mode="before")
     @classmethod
@@ -106,13 +106,14 @@ class SelectionSection(_Section, Generic[StrategyT]):
 
     @property
     def needs_losses(self) -> bool:
-        """Whether anything of the loss catalog is asked for."""
+        """Whether the selection reads anything from the loss catalog."""
+        strategy: Any = self.strategy
         with_ = self.composition
-        return bool(self.strategy.columns or with_.where or with_.by or with_.max_visits)
+        return bool(strategy.columns or with_.where or with_.by or with_.max_visits)
 
 
 class Adaptive(_Section):
-    """How far a cluster that is started here may grow and shrink, in workers."""
+    """Limits, in workers, between which a cluster that is started here grows and shrinks."""
 
     minimum: int = Field(default=1, ge=1)
     maximum: int = Field(ge=1)
@@ -125,7 +126,7 @@ class Adaptive(_Section):
 
 
 class SecurityFiles(_Section):
-    """Where the PEM files for TLS are: paths only, never what is in them."""
+    """PEM files for TLS: their paths, never their content."""
 
     ca_file: str
     cert_file: str
@@ -133,24 +134,24 @@ class SecurityFiles(_Section):
 
 
 class ClusterSettings(_Section):
-    """Where scoring and ingesting run.
+    """The Dask cluster for scoring and ingesting.
 
     Attributes:
         scheduler: `local` (processes on this machine), the address of a Dask scheduler, or the
             dotted path of a cluster class (`dask_jobqueue.SLURMCluster`).
-        arguments: of the cluster class.
-        workers: processes of a local cluster (default: one per core); how many a cluster class is
-            asked for (default: as its arguments say).
-        adaptive: instead of `workers`, how far the cluster grows and shrinks with the work.
+        arguments: arguments of the cluster class.
+        workers: processes of a local cluster (default: one per core), or workers of a cluster
+            class (default: by its arguments).
+        adaptive: replaces `workers`; the cluster grows and shrinks with the work.
         security: files for TLS.
-        resources: what a scoring task takes of its worker, such as `{GPU: 1}`.
-        threads_per_worker: tasks at a time in each process of a local cluster.
-        memory_limit: per local worker, as Dask writes it (`auto`, `4GB`).
+        resources: resources of its worker that a scoring task takes, such as `{GPU: 1}`.
+        threads_per_worker: concurrent tasks in each process of a local cluster.
+        memory_limit: per local worker, in Dask's notation (`auto`, `4GB`).
         dashboard: address of the Dask dashboard of a local cluster, such as `:8787`.
         window: tasks in flight per thread of the cluster.
-        patience_seconds: how long the cluster may be without any worker before the run ends.
-        connect_timeout_seconds: for the scheduler to answer.
-        worker_timeout_seconds: for the first worker to appear.
+        patience_seconds: the run ends if the cluster has no worker for this long.
+        connect_timeout_seconds: timeout for the scheduler to answer.
+        worker_timeout_seconds: timeout for the first worker to appear.
     """
 
     scheduler: str = "local"
@@ -169,7 +170,7 @@ class ClusterSettings(_Section):
 
     @field_validator("scheduler")
     @classmethod
-    def _place(cls, scheduler: str) -> str:
+    def _known_scheduler(cls, scheduler: str) -> str:
         if scheduler != "local" and not (_ADDRESS.match(scheduler) or _CLASS.fullmatch(scheduler)):
             raise InputError(
                 "expected `local`, an address such as tcp://10.0.0.1:8786, or the dotted path of a "
@@ -186,9 +187,9 @@ class ClusterSettings(_Section):
         return resources
 
     @model_validator(mode="after")
-    def _fits(self) -> "ClusterSettings":
+    def _fits_scheduler(self) -> "ClusterSettings":
         if self.arguments and (self.scheduler == "local" or self.is_address):
-            raise InputError("arguments are those of a cluster class: name one in scheduler")
+            raise InputError("arguments need a cluster class in scheduler")
         if self.adaptive is not None and self.is_address:
             raise InputError("adaptive needs a cluster that is started here, not an address")
         return self
@@ -215,12 +216,12 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
-    def _carried_by_scoring(self) -> "RunSettings[TaskT, StrategyT]":
+    def _carried_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":
         if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
             key = "carry" if self.scoring.carry else "functional_gradient"
             raise InputError(
-                f"scoring.{key}: such columns are written by scoring, and with "
-                "schedule.rescore.kind observed nothing is scored: leave one of them out"
+                f"scoring.{key}: its columns are written by scoring, and with "
+                "schedule.rescore.kind observed nothing is scored: omit one of them"
             )
         return self
 
@@ -230,7 +231,7 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
         return storage.normalise(run).rstrip("/")
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its value, defaults included, as plain YAML values."""
+        """Return every key with its value, defaults included, as plain YAML values."""
         return self.model_dump(mode="json")
 
 
@@ -238,8 +239,18 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
 RunConfig = RunSettings[Any, Any]
 
 
+def run_settings_of(task: Any, strategy: Any) -> type[RunConfig]:
+    """Return the model of a configuration with these classes of task and strategy."""
+    return cast(type[RunConfig], RunSettings.__class_getitem__((task, strategy)))
+
+
+def selection_section_of(strategy: Any) -> type[SelectionSection[Any]]:
+    """Return the model of the section `selection` with this class of strategy."""
+    return cast(type[SelectionSection[Any]], SelectionSection.__class_getitem__(strategy))
+
+
 def _nested(values: Any, section: type[BaseModel]) -> Any:
-    """The file's flat section as the model's: each key where it belongs, the rest the plug-in's."""
+    """Sort the keys of a flat section into the model's fields; the rest are the plug-in's."""
     if not isinstance(values, Mapping) or SETTINGS in values:
         return values
     keys = keys_of(section)
@@ -256,12 +267,13 @@ def _nested(values: Any, section: type[BaseModel]) -> Any:
 
 
 def _by_stratum(quotas: Any) -> Any:
-    is_given = isinstance(quotas, Mapping)
-    return {_stratum(name): quotas[name] for name in quotas} if is_given else quotas
+    if not isinstance(quotas, Mapping):
+        return quotas
+    return {_stratum(name): quotas[name] for name in quotas}
 
 
 def _stratum(name: Any) -> str:
-    """The name of a stratum that YAML has as a number, a truth value or null."""
+    """Return the name of a stratum that YAML reads as a number, a boolean or null."""
     if name is None:
         return "null"
     return str(name).lower() if isinstance(name, bool) else str(name)
@@ -270,4 +282,4 @@ def _stratum(name: Any) -> str:
 def _flattened(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
     by_key = dict(zip(keys_of(section), values.values(), strict=True))
     settings, composition = by_key.pop(SETTINGS), by_key.pop("composition", {})
-    return by_key | composition | settings
+    return dict(by_key | composition | settings)

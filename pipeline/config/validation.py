@@ -1,8 +1,4 @@
-"""Turns what pydantic found wrong into lines that a person can act on.
-
-Here: `check` (values → validated model, or one `InputError` with a line per problem) and the
-words.
-"""
+"""Validation of plain values: a checked model, or one `InputError` with a line per problem."""
 
 import dataclasses
 import difflib
@@ -17,15 +13,15 @@ from attent_select.errors import InputError
 
 SettingsT = TypeVar("SettingsT")
 
-# A section that names a plug-in keeps the plug-in's own settings in the field `settings`, and what
-# a strategy is composed with in `composition`. The file has all of them side by side, and so must
-# a message.
+# A section with a plug-in has the plug-in's own settings in the key `settings`, and the composition
+# of a strategy in `composition`. In the file all keys stand side by side, and so they must in
+# messages.
 SETTINGS = "settings"
 INSIDE = (SETTINGS, "composition")
 
 _EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
 _WRITTEN = {bool: "true or false", int: "a whole number", float: "a number"}
-# YAML 1.1 has `1.0e-3` for a number and `1e-3` for a text.
+# YAML 1.1 reads `1.0e-3` as a number and `1e-3` as a string.
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
@@ -34,7 +30,7 @@ def check(model: type[SettingsT], values: Mapping[str, Any], *, source: str) -> 
     """Return `values` as a `model`: a pydantic model or a dataclass.
 
     Raises:
-        InputError: one line per problem, each with the key's path; `source` says where they stand.
+        InputError: one line per problem, each with the key's path; `source` names the values.
     """
     adapter = TypeAdapter(model)
     try:
@@ -48,7 +44,7 @@ def check(model: type[SettingsT], values: Mapping[str, Any], *, source: str) -> 
 
 
 def all_problems(lines: Iterable[str], *, source: str) -> InputError:
-    """One error of all `lines`, each problem once."""
+    """Return one error of all `lines`, each problem once."""
     unique = list(dict.fromkeys(" ".join(line.split()) for line in lines))
     if len(unique) == 1:
         return InputError(f"{source}: {unique[0]}")
@@ -56,7 +52,7 @@ def all_problems(lines: Iterable[str], *, source: str) -> InputError:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """`did you mean 'x'?`, or the known words when none is close."""
+    """Return `did you mean 'x'?`, or the known words if none is close."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
 
@@ -81,9 +77,9 @@ def _line(model: type[Any], problem: Mapping[str, Any]) -> str:
 
 
 def _coerced(before: Any, after: Any, *, path: str) -> Iterator[str]:
-    """What pydantic took for a number or a truth value although it is written as something else.
+    """Yield values that pydantic converted to a number or a boolean from another type.
 
-    Its strict mode would refuse that, but also a list for a tuple and a mapping for a dataclass.
+    Its strict mode would refuse them, but also a list for a tuple and a mapping for a dataclass.
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in before.keys() & after.keys():
@@ -104,7 +100,7 @@ def _is_written_as(value: Any, kind: type) -> bool:
 
 
 def _own_message(model: type[Any], location: Sequence[str | int], path: str, message: str) -> str:
-    """A settings dataclass may begin with one of its fields: `start: 1.4 is outside (0, 1]`."""
+    """Add the path to a message, which may start with a field: `start: 1.4 is outside (0, 1]`."""
     word = _FIRST_WORD.match(message)
     names_a_field = word is not None and word.group() in _keys_at(model, location)
     if names_a_field:
@@ -113,7 +109,7 @@ def _own_message(model: type[Any], location: Sequence[str | int], path: str, mes
 
 
 def _keys_at(model: type[Any], location: Sequence[str | int]) -> list[str]:
-    """The keys that the file may have in the section at `location`."""
+    """Return the keys that the file may have in the section at `location`."""
     section: Any = model
     for part in location:
         if part not in INSIDE:
@@ -139,6 +135,6 @@ def _fields(section: Any) -> dict[str, Any]:
 
 
 def _class_in(annotation: Any) -> Any:
-    """The settings class in `X` or `X | None`."""
+    """Return the settings class in `X` or `X | None`."""
     choices = [annotation, *typing.get_args(annotation)]
     return next((choice for choice in choices if _fields(choice)), None)

@@ -46,7 +46,7 @@ def setup_in_subprocess(
         try:
             answer = _ask(process, {"source": source, "overrides": list(overrides)})
             reference = TaskReference(**answer["task"])
-            config = run_config.checked_before(answer["values"], task=reference)
+            config = run_config.restore(answer["values"], task=reference)
             yield config, lambda _: _save_initial(process)
         finally:
             process.terminate()

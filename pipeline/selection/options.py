@@ -1,17 +1,15 @@
 """The section `selection` of a configuration, given as options of `attent select`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-import yaml
+from typing import Any
 
 from attent_select.errors import InputError
 from attent_select.plugins import load_plugin
-from pipeline.config.sections import SelectionSection
+from pipeline.config.sections import SelectionSection, selection_section_of
 from pipeline.config.validation import check
+from pipeline.config.yaml_values import parse_yaml
 
 # Keys of the section that `--set` must not replace: they hold its other parts.
 _SECTION_KEYS = ("strategy", "settings", "composition")
@@ -52,8 +50,7 @@ class SelectionOptions:
             raise InputError(
                 f"--strategy {self.strategy}: expected a strategy's class, see docs/extending.md"
             )
-        section = SelectionSection.__class_getitem__(plugin)
-        return check(cast(type[SelectionSection[Any]], section), values, source="selection")
+        return check(selection_section_of(plugin), values, source="selection")
 
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
@@ -62,10 +59,4 @@ def _parse_setting(setting: str) -> tuple[str, Any]:
         raise InputError(f"--set {setting}: expected key=value, such as temperature=0.5")
     if key in _SECTION_KEYS:
         raise InputError(f"--set {setting}: {key} is not a setting of a strategy")
-    try:
-        value = yaml.safe_load(text)
-        json.dumps(value, default=str)  # fails for a value that contains itself
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--set {setting}: the value is not YAML: {reason}") from error
-    return key, value
+    return key, parse_yaml(text, source=f"--set {setting}")

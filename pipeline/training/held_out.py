@@ -1,7 +1,4 @@
-"""The held-out corpus of a run: ingested beside it, read as batches for a task's `evaluate`.
-
-Where it is and reading it.
-"""
+"""The held-out corpus of a run, read as batches for a task's `evaluate`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +12,14 @@ from trainers.settings import ScoringSettings
 if TYPE_CHECKING:
     from trainers.task import Batch
 
-_ROWS_AT_A_TIME = 1024
+_CHUNK_ROWS = 1024
 
 
 @dataclass
 class HeldOut:
-    """Collated held-out batches, made as for scoring, as often as they are asked for.
+    """Collated held-out batches, made as for scoring; can be iterated again.
 
-    `seconds` is the time they took in all.
+    `seconds` is the total time spent on them, evaluation included.
     """
 
     task: Any
@@ -39,7 +36,7 @@ class HeldOut:
 
     def _samples(self) -> Iterator[Sample]:
         for shard in self.corpus.shards:
-            for first in range(0, shard.num_samples, _ROWS_AT_A_TIME):
-                rows = range(first, min(first + _ROWS_AT_A_TIME, shard.num_samples))
+            for first in range(0, shard.num_samples, _CHUNK_ROWS):
+                rows = range(first, min(first + _CHUNK_ROWS, shard.num_samples))
                 reading = self.corpus.read(shard.shard_id, rows=rows, columns=self.task.columns)
                 yield from reading.samples

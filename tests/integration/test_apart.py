@@ -78,7 +78,7 @@ def test_errors_in_the_configuration_are_the_same_as_without_a_subprocess(
 
 def test_a_missing_run_is_an_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(MissingError, match=r"no run\.yaml there"),
+        pytest.raises(MissingError, match="is not a run"),
         setup_in_subprocess(str(tmp_path), overrides=()),
     ):
         pass

@@ -88,12 +88,14 @@ def test_with_rescore_observed_losses_come_from_training_only(
     assert sorted(best.select(KEY).rows()) == chosen.select(KEY).rows()
     assert set(catalog.latest(3).collect()["visits"]) > {1}
     assert (
-        decision_log.read_all(settings.run)[1].reasons["rescore"].startswith("nothing: what train")
+        decision_log.read_all(settings.run)[1]
+        .reasons["rescore"]
+        .startswith("nothing: only losses observed")
     )
 
 
 def test_carried_columns_need_scoring(tmp_path: Path, shards: Path) -> None:
-    with pytest.raises(InputError, match=r"scoring\.carry: .* nothing is scored: leave one"):
+    with pytest.raises(InputError, match=r"scoring\.carry: .* nothing is scored: omit one"):
         cheap(tmp_path / "run", shards, {"kind": "observed"}, scoring__carry={"label": "integer"})
 
 

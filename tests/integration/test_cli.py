@@ -214,7 +214,7 @@ WRONG = [
     (["run", "nowhere.yaml"], "nowhere.yaml"),
     (["run", "CONFIG", "--set", "schedule.ratio.start=1.4"], "start: 1.4 is outside (0, 1]"),
     (["run", "CONFIG", "--set", "schedule"], "--set schedule: expected key=value"),
-    (["train", "/nowhere"], "no run.yaml there"),
+    (["train", "/nowhere"], "/nowhere is not a run"),
     (["score", "RUN", "--round", "7"], "the schedule has rounds 0 to 0"),
     (["ingest", "/nowhere/*.parquet", "--out", "OUT"], "nothing found at /nowhere/*.parquet"),
     (["ingest", "LOSSES", "--out", "OUT", "--convert", "zip"], "unknown plug-in 'zip'"),
@@ -222,7 +222,7 @@ WRONG = [
     (["select", "LOSSES", "--out", "OUT", "--ratio", "2"], "2.0 is outside (0, 1]"),
     (["select", "LOSSES", "--out", "OUT", "--num-samples", "100"], "only 99 are eligible"),
     (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=2"], "tau: unknown key"),
-    (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=["], "value is not YAML"),
+    (["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--set", "tau=["], "not YAML"),
     (
         ["select", "LOSSES", "--out", "OUT", "--ratio", "1", "--strategy", "os.path"],
         "is a module, expected a class",
@@ -265,7 +265,7 @@ def test_bad_input_is_exit_code_2_and_a_message_without_a_traceback(
 def test_an_error_of_a_process_is_one_line_on_stderr() -> None:
     done = attent("train", "/nowhere", "--json")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("attent: /nowhere: no run.yaml there")
+    assert done.stderr.startswith("attent: /nowhere is not a run")
     assert len(done.stderr.splitlines()) == 1
 
 

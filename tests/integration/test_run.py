@@ -20,7 +20,7 @@ from pipeline.loop import select_and_train
 from pipeline.runs.state import prepare
 from pipeline.selection.choice import SelectionRequest, SubsetChoice, choose
 from pipeline.selection.select_stage import select_stage
-from pipeline.training.dry_run import walk
+from pipeline.training.dry_run import read_stream
 from trainers import OrderSettings, RankShare, checkpoint
 
 CHOOSE = "pipeline.selection.select_stage.choose"
@@ -284,8 +284,8 @@ def test_a_dry_run_counts_the_same_samples_with_and_without_reading_them(
     finished: tuple[str, dict[str, Any]], world_size: int
 ) -> None:
     url, _ = finished
-    walks = [
-        walk(
+    results = [
+        read_stream(
             url,
             index=Layout(url).index(1),
             order=OrderSettings(seed=0, batch_size=32),
@@ -294,4 +294,4 @@ def test_a_dry_run_counts_the_same_samples_with_and_without_reading_them(
         )
         for digest_only in (False, True)
     ]
-    assert [each.num_samples for each in walks] == [120 // world_size] * 2
+    assert [each.num_samples for each in results] == [120 // world_size] * 2

@@ -146,13 +146,13 @@ def test_each_problem_is_one_line_with_the_key_s_path(
     assert caught.value.exit_code == 2
 
 
-def test_numbers_may_be_written_as_yaml_has_them(values: dict[str, Any]) -> None:
+def test_numbers_may_have_an_exponent_without_a_point(values: dict[str, Any]) -> None:
     written = "{batch_size: 64, learning_rate: 1e-3, weight_decay: 0, max_grad_norm: 1.0e+0}"
     parsed = run_config.parse(replaced(values, "training", yaml.safe_load(written)))
     assert (parsed.training.learning_rate, parsed.training.weight_decay) == (0.001, 0.0)
 
 
-def test_several_problems_are_told_at_once(values: dict[str, Any]) -> None:
+def test_several_problems_are_reported_together(values: dict[str, Any]) -> None:
     wrong = replaced(replaced(values, "sede", 1), "schedule.ratio.start", 2)
     with pytest.raises(InputError) as caught:
         run_config.parse(wrong, source="c.yaml")
@@ -179,7 +179,7 @@ def test_a_missing_section_is_named(values: dict[str, Any]) -> None:
         "https://b.example/x?AWSAccessKeyId=hunter2",
     ],
 )
-def test_no_door_lets_a_url_with_a_credential_in(values: dict[str, Any], url: str) -> None:
+def test_a_url_with_a_credential_is_refused_everywhere(values: dict[str, Any], url: str) -> None:
     doors = (
         lambda: run_config.parse(replaced(values, "corpus.shards", [url])),
         lambda: run_config.parse(replaced(values, "run", url)),
@@ -196,12 +196,12 @@ def test_no_door_lets_a_url_with_a_credential_in(values: dict[str, Any], url: st
 @pytest.mark.parametrize(
     "key", ["aws_secret_access_key", "account_key", "private_key", "access_key_id", "PASSWORD"]
 )
-def test_no_key_of_a_credential_is_frozen(values: dict[str, Any], key: str) -> None:
+def test_a_key_of_a_credential_is_refused(values: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError, match=f"{key}: looks like a credential"):
         run_config.parse(replaced(values, f"training.arguments.{key}", "hunter2"))
 
 
-def test_what_only_looks_a_little_like_a_credential_is_allowed(values: dict[str, Any]) -> None:
+def test_keys_and_urls_that_resemble_credentials_are_allowed(values: dict[str, Any]) -> None:
     named = {"pad_token_id": "x", "tokenizer": "y", "primary_key": "z", "url": "https://h/a@b?k=v"}
     assert list(credentials.problems(named)) == []
 
@@ -219,7 +219,7 @@ def test_an_override_replaces_one_key_of_the_file(values: dict[str, Any], tmp_pa
     assert (loaded.schedule.epochs, loaded.cluster.workers) == (5, 3)
 
 
-def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_yaml_mapping_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("- a\n- b\n")
     with pytest.raises(InputError, match="expected keys and values, found list"):
@@ -230,7 +230,7 @@ def test_what_is_no_yaml_mapping_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[", "a: &x [*x]", "'", "{a: b: c}", "2026-13-45"])
-def test_text_that_is_no_value_is_one_line(
+def test_text_that_is_not_yaml_is_an_error_of_one_line(
     values: dict[str, Any], tmp_path: Path, text: str
 ) -> None:
     file = tmp_path / "c.yaml"
@@ -246,8 +246,8 @@ def test_text_that_is_no_value_is_one_line(
         assert str(caught.value).startswith(f"--set {override}: ")
 
 
-def test_a_folder_without_run_yaml_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"no run\.yaml there"):
+def test_a_folder_without_run_yaml_is_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="is not a run"):
         run_config.load(str(tmp_path))
 
 
@@ -257,7 +257,7 @@ def test_a_frozen_run_reads_back_as_the_same_configuration(values: dict[str, Any
     assert run_config.load(parsed.run) == parsed
 
 
-def test_what_surrounds_a_strategy_stands_beside_its_settings(values: dict[str, Any]) -> None:
+def test_the_composition_of_a_strategy_stands_beside_its_settings(values: dict[str, Any]) -> None:
     values["scoring"] = {"carry": {"source": "string"}}
     values["selection"] = {"strategy": "hard", "by": "source", "quotas": {"a": 2, "b": 1}}
     parsed = run_config.parse(values)
@@ -267,7 +267,7 @@ def test_what_surrounds_a_strategy_stands_beside_its_settings(values: dict[str, 
     assert run_config.load(parsed.run) == parsed
 
 
-def test_strata_may_be_named_as_yaml_has_them(values: dict[str, Any]) -> None:
+def test_quotas_may_name_strata_by_numbers_booleans_and_null(values: dict[str, Any]) -> None:
     values["scoring"] = {"carry": {"label": "integer"}}
     quotas = yaml.safe_load("{0: 1, true: 2, null: 3, 0.5: 4, web: 5}")
     values["selection"] = {"strategy": "hard", "by": "label", "quotas": quotas}
@@ -279,7 +279,7 @@ def test_strata_may_be_named_as_yaml_has_them(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("column", [{"carry": {"source": "string"}}, {"functional_gradient": True}])
-def test_columns_that_only_scoring_writes_need_rounds_that_score(
+def test_columns_written_by_scoring_need_rounds_that_score(
     values: dict[str, Any], column: dict[str, Any]
 ) -> None:
     values["scoring"] = column
@@ -288,12 +288,12 @@ def test_columns_that_only_scoring_writes_need_rounds_that_score(
         run_config.parse(values)
 
 
-def test_going_on_with_another_cluster_is_allowed(values: dict[str, Any]) -> None:
+def test_a_run_may_be_resumed_on_another_cluster(values: dict[str, Any]) -> None:
     run_config.freeze(run_config.parse(values))
     run_config.freeze(run_config.parse(replaced(values, "cluster.workers", 7)))
 
 
-def test_going_on_with_other_settings_names_every_key_that_differs(values: dict[str, Any]) -> None:
+def test_resuming_with_other_settings_names_every_key_that_differs(values: dict[str, Any]) -> None:
     run_config.freeze(run_config.parse(values))
     other = replaced(replaced(values, "seed", 4), "selection.temperature", 2.0)
     with pytest.raises(InputError) as caught:

@@ -118,8 +118,8 @@ def test_an_existing_output_is_refused_before_losses_are_read(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("strategy", "setting", "message"),
     [
-        ("soft", "temperature=[", r"--set temperature=\[: the value is not YAML"),
-        ("soft", "temperature=&x [*x]", "--set temperature=&x .*: the value is not YAML"),
+        ("soft", "temperature=[", r"--set temperature=\[: not YAML"),
+        ("soft", "temperature=&x [*x]", "--set temperature=&x .*: a value contains itself"),
         ("soft", "settings={temperature: 1}", "settings is not a setting of a strategy"),
         ("soft", "explore=2", r"selection: explore: 2\.0 is outside"),
         ("soft", "strategy=hard", "strategy is not a setting of a strategy"),

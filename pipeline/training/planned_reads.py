@@ -1,4 +1,4 @@
-"""The read plan of one rank: what training on an index would read. Needs no torch."""
+"""The planned reads of one rank: what training on an index would read. Needs no torch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from time import monotonic
 
 from catalogs import Corpus, IndexFile
-from pipeline.config.run_config import frozen_section, overridden
+from pipeline.config.run_config import frozen_section
 from pipeline.config.validation import check
+from pipeline.config.yaml_values import replace_keys
 from trainers.settings import OrderSettings, StreamingSettings
 from trainers.streaming.index_rows import Selected
 from trainers.streaming.order import Order
@@ -17,11 +18,11 @@ from trainers.streaming.sources import Source, read_policy
 
 
 @dataclass(frozen=True)
-class PlanResult:
-    """What one rank would read: all of its epochs, without footers and member indexes.
+class ReadPlanResult:
+    """The planned reads of one rank over all epochs, without footers and member indexes.
 
-    `num_reads` counts reads, each of one shard, by method in `methods`;
-    `connection_seconds` is how long one connection would be busy, by the cost of a request there.
+    `num_reads` counts reads, each of one shard, by method in `methods`; `connection_seconds` is the
+    time that one connection would take, by the cost of a request to that storage.
     """
 
     num_samples: int
@@ -48,8 +49,8 @@ def plan_reads(
     order: OrderSettings,
     share: RankShare | None = None,
     settings: StreamingSettings | None = None,
-) -> PlanResult:
-    """Return what `dry_run.walk` would read, without reading any sample. Takes what it takes.
+) -> ReadPlanResult:
+    """Plan the reads of `dry_run.read_stream` without reading a sample; takes the same arguments.
 
     Raises:
         InputError: there is no such corpus or index, or the index is of another corpus.
@@ -66,7 +67,7 @@ def plan_reads(
         selected += plan.bytes_selected
         largest = max(largest, plan.num_bytes)
     cost = reads.source.cost
-    return PlanResult(
+    return ReadPlanResult(
         num_samples=reads.share.num_samples(reads.order),
         num_steps=reads.order.num_steps,
         num_shards=len(reads.order.selected.shard_ids),
@@ -111,4 +112,4 @@ def streaming_settings(run: str, overrides: Sequence[str]) -> StreamingSettings:
         InputError: a key or value is wrong.
     """
     values = frozen_section(run, "streaming")
-    return check(StreamingSettings, overridden(values, overrides), source="--set")
+    return check(StreamingSettings, replace_keys(values, overrides), source="--set")
