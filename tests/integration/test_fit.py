@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import torch
 from digits import TASK, VIT, samples, stream_of, write_corpus, write_index
-from tasks_at_hand import causal_lm
+from task_cases import causal_lm
 from torch.nn import functional
 
 from attent_select.errors import ExistsError, InputError, MissingError
@@ -166,15 +166,15 @@ def test_a_small_model_learns_and_is_evaluated_on_held_out_images(
 
 def test_a_small_language_model_learns_its_responses(tmp_path: Path) -> None:
     case = causal_lm(tmp_path / "tokenizer")
-    corpus = write_corpus(tmp_path / "corpus", case.good, num_shards=1)
+    corpus = write_corpus(tmp_path / "corpus", case.samples, num_shards=1)
     index = write_index(tmp_path / "index.parquet", corpus)
     settings = TrainingSettings(batch_size=7, micro_batch_size=3, torch_threads=1)
     stream = stream_of(
         index, corpus, case.task, seed=1, batch_size=7, micro_batch_size=3, epochs=40
     )
     seen: list[pl.DataFrame] = []
-    models = case.task.models(case.model)
-    held_out = list(held_out_batches(case.task, case.good, settings=ScoringSettings()))
+    models = case.task.models(case.model_settings)
+    held_out = list(held_out_batches(case.task, case.samples, settings=ScoringSettings()))
     before = case.task.evaluate(models.build(7), held_out)
     done = fit(
         stream,
@@ -190,7 +190,7 @@ def test_a_small_language_model_learns_its_responses(tmp_path: Path) -> None:
         on_losses=lambda _, rows: seen.append(rows),
     )
     assert done.metrics["eval_loss"] < 0.9 * before["eval_loss"]
-    assert seen[0].filter(step=0).sort("row")["num_units"].to_list() == case.units
+    assert seen[0].filter(step=0).sort("row")["num_units"].to_list() == case.num_units
 
 
 def test_every_trained_sample_is_observed_once_with_the_loss_of_that_moment(

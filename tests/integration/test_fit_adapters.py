@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 from digits import stream_of, write_corpus, write_index
-from tasks_at_hand import Case, causal_lm
+from task_cases import TaskCase, causal_lm
 
 from attent_select.errors import InputError
 from pipeline.scoring import worker
@@ -29,15 +29,15 @@ class Round:
 
     def __init__(self, folder: Path, **lora: Any) -> None:
         self.folder = folder
-        self.case: Case = causal_lm(folder / "tokenizer")
-        whole = self.case.task.models(self.case.model)
+        self.case: TaskCase = causal_lm(folder / "tokenizer")
+        whole = self.case.task.models(self.case.model_settings)
         whole.save(whole.build(3), folder / "base")
         settings = {"path": str(folder / "base"), "lora": {"rank": 4} | lora}
         self.models: Models = self.case.task.models(settings)
-        self.corpus = write_corpus(folder / "corpus", self.case.good * 4, num_shards=1)
+        self.corpus = write_corpus(folder / "corpus", self.case.samples * 4, num_shards=1)
         self.index = write_index(folder / "index.parquet", self.corpus)
         self.held_out = list(
-            held_out_batches(self.case.task, self.case.good, settings=ScoringSettings())
+            held_out_batches(self.case.task, self.case.samples, settings=ScoringSettings())
         )
 
     def stream(self, **settings: Any) -> TeachingStream:
@@ -45,7 +45,7 @@ class Round:
 
     def length(self, row: int) -> int:
         task: Any = self.case.task
-        return int(task.length(self.case.good[row % len(self.case.good)]))
+        return int(task.length(self.case.samples[row % len(self.case.samples)]))
 
     def train(self, name: str = "out", **others: Any) -> FitResult:
         stream = self.stream(micro_batch_size=5, epochs=10)
@@ -94,7 +94,7 @@ def test_two_rounds_with_an_adapter_learn_and_leave_only_the_adapter(
     assert "model.safetensors" not in names
     found = checkpoint.open(second.checkpoint)
     assert found is not None
-    scored = score_rows(case.task, found.load(round_.models), list(enumerate(case.good)))
+    scored = score_rows(case.task, found.load(round_.models), list(enumerate(case.samples)))
     mean = (scored["loss"] * scored["num_units"]).sum() / scored["num_units"].sum()
     assert mean == pytest.approx(second.metrics["eval_loss"], rel=1e-5)
 
@@ -122,7 +122,7 @@ def test_a_worker_that_gets_the_next_adapter_does_not_load_the_base_again(round_
     shutil.rmtree(base)
     after = on_a_worker(second)
     one, other = (
-        score_rows(round_.case.task, model, list(enumerate(round_.case.good)))["loss"]
+        score_rows(round_.case.task, model, list(enumerate(round_.case.samples)))["loss"]
         for model in (before, after)
     )
     assert other.sum() < one.sum()
@@ -199,10 +199,10 @@ def test_observed_losses_are_those_of_the_samples_whatever_micro_batch_they_were
 ) -> None:
     seen: list[pl.DataFrame] = []
     round_.train(settings={"learning_rate": 1e-9}, on_losses=lambda _, rows: seen.append(rows))
-    rows = pl.concat(seen).with_columns(pl.col("row") % len(round_.case.good))
+    rows = pl.concat(seen).with_columns(pl.col("row") % len(round_.case.samples))
     spread = rows.group_by("row").agg(pl.col("loss").max() - pl.col("loss").min())
     assert spread["loss"].max() < 1e-4
-    assert rows.n_unique("loss") >= len(round_.case.good)
+    assert rows.n_unique("loss") >= len(round_.case.samples)
 
 
 def test_fsdp_without_other_processes_is_refused_and_not_left_aside(round_: Round) -> None:

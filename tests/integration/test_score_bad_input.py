@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from digits import samples, write_corpus
 from small_runs import small_run
-from tasks_at_hand import LLAMA, TEXTS
+from task_cases import LLAMA, TEXTS
 
 from attent_select.errors import ClusterError, InputError, MissingError
 from catalogs import LossCatalog

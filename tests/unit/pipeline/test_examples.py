@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tasks_at_hand import LLAMA
+from task_cases import LLAMA
 
 from attent_select.errors import InputError
 from catalogs.formats.parquet import Parquet

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from digits import png, samples
-from tasks_at_hand import DPT, LLAMA, TEXTS, causal_lm, scenes
+from task_cases import DPT, LLAMA, TEXTS, causal_lm, scenes
 from transformers import AutoTokenizer
 from transformers.utils import is_torchvision_available
 
@@ -52,7 +52,7 @@ def words(config: dict[str, Any]) -> Callable[[Path], Case]:
 
     def case(folder: Path) -> Case:
         found = causal_lm(folder)
-        return Case(found.task, known | config, found.good)
+        return Case(found.task, known | config, found.samples)
 
     return case
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from digits import VIT, png
 from PIL import Image
-from tasks_at_hand import DIT, DPT, MAE, SEGFORMER, image_text, scenes
+from task_cases import DIT, DPT, MAE, SEGFORMER, image_text, scenes
 from transformers import AutoTokenizer, SegformerImageProcessorPil, ViTImageProcessorPil
 
 from attent_select.errors import InputError, SampleError
@@ -491,10 +491,10 @@ def test_a_processor_that_is_for_videos_too_says_what_it_needs(tmp_path: Path) -
 
 def test_a_processor_that_was_saved_with_another_model_is_named(tmp_path: Path) -> None:
     case = image_text(tmp_path)
-    config = case.model["config"]
+    config = case.model_settings["config"]
     vision = config["vision_config"] | {"patch_size": 2}  # four times as many tokens an image
     models = case.task.models({"config": config | {"vision_config": vision}})
-    batch = case.task.collate([case.task.prepare(case.good[0], generator=None)])
+    batch = case.task.collate([case.task.prepare(case.samples[0], generator=None)])
     with pytest.raises(InputError, match=r"what the processor in .* makes of an image"):
         case.task.per_sample_loss(models.build(0), batch)
 

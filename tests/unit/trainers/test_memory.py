@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from digits import TASK, VIT, samples
-from tasks_at_hand import LLAMA
+from task_cases import LLAMA
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

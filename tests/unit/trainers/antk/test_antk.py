@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tasks_at_hand import CASES, LLAMA, Case
+from task_cases import CASES, LLAMA, TaskCase
 from torch.func import functional_call, jacrev, vmap
 from transformers import AutoConfig, AutoModel
 
@@ -37,10 +37,10 @@ EVERY_TASK = pytest.mark.parametrize("name", plugins.plugin_names("trainers.task
 
 
 def function_of(
-    case: Case, output: str | None = None, *, dtype: str = "float64", seed: int = 3
+    case: TaskCase, output: str | None = None, *, dtype: str = "float64", seed: int = 3
 ) -> Function:
-    batches = [case.task.collate([case.task.prepare(s, generator=None)]) for s in case.good]
-    model = case.task.models(case.model).build(seed)
+    batches = [case.task.collate([case.task.prepare(s, generator=None)]) for s in case.samples]
+    model = case.task.models(case.model_settings).build(seed)
     return Function(model, batches, Output.of(case.task, output), dtype=dtype)
 
 
@@ -93,7 +93,9 @@ def test_less_memory_takes_more_passes_and_gives_the_same(
     memory_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES["image_classification"](tmp_path)
-    case = Case(case.task, case.model | {"config": TINY}, case.good[:4], [1] * 4, [])
+    case = TaskCase(
+        case.task, case.model_settings | {"config": TINY}, case.samples[:4], [1] * 4, []
+    )
     function = function_of(case)
     expected = empirical_kernel(function).groups
     passes: list[Any] = []
@@ -174,7 +176,7 @@ def test_of_a_model_with_adapters_it_is_the_kernel_of_the_adapters(tmp_path: Pat
     model = models.build(1)
     models.save(model, tmp_path / "adapter")
     digest = digest_of(model, models)
-    batches = [case.task.collate([case.task.prepare(s, generator=None)]) for s in case.good]
+    batches = [case.task.collate([case.task.prepare(s, generator=None)]) for s in case.samples]
     for dtype in ("float64", "float32"):
         function = Function(model, batches, Output.of(case.task), dtype=dtype)
         assert function.num_parameters < 10_000
@@ -275,8 +277,8 @@ def test_f_is_the_targets_logit_where_there_are_logits(
 
 def test_the_target_logit_of_a_text_is_the_mean_over_its_counted_tokens(tmp_path: Path) -> None:
     case = CASES["causal_lm"](tmp_path)
-    model = case.task.models(case.model).build(3).eval()
-    batch = case.task.collate([case.task.prepare(case.good[0], generator=None)])
+    model = case.task.models(case.model_settings).build(3).eval()
+    batch = case.task.collate([case.task.prepare(case.samples[0], generator=None)])
     with torch.no_grad():
         found = Output.of(case.task).values(model, batch)
         logits = model(batch["input_ids"]).logits[0, :-1]

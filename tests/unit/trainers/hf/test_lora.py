@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tasks_at_hand import LLAMA
+from task_cases import LLAMA
 from transformers import AutoModelForCausalLM
 
 from attent_select.errors import InputError, MissingError

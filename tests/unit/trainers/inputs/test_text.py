@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tasks_at_hand import LLAMA, TEXTS
+from task_cases import LLAMA, TEXTS
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tasks_at_hand import CASES, Case
+from task_cases import CASES, TaskCase
 from torch.nn import functional
 
 from attent_select import plugins
@@ -31,8 +31,8 @@ class Answers(torch.nn.Module):
         return SimpleNamespace(logits=self.answers, predicted_depth=self.answers)
 
 
-def batch_of(case: Case, number: int) -> Batch:
-    return case.task.collate([case.task.prepare(s, generator=None) for s in case.good[:number]])
+def batch_of(case: TaskCase, number: int) -> Batch:
+    return case.task.collate([case.task.prepare(s, generator=None) for s in case.samples[:number]])
 
 
 def by_autograd(task: Any, model: Answers, batch: Batch) -> list[float]:
@@ -78,7 +78,7 @@ def test_the_gradient_of_a_language_model_is_that_of_its_tokens_logits(
     name: str, tmp_path: Path
 ) -> None:
     case = CASES[name](tmp_path)
-    model = case.task.models(case.model).build(3).eval()
+    model = case.task.models(case.model_settings).build(3).eval()
     batch = batch_of(case, 4)
     with torch.inference_mode():
         losses, num_units, gradients = case.task.loss_and_gradient(model, batch)
@@ -100,7 +100,7 @@ def test_the_gradient_of_a_mean_of_squares_orders_samples_as_the_loss_does(
     name: str, tmp_path: Path
 ) -> None:
     case = CASES[name](tmp_path)
-    model = case.task.models(case.model).build(3).eval()
+    model = case.task.models(case.model_settings).build(3).eval()
     losses, _, gradients = case.task.loss_and_gradient(model, batch_of(case, 8))
     pixels = 16 if name == "masked_image_modeling" else 64
     assert torch.equal(losses.argsort(), gradients.argsort())
@@ -124,7 +124,7 @@ def test_the_mean_over_units_does_not_see_what_does_not_count() -> None:
 
 def test_chunks_of_tokens_give_the_gradients_of_the_whole_matrix(tmp_path: Path) -> None:
     case = CASES["causal_lm"](tmp_path)
-    model, batch = case.task.models(case.model).build(3).eval(), batch_of(case, 4)
+    model, batch = case.task.models(case.model_settings).build(3).eval(), batch_of(case, 4)
     with torch.inference_mode():
         whole = token_gradients(model, batch)
         chunked = token_gradients(model, batch, limits=Limits(chunk_elements=300 * 3))
@@ -136,8 +136,8 @@ def test_chunks_of_tokens_give_the_gradients_of_the_whole_matrix(tmp_path: Path)
 @pytest.mark.parametrize("name", plugins.plugin_names("trainers.tasks"))
 def test_scoring_writes_it_beside_the_loss_where_it_is_asked_for(name: str, tmp_path: Path) -> None:
     case = CASES[name](tmp_path)
-    model = case.task.models(case.model).build(3)
-    rows = list(enumerate([*case.good, *(sample for sample, _ in case.bad)]))
+    model = case.task.models(case.model_settings).build(3)
+    rows = list(enumerate([*case.samples, *(sample for sample, _ in case.bad_samples)]))
     plain = score_rows(case.task, model, rows)
     asked = score_rows(case.task, model, rows, settings=ScoringSettings(functional_gradient=True))
     assert asked.columns == [*plain.columns, "functional_gradient"]
@@ -145,8 +145,8 @@ def test_scoring_writes_it_beside_the_loss_where_it_is_asked_for(name: str, tmp_
     good = [scores["loss"].drop_nulls().to_list() for scores in (asked, plain)]
     assert good[0] == pytest.approx(good[1], rel=1e-5)
     found = asked["functional_gradient"]
-    assert found.head(len(case.good)).min() > 0
-    assert found.null_count() == len(case.bad)
+    assert found.head(len(case.samples)).min() > 0
+    assert found.null_count() == len(case.bad_samples)
 
 
 def test_a_task_that_cannot_is_told_so() -> None:

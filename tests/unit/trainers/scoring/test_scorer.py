@@ -12,7 +12,7 @@ import torch
 from digits import TASK, VIT, samples
 from hypothesis import given
 from hypothesis import strategies as st
-from tasks_at_hand import TEXTS, causal_lm
+from task_cases import TEXTS, causal_lm
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
@@ -209,12 +209,12 @@ def test_texts_of_different_lengths_are_scored_by_their_counted_tokens(tmp_path:
     notes = ScoringNotes()
     rows = score_rows(
         case.task,
-        case.task.models(case.model).build(3),
-        enumerate([*case.good, {"prompt": "f", "response": TEXTS[1][1] * 9}]),
+        case.task.models(case.model_settings).build(3),
+        enumerate([*case.samples, {"prompt": "f", "response": TEXTS[1][1] * 9}]),
         settings=ScoringSettings(batch_units=200),
         notes=notes,
     )
-    assert rows["num_units"].to_list()[:-1] == case.units
+    assert rows["num_units"].to_list()[:-1] == case.num_units
     assert notes.num_truncated == 1
 
 

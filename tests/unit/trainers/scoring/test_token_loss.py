@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tasks_at_hand import LLAMA
+from task_cases import LLAMA
 from torch.nn import functional
 
 from attent_select.errors import InputError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tasks_at_hand import TEXTS
+from task_cases import TEXTS
 
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_tokenizer
@@ -138,7 +138,7 @@ def test_settings_that_make_no_task_are_refused(wrong: dict[str, Any], message: 
 
 
 def test_perplexity_is_the_exponential_of_the_loss_per_token(folder: Path) -> None:
-    from tasks_at_hand import LLAMA
+    from task_cases import LLAMA
 
     task = CausalLm(tokenizer=str(folder), text="t", max_length=128)
     model = task.models({"config": {**LLAMA["config"], "vocab_size": 320}}).build(1)

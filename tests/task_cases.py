@@ -1,4 +1,4 @@
-"""For every task in `trainers/tasks/`: its settings, a tiny model, good samples and bad ones.
+"""Settings, a tiny model, samples and unusable samples for every task in `trainers/tasks/`.
 
 A new task adds one entry to `CASES`; `tests/conformance/test_tasks.py` fails until it has one.
 """
@@ -52,40 +52,36 @@ LLAMA: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """A task to test. `bad` are samples with the status they must get; `units` of the good ones.
-
-    `own_loss` is what the model itself calls the loss of a batch, where it has one; `unused` are
-    the parameters that the architecture has and does not use.
-    """
+class TaskCase:
+    """Task under test, with the values of the fixtures of `trainers.testing.TaskConformance`."""
 
     task: Task
-    model: dict[str, Any]
-    good: list[Sample]
-    units: list[int]
-    bad: list[tuple[Sample, str]]
-    own_loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None
-    unused: list[str] = field(default_factory=list)
+    model_settings: dict[str, Any]
+    samples: list[Sample]
+    num_units: list[int]
+    bad_samples: list[tuple[Sample, str]]
+    reference_loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None
+    unused_parameters: list[str] = field(default_factory=list)
 
 
 def with_labels(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The loss of models that take the batch as it is."""
+    """Return the loss of models that take the batch as it is."""
     known = {name: value for name, value in batch.items() if name != "truncated"}
     loss: torch.Tensor = model(**known).loss
     return loss
 
 
-def image_classification(folder: Path) -> Case:
+def image_classification(folder: Path) -> TaskCase:
     good = samples(12)
     half = good[0]["image"][: len(good[0]["image"]) // 2]
-    return Case(
+    return TaskCase(
         task=TASK,
-        model=VIT,
-        good=good,
-        units=[1] * len(good),
-        own_loss=with_labels,
-        bad=[
-            ({"image": b"no image at all", "label": 1}, "unreadable"),
+        model_settings=VIT,
+        samples=good,
+        num_units=[1] * len(good),
+        reference_loss=with_labels,
+        bad_samples=[
+            ({"image": b"not an image", "label": 1}, "unreadable"),
             ({"image": half, "label": 1}, "unreadable"),
             ({"image": "text", "label": 1}, "unreadable"),
             ({"image": None, "label": 1}, "empty"),
@@ -97,18 +93,18 @@ def image_classification(folder: Path) -> Case:
     )
 
 
-def causal_lm(folder: Path) -> Case:
+def causal_lm(folder: Path) -> TaskCase:
     train_tokenizer((f"{prompt}\n{response}" for prompt, response in TEXTS), folder, vocab_size=300)
     task = CausalLm(tokenizer=str(folder), prompt="prompt", response="response", max_length=96)
     good = [{"prompt": prompt, "response": response} for prompt, response in TEXTS]
     counted = [sum(label >= 0 for label in task.prepare(s, generator=None)["labels"]) for s in good]
-    return Case(
+    return TaskCase(
         task=task,
-        model=LLAMA,
-        good=good,
-        units=counted,
-        own_loss=with_labels,
-        bad=[
+        model_settings=LLAMA,
+        samples=good,
+        num_units=counted,
+        reference_loss=with_labels,
+        bad_samples=[
             ({"prompt": "f()", "response": ""}, "empty"),
             ({"prompt": "f()", "response": None}, "empty"),
             ({"prompt": 3, "response": "three"}, "unreadable"),
@@ -119,11 +115,11 @@ def causal_lm(folder: Path) -> Case:
 
 
 def scenes(number: int) -> list[Sample]:
-    """Grey images of 16 × 16 with a bright square; its mask (class 1), and distances to its corner
-    (0: not valid).
+    """Return grey images of 16 × 16 with a bright square, its mask (class 1), and the distances to
+    its corner (0: invalid).
     """
     generator = np.random.default_rng(2)
-    found = []
+    scene_samples = []
     for _ in range(number):
         top, left, side = generator.integers(1, 7, 3)
         pixels = generator.integers(0, 120, (16, 16)).astype(np.uint8)
@@ -131,10 +127,10 @@ def scenes(number: int) -> list[Sample]:
         mask[top : top + side, left : left + side] = 1
         pixels[mask == 1] += 120
         rows, columns = np.indices((16, 16))
-        far = (np.hypot(rows - top, columns - left) * 10).astype(np.uint8)
+        distances = (np.hypot(rows - top, columns - left) * 10).astype(np.uint8)
         mask[0, : int(generator.integers(1, 9))] = 255
-        found.append({"image": png(pixels), "mask": png(mask), "target": png(far)})
-    return found
+        scene_samples.append({"image": png(pixels), "mask": png(mask), "target": png(distances)})
+    return scene_samples
 
 
 SEGFORMER: dict[str, Any] = {
@@ -155,23 +151,23 @@ SEGFORMER: dict[str, Any] = {
 }
 
 
-def semantic_segmentation(folder: Path) -> Case:
+def semantic_segmentation(folder: Path) -> TaskCase:
     good = scenes(8)
     image, small = good[0]["image"], png(np.zeros((8, 8), np.uint8))
     task = SemanticSegmentation(image_size=16, num_channels=1)
     counted = [int((task.prepare(s, generator=None)["labels"] >= 0).sum()) for s in good]
-    return Case(
+    return TaskCase(
         task=task,
-        model=SEGFORMER,
-        good=good,
-        units=counted,
-        own_loss=lambda model, batch: (
+        model_settings=SEGFORMER,
+        samples=good,
+        num_units=counted,
+        reference_loss=lambda model, batch: (
             model(
                 pixel_values=batch["pixel_values"],
                 labels=batch["labels"].where(batch["labels"] >= 0, 255),
             ).loss
         ),
-        bad=[
+        bad_samples=[
             ({"image": image, "mask": None}, "empty"),
             ({"image": None, "mask": good[0]["mask"]}, "empty"),
             ({"image": image, "mask": png(np.full((16, 16), 255, np.uint8))}, "empty"),
@@ -179,7 +175,7 @@ def semantic_segmentation(folder: Path) -> Case:
             ({"image": image, "mask": png(np.zeros((16, 16, 3), np.uint8))}, "unreadable"),
             ({"image": image, "mask": [[0.5] * 16] * 16}, "unreadable"),
             ({"image": image, "mask": [[0, 1], [0]]}, "unreadable"),
-            ({"image": b"no image", "mask": good[0]["mask"]}, "unreadable"),
+            ({"image": b"not an image", "mask": good[0]["mask"]}, "unreadable"),
         ],
     )
 
@@ -202,17 +198,17 @@ DPT: dict[str, Any] = {
 }
 
 
-def dense_regression(folder: Path) -> Case:
+def dense_regression(folder: Path) -> TaskCase:
     good = scenes(8)
     task = DenseRegression(image_size=16, num_channels=1, invalid=0, scale=0.01)
     valid = [int(task.prepare(s, generator=None)["targets"].isfinite().sum()) for s in good]
     image = good[0]["image"]
-    return Case(
+    return TaskCase(
         task=task,
-        model=DPT,
-        good=good,
-        units=valid,
-        unused=[
+        model_settings=DPT,
+        samples=good,
+        num_units=valid,
+        unused_parameters=[
             *(f"dpt.layernorm.{kind}" for kind in ("weight", "bias")),
             *(
                 f"neck.fusion_stage.layers.0.residual_layer1.convolution{number}.{kind}"
@@ -220,7 +216,7 @@ def dense_regression(folder: Path) -> Case:
                 for kind in ("weight", "bias")
             ),
         ],
-        bad=[
+        bad_samples=[
             ({"image": image, "target": None}, "empty"),
             ({"image": image, "target": png(np.zeros((16, 16), np.uint8))}, "empty"),
             ({"image": image, "target": [[float("nan")] * 16] * 16}, "empty"),
@@ -249,21 +245,21 @@ MAE: dict[str, Any] = {
 }
 
 
-def masked_image_modeling(folder: Path) -> Case:
+def masked_image_modeling(folder: Path) -> TaskCase:
     good = scenes(8)
     half = good[0]["image"][: len(good[0]["image"]) // 2]
-    return Case(
+    return TaskCase(
         task=MaskedImageModeling(image_size=16, num_channels=1),
-        model=MAE,
-        good=good,
-        units=[12] * len(good),
-        own_loss=lambda model, batch: (
+        model_settings=MAE,
+        samples=good,
+        num_units=[12] * len(good),
+        reference_loss=lambda model, batch: (
             model(
                 pixel_values=batch["pixel_values"], noise=uniforms(batch["keys"], 16, purpose=1)
             ).loss
         ),
-        bad=[
-            ({"image": b"no image"}, "unreadable"),
+        bad_samples=[
+            ({"image": b"not an image"}, "unreadable"),
             ({"image": half}, "unreadable"),
             ({"image": b""}, "empty"),
         ],
@@ -285,15 +281,15 @@ DIT: dict[str, Any] = {
 }
 
 
-def diffusion(folder: Path) -> Case:
+def diffusion(folder: Path) -> TaskCase:
     good = samples(8)
-    return Case(
+    return TaskCase(
         task=Diffusion(label="label", image_size=8, num_channels=1, score_timesteps=3),
-        model=DIT,
-        good=good,
-        units=[3] * len(good),
-        bad=[
-            ({"image": b"no image", "label": 1}, "unreadable"),
+        model_settings=DIT,
+        samples=good,
+        num_units=[3] * len(good),
+        bad_samples=[
+            ({"image": b"not an image", "label": 1}, "unreadable"),
             ({"image": good[0]["image"], "label": None}, "empty"),
             ({"image": good[0]["image"], "label": -1}, "unreadable"),
         ],
@@ -301,7 +297,7 @@ def diffusion(folder: Path) -> Case:
 
 
 def llava_processor(folder: Path) -> int:
-    """Saves a processor of a trained tokenizer and 8 × 8 images; the id of its image token."""
+    """Save a processor for text and 8 × 8 images; return the id of its image token."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     train_tokenizer((f"{prompt}\n{response}" for prompt, response in TEXTS), folder, vocab_size=300)
@@ -321,7 +317,7 @@ def llava_processor(folder: Path) -> int:
     return int(tokenizer.convert_tokens_to_ids("<image>"))
 
 
-def image_text(folder: Path) -> Case:
+def image_text(folder: Path) -> TaskCase:
     image_token = llava_processor(folder)
     vision = {
         "model_type": "siglip_vision_model",
@@ -350,13 +346,15 @@ def image_text(folder: Path) -> Case:
         for image, (prompt, response) in zip(images, TEXTS, strict=True)
     ]
     counted = [sum(label >= 0 for label in task.prepare(s, generator=None)["labels"]) for s in good]
-    return Case(
+    return TaskCase(
         task=task,
-        model=model,
-        good=good,
-        units=counted,
-        unused=[f"model.vision_tower.post_layernorm.{kind}" for kind in ("weight", "bias")],
-        own_loss=lambda model, batch: (
+        model_settings=model,
+        samples=good,
+        num_units=counted,
+        unused_parameters=[
+            f"model.vision_tower.post_layernorm.{kind}" for kind in ("weight", "bias")
+        ],
+        reference_loss=lambda model, batch: (
             model(
                 **{
                     name.rpartition(".")[2]: value
@@ -365,16 +363,16 @@ def image_text(folder: Path) -> Case:
                 }
             ).loss
         ),
-        bad=[
+        bad_samples=[
             ({"image": images[0], "prompt": "f()", "response": ""}, "empty"),
             ({"image": images[0], "prompt": "f()" * 200, "response": "gone"}, "empty"),
             ({"image": images[0], "prompt": None, "response": "x"}, "empty"),
-            ({"image": b"no image", "prompt": "f()", "response": "x"}, "unreadable"),
+            ({"image": b"not an image", "prompt": "f()", "response": "x"}, "unreadable"),
         ],
     )
 
 
-CASES: dict[str, Callable[[Path], Case]] = {
+CASES: dict[str, Callable[[Path], TaskCase]] = {
     case.__name__: case
     for case in (
         causal_lm,
