@@ -37,10 +37,13 @@ def join() -> None:
 
     if torch.distributed.is_initialized():
         return
-    store, number, size = next(torch.distributed.rendezvous("env://"))
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, number, size = next(rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     torch.distributed.init_process_group(
-        store=torch.distributed.PrefixStore(f"attempt {attempt}", store),
+        store=PrefixStore(f"attempt {attempt}", store),
         rank=number,
         world_size=size,
     )

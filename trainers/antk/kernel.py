@@ -40,8 +40,9 @@ class Kernel:
 
     @property
     def total(self) -> Floats:
-        """Of all trained parameters."""
-        return np.sum(list(self.groups.values()), axis=0)
+        """The kernel of all trained parameters."""
+        total: Floats = np.sum(list(self.groups.values()), axis=0)
+        return total
 
     @property
     def error(self) -> float:

@@ -81,7 +81,7 @@ class Pixels:
 
     def example(self, num_images: int = 1) -> torch.Tensor:
         """The shape of `pixel_values`, of two samples with so many images each, on `meta`."""
-        shape = (self.num_channels, self.image_size, self.image_size)
+        shape: tuple[int, ...] = (self.num_channels, self.image_size, self.image_size)
         if self.processor is not None:
             from PIL import Image
 

@@ -29,9 +29,11 @@ from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
 _PIECE_SAMPLES = 64
 _BATCHES_AHEAD = 4
 
-SCORES = {name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")}
+SCORES: schema.Schema = {
+    name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")
+}
 # The column that is there only where it is asked for.
-_GRADIENT = {schema.FUNCTIONAL_GRADIENT: pl.Float32}
+_GRADIENT: schema.Schema = {schema.FUNCTIONAL_GRADIENT: pl.Float32}
 
 # Why the model has no loss for a sample.
 _REASONS = {

@@ -5,7 +5,7 @@ The loss of a sample is the mean over its valid pixels. Works with every model o
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,14 +30,14 @@ from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
-_LOSSES = {
+_LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "l1": lambda error: error.abs(),
     "l2": torch.square,
     "huber": lambda error: functional.huber_loss(error, torch.zeros_like(error), reduction="none"),
 }
 
-# The derivative of each by the error.
-_SLOPES = {
+# Derivative of each loss with respect to the error.
+_SLOPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "l1": torch.sign,
     "l2": lambda error: 2.0 * error,
     "huber": lambda error: error.clamp(-1.0, 1.0),

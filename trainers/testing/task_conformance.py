@@ -5,7 +5,7 @@ import dataclasses
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from trainers.scoring.scorer import score_rows
 from trainers.settings import ScoringSettings
 from trainers.task import Batch, HasFunctionalGradient, Item, Task, draws
 
+Dtype = Literal["float32", "bfloat16"]
 # Computes the model's own loss of a batch.
 ReferenceLoss = Callable[[torch.nn.Module, Batch], torch.Tensor]
 
@@ -85,7 +86,7 @@ class TaskConformance:
         task: Task,
         model: torch.nn.Module,
         items: list[Item],
-        dtype: str,
+        dtype: Dtype,
         tolerance: float,
     ) -> None:
         def losses(batch_items: list[Item]) -> torch.Tensor:
@@ -107,7 +108,7 @@ class TaskConformance:
         samples: Sequence[Sample],
         bad_samples: Sequence[tuple[Sample, str]],
         items: list[Item],
-        dtype: str,
+        dtype: Dtype,
         tolerance: float,
     ) -> None:
         settings = ScoringSettings(batch_units=150, max_batch_samples=3, dtype=dtype)
@@ -247,7 +248,7 @@ class TaskConformance:
     ) -> None:
         model = task.models(model_settings).build(3).train()
         losses, _ = task.per_sample_loss(model, task.collate(items))
-        losses.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        losses.mean().backward()
         without_gradient = [
             name
             for name, parameter in model.named_parameters()
@@ -292,7 +293,7 @@ class TaskConformance:
 
 
 def _losses(
-    task: Task, model: torch.nn.Module, items: Sequence[Item], *, dtype: str = "float32"
+    task: Task, model: torch.nn.Module, items: Sequence[Item], *, dtype: Dtype = "float32"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return losses and units of the items as one batch."""
     bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")

@@ -60,7 +60,7 @@ class DitModel(PreTrainedModel):
         self.layers = nn.ModuleList(DitLayer(config) for _ in range(config.num_hidden_layers))
         self.modulation = ZeroLinear(width, 2 * width)
         self.noise = ZeroLinear(width, patch)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # untyped in transformers
 
     def forward(
         self, pixel_values: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor

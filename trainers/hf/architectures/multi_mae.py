@@ -69,7 +69,7 @@ class MultiMaeModel(PreTrainedModel):
             EncoderLayer(*decoder) for _ in range(config.decoder_num_hidden_layers)
         )
         self.decoder_norm = nn.LayerNorm(inner)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # untyped in transformers
 
     def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Split float[batch, modalities × channels, side, side] into [batch, modalities × patches,
