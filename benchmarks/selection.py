@@ -30,7 +30,7 @@ from attent_select import Selection, plugins, schema, select
 from catalogs import IndexFile
 from catalogs.tables import frames
 from catalogs.tables.scan import Scan
-from pipeline.selection.command import peak_rss_bytes
+from pipeline.selection.select_command import peak_rss_bytes
 
 RESULTS = Path(__file__).parent / "results"
 RATIO = 0.2

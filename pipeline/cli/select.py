@@ -9,7 +9,7 @@ from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
-    from pipeline.selection.command import SelectResult
+    from pipeline.selection.select_command import SelectResult
 
 Losses = Annotated[
     str,
@@ -79,8 +79,8 @@ def select(
 ) -> "SelectResult":
     """Select the teaching subset from losses and write an index file."""
     from pipeline.selection.choice import Budget
-    from pipeline.selection.command import select_losses
-    from pipeline.selection.options import SelectionOptions
+    from pipeline.selection.select_command import select_losses
+    from pipeline.selection.selection_options import SelectionOptions
 
     return select_losses(
         losses,

@@ -10,7 +10,7 @@ from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.select import select
 from catalogs import storage
 from catalogs.layout import Layout
-from pipeline.config.memory import check_memory_limit
+from pipeline.config.memory_limit import check_memory_limit
 from pipeline.config.sections import RunConfig, ShardSettings
 
 

@@ -170,9 +170,9 @@ def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
     Raises:
         InputError: a file lacks an id column, or has another type for a column.
     """
-    found = list(ordered_map(_kinds, files, num_threads=16))
+    footers = list(ordered_map(_kinds, files, num_threads=16))
     shared: frames.SchemaDict = {}
-    for url, (kinds, _) in zip(files, found, strict=True):
+    for url, (kinds, _) in zip(files, footers, strict=True):
         if missing := {SHARD_ID, ROW} - kinds.keys():
             raise InputError(
                 f"{url} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
@@ -184,7 +184,7 @@ def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
                 f"{url}: the column {changed[0]} is {kinds[changed[0]]}, in {files[0]} it is "
                 f"{shared[changed[0]]}: expected the same type in every file"
             )
-    return shared, sum(num_rows for _, num_rows in found)
+    return shared, sum(num_rows for _, num_rows in footers)
 
 
 def _kinds(url: str) -> tuple[frames.SchemaDict, int]:

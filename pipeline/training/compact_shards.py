@@ -113,7 +113,7 @@ def folder_of(run: str, round_number: int, index: IndexFile, *, columns: Sequenc
 
 
 @dataclass(frozen=True)
-class _Task:
+class _ShardTask:
     """Write one compact shard: the selected rows of `shards`."""
 
     number: int
@@ -137,7 +137,7 @@ class _Task:
 
 def _tasks(
     index: IndexFile, corpus: Corpus, *, columns: tuple[str, ...], folder: str
-) -> Iterator[_Task]:
+) -> Iterator[_ShardTask]:
     counts: dict[int, int] = {}
     for shard_ids, _, _ in index.batches():
         for shard_id, count in zip(*np.unique(shard_ids, return_counts=True), strict=True):
@@ -145,7 +145,7 @@ def _tasks(
     layout = Layout(folder)
     for number, group in enumerate(_group_shards(counts, corpus)):
         shards = tuple(corpus.shard(shard_id) for shard_id in group)
-        yield _Task(number, index.url, shards, columns, layout)
+        yield _ShardTask(number, index.url, shards, columns, layout)
 
 
 def _group_shards(counts: Mapping[int, int], corpus: Corpus) -> Iterator[list[int]]:
@@ -166,7 +166,7 @@ def _group_shards(counts: Mapping[int, int], corpus: Corpus) -> Iterator[list[in
         yield list(shard_ids)
 
 
-def _write(task: _Task) -> tuple[ObjectInfo, Inspection]:
+def _write(task: _ShardTask) -> tuple[ObjectInfo, Inspection]:
     """Write the shard on a worker, unless it exists; return where it is and what it holds."""
     if storage.info(task.url) is None:
         with tempfile.TemporaryDirectory(prefix="attent-") as work:
@@ -180,7 +180,7 @@ def _write(task: _Task) -> tuple[ObjectInfo, Inspection]:
     return stored, inspect_shard(task.url, task.format, members_url=members)
 
 
-def _samples(task: _Task) -> Generator[Sample, None, None]:
+def _samples(task: _ShardTask) -> Generator[Sample, None, None]:
     for shard in task.shards:
         rows = iter(rows_of_shard(task.index, shard.shard_id).tolist())
         while chunk := list(islice(rows, _CHUNK_ROWS)):

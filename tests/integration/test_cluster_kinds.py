@@ -29,7 +29,7 @@ from pipeline.config import run_config
 from pipeline.config.sections import Adaptive, ClusterSettings, SecurityFiles
 from pipeline.corpus.ingest import ingest
 from pipeline.selection.choice import Budget
-from pipeline.selection.command import select_losses
+from pipeline.selection.select_command import select_losses
 
 ROOT = Path(__file__).parents[2]
 

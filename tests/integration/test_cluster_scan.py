@@ -14,8 +14,8 @@ from catalogs.tables.scan import Scan
 from pipeline.cluster import Client
 from pipeline.cluster.scan import ClusterScan, frames_by_storage
 from pipeline.selection.choice import Budget
-from pipeline.selection.command import select_losses
-from pipeline.selection.options import SelectionOptions
+from pipeline.selection.select_command import select_losses
+from pipeline.selection.selection_options import SelectionOptions
 
 KINDS: frames.SchemaDict = {
     "shard_id": pl.UInt32,

@@ -29,7 +29,7 @@ from pipeline.selection.choice import (
     loss_share_by_samples,
 )
 from pipeline.selection.loss_tables import LossTable, polars_errors
-from pipeline.selection.options import SelectionOptions
+from pipeline.selection.selection_options import SelectionOptions
 
 
 @dataclass(frozen=True)

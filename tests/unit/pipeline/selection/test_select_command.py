@@ -10,8 +10,8 @@ from attent_select import schema
 from attent_select.errors import ExistsError, InputError
 from catalogs import Corpus, IndexFile, LossCatalog
 from pipeline.selection.choice import Budget
-from pipeline.selection.command import select_losses
-from pipeline.selection.options import SelectionOptions
+from pipeline.selection.select_command import select_losses
+from pipeline.selection.selection_options import SelectionOptions
 
 HARD = SelectionOptions("hard")
 KINDS = {"shard_id": pl.UInt32, "row": pl.UInt32, "loss": pl.Float32}
