@@ -1,4 +1,4 @@
-"""Running `attent COMMAND`, in a process of its own or in this one, and reading its answer."""
+"""Run `attent COMMAND` in a subprocess or in this process, and read its answer."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`attent ARGUMENTS` in a process of its own."""
+    """Run `attent ARGUMENTS` in a subprocess."""
     return subprocess.run(
         [sys.executable, "-m", "attent_select", *map(str, arguments)],
         cwd=cwd or ROOT,
@@ -35,7 +35,7 @@ def the_object(stdout: str) -> dict[str, Any]:
 
 
 def answer(*arguments: object) -> dict[str, Any]:
-    """The answer of a command in a process of its own."""
+    """Answer of a command in a subprocess."""
     done = attent(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return the_object(done.stdout)

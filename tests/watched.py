@@ -1,5 +1,5 @@
 """A task that writes down what it was trained on, and that can kill its process; for loops that run
-in processes of their own. As the name of a configuration's task: `watched.Watched`.
+in separate processes. As the name of a configuration's task: `watched.Watched`.
 """
 
 import json
@@ -22,7 +22,7 @@ KILL = os.environ.get("WATCHED_KILL", "")
 
 @dataclass(frozen=True)
 class Watched(ImageClassification):
-    """Writes the step and (shard, row)s of each micro-batch, without stand-ins, to
+    """Write the step and (shard, row)s of each micro-batch, without stand-ins, to
     `$WATCHED_LOG-<attempt>-<rank>.jsonl`.
     """
 

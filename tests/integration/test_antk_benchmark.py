@@ -1,4 +1,4 @@
-"""`benchmarks/antk.py` runs, on a few samples: nobody else would notice that it does not."""
+"""`benchmarks/antk.py` runs on a few samples."""
 
 import json
 import os

@@ -62,7 +62,7 @@ def test_help_names_every_command_without_loading_torch_or_dask() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> dict[str, dict[str, Any]]:
-    """A run of one round, made stage by stage by commands in processes of their own: answers."""
+    """A run of one round, made stage by stage by commands in subprocesses: their answers."""
     folder = tmp_path_factory.mktemp("cli")
     values = small_run(folder / "run", shards, schedule={"epochs": 1, "ratio": {"start": 0.5}})
     file = folder / "config.yaml"
@@ -77,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> dict[str, di
 
 @pytest.fixture(scope="module")
 def run(made: dict[str, dict[str, Any]]) -> Path:
-    """That run; its configuration lies beside it."""
+    """The run; its configuration is beside it."""
     return Path(made["run"]["run"])
 
 
@@ -154,7 +154,7 @@ def test_a_plan_says_what_walking_reads_without_reading_it(run: Path) -> None:
         assert plan[name] == walked[name]
     assert plan["bytes_selected"] == walked["bytes_selected"]
     assert plan["num_reads"] == sum(plan["methods"].values())
-    assert 0 < plan["bytes_read"] <= walked["bytes_read"]  # footers are no part of the plan
+    assert 0 < plan["bytes_read"] <= walked["bytes_read"]  # the plan does not count footers
     assert plan["num_shards"] <= plan["total_shards"]
 
 

@@ -97,7 +97,7 @@ def test_a_cluster_is_only_started_when_it_is_needed() -> None:
 
 @contextmanager
 def processes(address_file: Path) -> Iterator[tuple[str, dict[str, subprocess.Popen[bytes]]]]:
-    """A scheduler and one worker in processes of their own, and the scheduler's address."""
+    """A scheduler and one worker in subprocesses, and the scheduler's address."""
     code = (
         "import asyncio, sys, pathlib\n"
         "from distributed import Scheduler\n"

@@ -58,7 +58,7 @@ def test_an_adaptive_cluster_grows_with_the_work() -> None:
 
 
 def wait_for_another(number: int) -> int:
-    """Returns once two workers are there."""
+    """Return once there are two workers."""
     from distributed import get_client
 
     get_client().wait_for_workers(2, timeout=60)
@@ -149,7 +149,7 @@ def test_everything_is_encrypted_with_certificates_and_refused_without(tmp_path:
 
 @contextlib.contextmanager
 def with_worker(client: Client, *arguments: str, path: Path | None = None) -> Iterator[str]:
-    """One more worker, a process of its own, with `path` before all else on its import path."""
+    """One more worker in a subprocess, with `path` first on its import path."""
     before = set(client.scheduler_info(n_workers=-1)["workers"])
     places = [str(path)] if path else []
     environment = os.environ | {

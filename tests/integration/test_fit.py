@@ -145,7 +145,7 @@ def test_two_rounds_are_one_course_of_training_under_one_horizon(
         state = torch.load(Path(done.checkpoint) / "optimizer.pt", weights_only=True)
         expected = 0.01 * (10 - step) / 8
         assert state["param_groups"][0]["lr"] == pytest.approx(expected)
-        # Adam's moments and its own count of steps go on as well.
+        # Adam's moments and its own count of steps continue as well.
         assert {float(each["step"]) for each in state["state"].values()} == {float(step)}
         found = checkpoint.open(done.checkpoint)
         assert found is not None

@@ -1,4 +1,4 @@
-"""Rounds with adapters and of text: small checkpoints, like lengths, evaluation that goes on."""
+"""Rounds with adapters and of text: small checkpoints, similar lengths, resumed evaluation."""
 
 import shutil
 from collections.abc import Iterator
@@ -166,7 +166,7 @@ def test_a_round_stopped_while_it_was_evaluated_is_only_evaluated_again(round_: 
     done = round_.train(evaluation=round_.held_out, on_step=steps.append)
     assert steps == []
     assert done.metrics == round_.train("straight", evaluation=round_.held_out).metrics
-    # Once it is there, nobody evaluates again.
+    # An existing evaluation is not repeated.
     assert round_.train(evaluation=Interrupted(round_.held_out)) == done
 
 

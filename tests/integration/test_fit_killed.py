@@ -1,4 +1,4 @@
-"""A round that was killed goes on in a fresh process and ends with the same bits."""
+"""A killed round resumes in a new process and ends with the same bits."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -71,7 +71,7 @@ class Loop:
         return found
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Of the model at the end."""
+        """Weights of the model at the end."""
         if self.name == "hf_trainer":
             return load_file(self.out / "model.safetensors")
         path = self.out / "last.ckpt" if self.name == "lightning_loop" else self.out

@@ -54,7 +54,7 @@ def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
 
 
 class Cluster:
-    """A store, a scheduler, two workers and drivers, each in a process of its own."""
+    """A store, a scheduler, two workers and drivers, each in a subprocess."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder, self._stack = folder, stack

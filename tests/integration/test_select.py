@@ -157,7 +157,7 @@ def test_larger_blocks_cost_fewer_bytes_and_hold_less_of_the_loss(run: str, tmp_
     assert [one["num_samples"] for one in walked] == [200] * 3
     read = [one["bytes_read"] for one in walked]
     assert read[0] > 2 * read[1]
-    # Whole row groups are as many bytes as whole shards, but for the footers read.
+    # Whole row groups take the same bytes as whole shards, except for the footers.
     assert read[1] == pytest.approx(read[2], rel=1e-3)
     amplification = [one["read_amplification"] for one in walked]
     assert amplification[0] > 2

@@ -287,7 +287,7 @@ def many(folder: Path) -> Path:
 
 
 def selecting(losses: Path, out: Path, *, temporary: Path, **options: Any) -> list[str]:
-    """The lines that a process says in vain; it makes its files in `temporary` first."""
+    """Error lines of a process that fails; it writes its files to `temporary` first."""
     command = [sys.executable, "-m", "attent_select", "select", str(losses), "--ratio", "0.5"]
     environment = ENVIRONMENT | {"TMPDIR": str(temporary)}
     done = subprocess.run(

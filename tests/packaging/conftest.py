@@ -1,4 +1,4 @@
-"""A wheel of this project in an environment of its own, without the source tree."""
+"""A wheel of this project in a separate environment, without the source tree."""
 
 import shutil
 import sysconfig

@@ -36,7 +36,7 @@ class NegativeProbability(Uniform):
 
 @dataclass(frozen=True)
 class BestQuality(Hard):
-    """Reads a column that the suite does not have."""
+    """A strategy that reads a column that the suite does not have."""
 
     needs_distribution: ClassVar[bool] = False
 

@@ -128,7 +128,7 @@ def paligemma(folder: Path) -> Case:
 
 
 def qwen2_vl(folder: Path) -> Case:
-    """As many tokens as an image is large, each with three positions."""
+    """Qwen2-VL: the number of tokens depends on the image size; each has three positions."""
     from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
     marks = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]

@@ -193,7 +193,7 @@ def test_sketches_are_off_by_what_they_say_and_right_on_average(size: int, tmp_p
     found = [empirical_kernel(function, sketch=Sketch(size, seed)) for seed in range(20)]
     errors = [np.linalg.norm(one.total - exact) / np.linalg.norm(exact) for one in found]
     said = sketch_error(exact, size)
-    # Groups have sketches of their own, which makes them somewhat better together.
+    # Each group has its own sketch, which makes their sum somewhat more accurate.
     assert 0.4 * said < np.mean(errors) < 1.1 * said
     mean = np.mean([one.total for one in found], axis=0)
     assert drift(exact, mean) < 1.6 * said / np.sqrt(len(found))

@@ -87,7 +87,7 @@ def test_switching_adapters_does_not_load_the_base_again_nor_touch_one_in_use(
         models.save(disturbed(models.build(5), seed), tmp_path / str(seed))
     first = models.load(tmp_path / "1")
     before = logits(first)
-    shutil.rmtree(base)  # whoever would read it again could not
+    shutil.rmtree(base)  # reading it again would fail
     second = models.load(tmp_path / "2")
     assert not torch.allclose(logits(second), before)
     assert torch.equal(logits(first), before)

@@ -20,7 +20,7 @@ SHARDS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 400)), max_size=7
 
 
 def selected(shards: list[tuple[int, int]], *, every: int = 3) -> Selected:
-    """Shards 0, 2, 4, … with every so many of their rows."""
+    """Shards 0, 2, 4, … with rows at regular distances."""
     counts = [count for count, _ in shards]
     batch = (
         np.repeat(np.arange(0, 2 * len(shards), 2), counts).astype(np.uint32),

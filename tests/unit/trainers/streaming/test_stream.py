@@ -1,4 +1,4 @@
-"""The stream: what its batches hold, where it goes on, and what it does with samples that fail."""
+"""The stream: contents of its batches, resuming, and samples that fail."""
 
 import os
 import shutil
@@ -236,7 +236,7 @@ def test_what_compresses_well_is_read_ahead_by_the_memory_it_takes(
     two, read, met = threading.Barrier(2, timeout=0.5), Corpus.read, []
 
     def meets_another(*arguments: Any, **settings: Any) -> Any:
-        with suppress(threading.BrokenBarrierError):  # nobody came
+        with suppress(threading.BrokenBarrierError):  # no other thread arrived
             met.append(two.wait())
         return read(*arguments, **settings)
 
