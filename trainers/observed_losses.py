@@ -1,7 +1,4 @@
-"""Losses seen while training: collected per micro-batch, handed over per range of steps.
-
-Tensors in, an `OBSERVED_LOSSES` frame out.
-"""
+"""Losses observed in training: collected per micro-batch, handed over per range of steps."""
 
 import polars as pl
 import torch
@@ -20,7 +17,7 @@ class ObservedLosses:
         self._rows: list[torch.Tensor] = []
 
     def add(self, batch: Batch, *, loss: torch.Tensor, num_units: torch.Tensor, step: int) -> None:
-        """Remember one micro-batch: loss float32[batch], num_units int64[batch]."""
+        """Add one micro-batch: loss float32[batch], num_units int64[batch]."""
         columns = [
             batch["shard_id"],
             batch["row"],
@@ -33,28 +30,28 @@ class ObservedLosses:
         self._rows.append(torch.stack([column.to(torch.float64) for column in columns], dim=1))
 
     def take(self, *, device: torch.device) -> torch.Tensor:
-        """What was collected since the last call: float64[rows, 6] on `device`."""
+        """Return what was collected since the last call: float64[rows, 6] on `device`."""
         rows, self._rows = self._rows, []
         empty = torch.zeros(0, len(_COLUMNS), dtype=torch.float64, device=device)
         return torch.cat([empty, *rows])
 
 
 def unusable_rows(rows: torch.Tensor) -> list[tuple[int, int]]:
-    """(shard_id, row) of the samples that the model could not use: no unit of them counted."""
+    """Return (shard_id, row) of the samples that the model could not use: they have no units."""
     num_units, weight = rows[:, 3], rows[:, 5]
-    found = rows[(num_units == 0) & (weight > 0)]
-    return [(int(shard_id), int(row)) for shard_id, row in found[:, :2].tolist()]
+    unusable = rows[(num_units == 0) & (weight > 0)]
+    return [(int(shard_id), int(row)) for shard_id, row in unusable[:, :2].tolist()]
 
 
 def to_frame(rows: torch.Tensor) -> pl.DataFrame:
-    """The rows of all ranks as columns of `OBSERVED_LOSSES` and `weight`, in (step, shard, row)
-    order.
+    """Return the rows of all ranks as columns of `OBSERVED_LOSSES` and `weight`, in (step, shard,
+    row) order.
 
-    Rows of negative shard (padding between ranks), of weight 0 (stand-ins) and without a unit
+    Rows with a negative shard (padding between ranks), with weight 0 (stand-ins) or without units
     (unusable) are left out.
 
     Raises:
-        InputError: a loss is not finite: training has diverged, and must not be saved.
+        InputError: a loss is not finite: training has diverged and must not be saved.
     """
     table = pl.DataFrame(rows.cpu().numpy(), schema=list(_COLUMNS))
     counts = (pl.col(schema.WEIGHT) > 0) & (pl.col(schema.NUM_UNITS) > 0)

@@ -1,7 +1,4 @@
-"""Which of a launcher's processes (torchrun) this is, and work that the first of them does alone.
-
-The launcher's environment, and waiting for the first rank.
-"""
+"""Ranks of a launcher (torchrun): numbering, process group, work that only the first rank does."""
 
 import os
 from collections.abc import Callable
@@ -10,39 +7,39 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A launcher ends every process when one dies, so that nobody waits for a dead one. Scoring, which
-# the first one does alone, may take days.
-_PATIENCE = timedelta(days=7)
+# A launcher ends all processes when one dies, so that none waits in vain. Scoring, which only the
+# first rank does, may take days.
+_WAIT_LIMIT = timedelta(days=7)
 
 
 def rank() -> int:
-    """Of this process; 0 where there is no launcher."""
+    """Return the rank of this process; 0 without a launcher."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join() -> None:
-    """Meet the other processes; does nothing where there is no launcher, or they have met.
+    """Join the process group of all ranks; does nothing without a launcher or when joined already.
 
-    A launcher that starts its processes again keeps what they told each other (torch 2.13): each
-    attempt has keys of its own here, or one that is early would call those that are gone.
+    A launcher that restarts its processes keeps their store (torch 2.13): each attempt has its own
+    key prefix, or a process that starts early would contact processes that have ended.
     """
     if world_size() == 1:
         return
-    import torch
+    from torch import distributed
 
-    if torch.distributed.is_initialized():
+    if distributed.is_initialized():
         return
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     store, number, size = next(rendezvous("env://"))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    torch.distributed.init_process_group(
+    distributed.init_process_group(
         store=PrefixStore(f"attempt {attempt}", store),
         rank=number,
         world_size=size,
@@ -50,10 +47,8 @@ def join() -> None:
 
 
 def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T:
-    """What `first` returns, done by the first rank alone while the others wait; these do `then`
-    afterwards (None: the same, which finds done what the first one did).
-
-    Every rank must call it.
+    """Run `first` on the first rank while the others wait, then `then` on the others; every rank
+    must call it. Without `then` they run `first`, which finds its work done.
     """
     if world_size() == 1:
         return first()
@@ -66,10 +61,10 @@ def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T
 
 
 def _wait_for_all() -> None:
-    import torch
+    from torch import distributed
 
     join()
-    # Of its own, as the patience of the one that trains is that of a step.
-    group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
-    torch.distributed.barrier(group)
-    torch.distributed.destroy_process_group(group)
+    # A separate group: the timeout of the group that trains is that of a step.
+    group = distributed.new_group(backend="gloo", timeout=_WAIT_LIMIT)
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)

@@ -1,7 +1,6 @@
-"""The seam between a round (`fitting/`) and the loop that does its steps
-(`hf/training_loop.py`).
+"""Interface between a round (`fitting/`) and its training loop (`hf/training_loop.py`).
 
-Plain values, so that `fit` can be imported without transformers.
+Free of transformers, so that `fit` can be imported without it.
 """
 
 from collections.abc import Callable
@@ -13,8 +12,8 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Steps:
-    """A round's optimizer steps, `first` (where the stream's step 0 lies) to `last` (exclusive), of
-    a plan of `total`.
+    """Optimizer steps of a round: `first` (step 0 of the stream) to `last` (exclusive), out of
+    `total` steps of the run. `seed` is the seed of dropout and of a new model.
     """
 
     first: int
@@ -25,9 +24,12 @@ class Steps:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls: `observed` on every rank, with the losses of all ranks from that step
-    on; `checkpoint` on the writing rank, with the step and a local folder; `step` after each
-    update.
+    """Callbacks of the training loop.
+
+    Attributes:
+        observed: called on every rank with a first step and the losses of all ranks from it.
+        checkpoint: called on the writing rank with the step and a local folder.
+        step: called after each optimizer step with its number.
     """
 
     observed: Callable[[int, pl.DataFrame], None]

@@ -1,8 +1,8 @@
-"""What a task must do, and the values that cross that seam.
+"""Protocols of tasks and their models, and the values that they exchange.
 
-The protocol. A task is a frozen dataclass: its fields are its settings (the `task:` section of
-the configuration), its methods what scoring and training share. The suite under
-`tests/conformance/` tests every file in `tasks/` because it exists.
+A task is a frozen dataclass: its fields are its settings (the `task:` section of the
+configuration), its methods are shared by scoring and training. The suite under `tests/conformance/`
+tests every file in `tasks/`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,31 +15,33 @@ from catalogs.shard_format import Sample
 
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
 Item = dict[str, Any]
-# Why a model cannot use a sample: no units in its loss.
+# Reason for a loss without units.
 UNUSABLE = "nothing in it counts for this model (a label that it lacks?)"
 # One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
-# `row`, `weight`, `denominator` and `step` are the stream's, `truncated` is counted if it is there.
+# `row`, `weight`, `denominator` and `step` belong to the stream; `truncated` is counted if present.
 Batch = dict[str, torch.Tensor]
 
 
 class Models(Protocol):
-    """Builds, loads and saves the model of a run.
+    """Model store: builds, loads and saves the model of a run.
 
     A store may also have
-        check()          raises `InputError` for settings with which `build` would fail, as far as
-                         can be told at once; called before a run starts
+        check()          raises `InputError` for settings with which `build` would fail; quick,
+                         called before a run starts
         digest(model)    hash of the weights, where `save` does not write all of them
-        merged(folder)   the saved model as a plain one, where it is not
+        merged(folder)   the saved model as a plain model, where it is not one (adapters)
     and for FSDP its `save` takes `weights`, gathered from all ranks, to write instead.
     """
 
     def build(self, seed: int) -> torch.nn.Module:
-        """A new model, the same bits for the same seed."""
+        """Build a new model: the same bits for the same seed."""
         ...
 
     def load(self, folder: Path) -> torch.nn.Module:
-        """The model saved in a local folder. Raises `InputError` if any weight is missing or left
-        over.
+        """Load the model in a local folder.
+
+        Raises:
+            InputError: weights are missing or unexpected.
         """
         ...
 
@@ -49,12 +51,12 @@ class Models(Protocol):
 
 
 class Task(Protocol):
-    """What a model learns: from a sample to a loss.
+    """What a model learns: from samples to losses and metrics.
 
     A task may also have
         check()   raises `InputError` for settings with which `prepare` would fail for every sample
-                  (a tokenizer that is not there); called before a run starts
-        draws     whether `prepare` uses its generator; False saves seeding one for every sample
+                  (a missing tokenizer); called before a run starts
+        draws     whether `prepare` uses its generator; False avoids seeding it for every sample
     """
 
     @property
@@ -63,15 +65,15 @@ class Task(Protocol):
         ...
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """The model store for the `model:` section of the configuration."""
+        """Return the model store for the `model:` section of the configuration."""
         ...
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """Decode one sample; `num_units` in the item is its cost. Random augmentation only with
-        `generator`.
+        """Decode one sample; `num_units` in the item is its cost in a batch. Random augmentation
+        only with `generator`.
 
         Raises:
-            SampleError: the sample cannot be used; its status says why.
+            SampleError: the sample cannot be used; the status of the error is the reason.
         """
         ...
 
@@ -82,26 +84,26 @@ class Task(Protocol):
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """loss float32[batch] (nats, mean over counted units) and num_units int64[batch].
+        """Return loss float32[batch] (nats, mean over counted units) and num_units int64[batch].
 
-        No units and a loss of 0 say that this model cannot use the sample (a label that it lacks).
+        0 units with a loss of 0 mean that this model cannot use the sample (a label that it lacks).
         """
         ...
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """The field's metrics over held-out batches, in eval mode; always has `eval_loss`."""
+        """Return metrics over held-out batches, in eval mode; `eval_loss` is always among them."""
         ...
 
 
 def draws(task: Task) -> bool:
-    """Whether `task.prepare` uses its generator: unless the task says no, it does."""
+    """Whether `task.prepare` uses its generator; the default is that it does."""
     return bool(getattr(task, "draws", True))
 
 
 @runtime_checkable
 class HasLength(Protocol):
-    """A task may also say, without preparing it, about how long a sample is (in any unit): the
-    micro-batches of a step are then made of samples of like lengths.
+    """Optional: estimate the length of a sample (in any unit) without preparing it, so that the
+    micro-batches of a step are made of samples of similar length.
     """
 
     def length(self, sample: Sample) -> int: ...
@@ -109,32 +111,32 @@ class HasLength(Protocol):
 
 @runtime_checkable
 class HasTargetLogits(Protocol):
-    """A task of cross-entropies may also say how much the model speaks for the right answer."""
+    """Optional, for cross-entropies: the logit of the target."""
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """float[batch]: the logit of the right class, the mean of it over counted units."""
+        """Return float[batch]: the logit of the target class, as a mean over counted units."""
         ...
 
 
 @runtime_checkable
 class HasClassLogits(Protocol):
-    """A task with one class per sample may also say what the model says of every class."""
+    """Optional, for one class per sample: the logits of all classes."""
 
     def class_logits(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits float[batch, classes] and the right classes int64[batch] (-100: none)."""
+        """Return logits float[batch, classes] and target classes int64[batch] (-100: none)."""
         ...
 
 
 @runtime_checkable
 class HasFunctionalGradient(Protocol):
-    """A task may also give, in the pass of the loss, the norm of its functional gradient."""
+    """Optional: the norm of the functional gradient, from the same forward pass as the loss."""
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `per_sample_loss` gives, and ‖∂ℓ/∂f‖ float32[batch]
+        """Return loss and units as `per_sample_loss`, and ‖∂ℓ/∂f‖ float32[batch]
         (`trainers/scoring/functional_gradient.py`).
         """
         ...

@@ -1,7 +1,4 @@
-"""Decodes images from untrusted bytes, under size limits.
-
-Bytes → pixels.
-"""
+"""Decoding of images and maps from untrusted bytes, under size limits."""
 
 import io
 from collections.abc import Callable
@@ -15,60 +12,65 @@ from attent_select.errors import SampleError
 
 T = TypeVar("T")
 
-# Formats that a corpus may hold. Pillow knows many more, some of which start other programs.
+# Allowed formats. Pillow has many more, some of which start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_ENCODED_BYTES = 64 << 20
 MAX_PIXELS = 64 << 20
 
-# Pillow's names, by the number of channels.
+# Modes of Pillow, by the number of channels.
 MODES = {1: "L", 3: "RGB"}
 
 
 def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tensor:
-    """uint8[num_channels, image_size, image_size] from an encoded image.
+    """Decode an image to uint8[num_channels, image_size, image_size].
 
     Args:
         data: the encoded bytes, or a mapping with them under `bytes` (the Hugging Face layout).
         num_channels: 1 (grey) or 3 (RGB).
-        image_size: pixels per side; another size is resized (bilinear), whatever its proportions.
+        image_size: pixels per side; other sizes are resized (bilinear), whatever the aspect ratio.
 
     Raises:
-        SampleError: `unreadable`, when the bytes are no image of an allowed format or pass the
-            limits; `empty`, when there are none.
+        SampleError: `unreadable` when the bytes are not an image of an allowed format or exceed the
+            limits; `empty` when there are none.
     """
     return resize(open_image(data, num_channels=num_channels), image_size=image_size)
 
 
 def open_image(data: Any, *, num_channels: int) -> Any:
-    """The decoded Pillow image, grey (1 channel) or RGB (3), in its own size. Raises what
-    `decode_image` raises.
+    """Decode an image to a Pillow image, grey (1 channel) or RGB (3), in its original size.
+
+    Raises:
+        SampleError: as `decode_image`.
     """
     mode = MODES[num_channels]
 
-    def converted(image: Any) -> Any:
+    def convert(image: Any) -> Any:
         image.load()
-        plain = _eight_bits(image)
-        return plain if plain.mode == mode else plain.convert(mode)
+        image = _eight_bits(image)
+        return image if image.mode == mode else image.convert(mode)
 
-    return _decoded(data, converted)
+    return _decode(data, convert)
 
 
 def resize(image: Any, *, image_size: int) -> torch.Tensor:
-    """uint8[channels, image_size, image_size] of a Pillow image, bilinear."""
+    """Resize a Pillow image (bilinear) to uint8[channels, image_size, image_size]."""
     from PIL import Image
 
     if image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    # A copy that may be written to; for small images the way over numpy takes half as long again.
+    # A writable copy; for small images a detour through numpy takes 1.5 × as long.
     tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return tensor.view(image_size, image_size, -1).permute(2, 0, 1)
 
 
 def decode_map(data: Any) -> torch.Tensor:
-    """float32[height, width]: one number per pixel, as it is stored.
+    """Decode a map to float32[height, width]: one number per pixel, as stored.
 
-    From an image of one channel (a palette gives its indices; 8, 16 or 32 bits), or from rows of
-    numbers. Raises what `decode_image` raises.
+    `data` is an image of one channel (of a palette the indices; 8, 16 or 32 bits) or rows of
+    numbers.
+
+    Raises:
+        SampleError: as `decode_image`.
     """
     if isinstance(data, list):
         return torch.from_numpy(_rows_of_numbers(data))
@@ -78,30 +80,30 @@ def decode_map(data: Any) -> torch.Tensor:
             raise _unreadable(f"it has mode {image.mode}: expected one number per pixel")
         return np.array(image, dtype=np.float32)
 
-    return torch.from_numpy(_decoded(data, numbers))
+    return torch.from_numpy(_decode(data, numbers))
 
 
-def _decoded(data: Any, use: Callable[[Any], T]) -> T:
-    """What `use` makes of the opened image."""
+def _decode(data: Any, use: Callable[[Any], T]) -> T:
+    """Return `use` of the opened image."""
     from PIL import Image, UnidentifiedImageError
 
-    data = _checked(data)
+    data = _check_encoded(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise _unreadable(f"{width} × {height} pixels are more than {MAX_PIXELS}")
+                raise _unreadable(f"{width} × {height} pixels exceed the limit of {MAX_PIXELS}")
             return use(image)
     except SampleError:
         raise
     except UnidentifiedImageError as error:
-        raise _unreadable(f"the bytes are none of {', '.join(FORMATS)}") from error
+        raise _unreadable(f"the bytes are not one of {', '.join(FORMATS)}") from error
     except Exception as error:
-        # Pillow's decoders answer hostile bytes with almost any exception.
+        # Pillow's decoders raise almost any exception for hostile bytes.
         raise _unreadable(f"{type(error).__name__}: {error}") from error
 
 
-def _checked(data: Any) -> bytes:
+def _check_encoded(data: Any) -> bytes:
     if isinstance(data, dict):
         data = data.get("bytes")
     if data is None or data == b"":
@@ -109,7 +111,7 @@ def _checked(data: Any) -> bytes:
     if not isinstance(data, bytes):
         raise _unreadable(f"expected encoded bytes, found {type(data).__name__}")
     if len(data) > MAX_ENCODED_BYTES:
-        raise _unreadable(f"{len(data)} encoded bytes are more than {MAX_ENCODED_BYTES}")
+        raise _unreadable(f"{len(data)} encoded bytes exceed the limit of {MAX_ENCODED_BYTES}")
     return data
 
 
@@ -119,12 +121,12 @@ def _rows_of_numbers(data: list[Any]) -> npt.NDArray[np.float32]:
     except (ValueError, TypeError) as error:
         raise _unreadable(f"expected rows of numbers: {error}") from error
     if numbers.ndim != 2 or not numbers.size:
-        raise _unreadable(f"expected rows of numbers, found the shape {numbers.shape}")
+        raise _unreadable(f"expected rows of numbers, found shape {numbers.shape}")
     return numbers
 
 
 def _eight_bits(image: Any) -> Any:
-    """Grey of 16 bits scaled to 8: Pillow would clip it, to nearly white."""
+    """Scale 16-bit grey to 8 bits: Pillow would clip it, to nearly white."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):

@@ -1,7 +1,6 @@
-"""From a decoded image to a model's `pixel_values`: by our own settings or the model's processor.
+"""Decoded images → `pixel_values`, by the task's settings or the model's image processor.
 
-Size, scale and normalisation, and the augmentation that keeps images and maps aligned. Not
-here: decoding (`trainers/inputs/images.py`), loading a processor (`trainers/hf/`).
+Size, scale, normalisation, and augmentation that keeps images and maps aligned.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from trainers.inputs.images import MODES, open_image, resize
 # One number for all channels, or one per channel.
 PerChannel = float | tuple[float, ...]
 
-# An image costs as many units as it has patches of this many pixels a side: about its tokens.
+# The cost of an image in units is its number of patches with this side, about its tokens.
 _PATCH_SIDE = 16
 
 
@@ -28,7 +27,7 @@ class Pixels:
 
     Without `processor`: resized to `image_size` (bilinear), scaled to [0, 1], normalised by `mean`
     and `std`. With it (a folder with preprocessor_config.json, or a name on the hub), the model's
-    own image processor does all of that, in its `backend`: the same image differs between backends.
+    image processor does all of that, in its `backend`; backends give different pixels.
     """
 
     image_size: int
@@ -51,8 +50,11 @@ class Pixels:
                 raise InputError(f"{name} has {len(value)} numbers: expected {self.num_channels}")
 
     def check(self, *, keeps_frame: bool = False) -> None:
-        """Raises `InputError` for a processor that cannot be used; with `keeps_frame`, also for one
-        that crops or pads: a map beside the image could not follow it.
+        """Check that the processor can be loaded and, with `keeps_frame`, that it neither crops nor
+        pads, because a map beside the image would not follow.
+
+        Raises:
+            InputError: the processor cannot be used.
         """
         if self.processor is None:
             return
@@ -60,12 +62,12 @@ class Pixels:
         changes = [name for name in ("do_center_crop", "do_pad") if getattr(processor, name, None)]
         if keeps_frame and changes:
             raise InputError(
-                f"processor: {self.processor} has {' and '.join(changes)}, which targets beside "
-                "the image cannot follow: turn it off in its preprocessor_config.json"
+                f"processor: {self.processor} sets {' and '.join(changes)}, which targets beside "
+                "the image do not follow: turn it off in its preprocessor_config.json"
             )
 
     def prepare(self, image: Any) -> torch.Tensor:
-        """Of a Pillow image: uint8[channels, size, size], or what the processor gives (float32)."""
+        """Prepare a Pillow image: uint8[channels, size, size], or float32 from the processor."""
         if self.processor is None:
             return resize(image, image_size=self.image_size)
         processor = load_image_processor(self.processor, backend=self.backend)
@@ -73,14 +75,14 @@ class Pixels:
             pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
         except (ValueError, TypeError, IndexError) as error:
             raise SampleError(
-                f"the processor in {self.processor} refuses an image of mode {image.mode} and "
+                f"the processor in {self.processor} rejects an image of mode {image.mode} and "
                 f"{image.width} × {image.height} pixels: {error}",
                 status="unreadable",
             ) from error
         return pixels
 
     def example(self, num_images: int = 1) -> torch.Tensor:
-        """The shape of `pixel_values`, of two samples with so many images each, on `meta`."""
+        """Return `pixel_values` of two samples with `num_images` each, on the device `meta`."""
         shape: tuple[int, ...] = (self.num_channels, self.image_size, self.image_size)
         if self.processor is not None:
             from PIL import Image
@@ -89,27 +91,26 @@ class Pixels:
         return torch.empty((2, num_images * shape[0], *shape[1:]), device="meta")
 
     def stack(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
-        """`pixel_values` float32[batch, channels, height, width]."""
+        """Stack to `pixel_values` float32[batch, channels, height, width]."""
         if len({pixels.shape for pixels in prepared}) > 1:
             raise InputError(
-                f"the processor in {self.processor} gives images of different sizes: expected one "
-                "with a fixed height and width in its preprocessor_config.json"
+                f"the processor in {self.processor} returns images of different sizes: set a fixed "
+                "height and width in its preprocessor_config.json"
             )
         pixels = torch.stack(list(prepared)).to(torch.float32)
         if self.processor is not None:
             return pixels
-        # Scaled here and not one by one: for small images the calls would cost more than the
-        # pixels.
+        # Scaled as a batch: for small images, a call per image would dominate.
         return pixels.div_(255.0).sub_(_per_channel(self.mean)).div_(_per_channel(self.std))
 
 
 def per_channel(value: Any) -> PerChannel:
-    """A frozen value of what YAML has: one number, or a list of them."""
+    """Convert a number or a list of numbers from YAML to a hashable value."""
     return float(value) if isinstance(value, float | int) else tuple(value)
 
 
 def units_of(pixels: torch.Tensor) -> int:
-    """What an image [channels, height, width] costs in a batch: its patches of 16 × 16 pixels."""
+    """Return the units of an image [channels, height, width]: its patches of 16 × 16 pixels."""
     height, width = pixels.shape[-2:]
     return max(1, height * width // _PATCH_SIDE**2)
 
@@ -117,11 +118,11 @@ def units_of(pixels: torch.Tensor) -> int:
 def image_and_map(
     image: Any, numbers: torch.Tensor, *, pixels: Pixels
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`Pixels.prepare` of an encoded image, and its map float32[height, width] in the same frame
-    (nearest: classes and depths are not averaged).
+    """Return the prepared pixels of an encoded image, and its map float32[height, width] resized
+    to the same frame (nearest: classes and depths are not averaged).
 
     Raises:
-        SampleError: they are not of the same size, or the image cannot be decoded.
+        SampleError: the sizes differ, or the image cannot be decoded.
     """
     opened = open_image(image, num_channels=pixels.num_channels)
     if opened.size[::-1] != tuple(numbers.shape):
@@ -140,8 +141,8 @@ def image_and_map(
 def crop_and_flip(
     *layers: tuple[torch.Tensor, float], flip: bool, generator: torch.Generator
 ) -> list[torch.Tensor]:
-    """Each (tensor[…, height, width], fill) padded by an eighth and cropped at the same random
-    place; with `flip`, half of the time mirrored first.
+    """Pad each (tensor[…, height, width], fill) by an eighth and crop all at the same random
+    position; with `flip`, mirror all of them first with probability 1/2.
     """
     height, width = layers[0][0].shape[-2:]
     margin = max(max(height, width) // 8, 1)
@@ -149,12 +150,12 @@ def crop_and_flip(
         int(torch.randint(high, (), generator=generator))
         for high in (2 * margin + 1, 2 * margin + 1, 2)
     )
-    moved = []
+    cropped = []
     for tensor, fill in layers:
-        turned = tensor.flip(-1) if flip and mirror else tensor
-        padded = functional.pad(turned, (margin,) * 4, value=fill)
-        moved.append(padded[..., top : top + height, left : left + width])
-    return moved
+        mirrored = tensor.flip(-1) if flip and mirror else tensor
+        padded = functional.pad(mirrored, (margin,) * 4, value=fill)
+        cropped.append(padded[..., top : top + height, left : left + width])
+    return cropped
 
 
 def _per_channel(value: PerChannel) -> torch.Tensor | float:

@@ -1,7 +1,4 @@
-"""Text for language models: which tokens a sample becomes, and which of them count.
-
-Templates, chat messages, cutting, padding. A sample is a list of segments `(text, counts)`.
-"""
+"""Text for language models: templates, chat messages, tokens and which of them count, padding."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -15,11 +12,16 @@ from catalogs.shard_format import Sample
 from trainers.scoring.token_loss import IGNORED
 from trainers.task import Batch, Item
 
+# Parts of a sample's text, and whether the tokens of each count.
 Segments = list[tuple[str, bool]]
 
 
 def template_fields(template: str) -> tuple[str, ...]:
-    """The names in braces, each once. Raises `InputError` for braces that name nothing."""
+    """Return the names in braces, each once.
+
+    Raises:
+        InputError: the braces contain no name.
+    """
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -35,69 +37,74 @@ def template_fields(template: str) -> tuple[str, ...]:
 
 
 def text_in(sample: Sample, column: str) -> str:
-    """The text in a column. Raises `SampleError`, `empty` or `unreadable`, when there is none."""
-    found = sample[column]
-    if found is None:
+    """Return the text in a column.
+
+    Raises:
+        SampleError: it is empty, or is not text.
+    """
+    text = sample[column]
+    if text is None:
         raise SampleError(f"column {column!r} is empty", status="empty")
-    if not isinstance(found, str):
+    if not isinstance(text, str):
         raise SampleError(
-            f"column {column!r} holds {type(found).__name__}: expected text", status="unreadable"
+            f"column {column!r} holds {type(text).__name__}: expected text", status="unreadable"
         )
-    return found
+    return text
 
 
 def chat_segments(tokenizer: Any, messages: Any, *, column: str) -> Segments:
-    """Messages in the words of the tokenizer's chat template; what the assistant says counts.
+    """Render messages with the tokenizer's chat template; the assistant's messages count.
 
     Raises:
-        SampleError: they are no messages, the template refuses them, or rewrites earlier ones.
+        SampleError: they are not messages, or the template rejects them or rewrites earlier ones.
     """
     if not isinstance(messages, list) or not all(map(_is_message, messages)):
         raise SampleError(
-            f"column {column!r} holds no list of messages with role and content",
+            f"column {column!r}: expected a list of messages with role and content",
             status="unreadable",
         )
     segments: Segments = []
-    done = ""
-    for place, message in enumerate(messages):
+    rendered = ""
+    for position, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _rendered(tokenizer, messages[:place], add_generation_prompt=True)
-        after = _rendered(tokenizer, messages[: place + 1], add_generation_prompt=False)
-        if not (before.startswith(done) and after.startswith(before)):
+        before = _render(tokenizer, messages[:position], add_generation_prompt=True)
+        after = _render(tokenizer, messages[: position + 1], add_generation_prompt=False)
+        if not (before.startswith(rendered) and after.startswith(before)):
             raise SampleError(
-                "the chat template rewrites earlier messages: what the assistant said cannot be "
-                "told from the rest",
+                "the chat template rewrites earlier messages: the assistant's messages cannot be "
+                "located",
                 status="unreadable",
             )
-        segments += [(before[len(done) :], False), (after[len(before) :], True)]
-        done = after
+        segments += [(before[len(rendered) :], False), (after[len(before) :], True)]
+        rendered = after
     return segments
 
 
 def tokenize(tokenizer: Any, segments: Segments, *, ends: bool, max_length: int) -> Item:
-    """`input_ids` and `labels` (-100: does not count) as lists, cut to `max_length`; `truncated`.
+    """Return `input_ids` and `labels` (-100: does not count) as lists, cut to `max_length`;
+    `truncated`.
 
     Args:
-        tokenizer: a fast one.
-        segments: the texts, each of which is tokenised by itself.
-        ends: put the tokenizer's beginning before them and its end after them. The end counts.
+        tokenizer: a fast tokenizer.
+        segments: the texts, tokenised one by one.
+        ends: add the tokenizer's begin token before and its end token after them. The end counts.
         max_length: in tokens.
 
     Raises:
-        SampleError: nothing is left that counts.
+        SampleError: no token that counts is left.
     """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids: list[int] = [start] if ends and start is not None else []
     labels = [IGNORED] * len(ids)
     num_counted = 0
     for text, counts in segments:
-        found = encode(tokenizer, text)
-        ids += found
-        labels += found if counts else [IGNORED] * len(found)
-        num_counted += len(found) if counts else 0
+        tokens = encode(tokenizer, text)
+        ids += tokens
+        labels += tokens if counts else [IGNORED] * len(tokens)
+        num_counted += len(tokens) if counts else 0
     if not num_counted:
-        raise SampleError("there is no token to count", status="empty")
+        raise SampleError("no token counts", status="empty")
     if ends and end is not None:
         ids.append(end)
         labels.append(end)
@@ -105,16 +112,16 @@ def tokenize(tokenizer: Any, segments: Segments, *, ends: bool, max_length: int)
     ids, labels = ids[:max_length], labels[:max_length]
     if all(label == IGNORED for label in labels[1:]):
         raise SampleError(
-            f"nothing that counts is left of the first {max_length} tokens"
+            f"none of the first {max_length} tokens counts"
             if truncated
-            else "a single token has nothing before it to go by",
+            else "a single token has no context to be predicted from",
             status="empty",
         )
     return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
 
 
 def pad(items: Sequence[Item], *, padding: int) -> Batch:
-    """`input_ids`, `attention_mask`, `labels` int64[batch, tokens], padded on the right;
+    """Pad on the right: `input_ids`, `attention_mask`, `labels` int64[batch, tokens], and
     `truncated` bool[batch].
     """
     lengths = torch.tensor([len(item["input_ids"]) for item in items])
@@ -125,14 +132,14 @@ def pad(items: Sequence[Item], *, padding: int) -> Batch:
         "labels": torch.full(shape, IGNORED, dtype=torch.int64),
         "truncated": torch.tensor([item["truncated"] for item in items]),
     }
-    for place, item in enumerate(items):
+    for position, item in enumerate(items):
         for name in ("input_ids", "labels"):
-            batch[name][place, : lengths[place]] = torch.tensor(item[name])
+            batch[name][position, : lengths[position]] = torch.tensor(item[name])
     return batch
 
 
 def padding_of(tokenizer: Any, *, path: str) -> int:
-    """The padding token, else the end token: padding is masked out of attention and loss.
+    """Return the padding token, else the end token: attention and loss ignore padding.
 
     Raises:
         InputError: the tokenizer has neither.
@@ -147,16 +154,20 @@ def padding_of(tokenizer: Any, *, path: str) -> int:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a text, no special ones added. Raises `SampleError` for what is not Unicode."""
-    # The backend and not the tokenizer itself, which changes shared state and has no lock.
+    """Return the tokens of a text, without special tokens.
+
+    Raises:
+        SampleError: the text is not valid Unicode.
+    """
+    # The backend, because the tokenizer itself changes shared state without a lock.
     try:
         ids: list[int] = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-    except (TypeError, UnicodeError) as error:  # half of a surrogate pair has no UTF-8
-        raise SampleError(f"the text is not Unicode: {error}", status="unreadable") from error
+    except (TypeError, UnicodeError) as error:  # an unpaired surrogate has no UTF-8
+        raise SampleError(f"the text is not valid Unicode: {error}", status="unreadable") from error
     return ids
 
 
-def _rendered(tokenizer: Any, messages: list[Any], *, add_generation_prompt: bool) -> str:
+def _render(tokenizer: Any, messages: list[Any], *, add_generation_prompt: bool) -> str:
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -165,7 +176,7 @@ def _rendered(tokenizer: Any, messages: list[Any], *, add_generation_prompt: boo
         )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise SampleError(
-            f"the chat template refuses the messages: {error}", status="unreadable"
+            f"the chat template rejects the messages: {error}", status="unreadable"
         ) from error
 
 

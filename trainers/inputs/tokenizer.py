@@ -1,7 +1,4 @@
-"""Trains a small byte-level BPE tokenizer, for models from scratch.
-
-Texts → a folder in the Hugging Face layout.
-"""
+"""Training of a small byte-level BPE tokenizer, for models from scratch."""
 
 import json
 from collections.abc import Iterable
@@ -15,7 +12,7 @@ _NUM_BYTES = 256
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json; the same files for the same texts.
+    """Train on `texts` and write tokenizer.json and tokenizer_config.json; deterministic.
 
     Every text can be encoded (all 256 bytes are tokens). Token 0 is the padding, token 1 the end.
 

@@ -1,7 +1,4 @@
-"""Evaluation: held-out samples → batches, and a model in eval mode while it lasts.
-
-What every task's `evaluate` needs.
-"""
+"""Evaluation: held-out batches, eval mode, sums over tokens."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +17,12 @@ from trainers.task import Batch, Item, Task
 def held_out_batches(
     task: Task, samples: Iterable[Sample], *, settings: ScoringSettings
 ) -> Iterator[Batch]:
-    """Collated batches, made as scoring makes them; samples that cannot be used are left out."""
-    for batch in batches(_prepared(task, samples), settings):
+    """Yield collated batches, made as for scoring; samples that cannot be used are left out."""
+    for batch in batches(_prepare(task, samples), settings):
         yield task.collate([item for _, item in batch])
 
 
-def _prepared(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int, Item]]]:
+def _prepare(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int, Item]]]:
     for number, sample in enumerate(samples):
         try:
             yield [(number, task.prepare(sample, generator=None))]
@@ -35,7 +32,7 @@ def _prepared(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int,
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
-    """Eval mode without gradients; yields a function that moves a batch to the model's device."""
+    """Set eval mode without gradients; yield a function that moves batches to its device."""
     was_training = model.training
     device = next(model.parameters()).device
     model.eval()
@@ -50,22 +47,26 @@ def eval_mode(model: torch.nn.Module) -> Iterator[Callable[[Batch], Batch]]:
 
 @dataclass
 class TokenSums:
-    """Nats and hits of counted tokens, summed over batches."""
+    """Sums of nats and hits over counted tokens."""
 
     num_tokens: int = 0
     nats: float = 0.0
     hits: int = 0
 
     def add(self, nats: torch.Tensor, hits: torch.Tensor) -> None:
-        """float32[counted tokens] and bool[counted tokens]."""
+        """Add nats float32[counted tokens] and hits bool[counted tokens]."""
         self.nats += nats.double().sum().item()
         self.hits += int(hits.sum())
         self.num_tokens += len(hits)
 
     def metrics(self) -> dict[str, float]:
-        """`eval_loss`, `perplexity` and `accuracy`. Raises `InputError` if there was no token."""
+        """Return `eval_loss`, `perplexity` and `accuracy`.
+
+        Raises:
+            InputError: no token was counted.
+        """
         if not self.num_tokens:
-            raise InputError("no token to evaluate: expected at least one held-out batch")
+            raise InputError("no tokens to evaluate: expected at least one held-out batch")
         loss = self.nats / self.num_tokens
         return {
             "eval_loss": loss,

@@ -1,7 +1,7 @@
-"""Rows × model → losses: batches, the way out of running out of memory, statuses. No cluster here.
+"""Score rows: batching, OOM recovery, per-sample status.
 
-Scoring the samples of one span in one process. Batch composition depends only on the samples
-and the settings, because a loss can differ in its last bits with the batch it was computed in.
+Scores the samples of one span in one process. Batch composition depends only on the samples and the
+settings, because a loss can differ in its last bits with the batch it was computed in.
 """
 
 import math
@@ -26,20 +26,20 @@ from trainers.settings import ScoringSettings
 from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
-_PIECE_SAMPLES = 64
+_CHUNK_SAMPLES = 64
 _BATCHES_AHEAD = 4
 
 SCORES: schema.Schema = {
     name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")
 }
-# The column that is there only where it is asked for.
+# The column of `scoring.functional_gradient`.
 _GRADIENT: schema.Schema = {schema.FUNCTIONAL_GRADIENT: pl.Float32}
 
 # Why the model has no loss for a sample.
 _REASONS = {
     "unreadable": UNUSABLE,
     "nonfinite": "its loss is not finite",
-    "oom": "memory ran out with it alone",
+    "oom": "memory ran out with this sample alone",
 }
 
 # Row, loss, units, status, functional gradient.
@@ -48,13 +48,13 @@ _Result = tuple[int, float | None, int, str, float | None]
 
 @dataclass
 class ScoringNotes:
-    """What happened beside the losses; filled while scoring.
+    """Observations while scoring, besides the losses.
 
-    `num_splits` counts batches that were halved because memory ran out: their losses may differ in
-    the last bits from those of another machine. `fitting_units` is half of the smallest of these
-    (its halves were scored, or halved again); None without any. `num_truncated` counts samples cut
-    to the task's limit. `busy_seconds` is the time that the model did not wait for a batch.
-    `failure_example` is the row of a sample without a loss, and why: one of them.
+    `num_splits` counts batches halved after running out of memory: their losses may differ in the
+    last bits from those of another machine. `fitting_units` is half the units of the smallest such
+    batch, None without one. `num_truncated` counts samples cut to the task's limit. `busy_seconds`
+    is the time that the model did not wait for a batch. `failure_example` is the row of one sample
+    without a loss, and the reason.
     """
 
     num_splits: int = 0
@@ -65,7 +65,7 @@ class ScoringNotes:
 
 
 def best_device() -> torch.device:
-    """The accelerator of this process if it has one, else the CPU."""
+    """Return the accelerator of this process if it has one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -79,15 +79,15 @@ def score_rows(
     notes: ScoringNotes | None = None,
     on_scored: Callable[[Sequence[int]], None] | None = None,
 ) -> pl.DataFrame:
-    """The loss of each `(row, sample)`, in eval mode, in float32 nats.
+    """Return the loss of each `(row, sample)`, in eval mode, in float32 nats.
 
     Args:
         task: prepares, collates and gives the loss.
         model: moved to the best device and left there.
-        samples: unique rows; read in a thread of its own, ahead of the model.
+        samples: unique rows; read in a separate thread, ahead of the model.
         settings: how batches are made.
-        num_threads: that prepare samples; makes no difference to the result.
-        notes: filled, where given.
+        num_threads: threads that prepare samples; the result does not depend on it.
+        notes: filled while scoring.
         on_scored: called with rows that have their result, from any thread.
 
     Returns:
@@ -95,10 +95,10 @@ def score_rows(
         status and a null loss.
 
     Raises:
-        InputError: the device has no bfloat16, or the task no functional gradient.
+        InputError: the device does not support bfloat16, or the task the functional gradient.
     """
     settings = settings or ScoringSettings()
-    _make_ready(model, settings)
+    _place_model(model, settings)
     scoring = _Scoring(
         task,
         model=model,
@@ -108,14 +108,14 @@ def score_rows(
     )
     prepared = ordered_map(
         scoring.prepare,
-        _pieces(samples),
+        _chunks(samples),
         num_threads=num_threads,
         budget=2 * settings.window_samples,
         cost=len,
     )
     collated = ordered_map(
         scoring.collate,
-        _planned(prepared, settings),
+        _batches(prepared, settings),
         num_threads=1,
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
@@ -123,27 +123,31 @@ def score_rows(
     with eval_mode(model) as to_device, closing(collated):
         for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
-        scoring.settle()
+        scoring.finish_pending()
     scores = pl.DataFrame(scoring.results, schema=SCORES | _GRADIENT, orient="row")
     return scores.select(*scores_schema(settings)).sort(schema.ROW)
 
 
 def scores_schema(settings: ScoringSettings) -> schema.Schema:
-    """The columns of the scores that `settings` ask for."""
+    """Return the columns of the scores with these settings."""
     return SCORES | (_GRADIENT if settings.functional_gradient else {})
 
 
 def check_gradient(task: Any) -> None:
-    """Raises `InputError` for a task that cannot measure ‖∂ℓ/∂f‖."""
+    """Check that a task can measure ‖∂ℓ/∂f‖.
+
+    Raises:
+        InputError: it cannot.
+    """
     if not isinstance(task, HasFunctionalGradient):
         raise InputError(
             f"scoring.functional_gradient: the task {type(task).__name__} has no functional "
-            "gradient: give it a method `loss_and_gradient`, or leave the key out"
+            "gradient: implement `loss_and_gradient`, or remove the key"
         )
 
 
 class _Scoring:
-    """The work on one span, and its results so far."""
+    """Scoring of one span, and its results so far."""
 
     def __init__(
         self,
@@ -159,33 +163,33 @@ class _Scoring:
         self._bfloat16 = settings.dtype == "bfloat16"
         self._measure = _measure_of(task, settings)
         self._on_scored = on_scored
-        # The measures of the batch before, which the device may still be computing.
+        # Rows and losses of the previous batch, which the device may still be computing.
         self._pending: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
         self.results: list[_Result] = []
 
-    def prepare(self, piece: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
-        """The samples that can be used; the others are results already."""
+    def prepare(self, chunk: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
+        """Prepare the samples that can be used; store the status of the others."""
         usable = []
-        for row, sample in piece:
+        for row, sample in chunk:
             try:
                 usable.append((row, self._task.prepare(sample, generator=None)))
             except SampleError as error:
-                self._keep((row, None, 0, error.status, None), why=str(error))
+                self._store((row, None, 0, error.status, None), reason=str(error))
                 self._on_scored([row])
         return usable
 
-    def collate(self, planned: Sequence[tuple[int, Item]]) -> tuple[list[int], list[Item], Batch]:
-        rows, items = [row for row, _ in planned], [item for _, item in planned]
+    def collate(self, entries: Sequence[tuple[int, Item]]) -> tuple[list[int], list[Item], Batch]:
+        rows, items = [row for row, _ in entries], [item for _, item in entries]
         batch = self._task.collate(items)
         if self._device.type == "cuda":  # copies from pinned memory overlap with compute
             batch = {name: value.pin_memory() for name, value in batch.items()}
         return rows, items, batch
 
     def score(self, rows: list[int], items: list[Item], batch: Batch) -> None:
-        """Add the results of one batch; halves it as often as memory runs out."""
+        """Start scoring one batch; halve it as often as memory runs out."""
         started = perf_counter()
         losses = self._losses(batch)
-        self.settle()  # only now: the device has the next batch to work on
+        self.finish_pending()  # after `_losses`, so that the device already has the next batch
         if losses is not None:
             if "truncated" in batch:
                 self._notes.num_truncated += int(batch["truncated"].sum())
@@ -194,29 +198,28 @@ class _Scoring:
         if losses is None:
             self._split(rows, items)
 
-    def settle(self) -> None:
-        """Waits for the losses of the batch before, and keeps them."""
+    def finish_pending(self) -> None:
+        """Wait for the losses of the previous batch, and store them."""
         if self._pending is None:
             return
         rows, measured = self._pending
         self._pending = None
-        values = zip(rows, *(one.tolist() for one in measured), strict=True)
-        for of_row in values:
-            result = _result(*of_row)
-            self._keep(result, why=_REASONS.get(result[3]))
+        for values in zip(rows, *(column.tolist() for column in measured), strict=True):
+            result = _result(*values)
+            self._store(result, reason=_REASONS.get(result[3]))
         self._on_scored(rows)
 
-    def _keep(self, result: _Result, *, why: str | None) -> None:
-        """A result, and why it has no loss."""
+    def _store(self, result: _Result, *, reason: str | None) -> None:
+        """Store a result, and the reason if it has no loss."""
         self.results.append(result)
-        if why is not None and self._notes.failure_example is None:
-            self._notes.failure_example = (result[0], why)
+        if reason is not None and self._notes.failure_example is None:
+            self._notes.failure_example = (result[0], reason)
 
     def _split(self, rows: list[int], items: list[Item]) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            self._keep((rows[0], None, 0, "oom", None), why=_REASONS["oom"])
+            self._store((rows[0], None, 0, "oom", None), reason=_REASONS["oom"])
             self._on_scored(rows)
             return
         self._notes.num_splits += 1
@@ -229,8 +232,8 @@ class _Scoring:
             self.score(rows[half], items[half], on_device)
 
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, ...] | None:
-        """None when memory ran out. A function of its own: until an exception is handled it holds
-        the attempt's tensors.
+        """Return the losses, or None when memory ran out. A separate function, because a handled
+        exception keeps the tensors of its frame.
         """
         # No cache of cast weights: a forward pass uses each once, and the cache is a second model.
         autocast = torch.autocast(
@@ -248,8 +251,8 @@ class _Scoring:
 _compiled: "WeakSet[torch.nn.Module]" = WeakSet()
 
 
-def _make_ready(model: torch.nn.Module, settings: ScoringSettings) -> None:
-    """On the best device, and compiled if wanted."""
+def _place_model(model: torch.nn.Module, settings: ScoringSettings) -> None:
+    """Move the model to the best device, and compile it if configured."""
     device = best_device()
     _check_dtype(settings.dtype, device)
     model.to(device)
@@ -262,7 +265,8 @@ def _make_ready(model: torch.nn.Module, settings: ScoringSettings) -> None:
 def _check_dtype(dtype: str, device: torch.device) -> None:
     if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError(
-            f"{torch.cuda.get_device_name(device)} has no bfloat16: set scoring.dtype to float32"
+            f"{torch.cuda.get_device_name(device)} does not support bfloat16: set scoring.dtype to "
+            "float32"
         )
 
 
@@ -282,22 +286,22 @@ def _result(row: int, loss: float, units: int, gradient: float | None = None) ->
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch has no exception of its own for it.
+    # For the CPU, torch has no separate exception class.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "can't allocate memory" in str(error)
     )
 
 
-def _pieces(samples: Iterable[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
-    """Work for one thread at a time: large enough that tiny images do not drown in hand-overs."""
+def _chunks(samples: Iterable[tuple[int, Sample]]) -> Iterator[list[tuple[int, Sample]]]:
+    """Yield chunks for one thread at a time, large enough for cheap hand-overs."""
     iterator = iter(samples)
-    while piece := list(islice(iterator, _PIECE_SAMPLES)):
-        yield piece
+    while chunk := list(islice(iterator, _CHUNK_SAMPLES)):
+        yield chunk
 
 
-def _planned(
+def _batches(
     prepared: Generator[list[tuple[int, Item]], None, None], settings: ScoringSettings
 ) -> Iterator[list[tuple[int, Item]]]:
-    """The batches: longest first among the samples of a window."""
+    """Yield batches; close `prepared` at the end."""
     with closing(prepared):
         yield from batches(prepared, settings)

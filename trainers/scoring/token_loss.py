@@ -1,7 +1,7 @@
 """Per-token losses of causal language models, without the whole vocabulary × sequence matrix.
 
-Hidden states → nats per counted token, a chunk of tokens at a time; without gradients the
-hidden states too come from some rows of the batch at a time.
+The head and the loss are computed for a chunk of tokens at a time. Without gradients, the hidden
+states are computed for a few rows of the batch at a time as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +23,14 @@ CHUNK_ELEMENTS = 1 << 24
 # of them exist at once in a gated feed-forward layer; everything else is narrower.
 FORWARD_ELEMENTS = 1 << 26
 
-# Logits [tokens, vocabulary] and targets [tokens] → a value, or several, per token.
+# Logits [tokens, vocabulary] and targets [tokens] → one or more values per token.
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of memory: tokens × vocabulary of the logits that exist at once, and tokens × widest
-    layer of a forward pass without gradients. Losses depend on them in their last bits only.
+    """Memory limits: tokens × vocabulary of the logits that exist at once, and tokens × widest
+    layer of a forward pass without gradients. Losses depend on them only in their last bits.
     """
 
     chunk_elements: int = CHUNK_ELEMENTS
@@ -47,23 +47,23 @@ def token_losses(
     more_inputs: Mapping[str, torch.Tensor] | None = None,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of every counted token given those before it.
+    """Return the cross-entropy of every counted token given those before it.
 
     Args:
         model: a causal language model of transformers, with or without adapters.
         batch: `input_ids`, `attention_mask`, `labels` int64[batch, tokens]; label -100 does not
             count.
-        more_inputs: what the model is given beside tokens and mask (pixels).
-        limits: of memory.
+        more_inputs: inputs of the model besides tokens and mask (pixels).
+        limits: memory limits.
 
     Returns:
-        Nats float32[batch, tokens - 1], 0 where nothing counts, and counted bool[batch, tokens -
-        1].
+        Nats float32[batch, tokens - 1], 0 for tokens that do not count, and counted
+        bool[batch, tokens - 1].
     """
     values, counted = _per_token(
         model, batch, _cross_entropy, more_inputs=more_inputs or {}, limits=limits
     )
-    return _placed(values, counted), counted
+    return _scatter(values, counted), counted
 
 
 def token_gradients(
@@ -73,8 +73,8 @@ def token_gradients(
     more_inputs: Mapping[str, torch.Tensor] | None = None,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`token_losses`, and between its two tensors ‖∂ℓ/∂f‖ of every counted token, float32[batch,
-    tokens - 1], f being the logits (`trainers/scoring/functional_gradient.py`).
+    """Return nats, ‖∂ℓ/∂f‖ and counted: as `token_losses`, and between its two tensors the norm
+    float32[batch, tokens - 1], where f are the logits (`functional_gradient.py`).
     """
 
     def measure(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def token_gradients(
     values, counted = _per_token(
         model, batch, measure, more_inputs=more_inputs or {}, limits=limits
     )
-    nats, norms = (_placed(part, counted) for part in values.unbind(dim=-1))
+    nats, norms = (_scatter(part, counted) for part in values.unbind(dim=-1))
     return nats, norms, counted
 
 
@@ -95,7 +95,7 @@ def token_logits(
     more_inputs: Mapping[str, torch.Tensor] | None = None,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `token_losses`, but the logit of every counted token itself."""
+    """Return the logit of every counted token, and counted: as `token_losses`."""
 
     def measure(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return at_least_float32(logits.gather(1, targets[:, None])[:, 0])
@@ -103,7 +103,7 @@ def token_logits(
     values, counted = _per_token(
         model, batch, measure, more_inputs=more_inputs or {}, limits=limits
     )
-    return _placed(values, counted), counted
+    return _scatter(values, counted), counted
 
 
 def token_scores(
@@ -113,7 +113,7 @@ def token_scores(
     more_inputs: Mapping[str, torch.Tensor] | None = None,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nats of every counted token, and whether it is the model's first choice.
+    """Return the nats of every counted token, and whether it is the model's first choice.
 
     Args and memory as for `token_losses`.
 
@@ -132,7 +132,7 @@ def token_scores(
 def mean_over_tokens(
     values: torch.Tensor, counted: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean [batch] over counted tokens of values that are 0 elsewhere, and their number."""
+    """Return the mean [batch] over counted tokens, and their number; other values must be 0."""
     num_units = counted.sum(dim=1)
     return values.sum(dim=1) / num_units.clamp(min=1), num_units
 
@@ -145,7 +145,7 @@ def _per_token(
     more_inputs: Mapping[str, torch.Tensor],
     limits: Limits,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`measure` of the logits of every counted token, and which tokens those are."""
+    """Return `measure` of the logits of every counted token, and which tokens those are."""
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -153,7 +153,7 @@ def _per_token(
     if parts is None:
         logits = model(**inputs, **more_inputs, use_cache=False).logits[:, :-1][counted]
         return measure(logits, targets[counted]), counted
-    # Only tokens and mask can be cut by rows: pixels of one sample may fill several rows.
+    # Only tokens and mask can be split by rows: pixels of one sample may fill several rows.
     rows = len(counted) if more_inputs else _rows_at_once(parts, counted, limits=limits)
     hidden = torch.cat(
         [
@@ -161,8 +161,8 @@ def _per_token(
             for part, chosen in _by_rows(inputs, counted, rows=rows)
         ]
     )
-    with _weights_cast_once(hidden.device.type):
-        found = _in_chunks(
+    with _weight_cache(hidden.device.type):
+        values = _in_chunks(
             parts.head,
             hidden,
             targets[counted],
@@ -170,7 +170,7 @@ def _per_token(
             vocabulary=parts.vocabulary,
             chunk_elements=limits.chunk_elements,
         )
-    return found, counted
+    return values, counted
 
 
 def _by_rows(
@@ -189,9 +189,9 @@ def _rows_at_once(parts: BackboneAndHead, counted: torch.Tensor, *, limits: Limi
 
 
 @contextmanager
-def _weights_cast_once(device: str) -> Iterator[None]:
-    """Scoring casts weights anew at each use, to keep no second copy of the model; the head, which
-    every chunk uses, is worth it.
+def _weight_cache(device: str) -> Iterator[None]:
+    """Cache cast weights. Scoring casts weights at each use, to avoid a second copy of the model;
+    the head, which every chunk uses, is worth one.
     """
     with torch.autocast(
         device,
@@ -202,10 +202,11 @@ def _weights_cast_once(device: str) -> Iterator[None]:
         yield
 
 
-def _placed(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+def _scatter(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Put the values of counted tokens at their positions [batch, tokens - 1], 0 elsewhere."""
     # By mask, not index_add: sums per sample must not depend on the order of atomic adds.
-    nats = torch.zeros(counted.shape, dtype=losses.dtype, device=losses.device)
-    return nats.masked_scatter(counted, losses)
+    scattered = torch.zeros(counted.shape, dtype=values.dtype, device=values.device)
+    return scattered.masked_scatter(counted, values)
 
 
 def _in_chunks(
@@ -217,17 +218,17 @@ def _in_chunks(
     vocabulary: int,
     chunk_elements: int,
 ) -> torch.Tensor:
-    def measured(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return measure(head(part), wanted)
+    """Return `measure` of the logits of `hidden`, computed a chunk of tokens at a time."""
+
+    def measure_chunk(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return measure(head(hidden), targets)
 
     num_rows = max(chunk_elements // vocabulary, 1)
     chunks = zip(torch.split(hidden, num_rows), torch.split(targets, num_rows), strict=True)
     if not torch.is_grad_enabled():
-        return torch.cat([measured(part, wanted) for part, wanted in chunks])
-    # Recomputed in the backward pass, or every chunk's logits would be kept for it.
-    return torch.cat(
-        [checkpoint(measured, part, wanted, use_reentrant=False) for part, wanted in chunks]
-    )
+        return torch.cat([measure_chunk(*chunk) for chunk in chunks])
+    # Recomputed in the backward pass, which would otherwise keep the logits of every chunk.
+    return torch.cat([checkpoint(measure_chunk, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -69,13 +69,13 @@ def test_an_image_just_over_the_limit_is_refused_by_our_own_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 8 * 8 - 1)
-    with pytest.raises(SampleError, match="8 × 8 pixels are more than 63"):
+    with pytest.raises(SampleError, match="8 × 8 pixels exceed the limit of 63"):
         decode_image(png(np.zeros((8, 8), np.uint8)), num_channels=1, image_size=8)
 
 
 def test_too_many_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_ENCODED_BYTES", 10)
-    with pytest.raises(SampleError, match="encoded bytes are more than 10"):
+    with pytest.raises(SampleError, match="encoded bytes exceed the limit of 10"):
         decode_image(png(np.zeros((8, 8), np.uint8)), num_channels=1, image_size=8)
 
 
@@ -98,5 +98,5 @@ def test_no_bytes_are_an_empty_sample(data: object) -> None:
 def test_a_format_that_is_not_allowed_is_unreadable() -> None:
     file = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "TIFF")
-    with pytest.raises(SampleError, match="none of PNG, JPEG"):
+    with pytest.raises(SampleError, match="not one of PNG, JPEG"):
         decode_image(file.getvalue(), num_channels=1, image_size=8)

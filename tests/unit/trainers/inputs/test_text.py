@@ -98,7 +98,7 @@ def with_template(folder: Path, to: Path, template: str | None) -> CausalLm:
 def test_a_template_that_refuses_or_rewrites_messages_is_said(folder: Path, tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     refusing = with_template(folder, tmp_path / "no", "{{ raise_exception('roles') }}")
-    with pytest.raises(SampleError, match="refuses the messages: roles"):
+    with pytest.raises(SampleError, match="rejects the messages: roles"):
         refusing.prepare({"m": chat}, generator=None)
     counting = with_template(folder, tmp_path / "len", "{{ messages | length }} {{ messages }}")
     with pytest.raises(SampleError, match="rewrites earlier messages"):
@@ -142,7 +142,7 @@ def test_without_truncation_a_long_sample_is_too_long(folder: Path) -> None:
 
 def test_a_prompt_that_leaves_no_room_is_empty_and_never_nan(folder: Path) -> None:
     task = CausalLm(tokenizer=str(folder), prompt="p", response="r", max_length=8)
-    with pytest.raises(SampleError, match="nothing that counts is left of the first 8") as caught:
+    with pytest.raises(SampleError, match="none of the first 8 tokens counts") as caught:
         task.prepare({"p": "Return the number of items. " * 9, "r": "x"}, generator=None)
     assert caught.value.status == "empty"
 

@@ -152,5 +152,5 @@ def test_scoring_writes_it_beside_the_loss_where_it_is_asked_for(name: str, tmp_
 def test_a_task_that_cannot_is_told_so() -> None:
     task: Any = SimpleNamespace(per_sample_loss=None)
     settings = ScoringSettings(functional_gradient=True)
-    with pytest.raises(InputError, match="give it a method `loss_and_gradient`"):
+    with pytest.raises(InputError, match="implement `loss_and_gradient`"):
         score_rows(task, torch.nn.Linear(1, 1), [], settings=settings)
