@@ -2,10 +2,14 @@
 
     K(x, x′) = ⟨∂f(x)/∂θ, ∂f(x′)/∂θ⟩        θ: the trained parameters, group by group
 
-What f is (`outputs.py`), which parameters belong together (`groups.py`), their gradients
-(`gradients.py`), the kernel, exact or sketched (`kernel.py`, `sketch.py`), how it moves and
-what its spectrum is (`spectrum.py`), and whether it predicts a step of training (`step.py`).
-Not here: which samples and checkpoints, files and figures (`pipeline/antk`).
+| module | holds |
+| --- | --- |
+| `outputs.py` | the choices of f |
+| `groups.py` | which parameters belong together |
+| `gradients.py` | f as a function of the parameters, and its gradients |
+| `kernel.py`, `sketch.py` | the kernel, exact or from sketched gradients |
+| `spectrum.py` | drift and eigenvalues of kernels |
+| `step.py` | whether the kernel predicts a step of training |
 
 Source: AtteNT, arXiv 2602.20461, where a step of gradient descent moves f by −η K ∂L/∂f, and K
 settles early in training.

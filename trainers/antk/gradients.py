@@ -1,9 +1,8 @@
 """f on the probe samples as a function of the trained parameters, and its gradients.
 
-One sample at a time through the model and back. Reverse mode by `torch.autograd`, for several
-outputs vectorised by `vmap`, and not `torch.func.vjp`: that refuses the recomputed chunks by
-which language models do without the whole vocabulary × sequence matrix, and takes twice as long
-for a sample.
+Samples go through the model one at a time, in reverse mode by `torch.autograd`, vectorised over
+several outputs. `torch.func.vjp` takes twice as long and does not support the recomputed chunks by
+which language models avoid the vocabulary × sequence matrix.
 """
 
 import copy
@@ -24,7 +23,7 @@ KERNEL_DTYPES = ("float32", "float64")
 
 @dataclass(frozen=True)
 class Parameter:
-    """A trained parameter; `tensor` is the model's own."""
+    """Trained parameter; `tensor` is the model's own."""
 
     name: str
     group: str
@@ -32,8 +31,10 @@ class Parameter:
 
 
 class Function:
-    """f on probe samples, each a batch of its own. The model is put into eval mode and on the best
-    device; with weights of another dtype than `dtype` it is copied.
+    """f on probe samples, each in a separate batch.
+
+    The model is put into eval mode and on the best device; it is copied if its weights have another
+    dtype than `dtype`.
 
     Raises:
         InputError: the model cannot be computed in `dtype`, or has nothing to train.
@@ -48,12 +49,12 @@ class Function:
         dtype: str = "float32",
     ) -> None:
         self.model, self.output = _in_dtype(model, dtype).to(best_device()).eval(), output
-        found = [
+        parameters = [
             Parameter(name, group_of(name), tensor)
             for name, tensor in self.model.named_parameters()
             if tensor.requires_grad
         ]
-        self.parameters = sorted(found, key=lambda each: GROUPS.index(each.group))
+        self.parameters = sorted(parameters, key=lambda parameter: GROUPS.index(parameter.group))
         if not self.parameters:
             raise InputError("the model has no trained parameter: its kernel is 0")
         kind = self.parameters[0].tensor
@@ -67,39 +68,41 @@ class Function:
 
     @property
     def groups(self) -> list[str]:
-        """Of the parameters, in order."""
-        return list(dict.fromkeys(each.group for each in self.parameters))
+        """Groups of the parameters, in order."""
+        return list(dict.fromkeys(parameter.group for parameter in self.parameters))
 
     @property
     def num_parameters(self) -> int:
-        return sum(each.tensor.numel() for each in self.parameters)
+        return sum(parameter.tensor.numel() for parameter in self.parameters)
 
     @torch.no_grad()
     def values(self) -> torch.Tensor:
-        """float[samples, components]."""
+        """Return f, float[samples, components]."""
         return torch.stack([self.output.values(self.model, batch) for batch in self.batches])
 
     def gradients(self, parameters: Sequence[Parameter]) -> Iterator[list[torch.Tensor]]:
-        """For each sample ∂f/∂θ float[components, numel] of each of `parameters`."""
-        tensors = [each.tensor for each in parameters]
+        """Yield, for each sample, ∂f/∂θ float[components, numel] of each of `parameters`."""
+        tensors = [parameter.tensor for parameter in parameters]
         with torch.enable_grad():
             for batch in self.batches:
                 values = self.output.values(self.model, batch)
                 yield [
                     values.new_zeros(len(values), tensor.numel())
-                    if found is None  # a layer that the architecture has and does not use
-                    else found.reshape(len(values), -1)
-                    for found, tensor in zip(_rows(values, tensors), tensors, strict=True)
+                    if gradient is None  # a layer that the architecture has but does not use
+                    else gradient.reshape(len(values), -1)
+                    for gradient, tensor in zip(_jacobian(values, tensors), tensors, strict=True)
                 ]
 
 
-def _rows(values: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor | None]:
-    """∂values/∂tensor [components, *shape] of each."""
+def _jacobian(
+    values: torch.Tensor, tensors: Sequence[torch.Tensor]
+) -> Sequence[torch.Tensor | None]:
+    """Return ∂values/∂tensor [components, *shape] for each tensor."""
     if len(values) == 1:
         return torch.autograd.grad(values[0], tensors, allow_unused=True)
-    each = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    identity = torch.eye(len(values), dtype=values.dtype, device=values.device)
     return torch.autograd.grad(
-        values, tensors, grad_outputs=each, is_grads_batched=True, allow_unused=True
+        values, tensors, grad_outputs=identity, is_grads_batched=True, allow_unused=True
     )
 
 
@@ -109,9 +112,9 @@ def _in_dtype(model: torch.nn.Module, dtype: str) -> torch.nn.Module:
     inner: Any = model
     quantised = any(getattr(inner, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
     if quantised and dtype == "float64":
-        raise InputError("--dtype float64: weights of 4 or 8 bits have no float64 form")
-    wanted = getattr(torch, dtype)
-    if quantised or all(p.dtype == wanted for p in model.parameters()):
+        raise InputError("--dtype float64: weights of 4 or 8 bits cannot be converted to float64")
+    torch_dtype = getattr(torch, dtype)
+    if quantised or all(weight.dtype == torch_dtype for weight in model.parameters()):
         return model
     # A copy, because adapters share their base with those that are loaded later.
-    return copy.deepcopy(model).to(wanted)
+    return copy.deepcopy(model).to(torch_dtype)

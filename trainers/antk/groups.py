@@ -1,12 +1,9 @@
-"""Parameter name → group: q, k, v, mlp, adapters or other.
-
-What the architectures call their layers.
-"""
+"""Groups of parameters by name: q, k, v, mlp, adapters or other."""
 
 import re
 from typing import Final
 
-# The order in which groups are shown. `qkv` is one matrix for all three, where a model has that.
+# In the order in which they are shown. `qkv` is one matrix for all three, in models that have it.
 GROUPS: Final = ("q", "k", "v", "qkv", "mlp", "adapters", "other")
 
 _ADAPTER: Final = re.compile(r"(^|\.)(lora_|modules_to_save\.)")
@@ -25,7 +22,7 @@ _PARTS: Final = {
 
 
 def group_of(name: str) -> str:
-    """The group of a parameter by its dotted name.
+    """Return the group of a parameter by its dotted name.
 
     The feed-forward layer counts as `mlp` with both of its matrices, also where (as in ViT and
     BERT) the second is only called `output.dense`.

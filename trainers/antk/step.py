@@ -1,11 +1,11 @@
-"""Whether the kernel predicts what a step of gradient descent does to f.
+"""Check that the kernel predicts how a step of gradient descent changes f.
 
-A step θ − η ∂L/∂θ on the mean loss L of the probe samples moves f by
+A step θ − η ∂L/∂θ on the mean loss L of the probe samples changes f by
 
     Δf = −η K ∂L/∂f + O(η²)
 
-so what is left of the change that is seen shrinks quadratically with the learning rate η. Not here:
-the kernel itself (`kernel.py`).
+so the difference between measured and predicted change shrinks quadratically with the learning
+rate η.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from trainers.antk.kernel import Floats, Kernel
 
 @dataclass(frozen=True)
 class Step:
-    """One learning rate: the norms of Δf as seen, as predicted, and of their difference."""
+    """One learning rate: the norms of Δf as measured, as predicted, and of their difference."""
 
     learning_rate: float
     seen: float
@@ -31,16 +31,16 @@ class Step:
 def check_steps(
     function: Function, kernel: Kernel, *, learning_rates: Sequence[float]
 ) -> Iterator[Step]:
-    """Takes a step from the same weights for each learning rate; the weights are put back.
+    """Take a step from the same weights for each learning rate, and restore the weights.
 
     Raises:
-        InputError: the loss is no function of the kernel's f.
+        InputError: the loss does not depend on the kernel's f alone.
     """
-    before, wanted = kernel.values, _loss_gradient(function)
+    before, loss_gradient = kernel.values, _loss_gradient(function)
     direction = _weights_gradient(function)
     for learning_rate in learning_rates:
-        seen = _after(function, direction, learning_rate) - before
-        predicted = -learning_rate * (kernel.total @ wanted)
+        seen = _values_after_step(function, direction, learning_rate) - before
+        predicted = -learning_rate * (kernel.total @ loss_gradient)
         yield Step(
             learning_rate,
             seen=float(np.linalg.norm(seen)),
@@ -51,31 +51,33 @@ def check_steps(
 
 @torch.no_grad()
 def _loss_gradient(function: Function) -> Floats:
-    """∂L/∂f float64[rows], L being the mean of the samples' losses."""
-    found = [function.output.loss_gradient(function.model, batch) for batch in function.batches]
-    return torch.cat(found).double().cpu().numpy() / len(found)
+    """Return ∂L/∂f float64[rows], L being the mean of the samples' losses."""
+    gradients = [function.output.loss_gradient(function.model, batch) for batch in function.batches]
+    return torch.cat(gradients).double().cpu().numpy() / len(gradients)
 
 
 def _weights_gradient(function: Function) -> list[torch.Tensor]:
-    """∂L/∂θ of every trained parameter."""
+    """Return ∂L/∂θ of every trained parameter."""
     tensors = [parameter.tensor for parameter in function.parameters]
     sums = [torch.zeros_like(tensor) for tensor in tensors]
     for batch in function.batches:
         loss, _ = function.output.task.per_sample_loss(function.model, batch)
-        found = torch.autograd.grad(loss[0], tensors, allow_unused=True)
-        for total, gradient in zip(sums, found, strict=True):
+        gradients = torch.autograd.grad(loss[0], tensors, allow_unused=True)
+        for total, gradient in zip(sums, gradients, strict=True):
             if gradient is not None:
                 total.add_(gradient)
     return [total / len(function.batches) for total in sums]
 
 
 @torch.no_grad()
-def _after(function: Function, direction: Sequence[torch.Tensor], learning_rate: float) -> Floats:
+def _values_after_step(
+    function: Function, direction: Sequence[torch.Tensor], learning_rate: float
+) -> Floats:
     tensors = [parameter.tensor for parameter in function.parameters]
-    kept = [tensor.clone() for tensor in tensors]
+    originals = [tensor.clone() for tensor in tensors]
     for tensor, step in zip(tensors, direction, strict=True):
         tensor.sub_(learning_rate * step)
-    found = function.values().flatten().double().cpu().numpy()
-    for tensor, old in zip(tensors, kept, strict=True):
-        tensor.copy_(old)
-    return found
+    values = function.values().flatten().double().cpu().numpy()
+    for tensor, original in zip(tensors, originals, strict=True):
+        tensor.copy_(original)
+    return values

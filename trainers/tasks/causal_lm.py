@@ -1,7 +1,8 @@
-"""Causal language modelling: text, a prompt and the response that is learned, or a chat.
+"""Causal language modelling: a text, a prompt with its response, or a chat.
 
-The loss of a sample is the mean over its counted tokens: all but the first of a text; those of
-the response, and the end after it; what the assistant says in a chat; never padding.
+The loss of a sample is the mean over its counted tokens. These are all tokens of a text except the
+first; the response and the end token after it; the assistant's messages in a chat. Padding never
+counts.
 """
 
 import re
@@ -32,18 +33,19 @@ from trainers.task import Batch, Item, Models
 class CausalLm:
     """Settings of the task.
 
-    `tokenizer` is a folder with a fast tokenizer, or a name on the hub. What a sample is, is one of
+    `tokenizer` is a folder with a fast tokenizer, or a name on the hub. A sample is one of
         text                  a column of text, all of which is learned
-        response, template    a column that is learned, after what the template makes of others:
-                              `{prompt}` is the column `prompt`, any other name a column itself
-        messages              a column of chat messages, put into the tokenizer's chat template
+        response, template    a column that is learned, after the template filled with others:
+                              `{prompt}` is the column `prompt`, any other name is a column itself
+        messages              a column of chat messages, formatted by the tokenizer's chat template
 
-    A sample longer than `max_length` tokens is cut at its end and counted; with `truncate: false`
-    it is `too_long`. One with nothing to count, before or after cutting, is `empty`.
+    A sample longer than `max_length` tokens is truncated at its end and counted; with
+    `truncate: false` it is `too_long`. One without counted tokens, before or after truncation, is
+    `empty`.
 
     With `answer`, a regular expression, evaluation also generates at most `max_new_tokens` for
-    every held-out prompt and compares the last match (its group, if it has one) with the
-    response's.
+    every held-out prompt and compares the last match (its group, if it has one) with that of the
+    response.
     """
 
     tokenizer: str
@@ -62,7 +64,7 @@ class CausalLm:
     def __post_init__(self) -> None:
         if sum(name is not None for name in (self.text, self.response, self.messages)) != 1:
             raise InputError(
-                "name either the column `text`, or `response` with a template, or `messages`"
+                "set exactly one of `text`, `response` (with a template) and `messages`"
             )
         names = texts.template_fields(self.template)
         if self.prompt is not None and (self.response is None or "prompt" not in names):
@@ -78,11 +80,11 @@ class CausalLm:
         if self.answer is None:
             return
         if self.text is not None:
-            raise InputError("answer is of a response: name `response` or `messages`, not `text`")
+            raise InputError("answer needs a response: set `response` or `messages`, not `text`")
         try:
             re.compile(self.answer)
         except re.error as error:
-            raise InputError(f"answer is no regular expression: {error}") from error
+            raise InputError(f"answer is not a regular expression: {error}") from error
         if self.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {self.max_new_tokens}: expected at least 1")
 
@@ -93,17 +95,21 @@ class CausalLm:
         return tuple(dict.fromkeys([*self._template_columns.values(), self.response]))
 
     def check(self) -> None:
-        """Raises `InputError` for a tokenizer that is not there or lacks what is needed."""
+        """Check the tokenizer.
+
+        Raises:
+            InputError: it is missing, or lacks padding or a chat template.
+        """
         tokenizer = load_tokenizer(self.tokenizer)
         texts.padding_of(tokenizer, path=self.tokenizer)
         if self.messages is not None and not tokenizer.chat_template:
             raise InputError(
                 f"the tokenizer in {self.tokenizer} has no chat template: add one to it "
-                "(chat_template.jinja), or name `response` with a template"
+                "(chat_template.jinja), or set `response` with a template"
             )
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """Models of `AutoModelForCausalLM`."""
+        """Return the store for models of `AutoModelForCausalLM`."""
         return model_store(
             "AutoModelForCausalLM",
             settings,
@@ -112,12 +118,12 @@ class CausalLm:
         )
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`input_ids` and `labels` (-100: does not count) as lists; a token costs one unit."""
+        """Return `input_ids` and `labels` (-100: not counted) as lists; a token costs one unit."""
         tokenizer = load_tokenizer(self.tokenizer)
         item = texts.tokenize(
             tokenizer,
             self._segments(sample, tokenizer),
-            # A chat template writes beginning and end itself.
+            # A chat template adds start and end tokens itself.
             ends=self.messages is None,
             max_length=self.max_length,
         )
@@ -126,12 +132,12 @@ class CausalLm:
         return item
 
     def length(self, sample: Sample) -> int:
-        """About how long a sample is, without tokenising it: batches are grouped by it."""
+        """Return the approximate length of a sample, without tokenising it."""
         return sum(len(str(sample[name])) for name in self.columns)
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`input_ids`, `attention_mask`, `labels` int64[batch, tokens], padded on the right;
-        `truncated` bool[batch].
+        """Return `input_ids`, `attention_mask`, `labels` int64[batch, tokens], padded on the right,
+        and `truncated` bool[batch].
         """
         tokenizer = load_tokenizer(self.tokenizer)
         return texts.pad(items, padding=texts.padding_of(tokenizer, path=self.tokenizer))
@@ -139,34 +145,34 @@ class CausalLm:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean nats per counted token float32[batch], and their number int64[batch]."""
+        """Return mean nats per counted token float32[batch], and their number int64[batch]."""
         return mean_over_tokens(*token_losses(model, batch))
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
+        """Return also ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
         nats, norms, counted = token_gradients(model, batch)
         return *mean_over_tokens(nats, counted), rms_over_units(norms, counted)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """float[batch]: the logit of a counted token itself, the mean over them."""
+        """Return the mean logit of the counted tokens themselves, float[batch]."""
         return mean_over_tokens(*token_logits(model, batch))[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per counted token), `perplexity`, `accuracy` (share of the counted
-        tokens that are the model's first choice), and with `answer` `exact_match`.
+        """Return `eval_loss` (nats per counted token), `perplexity`, `accuracy` (share of the
+        counted tokens that are the model's first choice), and with `answer` `exact_match`.
         """
         sums, hits, expected = TokenSums(), 0, 0
         with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
                 sums.add(*token_scores(model, batch))
                 if self.answer is not None:
-                    found = self._matches(model, batch)
-                    hits, expected = hits + found[0], expected + found[1]
+                    batch_hits, batch_expected = self._count_matches(model, batch)
+                    hits, expected = hits + batch_hits, expected + batch_expected
         return sums.metrics() | ({"exact_match": hits / expected} if expected else {})
 
-    def _matches(self, model: torch.nn.Module, batch: Batch) -> tuple[int, int]:
+    def _count_matches(self, model: torch.nn.Module, batch: Batch) -> tuple[int, int]:
         tokenizer = load_tokenizer(self.tokenizer)
         assert self.answer is not None
         return count_matches(
@@ -194,7 +200,7 @@ class CausalLm:
 
     @property
     def _template_columns(self) -> dict[str, str]:
-        """Name in the template → column."""
+        """Column of each name in the template."""
         names = texts.template_fields(self.template)
         return {
             name: self.prompt if name == "prompt" and self.prompt is not None else name

@@ -85,21 +85,25 @@ class DenseRegression:
 
     @property
     def draws(self) -> bool:
-        """Random augmentation only."""
+        """Whether `prepare` draws random numbers: for augmentation only."""
         return self.augment
 
     def check(self) -> None:
-        """Raises `InputError` for a processor that cannot be used."""
+        """Check the image processor.
+
+        Raises:
+            InputError: it cannot be used.
+        """
         self._pixels.check(keeps_frame=True)
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """Models of `AutoModelForDepthEstimation`."""
+        """Return the store for models of `AutoModelForDepthEstimation`."""
         example = {"pixel_values": self._pixels.example()}
         return model_store("AutoModelForDepthEstimation", settings, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`pixels` [channels, height, width] and `targets` float32[height, width], NaN where it is
-        not valid.
+        """Return `pixels` [channels, height, width] and `targets` float32[height, width], NaN where
+        invalid.
         """
         pixels, numbers = image_and_map(
             sample[self.image], self._valid_numbers(sample), pixels=self._pixels
@@ -114,8 +118,8 @@ class DenseRegression:
         return {"pixels": pixels, "targets": targets, "num_units": units_of(pixels)}
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` float32[batch, channels, height, width] and `targets` float32[batch,
-        height, width].
+        """Return `pixel_values` float32[batch, channels, height, width] and `targets`
+        float32[batch, height, width].
         """
         return {
             "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
@@ -125,21 +129,21 @@ class DenseRegression:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean loss per valid pixel float32[batch], and their number int64[batch]."""
+        """Return the mean loss per valid pixel float32[batch], and their number int64[batch]."""
         return self._mean_loss(*_errors(model, batch))
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """With ‖∂ℓ/∂f‖ float32[batch], f being what is predicted for each valid pixel."""
+        """Return also ‖∂ℓ/∂f‖ float32[batch], f being the predictions for the valid pixels."""
         error, valid = _errors(model, batch)
         slopes = _SLOPES[self.loss](error).flatten(1)
         gradients = functional_gradient.rms_over_units(slopes, valid.flatten(1))
         return *self._mean_loss(error, valid), gradients
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss`, `rmse` and `mae` per valid pixel, and over those whose target is positive
-        `delta1`: the share with max(prediction / target, target / prediction) < 1.25.
+        """Return `eval_loss`, `rmse` and `mae` per valid pixel, and `delta1`: the share of pixels
+        with a positive target and max(prediction / target, target / prediction) < 1.25.
         """
         sums = torch.zeros(6, dtype=torch.float64)
         with eval_mode(model) as to_device:
@@ -148,7 +152,7 @@ class DenseRegression:
                 target = batch["targets"][valid]
                 positive = target > 0
                 predicted = (error[valid] + target)[positive]
-                # Both conditions, so that a prediction of 0 or less divides nothing.
+                # As products, so that a prediction of 0 or less does not divide.
                 near = predicted < 1.25 * target[positive]
                 near &= target[positive] < 1.25 * predicted
                 squared, absolute = error.double().square().sum(), error.double().abs().sum()
@@ -173,20 +177,20 @@ class DenseRegression:
         return losses.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
 
     def _valid_numbers(self, sample: Sample) -> torch.Tensor:
-        """float32[height, width], NaN where it is not valid."""
+        """Return the target float32[height, width], NaN where invalid."""
         numbers = decode_map(sample[self.target])
         valid = numbers.isfinite()
         if self.invalid is not None:
             valid &= numbers != self.invalid
         if self.valid is not None:
-            given = decode_map(sample[self.valid])
-            if given.shape != numbers.shape:
+            mask = decode_map(sample[self.valid])
+            if mask.shape != numbers.shape:
                 raise SampleError(
-                    f"column {self.valid!r} has the shape {tuple(given.shape)}, the target "
+                    f"column {self.valid!r} has the shape {tuple(mask.shape)}, the target "
                     f"{tuple(numbers.shape)}: expected the same",
                     status="unreadable",
                 )
-            valid &= given != 0
+            valid &= mask != 0
         return torch.where(valid, numbers, math.nan)
 
     @cached_property
@@ -197,7 +201,7 @@ class DenseRegression:
 
 
 def _errors(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prediction − target float32[batch, height, width], 0 where invalid; and valid bool[…]."""
+    """Return prediction − target float32[batch, height, width], 0 where invalid; valid bool[…]."""
     predicted = at_least_float32(model(pixel_values=batch["pixel_values"]).predicted_depth)
     targets = batch["targets"]
     if predicted.shape[-2:] != targets.shape[-2:]:

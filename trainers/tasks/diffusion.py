@@ -30,10 +30,10 @@ _NOISE, _TIMESTEP = 2, 3
 class Diffusion:
     """Settings of the task.
 
-    `image` is a column; `label`, if it is named, the class that the model is told. `num_timesteps`
-    and `schedule` (`linear` or `cosine`) say how much noise a timestep has; `score_timesteps` of
-    them, evenly spread, make a score. `seed` is of the noise of scored samples. The other settings
-    are those of image classification.
+    `image` is a column; `label`, if set, is the column of the class that the model is conditioned
+    on. `num_timesteps` and `schedule` (`linear` or `cosine`) determine the noise of a timestep; a
+    score uses `score_timesteps` of them, evenly spaced. `seed` is the seed of the noise of scored
+    samples. The other settings are those of image classification.
     """
 
     image: str = "image"
@@ -66,7 +66,7 @@ class Diffusion:
         return (self.image, *([self.label] if self.label is not None else []))
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """`dit`."""
+        """Return the store for models of type `dit`."""
         numbers = torch.empty(2, dtype=torch.int64, device="meta")
         example = {"pixel_values": self._pixels.example(), "timesteps": numbers, "labels": numbers}
         return model_store(
@@ -74,8 +74,8 @@ class Diffusion:
         )
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`pixels` [channels, size, size], `label` and `key`, of the noise; `timesteps`: how many
-        of them, 0 for one at random.
+        """Return `pixels` [channels, size, size], `label`, `key` (of the noise) and `timesteps`
+        (their number; 0: one at random).
         """
         label = 0 if self.label is None else sample[self.label]
         if label is None:
@@ -100,8 +100,8 @@ class Diffusion:
         }
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` float32[batch, channels, size, size]; `labels`, `keys` and `timesteps`
-        int64[batch].
+        """Return `pixel_values` float32[batch, channels, size, size]; `labels`, `keys` and
+        `timesteps` int64[batch].
         """
         numbers = {
             name: torch.tensor([item[key] for item in items], dtype=torch.int64)
@@ -112,33 +112,34 @@ class Diffusion:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error of the noise float32[batch]; a unit per timestep, none for a label
-        that the model lacks.
+        """Return the mean squared error of the noise float32[batch], and units int64[batch]: one
+        per timestep, 0 for a label that the model lacks.
         """
         inner: Any = model
         labels = batch["labels"]
         known = labels < inner.config.num_classes
         labels = labels.masked_fill(~known, 0)
         if int(batch["timesteps"][0]) == 0:
-            drawn = uniforms(batch["keys"], 1, purpose=_TIMESTEP)[:, 0]
-            steps = ((1.0 - drawn) * self.num_timesteps).to(torch.int64)[None]
+            random = uniforms(batch["keys"], 1, purpose=_TIMESTEP)[:, 0]
+            steps = ((1.0 - random) * self.num_timesteps).to(torch.int64)[None]
         else:
-            steps = self._fixed(batch["timesteps"])
+            steps = self._scored_timesteps(batch["timesteps"])
         losses = torch.stack([self._error(model, batch, labels, step) for step in steps])
         return losses.mean(dim=0) * known, known * len(steps)
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """With ‖∂ℓ/∂f‖ float32[batch], f being the d numbers of the noise at each timestep: the
-        derivative of a mean of d squares has the norm 2·√(ℓ/d), so it orders samples as the loss
+        """Return also ‖∂ℓ/∂f‖ float32[batch], f being the d numbers of the noise at each timestep.
+
+        The derivative of a mean of d squares has the norm 2·√(ℓ/d), so it ranks samples as the loss
         does.
         """
         losses, num_units = self.per_sample_loss(model, batch)
         return losses, num_units, 2.0 * (losses / batch["pixel_values"][0].numel()).sqrt()
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss`: the mean over the images, at the timesteps and with the noise of scoring."""
+        """Return `eval_loss`: the mean over images, with the timesteps and noise of scoring."""
         total, loss_sum = 0, 0.0
         with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
@@ -152,18 +153,18 @@ class Diffusion:
             )
         return {"eval_loss": loss_sum / total}
 
-    def _fixed(self, like: torch.Tensor) -> torch.Tensor:
-        """int64[score_timesteps, batch]: the middles of equal parts of the timesteps."""
-        parts = torch.arange(self.score_timesteps, device=like.device)
-        middles = (2 * parts + 1) * self.num_timesteps // (2 * self.score_timesteps)
-        return middles[:, None].expand(-1, len(like))
+    def _scored_timesteps(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the midpoints of equal intervals of timesteps, int64[score_timesteps, batch]."""
+        numbers = torch.arange(self.score_timesteps, device=like.device)
+        midpoints = (2 * numbers + 1) * self.num_timesteps // (2 * self.score_timesteps)
+        return midpoints[:, None].expand(-1, len(like))
 
     def _error(
         self, model: torch.nn.Module, batch: Batch, labels: torch.Tensor, steps: torch.Tensor
     ) -> torch.Tensor:
-        """float32[batch] at one timestep per sample."""
+        """Return the mean squared error float32[batch] at one timestep per sample."""
         pixels = batch["pixel_values"]
-        # Each timestep has noise of its own: a score is a mean over both.
+        # Each timestep has different noise: a score is a mean over both.
         noise = normals(batch["keys"] + steps, pixels[0].numel(), purpose=_NOISE)
         noise = noise.reshape(pixels.shape)
         signal = self._signal(steps)[:, None, None, None]
@@ -172,17 +173,17 @@ class Diffusion:
         return (at_least_float32(predicted) - noise).square().mean(dim=(1, 2, 3))
 
     def _signal(self, steps: torch.Tensor) -> torch.Tensor:
-        """ᾱ float32[batch]: the share of the image's variance that is left at each timestep.
+        """Return ᾱ float32[batch]: the share of the image's variance that remains at a timestep.
 
         Sources: Ho, Jain and Abbeel 2020 (linear β from 1e-4 to 0.02 at 1,000 timesteps); Nichol
         and Dhariwal 2021 (cosine).
         """
-        every = torch.arange(self.num_timesteps, device=steps.device, dtype=torch.float32)
+        timesteps = torch.arange(self.num_timesteps, device=steps.device, dtype=torch.float32)
         if self.schedule == "linear":
-            betas = 1e-4 + (0.02 - 1e-4) * every / max(self.num_timesteps - 1, 1)
+            betas = 1e-4 + (0.02 - 1e-4) * timesteps / max(self.num_timesteps - 1, 1)
             betas = (betas * 1000 / self.num_timesteps).clamp(max=0.999)
             return torch.exp(torch.log1p(-betas).cumsum(0))[steps]
-        angle = ((every + 1) / self.num_timesteps + 0.008) / 1.008 * math.pi / 2
+        angle = ((timesteps + 1) / self.num_timesteps + 0.008) / 1.008 * math.pi / 2
         start = math.cos(0.008 / 1.008 * math.pi / 2)
         return ((torch.cos(angle) / start) ** 2).clamp(1e-5, 1.0)[steps]
 

@@ -30,8 +30,8 @@ class ImageClassification:
     """Settings of the task.
 
     `image` and `label` are columns; `image_size`, `num_channels`, `mean` and `std`, or `processor`
-    and `backend`: see `Pixels`. `augment` pads by an eighth and crops at random, and with `flip`
-    mirrors half of the images: in training only.
+    and `backend` are those of `Pixels`. In training, `augment` pads by an eighth and crops at
+    random, and with `flip` mirrors half of the images.
     """
 
     image: str = "image"
@@ -46,7 +46,7 @@ class ImageClassification:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        # YAML and JSON have lists only; a frozen value needs a tuple.
+        # YAML and JSON have lists; a frozen value needs a tuple.
         object.__setattr__(self, "mean", per_channel(self.mean))
         object.__setattr__(self, "std", per_channel(self.std))
         assert self._pixels
@@ -57,25 +57,29 @@ class ImageClassification:
 
     @property
     def draws(self) -> bool:
-        """Random augmentation only."""
+        """Whether `prepare` draws random numbers: for augmentation only."""
         return self.augment
 
     def check(self) -> None:
-        """Raises `InputError` for a processor that cannot be used."""
+        """Check the image processor.
+
+        Raises:
+            InputError: it cannot be used.
+        """
         self._pixels.check()
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """Models of `AutoModelForImageClassification`."""
+        """Return the store for models of `AutoModelForImageClassification`."""
         example = {"pixel_values": self._pixels.example()}
         return model_store("AutoModelForImageClassification", settings, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`pixels` [channels, height, width] and `label`; an image costs one unit."""
+        """Return `pixels` [channels, height, width] and `label`; an image costs one unit."""
         label = sample[self.label]
         if label is None:
             raise SampleError(f"column {self.label!r} is empty", status="empty")
-        known = isinstance(label, int) and not isinstance(label, bool)
-        if not known or not 0 <= label <= _MAX_LABEL:
+        is_number = isinstance(label, int) and not isinstance(label, bool)
+        if not is_number or not 0 <= label <= _MAX_LABEL:
             raise SampleError(
                 f"column {self.label!r} holds {label!r}: expected a class number",
                 status="unreadable",
@@ -87,7 +91,7 @@ class ImageClassification:
         return {"pixels": pixels, "label": label, "num_units": 1}
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` float32[batch, channels, height, width] and `labels` int64[batch]."""
+        """Return `pixel_values` float32[batch, channels, height, width], `labels` int64[batch]."""
         return {
             "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
             "labels": torch.tensor([item["label"] for item in items], dtype=torch.int64),
@@ -96,15 +100,15 @@ class ImageClassification:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy float32[batch] in nats; one unit each, none for a label that the model
-        lacks.
+        """Return cross-entropy float32[batch] in nats, and units int64[batch]: 1, or 0 for a label
+        that the model lacks.
         """
         return _cross_entropy(*self.class_logits(model, batch))
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits."""
+        """Return also ‖∂ℓ/∂f‖ float32[batch], f being the logits."""
         logits, targets = self.class_logits(model, batch)
         losses, known = _cross_entropy(logits, targets)
         gradients = functional_gradient.cross_entropy_norms(logits, targets.clamp(min=0))
@@ -113,20 +117,20 @@ class ImageClassification:
     def class_logits(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """float[batch, classes], and the labels, -100 for one outside the head."""
+        """Return logits float[batch, classes], and the labels, -100 for one outside the head."""
         logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
         labels = batch["labels"]
-        # Masked, because such a label is an assert on a GPU, which ends the process.
+        # Masked, because on a GPU such a label fails an assertion, which ends the process.
         return logits, labels.masked_fill(labels >= logits.shape[1], _IGNORED)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """float[batch]: the logit of the image's class."""
+        """Return the logit of the image's class, float[batch]."""
         logits, targets = self.class_logits(model, batch)
         return logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per image) and `accuracy` (top-1) in [0, 1], of the labels the model
-        has.
+        """Return `eval_loss` (nats per image) and `accuracy` (top-1, in [0, 1]), over labels that
+        the model has.
         """
         total, loss_sum, correct = 0, 0.0, 0
         with eval_mode(model) as to_device:
@@ -153,7 +157,7 @@ class ImageClassification:
 def _cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss float32[batch] and units int64[batch], both 0 for a label outside the head."""
+    """Return loss float32[batch] and units int64[batch], both 0 for a label outside the head."""
     losses = functional.cross_entropy(
         at_least_float32(logits),
         targets,

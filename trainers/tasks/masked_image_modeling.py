@@ -31,8 +31,8 @@ class MaskedImageModeling:
     """Settings of the task.
 
     `image` is a column, or a list of them: the modalities of a sample, all of `num_channels`
-    channels, of which `multi_mae` hides patches independently. `seed` is of the masks of scored
-    samples. The other settings are those of image classification.
+    channels, of which `multi_mae` hides patches independently. `seed` is the seed of the masks of
+    scored samples. The other settings are those of image classification.
     """
 
     image: str | tuple[str, ...] = "image"
@@ -52,7 +52,7 @@ class MaskedImageModeling:
         if not isinstance(self.image, str):
             object.__setattr__(self, "image", tuple(self.image))
         if not self.columns:
-            raise InputError("image names no column: expected at least one")
+            raise InputError("image is an empty list: expected at least one column")
         assert self._pixels
 
     @property
@@ -60,11 +60,15 @@ class MaskedImageModeling:
         return (self.image,) if isinstance(self.image, str) else self.image
 
     def check(self) -> None:
-        """Raises `InputError` for a processor that cannot be used."""
+        """Check the image processor.
+
+        Raises:
+            InputError: it cannot be used.
+        """
         self._pixels.check(keeps_frame=len(self.columns) > 1)
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """ViT-MAE for one image, `multi_mae` for any number."""
+        """Return the store for models: ViT-MAE for one image, `multi_mae` for any number."""
         config = settings.get("config", {})
         modalities = config.get("num_modalities", 2)
         if config.get("model_type") == "multi_mae" and modalities != len(self.columns):
@@ -77,11 +81,11 @@ class MaskedImageModeling:
         return model_store("AutoModelForPreTraining", settings, model_types=kinds, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`pixels` [modalities × channels, height, width] and `key`, of the mask."""
+        """Return `pixels` [modalities × channels, height, width] and `key` (of the mask)."""
         images = [open_image(sample[name], num_channels=self.num_channels) for name in self.columns]
         if len({image.size for image in images}) > 1:
             raise SampleError(
-                f"{' and '.join(self.columns)} are not of the same size", status="unreadable"
+                f"{' and '.join(self.columns)} have different sizes", status="unreadable"
             )
         pixels = torch.cat([self._pixels.prepare(image) for image in images])
         key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
@@ -94,10 +98,10 @@ class MaskedImageModeling:
         }
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` float32[batch, modalities × channels, height, width] and `keys`
+        """Return `pixel_values` float32[batch, modalities × channels, height, width] and `keys`
         int64[batch].
         """
-        # Side by side for the mean and std of one modality.
+        # One modality at a time, because mean and std are those of one modality.
         parts = [item["pixels"].split(self.num_channels) for item in items]
         stacked = [
             self._pixels.stack([part[place] for part in parts])
@@ -111,8 +115,8 @@ class MaskedImageModeling:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean squared error per hidden patch float32[batch] (of pixels, normalised per patch where
-        the model's `norm_pix_loss` says so), and the number of those patches int64[batch].
+        """Return the mean squared error per hidden patch float32[batch], and their number
+        int64[batch]. Pixels are normalised per patch if the model's `norm_pix_loss` is set.
         """
         inner: Any = model
         pixels = batch["pixel_values"]
@@ -130,8 +134,10 @@ class MaskedImageModeling:
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """With ‖∂ℓ/∂f‖ float32[batch], f being the d pixels of each hidden patch: the derivative of
-        a mean of d squares has the norm 2·√(ℓ/d), so it orders samples as the loss does.
+        """Return also ‖∂ℓ/∂f‖ float32[batch], f being the d pixels of each hidden patch.
+
+        The derivative of a mean of d squares has the norm 2·√(ℓ/d), so it ranks samples as the loss
+        does.
         """
         losses, num_units = self.per_sample_loss(model, batch)
         inner: Any = model
@@ -139,7 +145,7 @@ class MaskedImageModeling:
         return losses, num_units, 2.0 * (losses / num_pixels).sqrt()
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss`: the reconstruction loss per hidden patch, of the masks used for scoring."""
+        """Return `eval_loss`: the loss per hidden patch, with the masks of scoring."""
         total, loss_sum = 0, 0.0
         with eval_mode(model) as to_device:
             for batch in map(to_device, batches):

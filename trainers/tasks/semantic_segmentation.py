@@ -1,8 +1,6 @@
 """Semantic segmentation: one image, one class per pixel; the mean cross-entropy of valid pixels.
 
 Works with every model of `AutoModelForSemanticSegmentation` (SegFormer, UperNet, DPT, BEiT, …).
-Not here: decoding and aligning image and mask (`trainers/inputs/images.py`,
-`trainers/inputs/pixels.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -67,21 +65,25 @@ class SemanticSegmentation:
 
     @property
     def draws(self) -> bool:
-        """Random augmentation only."""
+        """Whether `prepare` draws random numbers: for augmentation only."""
         return self.augment
 
     def check(self) -> None:
-        """Raises `InputError` for a processor that cannot be used."""
+        """Check the image processor.
+
+        Raises:
+            InputError: it cannot be used.
+        """
         self._pixels.check(keeps_frame=True)
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """Models of `AutoModelForSemanticSegmentation`."""
+        """Return the store for models of `AutoModelForSemanticSegmentation`."""
         example = {"pixel_values": self._pixels.example()}
         return model_store("AutoModelForSemanticSegmentation", settings, example=example)
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
-        """`pixels` [channels, height, width] and `labels` int64[height, width], -100 where nothing
-        counts.
+        """Return `pixels` [channels, height, width] and `labels` int64[height, width], -100 where
+        not counted.
         """
         pixels, numbers = image_and_map(
             sample[self.image], decode_map(sample[self.mask]), pixels=self._pixels
@@ -96,8 +98,8 @@ class SemanticSegmentation:
         return {"pixels": pixels, "labels": labels, "num_units": units_of(pixels)}
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` float32[batch, channels, height, width] and `labels` int64[batch, height,
-        width].
+        """Return `pixel_values` float32[batch, channels, height, width] and `labels` int64[batch,
+        height, width].
         """
         return {
             "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
@@ -107,15 +109,15 @@ class SemanticSegmentation:
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean nats per valid pixel float32[batch], and their number int64[batch]; none for a mask
-        with a class that the model lacks.
+        """Return mean nats per valid pixel float32[batch], and their number int64[batch]: 0 for a
+        mask with a class that the model lacks.
         """
         return _mean(*_nats(_logits(model, batch), batch["labels"]))
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """With ‖∂ℓ/∂f‖ float32[batch], f being the logits of each valid pixel."""
+        """Return also ‖∂ℓ/∂f‖ float32[batch], f being the logits of each valid pixel."""
         logits = _logits(model, batch)
         nats, targets = _nats(logits, batch["labels"])
         flat = logits.movedim(1, -1).flatten(0, -2)
@@ -126,15 +128,15 @@ class SemanticSegmentation:
         return *_mean(nats, targets), gradients
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """float[batch]: the logit of a pixel's class, the mean over the valid pixels."""
+        """Return the mean logit of the valid pixels' own classes, float[batch]."""
         logits = _logits(model, batch)
         _, targets = _nats(logits, batch["labels"])
         right = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
         return _mean(torch.where(targets != _IGNORED, right, 0.0), targets)[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """`eval_loss` (nats per valid pixel), `pixel_accuracy`, and `mean_iou`: the mean over the
-        classes that occur, in the masks or in the answers, of intersection over union.
+        """Return `eval_loss` (nats per valid pixel), `pixel_accuracy`, and `mean_iou`: intersection
+        over union, the mean over the classes that occur in masks or predictions.
         """
         total, nats_sum, confusion = 0, 0.0, torch.zeros(0, dtype=torch.int64)
         with eval_mode(model) as to_device:
@@ -144,10 +146,10 @@ class SemanticSegmentation:
                 counted = targets != _IGNORED
                 nats_sum += nats.double().sum().item()
                 total += int(counted.sum())
-                num = logits.shape[1]
-                pairs = targets[counted] * num + logits.argmax(dim=1)[counted]
-                found = torch.bincount(pairs, minlength=num * num).cpu()
-                confusion = found if not len(confusion) else confusion + found
+                num_classes = logits.shape[1]
+                pairs = targets[counted] * num_classes + logits.argmax(dim=1)[counted]
+                counts = torch.bincount(pairs, minlength=num_classes**2).cpu()
+                confusion = counts if not len(confusion) else confusion + counts
         if not total:
             raise InputError(
                 "no pixel to evaluate: expected held-out masks with classes below the num_labels "
@@ -160,7 +162,7 @@ class SemanticSegmentation:
         labels = numbers.nan_to_num(-1.0, -1.0, -1.0).to(torch.int64)
         if bool(((numbers != labels) | (labels < 0) & (labels != self.ignore_index)).any()):
             raise SampleError(
-                f"column {self.mask!r} holds numbers that are no class", status="unreadable"
+                f"column {self.mask!r} holds numbers that are not classes", status="unreadable"
             )
         ignored = labels == self.ignore_index
         if self.reduce_labels:
@@ -176,16 +178,16 @@ class SemanticSegmentation:
 
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """float32[batch, classes, height, width] in the size of the labels."""
+    """Return logits float32[batch, classes, height, width] in the size of the labels."""
     pixels = batch["pixel_values"]
     try:
         logits = at_least_float32(model(pixel_values=pixels).logits)
     except ValueError as error:
-        # UperNet pools to one pixel and normalises that over the batch.
+        # UperNet pools to one pixel and normalises it over the batch.
         if len(pixels) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            "this model cannot train on an image alone: choose batch_size and micro_batch_size so "
+            "this model cannot train on a single image: set batch_size and micro_batch_size so "
             "that every micro-batch has at least two"
         ) from error
     shape = batch["labels"].shape[-2:]
@@ -195,10 +197,10 @@ def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def _nats(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy float32[batch, height, width], and the labels that count: none of a mask with a
-    class outside the head.
+    """Return cross-entropy float32[batch, height, width], and the labels that count: none in a mask
+    with a class outside the head.
     """
-    # Masked, because such a label is an assert on a GPU, which ends the process.
+    # Masked, because on a GPU such a label fails an assertion, which ends the process.
     unknown = (labels >= logits.shape[1]).flatten(1).any(dim=1)
     targets = labels.masked_fill(unknown[:, None, None], _IGNORED)
     nats = functional.cross_entropy(logits, targets, reduction="none", ignore_index=_IGNORED)
@@ -206,13 +208,13 @@ def _nats(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def _mean(values: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean float[batch] over valid pixels of values that are 0 elsewhere, and their number."""
+    """Return the mean over valid pixels of values that are 0 elsewhere, and their number."""
     num_units = (targets != _IGNORED).sum(dim=(1, 2))
     return values.sum(dim=(1, 2)) / num_units.clamp(min=1), num_units
 
 
 def _overlap(confusion: torch.Tensor) -> dict[str, float]:
-    """Of int64[target, answer] pixel counts."""
+    """Return the metrics of pixel counts int64[target, prediction]."""
     both = confusion.diagonal().double()
     either = confusion.sum(dim=0) + confusion.sum(dim=1) - confusion.diagonal()
     occurs = either > 0

@@ -248,16 +248,16 @@ def test_llama_computes_its_norms_in_float32_which_is_a_floor(tmp_path: Path) ->
 
 def test_a_target_logit_alone_does_not_predict_the_loss(tmp_path: Path) -> None:
     function = function_of(CASES["causal_lm"](tmp_path), "target")
-    with pytest.raises(InputError, match="no function of the target's logit alone"):
+    with pytest.raises(InputError, match="does not depend on the target's logit alone"):
         list(check_steps(function, empirical_kernel(function), learning_rates=RATES))
 
 
 @pytest.mark.parametrize(
     ("name", "output", "having"),
     [
-        ("causal_lm", "logits", "it has target, loss"),
-        ("diffusion", "target", "it has loss"),
-        ("masked_image_modeling", "logits", "it has loss"),
+        ("causal_lm", "logits", "expected one of target, loss"),
+        ("diffusion", "target", "expected one of loss"),
+        ("masked_image_modeling", "logits", "expected one of loss"),
         ("image_classification", "probability", "expected one of target, logits, loss"),
     ],
 )
@@ -292,12 +292,12 @@ def test_an_exact_kernel_that_is_too_large_names_its_bytes_and_the_way_out(
 ) -> None:
     function = function_of(CASES["image_classification"](tmp_path), dtype="float32")
     num_bytes = 12 * function.num_parameters * 4
-    monkeypatch.setattr(kernel, "MOST_BYTES", num_bytes - 1)
-    with pytest.raises(InputError, match=r"0\.0 GB of gradients .12 rows × .* take --sketch 4096"):
+    monkeypatch.setattr(kernel, "MAX_GRADIENT_BYTES", num_bytes - 1)
+    with pytest.raises(InputError, match=r"0\.0 GB of gradients .12 rows × .* use --sketch 4096"):
         empirical_kernel(function)
     empirical_kernel(function, sketch=Sketch(16, 0))
-    monkeypatch.setattr(kernel, "KERNEL_BYTES", 8 * 12 * 12 * 5 - 1)
-    with pytest.raises(InputError, match="take a smaller --probe, or --output target"):
+    monkeypatch.setattr(kernel, "MAX_KERNEL_BYTES", 8 * 12 * 12 * 5 - 1)
+    with pytest.raises(InputError, match="use a smaller --probe, or --output target"):
         empirical_kernel(function, sketch=Sketch(16, 0))
 
 

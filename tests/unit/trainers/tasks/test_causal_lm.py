@@ -125,9 +125,9 @@ def test_a_missing_tokenizer_is_an_input_error_that_names_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "name either"),
-        ({"text": "t", "prompt": "p", "response": "r"}, "name either"),
-        ({"prompt": "p"}, "name either"),
+        ({}, "set exactly one of"),
+        ({"text": "t", "prompt": "p", "response": "r"}, "set exactly one of"),
+        ({"prompt": "p"}, "set exactly one of"),
         ({"text": "t", "template": "no place"}, "template"),
         ({"text": "t", "max_length": 1}, "max_length"),
     ],
