@@ -125,7 +125,7 @@ def by_hand(corpus: Corpus, index: IndexFile) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 8, 5, 1])
-def test_however_a_batch_is_split_the_round_ends_where_a_plain_loop_ends(
+def test_any_micro_batch_size_gives_the_weights_of_a_plain_loop(
     train: Callable[..., FitResult],
     corpus: Corpus,
     index: IndexFile,
@@ -135,7 +135,7 @@ def test_however_a_batch_is_split_the_round_ends_where_a_plain_loop_ends(
     assert_close(weights_at(done.checkpoint), by_hand(corpus, index))
 
 
-def test_two_rounds_are_one_course_of_training_under_one_horizon(
+def test_two_rounds_share_one_learning_rate_horizon_and_optimizer_state(
     train: Callable[..., FitResult], tmp_path: Path
 ) -> None:
     adam = replace(SGD, arguments={}, warmup_steps=2, learning_rate=0.01)
@@ -193,7 +193,7 @@ def test_a_small_language_model_learns_its_responses(tmp_path: Path) -> None:
     assert seen[0].filter(step=0).sort("row")["num_units"].to_list() == case.num_units
 
 
-def test_every_trained_sample_is_observed_once_with_the_loss_of_that_moment(
+def test_every_trained_sample_is_observed_once_with_its_current_loss(
     train: Callable[..., FitResult], corpus: Corpus
 ) -> None:
     seen: list[tuple[int, pl.DataFrame]] = []
@@ -230,7 +230,7 @@ def test_a_finished_round_is_not_trained_again(train: Callable[..., FitResult]) 
     assert steps == []
 
 
-def test_the_progress_callback_counts_the_steps_of_the_whole_plan(
+def test_the_progress_callback_counts_the_steps_of_the_whole_run(
     train: Callable[..., FitResult],
 ) -> None:
     first = train("first", total_steps=10)
@@ -239,7 +239,7 @@ def test_the_progress_callback_counts_the_steps_of_the_whole_plan(
     assert steps == [6, 7, 8, 9, 10]
 
 
-def test_the_model_of_the_round_before_is_gone_when_a_round_trains(
+def test_the_previous_round_s_model_is_freed_before_training(
     train: Callable[..., FitResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -261,7 +261,7 @@ SIXTEEN_BITS = [{"dtype": "bfloat16"}, {"arguments": SGD.arguments | {"bf16": Tr
 
 
 @pytest.mark.parametrize("settings", SIXTEEN_BITS, ids=["dtype", "bf16"])
-def test_arithmetic_in_sixteen_bits_leaves_the_weights_in_float32(
+def test_training_in_16_bits_keeps_float32_weights(
     train: Callable[..., FitResult], settings: dict[str, Any]
 ) -> None:
     done = train(settings=replace(SGD, **settings))
@@ -272,7 +272,7 @@ def test_arithmetic_in_sixteen_bits_leaves_the_weights_in_float32(
 
 
 @pytest.mark.parametrize("settings", SIXTEEN_BITS, ids=["dtype", "bf16"])
-def test_a_round_is_evaluated_in_the_arithmetic_it_was_trained_in(
+def test_a_round_is_evaluated_in_the_precision_it_was_trained_in(
     train: Callable[..., FitResult], settings: dict[str, Any]
 ) -> None:
     held_out = list(held_out_batches(TASK, samples(200)[70:], settings=ScoringSettings()))
@@ -294,20 +294,20 @@ def test_a_round_is_evaluated_in_the_arithmetic_it_was_trained_in(
         ("float32", {"bf16": True, "fp16": True}, "bf16: true, fp16: true"),
     ],
 )
-def test_settings_that_contradict_each_other_on_arithmetic_are_refused(
+def test_contradicting_precision_settings_are_refused(
     dtype: str, arguments: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(InputError, match=f"dtype is {dtype} and arguments say {told}: expected"):
         replace(SGD, dtype=dtype, arguments=arguments)
 
 
-def test_either_way_of_asking_for_sixteen_bits_is_read_in_one_place() -> None:
+def test_both_ways_to_set_16_bits_give_the_same_precision() -> None:
     assert SGD.computes_in == "float32"
     assert replace(SGD, dtype="bfloat16", arguments={"bf16": True}).computes_in == "bfloat16"
     assert replace(SGD, arguments={"fp16": True}).computes_in == "float16"
 
 
-def test_training_that_diverges_ends_with_the_sample_and_without_a_checkpoint(
+def test_diverged_training_names_the_sample_and_publishes_no_checkpoint(
     train: Callable[..., FitResult], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"step \d+ the loss of shard \d, row \d+ is nan"):
@@ -344,7 +344,7 @@ def test_samples_whose_label_the_model_lacks_are_left_out_and_counted(tmp_path: 
     assert (stream.stats.num_samples, stream.stats.num_skipped) == (68, 2)
 
 
-def test_too_many_foreign_labels_end_training_with_a_sample(tmp_path: Path) -> None:
+def test_too_many_unknown_labels_stop_training_and_name_a_sample(tmp_path: Path) -> None:
     corpus, index = with_foreign_labels(tmp_path, num_foreign=30)
     stream = stream_of(index, corpus, seed=5, batch_size=16)
     with pytest.raises(InputError, match=r"shard 0, row \d+: nothing in it counts for this model"):
@@ -361,7 +361,7 @@ def test_too_many_foreign_labels_end_training_with_a_sample(tmp_path: Path) -> N
         )
 
 
-def test_samples_skipped_before_a_round_was_stopped_still_count(tmp_path: Path) -> None:
+def test_samples_skipped_before_an_interruption_still_count(tmp_path: Path) -> None:
     rows = samples(60)
     for row in rows[10:27]:  # one more than is forgiven
         row["image"] = b"not an image"
@@ -427,7 +427,7 @@ def test_weights_that_are_not_finite_are_never_published(
     assert not list((tmp_path).rglob(checkpoint.MARKER))
 
 
-def test_a_checkpoint_of_another_index_is_not_taken_for_this_round(
+def test_a_checkpoint_of_another_index_is_refused(
     train: Callable[..., FitResult],
 ) -> None:
     train()
@@ -435,7 +435,7 @@ def test_a_checkpoint_of_another_index_is_not_taken_for_this_round(
         train(stream={"epochs": 2})
 
 
-def test_a_round_starts_only_from_the_checkpoint_of_its_step(
+def test_a_round_starts_only_from_a_checkpoint_at_its_first_step(
     train: Callable[..., FitResult], tmp_path: Path
 ) -> None:
     initial = checkpoint.save_initial(TASK.models(PLAIN), seed=1, url=str(tmp_path / "initial"))
@@ -449,7 +449,7 @@ def test_a_round_starts_only_from_the_checkpoint_of_its_step(
         train(total_steps=4)
 
 
-def test_a_round_from_the_initial_checkpoint_is_one_from_the_model_of_its_seed(
+def test_a_round_from_the_initial_checkpoint_equals_one_from_the_same_seed(
     train: Callable[..., FitResult], tmp_path: Path
 ) -> None:
     initial = checkpoint.save_initial(TASK.models(PLAIN), seed=7, url=str(tmp_path / "initial"))
@@ -473,7 +473,7 @@ def test_a_remote_checkpoint_is_downloaded_once(
     assert downloaded == [initial.url]
 
 
-def test_arguments_reach_the_trainer_and_those_that_are_ours_are_refused(
+def test_arguments_reach_the_trainer_and_wrong_values_are_refused(
     train: Callable[..., FitResult],
 ) -> None:
     done = train(settings=replace(SGD, arguments={"optim": "sgd", "optim_args": "momentum=0.5"}))
@@ -503,7 +503,7 @@ def test_an_argument_that_would_break_a_round_is_refused_by_name(wrong: dict[str
     "allowed",
     [{"activation_checkpointing": True}, {"logging_strategy": "steps", "logging_steps": 1}],
 )
-def test_arguments_that_only_cost_or_tell_something_change_no_weight(
+def test_arguments_for_memory_or_logging_do_not_change_weights(
     train: Callable[..., FitResult], allowed: dict[str, Any]
 ) -> None:
     plain = train("plain")
@@ -512,7 +512,7 @@ def test_arguments_that_only_cost_or_tell_something_change_no_weight(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in it")
-def test_half_precision_on_a_cpu_is_refused_and_not_left_aside(
+def test_fp16_on_a_cpu_is_refused(
     train: Callable[..., FitResult],
 ) -> None:
     with pytest.raises(InputError, match=r"fp16 is for GPUs.*training\.dtype to bfloat16"):
@@ -520,7 +520,7 @@ def test_half_precision_on_a_cpu_is_refused_and_not_left_aside(
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
-def test_a_round_does_not_go_on_from_a_checkpoint_without_its_trainers_state(
+def test_a_round_does_not_start_from_a_checkpoint_without_trainer_state(
     train: Callable[..., FitResult], name: str
 ) -> None:
     first = train("first", total_steps=10)
@@ -560,7 +560,7 @@ def test_nothing_is_printed_to_stdout(
     assert capfd.readouterr().out == ""
 
 
-def test_the_marker_names_what_the_weights_were_made_from(
+def test_the_marker_names_corpus_index_and_library_versions(
     train: Callable[..., FitResult], corpus: Corpus, index: IndexFile
 ) -> None:
     done = train()

@@ -74,7 +74,7 @@ def round_(tmp_path: Path) -> Round:
 @pytest.mark.parametrize(
     "arguments", [{}, {"gradient_checkpointing": True}], ids=["plain", "gradient checkpointing"]
 )
-def test_two_rounds_with_an_adapter_learn_and_leave_only_the_adapter(
+def test_two_rounds_with_an_adapter_learn_and_store_only_the_adapter(
     round_: Round, arguments: dict[str, Any]
 ) -> None:
     case = round_.case
@@ -99,7 +99,7 @@ def test_two_rounds_with_an_adapter_learn_and_leave_only_the_adapter(
     assert mean == pytest.approx(second.metrics["eval_loss"], rel=1e-5)
 
 
-def test_a_worker_that_gets_the_next_adapter_does_not_load_the_base_again(round_: Round) -> None:
+def test_a_worker_does_not_reload_the_base_for_the_next_adapter(round_: Round) -> None:
     first = round_.train("first")
     second = round_.train("second", start=first.checkpoint, first_step=first.num_steps)
     base = round_.folder / "base"
@@ -128,7 +128,7 @@ def test_a_worker_that_gets_the_next_adapter_does_not_load_the_base_again(round_
     assert other.sum() < one.sum()
 
 
-def test_a_killed_round_with_an_adapter_goes_on_from_the_step_it_had_saved(round_: Round) -> None:
+def test_a_killed_round_with_an_adapter_resumes_from_its_saved_step(round_: Round) -> None:
     whole = round_.train("whole")
 
     def killed(step: int) -> None:
@@ -159,7 +159,7 @@ class Interrupted:
         raise KeyboardInterrupt
 
 
-def test_a_round_stopped_while_it_was_evaluated_is_only_evaluated_again(round_: Round) -> None:
+def test_a_round_interrupted_in_its_evaluation_only_repeats_the_evaluation(round_: Round) -> None:
     with pytest.raises(KeyboardInterrupt):
         round_.train(evaluation=Interrupted(round_.held_out))
     steps: list[int] = []
@@ -170,7 +170,7 @@ def test_a_round_stopped_while_it_was_evaluated_is_only_evaluated_again(round_: 
     assert round_.train(evaluation=Interrupted(round_.held_out)) == done
 
 
-def test_micro_batches_hold_samples_of_like_lengths_and_every_step_its_own_samples(
+def test_micro_batches_group_samples_of_similar_length_within_a_step(
     round_: Round,
 ) -> None:
     def by_step(batches: list[Batch]) -> dict[int, list[int]]:
@@ -194,7 +194,7 @@ def test_micro_batches_hold_samples_of_like_lengths_and_every_step_its_own_sampl
     assert padding[0] < padding[1] / 2
 
 
-def test_observed_losses_are_those_of_the_samples_whatever_micro_batch_they_were_in(
+def test_observed_losses_belong_to_their_samples_in_any_micro_batch(
     round_: Round,
 ) -> None:
     seen: list[pl.DataFrame] = []
@@ -205,7 +205,7 @@ def test_observed_losses_are_those_of_the_samples_whatever_micro_batch_they_were
     assert rows.n_unique("loss") >= len(round_.case.samples)
 
 
-def test_fsdp_without_other_processes_is_refused_and_not_left_aside(round_: Round) -> None:
+def test_fsdp_with_a_single_process_is_refused(round_: Round) -> None:
     with pytest.raises(InputError, match="this is the only one: start several"):
         round_.train(settings={"arguments": {"fsdp": True}})
 

@@ -61,7 +61,7 @@ def assert_the_same_bits(one: str, other: str) -> None:
             assert torch.equal(tensor, states[1][number][name]), (number, name)
 
 
-def test_a_round_killed_again_and_again_ends_with_every_parameter_as_if_it_had_not_been(
+def test_a_round_killed_repeatedly_ends_with_the_same_weights(
     request_at: Callable[[str], FitRequest], undisturbed: FitRequest
 ) -> None:
     request = request_at("killed")
@@ -88,7 +88,7 @@ def test_a_checkpoint_without_its_marker_does_not_count(
     assert_the_same_bits(request.out, undisturbed.out)
 
 
-def test_a_round_that_was_done_leaves_one_checkpoint_and_nothing_else(
+def test_a_finished_round_leaves_only_its_checkpoint(
     undisturbed: FitRequest,
 ) -> None:
     names = {path.name for path in Path(undisturbed.out).rglob("*")}

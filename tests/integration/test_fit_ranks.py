@@ -65,7 +65,7 @@ def assert_close_weights(one: FitRequest, other: FitRequest, *, tolerance: float
         torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=tolerance, msg=name)
 
 
-def test_two_ranks_with_and_without_accumulation_end_where_one_rank_ends(
+def test_two_ranks_with_and_without_accumulation_give_the_weights_of_one_rank(
     alone: FitRequest, together: FitRequest
 ) -> None:
     assert_close_weights(alone, together)
@@ -81,7 +81,7 @@ def test_both_ranks_together_train_on_every_sample_once_in_the_same_steps(
     assert seen.select(where).equals(observed(alone).select(where))
 
 
-def test_a_round_begun_on_one_rank_is_ended_on_two(folder: Path, alone: FitRequest) -> None:
+def test_a_round_started_on_one_rank_resumes_on_two(folder: Path, alone: FitRequest) -> None:
     request = request_for(folder, "one-then-two", micro_batch_size=None)
     assert launch(replace(request, kill_after_step=4)) == -9
     assert launch(request, num_ranks=2) == 0
@@ -89,7 +89,7 @@ def test_a_round_begun_on_one_rank_is_ended_on_two(folder: Path, alone: FitReque
     assert result(request)["samples_seen"] == 58
 
 
-def test_a_model_spread_over_two_ranks_ends_where_one_rank_ends_although_it_was_killed(
+def test_a_model_sharded_over_two_ranks_and_killed_gives_the_weights_of_one_rank(
     folder: Path,
 ) -> None:
     """FSDP and its gradient checkpointing, as the Trainer's own arguments."""
@@ -112,7 +112,7 @@ def test_a_model_spread_over_two_ranks_ends_where_one_rank_ends_although_it_was_
     assert not list(Path(spread.out).glob("pytorch_model*"))
 
 
-def test_gradient_checkpointing_passes_through_two_ranks(folder: Path, alone: FitRequest) -> None:
+def test_gradient_checkpointing_works_on_two_ranks(folder: Path, alone: FitRequest) -> None:
     request = request_for(folder, "checkpointing", micro_batch_size=2)
     arguments = {"optim": "sgd", "gradient_checkpointing": True}
     request = replace(request, training=request.training | {"arguments": arguments})

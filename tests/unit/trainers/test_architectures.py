@@ -234,7 +234,7 @@ def saved(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-3)], ids=str
 )
-def test_a_saved_model_has_the_same_losses_in_any_company(
+def test_a_saved_model_has_the_same_losses_in_any_batch(
     case: Case, saved: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
     store = case.task.models({"path": str(saved)})
@@ -281,7 +281,7 @@ def test_the_loss_of_a_language_model_is_that_of_its_own_logits(case: Case, save
     torch.testing.assert_close((losses * units).sum() / units.sum(), own, rtol=1e-5, atol=1e-6)
 
 
-def test_no_token_of_a_response_is_seen_by_those_before_it(case: Case, saved: Path) -> None:
+def test_tokens_do_not_attend_to_later_tokens_of_the_response(case: Case, saved: Path) -> None:
     item = case.task.prepare(case.good[0], generator=None)
     if "input_ids" not in item:
         pytest.skip("no language model")
@@ -308,7 +308,7 @@ def test_an_adapter_fits_every_architecture(case: Case, saved: Path, tmp_path: P
     assert store.digest(store.load(tmp_path)) == store.digest(model)
 
 
-def test_images_of_another_number_of_channels_are_refused_before_a_run_starts(
+def test_images_with_another_number_of_channels_are_refused_before_a_run_starts(
     case: Case, saved: Path
 ) -> None:
     if "pixel_values" not in case.task.collate([case.task.prepare(case.good[0], generator=None)]):

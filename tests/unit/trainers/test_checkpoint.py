@@ -29,7 +29,7 @@ def test_what_was_saved_is_loaded_with_the_same_bits(saved: checkpoint.Checkpoin
         assert torch.equal(tensor, expected[name])
 
 
-def test_a_folder_without_a_marker_is_no_checkpoint(saved: checkpoint.Checkpoint) -> None:
+def test_a_folder_without_a_marker_is_not_a_checkpoint(saved: checkpoint.Checkpoint) -> None:
     (Path(saved.url) / checkpoint.MARKER).unlink()
     assert checkpoint.open(saved.url) is None
     assert checkpoint.open(saved.url + "/nowhere") is None
@@ -48,7 +48,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_file(
         checkpoint.open(saved.url)
 
 
-def test_weights_of_another_model_are_found_out_by_their_digest(
+def test_weights_of_another_model_are_detected_by_their_digest(
     saved: checkpoint.Checkpoint, tmp_path: Path
 ) -> None:
     MODELS.save(MODELS.build(4), tmp_path / "other")
@@ -66,7 +66,7 @@ def test_the_initial_checkpoint_is_written_once(saved: checkpoint.Checkpoint) ->
     assert again == saved
 
 
-def test_the_newest_checkpoint_is_the_marked_one_of_the_highest_step(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_the_marked_one_with_the_highest_step(tmp_path: Path) -> None:
     folder, out = tmp_path / "files", str(tmp_path / "out")
     MODELS.save(MODELS.build(1), folder)
     for step in (9, 100, 20):
@@ -86,9 +86,7 @@ def test_the_newest_checkpoint_is_the_marked_one_of_the_highest_step(tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["weights", "marker"])
-def test_a_damaged_newest_checkpoint_gives_way_to_an_older_one_with_a_warning(
-    tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(tmp_path: Path, damage: str) -> None:
     folder, out = tmp_path / "files", str(tmp_path / "out")
     MODELS.save(MODELS.build(1), folder)
     for step in (9, 100, 20):
@@ -101,7 +99,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_an_older_one_with_a_warning(
     assert found.step == 20
 
 
-def test_discarding_below_a_step_keeps_that_step_and_removes_all_older_ones(
+def test_discarding_before_a_step_removes_all_older_ones(
     tmp_path: Path,
 ) -> None:
     folder, out = tmp_path / "files", str(tmp_path / "out")
@@ -113,7 +111,7 @@ def test_discarding_below_a_step_keeps_that_step_and_removes_all_older_ones(
     assert {path.parent.name for path in Path(out).rglob("*.safetensors")} == {"step-100"}
 
 
-def test_publishing_again_replaces_what_a_killed_attempt_left(tmp_path: Path) -> None:
+def test_publishing_again_replaces_the_files_of_a_killed_attempt(tmp_path: Path) -> None:
     folder, out = tmp_path / "files", tmp_path / "out"
     MODELS.save(MODELS.build(1), folder)
     out.mkdir()
@@ -125,7 +123,7 @@ def test_publishing_again_replaces_what_a_killed_attempt_left(tmp_path: Path) ->
     assert names == {"checkpoint.json", "config.json", "model.safetensors", "kept.txt"}
 
 
-def test_a_checkpoint_lives_at_any_url() -> None:
+def test_a_checkpoint_can_be_stored_at_any_url() -> None:
     url = "memory://checkpoints/initial"
     saved = checkpoint.save_initial(MODELS, seed=3, url=url)
     opened = checkpoint.open(url)
@@ -136,7 +134,7 @@ def test_a_checkpoint_lives_at_any_url() -> None:
     assert checkpoint.open(url) is None
 
 
-def test_the_digest_sees_every_bit_name_shape_and_dtype() -> None:
+def test_the_digest_depends_on_every_bit_name_shape_and_dtype() -> None:
     def digest(**tensors: torch.Tensor) -> str:
         module = torch.nn.Module()
         for name, tensor in tensors.items():
@@ -159,7 +157,7 @@ def test_the_digest_sees_every_bit_name_shape_and_dtype() -> None:
     )
 
 
-def test_loading_names_weights_that_are_missing_left_over_or_of_another_shape(
+def test_loading_names_missing_unexpected_and_mismatched_weights(
     tmp_path: Path,
 ) -> None:
     MODELS.save(MODELS.build(1), tmp_path)
@@ -195,7 +193,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_every_weight_of_architectures_that_rename_their_keys_comes_back(
+def test_every_weight_is_restored_for_architectures_that_rename_their_keys(
     model_type: str, tmp_path: Path
 ) -> None:
     models = TASK.models({"config": {"model_type": model_type, **ARCHITECTURES[model_type]}})
@@ -207,7 +205,7 @@ def test_every_weight_of_architectures_that_rename_their_keys_comes_back(
     assert checkpoint.weights_digest(models.load(tmp_path)) == checkpoint.weights_digest(model)
 
 
-def test_a_new_head_on_a_saved_model_has_to_be_asked_for(tmp_path: Path) -> None:
+def test_a_new_head_on_a_saved_model_must_be_allowed_in_the_settings(tmp_path: Path) -> None:
     MODELS.save(MODELS.build(1), tmp_path)
     settings = {"path": str(tmp_path), "config": {"num_labels": 3}}
     with pytest.raises(InputError, match="new_weights: true"):
@@ -228,7 +226,7 @@ def test_a_new_head_on_a_saved_model_has_to_be_asked_for(tmp_path: Path) -> None
         ({"pth": "x"}, "unknown model settings"),
     ],
 )
-def test_model_settings_that_name_no_model_are_refused(
+def test_model_settings_without_a_model_are_refused(
     settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -266,7 +264,7 @@ def test_a_misspelt_field_over_a_saved_model_is_refused(tmp_path: Path) -> None:
     ],
     ids=lambda config: config["model_type"],
 )
-def test_other_names_of_a_field_and_those_of_older_versions_are_known(
+def test_alternative_and_older_names_of_fields_are_accepted(
     config: dict[str, Any],
 ) -> None:
     models = HuggingFaceModels("AutoModelForCausalLM", {"config": config | {"vocab_size": 32}})

@@ -49,7 +49,7 @@ class Constant(torch.nn.Module):
 # --- preprocessing ------------------------------------------------------------------------------
 
 
-def test_the_models_own_processor_makes_the_pixels(tmp_path: Path) -> None:
+def test_pixels_come_from_the_processor_of_the_model(tmp_path: Path) -> None:
     processor = ViTImageProcessorPil(size={"height": 12, "width": 8}, image_mean=[0.2, 0.4, 0.6])
     processor.save_pretrained(tmp_path)
     task = ImageClassification(processor=str(tmp_path))
@@ -60,7 +60,7 @@ def test_the_models_own_processor_makes_the_pixels(tmp_path: Path) -> None:
     assert torch.equal(task.collate([item])["pixel_values"], expected)
 
 
-def test_a_backend_that_is_not_installed_is_refused_and_not_replaced(tmp_path: Path) -> None:
+def test_a_backend_that_is_not_installed_is_refused(tmp_path: Path) -> None:
     ViTImageProcessorPil().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no backend 'torchvision' here"):
         load_image_processor(str(tmp_path), backend="torchvision")
@@ -70,7 +70,7 @@ def test_a_backend_that_is_not_installed_is_refused_and_not_replaced(tmp_path: P
         ImageClassification(processor=str(tmp_path / "nowhere")).check()
 
 
-def test_a_processor_that_crops_cannot_serve_a_task_with_maps(tmp_path: Path) -> None:
+def test_a_processor_that_crops_is_refused_for_tasks_with_maps(tmp_path: Path) -> None:
     ViTImageProcessorPil(do_center_crop=True).save_pretrained(tmp_path)
     ImageClassification(processor=str(tmp_path)).check()
     for task in (
@@ -81,7 +81,7 @@ def test_a_processor_that_crops_cannot_serve_a_task_with_maps(tmp_path: Path) ->
             task.check()
 
 
-def test_a_processor_without_a_fixed_size_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_processor_without_a_fixed_size_is_refused(tmp_path: Path) -> None:
     SegformerImageProcessorPil(do_resize=False).save_pretrained(tmp_path)
     task = ImageClassification(processor=str(tmp_path))
     items = [
@@ -131,7 +131,7 @@ def test_image_and_mask_are_resized_and_augmented_together() -> None:
         assert agree > 0.97  # the edges of the two are resized differently
 
 
-def test_augmentation_keeps_size_and_fills_each_layer_with_its_own() -> None:
+def test_augmentation_keeps_the_size_and_pads_each_layer_with_its_fill_value() -> None:
     ones = torch.ones(1, 16, 16)
     moved = [
         crop_and_flip(
@@ -145,7 +145,7 @@ def test_augmentation_keeps_size_and_fills_each_layer_with_its_own() -> None:
     assert len({float(pixels.sum()) for pixels, _ in moved}) > 3
 
 
-def test_a_mask_with_a_class_that_the_model_lacks_counts_nothing() -> None:
+def test_a_mask_with_a_class_that_the_model_lacks_has_no_units() -> None:
     task = SemanticSegmentation(image_size=16, num_channels=1)
     model = task.models(SEGFORMER).build(1).eval()
     good, bad = scenes(2)
@@ -175,7 +175,7 @@ UPERNET: dict[str, Any] = {
 }
 
 
-def test_upernet_scores_one_image_and_says_that_it_cannot_train_on_one() -> None:
+def test_upernet_scores_a_single_image_but_cannot_train_on_it() -> None:
     task = SemanticSegmentation(image_size=32, num_channels=1)
     model = task.models(UPERNET).build(1)
     batch = task.collate([task.prepare(s, generator=None) for s in scenes(2)])
@@ -189,7 +189,7 @@ def test_upernet_scores_one_image_and_says_that_it_cannot_train_on_one() -> None
         task.per_sample_loss(model, one)
 
 
-def test_reduced_labels_begin_at_class_one() -> None:
+def test_reduce_labels_ignores_class_zero() -> None:
     task = SemanticSegmentation(image_size=2, num_channels=1, reduce_labels=True)
     mask = [[0, 1], [2, 255]]
     item = task.prepare({"image": png(GREY[:2, :2]), "mask": mask}, generator=None)
@@ -210,7 +210,7 @@ def test_segmentation_metrics_are_those_of_the_confusion_matrix() -> None:
         task.evaluate(Constant(logits=logits), [])
 
 
-def test_targets_have_validity_scale_and_any_depth_of_pixels() -> None:
+def test_targets_support_validity_scale_and_16_bit_images() -> None:
     task = DenseRegression(
         image_size=2, num_channels=1, invalid=0, valid="valid", scale=0.001, loss="l2"
     )
@@ -254,7 +254,7 @@ def test_the_gradient_of_pixels_that_are_not_valid_is_zero_and_not_nan() -> None
 # --- masks and noise ----------------------------------------------------------------------------
 
 
-def test_a_mask_is_the_samples_own_in_scoring_and_drawn_in_training() -> None:
+def test_masks_follow_from_the_sample_in_scoring_and_are_random_in_training() -> None:
     task = MaskedImageModeling(image_size=16, num_channels=1)
     sample = scenes(1)[0]
 
@@ -288,7 +288,7 @@ MULTI = {
 }
 
 
-def test_several_modalities_are_hidden_independently_and_drawn_from_each_other(
+def test_modalities_are_hidden_independently_and_predicted_from_each_other(
     tmp_path: Path,
 ) -> None:
     task = MaskedImageModeling(image=("image", "mask", "target"), image_size=16, num_channels=1)
@@ -306,7 +306,7 @@ def test_several_modalities_are_hidden_independently_and_drawn_from_each_other(
     torch.testing.assert_close(task.per_sample_loss(models.load(tmp_path), batch)[0], losses)
 
 
-def test_only_hidden_patches_are_in_the_loss_and_only_visible_ones_are_seen() -> None:
+def test_the_loss_covers_hidden_patches_and_the_model_reads_visible_ones() -> None:
     task = MaskedImageModeling(image=("image", "target"), image_size=16, num_channels=1)
     config = MULTI["config"] | {"num_modalities": 2, "norm_pix_loss": False}
     model: Any = task.models({"config": config}).build(1).eval()
@@ -352,7 +352,7 @@ def test_a_score_of_diffusion_is_the_mean_over_fixed_timesteps() -> None:
     torch.testing.assert_close(losses, torch.stack(each).mean(dim=0))
 
 
-def test_a_new_dit_answers_zero_so_that_its_error_is_the_variance_of_the_noise() -> None:
+def test_a_new_dit_predicts_zero() -> None:
     task = Diffusion(image_size=8, num_channels=1)
     model = task.models(DIT).build(1).eval()
     images = [{"image": png(np.full((8, 8), shade, np.uint8))} for shade in range(100)]
@@ -379,7 +379,7 @@ def test_training_draws_one_timestep_from_the_generator() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_less_and_less_of_the_image_is_left(schedule: str) -> None:
+def test_the_signal_decreases_with_the_timestep(schedule: str) -> None:
     task = Diffusion(schedule=schedule, num_timesteps=1000)
     left = task._signal(torch.arange(1000))
     assert bool((left.diff() <= 0).all())
@@ -390,7 +390,7 @@ def test_less_and_less_of_the_image_is_left(schedule: str) -> None:
         torch.testing.assert_close(left.double(), (1 - betas).cumprod(0), rtol=1e-4, atol=1e-7)
 
 
-def test_a_label_that_the_model_lacks_counts_nothing() -> None:
+def test_a_label_that_the_model_lacks_has_no_units() -> None:
     task = Diffusion(label="label", image_size=8, num_channels=1)
     model = task.models(DIT).build(1)
     samples = [{"image": png(GREY[:8, :8]), "label": label} for label in (1, 10)]
@@ -400,7 +400,7 @@ def test_a_label_that_the_model_lacks_counts_nothing() -> None:
     assert losses[1] == 0
 
 
-def test_a_dit_learns_to_draw_noise() -> None:
+def test_a_dit_learns_to_predict_noise() -> None:
     task = Diffusion(image_size=8, num_channels=1, num_timesteps=50)
     model = task.models({"config": DIT["config"] | {"hidden_size": 32}}).build(1)
     samples = [{"image": png(GREY[y : y + 8, :8])} for y in range(8)]
@@ -425,7 +425,7 @@ def test_a_dit_learns_to_draw_noise() -> None:
     [SemanticSegmentation(), DenseRegression(), MaskedImageModeling(), Diffusion()],
     ids=lambda task: type(task).__name__,
 )
-def test_a_model_type_that_the_task_does_not_fit_is_said_before_a_run_starts(
+def test_a_model_type_that_does_not_fit_the_task_is_refused_before_a_run_starts(
     task: Any, settings: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match="does not fit the task: expected one of"):
@@ -442,16 +442,16 @@ def test_a_model_type_that_the_task_does_not_fit_is_said_before_a_run_starts(
     ],
     ids=["vit", "vit_mae", "multi_mae", "dit"],
 )
-def test_images_of_another_size_than_the_models_are_said_before_a_run_starts(
+def test_images_of_another_size_than_the_model_s_are_refused_before_a_run_starts(
     task: Any, model: dict[str, Any]
 ) -> None:
-    with pytest.raises(InputError, match=r"does not take images of \d × .*set image_size"):
+    with pytest.raises(InputError, match=r"does not take images of \d × .*set the same image_size"):
         task.models(model).check()
     right = replace(task, image_size=model["config"]["image_size"], num_channels=1)
     right.models(model).check()
 
 
-def test_a_model_is_tried_with_images_of_the_size_that_its_processor_makes(tmp_path: Path) -> None:
+def test_a_model_is_checked_with_the_image_size_of_its_processor(tmp_path: Path) -> None:
     for side in (8, 12):
         ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(
             tmp_path / str(side)
@@ -463,19 +463,19 @@ def test_a_model_is_tried_with_images_of_the_size_that_its_processor_makes(tmp_p
 
 
 @pytest.mark.parametrize("template", ["{prompt}: ", "<image><image>{prompt}: "])
-def test_a_template_must_have_one_place_for_the_image(tmp_path: Path, template: str) -> None:
+def test_a_template_must_contain_the_image_token_once(tmp_path: Path, template: str) -> None:
     case = image_text(tmp_path)
     with pytest.raises(InputError, match=r"the processor in .* refuses the sample"):
         replace(case.task, template=template).check()  # type: ignore[type-var]
 
 
-def test_a_model_with_an_encoder_for_the_text_is_said_before_a_run_starts(tmp_path: Path) -> None:
+def test_an_encoder_decoder_model_is_refused_before_a_run_starts(tmp_path: Path) -> None:
     task: Any = image_text(tmp_path).task
     with pytest.raises(InputError, match="'florence2' does not fit the task: it has an encoder"):
         task.models({"config": {"model_type": "florence2"}}).check()
 
 
-def test_a_processor_that_is_for_videos_too_says_what_it_needs(tmp_path: Path) -> None:
+def test_a_processor_for_videos_names_the_missing_library(tmp_path: Path) -> None:
     task: Any = image_text(tmp_path).task
     parts = {
         "processor_class": "Qwen2VLProcessor",
@@ -485,11 +485,13 @@ def test_a_processor_that_is_for_videos_too_says_what_it_needs(tmp_path: Path) -
     (tmp_path / "qwen").mkdir()
     AutoTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "qwen")
     (tmp_path / "qwen" / "processor_config.json").write_text(json.dumps(parts))
-    with pytest.raises(InputError, match=r"install it and set task.backend to torchvision"):
+    with pytest.raises(
+        InputError, match=r"install torchvision and set task.backend to torchvision"
+    ):
         replace(task, processor=str(tmp_path / "qwen"), backend="pil").check()
 
 
-def test_a_processor_that_was_saved_with_another_model_is_named(tmp_path: Path) -> None:
+def test_a_processor_of_another_model_is_an_error_that_names_it(tmp_path: Path) -> None:
     case = image_text(tmp_path)
     config = case.model_settings["config"]
     vision = config["vision_config"] | {"patch_size": 2}  # four times as many tokens an image
@@ -511,6 +513,6 @@ def test_a_processor_that_was_saved_with_another_model_is_named(tmp_path: Path) 
         (Diffusion, {"image_size": 0}, "image_size is 0"),
     ],
 )
-def test_settings_that_make_no_task_are_refused(kind: Any, settings: Any, message: str) -> None:
+def test_inconsistent_task_settings_are_refused(kind: Any, settings: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         kind(**settings)

@@ -139,7 +139,7 @@ def peak_bytes(
 
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", REDUCED)
-def test_a_reduced_model_takes_what_the_arithmetic_says(shape: Shape, *, bfloat16: bool) -> None:
+def test_a_reduced_model_uses_the_computed_memory(shape: Shape, *, bfloat16: bool) -> None:
     limits = limits_for(shape)
     measured = peak_bytes(shape, limits, bfloat16=bfloat16)
     expected = expected_bytes(shape, limits, bfloat16=bfloat16)
@@ -147,13 +147,13 @@ def test_a_reduced_model_takes_what_the_arithmetic_says(shape: Shape, *, bfloat1
 
 
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
-def test_one_billion_parameters_score_within_a_gibibyte_and_a_half_beside_them(
+def test_scoring_with_1b_parameters_needs_at_most_1_5_gib_beside_the_weights(
     *, bfloat16: bool
 ) -> None:
     assert expected_bytes(ONE_BILLION, Limits(), bfloat16=bfloat16) < 1.5 * GIB
 
 
-def test_without_the_limits_it_would_take_more() -> None:
+def test_scoring_without_limits_uses_more_memory() -> None:
     shape = REDUCED[0]
     everything = Limits(chunk_elements=1 << 40, forward_elements=1 << 40)
     assert peak_bytes(shape, everything, bfloat16=False) > 2 * expected_bytes(
@@ -162,7 +162,7 @@ def test_without_the_limits_it_would_take_more() -> None:
 
 
 @pytest.mark.parametrize("shape", REDUCED)
-def test_functional_gradients_take_no_more_than_the_losses(shape: Shape) -> None:
+def test_functional_gradients_use_no_more_memory_than_losses(shape: Shape) -> None:
     limits = limits_for(shape)
     measured = peak_bytes(shape, limits, bfloat16=False, measure=token_gradients)
     assert measured <= expected_bytes(shape, limits, bfloat16=False)
@@ -177,7 +177,7 @@ def peak_of_a_kernel(num_samples: int, **how: Any) -> tuple[int, Function]:
     return memory.peak, function
 
 
-def test_a_sketch_takes_probe_times_r_and_not_probe_times_parameters() -> None:
+def test_the_memory_of_a_sketch_does_not_grow_with_probes_times_parameters() -> None:
     sketch = Sketch(32, 0)
     few, function = peak_of_a_kernel(4, sketch=sketch)
     many, _ = peak_of_a_kernel(64, sketch=sketch)
@@ -187,7 +187,7 @@ def test_a_sketch_takes_probe_times_r_and_not_probe_times_parameters() -> None:
     assert 60 * 4 * function.num_parameters > 10 * (many - few), "what all gradients would take"
 
 
-def test_the_exact_kernel_keeps_to_its_memory() -> None:
+def test_the_exact_kernel_stays_within_its_memory_limit() -> None:
     whole, function = peak_of_a_kernel(64)
     assert whole > 64 * 4 * function.num_parameters
     # Beside the gradients that are held: those of one sample, and one pass through the model.
@@ -195,7 +195,7 @@ def test_the_exact_kernel_keeps_to_its_memory() -> None:
     assert bounded < (1 << 20) + 4 * 4 * function.num_parameters + (1 << 19)
 
 
-def test_rows_that_go_through_the_model_in_parts_have_the_losses_of_the_whole_batch() -> None:
+def test_a_batch_in_several_forward_passes_has_the_same_losses() -> None:
     model = HuggingFaceModels("AutoModelForCausalLM", LLAMA).build(1).eval()
     ids = torch.randint(0, 300, (5, 9), generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}

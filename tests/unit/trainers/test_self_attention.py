@@ -76,7 +76,7 @@ def test_the_gradients_of_all_weights_are_their_closed_forms(
             )
 
 
-def test_one_token_attends_to_itself_whatever_the_queries_and_keys() -> None:
+def test_a_single_token_attends_only_to_itself() -> None:
     layer = SelfAttention(3, 2, seed=0)
     found = closed_forms(layer, torch.ones(1, 3, dtype=torch.float64), torch.ones(1, 2).double())
     assert not found["W_Q"].any()

@@ -45,7 +45,7 @@ def function_of(
 
 
 @EVERY_TASK
-def test_it_is_the_product_of_the_gradients_and_its_groups_add_up(
+def test_the_kernel_is_the_product_of_the_gradients_and_the_sum_of_its_groups(
     name: str, tmp_path: Path
 ) -> None:
     function = function_of(CASES[name](tmp_path))
@@ -65,7 +65,7 @@ def test_it_is_the_product_of_the_gradients_and_its_groups_add_up(
     assert found.error == 0
 
 
-def test_it_is_what_torch_func_makes_of_all_samples_and_outputs_at_once(tmp_path: Path) -> None:
+def test_the_kernel_equals_that_of_torch_func(tmp_path: Path) -> None:
     case = CASES["image_classification"](tmp_path)
     function = function_of(case, "logits")
     model, pixels = function.model, torch.cat([b["pixel_values"] for b in function.batches])
@@ -89,7 +89,7 @@ def logits_of(model: Any, pixels: torch.Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 20_000, 1 << 30])
-def test_less_memory_takes_more_passes_and_gives_the_same(
+def test_less_memory_takes_more_passes_and_gives_the_same_kernel(
     memory_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES["image_classification"](tmp_path)
@@ -116,7 +116,7 @@ TINY = {
 }  # fmt: skip
 
 
-def test_float32_is_near_float64(tmp_path: Path) -> None:
+def test_the_kernel_in_float32_is_close_to_float64(tmp_path: Path) -> None:
     case = CASES["causal_lm"](tmp_path)
     single = empirical_kernel(function_of(case, dtype="float32")).total
     double = empirical_kernel(function_of(case)).total
@@ -145,7 +145,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_parameter_belongs_to_the_group_that_its_name_says(name: str) -> None:
+def test_the_group_of_a_parameter_follows_from_its_name(name: str) -> None:
     assert group_of(name) == NAMES[name]
 
 
@@ -167,7 +167,7 @@ def test_the_attention_of_an_architecture_of_transformers_is_found_in_every_laye
         assert groups[group] == groups["mlp"], group
 
 
-def test_of_a_model_with_adapters_it_is_the_kernel_of_the_adapters(tmp_path: Path) -> None:
+def test_the_kernel_of_a_model_with_adapters_is_that_of_the_adapters(tmp_path: Path) -> None:
     case = CASES["causal_lm"](tmp_path / "tokenizer")
     whole = HuggingFaceModels("AutoModelForCausalLM", LLAMA)
     whole.save(whole.build(3), tmp_path / "base")
@@ -187,7 +187,7 @@ def test_of_a_model_with_adapters_it_is_the_kernel_of_the_adapters(tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [64, 1024])
-def test_sketches_are_off_by_what_they_say_and_right_on_average(size: int, tmp_path: Path) -> None:
+def test_sketches_are_unbiased_and_their_error_is_as_estimated(size: int, tmp_path: Path) -> None:
     function = function_of(CASES["image_classification"](tmp_path))
     exact = empirical_kernel(function).total
     found = [empirical_kernel(function, sketch=Sketch(size, seed)) for seed in range(20)]
@@ -200,7 +200,7 @@ def test_sketches_are_off_by_what_they_say_and_right_on_average(size: int, tmp_p
     assert np.mean([one.error for one in found]) == pytest.approx(said, rel=0.5)
 
 
-def test_a_sketch_depends_on_nothing_but_its_seed_and_the_names() -> None:
+def test_a_sketch_depends_only_on_its_seed_and_the_parameter_names() -> None:
     cpu = torch.device("cpu")
     table = Sketch(1000, seed=7).table("a.weight", 5, device=cpu)
     assert table.buckets.tolist() == GOLDEN_BUCKETS
@@ -226,7 +226,7 @@ RATES = (1e-2, 1e-3, 1e-4)
 
 
 @pytest.mark.parametrize("output", ["logits", "loss"])
-def test_a_step_moves_f_as_the_kernel_says_up_to_the_square_of_the_rate(
+def test_the_kernel_predicts_a_step_up_to_the_square_of_the_learning_rate(
     output: str, tmp_path: Path
 ) -> None:
     """Δf = −η·K·∂L/∂f + O(η²), on a ViT in float64."""
@@ -239,7 +239,7 @@ def test_a_step_moves_f_as_the_kernel_says_up_to_the_square_of_the_rate(
     assert all(map(torch.equal, before, function.model.parameters())), "the weights are put back"
 
 
-def test_llama_computes_its_norms_in_float32_which_is_a_floor(tmp_path: Path) -> None:
+def test_float32_norms_of_llama_limit_the_precision_of_the_kernel(tmp_path: Path) -> None:
     function = function_of(CASES["causal_lm"](tmp_path), "loss")
     steps = list(check_steps(function, empirical_kernel(function), learning_rates=RATES))
     assert steps[0].error / steps[1].error == pytest.approx(100, rel=0.7)
@@ -261,7 +261,7 @@ def test_a_target_logit_alone_does_not_predict_the_loss(tmp_path: Path) -> None:
         ("image_classification", "probability", "expected one of target, logits, loss"),
     ],
 )
-def test_a_task_without_what_is_asked_for_says_what_it_has(
+def test_an_output_that_the_task_lacks_is_an_error_that_lists_the_others(
     name: str, output: str, having: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=having):
@@ -269,7 +269,7 @@ def test_a_task_without_what_is_asked_for_says_what_it_has(
 
 
 @pytest.mark.parametrize(("name", "output"), [("causal_lm", "target"), ("diffusion", "loss")])
-def test_f_is_the_targets_logit_where_there_are_logits(
+def test_the_default_output_is_the_target_logit_if_the_task_has_logits(
     name: str, output: str, tmp_path: Path
 ) -> None:
     assert Output.of(CASES[name](tmp_path).task).name == output
@@ -287,7 +287,7 @@ def test_the_target_logit_of_a_text_is_the_mean_over_its_counted_tokens(tmp_path
     assert found.tolist() == pytest.approx([np.mean(right)], rel=1e-5)
 
 
-def test_an_exact_kernel_that_is_too_large_names_its_bytes_and_the_way_out(
+def test_a_kernel_that_is_too_large_is_an_error_that_suggests_a_sketch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function = function_of(CASES["image_classification"](tmp_path), dtype="float32")
@@ -301,7 +301,7 @@ def test_an_exact_kernel_that_is_too_large_names_its_bytes_and_the_way_out(
         empirical_kernel(function, sketch=Sketch(16, 0))
 
 
-def test_weights_that_have_diverged_have_no_kernel(tmp_path: Path) -> None:
+def test_the_kernel_of_diverged_weights_is_refused(tmp_path: Path) -> None:
     function = function_of(CASES["image_classification"](tmp_path))
     with torch.no_grad():
         next(function.model.parameters()).fill_(float("nan"))
@@ -313,7 +313,7 @@ SQUARE = arrays(np.float64, (4, 3), elements=st.floats(-10, 10, width=32))
 
 
 @given(SQUARE, SQUARE, st.floats(0.01, 100))
-def test_drift_and_spectrum_are_what_they_are_called(
+def test_drift_eigenvalues_and_effective_rank_follow_their_definitions(
     one: np.ndarray, other: np.ndarray, scale: float
 ) -> None:
     first, second = one @ one.T, other @ other.T
@@ -329,7 +329,7 @@ def test_drift_and_spectrum_are_what_they_are_called(
         )
 
 
-def test_equal_eigenvalues_count_each() -> None:
+def test_the_effective_rank_counts_equal_eigenvalues() -> None:
     assert effective_rank(2.0 * np.eye(5)) == pytest.approx(5)
     assert effective_rank(np.zeros((2, 2))) == 0
     assert drift(np.zeros((2, 2)), np.eye(2)) == float("inf")

@@ -52,7 +52,9 @@ def disturbed(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("lora", [{}, {"dora": True}, {"targets": ["q_proj", "v_proj"]}])
-def test_a_new_adapter_changes_nothing_and_only_it_is_trained(base: str, lora: Any) -> None:
+def test_a_new_adapter_does_not_change_the_outputs_and_only_it_is_trained(
+    base: str, lora: Any
+) -> None:
     models = store(base, rank=2, **lora)
     model = models.build(5)
     plain = AutoModelForCausalLM.from_pretrained(base)
@@ -79,7 +81,7 @@ def test_a_checkpoint_holds_the_adapter_alone_and_gives_the_same_model(
     assert models.digest(loaded) == models.digest(model)
 
 
-def test_switching_adapters_does_not_load_the_base_again_nor_touch_one_in_use(
+def test_switching_adapters_neither_reloads_the_base_nor_changes_adapters_in_use(
     base: str, tmp_path: Path
 ) -> None:
     models = store(base, rank=2)
@@ -99,13 +101,13 @@ def test_switching_adapters_does_not_load_the_base_again_nor_touch_one_in_use(
     assert shared == {name for name in one if "lora" not in name}
 
 
-def test_the_digest_is_of_the_base_too(base: str, tmp_path: Path) -> None:
+def test_the_digest_includes_the_base_model(base: str, tmp_path: Path) -> None:
     other = saved_base(tmp_path / "other", seed=4)
     assert store(base).digest(store(base).build(5)) != store(other).digest(store(other).build(5))
     assert store(base).digest(store(base).build(5)) != store(base).digest(store(base).build(6))
 
 
-def test_a_base_that_was_exchanged_under_an_adapter_is_noticed(base: str, tmp_path: Path) -> None:
+def test_a_replaced_base_model_is_detected(base: str, tmp_path: Path) -> None:
     models = store(base)
     saved = checkpoint.save_initial(models, seed=5, url=str(tmp_path / "initial"))
     saved_base(Path(base), seed=4)
@@ -114,7 +116,7 @@ def test_a_base_that_was_exchanged_under_an_adapter_is_noticed(base: str, tmp_pa
         saved.load(moved)
 
 
-def test_merging_gives_a_plain_model_with_the_same_answers(base: str, tmp_path: Path) -> None:
+def test_merging_gives_a_plain_model_with_the_same_outputs(base: str, tmp_path: Path) -> None:
     models = store(base, rank=2, also_train=["lm_head"])
     model = disturbed(models.build(5), 1)
     models.save(model, tmp_path / "saved")
@@ -125,7 +127,7 @@ def test_merging_gives_a_plain_model_with_the_same_answers(base: str, tmp_path: 
     assert torch.equal(logits(models.load(tmp_path / "saved")), logits(model))
 
 
-def test_targets_that_match_nothing_are_refused_before_anything_is_loaded(base: str) -> None:
+def test_targets_that_match_nothing_are_refused_before_loading(base: str) -> None:
     models = store(base, targets=["query", "value"])
     for file in Path(base).glob("*.safetensors"):
         file.unlink()
@@ -157,7 +159,7 @@ def test_an_adapter_needs_a_trained_model() -> None:
         model_store("AutoModelForCausalLM", {**LLAMA, "lora": {}})
 
 
-def test_an_adapter_of_other_settings_is_refused(base: str, tmp_path: Path) -> None:
+def test_an_adapter_with_different_settings_is_refused(base: str, tmp_path: Path) -> None:
     models = store(base, rank=2)
     models.save(models.build(5), tmp_path / "saved")
     for other in (store(base, rank=4), store(base, rank=2, targets=["q_proj"])):
@@ -181,7 +183,7 @@ def test_a_frozen_base_may_be_bfloat16_with_an_adapter_in_float32(base: str) -> 
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_an_adapter_on_a_base_of_four_bits_comes_back_and_can_be_merged(
+def test_an_adapter_on_a_4_bit_base_can_be_saved_loaded_and_merged(
     base: str, tmp_path: Path, *, dora: bool
 ) -> None:
     pytest.importorskip("bitsandbytes")  # where it has no wheel for this machine
@@ -200,7 +202,7 @@ def test_an_adapter_on_a_base_of_four_bits_comes_back_and_can_be_merged(
     assert 0 < (merged - before).std() < 0.5 * before.std()
 
 
-def test_gradients_come_through_four_bits_after_an_evaluation_too(base: str) -> None:
+def test_gradients_pass_through_4_bit_layers_also_after_an_evaluation(base: str) -> None:
     pytest.importorskip("bitsandbytes")
     model: Any = disturbed(store(base, rank=2, quantize="4bit").build(5), 1)
     logits(model)

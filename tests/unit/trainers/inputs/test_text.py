@@ -155,11 +155,11 @@ def test_a_prompt_that_leaves_no_room_is_empty_and_never_nan(folder: Path) -> No
         ({"response": "r", "prompt": "p", "template": "{a}"}, "prompt is 'p'"),
         ({"messages": "m", "text": "t"}, "set exactly one of"),
         ({"text": "t", "answer": "x"}, "answer needs a response"),
-        ({"response": "r", "answer": "("}, "no regular expression"),
+        ({"response": "r", "answer": "("}, "not a regular expression"),
         ({"response": "r", "answer": "x", "max_new_tokens": 0}, "max_new_tokens is 0"),
     ],
 )
-def test_settings_that_make_no_task_are_refused(settings: Any, message: str) -> None:
+def test_inconsistent_task_settings_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         CausalLm(tokenizer="anywhere", **settings)
 

@@ -26,7 +26,7 @@ def decoded(task: CausalLm, ids: list[int]) -> str:
     return str(load_tokenizer(task.tokenizer).decode(ids))
 
 
-def test_only_the_response_and_its_end_count(folder: Path) -> None:
+def test_only_the_response_and_its_end_token_count(folder: Path) -> None:
     task = CausalLm(tokenizer=str(folder), prompt="p", response="r", template="Q: {prompt} A: ")
     item = task.prepare({"p": "len(s)", "r": "Return the number."}, generator=None)
     assert decoded(task, item["input_ids"]) == f"Q: len(s) A: Return the number.{END}"
@@ -36,7 +36,7 @@ def test_only_the_response_and_its_end_count(folder: Path) -> None:
     assert not item["truncated"]
 
 
-def test_all_of_a_text_counts_but_its_first_token(folder: Path) -> None:
+def test_all_tokens_of_a_text_count_except_the_first(folder: Path) -> None:
     task = CausalLm(tokenizer=str(folder), text="t")
     item = task.prepare({"t": "Return the sum"}, generator=None)
     assert item["labels"] == item["input_ids"]
@@ -44,7 +44,7 @@ def test_all_of_a_text_counts_but_its_first_token(folder: Path) -> None:
     assert int((batch["labels"][:, 1:] != IGNORED).sum()) == len(item["input_ids"]) - 1
 
 
-def test_a_long_sample_is_cut_at_its_end_and_says_so(folder: Path) -> None:
+def test_a_long_sample_is_truncated_at_its_end_and_marked(folder: Path) -> None:
     task = CausalLm(tokenizer=str(folder), prompt="p", response="r", max_length=12)
     item = task.prepare({"p": "len(s)", "r": "Return the number. " * 9}, generator=None)
     assert len(item["input_ids"]) == 12
@@ -100,7 +100,7 @@ def test_without_a_padding_token_the_end_token_pads(folder: Path, tmp_path: Path
     assert task.collate(items)["input_ids"][0, -1] == tokenizer.eos_token_id
 
 
-def test_with_neither_the_error_says_what_to_set(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_padding_and_end_token_is_refused(folder: Path, tmp_path: Path) -> None:
     task = changed(folder, tmp_path / "neither", pad_token=None, eos_token=None)
     item = task.prepare({"t": "some text"}, generator=None)
     with pytest.raises(InputError, match=r"neither a pad nor an eos token.*tokenizer_config\.json"):
@@ -109,7 +109,7 @@ def test_with_neither_the_error_says_what_to_set(folder: Path, tmp_path: Path) -
         task.prepare({"t": "x"}, generator=None)
 
 
-def test_a_beginning_token_comes_first_and_does_not_count(folder: Path, tmp_path: Path) -> None:
+def test_a_start_token_comes_first_and_does_not_count(folder: Path, tmp_path: Path) -> None:
     task = changed(folder, tmp_path / "bos", bos_token=PADDING)
     item = task.prepare({"t": "Return"}, generator=None)
     assert item["input_ids"][0] == load_tokenizer(task.tokenizer).bos_token_id
@@ -132,7 +132,7 @@ def test_a_missing_tokenizer_is_an_input_error_that_names_it(tmp_path: Path) -> 
         ({"text": "t", "max_length": 1}, "max_length"),
     ],
 )
-def test_settings_that_make_no_task_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_inconsistent_task_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         CausalLm(tokenizer="anywhere", **wrong)
 
@@ -150,9 +150,7 @@ def test_perplexity_is_the_exponential_of_the_loss_per_token(folder: Path) -> No
         task.evaluate(model, [])
 
 
-def test_text_longer_than_the_models_positions_is_refused_before_it_is_met(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_max_length_beyond_the_model_s_positions_is_refused(folder: Path, tmp_path: Path) -> None:
     config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 320}
     settings = {"config": {**config, "n_positions": 64}}
     fits, too_long = (
@@ -171,7 +169,7 @@ def test_training_a_tokenizer_twice_gives_the_same_files(folder: Path, tmp_path:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_every_text_survives_the_trained_tokenizer(folder: Path) -> None:
+def test_the_trained_tokenizer_round_trips_every_text(folder: Path) -> None:
     tokenizer = load_tokenizer(str(folder))
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
     for text in ("漢字 🙂 ß", "\t tabs\n and  spaces ", "def f(x): ..."):
