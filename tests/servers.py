@@ -5,7 +5,10 @@ Both choose a free port and print it; the start waits for that line.
 """
 
 import contextlib
+import itertools
+import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -112,3 +115,19 @@ def rclone_process(folder: Path, *, address: str) -> Iterator[subprocess.Popen[b
     finally:
         process.kill()
         process.wait()
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports for servers that are killed and restarted at the same address.
+
+    They lie below the ports that the system gives to connections, and apart from those of the other
+    processes of pytest-xdist: nothing takes one while its server is down.
+    """
+    first = 20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = filter(_is_free, range(first, first + 500))
+    return list(itertools.islice(ports, number))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

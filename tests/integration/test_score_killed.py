@@ -16,7 +16,7 @@ import pytest
 import yaml
 from digits import samples, write_corpus
 from poisonous import POISON
-from servers import BUCKET, S3Server, rclone_process
+from servers import BUCKET, S3Server, free_ports, rclone_process
 from small_runs import small_run
 
 from catalogs import LossCatalog, storage
@@ -59,7 +59,7 @@ class Cluster:
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder, self._stack = folder, stack
         (folder / BUCKET).mkdir(parents=True)
-        self._ports = [_free_port() for _ in range(2)]
+        self._ports = free_ports(2)
         self.server = S3Server(f"http://127.0.0.1:{self._ports[0]}")
         self.address = f"tcp://127.0.0.1:{self._ports[1]}"
         python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -114,12 +114,6 @@ def _end(process: subprocess.Popen[Any]) -> None:
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _answers(port: int) -> bool:
