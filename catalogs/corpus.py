@@ -1,5 +1,6 @@
 """Corpus: the manifest of its shards, and access to samples by shard and row."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -18,22 +19,28 @@ from attent_select import plugins, schema
 from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import storage
 from catalogs.concurrency import ordered_map
-from catalogs.layout import Layout
+from catalogs.layout import CorpusLayout, Layout
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Inspection, Reading, Sample, Shard, ShardFormat
 from catalogs.storage.objects import ObjectInfo, check_etag
 from catalogs.tables import frames
 
 _FORMATS = "catalogs.formats"
+# Note in a run's copy of a manifest: the folder of the shared corpus.
+_SHARED = "shared"
 _ROWS_PER_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Set of shards, immutable once ingested. `columns` are those that every shard has."""
+    """Set of shards, immutable once ingested. `columns` are those that every shard has.
+
+    `folder` is where its member indexes and annotations are; empty until it is saved and opened.
+    """
 
     shards: tuple[Shard, ...]
     columns: tuple[str, ...]
+    folder: str = field(default="", compare=False)
     # Member indexes that `save` writes, by shard id.
     unsaved_members: Mapping[int, pa.Table] = field(default_factory=dict, repr=False, compare=False)
 
@@ -62,40 +69,49 @@ class Corpus:
         return cls(shards=tuple(shards), columns=columns, unsaved_members=members)
 
     @classmethod
-    def open(cls, run: str) -> "Corpus":
-        """Open the corpus of a run.
+    def open(cls, url: str) -> "Corpus":
+        """Open the corpus in a folder with `manifest.parquet` or `corpus/manifest.parquet` (a run).
 
         Raises:
             MissingError: it was not ingested.
         """
-        layout = Layout(storage.normalise(run))
-        try:
-            frame, notes = frames.read_frame(layout.manifest, schema=dict(schema.MANIFEST))
-        except MissingError as error:
-            raise MissingError(
-                f"{run} has no corpus ({layout.manifest} was not found): run `attent ingest` first"
-            ) from error
+        layout, frame, notes = _read_manifest(url)
         if "columns" not in notes:
             raise InputError(
                 f"{layout.manifest} was not written by `attent ingest`: its footer has no notes."
                 " Another program may have rewritten it; ingest again"
             )
+        layout = CorpusLayout(notes.get(_SHARED, layout.folder))
         shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
-        return cls(shards=shards, columns=tuple(notes["columns"]))
+        return cls(shards=shards, columns=tuple(notes["columns"]), folder=layout.folder)
 
     def save(self, run: str) -> None:
-        """Write the member indexes, then the manifest, which commits them."""
-        layout = Layout(storage.normalise(run))
+        """Write the corpus of a run: its member indexes, then the manifest, which commits them."""
+        self.publish(Layout(storage.normalise(run)).corpus.folder)
+
+    def publish(self, folder: str) -> None:
+        """Write a corpus that stands on its own: its member indexes, then `folder`/manifest."""
+        layout = CorpusLayout(storage.normalise(folder))
         for shard_id, table in self.unsaved_members.items():
             save_members(layout.members(shard_id), table)
-        rows = [{name: getattr(shard, name) for name in schema.MANIFEST} for shard in self.shards]
-        frame = pl.DataFrame(rows, schema=dict(schema.MANIFEST))
-        notes = {
+        self._publish_manifest(layout, {})
+
+    def share_with(self, run: str) -> None:
+        """Make an opened corpus that of `run`, which gets a copy of the manifest."""
+        self._publish_manifest(Layout(storage.normalise(run)).corpus, {_SHARED: self.folder})
+
+    def _publish_manifest(self, layout: CorpusLayout, notes: frames.Notes) -> None:
+        notes = notes | {
             "schema_version": schema.SCHEMA_VERSION,
             "corpus_id": self.corpus_id,
             "columns": list(self.columns),
         }
-        frames.publish_frame(layout.manifest, frame, notes=notes)
+        frames.publish_frame(layout.manifest, self.manifest(), notes=notes)
+
+    def manifest(self) -> pl.DataFrame:
+        """Return one row per shard, `schema.MANIFEST`."""
+        rows = [{name: getattr(shard, name) for name in schema.MANIFEST} for shard in self.shards]
+        return pl.DataFrame(rows, schema=dict(schema.MANIFEST))
 
     @functools.cached_property
     def corpus_id(self) -> str:
@@ -187,6 +203,26 @@ class Corpus:
             )
 
 
+def has_corpus(url: str) -> bool:
+    """Whether `Corpus.open` finds a manifest in a folder."""
+    return any(storage.info(layout.manifest) is not None for layout in _layouts(url))
+
+
+def _layouts(url: str) -> tuple[CorpusLayout, CorpusLayout]:
+    folder = storage.normalise(url)
+    return Layout(folder).corpus, CorpusLayout(folder)
+
+
+def _read_manifest(url: str) -> tuple[CorpusLayout, pl.DataFrame, frames.Notes]:
+    for layout in _layouts(url):
+        with contextlib.suppress(MissingError):
+            return layout, *frames.read_frame(layout.manifest, schema=dict(schema.MANIFEST))
+    expected = " and ".join(layout.manifest for layout in _layouts(url))
+    raise MissingError(
+        f"{url} has no corpus ({expected} were not found): run `attent ingest` first"
+    )
+
+
 def format_of(url: str) -> str:
     """Return the shard format for a URL's suffix. Raises `InputError` for an unknown suffix."""
     formats: dict[str, str] = {}
@@ -273,7 +309,7 @@ def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection)
     )
 
 
-def _with_members(shard: Shard, layout: Layout) -> Shard:
+def _with_members(shard: Shard, layout: CorpusLayout) -> Shard:
     if not _format(shard.format).keeps_members:
         return shard
     facts = {name: getattr(shard, name) for name in schema.MANIFEST}

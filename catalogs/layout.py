@@ -1,4 +1,4 @@
-"""Paths of a run: the only place that builds them. Pure."""
+"""Paths of a run and of a corpus: the only place that builds them. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,72 @@ def join(base: str, *names: str) -> str:
     # The slashes of `memory://` belong to its scheme.
     start = base if base.endswith("://") else base.rstrip("/") + "/"
     return start + "/".join(names)
+
+
+@dataclass(frozen=True)
+class CorpusLayout:
+    """Paths of a corpus: a folder with `manifest.parquet`, its member indexes and annotations."""
+
+    folder: str
+
+    @property
+    def manifest(self) -> str:
+        return join(self.folder, "manifest.parquet")
+
+    @property
+    def converted_shards(self) -> str:
+        """Shards written by `attent ingest --convert`."""
+        return join(self.folder, "shards")
+
+    def members(self, shard_id: int) -> str:
+        return join(self.folder, "members", f"{shard_id:08d}.parquet")
+
+    @property
+    def annotations(self) -> str:
+        return join(self.folder, "annotations")
+
+    def annotation(self, name: str) -> "AnnotationLayout":
+        return AnnotationLayout(join(self.annotations, name))
+
+
+@dataclass(frozen=True)
+class AnnotationLayout:
+    """Paths of one annotation of a corpus."""
+
+    folder: str
+
+    @property
+    def record(self) -> str:
+        """Published last: an annotation without it does not exist."""
+        return join(self.folder, "annotation.json")
+
+    @property
+    def model(self) -> str:
+        """Arrays that fitting the annotation produced."""
+        return join(self.folder, "model.safetensors")
+
+    @property
+    def parts(self) -> str:
+        return join(self.folder, "parts")
+
+    def part(self, digest: str) -> str:
+        return join(self.parts, f"{digest}.parquet")
+
+    @property
+    def spans(self) -> str:
+        """Span files: written by workers, compacted into parts, then deleted."""
+        return join(self.folder, "spans")
+
+    def span(self, digest: str) -> str:
+        return join(self.spans, f"{digest}.parquet")
+
+    @property
+    def journals(self) -> str:
+        return join(self.folder, "journals")
+
+    def journal(self, digest: str) -> str:
+        """Rows of a span that are being measured; exists until the span is finished."""
+        return join(self.journals, f"{digest}.json")
 
 
 @dataclass(frozen=True)
@@ -21,21 +87,14 @@ class Layout:
         return join(self.run, "run.yaml")
 
     @property
-    def manifest(self) -> str:
-        return join(self.run, "corpus", "manifest.parquet")
-
-    @property
-    def converted_shards(self) -> str:
-        """Shards written by `attent ingest --convert`."""
-        return join(self.run, "corpus", "shards")
+    def corpus(self) -> CorpusLayout:
+        """The run's own corpus; of a shared corpus, only its manifest."""
+        return CorpusLayout(join(self.run, "corpus"))
 
     @property
     def held_out(self) -> str:
         """The held-out corpus, laid out like the corpus of a run."""
         return join(self.run, "evaluation")
-
-    def members(self, shard_id: int) -> str:
-        return join(self.run, "corpus", "members", f"{shard_id:08d}.parquet")
 
     @property
     def spans(self) -> str:

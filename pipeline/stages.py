@@ -14,7 +14,7 @@ from typing import Any
 
 from attent_select.schedule.rounds import Round
 from catalogs import storage
-from catalogs.layout import Layout
+from catalogs.layout import CorpusLayout
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.config import credentials, run_config
 from pipeline.config.sections import RunConfig
@@ -138,26 +138,26 @@ def ingest_shards(
     shard_samples: int = 10_000,
     scheduler: str | None = None,
 ) -> IngestResult:
-    """Ingest shards into the run `out`, on a new local cluster or on the one at `scheduler`.
+    """Ingest shards into the corpus `out`, on a new local cluster or on the one at `scheduler`.
 
     With `convert` (the name of a shard format), `shards` are Parquet files, JSON Lines or a folder
-    of images; new shards of `shard_samples` samples are first written to `out`/corpus/shards.
+    of images; new shards of `shard_samples` samples are first written to `out`/shards.
 
     Raises:
         InputError: a URL holds a credential, there is no such scheduler, or what `ingest` raises.
     """
     credentials.check_urls([*shards, out], what="ingest")
     started, cluster = monotonic(), cluster_at(scheduler or "local")
-    run = storage.normalise(out)
+    corpus = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
     if convert is not None:
-        folder = Layout(run).converted_shards
+        folder = CorpusLayout(corpus).converted_shards
         shards = convert_samples(
             shards, to=folder, shard_format=convert, shard_samples=shard_samples
         )
     storage.expand(shards)  # fails before a cluster is started
     with connect(cluster) as client:
-        result = ingest(shards, run=run, client=client)
+        result = ingest(shards, folder=corpus, client=client)
     return replace(result, seconds=monotonic() - started)
 
 

@@ -24,7 +24,7 @@ from catalogs.losses import merge
 from catalogs.losses import parts as loss_parts
 from catalogs.losses.parts import BatchSplits, PartSummary, ShardLosses
 from catalogs.losses.snapshots import Segment, check_complete, segments_of
-from catalogs.tables import frames
+from catalogs.tables import dense_parts, frames
 from catalogs.tables.scan import File, Scan
 
 __all__ = ["BatchSplits", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
@@ -68,8 +68,8 @@ class LossCatalog:
             InputError: a column is missing, rows are not sorted, or a loss contradicts its status.
         """
         what = f"span {digest}"
-        rows = loss_parts.cast_columns(rows, kinds=self._kinds(), what=what)
-        loss_parts.check_order(rows, what=what)
+        rows = dense_parts.cast_columns(rows, kinds=self._kinds(), what=what)
+        dense_parts.check_order(rows, what=what)
         loss_parts.check_losses(rows, what=what)
         notes = {
             "schema_version": schema.SCHEMA_VERSION,
@@ -258,7 +258,7 @@ class LossCatalog:
 
     def write_observed(self, round_number: int, name: str, rows: pl.DataFrame) -> None:
         """Publish losses observed in a round (`schema.OBSERVED_LOSSES`); `name` is overwritten."""
-        rows = loss_parts.cast_columns(
+        rows = dense_parts.cast_columns(
             rows, kinds=dict(schema.OBSERVED_LOSSES), what=f"observed {name}"
         )
         # Sorted, so that reading a few shards skips most of a file.

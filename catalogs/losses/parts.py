@@ -1,10 +1,7 @@
 """Parts of the loss catalog: checks on scored rows, encoding, and summaries for snapshots."""
 
-import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
@@ -14,9 +11,7 @@ from catalogs import storage
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import Layout
-from catalogs.tables import frames
-
-_KEY = [schema.SHARD_ID, schema.ROW]
+from catalogs.tables import dense_parts, frames
 
 
 @dataclass(frozen=True)
@@ -64,20 +59,6 @@ class PartSummary:
     batch_splits: BatchSplits = BatchSplits()
 
 
-def cast_columns(rows: pl.DataFrame, *, kinds: frames.SchemaDict, what: str) -> pl.DataFrame:
-    """Return `rows` with exactly the columns and dtypes of `kinds`.
-
-    Raises:
-        InputError: a column is missing, or a value does not fit its dtype.
-    """
-    if missing := [name for name in kinds if name not in rows.columns]:
-        raise InputError(f"{what}: the column {missing[0]!r} is missing; expected {list(kinds)}")
-    try:
-        return rows.select(pl.col(name).cast(kind) for name, kind in kinds.items())
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{what}: {error}") from error
-
-
 def check_losses(rows: pl.DataFrame, *, what: str) -> None:
     """Raise `InputError` unless exactly the samples that are ok have a (finite) loss."""
     is_ok = pl.col(schema.STATUS) == schema.OK
@@ -95,27 +76,6 @@ def check_losses(rows: pl.DataFrame, *, what: str) -> None:
             f"{what}: row {first['row']} of shard {first['shard_id']} has loss {first['loss']} and"
             f" status {first['status']!r}: expected a finite loss with {schema.OK!r}, null with"
             f" one of {', '.join(schema.STATUSES[1:])}"
-        )
-
-
-def check_order(rows: pl.DataFrame, *, what: str) -> None:
-    """Raise `InputError` unless (shard_id, row) strictly increases."""
-    keys = rows.select(schema.sample_key().alias("key"))["key"]
-    if not bool((keys.slice(1) > keys.head(max(0, len(keys) - 1))).all()):
-        raise InputError(f"{what}: rows must be sorted by (shard_id, row), without duplicates")
-
-
-def check_dense(rows: pl.DataFrame, *, what: str) -> None:
-    """Raise `InputError` unless every shard in sorted `rows` has the rows 0, 1, 2, …"""
-    counts = rows.group_by(schema.SHARD_ID, maintain_order=True).agg(
-        pl.col(schema.ROW).max().cast(pl.UInt64).alias("last"), pl.len().alias("num_rows")
-    )
-    incomplete = counts.filter(pl.col("last") + 1 != pl.col("num_rows"))
-    if len(incomplete):
-        first = incomplete.row(0, named=True)
-        raise InputError(
-            f"{what}: shard {first['shard_id']} has {first['num_rows']} rows, but its last row is"
-            f" {first['last']}: a span is missing or duplicate"
         )
 
 
@@ -147,20 +107,7 @@ def build_part(
     rows: pl.DataFrame, *, run: str, spans: Sequence[str], notes: frames.Notes
 ) -> PartSummary:
     """Publish dense, sorted `rows` as a part whose name is the digest of its bytes."""
-    check_order(rows, what="a part")
-    check_dense(rows, what="a part")
-    shards = rows.partition_by(schema.SHARD_ID, maintain_order=True)
-    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
-        path = Path(folder) / "part.parquet"
-        frames.write_tables(
-            path,
-            (frames.to_arrow(shard) for shard in shards),
-            schema=frames.to_arrow(rows).schema,
-            notes=lambda: notes | {frames.DENSE: True},
-        )
-        with path.open("rb") as file:
-            part = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-        storage.publish(Layout(run).part(part), path)
+    part, shards = dense_parts.publish_part(rows, url_of=Layout(run).part, notes=notes)
     return PartSummary(part, tuple(spans), tuple(_summaries(shards, part)))
 
 

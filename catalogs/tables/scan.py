@@ -28,13 +28,13 @@ Result = TypeVar("Result")
 
 # Consecutive row groups are read together up to this many rows: enough that planning a query per
 # chunk takes a negligible time.
-_ROWS_PER_CHUNK = 1 << 20
+ROWS_PER_CHUNK = 1 << 20
 # A preview reads this many files and rows of each: a million rows in total.
-_PREVIEWED_FILES = 128
-_PREVIEWED_ROWS = 1 << 13
+PREVIEWED_FILES = 128
+PREVIEWED_ROWS = 1 << 13
 # These threads mostly wait for storage; each holds a chunk, so remote chunks are smaller.
-_REMOTE_THREADS = 16
-_REMOTE_ROWS_PER_CHUNK = 1 << 18
+REMOTE_THREADS = 16
+REMOTE_ROWS_PER_CHUNK = 1 << 18
 
 
 class File(NamedTuple):
@@ -44,7 +44,7 @@ class File(NamedTuple):
     groups: tuple[int, ...] | None = None
 
 
-class _RowGroups(NamedTuple):
+class RowGroups(NamedTuple):
     """Row groups of one file."""
 
     url: str
@@ -53,7 +53,8 @@ class _RowGroups(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        return int(np.diff(self.footer.starts)[self.groups].sum())
+        starts = self.footer.starts
+        return sum(int(starts[group + 1] - starts[group]) for group in self.groups)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Scan:
         return _lazy(self._chunks, schema=self.schema, threads=self._threads)
 
     def only(self, columns: Sequence[str]) -> "Scan":
-        return replace(self, schema=_kinds(self.schema, columns))
+        return replace(self, schema=select_kinds(self.schema, columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """Yield `work` of every chunk (several hundred thousand rows), computed in threads."""
@@ -81,7 +82,7 @@ class Scan:
             yield work(pl.LazyFrame(schema=self.schema))
             return
         read_and_work = functools.partial(_work, work, self.schema)
-        yield from _map(read_and_work, self._chunks(), num_threads=self._threads)
+        yield from map_bounded(read_and_work, self._chunks(), num_threads=self._threads)
 
     def preview(self, *, total: int | None = None) -> Preview:
         """Return the first rows of a row group in the middle of some of the files.
@@ -89,15 +90,15 @@ class Scan:
         `total` is the number of rows of all files; None: read it from their footers.
         """
         if total is None:
-            total = sum(groups.num_rows for groups in self._row_groups(_ROWS_PER_CHUNK))
-        files = self.files[:: -(-len(self.files) // _PREVIEWED_FILES) or 1]
+            total = sum(groups.num_rows for groups in self._row_groups(ROWS_PER_CHUNK))
+        files = self.files[:: -(-len(self.files) // PREVIEWED_FILES) or 1]
 
         def source(
             columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
         ) -> Iterator[pl.DataFrame]:
-            kinds = _kinds(self.schema, columns)
-            read = functools.partial(_first_rows, schema=kinds)
-            previews = _map(read, files, num_threads=self._threads)
+            kinds = select_kinds(self.schema, columns)
+            read = functools.partial(first_rows, schema=kinds)
+            previews = map_bounded(read, files, num_threads=self._threads)
             yield from frames.filter_and_limit(previews, where=where, limit=limit)
 
         return Preview(total, register_io_source(source, schema=self.schema))
@@ -115,13 +116,13 @@ class Scan:
     @property
     def _threads(self) -> int:
         # One more than there are cores, because threads wait for the disk.
-        return pl.thread_pool_size() + 1 if self._is_local else _REMOTE_THREADS
+        return pl.thread_pool_size() + 1 if self._is_local else REMOTE_THREADS
 
-    def _chunks(self) -> Iterator[list[_RowGroups]]:
+    def _chunks(self) -> Iterator[list[RowGroups]]:
         """Yield the row groups of each chunk."""
-        chunk: list[_RowGroups] = []
+        chunk: list[RowGroups] = []
         rows = 0
-        most = _ROWS_PER_CHUNK if self._is_local else _REMOTE_ROWS_PER_CHUNK
+        most = ROWS_PER_CHUNK if self._is_local else REMOTE_ROWS_PER_CHUNK
         for groups in self._row_groups(most):
             if chunk and rows + groups.num_rows > most:
                 yield chunk
@@ -131,9 +132,9 @@ class Scan:
         if chunk:
             yield chunk
 
-    def _row_groups(self, most: int) -> Iterator[_RowGroups]:
+    def _row_groups(self, most: int) -> Iterator[RowGroups]:
         """Yield consecutive row groups of one file with at most `most` rows, or one row group."""
-        footers = _map(_footer, self.files, num_threads=self._threads)
+        footers = map_bounded(footer_of_file, self.files, num_threads=self._threads)
         for file, footer in zip(self.files, footers, strict=True):
             frames.check_columns(footer, schema=self.schema, url=file.url)
             groups: list[int] = []
@@ -141,56 +142,61 @@ class Scan:
             sizes = np.diff(footer.starts)
             for group in range(footer.num_groups) if file.groups is None else file.groups:
                 if groups and rows + sizes[group] > most:
-                    yield _RowGroups(file.url, footer, groups)
+                    yield RowGroups(file.url, footer, groups)
                     groups, rows = [], 0
                 groups.append(group)
                 rows += int(sizes[group])
             if groups:
-                yield _RowGroups(file.url, footer, groups)
+                yield RowGroups(file.url, footer, groups)
 
 
-def _map(
+def map_bounded(
     function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int
 ) -> Generator[Result, None, None]:
+    """Map in order, in threads, with bounded memory."""
     # Results are large: at most one more than the threads compute.
     return ordered_map(function, items, num_threads=num_threads, budget=num_threads + 1)
 
 
 def _work(
-    work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, chunk: list[_RowGroups]
+    work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, chunk: list[RowGroups]
 ) -> Result:
     # Read here rather than in polars' threads, which compute.
-    return work(_read(chunk, schema=schema).lazy())
+    return work(read_chunk(chunk, schema=schema).lazy())
 
 
 def _lazy(
-    chunks: Callable[[], Iterator[list[_RowGroups]]], *, schema: SchemaDict, threads: int
+    chunks: Callable[[], Iterator[list[RowGroups]]], *, schema: SchemaDict, threads: int
 ) -> pl.LazyFrame:
     def source(
         columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
-        read = functools.partial(_read, schema=_kinds(schema, columns))
-        batches = _map(read, chunks(), num_threads=threads)
+        read = functools.partial(read_chunk, schema=select_kinds(schema, columns))
+        batches = map_bounded(read, chunks(), num_threads=threads)
         with contextlib.closing(batches):
             yield from frames.filter_and_limit(batches, where=where, limit=limit)
 
     return register_io_source(source, schema=schema)
 
 
-def _kinds(schema: SchemaDict, columns: Sequence[str] | None) -> SchemaDict:
+def select_kinds(schema: SchemaDict, columns: Sequence[str] | None) -> SchemaDict:
+    """Return the schema of some columns (None: all)."""
     return {name: schema[name] for name in (schema if columns is None else columns)}
 
 
-def _footer(file: File) -> Footer:
+def footer_of_file(file: File) -> Footer:
+    """Return the (cached) footer of a file."""
     return frames.footer_of(file.url)
 
 
-def _read(chunk: Sequence[_RowGroups], *, schema: SchemaDict) -> pl.DataFrame:
-    tables = [_read_groups(groups, schema=schema) for groups in chunk]
+def read_chunk(chunk: Sequence[RowGroups], *, schema: SchemaDict) -> pl.DataFrame:
+    """Read row groups of several files."""
+    tables = [read_groups(groups, schema=schema) for groups in chunk]
     return tables[0] if len(tables) == 1 else pl.concat(tables)
 
 
-def _read_groups(row_groups: _RowGroups, *, schema: SchemaDict) -> pl.DataFrame:
+def read_groups(row_groups: RowGroups, *, schema: SchemaDict) -> pl.DataFrame:
+    """Read row groups of one file; ids of dense files are not decoded."""
     if not schema:  # only the number of rows is needed
         return pl.DataFrame(height=row_groups.num_rows)
     url, footer, groups = row_groups
@@ -203,7 +209,7 @@ def _read_groups(row_groups: _RowGroups, *, schema: SchemaDict) -> pl.DataFrame:
     return pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in schema.items()])
 
 
-def _implied_ids(row_groups: _RowGroups) -> dict[str, Callable[[], pl.Series]]:
+def _implied_ids(row_groups: RowGroups) -> dict[str, Callable[[], pl.Series]]:
     """Return the ids of row groups that are each a whole shard, without decoding them."""
     footer, groups = row_groups.footer, row_groups.groups
     sizes = np.diff(footer.starts)[groups].tolist()
@@ -226,7 +232,8 @@ def _implied_ids(row_groups: _RowGroups) -> dict[str, Callable[[], pl.Series]]:
     return {SHARD_ID: shards, ROW: rows}
 
 
-def _first_rows(file: File, *, schema: SchemaDict) -> pl.DataFrame:
+def first_rows(file: File, *, schema: SchemaDict) -> pl.DataFrame:
+    """Read the first rows of the row group in the middle of a file."""
     footer = frames.footer_of(file.url)
     frames.check_columns(footer, schema=schema, url=file.url)
     groups = list(range(footer.num_groups)) if file.groups is None else list(file.groups)
@@ -237,6 +244,6 @@ def _first_rows(file: File, *, schema: SchemaDict) -> pl.DataFrame:
         footer=footer,
         group=groups[len(groups) // 2],
         columns=list(schema),
-        num_rows=_PREVIEWED_ROWS,
+        num_rows=PREVIEWED_ROWS,
     )
     return frames.from_arrow(table).cast(pl.Schema(schema))

@@ -8,10 +8,10 @@ import polars as pl
 from attent_select.errors import AttentError, InputError
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.select import select
-from catalogs import storage
+from catalogs import Corpus, storage
 from catalogs.layout import Layout
 from pipeline.config.memory_limit import check_memory_limit
-from pipeline.config.sections import RunConfig, ShardSettings
+from pipeline.config.sections import CorpusSettings, RunConfig, ShardSettings
 
 
 def preflight_problems(config: RunConfig) -> Iterator[str]:
@@ -22,7 +22,7 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     from trainers.hf.training_arguments import check_training_arguments
     from trainers.scoring.scorer import check_gradient
 
-    yield from _shard_problems("corpus", config.corpus)
+    yield from _corpus_problems(config)
     if config.evaluation is not None:
         yield from _shard_problems("evaluation", config.evaluation)
     yield from _problem("run: ", lambda: storage.info(Layout(config.run).config))
@@ -42,9 +42,17 @@ def _problem(prefix: str, check: Callable[[], object]) -> Iterator[str]:
         yield f"{prefix}{error}"
 
 
-def _shard_problems(section: str, shards: ShardSettings) -> Iterator[str]:
-    for pattern in shards.shards:
+def _shard_problems(section: str, settings: CorpusSettings | ShardSettings) -> Iterator[str]:
+    for pattern in settings.shards or ():
         yield from _problem(f"{section}.shards: ", partial(storage.expand, [pattern]))
+
+
+def _corpus_problems(config: RunConfig) -> Iterator[str]:
+    path = config.corpus.path
+    if path is None:
+        yield from _shard_problems("corpus", config.corpus)
+    else:
+        yield from _problem("corpus.path: ", lambda: Corpus.open(path))
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:

@@ -50,6 +50,34 @@ class ShardSettings(_Section):
         return tuple(storage.normalise(url) for url in shards)
 
 
+class CorpusSettings(_Section):
+    """The corpus of a run: shards that it ingests itself, or the folder of a shared corpus.
+
+    Attributes:
+        shards: URLs, folders or globs of Parquet files or WebDataset tars.
+        path: folder of a corpus that `attent ingest` wrote; many runs can share it.
+    """
+
+    shards: tuple[str, ...] | None = Field(default=None, min_length=1)
+    path: str | None = None
+
+    @field_validator("shards")
+    @classmethod
+    def _absolute_shards(cls, shards: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if shards is None else tuple(storage.normalise(url) for url in shards)
+
+    @field_validator("path")
+    @classmethod
+    def _absolute_path(cls, path: str | None) -> str | None:
+        return None if path is None else storage.normalise(path).rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CorpusSettings":
+        if (self.shards is None) == (self.path is None):
+            raise InputError("expected exactly one of shards and path (of a shared corpus)")
+        return self
+
+
 class TaskSection(_Section, Generic[TaskT]):
     """The task by name; in the file its own settings stand beside the name."""
 
@@ -204,7 +232,7 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
 
     run: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    corpus: ShardSettings
+    corpus: CorpusSettings
     evaluation: ShardSettings | None = None
     task: TaskSection[TaskT]
     model: dict[str, Any]

@@ -9,11 +9,13 @@ from time import monotonic
 
 from attent_select.errors import CorpusMismatchError, ExistsError
 from catalogs import Corpus, storage
-from catalogs.corpus import format_of, inspect_shard
-from catalogs.layout import Layout
+from catalogs.concurrency import ordered_map
+from catalogs.corpus import format_of, has_corpus, inspect_shard
+from catalogs.layout import CorpusLayout
 from catalogs.shard_format import Inspection
 from catalogs.storage.objects import ObjectInfo
 from pipeline.cluster import Client, run_tasks, worker_check
+from pipeline.config.sections import CorpusSettings
 from pipeline.progress import progress
 
 
@@ -44,41 +46,41 @@ class _Look:
 def ingest(
     shards: Sequence[str],
     *,
-    run: str,
+    folder: str,
     client: Client,
 ) -> IngestResult:
-    """Writes the manifest of the corpus that `shards` (URLs, folders, globs) name into `run`.
+    """Writes the manifest of the corpus that `shards` (URLs, folders, globs) name into `folder`.
 
     Shard ids follow the sorted URLs. Ingesting the same shards again does nothing.
 
     Raises:
         InputError: a URL names nothing, a shard is damaged or empty, a worker has other versions.
-        ExistsError: the run has another corpus.
+        ExistsError: the folder has another corpus.
     """
     started = monotonic()
     found = storage.expand(shards)
-    if (known := ingested(found, run=run)) is not None:
+    if (known := ingested(found, folder=folder)) is not None:
         return _result(known, seconds=0.0)
     worker_check.check_workers(client, objects={found[0].url: found[0].etag}, needs_gpu=False)
-    corpus = Corpus.from_inspections(_inspections(found, run=run, client=client))
-    corpus.save(run)
+    corpus = Corpus.from_inspections(_inspections(found, folder=folder, client=client))
+    corpus.publish(folder)
     return _result(corpus, seconds=monotonic() - started)
 
 
-def ingested(found: Sequence[ObjectInfo], *, run: str) -> Corpus | None:
-    """The run's corpus, if it was ingested; it must be of exactly the objects `found`.
+def ingested(found: Sequence[ObjectInfo], *, folder: str) -> Corpus | None:
+    """The corpus in a folder, if it was ingested; it must be of exactly the objects `found`.
 
     Raises:
-        ExistsError: the run has a corpus of other shards.
+        ExistsError: there is a corpus of other shards.
         CorpusMismatchError: a shard has changed since.
     """
-    if storage.info(Layout(run).manifest) is None:
+    if not has_corpus(folder):
         return None
-    corpus = Corpus.open(run)
+    corpus = Corpus.open(folder)
     if [shard.uri for shard in corpus.shards] != [stored.url for stored in found]:
         raise ExistsError(
-            f"{run} has a corpus of {len(corpus.shards)} other shards (corpus "
-            f"{corpus.corpus_id}), and a corpus never changes: choose another run"
+            f"{folder} has a corpus of {len(corpus.shards)} other shards (corpus "
+            f"{corpus.corpus_id}), and a corpus never changes: choose another folder"
         )
     for shard, stored in zip(corpus.shards, found, strict=True):
         if shard.etag != stored.etag:
@@ -89,10 +91,24 @@ def ingested(found: Sequence[ObjectInfo], *, run: str) -> Corpus | None:
     return corpus
 
 
+def shard_objects(corpus: CorpusSettings) -> list[ObjectInfo]:
+    """Return the shards that a configuration names, as they are stored now.
+
+    Raises:
+        InputError: a URL names nothing.
+        MissingError: there is no shared corpus, or a shard of it was deleted.
+    """
+    if corpus.path is None:
+        return storage.expand(corpus.shards or ())
+    opened = Corpus.open(corpus.path)
+    found = ordered_map(lambda shard: storage.expand([shard.uri])[0], opened.shards, num_threads=16)
+    return list(found)
+
+
 def _inspections(
-    found: Sequence[ObjectInfo], *, run: str, client: Client
+    found: Sequence[ObjectInfo], *, folder: str, client: Client
 ) -> list[tuple[ObjectInfo, str, Inspection]]:
-    layout = Layout(run)
+    layout = CorpusLayout(folder)
     looks = [
         _Look(shard_id, stored, format_of(stored.url), layout.members(shard_id))
         for shard_id, stored in enumerate(found)

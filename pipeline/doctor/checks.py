@@ -16,6 +16,7 @@ from catalogs.storage.probe import probe
 from pipeline.cluster import connect, size, worker_check
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
+from pipeline.corpus.ingest import shard_objects
 from pipeline.doctor.estimate import Estimate, estimate
 
 _EXTRAS = ("train", "report", "cluster")
@@ -114,14 +115,14 @@ def _storage(config: RunConfig) -> str:
 
 
 def _shards(config: RunConfig) -> str:
-    found = storage.expand(config.corpus.shards)
+    found = shard_objects(config.corpus)
     storage.read_ranges(found[0].url, [(0, min(8, found[0].num_bytes))], etag=found[0].etag)
     num_bytes = sum(one.num_bytes for one in found)
     return f"{len(found)} shards, {num_bytes / 1e9:,.3f} GB, the first can be read"
 
 
 def _cluster(config: RunConfig, places: list[int]) -> str:
-    shard = storage.expand(config.corpus.shards)[0]
+    shard = shard_objects(config.corpus)[0]
     with connect(config.cluster) as client:
         needs_gpu = "GPU" in config.cluster.resources
         worker_check.check_workers(client, objects={shard.url: shard.etag}, needs_gpu=needs_gpu)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from attent_select.errors import InputError, SampleError
 from attent_select.schedule.rounds import Round, plan_rounds
-from catalogs import Corpus, storage
-from catalogs.corpus import format_of, inspect_shard, read_shard
-from catalogs.layout import Layout
+from catalogs import Corpus
+from catalogs.corpus import format_of, has_corpus, inspect_shard, read_shard
 from catalogs.shard_format import Sample, Shard
 from catalogs.storage.objects import ObjectInfo
 from pipeline.config.sections import RunConfig
+from pipeline.corpus.ingest import shard_objects
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def estimate(config: RunConfig, *, places: int) -> Estimate:
     Raises:
         InputError: no sample of the first shard can be used.
     """
-    shards = storage.expand(config.corpus.shards)
+    shards = shard_objects(config.corpus)
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         first = _inspected(shards[0], folder)
         num_bytes = sum(one.num_bytes for one in shards)
@@ -130,7 +130,7 @@ def _is_scored(config: RunConfig, round_: Round) -> bool:
 
 def _num_samples(run: str) -> int | None:
     """What ingesting counted; None before that."""
-    if storage.info(Layout(run).manifest) is None:
+    if not has_corpus(run):
         return None
     return Corpus.open(run).num_samples
 

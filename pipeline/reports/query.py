@@ -16,8 +16,8 @@ from sqlglot.dialects.duckdb import DuckDB
 from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import Corpus, IndexFile, LossCatalog, storage
+from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
-from catalogs.tables import frames
 from pipeline import metrics
 from pipeline.adaptive import decision_log
 from pipeline.antk.drift_table import drift_table
@@ -44,7 +44,7 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
         MissingError: there is no run, or it has no such table yet.
     """
     checked, names = checked_select(sql, tables=TABLES)
-    if storage.info(Layout(run).manifest) is None:
+    if not has_corpus(run):
         raise MissingError(f"{run}: no corpus there, so it is not a run: see `attent ingest`")
     tables = {name: TABLES[name](run) for name in names}
     try:
@@ -131,8 +131,7 @@ def selected_rounds(run: str) -> list[int]:
 
 def corpus(run: str) -> pl.LazyFrame:
     """The manifest, `schema.MANIFEST`."""
-    Corpus.open(run)  # says what to do when there is none
-    return frames.read_frame(Layout(run).manifest, schema=dict(schema.MANIFEST))[0].lazy()
+    return Corpus.open(run).manifest().lazy()
 
 
 def _metrics(run: str) -> pl.LazyFrame:

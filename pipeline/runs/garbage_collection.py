@@ -13,6 +13,7 @@ import polars as pl
 
 from attent_select.errors import MissingError
 from catalogs import LossCatalog, storage
+from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tables import frames
@@ -46,8 +47,8 @@ def collect_garbage(run: str, *, dry_run: bool = False) -> GarbageReport:
         ExistsError: a driver works on it.
     """
     run = storage.normalise(run)
-    if storage.info(Layout(run).manifest) is None:
-        raise MissingError(f"{run} is not a run: {Layout(run).manifest} was not found")
+    if not has_corpus(run):
+        raise MissingError(f"{run} is not a run or a corpus: it has no manifest.parquet")
     if dry_run:
         return _report(_Garbage(run).by_kind(), dry_run=True)
     with hold_lease(run):

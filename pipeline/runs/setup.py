@@ -3,10 +3,11 @@
 Each is made unless it exists.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from attent_select.errors import InputError
+from attent_select.errors import CorpusMismatchError, InputError
 from catalogs import Corpus, storage
+from catalogs.corpus import has_corpus
 from catalogs.layout import Layout, join
 from pipeline.cluster import Client
 from pipeline.config import run_config
@@ -21,12 +22,33 @@ Cluster = Callable[[], Client]
 
 def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
     """Ingest the corpus, and the held-out corpus if the configuration has `evaluation`."""
-    corpora = [(config.corpus, config.run)]
+    if config.corpus.path is not None:
+        _use_shared_corpus(config.corpus.path, config.run)
+    else:
+        _ingest(config.corpus.shards or (), config.run, cluster=cluster)
     if config.evaluation is not None:
-        corpora.append((config.evaluation, Layout(config.run).held_out))
-    for section, run in corpora:
-        if ingested(storage.expand(section.shards), run=run) is None:
-            ingest(section.shards, run=run, client=cluster())
+        _ingest(config.evaluation.shards, Layout(config.run).held_out, cluster=cluster)
+
+
+def _ingest(shards: Sequence[str], run: str, *, cluster: Cluster) -> None:
+    if ingested(storage.expand(shards), folder=run) is None:
+        ingest(shards, folder=Layout(run).corpus.folder, client=cluster())
+
+
+def _use_shared_corpus(url: str, run: str) -> None:
+    """Copy the manifest of the corpus at `url` to the run, or check that it has not changed.
+
+    Raises:
+        CorpusMismatchError: the run was started with another version of the corpus.
+    """
+    shared = Corpus.open(url)
+    if not has_corpus(run):
+        shared.share_with(run)
+    elif (known := Corpus.open(run)).corpus_id != shared.corpus_id:
+        raise CorpusMismatchError(
+            f"corpus.path: {url} is now corpus {shared.corpus_id}, but {run} was started with"
+            f" corpus {known.corpus_id}: restore the corpus, or start a new run"
+        )
 
 
 def check_columns(corpus: Corpus, config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from attent_select.schema import FUNCTIONAL_GRADIENT, LOSS, MEASURED_STEP, OK, R
 from attent_select.selection.select import Preview
 from catalogs import Corpus, LossCatalog, storage
 from catalogs.concurrency import ordered_map
+from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from catalogs.losses.parts import check_parts
 from catalogs.tables import frames, sample_ids
@@ -141,7 +142,7 @@ def find(url: str, *, round_number: int | None) -> LossTable:
     url = storage.normalise(url).rstrip("/")
     # A run, or the folder `losses` in it: its catalog.
     for run in (url, url.removesuffix("/losses")):
-        if storage.info(Layout(run).manifest) is not None:
+        if has_corpus(run):
             return of_run(LossCatalog(run), url=url, round_number=round_number)
     files = tuple(item.url for item in storage.expand([url]))
     kinds, num_rows = _columns(files)

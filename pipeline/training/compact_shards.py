@@ -18,9 +18,9 @@ import numpy as np
 
 from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile, storage
-from catalogs.corpus import inspect_shard, plan_shard, read_shard, write_shard
+from catalogs.corpus import has_corpus, inspect_shard, plan_shard, read_shard, write_shard
 from catalogs.index import rows_of_shard
-from catalogs.layout import Layout
+from catalogs.layout import CorpusLayout, Layout
 from catalogs.shard_format import Inspection, Sample, Shard
 from catalogs.storage.objects import ObjectInfo
 from pipeline.cluster import Client, run_tasks
@@ -78,7 +78,7 @@ def estimate(index: IndexFile, corpus: Corpus, *, columns: Sequence[str]) -> Rea
 
 def open_compact(folder: str) -> Corpus | None:
     """Open the compact shards in `folder`; None until all of them are written."""
-    return Corpus.open(folder) if storage.info(Layout(folder).manifest) is not None else None
+    return Corpus.open(folder) if has_corpus(folder) else None
 
 
 def materialise(
@@ -120,7 +120,7 @@ class _ShardTask:
     index: str
     shards: tuple[Shard, ...]
     columns: tuple[str, ...]
-    layout: Layout
+    layout: CorpusLayout
 
     @property
     def format(self) -> str:
@@ -142,7 +142,7 @@ def _tasks(
     for shard_ids, _, _ in index.batches():
         for shard_id, count in zip(*np.unique(shard_ids, return_counts=True), strict=True):
             counts[int(shard_id)] = counts.get(int(shard_id), 0) + int(count)
-    layout = Layout(folder)
+    layout = Layout(folder).corpus
     for number, group in enumerate(_group_shards(counts, corpus)):
         shards = tuple(corpus.shard(shard_id) for shard_id in group)
         yield _ShardTask(number, index.url, shards, columns, layout)

@@ -241,7 +241,7 @@ def test_selecting_and_ingesting_compare_the_workers_first_too(
         with pytest.raises(InputError, match=said):
             select_losses(str(losses), scheduler=scheduler, **how)
         with pytest.raises(InputError, match=said):
-            ingest([str(shards / "parquet")], run=str(run), client=lone)
+            ingest([str(shards / "parquet")], folder=str(run), client=lone)
     assert not run.exists()
 
 

@@ -12,7 +12,7 @@ from digits import samples
 
 from attent_select.errors import CorpusMismatchError, ExistsError, InputError
 from catalogs import Corpus
-from catalogs.layout import Layout
+from catalogs.layout import CorpusLayout
 from pipeline.cluster import Client
 from pipeline.corpus.conversion import convert
 from pipeline.corpus.ingest import ingest
@@ -25,7 +25,7 @@ def test_a_corpus_has_every_sample_in_the_order_of_the_urls(
     tmp_path: Path, shards: Path, client: Client, kind: str
 ) -> None:
     run = str(tmp_path / "run")
-    result = ingest([str(shards / kind)], run=run, client=client)
+    result = ingest([str(shards / kind)], folder=run, client=client)
     corpus = Corpus.open(run)
     assert (result.num_shards, result.num_samples) == (3, 240)
     assert (result.corpus_id, result.num_bytes) == (corpus.corpus_id, corpus.num_bytes)
@@ -42,18 +42,18 @@ def test_a_corpus_has_every_sample_in_the_order_of_the_urls(
 
 def test_ingesting_again_changes_nothing(tmp_path: Path, shards: Path, client: Client) -> None:
     run = str(tmp_path / "run")
-    first = ingest([str(shards / "parquet")], run=run, client=client)
-    before = Path(Layout(run).manifest).stat()
-    again = ingest([f"{shards}/parquet/*.parquet"], run=run, client=client)
+    first = ingest([str(shards / "parquet")], folder=run, client=client)
+    before = Path(CorpusLayout(run).manifest).stat()
+    again = ingest([f"{shards}/parquet/*.parquet"], folder=run, client=client)
     assert again.corpus_id == first.corpus_id
-    assert Path(Layout(run).manifest).stat() == before
+    assert Path(CorpusLayout(run).manifest).stat() == before
 
 
 def test_a_run_never_changes_its_corpus(tmp_path: Path, shards: Path, client: Client) -> None:
     run = str(tmp_path / "run")
-    ingest([str(shards / "parquet")], run=run, client=client)
+    ingest([str(shards / "parquet")], folder=run, client=client)
     with pytest.raises(ExistsError, match="a corpus never changes"):
-        ingest([str(shards / "webdataset")], run=run, client=client)
+        ingest([str(shards / "webdataset")], folder=run, client=client)
 
 
 def test_a_shard_that_changed_since_ingestion_is_named(
@@ -63,10 +63,10 @@ def test_a_shard_that_changed_since_ingestion_is_named(
     folder.mkdir()
     for path in (shards / "parquet").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    ingest([str(folder)], run=run, client=client)
+    ingest([str(folder)], folder=run, client=client)
     os.utime(folder / "001.parquet", ns=(1, 1))
     with pytest.raises(CorpusMismatchError, match=r"001\.parquet is not the object"):
-        ingest([str(folder)], run=run, client=client)
+        ingest([str(folder)], folder=run, client=client)
 
 
 def test_a_damaged_shard_is_named_and_leaves_no_corpus(
@@ -75,7 +75,7 @@ def test_a_damaged_shard_is_named_and_leaves_no_corpus(
     data = (shards / "parquet" / "000.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"cut\.parquet"):
-        ingest([str(tmp_path / "cut.parquet")], run=str(tmp_path / "run"), client=client)
+        ingest([str(tmp_path / "cut.parquet")], folder=str(tmp_path / "run"), client=client)
     assert not (tmp_path / "run" / "corpus" / "manifest.parquet").exists()
 
 
@@ -105,7 +105,7 @@ def test_conversion_writes_shards_of_the_requested_size(
     run = str(tmp_path / "run")
     url = source(tmp_path / "source")
     urls = convert([url], to=str(tmp_path / "shards"), shard_format=kind, shard_samples=4)
-    result = ingest(urls, run=run, client=client)
+    result = ingest(urls, folder=run, client=client)
     corpus = Corpus.open(run)
     assert [shard.num_samples for shard in corpus.shards] == [4, 4, 1]
     assert result.num_samples == 9

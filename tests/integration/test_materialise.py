@@ -61,7 +61,7 @@ def test_shards_written_before_a_kill_are_not_written_again(
     first = compacted(index, corpus, tmp_path / "compact", client)
     assert len(first.shards) == 5
     # The state after a kill before the last shard: no manifest.
-    Path(Layout(str(tmp_path / "compact")).manifest).unlink()
+    Path(Layout(str(tmp_path / "compact")).corpus.manifest).unlink()
     lost, *kept = (Path(shard.uri) for shard in first.shards)
     data = lost.read_bytes()
     lost.unlink()

@@ -197,7 +197,7 @@ def whole_run(base: str, *, name: str, scratch: Path) -> object:
     inspected = [
         (one, format_of(one.url), inspect_shard(one.url, name, members_url=members))
         for shard_id, one in enumerate(found)
-        for members in [Layout(run).members(shard_id)]
+        for members in [Layout(run).corpus.members(shard_id)]
     ]
     Corpus.from_inspections(inspected).save(run)
     corpus = Corpus.open(run)

@@ -60,7 +60,7 @@ def test_a_saved_corpus_is_the_same_when_opened(tmp_path: Path) -> None:
 
 def test_inspection_may_publish_the_member_index(tmp_path: Path) -> None:
     (url,) = written(tmp_path, [4], kind="webdataset")
-    members = Layout(str(tmp_path / "run")).members(0)
+    members = Layout(str(tmp_path / "run")).corpus.members(0)
     inspection = inspect_shard(url, "webdataset", members_url=members)
     assert inspection.members is None
     stored = storage.info(url)
@@ -90,7 +90,7 @@ def test_a_run_without_a_corpus_says_to_ingest_first(tmp_path: Path) -> None:
 
 def test_a_manifest_that_another_program_rewrote_is_an_input_error(tmp_path: Path) -> None:
     Corpus.from_inspections(inspected(written(tmp_path / "p", [3]))).save(str(tmp_path))
-    manifest = Layout(str(tmp_path)).manifest
+    manifest = Layout(str(tmp_path)).corpus.manifest
     pl.read_parquet(manifest).write_parquet(manifest)
     with pytest.raises(InputError, match=r"manifest\.parquet was not written by `attent ingest`"):
         Corpus.open(str(tmp_path))

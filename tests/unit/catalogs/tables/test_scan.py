@@ -52,7 +52,7 @@ def test_chunks_and_splits_have_all_rows(run: str, monkeypatch: pytest.MonkeyPat
     expected = pl.concat([losses(0, [4, 1, 7]), losses(3, [2, 9, 5])])
     assert_frame_equal(whole.frame().collect(), expected)
     for rows_per_chunk in (1, 6, 1000):
-        monkeypatch.setattr(scan, "_ROWS_PER_CHUNK", rows_per_chunk)
+        monkeypatch.setattr(scan, "ROWS_PER_CHUNK", rows_per_chunk)
         pieces = list(whole.run(pl.LazyFrame.collect))
         assert_frame_equal(pl.concat(pieces), expected)
         assert (len(pieces) == 1) == (rows_per_chunk == 1000)
