@@ -187,6 +187,7 @@ def test_a_run_of_another_driver_is_refused(tmp_path: Path, shards: Path, client
 def test_after_out_of_memory_the_next_round_uses_smaller_batches(
     tmp_path: Path, shards: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")  # a local cluster has raised the level of the handler
     values = small_run(tmp_path / "run", shards, **QUICK, task__name="poisonous.Hungry")
     values["task"] |= {"most": 9}
     settings = run_config.parse(values)

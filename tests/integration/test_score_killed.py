@@ -28,7 +28,7 @@ from pipeline.config.sections import ClusterSettings
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
+def test_a_poison_sample_is_found_and_the_others_are_scored(
     tmp_path: Path, shards: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = samples(120)
@@ -38,18 +38,19 @@ def test_a_sample_that_kills_workers_is_found_and_the_others_are_scored(
     values = small_run(tmp_path / "run", tmp_path, schedule__warmup_epochs=0)
     values["task"]["name"] = "poisonous.Poisonous"
     values["task"]["num_channels"] = 1
-    # On a busy machine a worker takes minutes to start again.
+    # On a busy machine a worker takes minutes to restart.
     values["cluster"] = {"patience_seconds": 600}
     with connect(ClusterSettings(workers=1)) as client:
+        caplog.set_level("WARNING")  # a local cluster has raised the level of the handler
         result = score(run_config.parse(values), client=client)
     assert (result.scored, result.failed) == (120, {"killed": 1})
     losses = LossCatalog(str(tmp_path / "run")).latest().collect()
     killed = losses.filter(losses["status"] == "killed")
     assert killed.select("shard_id", "row", "loss").rows() == [(1, 31, None)]
-    said = caplog.text
-    assert said.count("001.parquet ended: trying again") == 3, "once, alone, and alone again"
-    assert "row 31 of shard 1" in said
-    assert "gets the status `killed`" in said
+    log = caplog.text
+    assert log.count("001.parquet ended: trying again") == 3, "once, alone, and alone again"
+    assert "row 31 of shard 1" in log
+    assert "gets the status `killed`" in log
     assert list((tmp_path / "run/losses/journals").iterdir()) == []
 
 
