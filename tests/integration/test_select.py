@@ -211,7 +211,9 @@ def test_row_groups_of_tars_are_refused_before_any_work(
 ) -> None:
     tars = {"shards": [str(shards / "webdataset")]}
     values = small_run(tmp_path / "run", shards, corpus=tars, selection__granularity="row_group")
-    with pytest.raises(InputError, match=r"\.tar is a tar and has no row groups: choose rows per"):
+    with pytest.raises(
+        InputError, match=r"\.tar is a tar file and has no row groups: choose rows per"
+    ):
         pipeline.run(run_config.parse(values), client=client)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -249,7 +251,7 @@ def test_people_see_what_goes_on_on_a_terminal_and_nothing_else(losses: Path) ->
         assert process.stdout is not None
         assert len(process.stdout.read().splitlines()) == 1
     assert process.returncode == 0
-    for stage in ("finding the cut", "there twice", "going through"):
+    for stage in ("finding the threshold", "duplicate samples", "reading"):
         assert stage in shown
     quiet = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True)
     assert quiet.stderr == b""

@@ -253,7 +253,7 @@ def test_an_output_that_cannot_be_written_there(tmp_path: Path, out: Path) -> No
     assert "--overwrite" in message
     assert "is a folder: name a file" in refusal(losses, "--ratio", 0.5, out=out.parent)
     message = refusal(losses, "--ratio", 0.5, "--overwrite", out=losses)
-    assert f"{losses} is one of the files that the losses are in" in message
+    assert f"{losses} is one of the files with the losses" in message
 
 
 @pytest.mark.parametrize(
