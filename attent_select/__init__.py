@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # The only place where the version is written; pyproject.toml reads it from here.
 __version__ = "0.1.0"
 
-# Libraries do not print: whoever uses them configures logging.
+# Libraries do not print: the application configures logging.
 logging.getLogger("attent").addHandler(logging.NullHandler())
 
 __all__ = [

@@ -195,7 +195,7 @@ class Corpus:
             raise MissingError(
                 f"shard {shard.shard_id} was not found: {shard.uri} was deleted after ingestion"
             )
-        check_etag(shard.uri, found=stored.etag, expected=shard.etag)
+        check_etag(shard.uri, actual=stored.etag, expected=shard.etag)
         if stored.num_bytes != shard.num_bytes:
             raise CorpusMismatchError(
                 f"{shard.uri} has changed since it was ingested: it has {stored.num_bytes} bytes,"

@@ -20,7 +20,7 @@ from catalogs import Corpus, IndexFile, storage
 from catalogs.corpus import inspect_shard
 
 HERE = Path(__file__).parent
-# Method → its environment (None: attent-select) and the writer of its own format, if any.
+# Method → its environment (None: attent-select) and the writer of its format, if any.
 METHODS: dict[str, tuple[str | None, str | None]] = {
     "ours": (None, None),
     "ours, tars": (None, None),

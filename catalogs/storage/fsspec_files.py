@@ -135,4 +135,4 @@ def _slice(data: bytes, extent: Range) -> bytes:
 def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:
     if etag is not None:
         detail = retry(lambda: files.info(path))
-        check_etag(url, found=_info(url, detail).etag, expected=etag)
+        check_etag(url, actual=_info(url, detail).etag, expected=etag)

@@ -140,5 +140,5 @@ def _sync_folder(folder: Path) -> None:
 def _open(url: str, *, etag: str | None) -> Iterator[BinaryIO]:
     with translate_errors(url), Path(url).open("rb") as file:
         # The etag of the open file, so that a replaced file is detected.
-        check_etag(url, found=_info(url, os.fstat(file.fileno())).etag, expected=etag)
+        check_etag(url, actual=_info(url, os.fstat(file.fileno())).etag, expected=etag)
         yield file

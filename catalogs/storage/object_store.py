@@ -141,7 +141,7 @@ class ObjectStore:
 
     def _get(self, url: str, options: Any, etag: str | None) -> bytes:
         answer = obstore.get(self._store, self._key(url), options=options)
-        check_etag(url, found=self._info(answer.meta).etag, expected=etag)
+        check_etag(url, actual=self._info(answer.meta).etag, expected=etag)
         return bytes(answer.bytes())
 
     def _head(self, key: str) -> ObjectInfo | None:

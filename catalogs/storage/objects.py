@@ -68,11 +68,11 @@ def missing_error(url: str) -> MissingError:
     return MissingError(f"{url} was not found: expected a file or object with that name")
 
 
-def check_etag(url: str, *, found: str, expected: str | None) -> None:
-    """Raise `CorpusMismatchError` unless `found` is the `expected` etag (None: any)."""
-    if expected is not None and found != expected:
+def check_etag(url: str, *, actual: str, expected: str | None) -> None:
+    """Raise `CorpusMismatchError` unless `actual` is the `expected` etag (None: any)."""
+    if expected is not None and actual != expected:
         raise CorpusMismatchError(
-            f"{url} has changed since it was ingested: its etag is {found}, expected"
+            f"{url} has changed since it was ingested: its etag is {actual}, expected"
             f" {expected}. Restore the old file, or ingest the new file into a new run"
         )
 
