@@ -126,7 +126,7 @@ def test_a_model_that_cannot_be_taken_apart_is_taken_as_it_is(batch: Batch) -> N
 def test_a_model_whose_tokens_see_later_ones_is_refused(batch: Batch) -> None:
     bert = LLAMA["config"] | {"model_type": "bert", "pad_token_id": 0}
     del bert["num_key_value_heads"]
-    with pytest.raises(InputError, match=r"is not causal.*another than BertLMHeadModel"):
+    with pytest.raises(InputError, match=r"is not causal.*another model than BertLMHeadModel"):
         token_losses(model_of({"config": bert}), batch)
     token_losses(model_of({"config": bert | {"is_decoder": True}}), batch)
 

@@ -50,7 +50,7 @@ def test_a_long_sample_is_truncated_at_its_end_and_marked(folder: Path) -> None:
     assert len(item["input_ids"]) == 12
     assert item["truncated"]
     assert task.collate([item])["truncated"].tolist() == [True]
-    with pytest.raises(SampleError, match="left of the first 12 tokens") as caught:
+    with pytest.raises(SampleError, match="none of the first 12 tokens counts") as caught:
         task.prepare({"p": "a much longer prompt than that" * 3, "r": "x"}, generator=None)
     assert caught.value.status == "empty"
 
@@ -105,7 +105,7 @@ def test_a_tokenizer_without_padding_and_end_token_is_refused(folder: Path, tmp_
     item = task.prepare({"t": "some text"}, generator=None)
     with pytest.raises(InputError, match=r"neither a pad nor an eos token.*tokenizer_config\.json"):
         task.collate([item])
-    with pytest.raises(SampleError, match="nothing before it"):
+    with pytest.raises(SampleError, match="no context to be predicted"):
         task.prepare({"t": "x"}, generator=None)
 
 
