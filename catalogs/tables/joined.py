@@ -54,7 +54,7 @@ class JoinedTable:
         groups = ((file.url, file.groups) for file in self.rows.files)
         return [File(url, (group,)) for url, numbers in groups for group in numbers or ()]
 
-    def named(self, stored: pl.DataFrame) -> pl.DataFrame:
+    def columns_of(self, stored: pl.DataFrame) -> pl.DataFrame:
         """Return the columns of the join, without ids."""
         return stored.select(pl.col(column).alias(name) for name, column in self.columns.items())
 
@@ -130,7 +130,7 @@ class JoinedScan:
     def read(self, chunk: Sequence[list[RowGroups]]) -> pl.DataFrame:
         """Read the row groups of consecutive shards, a list for each table."""
         pairs = zip(self.tables, chunk, strict=True)
-        return self._joined([scan.read_chunk(g, schema=t.stored_kinds) for t, g in pairs])
+        return self._join([scan.read_chunk(g, schema=t.stored_kinds) for t, g in pairs])
 
     @property
     def _is_local(self) -> bool:
@@ -142,7 +142,7 @@ class JoinedScan:
 
     def _shards(self, part: slice) -> "JoinedScan":
         tables = (
-            replace(table, rows=replace(table.rows, files=_merged(table.shards[part])))
+            replace(table, rows=replace(table.rows, files=_merge_groups(table.shards[part])))
             for table in self.tables
         )
         return replace(self, tables=tuple(tables))
@@ -166,7 +166,7 @@ class JoinedScan:
 
         def read(files: tuple[File, ...]) -> pl.DataFrame:
             pairs = zip(self.tables, files, strict=True)
-            return self._joined([scan.first_rows(f, schema=t.stored_kinds) for t, f in pairs])
+            return self._join([scan.first_rows(f, schema=t.stored_kinds) for t, f in pairs])
 
         return scan.map_bounded(read, shards, num_threads=self._threads)
 
@@ -186,7 +186,7 @@ class JoinedScan:
         if chunk:
             yield [_by_file(groups) for groups in zip(*chunk, strict=True)]
 
-    def _joined(self, stored: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    def _join(self, stored: Sequence[pl.DataFrame]) -> pl.DataFrame:
         ids = stored[0].select(_ID_NAMES)
         for table, frame in zip(self.tables, stored, strict=True):
             if not ids.equals(frame.select(_ID_NAMES)):
@@ -195,7 +195,7 @@ class JoinedScan:
                     f"{table.rows.files[0].url} and the table beside it have different rows near"
                     f" (shard, row) {first}: a part was changed. Restore it, or make it again"
                 )
-        columns = [t.named(frame) for t, frame in zip(self.tables, stored, strict=True)]
+        columns = [t.columns_of(frame) for t, frame in zip(self.tables, stored, strict=True)]
         return pl.concat([ids, *columns], how="horizontal").select(self.names)
 
 
@@ -224,7 +224,7 @@ def _by_file(shards: Sequence[RowGroups]) -> list[RowGroups]:
     return joined
 
 
-def _merged(shards: Sequence[File]) -> tuple[File, ...]:
+def _merge_groups(shards: Sequence[File]) -> tuple[File, ...]:
     files = []
     for url, same in itertools.groupby(shards, key=lambda shard: shard.url):
         files.append(File(url, tuple(group for shard in same for group in shard.groups or ())))
