@@ -1,31 +1,33 @@
-"""The charts of a report: small tables → Altair charts. Pure.
+"""Charts of a report: small tables → Altair charts. Pure."""
 
-How each table is drawn.
-"""
+from typing import Any, TypeAlias
 
 import altair as alt
 import polars as pl
 
+# The methods of altair's charts return Any or unions of chart classes.
+Chart: TypeAlias = Any
+
 _WIDTH, _HEIGHT = 460, 260
-_SCHEME = "viridis"
+_COLORS = alt.Scale(scheme="viridis")
 
 
-def loss_distribution(histograms: pl.DataFrame) -> alt.Chart:
-    """Share of samples per loss, one line a round."""
+def loss_distribution(histograms: pl.DataFrame) -> Chart:
+    """Draw the share of samples per loss, one line per round."""
     return (
         alt.Chart(histograms, title="Loss distribution per round", width=_WIDTH, height=_HEIGHT)
         .mark_line(interpolate="step-after")
         .encode(
             x=alt.X("low:Q", title="loss (nats)"),
             y=alt.Y("share:Q", title="share of samples", axis=alt.Axis(format="%")),
-            color=alt.Color("round:O", scale=alt.Scale(scheme=_SCHEME)),
+            color=alt.Color("round:O", scale=_COLORS),
             tooltip=["round", "low", "high", alt.Tooltip("share", format=".2%")],
         )
     )
 
 
-def ratio_and_coverage(coverage: pl.DataFrame) -> alt.LayerChart:
-    """Bars: the ratio of each round. Line: what all rounds so far have touched."""
+def ratio_and_coverage(coverage: pl.DataFrame) -> Chart:
+    """Draw the ratio of each round as bars, and the share that rounds so far covered as a line."""
     base = alt.Chart(coverage).encode(x=alt.X("round:O", title="round"))
     bars = base.mark_bar(color="#9ecae1").encode(
         y=alt.Y("ratio:Q", title="share of the corpus", axis=alt.Axis(format="%"))
@@ -39,22 +41,22 @@ def ratio_and_coverage(coverage: pl.DataFrame) -> alt.LayerChart:
     )
 
 
-def overlap_between_rounds(overlaps: pl.DataFrame) -> alt.Chart:
-    """How much the teaching subsets of two rounds have in common."""
+def overlap_between_rounds(overlaps: pl.DataFrame) -> Chart:
+    """Draw the overlap of the teaching subsets of any two rounds."""
     return (
         alt.Chart(overlaps, title="Overlap between rounds (Jaccard)", width=_WIDTH, height=_HEIGHT)
         .mark_rect()
         .encode(
             x=alt.X("first:O", title="round"),
             y=alt.Y("second:O", title="round"),
-            color=alt.Color("overlap:Q", scale=alt.Scale(scheme=_SCHEME, domain=[0, 1])),
+            color=alt.Color("overlap:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
             tooltip=["first", "second", alt.Tooltip("overlap", format=".3f")],
         )
     )
 
 
-def seconds_per_stage(stages: pl.DataFrame) -> alt.Chart:
-    """Stacked seconds per round: `round`, `stage`, `seconds`."""
+def seconds_per_stage(stages: pl.DataFrame) -> Chart:
+    """Draw stacked seconds per round from `round`, `stage`, `seconds`."""
     return (
         alt.Chart(stages, title="Seconds per stage", width=_WIDTH, height=_HEIGHT)
         .mark_bar()
@@ -67,16 +69,18 @@ def seconds_per_stage(stages: pl.DataFrame) -> alt.Chart:
     )
 
 
-def kernels(table: pl.DataFrame) -> alt.HConcatChart:
-    """The drift and the spectrum of the kernels of one kind."""
-    return alt.hconcat(kernel_drift(table), kernel_spectrum(table)).resolve_scale(
+def kernels(table: pl.DataFrame) -> Chart:
+    """Draw the drift and the spectrum of the kernels of one kind."""
+    chart: Chart = alt.hconcat(kernel_drift(table), kernel_spectrum(table)).resolve_scale(
         color="independent"
     )
+    return chart
 
 
-def kernel_drift(table: pl.DataFrame) -> alt.LayerChart:
-    """How far the kernel of each group moved since the checkpoint before; below the dashed line a
-    sketch cannot tell.
+def kernel_drift(table: pl.DataFrame) -> Chart:
+    """Draw the drift of each group's kernel since the previous checkpoint.
+
+    The dashed line is the error of the sketch: drift below it is not resolved.
     """
     moved = table.drop("eigenvalues").filter(pl.col("drift").is_not_null())
     base = alt.Chart(moved).encode(x=alt.X("step:Q", title="optimizer step"))
@@ -92,38 +96,38 @@ def kernel_drift(table: pl.DataFrame) -> alt.LayerChart:
         .encode(x="step:Q", y="error:Q")
     )
     return alt.layer(lines, errors).properties(
-        title=f"Drift of the kernel ({_of(table)})", width=_WIDTH, height=_HEIGHT
+        title=f"Drift of the kernel ({_kind(table)})", width=_WIDTH, height=_HEIGHT
     )
 
 
-def kernel_spectrum(table: pl.DataFrame) -> alt.Chart:
-    """The largest eigenvalues of the whole kernel at each checkpoint."""
+def kernel_spectrum(table: pl.DataFrame) -> Chart:
+    """Draw the largest eigenvalues of the kernel of all parameters at each checkpoint."""
     whole = table.filter(pl.col("group") == "all").select(
-        "checkpoint", "eigenvalues", place=pl.lit(list(range(1, 11)))
+        "checkpoint", "eigenvalues", number=pl.lit(list(range(1, 11)))
     )
-    long = whole.with_columns(pl.col("place").list.head(pl.col("eigenvalues").list.len()))
-    # A logarithm has no place for 0.
-    long = long.explode("eigenvalues", "place").filter(pl.col("eigenvalues") > 0)
+    long = whole.with_columns(pl.col("number").list.head(pl.col("eigenvalues").list.len()))
+    # The axis is logarithmic.
+    long = long.explode("eigenvalues", "number").filter(pl.col("eigenvalues") > 0)
     return (
         alt.Chart(
-            long, title=f"Spectrum of the kernel ({_of(table)})", width=_WIDTH, height=_HEIGHT
+            long, title=f"Spectrum of the kernel ({_kind(table)})", width=_WIDTH, height=_HEIGHT
         )
         .mark_line(point=True)
         .encode(
-            x=alt.X("place:O", title="eigenvalue"),
+            x=alt.X("number:O", title="eigenvalue"),
             y=alt.Y("eigenvalues:Q", title=None, scale=alt.Scale(type="log")),
-            color=alt.Color("checkpoint:O", sort=None, scale=alt.Scale(scheme=_SCHEME)),
-            tooltip=["checkpoint", "place", alt.Tooltip("eigenvalues", format=".4g")],
+            color=alt.Color("checkpoint:O", sort=None, scale=_COLORS),
+            tooltip=["checkpoint", "number", alt.Tooltip("eigenvalues", format=".4g")],
         )
     )
 
 
-def _of(table: pl.DataFrame) -> str:
+def _kind(table: pl.DataFrame) -> str:
     return str(table["kind"][0])
 
 
-def learning_curve(curves: pl.DataFrame, *, metric: str, against: str, title: str) -> alt.Chart:
-    """`metric` of every arm over `against`; columns `arm`, `metric` and `against`."""
+def learning_curve(curves: pl.DataFrame, *, metric: str, against: str, title: str) -> Chart:
+    """Draw `metric` of every arm over `against`: columns of `curves`, beside `arm` and `round`."""
     return (
         alt.Chart(
             curves, title=f"{metric.replace('_', ' ')} over {title}", width=_WIDTH, height=_HEIGHT

@@ -10,8 +10,8 @@ from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
-    from pipeline.training.dry_run import StreamResult
     from pipeline.training.planned_reads import ReadPlanResult
+    from pipeline.training.stream_check import StreamResult
 
 Classes = Annotated[
     str | None,
@@ -52,7 +52,7 @@ def stream(
     share = RankShare(rank, world_size)
     streaming = streaming_settings(corpus, settings or ())
     if not plan:
-        from pipeline.training.dry_run import read_stream
+        from pipeline.training.stream_check import read_stream
 
         return read_stream(
             corpus,

@@ -1,7 +1,7 @@
 """The only door to Dask: a cluster, and plain functions on its workers in a rolling window.
 
-The names that everyone calls, imported on first use: selecting and planning do without Dask. No
-Dask collections: a task is one picklable value in and one small value out; data never travels
+Public names are imported on first use: selection and planning need no Dask. There are no Dask
+collections: a task is one picklable value in and one small value out, and data never travels
 through the scheduler.
 """
 
@@ -13,17 +13,24 @@ from attent_select.extras import missing_extras_named
 if TYPE_CHECKING:
     from distributed import Client
 
-    from pipeline.cluster.connection import cluster_at, connect, connect_when_needed
-    from pipeline.cluster.window import on_every_worker, run_tasks, size
+    from pipeline.cluster.connection import (
+        cluster_at,
+        connect,
+        connect_when_needed,
+        scheduler_address,
+    )
+    from pipeline.cluster.size import cluster_size, on_every_worker
+    from pipeline.cluster.tasks import run_tasks
 
 __all__ = [
     "Client",
     "cluster_at",
+    "cluster_size",
     "connect",
     "connect_when_needed",
     "on_every_worker",
     "run_tasks",
-    "size",
+    "scheduler_address",
 ]
 
 _MODULES = {
@@ -31,9 +38,10 @@ _MODULES = {
     "cluster_at": "pipeline.cluster.connection",
     "connect": "pipeline.cluster.connection",
     "connect_when_needed": "pipeline.cluster.connection",
-    "on_every_worker": "pipeline.cluster.window",
-    "run_tasks": "pipeline.cluster.window",
-    "size": "pipeline.cluster.window",
+    "cluster_size": "pipeline.cluster.size",
+    "on_every_worker": "pipeline.cluster.size",
+    "run_tasks": "pipeline.cluster.tasks",
+    "scheduler_address": "pipeline.cluster.connection",
 }
 
 

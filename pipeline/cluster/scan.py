@@ -1,7 +1,4 @@
-"""A scan whose pieces are read by the workers of a cluster: for catalogs beyond one machine.
-
-Passes as Dask tasks, and the chosen rows by way of storage.
-"""
+"""Scan whose chunks are read by the workers of a cluster, for catalogs beyond one machine."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +21,13 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Per thread of the cluster: enough that a slow worker holds up little.
+# Per thread of the cluster: enough tasks that a slow worker delays the others little.
 _TASKS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
 class ClusterScan:
-    """`scan` on the workers of `client`. Implements `Chunks`."""
+    """`scan` on the workers of `client`; implements `Chunks`."""
 
     client: "Client"
     scan: Scan
@@ -46,28 +43,31 @@ class ClusterScan:
         return ClusterScan(self.client, self.scan.only(columns))
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
-        """`work` of every piece, in order. Raises `ClusterError` if the cluster is lost."""
-        from pipeline.cluster import run_tasks, size
+        """Yield `work` of every chunk, in order.
 
-        parts = self.scan.split(_TASKS_PER_THREAD * max(1, size(self.client).threads)) or [
-            self.scan
-        ]
-        tasks = [_Task(position, part, work) for position, part in enumerate(parts)]
-        early: dict[int, list[Result]] = {}
-        following = 0
+        Raises:
+            ClusterError: the cluster was lost.
+        """
+        from pipeline.cluster import cluster_size, run_tasks
+
+        num_scans = _TASKS_PER_THREAD * max(1, cluster_size(self.client).threads)
+        scans = self.scan.split(num_scans) or [self.scan]
+        tasks = [_Task(number, scan, work) for number, scan in enumerate(scans)]
+        done: dict[int, list[Result]] = {}
+        next_number = 0
         for task, results in run_tasks(self.client, _run, tasks):
-            early[task.position] = results
-            while following in early:
-                yield from early.pop(following)
-                following += 1
+            done[task.number] = results
+            while next_number in done:
+                yield from done.pop(next_number)
+                next_number += 1
 
 
 @contextmanager
-def where_it_runs(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | ClusterScan]:
-    """`scan` itself, or on the workers of the cluster at `scheduler` while the context lasts.
+def scan_at(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | ClusterScan]:
+    """Yield `scan`, or a scan on the workers of the cluster at `scheduler`.
 
     Raises:
-        InputError: there is no such cluster, or a worker is not fit for the work.
+        InputError: there is no such cluster, or a worker cannot do the work.
     """
     if scheduler is None:
         yield scan
@@ -82,15 +82,15 @@ def where_it_runs(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | Clust
 
 
 def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataFrame]:
-    """`selection.frames()` without any row through the scheduler.
+    """Yield `selection.frames()` without sending rows through the scheduler.
 
-    The workers write what they find into a folder beside the URL `beside`; it is gone afterwards.
+    The workers write the rows into a folder beside the URL `beside`, which is deleted afterwards.
     """
     folder = f"{beside}.pieces-{uuid.uuid4().hex[:8]}"
     try:
-        found = [url for url in selection.chunks.run(_Publish(folder)) if url is not None]
+        urls = [url for url in selection.chunks.run(_PublishChunk(folder)) if url is not None]
         yield from (
-            Scan.of(found, schema=dict(INDEX))
+            Scan.of(urls, schema=dict(INDEX))
             .frame()
             .collect_batches(maintain_order=True, engine="streaming")
         )
@@ -100,7 +100,7 @@ def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataF
 
 @dataclass(frozen=True)
 class _Task:
-    position: int
+    number: int
     scan: Scan
     work: Callable[[pl.LazyFrame], Any]
 
@@ -114,15 +114,15 @@ def _run(task: _Task) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class _Publish:
-    """The rows of a piece as a file in `folder`; None if there are none."""
+class _PublishChunk:
+    """Publish the rows of a chunk as a file in `folder`; return its URL, or None without rows."""
 
     folder: str
 
     def __call__(self, rows: pl.LazyFrame) -> str | None:
-        found = rows.collect()
-        if found.is_empty():
+        frame = rows.collect()
+        if frame.is_empty():
             return None
         url = join(self.folder, f"{uuid.uuid4().hex}.parquet")
-        frames.publish_frame(url, found, notes={})
+        frames.publish_frame(url, frame, notes={})
         return url

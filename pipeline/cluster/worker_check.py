@@ -1,8 +1,7 @@
-"""Whether the workers can do the driver's work: the same versions, the same storage.
+"""Check that workers can do the driver's work: the same versions, the same storage.
 
-What a process is made of (`environment`), and comparing every worker with the driver before
-anything is submitted. Workers that join later compare themselves (`check_here`), since a driver
-does not see them come.
+The driver compares every worker with itself before it submits tasks. A worker that joins later
+compares itself (`check_here`), as the driver does not see it join.
 """
 
 import functools
@@ -17,7 +16,7 @@ from attent_select.schema import SCHEMA_VERSION
 from catalogs import storage
 from pipeline.cluster import Client, on_every_worker
 
-# What losses, files or messages between processes depend on.
+# Packages that losses, files, or messages between processes depend on.
 PACKAGES = (
     "attent-select",
     "bitsandbytes",
@@ -37,23 +36,27 @@ _NEXT = "install the same versions there (constraints.txt), then run the command
 
 @functools.cache
 def environment() -> Mapping[str, str]:
-    """Versions of everything in this process that must be the same everywhere."""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    found |= {name: _version(name) for name in PACKAGES}
-    return found | {"schema": str(SCHEMA_VERSION)}
+    """Return the versions in this process that must be the same in all processes."""
+    versions = {"python": ".".join(platform.python_version_tuple()[:2])}
+    versions |= {name: _version(name) for name in PACKAGES}
+    return versions | {"schema": str(SCHEMA_VERSION)}
 
 
 def check_here(expected: Mapping[str, str]) -> None:
-    """Raises `ClusterError` unless this process has the versions of the driver."""
+    """Check that this process has the versions of the driver.
+
+    Raises:
+        ClusterError: it has others.
+    """
     if differ := differences(environment(), expected):
         raise ClusterError(f"a worker on {platform.node()} has {'; '.join(differ)}: {_NEXT}")
 
 
 def check_workers(client: Client, *, objects: Mapping[str, str], needs_gpu: bool) -> None:
-    """Compares every worker with this process, and has it look at `objects` (URL → etag).
+    """Compare every worker with this process, and let it look up `objects` (URL → etag).
 
     Raises:
-        InputError: names the workers that differ, and how.
+        InputError: a worker differs; the message names each difference.
     """
     # First by a function that imports none of the packages that others may hide.
     clashes = on_every_worker(client, siblings.clashes)
@@ -67,7 +70,7 @@ def check_workers(client: Client, *, objects: Mapping[str, str], needs_gpu: bool
 
 
 def look(urls: Sequence[str], needs_gpu: bool) -> dict[str, Any]:  # noqa: FBT001
-    """What a worker says about itself, in plain values."""
+    """Return what a worker reports about itself, in plain values."""
     return {
         "versions": dict(environment()),
         "storage": {url: _etag(url) for url in urls},
@@ -76,11 +79,11 @@ def look(urls: Sequence[str], needs_gpu: bool) -> dict[str, Any]:  # noqa: FBT00
 
 
 def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """`name found, the driver expected` for each that is not the same."""
+    """Return `name found, the driver has expected` for each version that differs."""
     return [
-        f"{name} {found.get(name, 'none')}, the driver has {wanted}"
-        for name, wanted in expected.items()
-        if found.get(name, "none") != wanted
+        f"{name} {found.get(name, 'none')}, the driver has {version}"
+        for name, version in expected.items()
+        if found.get(name, "none") != version
     ]
 
 
@@ -111,7 +114,7 @@ def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> It
         yield f"has {', '.join(differ)}: {_NEXT}"
     for url, found in answer["storage"].items():
         if found is None or found.startswith("!"):
-            why = "it is not there" if found is None else found.removeprefix("!")
+            why = "it was not found" if found is None else found.removeprefix("!")
             hint = (
                 "local paths need workers on this machine or a shared file system"
                 if storage.is_local(url)
@@ -121,11 +124,11 @@ def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> It
         elif found != objects[url]:
             yield f"sees another object at {url} (etag {found}, expected {objects[url]})"
     if needs_gpu and not answer["gpus"]:
-        yield "offers a GPU that torch does not see there: check its driver and its torch"
+        yield "offers a GPU, but torch there sees none: check its driver and its torch"
 
 
 def _etag(url: str) -> str | None:
-    """The object's etag; None where there is none; `!…` says what failed."""
+    """Return the object's etag, None without an object, or `!` and the error."""
     try:
         found = storage.info(url)
     except AttentError as error:

@@ -1,8 +1,7 @@
-"""Makes shards of a wished size from Parquet files, JSON Lines or a folder of images.
+"""Conversion of Parquet files, JSON Lines or image folders into shards of a chosen size.
 
-Reading foreign files sample by sample and cutting the stream into shards. One pass, in the
-order of the inputs, one record batch in memory; equal inputs give byte-identical shards, so
-that an interrupted conversion can go on.
+One pass in the order of the inputs, with one record batch in memory. Equal inputs give
+byte-identical shards, so that an interrupted conversion can be resumed.
 """
 
 import collections
@@ -28,59 +27,59 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples: int) -> list[str]:
-    """Writes `to/shard-000000.…`, … of `shard_samples` samples each; returns their URLs.
+    """Write `to/shard-000000.…`, … of `shard_samples` samples each, and return their URLs.
 
     `sources` are URLs, folders or globs of Parquet files, of JSON Lines (`.jsonl`), or folders
     with one subfolder of images per class (columns `image`, `label`, `class_name`; labels are
     numbered in the order of the names).
 
-    After an interruption the same call goes on: shards that are there are not written again.
+    The same call resumes after an interruption: existing shards are not written again.
 
     Raises:
         InputError: a source cannot be read, kinds of sources are mixed, or there is no sample.
-        ExistsError: `to` holds something else already.
+        ExistsError: `to` has shards of another conversion.
     """
     if shard_samples < 1:
         raise InputError(f"--shard-samples: {shard_samples} is not a positive number of samples")
     writer = load_plugin("catalogs.formats", shard_format)()
-    found = storage.expand(sources)
-    samples = iter(_samples(found, sources=sources))
+    objects = storage.expand(sources)
+    samples = iter(_samples(objects, sources=sources))
     plan = {
-        "sources": [[source.url, source.num_bytes, source.etag] for source in found],
+        "sources": [[source.url, source.num_bytes, source.etag] for source in objects],
         "format": shard_format,
         "shard_samples": shard_samples,
     }
-    there = _begun(to, plan=json.dumps(plan, indent=1).encode())
+    existing = _existing_shards(to, plan=json.dumps(plan, indent=1).encode())
     urls: list[str] = []
     while (first := next(samples, None)) is not None:
         shard = itertools.chain([first], itertools.islice(samples, shard_samples - 1))
         urls.append(join(to, f"shard-{len(urls):06d}{writer.suffixes[0]}"))
-        if urls[-1] in there:
+        if urls[-1] in existing:
             collections.deque(shard, maxlen=0)
         else:
             _write(urls[-1], shard, writer=writer)
     if not urls:
-        raise InputError(f"{', '.join(sources)}: there is no sample to convert")
+        raise InputError(f"{', '.join(sources)}: no sample to convert")
     return urls
 
 
 def formats() -> list[str]:
-    """The names of the shard formats that `convert` can write."""
+    """Return the names of the shard formats that `convert` can write."""
     return plugin_names("catalogs.formats")
 
 
-def _begun(to: str, *, plan: bytes) -> set[str]:
-    """The shards that are there already. The plan lies beside them, and is written first."""
+def _existing_shards(to: str, *, plan: bytes) -> set[str]:
+    """Return the URLs of existing shards. The plan is beside them and is written first."""
     url = f"{to}.json"
-    there = {found.url for found in storage.list_objects(to)}
-    if storage.info(url) is None and not there:
+    existing = {stored.url for stored in storage.list_objects(to)}
+    if storage.info(url) is None and not existing:
         storage.publish(url, plan)
     elif storage.info(url) is None or storage.read(url) != plan:
         raise ExistsError(
-            f"{to} has shards already that were made from other sources or settings: choose "
-            f"another --out, or delete them and {url}"
+            f"{to} has shards that were made from other sources or settings: choose another --out, "
+            f"or delete them and {url}"
         )
-    return there
+    return existing
 
 
 def _write(url: str, shard: Iterable[Sample], *, writer: Any) -> None:
@@ -90,17 +89,17 @@ def _write(url: str, shard: Iterable[Sample], *, writer: Any) -> None:
         storage.publish(url, path)
 
 
-def _samples(found: Sequence[ObjectInfo], *, sources: Sequence[str]) -> Iterator[Sample]:
-    objects = [source.url for source in found]
-    kinds = {_kind(url) for url in objects} - {None}
+def _samples(objects: Sequence[ObjectInfo], *, sources: Sequence[str]) -> Iterator[Sample]:
+    urls = [stored.url for stored in objects]
+    kinds = {_kind(url) for url in urls} - {None}
     if len(kinds) != 1:
         mixed = " and ".join(sorted(kind for kind in kinds if kind)) or "none of them"
         raise InputError(
             f"{', '.join(sources)}: expected Parquet files, JSON Lines files or a folder of "
-            f"images, one of the three; found {mixed}"
+            f"images, all of one kind; found {mixed}"
         )
     reader = _READERS[kinds.pop()]
-    return reader([url for url in objects if _kind(url) is not None])
+    return reader([url for url in urls if _kind(url) is not None])
 
 
 def _kind(url: str) -> str | None:
@@ -122,7 +121,7 @@ def _rows(path: Path, *, url: str) -> Iterator[Sample]:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text is not UTF-8
-        raise InputError(f"{url}: not a Parquet file that can be read: {error}") from error
+        raise InputError(f"{url}: not a readable Parquet file: {error}") from error
 
 
 def _json_lines(urls: Sequence[str]) -> Iterator[Sample]:

@@ -1,7 +1,4 @@
-"""Finds the shards of a corpus, looks through each once on the cluster, and writes the manifest.
-
-Shard URLs → `Corpus` of a run.
-"""
+"""Ingestion: find the shards of a corpus, inspect each on the cluster, write the manifest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from pipeline.progress import progress
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What a corpus holds: sizes in bytes and samples; `seconds` is 0 if it was ingested before."""
+    """Size of a corpus; `seconds` is 0 if it was ingested before."""
 
     num_shards: int
     num_samples: int
@@ -31,8 +28,8 @@ class IngestResult:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One shard to look through. A member index is written to `members_url` by the worker."""
+class _ShardTask:
+    """A shard to inspect; the worker writes a member index to `members_url`."""
 
     shard_id: int
     stored: ObjectInfo
@@ -49,40 +46,41 @@ def ingest(
     folder: str,
     client: Client,
 ) -> IngestResult:
-    """Writes the manifest of the corpus that `shards` (URLs, folders, globs) name into `folder`.
+    """Write the manifest of the corpus of `shards` (URLs, folders, globs) into `folder`.
 
     Shard ids follow the sorted URLs. Ingesting the same shards again does nothing.
 
     Raises:
-        InputError: a URL names nothing, a shard is damaged or empty, a worker has other versions.
+        InputError: a URL matches nothing, a shard is damaged or empty, or a worker has other
+            versions.
         ExistsError: the folder has another corpus.
     """
     started = monotonic()
-    found = storage.expand(shards)
-    if (known := ingested(found, folder=folder)) is not None:
-        return _result(known, seconds=0.0)
-    worker_check.check_workers(client, objects={found[0].url: found[0].etag}, needs_gpu=False)
-    corpus = Corpus.from_inspections(_inspections(found, folder=folder, client=client))
+    objects = storage.expand(shards)
+    if (existing := ingested_corpus(objects, folder=folder)) is not None:
+        return _result(existing, seconds=0.0)
+    worker_check.check_workers(client, objects={objects[0].url: objects[0].etag}, needs_gpu=False)
+    corpus = Corpus.from_inspections(_inspections(objects, folder=folder, client=client))
     corpus.publish(folder)
     return _result(corpus, seconds=monotonic() - started)
 
 
-def ingested(found: Sequence[ObjectInfo], *, folder: str) -> Corpus | None:
-    """The corpus in a folder, if it was ingested; it must be of exactly the objects `found`.
+def ingested_corpus(objects: Sequence[ObjectInfo], *, folder: str) -> Corpus | None:
+    """Return the corpus in `folder` if it was ingested; its shards must be exactly `objects`.
 
     Raises:
-        ExistsError: there is a corpus of other shards.
+        ExistsError: the folder has a corpus of other shards.
         CorpusMismatchError: a shard has changed since.
     """
     if not has_corpus(folder):
         return None
     corpus = Corpus.open(folder)
-    if [shard.uri for shard in corpus.shards] != [stored.url for stored in found]:
+    if [shard.uri for shard in corpus.shards] != [stored.url for stored in objects]:
         raise ExistsError(
             f"{folder} has a corpus of {len(corpus.shards)} other shards (corpus "
-            f"{corpus.corpus_id}), and a corpus never changes: choose another folder"
+            f"{corpus.corpus_id}), and a corpus cannot be changed: choose another folder"
         )
-    for shard, stored in zip(corpus.shards, found, strict=True):
+    for shard, stored in zip(corpus.shards, objects, strict=True):
         if shard.etag != stored.etag:
             raise CorpusMismatchError(
                 f"{shard.uri} is not the object that was ingested as shard {shard.shard_id}: its "
@@ -95,34 +93,34 @@ def shard_objects(corpus: CorpusSettings) -> list[ObjectInfo]:
     """Return the shards that a configuration names, as they are stored now.
 
     Raises:
-        InputError: a URL names nothing.
+        InputError: a URL matches nothing.
         MissingError: there is no shared corpus, or a shard of it was deleted.
     """
     if corpus.path is None:
         return storage.expand(corpus.shards or ())
     opened = Corpus.open(corpus.path)
-    found = ordered_map(lambda shard: storage.expand([shard.uri])[0], opened.shards, num_threads=16)
-    return list(found)
+    objects = ordered_map(lambda one: storage.expand([one.uri])[0], opened.shards, num_threads=16)
+    return list(objects)
 
 
 def _inspections(
-    found: Sequence[ObjectInfo], *, folder: str, client: Client
+    objects: Sequence[ObjectInfo], *, folder: str, client: Client
 ) -> list[tuple[ObjectInfo, str, Inspection]]:
     layout = CorpusLayout(folder)
-    looks = [
-        _Look(shard_id, stored, format_of(stored.url), layout.members(shard_id))
-        for shard_id, stored in enumerate(found)
+    tasks = [
+        _ShardTask(shard_id, stored, format_of(stored.url), layout.members(shard_id))
+        for shard_id, stored in enumerate(objects)
     ]
     inspections: dict[int, Inspection] = {}
-    with progress("ingesting", total=len(looks), unit="shards") as advance:
-        for look, inspection in run_tasks(client, _inspect, looks):
-            inspections[look.shard_id] = inspection
+    with progress("ingesting", total=len(tasks), unit="shards") as advance:
+        for task, inspection in run_tasks(client, _inspect, tasks):
+            inspections[task.shard_id] = inspection
             advance(1)
-    return [(look.stored, look.format, inspections[look.shard_id]) for look in looks]
+    return [(task.stored, task.format, inspections[task.shard_id]) for task in tasks]
 
 
-def _inspect(look: _Look) -> Inspection:
-    return inspect_shard(look.stored.url, look.format, members_url=look.members_url)
+def _inspect(task: _ShardTask) -> Inspection:
+    return inspect_shard(task.stored.url, task.format, members_url=task.members_url)
 
 
 def _result(corpus: Corpus, *, seconds: float) -> IngestResult:

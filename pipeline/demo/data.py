@@ -1,7 +1,7 @@
-"""The data of `attent demo`: real data that every installation has on its disk already.
+"""Data of `attent demo`: real data that ships with the installed packages.
 
-Scikit-learn's handwritten digits as PNG samples, the docstrings of the Python standard library
-as (prompt, response) samples. Same installation, same samples, in the same order.
+Scikit-learn's handwritten digits as PNG samples, and the docstrings of the Python standard library
+as (prompt, response) samples. The same installation gives the same samples in the same order.
 """
 
 import ast
@@ -17,18 +17,21 @@ from catalogs.shard_format import Sample
 
 _HELD_OUT = 5  # one sample of five is held out
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo"}
-_MAX_PROMPT = 90  # characters; longer ones would leave no room in the demo's short context
+_MAX_PROMPT = 90  # characters: the context of the demo's model is short
 _MAX_RESPONSE = 600
 
 
 def digits(*, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """1,797 images of 8 × 8 pixels (PNG bytes in `image`, 0…9 in `label`): training, held out."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
+    """Return 1,797 images of 8 × 8 pixels (PNG bytes in `image`, 0…9 in `label`).
 
-    found = load_digits()
+    The first list is for training, the second one is held out.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    bunch = load_digits()
     samples: list[Sample] = []
-    for pixels, label in zip(found.images, found.target, strict=True):
+    for pixels, label in zip(bunch.images, bunch.target, strict=True):
         buffer = io.BytesIO()
         Image.fromarray((pixels * 15).astype("uint8"), mode="L").save(buffer, format="PNG")
         samples.append({"image": buffer.getvalue(), "label": int(label)})
@@ -36,7 +39,7 @@ def digits(*, seed: int) -> tuple[list[Sample], list[Sample]]:
 
 
 def docstrings(*, seed: int, limit: int) -> tuple[list[Sample], list[Sample]]:
-    """At most `limit` functions and classes of the standard library: training, held out.
+    """Return at most `limit` functions and classes of the standard library: training, held out.
 
     `prompt` is the qualified name and the (short) signature, `response` the docstring. Sources are
     parsed, never imported.
@@ -46,10 +49,10 @@ def docstrings(*, seed: int, limit: int) -> tuple[list[Sample], list[Sample]]:
         sample
         for path in sorted(library.rglob("*.py"))
         if not _SKIPPED.intersection(path.relative_to(library).parts)
-        for sample in _documented(path, library=library)
+        for sample in _definitions_of(path, library=library)
     ]
     if not samples:
-        raise InputError(f"{library}: no Python sources of the standard library are installed here")
+        raise InputError(f"{library}: the Python sources of the standard library are not installed")
     random.Random(seed).shuffle(samples)  # noqa: S311 - not for secrets
     return _split(samples[:limit], seed=seed)
 
@@ -62,16 +65,16 @@ def _split(samples: list[Sample], *, seed: int) -> tuple[list[Sample], list[Samp
     return [samples[row] for row in sorted(training)], [samples[row] for row in sorted(held_out)]
 
 
-def _documented(path: Path, *, library: Path) -> Iterator[Sample]:
+def _definitions_of(path: Path, *, library: Path) -> Iterator[Sample]:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return  # sources for another version of Python, kept as test data
     module = ".".join(path.relative_to(library).with_suffix("").parts).removesuffix(".__init__")
-    yield from _documented_in(tree, scope=module)
+    yield from _definitions_in(tree, scope=module)
 
 
-def _documented_in(tree: ast.AST, *, scope: str) -> Iterator[Sample]:
+def _definitions_in(tree: ast.AST, *, scope: str) -> Iterator[Sample]:
     for node in ast.iter_child_nodes(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
@@ -81,7 +84,7 @@ def _documented_in(tree: ast.AST, *, scope: str) -> Iterator[Sample]:
         if docstring and docstring.strip() and len(prompt) <= _MAX_PROMPT:
             yield {"prompt": prompt, "response": inspect.cleandoc(docstring)[:_MAX_RESPONSE]}
         if isinstance(node, ast.ClassDef):
-            yield from _documented_in(node, scope=name)
+            yield from _definitions_in(node, scope=name)
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:

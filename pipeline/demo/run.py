@@ -1,7 +1,6 @@
 """`attent demo`: the whole loop on real data, against all data and random subsets of equal size.
 
-The two demonstrations and their three arms, which are three ordinary runs. Run it again after a
-kill and it goes on.
+A demonstration has three arms, which are three ordinary runs. Run it again to resume.
 """
 
 import logging
@@ -37,13 +36,13 @@ _ARMS = ("full", "uniform", "soft")
 
 @dataclass(frozen=True)
 class Demo:
-    """One demonstration.
+    """A demonstration.
 
     Attributes:
-        name: what `--task` calls it.
-        samples: gives training and held-out samples.
-        settings: the sections `task`, `model`, `schedule` and `training` of all arms, for a folder.
-        prepare: puts what else is needed into that folder (training samples, folder).
+        name: its name in `--task`.
+        samples: returns training and held-out samples.
+        settings: returns the sections `task`, `model`, `schedule` and `training` for a folder.
+        prepare: writes what else is needed into that folder (training samples, folder).
     """
 
     name: str
@@ -54,7 +53,7 @@ class Demo:
 
 @dataclass(frozen=True)
 class Arm:
-    """What one way of choosing samples came to. `seconds_saved` is against the arm `full`."""
+    """Result of one way to select samples. `seconds_saved` is relative to the arm `full`."""
 
     accuracy: float | None
     eval_loss: float
@@ -65,7 +64,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The three arms. `webdataset_selects_same_rows`: scoring the tars chose the same subset."""
+    """Results of the arms; `webdataset_selects_same_rows`: the tars give the same subset."""
 
     task: str
     full: Arm
@@ -82,14 +81,14 @@ class DemoResult:
 
 
 def run_demo(task: str, *, out: str) -> DemoResult:
-    """Trains on all data, on random subsets and on taught subsets, and compares.
+    """Train on all data, on random subsets and on taught subsets, and compare.
 
     Args:
         task: `vision` (digits, a small ViT) or `text` (docstrings, a small causal language model).
-        out: folder for the data, the three runs and report.html; an earlier demo there goes on.
+        out: folder for the data, the runs and report.html; an earlier demo there is resumed.
 
     Raises:
-        InputError: there is no such demonstration, or a library that it needs is missing.
+        InputError: there is no such demonstration, or a library for it is missing.
     """
     if task not in DEMOS:
         raise InputError(f"--task {task}: expected {' or '.join(DEMOS)}")
@@ -97,7 +96,7 @@ def run_demo(task: str, *, out: str) -> DemoResult:
 
 
 def compare(demo: Demo, *, out: str) -> DemoResult:
-    """The three arms of `demo` in the folder `out`, one after the other, on one local cluster."""
+    """Run the arms of `demo` in the folder `out`, one after the other, on one local cluster."""
     started = monotonic()
     out = storage.normalise(out)
     _log.info(f"writing the data to {out}/data")
@@ -135,12 +134,12 @@ def compare(demo: Demo, *, out: str) -> DemoResult:
 _TITLES = {
     "full": "all data in every epoch",
     "uniform": "a fresh random subset per round",
-    "soft": "the subset that the teacher picks",
+    "soft": "the subset that the teacher selects",
 }
 
 
 def _write_data(demo: Demo, out: str) -> None:
-    """The shards, once: their etags must not change when an interrupted demo goes on."""
+    """Write the shards once: their etags must not change when a demo is resumed."""
     marker = join(out, "data", "complete")
     if storage.info(marker) is not None:
         return
@@ -164,7 +163,7 @@ def _write_shards(samples: Sequence[Sample], folder: str, *, shard_format: str) 
 
 
 def _settings(demo: Demo, out: str, *, arm: str) -> dict[str, Any]:
-    """The configuration of one arm, as a user would write it. All arms have the same epochs."""
+    """Return the configuration of an arm, as a user would write it; epochs are equal in all."""
     kind = "webdataset" if arm == "webdataset" else "parquet"
     values = {
         "run": join(out, arm),
@@ -180,7 +179,7 @@ def _settings(demo: Demo, out: str, *, arm: str) -> dict[str, Any]:
 
 
 def _selects_same_rows(settings: dict[str, dict[str, Any]], *, client: Client) -> bool:
-    """Scores and selects the first taught round once more, from the tars, with the same weights."""
+    """Score and select the first taught round again from the tars, with the same weights."""
     soft = prepare(run_config.parse(settings["soft"]), cluster=lambda: client)
     tars = prepare(run_config.parse(settings["webdataset"]), cluster=lambda: client)
     taught = next(round_ for round_ in soft.rounds if round_.phase == "teach")
@@ -197,7 +196,7 @@ def _arms(described: dict[str, dict[str, Any]]) -> dict[str, Arm]:
         }
         for arm, result in described.items()
     }
-    # Every arm is evaluated alike, and not for the sake of training: that is not part of the cost.
+    # Evaluation is the same in all arms and not part of the cost.
     for stages_ in seconds.values():
         stages_["total"] = stages_["score"] + stages_["select"] + stages_["train"]
     return {
@@ -213,7 +212,7 @@ def _arms(described: dict[str, dict[str, Any]]) -> dict[str, Arm]:
 
 
 def _import_libraries() -> None:
-    """Importing torch takes seconds, once per process: no arm should pay for it alone."""
+    """Import torch, which takes seconds once per process, before an arm is timed."""
     import trainers.fitting
     import trainers.scoring.scorer
     import trainers.tasks.causal_lm
@@ -247,7 +246,7 @@ def _vision(out: str) -> dict[str, Any]:  # noqa: ARG001
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
             "warmup_steps": 20,
-            "torch_threads": 1,  # more of them only get in each other's way in so small a model
+            "torch_threads": 1,  # more threads slow down so small a model
         },
     }
 
@@ -297,8 +296,8 @@ _VOCABULARY = 1024
 _NUM_DOCSTRINGS = 2000
 
 
-def _nothing(training: list[Sample], out: str) -> None:
-    """The shards are all that the digits need."""
+def _prepare_nothing(training: list[Sample], out: str) -> None:
+    """Do nothing: the digits need only the shards."""
 
 
 def _train_tokenizer(training: list[Sample], out: str) -> None:
@@ -315,7 +314,7 @@ DEMOS = {
         name="vision",
         samples=lambda: demo_data.digits(seed=_SEED),
         settings=_vision,
-        prepare=_nothing,
+        prepare=_prepare_nothing,
     ),
     "text": Demo(
         name="text",

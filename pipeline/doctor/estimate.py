@@ -1,6 +1,6 @@
-"""What a run will cost: some samples are scored and learned here, and the plan is multiplied out.
+"""Estimate of a run's cost: time some samples on this machine, multiply by the round schedule.
 
-The measurement and the arithmetic. Nothing is written into the run.
+Nothing is written into the run.
 """
 
 import tempfile
@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 
 _SAMPLES = 512
 _SECONDS = 10.0
-# Of a sample in a part of the catalog, compressed.
+# Bytes of a sample in a part of the catalog, compressed.
 _ROW_BYTES = 15
-# A task of the cluster should take at least so long.
+# A task of the cluster should take at least this long.
 _SPAN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds, bytes and counts of a run. `approximate` says that shards were not all counted.
+    """Seconds, bytes and counts of a run.
 
-    `score_samples_per_second` is of one task, measured on the device of this process, reading
-    included; `train_samples_per_second` is of one device, without reading.
+    Attributes:
+        approximate: whether the number of samples is extrapolated from the first shard.
+        places: scoring tasks at a time.
+        score_samples_per_second: rate of one task on the device of this process, with reading.
+        train_samples_per_second: rate of one device, without reading.
     """
 
     num_samples: int
@@ -55,7 +58,7 @@ class Estimate:
     span_seconds: float
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield the estimate as lines of text."""
         about = "about " if self.approximate else ""
         yield (
             f"corpus: {about}{self.num_samples:,} samples, {self.num_bytes / 1e9:,.3f} GB, "
@@ -76,24 +79,26 @@ class Estimate:
     def _advice(self) -> str:
         if self.span_seconds >= _SPAN_SECONDS or self.num_spans <= self.places:
             return ""
-        wanted = round(self.score_samples_per_second * _SPAN_SECONDS, -2)
-        return f": better {_SPAN_SECONDS:.0f} s or more, scoring.span_samples about {wanted:,.0f}"
+        samples = round(self.score_samples_per_second * _SPAN_SECONDS, -2)
+        return (
+            f"; {_SPAN_SECONDS:.0f} s or more are better: set scoring.span_samples to about "
+            f"{samples:,.0f}"
+        )
 
 
-def estimate(config: RunConfig, *, places: int) -> Estimate:
-    """Scores and learns up to 512 samples in some ten seconds each, and multiplies.
+def estimate(config: RunConfig, *, tasks_at_a_time: int) -> Estimate:
+    """Score and train on up to 512 samples for about ten seconds each, and extrapolate.
 
-    `places` is the number of scoring tasks at a time. The workers are taken to be like this
-    machine.
+    The workers, which run `tasks_at_a_time` scoring tasks, are assumed to be like this machine.
 
     Raises:
-        InputError: no sample of the first shard can be used.
+        InputError: no sample of the first shard is usable.
     """
     shards = shard_objects(config.corpus)
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
-        first = _inspected(shards[0], folder)
+        first = _inspect(shards[0], folder)
         num_bytes = sum(one.num_bytes for one in shards)
-        counted = _num_samples(config.run)
+        counted = _ingested_samples(config.run)
         num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
         model = config.task.task.models(config.model).build(config.seed)
         samples = list(_samples(config, first))
@@ -103,21 +108,21 @@ def estimate(config: RunConfig, *, places: int) -> Estimate:
         config.schedule, num_samples=num_samples, batch_size=config.training.batch_size
     )
     scored = sum(_is_scored(config, round_) for round_ in rounds)
-    learned = sum(round_.num_samples * round_.epochs for round_ in rounds)
-    per_round = num_samples / score_rate / max(places, 1)
+    trained = sum(round_.num_samples * round_.epochs for round_ in rounds)
+    per_round = num_samples / score_rate / max(tasks_at_a_time, 1)
     span_samples = config.scoring.span_samples
     return Estimate(
         num_samples=num_samples,
         num_bytes=num_bytes,
         approximate=counted is None,
-        places=places,
+        places=tasks_at_a_time,
         score_samples_per_second=score_rate,
         train_samples_per_second=train_rate,
         num_scored_rounds=scored,
         score_seconds_per_round=per_round,
         score_seconds=per_round * scored,
-        train_seconds=learned / train_rate,
-        read_bytes=num_bytes * scored + round(num_bytes * learned / num_samples),
+        train_seconds=trained / train_rate,
+        read_bytes=num_bytes * scored + round(num_bytes * trained / num_samples),
         catalog_bytes=num_samples * scored * _ROW_BYTES,
         num_spans=max(len(shards), -(-num_samples // span_samples)),
         span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
@@ -128,21 +133,19 @@ def _is_scored(config: RunConfig, round_: Round) -> bool:
     return round_.phase == "teach" and config.selection.needs_losses
 
 
-def _num_samples(run: str) -> int | None:
-    """What ingesting counted; None before that."""
-    if not has_corpus(run):
-        return None
-    return Corpus.open(run).num_samples
+def _ingested_samples(run: str) -> int | None:
+    """Return the number of samples of the run's corpus, or None before it is ingested."""
+    return Corpus.open(run).num_samples if has_corpus(run) else None
 
 
-def _inspected(stored: ObjectInfo, folder: str) -> Shard:
+def _inspect(stored: ObjectInfo, folder: str) -> Shard:
     kind, members = format_of(stored.url), str(Path(folder) / "members.parquet")
-    found = inspect_shard(stored.url, kind, members_url=members)
+    inspection = inspect_shard(stored.url, kind, members_url=members)
     return Shard(
         shard_id=0,
         uri=stored.url,
         format=kind,
-        num_samples=found.num_samples,
+        num_samples=inspection.num_samples,
         num_bytes=stored.num_bytes,
         etag=stored.etag,
         members_uri=members if Path(members).exists() else None,
@@ -151,12 +154,12 @@ def _inspected(stored: ObjectInfo, folder: str) -> Shard:
 
 def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:
     rows = range(min(_SAMPLES, shard.num_samples))
-    found = read_shard(shard, rows=rows, columns=config.task.task.columns)
-    return zip(rows, found.samples, strict=True)
+    reading = read_shard(shard, rows=rows, columns=config.task.task.columns)
+    return zip(rows, reading.samples, strict=True)
 
 
 def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count: int) -> float:
-    """Samples per second of one task, reading included."""
+    """Return the samples per second of one task, with reading."""
     import torch
 
     from trainers.scoring.scorer import score_rows
@@ -165,7 +168,7 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
     torch.set_num_threads(config.scoring.torch_threads)
     try:
         small = list(islice(_samples(config, shard), max(1, count // 8)))
-        score_rows(config.task.task, model, small, settings=config.scoring)  # warm
+        score_rows(config.task.task, model, small, settings=config.scoring)  # warm-up
         started, scored = perf_counter(), 0
         while perf_counter() - started < _SECONDS and scored < 4 * count:
             rows = score_rows(
@@ -180,22 +183,22 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
 def _train_rate(
     config: RunConfig, model: "torch.nn.Module", samples: Sequence[tuple[int, Sample]]
 ) -> float:
-    """Samples per second of one device: forward and backward, without an optimizer."""
-    task, items = config.task.task, _prepared(config, samples)
+    """Return the samples per second of one device: forward and backward, without optimizer."""
+    task, items = config.task.task, _prepare(config, samples)
     size = config.training.micro_batch_size or config.training.batch_size
     device = next(model.parameters()).device
     model.train()
-    started, learned = perf_counter(), 0
-    while perf_counter() - started < _SECONDS and learned < 4 * size:
+    started, trained = perf_counter(), 0
+    while perf_counter() - started < _SECONDS and trained < 4 * size:
         batch = {name: value.to(device) for name, value in task.collate(items[:size]).items()}
         losses, _ = task.per_sample_loss(model, batch)
         losses.mean().backward()
         losses.detach().sum().item()  # waits for the device
-        learned += len(items[:size])
-    return learned / (perf_counter() - started)
+        trained += len(items[:size])
+    return trained / (perf_counter() - started)
 
 
-def _prepared(config: RunConfig, samples: Sequence[tuple[int, Sample]]) -> list[Any]:
+def _prepare(config: RunConfig, samples: Sequence[tuple[int, Sample]]) -> list[Any]:
     items = []
     for _, sample in samples:
         try:
@@ -203,7 +206,7 @@ def _prepared(config: RunConfig, samples: Sequence[tuple[int, Sample]]) -> list[
         except SampleError:
             continue
     if not items:
-        raise InputError(f"none of the first {len(samples)} samples can be used by the task")
+        raise InputError(f"the task can use none of the first {len(samples)} samples")
     return items
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, TypeAlias
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -26,8 +26,6 @@ from pipeline.reports import html_parts
 from pipeline.reports.report_tables import coverage, hardest_samples, loss_histograms, overlaps
 from pipeline.reports.run_results import verdict_on
 from pipeline.reports.verdict import Verdict
-
-Chart: TypeAlias = alt.Chart | alt.LayerChart
 
 _THIS = "this run"
 # The stages that count as cost of a round; evaluation is shown apart.
@@ -117,7 +115,7 @@ def _tables(run: str, controls: Mapping[str, str]) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[Chart]:
+def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[charts.Chart]:
     histograms = loss_histograms(run)
     if len(histograms):
         yield charts.loss_distribution(histograms)
@@ -136,7 +134,7 @@ def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[Chart]:
             yield charts.learning_curve(curves, metric=metric, against=against, title=title)
 
 
-def _specs(drawn: Iterable[Chart]) -> list[dict[str, Any]]:
+def _specs(drawn: Iterable[charts.Chart]) -> list[dict[str, Any]]:
     # Altair refuses more than 5,000 rows by default; a chart over many rounds has more.
     with alt.data_transformers.enable("default", max_rows=None):
         return [chart.to_dict() for chart in drawn]

@@ -12,7 +12,7 @@ from catalogs.layout import Layout, join
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
-from pipeline.corpus.ingest import ingest, ingested
+from pipeline.corpus.ingest import ingest, ingested_corpus
 
 # Saves the initial model and freezes the configuration.
 SaveInitial = Callable[[RunConfig], None]
@@ -31,7 +31,7 @@ def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
 
 
 def _ingest(shards: Sequence[str], run: str, *, cluster: Cluster) -> None:
-    if ingested(storage.expand(shards), folder=run) is None:
+    if ingested_corpus(storage.expand(shards), folder=run) is None:
         ingest(shards, folder=Layout(run).corpus.folder, client=cluster())
 
 

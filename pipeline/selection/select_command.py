@@ -16,7 +16,7 @@ from attent_select.selection.select import Selection
 from catalogs import IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
 from catalogs.tables.scan import Scan
-from pipeline.cluster.scan import ClusterScan, frames_by_storage, where_it_runs
+from pipeline.cluster.scan import ClusterScan, frames_by_storage, scan_at
 from pipeline.config.sections import SelectionSection
 from pipeline.progress import progress, status
 from pipeline.selection import loss_tables
@@ -107,7 +107,7 @@ def select_losses(
     draw = Draw(seed, round_number or 0, steps)
     target = None if dry_run else out
     assert isinstance(table.rows, Scan)
-    with where_it_runs(table.rows, scheduler=scheduler) as rows, polars_errors(table):
+    with scan_at(table.rows, scheduler=scheduler) as rows, polars_errors(table):
         table = replace(table, rows=rows)
         request = SelectionRequest(rows, section, budget, draw, table.corpus, table.preview)
         result = _select(table, request, out=target, overwrite=overwrite)

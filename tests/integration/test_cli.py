@@ -107,7 +107,7 @@ def test_ingest_converts_first_where_asked(tmp_path: Path) -> None:
         app, ["ingest", str(tmp_path / "rows.jsonl"), "--out", str(run), "--convert", "parquet"]
     )
     assert again.exit_code == 2
-    assert "has shards already" in again.stderr
+    assert "has shards that were made" in again.stderr
     assert (
         answer_here("ingest", tmp_path / "rows.jsonl", "--out", run, *options)["num_samples"] == 5
     )

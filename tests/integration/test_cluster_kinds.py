@@ -24,7 +24,7 @@ from attent_select.errors import ClusterError, InputError
 from catalogs import storage
 from pipeline import score
 from pipeline.cli.app import app
-from pipeline.cluster import Client, connect, run_tasks, size, worker_check
+from pipeline.cluster import Client, cluster_size, connect, run_tasks, worker_check
 from pipeline.config import run_config
 from pipeline.config.sections import Adaptive, ClusterSettings, SecurityFiles
 from pipeline.corpus.ingest import ingest
@@ -46,14 +46,14 @@ def test_a_cluster_class_is_started_with_its_arguments_and_scaled() -> None:
         resources={},
     )
     with connect(settings) as client:
-        assert size(client).threads == 3
+        assert cluster_size(client).threads == 3
         assert sorted(run_tasks(client, double, [1, 2])) == [(1, 2), (2, 4)]
 
 
 def test_an_adaptive_cluster_grows_with_the_work() -> None:
     settings = ClusterSettings(adaptive=Adaptive(minimum=1, maximum=2))
     with connect(settings) as client:
-        assert size(client).workers == 1
+        assert cluster_size(client).workers == 1
         list(run_tasks(client, wait_for_another, [1, 2], window_per_thread=2))
 
 
@@ -70,11 +70,11 @@ UNUSABLE = [
     ({"scheduler": "dask.distributed.NoCluster"}, "NoCluster cannot be loaded"),
     (
         {"scheduler": "dask.distributed.LocalCluster", "arguments": {"partition": "gpu"}},
-        "cluster.arguments: dask.distributed.LocalCluster cannot be started with them",
+        "cluster.arguments: cannot start dask.distributed.LocalCluster with these arguments",
     ),
     (
         {"security": {"ca_file": "/no/ca", "cert_file": "/no/cert", "key_file": "/no/key"}},
-        "cluster.security.ca_file: there is no file /no/ca",
+        "cluster.security.ca_file: /no/ca was not found",
     ),
 ]
 
@@ -143,7 +143,7 @@ def test_everything_is_encrypted_with_certificates_and_refused_without(tmp_path:
         with connect(ClusterSettings(scheduler=address, security=files)) as other:
             assert list(run_tasks(other, double, [5])) == [(5, 10)]
         bare = ClusterSettings(scheduler=address, connect_timeout_seconds=5)
-        with pytest.raises(InputError, match="nothing answers"), connect(bare):
+        with pytest.raises(InputError, match="no scheduler answered"), connect(bare):
             pass
 
 
@@ -193,7 +193,7 @@ def test_workers_without_what_a_task_needs_are_an_error_and_no_silent_wait(lone:
 
 def test_a_task_goes_to_the_workers_that_offer_what_it_takes(lone: Client) -> None:
     with with_worker(lone, "--resources", "slot=1") as address:
-        assert size(lone, resources={"slot": 1}).threads == 1
+        assert cluster_size(lone, resources={"slot": 1}).threads == 1
         done = run_tasks(lone, where, range(4), resources={"slot": 1})
         assert {found for _, found in done} == {address}
 

@@ -165,4 +165,4 @@ def test_the_doctor_says_what_is_wrong_and_ends_with_2(tmp_path: Path, shards: P
     file.write_text(yaml.safe_dump(values))
     code, found = doctor(str(file))
     assert (code, found["findings"][-1]["name"]) == (2, "cluster")
-    assert "nothing answers at tcp://127.0.0.1:9" in found["findings"][-1]["detail"]
+    assert "no scheduler answered at tcp://127.0.0.1:9" in found["findings"][-1]["detail"]

@@ -20,7 +20,7 @@ from pipeline.loop import select_and_train
 from pipeline.runs.state import prepare
 from pipeline.selection.choice import SelectionRequest, SubsetChoice, choose
 from pipeline.selection.select_stage import select_stage
-from pipeline.training.dry_run import read_stream
+from pipeline.training.stream_check import read_stream
 from trainers import OrderSettings, RankShare, checkpoint
 
 CHOOSE = "pipeline.selection.select_stage.choose"

@@ -1,0 +1,103 @@
+"""Clusters that this process starts: local ones, and those of any Dask cluster class."""
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import LocalCluster, Security
+
+from attent_select.errors import InputError
+from pipeline.config.sections import ClusterSettings
+
+_DASK_CONFIG = {
+    # The driver handles the death of a worker: it searches for the cause.
+    "distributed.scheduler.allowed-failures": 0,
+    # On a busy machine a worker restarts slowly; its nanny would give up.
+    "distributed.comm.timeouts.connect": "120s",
+}
+
+
+@contextmanager
+def start_cluster(settings: ClusterSettings) -> Iterator[Any]:
+    """Start a cluster of the size in `settings`, and close it on leaving.
+
+    Raises:
+        InputError: the cluster class cannot be used, or a certificate is missing.
+    """
+    with dask.config.set(_DASK_CONFIG):
+        yield from _started(settings)
+
+
+def _started(settings: ClusterSettings) -> Iterator[Any]:
+    cluster = _local(settings) if settings.scheduler == "local" else _of_class(settings)
+    with cluster:
+        if settings.adaptive is not None:
+            cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
+        elif settings.scheduler != "local" and settings.workers is not None:
+            cluster.scale(settings.workers)
+        yield cluster
+
+
+def _local(settings: ClusterSettings) -> LocalCluster:
+    num_workers = settings.workers or os.cpu_count() or 1
+    return LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=settings.adaptive.minimum if settings.adaptive else num_workers,
+        threads_per_worker=settings.threads_per_worker,
+        processes=True,
+        host="127.0.0.1" if settings.security is None else "tls://127.0.0.1",
+        # Without a dashboard Dask still serves metrics, on any free port.
+        dashboard_address=settings.dashboard or "127.0.0.1:0",
+        scheduler_kwargs={"dashboard": settings.dashboard is not None},
+        memory_limit=settings.memory_limit,
+        resources=settings.resources or None,
+        security=security_of(settings),
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _of_class(settings: ClusterSettings) -> Any:
+    path, arguments = settings.scheduler, dict(settings.arguments)
+    module, _, name = path.rpartition(".")
+    try:
+        cluster_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"cluster.scheduler: cannot load {path} ({error}): install its package where the "
+            "command runs, or correct the name"
+        ) from error
+    if (security := security_of(settings)) is not None:
+        arguments["security"] = security
+    try:
+        return cluster_class(**arguments)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        reason = error.__cause__ or error
+        raise InputError(
+            f"cluster.arguments: cannot start {path} with these arguments: "
+            f"{' '.join(str(reason).split())}"
+        ) from error
+
+
+def security_of(settings: ClusterSettings) -> Security | None:
+    """Return the TLS files of the configuration, or None without `cluster.security`.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    files = settings.security
+    if files is None:
+        return None
+    for name in ("ca_file", "cert_file", "key_file"):
+        if not os.path.isfile(path := getattr(files, name)):  # noqa: PTH113
+            raise InputError(f"cluster.security.{name}: {path} was not found")
+    roles = {
+        f"tls_{role}_{what}": path
+        for role in ("client", "scheduler", "worker")
+        for what, path in (("cert", files.cert_file), ("key", files.key_file))
+    }
+    return Security(  # type: ignore[no-untyped-call]
+        require_encryption=True, tls_ca_file=files.ca_file, **roles
+    )

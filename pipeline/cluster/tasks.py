@@ -1,0 +1,162 @@
+"""Plain functions on workers, in a rolling window of tasks, with detection of a lost cluster."""
+
+import contextlib
+import queue
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from distributed import Client, Future, KilledWorker
+
+from attent_select.errors import ClusterError
+from pipeline.cluster.lost_cluster import RESUME, lost_scheduler_named
+from pipeline.cluster.size import Size, cluster_size
+
+if TYPE_CHECKING:
+    AnyFuture: TypeAlias = Future[Any]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_POLL_SECONDS = 1.0
+# A task fails after this many deaths of its worker. The search for a poison sample takes some, and
+# a task may also be beside one.
+_MAX_DEATHS = 12
+
+
+def run_tasks(
+    client: Client,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    window_per_thread: int = 2,
+    patience_seconds: float = 60.0,
+    resources: Mapping[str, float] | None = None,
+    on_death: Callable[[Task], None] | None = None,
+) -> Iterator[tuple[Task, Result]]:
+    """Yield (task, function(task)) in order of completion.
+
+    `tasks` is consumed lazily: at most `window_per_thread` tasks per thread of the cluster are in
+    flight. An exception of a task is raised here, and the tasks in flight are cancelled (a running
+    task runs to its end: tasks must be safe to repeat). A task whose worker process died is retried
+    after a call of `on_death`.
+
+    Args:
+        client: client of the cluster.
+        function: importable on the workers.
+        tasks: picklable and small.
+        window_per_thread: tasks in flight per thread.
+        patience_seconds: how long the cluster may be without a worker that can run a task.
+        resources: Dask resources that a task takes of its worker while it runs.
+        on_death: called with each task whose worker died.
+
+    Raises:
+        ClusterError: the scheduler or all workers were gone for `patience_seconds`, or the workers
+            of a task died again and again.
+    """
+    flight = _InFlight(client, function, resources=resources or {}, patience=patience_seconds)
+    waiting = iter(tasks)
+    try:
+        while True:
+            room = max(1, window_per_thread * flight.size().threads)
+            while len(flight) < room and (task := next(waiting, _NO_TASK)) is not _NO_TASK:
+                flight.start(task)
+            if not len(flight):
+                return
+            task, future = flight.next_done()
+            if flight.has_died(task, future):
+                if on_death is not None:
+                    on_death(task)
+                flight.start(task)
+            else:
+                yield task, _result_of(future)
+    finally:
+        flight.cancel()
+
+
+_NO_TASK: Any = object()
+
+
+def _result_of(future: "AnyFuture") -> Any:
+    if future.status == "error":
+        future.result()  # raises the exception of the task
+    with lost_scheduler_named():
+        return future.result()
+
+
+class _InFlight:
+    """The futures that are not done, and the size of the cluster, which costs a message to ask."""
+
+    def __init__(
+        self,
+        client: Client,
+        function: Callable[[Any], Any],
+        *,
+        resources: Mapping[str, float],
+        patience: float,
+    ) -> None:
+        self._client, self._function = client, function
+        self._resources, self._patience = dict(resources), patience
+        self._running: dict[AnyFuture, Any] = {}
+        self._done: queue.SimpleQueue[AnyFuture] = queue.SimpleQueue()
+        self._deaths: Counter[int] = Counter()
+        self._size, self._size_time = Size(0, 0), 0.0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, task: Any) -> None:
+        future = self._client.submit(
+            self._function, task, pure=False, resources=self._resources or None
+        )
+        self._running[future] = task
+        future.add_done_callback(self._done.put)  # type: ignore[no-untyped-call]
+
+    def size(self) -> Size:
+        """Return the size of the cluster, at most a second old."""
+        if monotonic() - self._size_time >= _POLL_SECONDS or not self._size.workers:
+            self._size = cluster_size(self._client, resources=self._resources)
+            self._size_time = monotonic()
+        return self._size
+
+    def next_done(self) -> tuple[Any, "AnyFuture"]:
+        """Wait for the next finished future; unlike Dask, not for ever after a lost cluster."""
+        last_seen = monotonic()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                future = self._done.get(timeout=_POLL_SECONDS)
+                return self._running.pop(future), future
+            if self.size().workers > 0:
+                last_seen = monotonic()
+            elif monotonic() - last_seen > self._patience:
+                offer = f" that offers {self._resources}" if self._resources else ""
+                raise ClusterError(
+                    f"the Dask cluster had no worker{offer} for {self._patience:.0f} s: {RESUME}"
+                )
+
+    def has_died(self, task: Any, future: "AnyFuture") -> bool:
+        """Return whether the task's worker process died.
+
+        Raises:
+            ClusterError: too many of the task's workers died.
+        """
+        untyped: Any = future
+        error = untyped.exception() if future.status == "error" else None
+        if not isinstance(error, KilledWorker):
+            self._deaths.pop(id(task), None)
+            return False
+        self._deaths[id(task)] += 1
+        if (count := self._deaths[id(task)]) >= _MAX_DEATHS:
+            raise ClusterError(
+                f"{task}: {count} worker processes died while they ran it, and no single sample "
+                "was found that kills them. The usual cause is memory (raise "
+                "cluster.memory_limit, or lower scoring.batch_units), otherwise the shard itself; "
+                f"{RESUME}"
+            ) from error
+        return True
+
+    def cancel(self) -> None:
+        untyped: Any = self._client
+        with contextlib.suppress(Exception):  # the cluster may be gone: another error says so
+            untyped.cancel(list(self._running))
