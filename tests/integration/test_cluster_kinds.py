@@ -66,8 +66,8 @@ def wait_for_another(number: int) -> int:
 
 
 UNUSABLE = [
-    ({"scheduler": "no_such_package.Cluster"}, "no_such_package.Cluster cannot be loaded"),
-    ({"scheduler": "dask.distributed.NoCluster"}, "NoCluster cannot be loaded"),
+    ({"scheduler": "no_such_package.Cluster"}, "cannot load no_such_package.Cluster"),
+    ({"scheduler": "dask.distributed.NoCluster"}, "cannot load dask.distributed.NoCluster"),
     (
         {"scheduler": "dask.distributed.LocalCluster", "arguments": {"partition": "gpu"}},
         "cluster.arguments: cannot start dask.distributed.LocalCluster with these arguments",
@@ -90,7 +90,7 @@ def test_a_cluster_that_cannot_be_started_says_what_to_change(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arguments": {"queue": "gpu"}}, "arguments are those of a cluster class"),
+        ({"arguments": {"queue": "gpu"}}, "arguments need a cluster class"),
         ({"adaptive": {"minimum": 3, "maximum": 2}}, "maximum is 2: expected at least 3"),
         ({"scheduler": "tcp://h:1", "adaptive": {"maximum": 2}}, "adaptive needs a cluster"),
         ({"resources": {"GPU": 0}}, "GPU is 0"),
@@ -207,7 +207,7 @@ def where(number: int) -> str:
 def test_a_gpu_that_torch_does_not_see_is_told_before_anything_is_submitted(
     lone: Client, shards: Path
 ) -> None:
-    with pytest.raises(InputError, match="offers a GPU that torch does not see"):
+    with pytest.raises(InputError, match="offers a GPU, but torch there sees none"):
         worker_check.check_workers(lone, objects={}, needs_gpu=True)
 
 
