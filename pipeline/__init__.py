@@ -1,23 +1,36 @@
-"""The flow: configuration, scoring on Dask, rounds, report, command line."""
+"""The flow: configuration, scoring on Dask, rounds, report, command line.
+
+    from pipeline import run, score
+
+    run("config.yaml")               # all rounds; call it again to resume
+    score("config.yaml", fraction=0.1)
+
+Messages are logged by the logger `attent` and its children; nothing is printed.
+"""
 
 from typing import TYPE_CHECKING, Any
 
+from attent_select import __version__
 from attent_select.extras import missing_extras_named
 from attent_select.siblings import check_siblings
 
 if TYPE_CHECKING:
     from pipeline.stages import run, score
 
-__all__ = ["run", "score"]
+__all__ = ["__version__", "run", "score"]
 
 check_siblings(__file__, "trainers", "catalogs", "attent_select")
 
 
 def __getattr__(name: str) -> Any:
     """Import Dask only where it is used: `attent --help` must be quick."""
-    if name in __all__:
-        with missing_extras_named():
-            from pipeline import stages
+    if name not in ("run", "score"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with missing_extras_named():
+        from pipeline import stages
 
-        return getattr(stages, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(stages, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -95,7 +95,39 @@ def test_a_run_can_be_made_stage_by_stage(made: dict[str, dict[str, Any]], run: 
     assert shown.stdout.startswith("round 0 (teach, 50%): 120 samples, train_loss ")
 
 
-def test_ingest_converts_first_where_asked(tmp_path: Path) -> None:
+READING = [
+    ["query", "RUN", "SELECT count(*) AS n FROM losses"],
+    ["query", "RUN", "SELECT count(*) AS n FROM antk"],
+    ["select", "RUN", "--ratio", "0.5", "--dry-run"],
+    ["report", "RUN", "--out", "OUT"],
+    ["gc", "RUN", "--dry-run"],
+]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=lambda arguments: " ".join(arguments)[:40])
+def test_a_command_that_only_reads_needs_neither_torch_nor_dask(
+    run: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    code = (
+        "import sys; from pipeline.cli.app import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'distributed'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    places = {"RUN": str(run), "OUT": str(tmp_path / "page.html")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(places.get(word, word) for word in arguments)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_ingest_can_convert_first(tmp_path: Path) -> None:
     lines = [json.dumps({"label": number, "text": f"text {number}"}) for number in range(5)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     run = tmp_path / "run"
@@ -317,7 +349,7 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1() -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_says_how_to_go_on(
+def test_an_interrupted_command_says_how_to_resume(
     tmp_path: Path, shards: Path, sent: signal.Signals
 ) -> None:
     file = tmp_path / "config.yaml"
