@@ -1,7 +1,4 @@
-"""The probe samples of a run: a fixed random few of its corpus, each a batch of its own.
-
-Which they are, and reading them.
-"""
+"""Probe samples of a run: a fixed random subset of its corpus, one sample per batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,13 +18,13 @@ if TYPE_CHECKING:
 
     from trainers.task import Batch
 
-# Samples that are looked at together.
-_PIECE = 64
+# Samples that are read together.
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
 class ProbeSample:
-    """A sample that the model can use."""
+    """A sample that the task and the model can use."""
 
     shard_id: int
     row: int
@@ -37,25 +34,26 @@ class ProbeSample:
 def probe_samples(
     config: RunConfig, model: "torch.nn.Module", *, num_samples: int
 ) -> list[ProbeSample]:
-    """The same samples for every checkpoint: drawn by the run's seed, without those that cannot be
-    used.
+    """Draw the probe samples by the run's seed: the same ones for every checkpoint.
 
     Raises:
-        InputError: the corpus has fewer, or fewer that can be used.
+        InputError: the corpus has fewer samples, or fewer usable ones.
     """
     corpus = Corpus.open(config.run)
     if num_samples > corpus.num_samples:
         raise InputError(f"--probe {num_samples}: the corpus has only {corpus.num_samples} samples")
-    found = list(islice(_usable(config, corpus, model), num_samples))
-    if len(found) < num_samples:
+    probe = list(islice(_usable_samples(config, corpus, model), num_samples))
+    if len(probe) < num_samples:
         raise InputError(
-            f"--probe {num_samples}: only {len(found)} of the corpus's {corpus.num_samples} "
-            "samples can be used by the task and the model"
+            f"--probe {num_samples}: the task and the model can use only {len(probe)} of the "
+            f"{corpus.num_samples} samples in the corpus"
         )
-    return found
+    return probe
 
 
-def _usable(config: RunConfig, corpus: Corpus, model: "torch.nn.Module") -> Iterator[ProbeSample]:
+def _usable_samples(
+    config: RunConfig, corpus: Corpus, model: "torch.nn.Module"
+) -> Iterator[ProbeSample]:
     import torch
 
     task, device = config.task.task, next(model.parameters()).device
@@ -74,28 +72,28 @@ def _usable(config: RunConfig, corpus: Corpus, model: "torch.nn.Module") -> Iter
 def _read(
     corpus: Corpus, seed: int, *, columns: Sequence[str]
 ) -> Iterator[tuple[int, int, Sample]]:
-    """Samples in random order; those of a piece that share a shard are read together."""
+    """Yield samples in random order; those of a chunk that share a shard are read together."""
     ends = np.cumsum([shard.num_samples for shard in corpus.shards])
-    places = _places(corpus.num_samples, seed)
-    while piece := list(islice(places, _PIECE)):
-        shards = np.searchsorted(ends, piece, side="right")
-        rows = np.array(piece) - np.concatenate([[0], ends])[shards]
-        found: dict[tuple[int, int], Sample] = {}
+    numbers = _shuffled(corpus.num_samples, seed)
+    while chunk := list(islice(numbers, _CHUNK)):
+        shards = np.searchsorted(ends, chunk, side="right")
+        rows = np.array(chunk) - np.concatenate([[0], ends])[shards]
+        samples: dict[tuple[int, int], Sample] = {}
         for shard_id in np.unique(shards).tolist():
-            wanted = np.sort(rows[shards == shard_id]).tolist()
-            reading = corpus.read(shard_id, rows=wanted, columns=columns)
-            found |= {(shard_id, r): s for r, s in zip(wanted, reading.samples, strict=True)}
+            chosen = np.sort(rows[shards == shard_id]).tolist()
+            reading = corpus.read(shard_id, rows=chosen, columns=columns)
+            samples |= {(shard_id, r): s for r, s in zip(chosen, reading.samples, strict=True)}
         for key in zip(shards.tolist(), rows.tolist(), strict=True):
-            yield *key, found[key]
+            yield *key, samples[key]
 
 
-def _places(num_samples: int, seed: int) -> Iterator[int]:
-    """0 to num_samples - 1, each once, in an order that depends on the seed alone."""
+def _shuffled(num_samples: int, seed: int) -> Iterator[int]:
+    """Yield 0 to num_samples - 1, each once, in an order that depends only on the seed."""
     key, seen, counter = stream_key(seed, Purpose.PROBE), set[int](), 0
     while len(seen) < num_samples:
-        counters = np.arange(counter, counter + num_samples.bit_length() * _PIECE, dtype=np.uint64)
+        counters = np.arange(counter, counter + num_samples.bit_length() * _CHUNK, dtype=np.uint64)
         counter += len(counters)
-        for place in (numpy_bits(key, counters) % np.uint64(num_samples)).tolist():
-            if place not in seen:
-                seen.add(place)
-                yield place
+        for number in (numpy_bits(key, counters) % np.uint64(num_samples)).tolist():
+            if number not in seen:
+                seen.add(number)
+                yield number

@@ -1,8 +1,7 @@
 """`attent query`: SQL over a run's tables, and the tables themselves as LazyFrames.
 
-What the tables are, and which statements may touch them. polars' SQL would also read any file
-of the machine (`read_parquet('/…')`) and answer DELETE with success, so a statement is parsed,
-checked, and only what was checked is executed.
+The SQL of polars would read any file of the machine (`read_parquet('/…')`) and answer DELETE with
+success. So a statement is parsed and checked, and only the checked form is executed.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -24,24 +23,24 @@ from pipeline.antk.drift_table import drift_table
 
 
 class _Dialect(DuckDB):
-    """DuckDB's: its text comes back unchanged for the SQL that polars knows."""
+    """The dialect of DuckDB, which keeps the text of the SQL that polars knows."""
 
     class Tokenizer(DuckDB.Tokenizer):
-        # `row < 3` is about our column, and begins no type ROW<…>.
+        # `row < 3` is about our column; it does not begin a type ROW<…>.
         KEYWORDS: ClassVar = {k: v for k, v in DuckDB.Tokenizer.KEYWORDS.items() if k != "ROW"}
 
 
 def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
-    """The rows (with `limit` the first so many) of one SELECT or WITH … SELECT over a run's tables.
+    """Return the rows of one SELECT or WITH … SELECT over a run's tables, at most `limit`.
 
     Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
-    manifest), `metrics` (a row per round), `decisions` (a row per round that was decided), `antk`
-    (a row per kernel and group of parameters).
+    manifest), `metrics` and `scoring` (a row per round), `decisions` (a row per adaptive round),
+    `antk` (a row per kernel and parameter group).
 
     Raises:
-        InputError: not one SELECT, another table or a table function is named, or polars cannot run
-            it.
-        MissingError: there is no run, or it has no such table yet.
+        InputError: it is not one SELECT, it names another table or a table function, or polars
+            cannot run it.
+        MissingError: there is no run, or it does not have the table yet.
     """
     checked, names = checked_select(sql, tables=TABLES)
     if not has_corpus(run):
@@ -55,10 +54,10 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
 
 
 def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]:
-    """The statement to execute, and which of `tables` it reads.
+    """Return the statement to execute, and the names of the `tables` that it reads.
 
     Raises:
-        InputError: anything but one SELECT over these tables.
+        InputError: it is not one SELECT over these tables.
     """
     known = set(tables)
     try:
@@ -76,12 +75,12 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
     for table in statement.find_all(exp.Table):
         if table.name not in named:
             used.add(_known_name(table, known))
-    # Written anew from the parsed tree: what was checked is what runs.
+    # Written from the parsed tree: what was checked is what runs.
     return statement.sql(dialect=_Dialect, comments=False), used
 
 
 def _refuse_functions(statement: exp.Expression) -> None:
-    """No function that could give a table: as a table, LATERAL, or named like one that reads."""
+    """Refuse functions that could return a table: as a table, LATERAL, or `read_…` and `scan_…`."""
     for node in statement.find_all(exp.Table, exp.Lateral, exp.Func):
         if isinstance(node, exp.Table):
             allowed = isinstance(node.this, exp.Identifier) and not node.args.get("db")
@@ -95,24 +94,24 @@ def _refuse_functions(statement: exp.Expression) -> None:
 
 
 def _known_name(table: exp.Table, known: set[str]) -> str:
-    """The table that is meant, however its name is written; `table` is renamed to it."""
+    """Return the name of the table in lower case, and rename `table` to it."""
     written, name = table.name, table.name.lower()
     if name not in known:
         raise InputError(f"no table {written!r}: expected {', '.join(sorted(known))}")
     if written != name:
         table.set("this", exp.to_identifier(name))
-        if not table.alias:  # `LOSSES.row` stays what it was
+        if not table.alias:  # `LOSSES.row` stays valid
             table.set("alias", exp.TableAlias(this=exp.to_identifier(written)))
     return name
 
 
 def losses(run: str) -> pl.LazyFrame:
-    """The newest loss of every sample, `schema.LOSSES` and the carried columns."""
+    """Return the newest loss of every sample: `schema.LOSSES` and the carried columns."""
     return LossCatalog(run).latest()
 
 
 def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
-    """The rows of the indexes of `rounds` (default: all), `schema.INDEX` with `round` u32 first."""
+    """Return the index rows of `rounds` (default: all): `round` u32, then `schema.INDEX`."""
     indexes = [
         IndexFile.open(Layout(run).index(number))
         .frame()
@@ -124,33 +123,33 @@ def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
 
 
 def selected_rounds(run: str) -> list[int]:
-    """The rounds that have an index, ascending."""
+    """Return the rounds that have an index, ascending."""
     files = storage.list_objects(Layout(run).indexes)
     return sorted(int(file.url.rsplit("/", 1)[1].split(".")[0]) for file in files)
 
 
 def corpus(run: str) -> pl.LazyFrame:
-    """The manifest, `schema.MANIFEST`."""
+    """Return the manifest, `schema.MANIFEST`."""
     return Corpus.open(run).manifest().lazy()
 
 
 def _metrics(run: str) -> pl.LazyFrame:
-    """One row per finished round; see `metrics.table`."""
+    """Return a row per finished round; see `metrics.table`."""
     return metrics.table(run).lazy()
 
 
 def _scoring(run: str) -> pl.LazyFrame:
-    """One row per scored round; see `metrics.scoring_table`."""
+    """Return a row per scored round; see `metrics.scoring_table`."""
     return metrics.scoring_table(run).lazy()
 
 
 def _decisions(run: str) -> pl.LazyFrame:
-    """One row per round that was not left to the plan alone; see `decision_log.table`."""
+    """Return a row per adaptive round; see `decision_log.table`."""
     return decision_log.table(run).lazy()
 
 
 def _antk(run: str) -> pl.LazyFrame:
-    """One row per kernel and group of parameters; see `kernels.table`."""
+    """Return a row per kernel and parameter group; see `drift_table`."""
     return drift_table(run).lazy()
 
 

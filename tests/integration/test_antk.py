@@ -200,7 +200,7 @@ def test_samples_that_cannot_be_used_are_no_part_of_the_probe(
     assert table["kind"].unique().to_list() == ["target-9"]
     code, error = said("antk", tmp_path / "run", "--probe", 10)
     assert code == 2
-    assert "only 9 of the corpus's 30 samples can be used" in error
+    assert "can use only 9 of the 30 samples" in error
 
 
 def test_a_strategy_that_needs_the_gradient_asks_for_it_beforehand(
