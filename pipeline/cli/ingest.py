@@ -18,7 +18,7 @@ def ingest(
     shards: Annotated[
         list[str], typer.Argument(metavar="SHARD_URL…", help="URLs, folders or globs of shards.")
     ],
-    out: Annotated[str, typer.Option(metavar="RUN", help="The run to create.")],
+    out: Annotated[str, typer.Option(metavar="URL", help="Folder of the corpus to create.")],
     convert: Annotated[
         str | None,
         typer.Option(metavar="FORMAT", help="Write new shards first: parquet or webdataset."),

@@ -134,7 +134,7 @@ def test_ingest_can_convert_first(tmp_path: Path) -> None:
     options = ("--convert", "webdataset", "--shard-samples", 2)
     found = answer_here("ingest", tmp_path / "rows.jsonl", "--out", run, *options)
     assert (found["num_shards"], found["num_samples"]) == (3, 5)
-    assert len(list((run / "corpus" / "shards").glob("*.tar"))) == 3
+    assert len(list((run / "shards").glob("*.tar"))) == 3
     again = CliRunner().invoke(
         app, ["ingest", str(tmp_path / "rows.jsonl"), "--out", str(run), "--convert", "parquet"]
     )
