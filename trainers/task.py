@@ -5,12 +5,13 @@ configuration), its methods are shared by scoring and training. The suite under 
 tests every file in `tasks/`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from attent_select.errors import SampleError
 from catalogs.shard_format import Sample
 
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
@@ -98,6 +99,29 @@ class Task(Protocol):
 def draws(task: Task) -> bool:
     """Whether `task.prepare` uses its generator; the default is that it does."""
     return bool(getattr(task, "draws", True))
+
+
+@runtime_checkable
+class HasPrepareAll(Protocol):
+    """Optional: prepare many samples at once, where that is faster (tokenisation)."""
+
+    def prepare_all(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
+        """Return what `prepare` returns for each sample, or the error that it raises."""
+        ...
+
+
+def prepare_each(
+    task: Task, samples: Sequence[Sample], generators: Iterable[torch.Generator | None]
+) -> Iterator[Item | SampleError]:
+    """Yield the item of each sample, or the error that says why it cannot be used."""
+    if isinstance(task, HasPrepareAll):
+        yield from task.prepare_all(samples)
+        return
+    for sample, generator in zip(samples, generators, strict=False):
+        try:
+            yield task.prepare(sample, generator=generator)
+        except SampleError as error:
+            yield error
 
 
 @runtime_checkable

@@ -4,6 +4,13 @@ import logging
 
 import transformers
 
+from trainers.hf.chat_rendering import (
+    Span,
+    chat_template_of,
+    compile_template,
+    has_markers,
+    render_chat,
+)
 from trainers.hf.model_store import model_store, save_plain
 from trainers.hf.models import HuggingFaceModels
 from trainers.hf.processors import (
@@ -21,10 +28,15 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "HuggingFaceModels",
+    "Span",
+    "chat_template_of",
+    "compile_template",
+    "has_markers",
     "load_image_processor",
     "load_processor",
     "load_tokenizer",
     "model_store",
+    "render_chat",
     "save_plain",
     "save_preprocessing",
 ]

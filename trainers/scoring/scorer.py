@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from time import perf_counter
 from typing import Any, cast
 from weakref import WeakSet
@@ -23,7 +23,7 @@ from catalogs.shard_format import Sample
 from trainers.scoring.batching import batches
 from trainers.scoring.evaluation import eval_mode
 from trainers.settings import ScoringSettings
-from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task
+from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task, prepare_each
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
 _CHUNK_SAMPLES = 64
@@ -170,12 +170,14 @@ class _Scoring:
     def prepare(self, chunk: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
         """Prepare the samples that can be used; store the status of the others."""
         usable = []
-        for row, sample in chunk:
-            try:
-                usable.append((row, self._task.prepare(sample, generator=None)))
-            except SampleError as error:
-                self._store((row, None, 0, error.status, None), reason=str(error))
+        samples = [sample for _, sample in chunk]
+        prepared = prepare_each(self._task, samples, repeat(None))
+        for (row, _), item in zip(chunk, prepared, strict=True):
+            if isinstance(item, SampleError):
+                self._store((row, None, 0, item.status, None), reason=str(item))
                 self._on_scored([row])
+            else:
+                usable.append((row, item))
         return usable
 
     def collate(self, entries: Sequence[tuple[int, Item]]) -> tuple[list[int], list[Item], Batch]:

@@ -3,7 +3,7 @@
 Each stage runs ahead of the next in threads of its own (`catalogs.concurrency.ordered_map`).
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
@@ -26,7 +26,7 @@ from trainers.streaming.sample_buffer import Columns, SampleBuffer
 from trainers.streaming.sources import Source
 from trainers.streaming.stats import StreamStats
 from trainers.streaming.turns import Turns
-from trainers.task import Batch, HasLength, Item, Task, draws
+from trainers.task import Batch, HasLength, Item, Task, draws, prepare_each
 
 # Samples that are tried as the stand-in for a micro-batch without a usable sample.
 _STAND_IN_ATTEMPTS = 100
@@ -171,13 +171,13 @@ class RankReader:
         ids, items = micro_batch.ids, list[Item]()
         unusable: list[int] = []
         generators = self._generators(ids, step=micro_batch.step)
-        pairs = zip(micro_batch.samples, generators, strict=True)
-        for position, (sample, generator) in enumerate(pairs):
-            try:
-                items.append(self._prepare_sample(sample, generator=generator))
-            except SampleError as error:
+        prepared = self._prepare_each(micro_batch.samples, generators)
+        for position, item in enumerate(prepared):
+            if isinstance(item, SampleError):
                 unusable.append(position)
-                self._skip(int(ids[position]), error)
+                self._skip(int(ids[position]), item)
+            else:
+                items.append(item)
         return np.delete(ids, unusable) if unusable else ids, items
 
     def _generators(self, ids: Ids, *, step: int) -> Iterator[torch.Generator]:
@@ -192,8 +192,12 @@ class RankReader:
         seeds = numpy_bits(key, self._order.selected.sample_keys(ids)).tolist()
         return (generator.manual_seed(seed) for seed in seeds)
 
-    def _prepare_sample(self, sample: Sample, *, generator: torch.Generator) -> Item:
-        return {} if self._task is None else self._task.prepare(sample, generator=generator)
+    def _prepare_each(
+        self, samples: Sequence[Sample], generators: Iterator[torch.Generator]
+    ) -> Iterator[Item | SampleError]:
+        if self._task is None:
+            return repeat({}, len(samples))
+        return prepare_each(self._task, samples, generators)
 
     def _bookkeeping(self, ids: Ids, weights: npt.NDArray[np.float32], *, step: int) -> Batch:
         selected = self._order.selected
@@ -213,11 +217,12 @@ class RankReader:
         for sample_id in islice(following, _STAND_IN_ATTEMPTS):
             ids = np.array([sample_id])
             try:
-                (sample,) = samples_of(self._read(ids)[1], num_samples=1)
-                generator = next(self._generators(ids, step=step))
-                return int(sample_id), self._prepare_sample(sample, generator=generator)
+                samples = samples_of(self._read(ids)[1], num_samples=1)
             except SampleError:
                 continue
+            (item,) = self._prepare_each(samples, self._generators(ids, step=step))
+            if not isinstance(item, SampleError):
+                return int(sample_id), item
         raise InputError(
             f"none of {_STAND_IN_ATTEMPTS} samples from step {step} can be used: "
             f"{self._stats.last_skipped}"

@@ -3,19 +3,25 @@
 The loss of a sample is the mean over its counted tokens. These are all tokens of a text except the
 first; the response and the end token after it; the assistant's messages in a chat. Padding never
 counts.
+
+A sample is one text, which is tokenised once: the tokens are those of the tokenizer for the whole
+text, and in a chat those of its `apply_chat_template`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import load_tokenizer, model_store
+from trainers.inputs import chat_messages, tokens
 from trainers.inputs import text as texts
+from trainers.inputs.chat_turns import check_template, rendered_chat
 from trainers.scoring.evaluation import TokenSums, eval_mode
 from trainers.scoring.functional_gradient import rms_over_units
 from trainers.scoring.generation import count_matches
@@ -28,16 +34,25 @@ from trainers.scoring.token_loss import (
 )
 from trainers.task import Batch, Item, Models
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class CausalLm:
     """Settings of the task.
 
-    `tokenizer` is a folder with a fast tokenizer, or a name on the hub. A sample is one of
+    `tokenizer` is a folder with a fast tokenizer, or a name on the hub; the default is that of the
+    model. A sample is one of
         text                  a column of text, all of which is learned
         response, template    a column that is learned, after the template filled with others:
                               `{prompt}` is the column `prompt`, any other name is a column itself
         messages              a column of chat messages, formatted by the tokenizer's chat template
+
+    With `messages`,
+        train_on              `all_assistant` messages count, or only the `last` of them
+        chat_template         a Jinja template that replaces the tokenizer's
+        tools                 a column of tools (JSON schemas) that the template describes
+        chat_template_kwargs  other variables of the template: a column, or the same for all
 
     A sample longer than `max_length` tokens is truncated at its end and counted; with
     `truncate: false` it is `too_long`. One without counted tokens, before or after truncation, is
@@ -48,12 +63,16 @@ class CausalLm:
     response.
     """
 
-    tokenizer: str
+    tokenizer: str | None = None
     text: str | None = None
     prompt: str | None = None
     response: str | None = None
     template: str = "{prompt}\n"
     messages: str | None = None
+    train_on: Literal["all_assistant", "last"] = "all_assistant"
+    chat_template: str | None = None
+    tools: str | None = None
+    chat_template_kwargs: str | Mapping[str, Any] | None = field(default=None, hash=False)
     max_length: int = 512
     truncate: bool = True
     answer: str | None = None
@@ -74,7 +93,19 @@ class CausalLm:
             )
         if self.max_length < 2:
             raise InputError(f"max_length is {self.max_length}: expected at least 2 tokens")
+        self._check_chat()
         self._check_answer()
+
+    def _check_chat(self) -> None:
+        given = [
+            name
+            for name in ("chat_template", "tools", "chat_template_kwargs")
+            if getattr(self, name) is not None
+        ]
+        if given and self.messages is None:
+            raise InputError(f"{given[0]} needs a chat: set `messages`")
+        if self.train_on not in ("all_assistant", "last"):
+            raise InputError(f"train_on is {self.train_on!r}: expected all_assistant or last")
 
     def _check_answer(self) -> None:
         if self.answer is None:
@@ -90,8 +121,13 @@ class CausalLm:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        if self.response is None:
-            return tuple(name for name in (self.text, self.messages) if name is not None)
+        if self.messages is not None:
+            variables = self.chat_template_kwargs
+            names = (self.messages, self.tools, variables if isinstance(variables, str) else None)
+            return tuple(dict.fromkeys(name for name in names if name is not None))
+        if self.text is not None:
+            return (self.text,)
+        assert self.response is not None
         return tuple(dict.fromkeys([*self._template_columns.values(), self.response]))
 
     def check(self) -> None:
@@ -100,13 +136,9 @@ class CausalLm:
         Raises:
             InputError: it is missing, or lacks padding or a chat template.
         """
-        tokenizer = load_tokenizer(self.tokenizer)
-        texts.padding_of(tokenizer, path=self.tokenizer)
-        if self.messages is not None and not tokenizer.chat_template:
-            raise InputError(
-                f"the tokenizer in {self.tokenizer} has no chat template: add one to it "
-                "(chat_template.jinja), or set `response` with a template"
-            )
+        texts.padding_of(self._tokenizer, path=self._path)
+        if self.messages is not None:
+            check_template(self._tokenizer, template=self.chat_template)
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Return the store for models of `AutoModelForCausalLM`."""
@@ -114,19 +146,32 @@ class CausalLm:
             "AutoModelForCausalLM",
             settings,
             num_positions=self.max_length,
-            num_tokens=len(load_tokenizer(self.tokenizer)),
+            num_tokens=len(self._tokenizer),
         )
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """Return `input_ids` and `labels` (-100: not counted) as lists; a token costs one unit."""
-        tokenizer = load_tokenizer(self.tokenizer)
-        item = texts.tokenize(
-            tokenizer,
-            self._segments(sample, tokenizer),
-            # A chat template adds start and end tokens itself.
-            ends=self.messages is None,
-            max_length=self.max_length,
-        )
+        (item,) = self.prepare_all([sample])
+        if isinstance(item, SampleError):
+            raise item
+        return item
+
+    def prepare_all(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
+        """Return what `prepare` returns or raises for each sample; the tokenizer works in threads
+        of its own.
+        """
+        found = [_or_error(partial(self._text, sample)) for sample in samples]
+        usable = [entry for entry in found if isinstance(entry, tokens.Text)]
+        encoded = iter(tokens.encode_all(self._tokenizer, usable))
+        return [
+            entry
+            if isinstance(entry, SampleError)
+            else _or_error(partial(self._item, entry, *next(encoded)))
+            for entry in found
+        ]
+
+    def _item(self, text: tokens.Text, ids: list[int], labels: list[int]) -> Item:
+        item = tokens.item_of(self._tokenizer, text, ids, labels, max_length=self.max_length)
         if item["truncated"] and not self.truncate:
             raise SampleError(f"more than {self.max_length} tokens", status="too_long")
         return item
@@ -139,8 +184,7 @@ class CausalLm:
         """Return `input_ids`, `attention_mask`, `labels` int64[batch, tokens], padded on the right,
         and `truncated` bool[batch].
         """
-        tokenizer = load_tokenizer(self.tokenizer)
-        return texts.pad(items, padding=texts.padding_of(tokenizer, path=self.tokenizer))
+        return texts.pad(items, padding=texts.padding_of(self._tokenizer, path=self._path))
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
@@ -173,30 +217,62 @@ class CausalLm:
         return sums.metrics() | ({"exact_match": hits / expected} if expected else {})
 
     def _count_matches(self, model: torch.nn.Module, batch: Batch) -> tuple[int, int]:
-        tokenizer = load_tokenizer(self.tokenizer)
         assert self.answer is not None
         return count_matches(
             model,
             batch,
-            tokenizer=tokenizer,
-            padding=texts.padding_of(tokenizer, path=self.tokenizer),
+            tokenizer=self._tokenizer,
+            padding=texts.padding_of(self._tokenizer, path=self._path),
             pattern=self.answer,
             max_new_tokens=self.max_new_tokens,
         )
 
-    def _segments(self, sample: Sample, tokenizer: Any) -> texts.Segments:
+    def _text(self, sample: Sample) -> tokens.Text:
+        """Return the whole text of a sample, and which of its characters count."""
         if self.messages is not None:
-            return texts.chat_segments(tokenizer, sample[self.messages], column=self.messages)
-        if self.response is None:
-            assert self.text is not None
-            return [(texts.text_in(sample, self.text), True)]
+            text, spans = rendered_chat(
+                self._tokenizer,
+                self._chat(sample, self.messages),
+                template=self.chat_template,
+                only_last=self.train_on == "last",
+            )
+            return tokens.Text(tokens.check_text(text), spans, has_ends=True)
+        if self.text is not None:
+            return tokens.Text(tokens.check_text(texts.text_in(sample, self.text)))
+        assert self.response is not None
         values = {
             name: texts.text_in(sample, column) for name, column in self._template_columns.items()
         }
-        return [
-            (self.template.format(**values), False),
-            (texts.text_in(sample, self.response), True),
-        ]
+        prompt = self.template.format(**values)
+        text = tokens.check_text(prompt + texts.text_in(sample, self.response))
+        return tokens.Text(text, ((len(prompt), len(text)),))
+
+    def _chat(self, sample: Sample, column: str) -> chat_messages.Chat:
+        variables, tools = self.chat_template_kwargs, self.tools
+        if isinstance(variables, str):
+            variables = chat_messages.variables_in(sample[variables], column=variables)
+        return chat_messages.Chat(
+            chat_messages.messages_in(sample[column], column=column),
+            None if tools is None else chat_messages.tools_in(sample[tools], column=tools),
+            variables or {},
+        )
+
+    @property
+    def _path(self) -> str:
+        """Folder or name of the tokenizer.
+
+        Raises:
+            InputError: neither the task nor the model names one.
+        """
+        if self.tokenizer is None:
+            raise InputError(
+                "the task has no tokenizer: set task.tokenizer, or model.path to use the model's"
+            )
+        return self.tokenizer
+
+    @property
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self._path)
 
     @property
     def _template_columns(self) -> dict[str, str]:
@@ -206,3 +282,10 @@ class CausalLm:
             name: self.prompt if name == "prompt" and self.prompt is not None else name
             for name in names
         }
+
+
+def _or_error(make: Callable[[], T]) -> T | SampleError:
+    try:
+        return make()
+    except SampleError as error:
+        return error

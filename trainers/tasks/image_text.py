@@ -18,6 +18,7 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import load_processor, model_store
 from trainers.inputs import text as texts
+from trainers.inputs import tokens
 from trainers.inputs.images import open_image
 from trainers.scoring.evaluation import TokenSums, eval_mode
 from trainers.scoring.functional_gradient import rms_over_units
@@ -102,29 +103,42 @@ class ImageText:
         outputs; a token costs one unit.
         """
         processor = self._processor
-        response = texts.text_in(sample, self.response)
+        prompt, response = self._prompt(sample, processor), texts.text_in(sample, self.response)
+        tokens.check_text(prompt + response)
         image = open_image(sample[self.image], num_channels=3)
-        outputs = self._process(self._prompt(sample, processor), image)
-        ids = outputs.pop("input_ids")[0].tolist()
-        response_ids = texts.encode(processor.tokenizer, response)
-        if not response_ids:
-            raise SampleError("there is no token to count", status="empty")
+        if _separates_prompts(processor):  # such models were trained on two tokenisations
+            (answer, _), *_ = tokens.encode_all(processor.tokenizer, [tokens.Text(response)])
+            ids, outputs = self._process(prompt, image)
+            ids += answer
+        else:
+            answer = self._counted_tokens(prompt, response)
+            ids, outputs = self._process(prompt + response, image)
         end = processor.tokenizer.eos_token_id
-        response_ids += [] if end is None else [end]
-        whole = (ids + response_ids)[: self.max_length]
-        if len(whole) <= len(ids):
+        answer += [] if end is None or not answer or answer[-1] == end else [end]
+        ids += [] if end is None or ids[-1] == end else [end]
+        if ids[len(ids) - len(answer) :] != answer:
             raise SampleError(
-                f"image and prompt have {len(ids)} tokens of at most {self.max_length}: none is "
-                "left for the response",
-                status="empty",
+                f"the processor in {self.processor} changes the end of the text",
+                status="unreadable",
             )
-        return {
-            "input_ids": whole,
-            "labels": [IGNORED] * len(ids) + whole[len(ids) :],
-            "truncated": len(ids) + len(response_ids) > self.max_length,
-            "num_units": len(whole),
-            **_other_outputs(processor, outputs, num_before=len(ids), num_tokens=len(whole)),
-        }
+        item = tokens.item_of(
+            processor.tokenizer,
+            tokens.Text(prompt + response, has_ends=True),
+            ids,
+            [IGNORED] * (len(ids) - len(answer)) + answer,
+            max_length=self.max_length,
+        )
+        return {**item, **_other_outputs(processor, outputs, num_tokens=len(item["input_ids"]))}
+
+    def _counted_tokens(self, prompt: str, response: str) -> list[int]:
+        """Return the tokens of the response, as they are after the prompt.
+
+        The processor only inserts the image's tokens before them.
+        """
+        span = (len(prompt), len(prompt) + len(response))
+        text = tokens.Text(prompt + response, (span,))
+        ((_, labels),) = tokens.encode_all(self._processor.tokenizer, [text])
+        return [label for label in labels if label != IGNORED]
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Collate as `causal_lm` does; concatenate the processor's other outputs."""
@@ -210,10 +224,13 @@ class ImageText:
             )
         )
 
-    def _process(self, text: str, image: Any) -> dict[str, torch.Tensor]:
+    def _process(self, text: str, image: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """Return the tokens of text and image, and the processor's other outputs."""
         try:
             with _processor_lock:
-                return dict(self._processor(text=[text], images=[image], return_tensors="pt"))
+                outputs = self._processor(text=[text], images=[image], return_tensors="pt")
+            ids: list[int] = outputs["input_ids"][0].tolist()
+            return ids, {name: outputs[name] for name in outputs if name != "input_ids"}
         except (ValueError, TypeError, IndexError) as error:
             raise SampleError(
                 f"the processor in {self.processor} refuses the sample: {error}",
@@ -231,20 +248,21 @@ class ImageText:
         return {name: self.prompt if name == "prompt" else name for name in names}
 
 
-def _other_outputs(
-    processor: Any, outputs: dict[str, torch.Tensor], *, num_before: int, num_tokens: int
-) -> Item:
-    """Return the processor's outputs except tokens, extended to the response's tokens."""
+def _other_outputs(processor: Any, outputs: dict[str, torch.Tensor], *, num_tokens: int) -> Item:
+    """Return the processor's outputs except tokens, those per token for as many as the item has."""
     extended: Item = {}
+    num_processed = outputs["attention_mask"].shape[1]
     for name in (name for name in outputs if name not in _RECOMPUTED):
-        if outputs[name].shape[:2] != (1, num_before):
+        if outputs[name].shape[:2] != (1, num_processed):
             extended[_OTHER + name] = outputs[name]
             continue
         # Text has type 0, except where prompt tokens attend to each other (PaliGemma): there the
         # response has type 1, or prompts would attend to the tokens to predict.
         token_type = int(name == "token_type_ids" and _separates_prompts(processor))
-        response = torch.full((1, num_tokens - num_before), token_type, dtype=outputs[name].dtype)
-        extended[_PER_TOKEN + name] = torch.cat([outputs[name], response], dim=1)
+        missing = (0, num_tokens - num_processed)
+        extended[_PER_TOKEN + name] = torch.nn.functional.pad(
+            outputs[name], missing, value=token_type
+        )
     return extended
 
 

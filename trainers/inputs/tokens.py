@@ -1,0 +1,109 @@
+"""From a sample's whole text to tokens: one tokenisation, and which of the tokens count.
+
+A text is never tokenised in pieces: a tokenizer may start a text with a space, or join characters
+of two pieces to one token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attent_select.errors import SampleError
+from trainers.hf import Span
+from trainers.scoring.token_loss import IGNORED
+from trainers.task import Item
+
+
+@dataclass(frozen=True)
+class Text:
+    """The whole text of a sample.
+
+    `counted` are the characters whose tokens count, in order (None: all). With `has_ends`, the text
+    contains its begin and end tokens, as a rendered chat does; otherwise they are added.
+    """
+
+    text: str
+    counted: tuple[Span, ...] | None = None
+    has_ends: bool = False
+
+
+def check_text(text: str) -> str:
+    """Return a text that can be tokenised.
+
+    Raises:
+        SampleError: it is not valid Unicode: an unpaired surrogate has no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeError as error:
+        raise SampleError(f"the text is not valid Unicode: {error}", status="unreadable") from error
+    return text
+
+
+def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens of each text, and its labels (-100: does not count).
+
+    A token counts if any of its characters does. The tokens are those of the tokenizer itself for
+    the whole text; special tokens are neither added nor removed.
+    """
+    # The backend, because the tokenizer itself changes shared state without a lock.
+    backend = tokenizer.backend_tokenizer
+    whole = [entry.text for entry in texts if entry.counted is None]
+    partly = [entry.text for entry in texts if entry.counted is not None]
+    # Without offsets where no token needs them, which is faster.
+    without_offsets = iter(backend.encode_batch_fast(whole, add_special_tokens=False))
+    with_offsets = iter(backend.encode_batch(partly, add_special_tokens=False))
+    encoded = []
+    for entry in texts:
+        if entry.counted is None:
+            ids: list[int] = next(without_offsets).ids
+            encoded.append((ids, list(ids)))
+        else:
+            encoding = next(with_offsets)
+            encoded.append((encoding.ids, _labels(encoding.ids, encoding.offsets, entry.counted)))
+    return encoded
+
+
+def item_of(
+    tokenizer: Any, text: Text, ids: list[int], labels: list[int], *, max_length: int
+) -> Item:
+    """Return `input_ids` and `labels` as lists, cut to `max_length`; `truncated`; `num_units`.
+
+    A text without ends gets the tokenizer's begin and end tokens, where it has them and the text
+    does not. The end counts.
+
+    Raises:
+        SampleError: no token that counts is left.
+    """
+    if all(label == IGNORED for label in labels):
+        raise SampleError("no token counts", status="empty")
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if not text.has_ends and start is not None and ids[0] != start:
+        ids, labels = [start, *ids], [IGNORED, *labels]
+    if not text.has_ends and end is not None and (ids[-1] != end or len(ids) == 1):
+        ids, labels = [*ids, end], [*labels, end]
+    truncated = len(ids) > max_length
+    ids, labels = ids[:max_length], labels[:max_length]
+    if all(label == IGNORED for label in labels[1:]):
+        raise SampleError(
+            f"none of the first {max_length} tokens counts"
+            if truncated
+            else "a single token has no context to be predicted from",
+            status="empty",
+        )
+    return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
+
+
+def _labels(ids: Sequence[int], offsets: Sequence[Span], counted: Sequence[Span]) -> list[int]:
+    """Return the label of each token from the characters that it was made of."""
+    labels = [IGNORED] * len(ids)
+    position, previous_end = 0, 0
+    for number, (first, end) in enumerate(offsets):
+        # Some tokenizers leave the spaces out of a token's characters; of spaces none are left.
+        start = min(first, previous_end) if first == end else first
+        previous_end = max(previous_end, end)
+        while position < len(counted) and counted[position][1] <= start:
+            position += 1
+        if position < len(counted) and end > counted[position][0]:
+            labels[number] = ids[number]
+    return labels
