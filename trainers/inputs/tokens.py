@@ -40,6 +40,16 @@ def check_text(text: str) -> str:
     return text
 
 
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of one text, without special tokens.
+
+    Raises:
+        SampleError: the text is not valid Unicode.
+    """
+    ((ids, _),) = encode_all(tokenizer, [Text(check_text(text))])
+    return ids
+
+
 def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
     """Return the tokens of each text, and its labels (-100: does not count).
 

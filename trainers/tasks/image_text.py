@@ -107,7 +107,7 @@ class ImageText:
         tokens.check_text(prompt + response)
         image = open_image(sample[self.image], num_channels=3)
         if _separates_prompts(processor):  # such models were trained on two tokenisations
-            (answer, _), *_ = tokens.encode_all(processor.tokenizer, [tokens.Text(response)])
+            answer = tokens.encode(processor.tokenizer, response)
             ids, outputs = self._process(prompt, image)
             ids += answer
         else:

@@ -95,7 +95,9 @@ def with_template(folder: Path, to: Path, template: str | None) -> CausalLm:
     return CausalLm(tokenizer=str(to), messages="m")
 
 
-def test_a_template_that_rejects_or_rewrites_messages_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_template_that_rejects_or_rewrites_messages_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     refusing = with_template(folder, tmp_path / "no", "{{ raise_exception('roles') }}")
     with pytest.raises(SampleError, match="rejects the messages: roles"):
