@@ -14,7 +14,7 @@ import typer.main
 from pipeline.cli.app import app
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("attent_select", "catalogs", "benchmarks", "examples")
+FOLDERS = ("attent_select", "catalogs", "trainers", "pipeline", "benchmarks", "examples")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 YAML = sorted((ROOT / "examples").glob("*.yaml"))
@@ -65,7 +65,17 @@ AFTER_NOUNS = re.compile(r"of|per|and|or|by|with|from|for|in|as|that|which|at|to
 # Clauses without their subject, or for a word that exists.
 FRAGMENTS = re.compile(r"(Of|That|From where|To where|As many|In how many|By which|With which)\b")
 # Verbs that end like a participle, and folders of a run (`catalogs/layout.py`).
-NOT_PARTICIPLES = {"seed", "need", "feed", "embed", "exceed", "proceed", "observed", "rescored"}
+NOT_PARTICIPLES = {
+    "seed",
+    "need",
+    "feed",
+    "embed",
+    "exceed",
+    "proceed",
+    "observed",
+    "rescored",
+    "merged",
+}
 IRREGULAR = re.compile(r"told|said|found|given|drawn|made|kept|shown|known|written|taken|chosen")
 VAGUE = {"found", "wanted", "told", "asked", "said", "wished", "lacking", "given", "there"}
 

@@ -11,7 +11,7 @@ _COLUMNS = (schema.SHARD_ID, schema.ROW, schema.LOSS, schema.NUM_UNITS, "step", 
 
 
 class ObservedLosses:
-    """Collects on the model's device; nothing is copied to the host before `take`."""
+    """Losses kept on the model's device; nothing is copied to the host before `take`."""
 
     def __init__(self) -> None:
         self._rows: list[torch.Tensor] = []

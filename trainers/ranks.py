@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A launcher ends all processes when one dies, so that none waits in vain. Scoring, which only the
+# A launcher ends all processes when one dies, so that none waits forever. Scoring, which only the
 # first rank does, may take days.
 _WAIT_LIMIT = timedelta(days=7)
 

@@ -29,10 +29,10 @@ def start_cluster(settings: ClusterSettings) -> Iterator[Any]:
         InputError: the cluster class cannot be used, or a certificate is missing.
     """
     with dask.config.set(_DASK_CONFIG):
-        yield from _started(settings)
+        yield from _start(settings)
 
 
-def _started(settings: ClusterSettings) -> Iterator[Any]:
+def _start(settings: ClusterSettings) -> Iterator[Any]:
     cluster = _local(settings) if settings.scheduler == "local" else _of_class(settings)
     with cluster:
         if settings.adaptive is not None:

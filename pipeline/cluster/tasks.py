@@ -121,7 +121,7 @@ class _InFlight:
         return self._size
 
     def next_done(self) -> tuple[Any, "AnyFuture"]:
-        """Wait for the next finished future; unlike Dask, not for ever after a lost cluster."""
+        """Wait for the next finished future; unlike Dask, stop waiting when the cluster is lost."""
         last_seen = monotonic()
         while True:
             with contextlib.suppress(queue.Empty):

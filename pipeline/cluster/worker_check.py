@@ -78,12 +78,12 @@ def look(urls: Sequence[str], needs_gpu: bool) -> dict[str, Any]:  # noqa: FBT00
     }
 
 
-def differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """Return `name found, the driver has expected` for each version that differs."""
+def differences(versions: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """Return `name version, the driver has expected` for each version that differs."""
     return [
-        f"{name} {found.get(name, 'none')}, the driver has {version}"
+        f"{name} {versions.get(name, 'none')}, the driver has {version}"
         for name, version in expected.items()
-        if found.get(name, "none") != version
+        if versions.get(name, "none") != version
     ]
 
 
@@ -112,17 +112,17 @@ def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> It
         return
     if differ := differences(answer["versions"], environment()):
         yield f"has {', '.join(differ)}: {_NEXT}"
-    for url, found in answer["storage"].items():
-        if found is None or found.startswith("!"):
-            why = "it was not found" if found is None else found.removeprefix("!")
+    for url, etag in answer["storage"].items():
+        if etag is None or etag.startswith("!"):
+            why = "it was not found" if etag is None else etag.removeprefix("!")
             hint = (
                 "local paths need workers on this machine or a shared file system"
                 if storage.is_local(url)
                 else "give it the credentials and the endpoint that this process has"
             )
             yield f"cannot read {url} ({why}): {hint}"
-        elif found != objects[url]:
-            yield f"sees another object at {url} (etag {found}, expected {objects[url]})"
+        elif etag != objects[url]:
+            yield f"sees another object at {url} (etag {etag}, expected {objects[url]})"
     if needs_gpu and not answer["gpus"]:
         yield "offers a GPU, but torch there sees none: check its driver and its torch"
 
@@ -130,10 +130,10 @@ def _problems(answer: Any, objects: Mapping[str, str], *, needs_gpu: bool) -> It
 def _etag(url: str) -> str | None:
     """Return the object's etag, None without an object, or `!` and the error."""
     try:
-        found = storage.info(url)
+        info = storage.info(url)
     except AttentError as error:
         return f"!{error}"
-    return None if found is None else found.etag
+    return None if info is None else info.etag
 
 
 def _num_gpus() -> int:

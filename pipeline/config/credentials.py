@@ -32,10 +32,10 @@ def check_urls(urls: Iterable[str], *, what: str) -> None:
     """
     for url in urls:
         if _URL.search(url):
-            raise InputError(f"{what}: the URL {redacted(url)} holds a credential; {_ADVICE}")
+            raise InputError(f"{what}: the URL {redact(url)} holds a credential; {_ADVICE}")
 
 
-def redacted(url: str) -> str:
+def redact(url: str) -> str:
     """Return `url` without user and query parameters."""
     return re.sub(r"://[^/@\s?#]*@", "://…@", url).partition("?")[0]
 

@@ -119,7 +119,7 @@ def freeze(config: RunConfig) -> None:
     """Write run.yaml, unless it exists. Raises what `check_frozen` raises."""
     url = Layout(config.run).config
     if storage.info(url) is None:
-        text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(config.to_plain_values(), sort_keys=False, allow_unicode=True)
         storage.publish(url, text.encode())
     check_frozen(config)
 
@@ -133,7 +133,7 @@ def check_frozen(config: RunConfig) -> None:
     url = Layout(config.run).config
     if storage.info(url) is None:
         return
-    before, after = dict(_leaves(read_yaml(url))), dict(_leaves(config.resolved()))
+    before, after = dict(_leaves(read_yaml(url))), dict(_leaves(config.to_plain_values()))
     lines = [
         f"{key}: the run was started with {before.get(key)!r}, now it is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

@@ -87,11 +87,11 @@ class TaskSection(_Section, Generic[TaskT]):
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, values: Any) -> Any:
-        return _nested(values, cls)
+        return _nest_settings(values, cls)
 
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return _flattened(serialise(self), type(self))
+        return _flatten_settings(serialise(self), type(self))
 
 
 class SelectionSection(_Section, Generic[StrategyT]):
@@ -110,11 +110,11 @@ class SelectionSection(_Section, Generic[StrategyT]):
     @model_validator(mode="before")
     @classmethod
     def _nest(cls, values: Any) -> Any:
-        return _nested(values, cls)
+        return _nest_settings(values, cls)
 
     @model_serializer(mode="wrap")
     def _flat(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return _flattened(serialise(self), type(self))
+        return _flatten_settings(serialise(self), type(self))
 
     @field_validator("granularity")
     @classmethod
@@ -258,7 +258,7 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     def _absolute(cls, run: str) -> str:
         return storage.normalise(run).rstrip("/")
 
-    def resolved(self) -> dict[str, Any]:
+    def to_plain_values(self) -> dict[str, Any]:
         """Return every key with its value, defaults included, as plain YAML values."""
         return self.model_dump(mode="json")
 
@@ -277,7 +277,7 @@ def selection_section_of(strategy: Any) -> type[SelectionSection[Any]]:
     return cast(type[SelectionSection[Any]], SelectionSection.__class_getitem__(strategy))
 
 
-def _nested(values: Any, section: type[BaseModel]) -> Any:
+def _nest_settings(values: Any, section: type[BaseModel]) -> Any:
     """Sort the keys of a flat section into the model's fields; the rest are the plug-in's."""
     if not isinstance(values, Mapping) or SETTINGS in values:
         return values
@@ -307,7 +307,7 @@ def _stratum(name: Any) -> str:
     return str(name).lower() if isinstance(name, bool) else str(name)
 
 
-def _flattened(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+def _flatten_settings(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
     by_key = dict(zip(keys_of(section), values.values(), strict=True))
     settings, composition = by_key.pop(SETTINGS), by_key.pop("composition", {})
     return dict(by_key | composition | settings)

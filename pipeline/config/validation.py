@@ -38,7 +38,7 @@ def check(model: type[SettingsT], values: Mapping[str, Any], *, source: str) -> 
     except ValidationError as error:
         lines = [_line(model, problem) for problem in error.errors(include_url=False)]
         raise all_problems(lines, source=source) from None
-    if lines := list(_coerced(values, adapter.dump_python(checked), path="")):
+    if lines := list(_coerce(values, adapter.dump_python(checked), path="")):
         raise all_problems(lines, source=source)
     return checked
 
@@ -76,17 +76,17 @@ def _line(model: type[Any], problem: Mapping[str, Any]) -> str:
     return f"{path}: {message}, found {problem['input']!r}"
 
 
-def _coerced(before: Any, after: Any, *, path: str) -> Iterator[str]:
+def _coerce(before: Any, after: Any, *, path: str) -> Iterator[str]:
     """Yield values that pydantic converted to a number or a boolean from another type.
 
     Its strict mode would refuse them, but also a list for a tuple and a mapping for a dataclass.
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in before.keys() & after.keys():
-            yield from _coerced(before[key], after[key], path=f"{path}.{key}" if path else key)
+            yield from _coerce(before[key], after[key], path=f"{path}.{key}" if path else key)
     elif isinstance(before, list | tuple) and isinstance(after, list | tuple):
         for old, new in zip(before, after, strict=False):
-            yield from _coerced(old, new, path=path)
+            yield from _coerce(old, new, path=path)
     elif type(after) in _WRITTEN and not _is_written_as(before, type(after)):
         yield f"{path}: expected {_WRITTEN[type(after)]}, found {before!r}"
 

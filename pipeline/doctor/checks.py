@@ -93,7 +93,7 @@ def _configuration(source: str, overrides: Sequence[str]) -> tuple[str, RunConfi
 def _environment() -> tuple[str, None]:
     import torch
 
-    if outdated := list(_outdated()):
+    if outdated := list(_list_outdated()):
         raise InputError(f"{'; '.join(outdated)}: install again with constraints.txt")
     names = ("python", "torch", "transformers", "polars", "dask")
     versions = worker_check.environment()
@@ -101,7 +101,7 @@ def _environment() -> tuple[str, None]:
     return f"{', '.join(f'{name} {versions[name]}' for name in names)}; {device}", None
 
 
-def _outdated() -> Iterator[str]:
+def _list_outdated() -> Iterator[str]:
     """Yield packages whose version the base or an extra of a run does not allow."""
     for requirement in map(Requirement, requires("attent-select") or ()):
         marker = requirement.marker

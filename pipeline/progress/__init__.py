@@ -34,7 +34,7 @@ def progress(title: str, *, total: int, unit: str) -> AbstractContextManager[Adv
 
 
 def status(title: str) -> AbstractContextManager[None]:
-    """Report that the work called `title` is going on while the context lasts."""
+    """Report that the work called `title` is in progress while the context lasts."""
     return _current().status(title)
 
 

@@ -14,7 +14,7 @@ _LINE_SECONDS = 30.0
 
 
 class LogLines:
-    """Reports progress as a log line now and then."""
+    """Progress as a log line at intervals."""
 
     @contextmanager
     def progress(self, title: str, *, total: int, unit: str) -> Iterator[Advance]:

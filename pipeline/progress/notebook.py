@@ -29,7 +29,7 @@ class Output(Protocol):
 
 @dataclass(frozen=True)
 class Notebook:
-    """Reports progress as HTML bars in `output`."""
+    """Progress as HTML bars in `output`."""
 
     output: Output
 

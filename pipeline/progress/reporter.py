@@ -11,7 +11,7 @@ class Advance(Protocol):
 
 
 class Reporter(Protocol):
-    """Shows the progress of one piece of work at a time."""
+    """Reporter of the progress of one task at a time."""
 
     def progress(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
         """Show how many of `total` units are done while the context lasts."""

@@ -40,7 +40,7 @@ def loss_histograms(run: str) -> pl.DataFrame:
     quantile to the largest 99.5 % quantile of any of them; losses outside count in the end bins.
     """
     catalog = LossCatalog(run)
-    rounds = {number: _losses(catalog.latest(number)) for number in _shown(catalog.rounds())}
+    rounds = {number: _losses(catalog.latest(number)) for number in _rows_to_show(catalog.rounds())}
     rounds = {number: losses for number, losses in rounds.items() if losses.num_samples}
     if not rounds:
         return pl.DataFrame(schema=["round", "low", "high", "share"])
@@ -78,7 +78,7 @@ def overlaps(run: str) -> pl.DataFrame:
 
     At most about 40 rounds, evenly spaced.
     """
-    chosen, _ = _sampled_index(run, rounds=_shown(selected_rounds(run)))
+    chosen, _ = _sampled_index(run, rounds=_rows_to_show(selected_rounds(run)))
     rounds, lines = np.unique(chosen["round"].to_numpy(), return_inverse=True)
     keys, columns = np.unique(chosen["key"].to_numpy(), return_inverse=True)
     # float32 has a fast matrix product, and counts up to 2^24 exactly.
@@ -120,7 +120,7 @@ def hardest_samples(run: str, *, num_samples: int, columns: tuple[str, ...]) -> 
     return sorted(samples, key=lambda hard: (-hard.loss, hard.shard_id, hard.row))
 
 
-def _shown(rounds: Sequence[int]) -> list[int]:
+def _rows_to_show(rounds: Sequence[int]) -> list[int]:
     """Return at most `_SHOWN_ROUNDS` rounds, evenly spaced, with the first and the last."""
     num_shown = min(len(rounds), _SHOWN_ROUNDS)
     numbers = np.linspace(0, len(rounds) - 1, num_shown).round().astype(int)

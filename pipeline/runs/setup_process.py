@@ -78,7 +78,7 @@ def _ask(process: "subprocess.Popen[str]", question: Mapping[str, Any]) -> dict[
 
 
 def _describe(config: RunConfig) -> dict[str, Any]:
-    task, values = config.task.task, config.resolved()
+    task, values = config.task.task, config.to_plain_values()
     settings = {name: value for name, value in values["task"].items() if name != "name"}
     return {
         "values": values,

@@ -154,7 +154,7 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
     started = monotonic()
     measurement, catalog = job.measurement, job.catalog
     if job.round_number in catalog.rounds():
-        return _published(job, scored=0, seconds=0.0)
+        return _published_result(job, scored=0, seconds=0.0)
     _check_workers(job)
     plan = method.plan()
     stats = _measure_spans(job, plan.tasks)
@@ -180,7 +180,7 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
         **part_build.provenance,
     }
     catalog.publish(job.round_number, parts, provenance=provenance, keep=part_build.kept_round)
-    return replace(_published(job, scored=scored, seconds=seconds), numbers=numbers)
+    return replace(_published_result(job, scored=scored, seconds=seconds), numbers=numbers)
 
 
 def _check_workers(job: ScoringJob) -> None:
@@ -235,7 +235,7 @@ def _check_share(failed: int, total: int, *, config: RunConfig, example: str) ->
         )
 
 
-def _published(job: ScoringJob, *, scored: int, seconds: float) -> ScoreResult:
+def _published_result(job: ScoringJob, *, scored: int, seconds: float) -> ScoreResult:
     """Return the result for the published snapshot; `scored` and `seconds` are of this call."""
     statuses = (
         job.catalog.latest(job.round_number)

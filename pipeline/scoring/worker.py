@@ -129,7 +129,7 @@ def _span_file_rows(task: SpanTask, scores: pl.DataFrame, reader: "_RowReader") 
 
 
 class _RowReader:
-    """Reads samples of a span ahead, and keeps the columns that are carried along."""
+    """Reader of a span's samples, ahead of scoring; keeps the carried columns."""
 
     def __init__(self, task: SpanTask, rows: range, *, journal: Journal | None = None) -> None:
         self._task, self._range = task, rows

@@ -252,14 +252,16 @@ def _result(table: LossTable, request: SelectionRequest, choice: SubsetChoice) -
         total=selection.total,
         eligible=selection.eligible,
         threshold=selection.threshold,
-        excluded=_excluded(table, request, selection),
+        excluded=_count_excluded(table, request, selection),
         loss_share=choice.loss_share,
         loss_share_by_samples=by_samples,
         peak_rss_bytes=peak_rss_bytes(),
     )
 
 
-def _excluded(table: LossTable, request: SelectionRequest, selection: Selection) -> dict[str, int]:
+def _count_excluded(
+    table: LossTable, request: SelectionRequest, selection: Selection
+) -> dict[str, int]:
     missing = selection.total - selection.eligible
     has_loss = LOSS in request.section.strategy.columns
     reasons = table.without_loss() if missing and has_loss else {}

@@ -127,7 +127,7 @@ def _result(
 
 
 class _ClassColumn:
-    """Prepares samples with all their columns, and numbers the values of one column."""
+    """Task that keeps all columns of a sample and numbers the values of one."""
 
     def __init__(self, columns: tuple[str, ...], column: str) -> None:
         self.columns = columns if column in columns else (*columns, column)

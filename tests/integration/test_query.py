@@ -104,7 +104,7 @@ def test_people_see_the_first_rows_of_many_and_programs_all(run: str) -> None:
     sql = "SELECT row FROM losses ORDER BY shard_id, row"
     *lines, note = asked(run, sql)
     assert len(lines) == 200 + 4
-    assert note.startswith("the first 200 rows: ask for fewer (LIMIT, WHERE), or for all with")
+    assert note.startswith("Only the first 200 rows are shown. Use LIMIT or WHERE")
     assert len(answer_here("query", run, sql)["rows"]) == 300
     assert asked(run, f"{sql} LIMIT 200")[-1] == ""
 

@@ -71,7 +71,7 @@ def empirical_kernel(
     if sketch is None:
         groups = _exact(function, values, memory_bytes=memory_bytes, advance=advance)
     else:
-        groups = _sketched(function, values, sketch=sketch, advance=advance)
+        groups = _sketch_gradients(function, values, sketch=sketch, advance=advance)
     if not all(np.isfinite(group).all() for group in groups.values()):
         raise InputError(
             "the gradients of f are not finite at these weights: training has diverged. Choose "
@@ -158,7 +158,7 @@ def _columns_of_groups(slices: Sequence[_Slice]) -> Iterator[tuple[str, slice]]:
             first = end
 
 
-def _sketched(
+def _sketch_gradients(
     function: Function, values: torch.Tensor, *, sketch: Sketch, advance: Callable[[int], None]
 ) -> dict[str, Floats]:
     tables = [

@@ -41,7 +41,7 @@ class Progress:
 
 
 class RoundRecorder:
-    """Records a round on behalf of the training loop; the clock runs from construction."""
+    """Recorder of a round for the training loop; the clock starts at construction."""
 
     def __init__(
         self,

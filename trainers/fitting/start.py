@@ -85,11 +85,11 @@ def find_start(start: str | None, *, out: str, steps: Steps) -> Start:
         if steps.first:
             raise InputError(f"a round that starts at step {steps.first} needs a start checkpoint")
         return Start()
-    if (found := checkpoints.open(start)) is None:
+    if (opened := checkpoints.open(start)) is None:
         raise MissingError(f"no checkpoint at {start}: expected a folder with {checkpoints.MARKER}")
-    if found.step != steps.first:
-        raise InputError(f"{start} is at step {found.step}, the round starts at {steps.first}")
-    return Start(found)
+    if opened.step != steps.first:
+        raise InputError(f"{start} is at step {opened.step}, the round starts at {steps.first}")
+    return Start(opened)
 
 
 def check_round(stream: TeachingStream, *, settings: TrainingSettings, steps: Steps) -> None:

@@ -28,7 +28,7 @@ def draw_key(*contents: bytes, seed: int, generator: torch.Generator | None) -> 
     for content in contents:
         digest.update(len(content).to_bytes(8, "big"))
         digest.update(content)
-    return _signed(stream_key(seed, int.from_bytes(digest.digest(), "big")))
+    return _to_int64(stream_key(seed, int.from_bytes(digest.digest(), "big")))
 
 
 def uniforms(keys: torch.Tensor, num: int, *, purpose: int) -> torch.Tensor:
@@ -40,7 +40,7 @@ def uniforms(keys: torch.Tensor, num: int, *, purpose: int) -> torch.Tensor:
         purpose: draws for different purposes are independent.
     """
     counter = torch.arange(num, device=keys.device, dtype=torch.int64)
-    streams = _bits(keys ^ _signed(stream_key(purpose)))
+    streams = _bits(keys ^ _to_int64(stream_key(purpose)))
     top = _shift_right(_bits(streams[:, None] ^ counter), 40)
     return (top.to(torch.float32) + 1.0) * 2.0**-24
 
@@ -55,9 +55,9 @@ def normals(keys: torch.Tensor, num: int, *, purpose: int) -> torch.Tensor:
 
 def _bits(counter: torch.Tensor) -> torch.Tensor:
     """Return 64 random bits per counter, as int64: torch lacks u64, int64 wraps alike."""
-    x = counter + _signed(_GAMMA)
-    x = (x ^ _shift_right(x, 30)) * _signed(_MULTIPLIER_1)
-    x = (x ^ _shift_right(x, 27)) * _signed(_MULTIPLIER_2)
+    x = counter + _to_int64(_GAMMA)
+    x = (x ^ _shift_right(x, 30)) * _to_int64(_MULTIPLIER_1)
+    x = (x ^ _shift_right(x, 27)) * _to_int64(_MULTIPLIER_2)
     return x ^ _shift_right(x, 31)
 
 
@@ -66,5 +66,5 @@ def _shift_right(x: torch.Tensor, places: int) -> torch.Tensor:
     return (x >> places) & ((1 << (64 - places)) - 1)
 
 
-def _signed(value: int) -> int:
+def _to_int64(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value

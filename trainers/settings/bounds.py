@@ -39,18 +39,18 @@ def check_fields(settings: "DataclassInstance") -> None:
     """
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
-        if value is not None and (expected := next(_violated(hint, value), None)):
+        if value is not None and (expected := next(_find_violation(hint, value), None)):
             raise InputError(f"{name} is {value!r}: expected {expected}")
 
 
-def _violated(hint: Any, value: Any) -> Iterator[str]:
+def _find_violation(hint: Any, value: Any) -> Iterator[str]:
     """Yield what was expected instead of `value`."""
     kind = get_origin(hint)
     if kind is Literal and value not in get_args(hint):
         yield f"one of {', '.join(get_args(hint))}"
     elif kind in (Union, UnionType):
         for choice in get_args(hint):
-            yield from _violated(choice, value)
+            yield from _find_violation(choice, value)
     elif kind is Annotated:
         yield from _outside(get_args(hint)[1:], value)
 

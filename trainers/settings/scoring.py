@@ -60,8 +60,8 @@ class ScoringSettings:
         for name in self.carry:
             if name in LOSSES or name == FUNCTIONAL_GRADIENT:
                 raise InputError(
-                    f"carry: the losses have a column {name} of their own: give the column of the "
-                    "corpus another name"
+                    f"carry: {name} is a column of the loss catalog. Give the column of the corpus "
+                    "another name."
                 )
 
     @property

@@ -55,7 +55,7 @@ class Selected:
 
     @staticmethod
     def of_index(index: IndexFile, corpus: Corpus) -> "Selected":
-        """Of an index of rows of `corpus`."""
+        """Read the rows of an index of `corpus`."""
 
         def mean_sample_bytes(shard_id: int) -> float:
             shard = corpus.shard(shard_id)
@@ -129,7 +129,7 @@ class Selected:
 
 
 class _WeightCodes:
-    """Collects weights as codes until there are too many distinct ones."""
+    """Weights as codes, until there are too many distinct ones."""
 
     def __init__(self, size: int) -> None:
         self._values = np.zeros(0, np.float32)

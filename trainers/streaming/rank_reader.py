@@ -1,6 +1,6 @@
 """One rank's share of the order → collated micro-batches: read → prepare → collate → pin.
 
-Each stage runs ahead of the next in threads of its own (`catalogs.concurrency.ordered_map`).
+Each stage runs ahead of the next in separate threads (`catalogs.concurrency.ordered_map`).
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -98,7 +98,7 @@ class RankReader:
         return self._reads.plans()
 
     def _read_ahead(self, start_step: int) -> Generator[Columns, None, None]:
-        # A stage of its own: the size of a read may cost a request, and requests run in parallel.
+        # A separate stage: the size of a read may cost a request, and requests run in parallel.
         sized = ordered_map(
             self._size,
             self._reads.ids(start_step),

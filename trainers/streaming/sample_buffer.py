@@ -20,7 +20,7 @@ _NO_IDS = np.zeros(0, np.int64)
 
 
 class SampleBuffer:
-    """Hands out samples by id, and reads more when one is missing.
+    """Buffer of samples by id, which reads more when one is missing.
 
     Values are freed together: once half of them were taken, the other samples are set aside when
     more are read.
@@ -47,9 +47,9 @@ class SampleBuffer:
         self._taken[positions[is_found]] = True
         if is_found.all():
             return self._at(positions)
-        found = iter(self._at(positions[is_found]))
+        from_columns = iter(self._at(positions[is_found]))
         return [
-            next(found) if is_in_columns else self._set_aside.pop(sample_id)
+            next(from_columns) if is_in_columns else self._set_aside.pop(sample_id)
             for sample_id, is_in_columns in zip(ids.tolist(), is_found.tolist(), strict=True)
         ]
 

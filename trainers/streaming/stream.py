@@ -132,11 +132,11 @@ class TeachingStream(IterableDataset[Batch]):
     def _take(self, batches: Iterator[Batch], *, started: float) -> Batch | None:
         """Return the next batch, if any, and count the time that it took."""
         self._check_process()
-        asked = time.perf_counter()
+        request_time = time.perf_counter()
         batch = next(batches, None)
         now = time.perf_counter()
         if batch is not None:
-            self.stats.blocked_seconds += now - asked
+            self.stats.blocked_seconds += now - request_time
             self.stats.first_batch_seconds = self.stats.first_batch_seconds or now - started
         return batch
 

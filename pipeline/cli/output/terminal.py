@@ -7,7 +7,7 @@ from pipeline.progress import Advance
 
 
 class Terminal:
-    """Reports progress as bars on stderr, which is a terminal."""
+    """Progress as bars on stderr, which is a terminal."""
 
     @contextmanager
     def progress(self, title: str, *, total: int, unit: str) -> Iterator[Advance]:

@@ -262,7 +262,7 @@ def test_the_composition_of_a_strategy_stands_beside_its_settings(values: dict[s
     values["selection"] = {"strategy": "hard", "by": "source", "quotas": {"a": 2, "b": 1}}
     parsed = run_config.parse(values)
     assert parsed.selection.composition.quotas == {"a": 2, "b": 1}
-    assert parsed.resolved()["selection"]["by"] == "source"
+    assert parsed.to_plain_values()["selection"]["by"] == "source"
     run_config.freeze(parsed)
     assert run_config.load(parsed.run) == parsed
 
