@@ -125,7 +125,7 @@ def _estimated_saving(config: RunConfig, table: pl.DataFrame) -> float:
 
 
 def _check_comparable(one: RunConfig, other: RunConfig, *, is_repeat: bool) -> None:
-    ours, theirs = one.to_plain_values(), other.resolved()
+    ours, theirs = one.to_plain_values(), other.to_plain_values()
     names = (*_EQUAL_SECTIONS, *(("selection", "schedule", "scoring") if is_repeat else ()))
     for name in names:
         if ours[name] != theirs[name]:
