@@ -129,7 +129,7 @@ PROBLEMS = [
     ("cluster.scheduler", "dask", "cluster.scheduler: expected `local`, an address"),
     ("cluster.workers", 0, "cluster.workers: expected greater than or equal to 1, found 0"),
     ("scoring.carry.source", "int", "scoring.carry.source: expected 'string', 'integer'"),
-    ("scoring.carry", {"row": "integer"}, "scoring.carry: the losses have a column row of their"),
+    ("scoring.carry", {"row": "integer"}, "scoring.carry: row is a column of the loss catalog"),
     ("training.arguments.hub_token", "x", "training.arguments.hub_token: looks like a credential"),
     ("corpus.shards", ["s3://key:secret@bucket/x"], "corpus.shards: the URL holds a credential"),
 ]
