@@ -96,6 +96,12 @@ INDEX: Final[Schema] = {
     PROBABILITY: pl.Float32,
 }
 
+# Origin of a selected row: the largest keys, or the uniform draw of `explore`. An index has this
+# column only if both occur.
+INDEX_ORIGIN: Final[Schema] = {ORIGIN: pl.UInt8}
+FROM_KEY: Final = 0
+FROM_UNIFORM: Final = 1
+
 # One row per row of the kernel of a parameter group: one component of f for one probe sample, its
 # `value`, and its kernel with all rows, in the same order.
 KERNEL: Final = {

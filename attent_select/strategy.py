@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,30 @@ class Cutoff:
     num_selected: pl.Expr
     num_eligible: pl.Expr
     first_excluded: pl.Expr
+
+
+# float64: the value of a strategy's SQL expression.
+EXPRESSION: Final = "__expression"
+
+
+@runtime_checkable
+class ReadsExpression(Protocol):
+    """A strategy that reads EXPRESSION instead of its columns; the engine computes it."""
+
+    @property
+    def expression(self) -> str:
+        """SQL expression of one row; rows without a finite value are excluded."""
+        ...
+
+
+def expression_of(strategy: "Strategy") -> str | None:
+    """Return the SQL expression that a strategy reads, or None."""
+    return strategy.expression if isinstance(strategy, ReadsExpression) else None
+
+
+def key_columns(strategy: "Strategy") -> tuple[str, ...]:
+    """Return the columns of numbers that a strategy's key is computed from."""
+    return strategy.columns if expression_of(strategy) is None else (EXPRESSION,)
 
 
 class Strategy(Protocol):

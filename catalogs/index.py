@@ -56,6 +56,8 @@ class IndexFile:
     ) -> "IndexFile":
         """Stream `selected` (`schema.INDEX`, sorted by shard_id and row) into an index file.
 
+        With `schema.INDEX_ORIGIN`, if the rows have it.
+
         The same rows give the same bytes, however they are batched. `num_samples` is the expected
         number of rows. `on_rows` is called with the number of rows of each batch, for progress.
 
@@ -68,6 +70,8 @@ class IndexFile:
         if not overwrite and storage.info(url) is not None:
             raise ExistsError(f"{url} already exists: choose another name or delete it first")
         checker = _RowChecker(on_rows)
+        batches = _batches(selected)
+        first = next(batches, pl.DataFrame(schema=schema.INDEX))
 
         def notes() -> frames.Notes:
             checker.check_count(num_samples)
@@ -80,8 +84,12 @@ class IndexFile:
 
         frames.publish_tables(
             url,
-            (frames.to_arrow(checker.check(batch)) for batch in _batches(selected)),
-            schema=frames.arrow_schema(dict(schema.INDEX)),
+            (
+                frames.to_arrow(checker.check(batch))
+                for batch in itertools.chain([first], batches)
+                if len(batch)
+            ),
+            schema=frames.arrow_schema(dict(first.schema)),
             notes=notes,
         )
         return cls(
@@ -110,8 +118,20 @@ class IndexFile:
         )
 
     def frame(self) -> pl.LazyFrame:
-        """Return the rows (`schema.INDEX`) in order, lazily."""
+        """Return the rows (`schema.INDEX`, without the origin) in order, lazily."""
         return Scan.of([self.url], schema=dict(schema.INDEX)).frame()
+
+    @property
+    def has_origin(self) -> bool:
+        """Whether the rows have an origin: some were drawn uniformly."""
+        return schema.ORIGIN in frames.footer_of(self.url).schema.names
+
+    def uniform_positions(self) -> npt.NDArray[np.int64]:
+        """Return the positions of the rows that were drawn uniformly, ascending."""
+        if not self.has_origin:
+            return np.zeros(0, np.int64)
+        origins = Scan.of([self.url], schema=dict(schema.INDEX_ORIGIN)).frame().collect()
+        return np.flatnonzero(origins[schema.ORIGIN].to_numpy() == schema.FROM_UNIFORM)
 
     def rows_by_shard(self) -> dict[int, ShardRows]:
         """Return sorted rows u32[n] and weights f32[n] of every shard with rows, in shard order.
@@ -223,18 +243,20 @@ def _batches(selected: pl.LazyFrame | Iterable[pl.DataFrame]) -> Iterator[pl.Dat
     """Yield batches with the dtypes of an index, each of `_ROWS_PER_GROUP` rows except the last."""
     if isinstance(selected, pl.LazyFrame):
         selected = selected.collect_batches(maintain_order=True, engine="streaming")
-    buffer = pl.DataFrame(schema=schema.INDEX)
-    for batch in selected:
-        buffer.vstack(_cast(batch), in_place=True)
+    buffer: pl.DataFrame | None = None
+    for batch in map(_cast, selected):
+        buffer = batch if buffer is None else buffer.vstack(batch)
         while len(buffer) >= _ROWS_PER_GROUP:
             yield buffer.head(_ROWS_PER_GROUP)
             buffer = buffer.slice(_ROWS_PER_GROUP)
-    if len(buffer):
+    if buffer is not None and len(buffer):
         yield buffer
 
 
 def _cast(batch: pl.DataFrame) -> pl.DataFrame:
-    kinds = schema.INDEX
+    kinds = dict(schema.INDEX)
+    if batch.schema.get(schema.ORIGIN) == schema.INDEX_ORIGIN[schema.ORIGIN]:
+        kinds |= schema.INDEX_ORIGIN
     if missing := [name for name in kinds if name not in batch.columns]:
         raise InputError(f"an index needs the column {missing[0]!r}: expected {', '.join(kinds)}")
     return batch.select(pl.col(name).cast(kind) for name, kind in kinds.items())

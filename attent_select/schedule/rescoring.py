@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal
 import polars as pl
 
 from attent_select.errors import InputError
-from attent_select.schema import LOSS, MEASURED_STEP, SHARD_ID
+from attent_select.schema import INDEX, LOSS, MEASURED_STEP, SHARD_ID
 from attent_select.selection.chunks import Chunks
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import count_rows
@@ -114,14 +114,15 @@ def rows_near_threshold(
     counts = count_rows(rows, with_losses=True)
     if not counts.num_eligible or counts.losses is None:
         return []
-    return select(
+    selection = select(
         losses,
         strategy=_NearThreshold(counts.losses.quantile(1 - ratio)),
         num_samples=min(num_samples, counts.num_eligible),
         seed=seed,
         round_number=round_number,
         composition=Composition(explore=_UNIFORM_SHARE),
-    ).frames()
+    )
+    return (rows.select(*INDEX) for rows in selection.frames())
 
 
 @dataclass(frozen=True)

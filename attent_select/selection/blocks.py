@@ -31,7 +31,7 @@ from attent_select.selection.eligibility import eligible_rows
 from attent_select.selection.select import Preview, Selection, num_samples_of, select
 from attent_select.selection.weights import index_rows
 from attent_select.stats.elementwise import elementwise
-from attent_select.strategy import Strategy
+from attent_select.strategy import Strategy, key_columns
 
 # Position of a row's block among the selected blocks, −1 if it is not selected.
 _POSITION: Final = "__position"
@@ -108,14 +108,16 @@ def select_blocks(
     in_units = num_units is not None
     rows = eligible_rows(losses, strategy=strategy, composition=composition, in_units=in_units)
     # Collected, because otherwise every pass would sum the catalog again.
-    all_blocks = block_table(rows, granularity, columns=strategy.columns)
+    all_blocks = block_table(rows, granularity, columns=key_columns(strategy))
     total, eligible = (int(all_blocks[name].sum()) for name in (NUM_ROWS, NUM_ELIGIBLE))
     blocks = all_blocks.filter(pl.col(NUM_ELIGIBLE) > 0).sort(SHARD_ID, ROW)
     if ratio is not None:
         num_samples = num_samples_of(ratio, total=total)
     require_rows(num_samples or 0, eligible=eligible)
     draw = partial(select, seed=seed, round_number=round_number, round_steps=round_steps)
-    select_from_blocks = partial(draw, blocks.lazy(), strategy=strategy)
+    select_from_blocks = partial(
+        draw, blocks.lazy(), strategy=strategy, composition=Composition(explore=0.0)
+    )
     selected, threshold = _blocks_in_budget(
         rows,
         blocks,

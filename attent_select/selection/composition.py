@@ -1,11 +1,18 @@
 """Settings around a strategy: conditions, quotas, exploration, guards, weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from attent_select.errors import InputError
+from attent_select.schema import LOSS, VISITS
 from attent_select.selection.quotas import Quotas
+from attent_select.sql_expression import columns_of
+from attent_select.strategy import Strategy, expression_of
+
+# Share explored by default where the key does not change with the learner: without it, the learner
+# forgets what is not selected.
+STATIC_EXPLORE: Final = 0.125
 
 Weights = Literal["none", "inverse_probability"]
 
@@ -18,8 +25,10 @@ class Composition:
         where: polars SQL condition that eligible rows fulfil, such as `num_units > 10`.
         by: column of the catalog whose values are the strata; each gets its quota of the budget.
         quotas: `equal`, `proportional` (to the eligible rows of each stratum), or value → share.
+        distinct: annotation of kind `duplicates`; only the first row of each of its clusters is
+            eligible.
         explore: share of the budget drawn uniformly from the rows that the strategy did not select,
-            in [0, 1].
+            in [0, 1]. None: `STATIC_EXPLORE` if the key is an expression without the loss, else 0.
         max_visits: exclude rows that are still hard after this many visits; None: no such guard.
         hard_quantile: rows are hard if their loss exceeds this quantile of the eligible losses.
         weights: `none` (all 1), or `inverse_probability` (1/p, scaled to mean 1 over the index, so
@@ -29,7 +38,8 @@ class Composition:
     where: str | None = None
     by: str | None = None
     quotas: Quotas = "proportional"
-    explore: float = 0.0
+    distinct: str | None = None
+    explore: float | None = None
     max_visits: int | None = None
     hard_quantile: float = 0.95
     weights: Weights = "none"
@@ -41,7 +51,7 @@ class Composition:
             raise InputError(
                 f"quotas: {self.quotas!r}; expected equal, proportional, or value: share"
             )
-        if not 0 <= self.explore <= 1:
+        if self.explore is not None and not 0 <= self.explore <= 1:
             raise InputError(f"explore: {self.explore} is outside [0, 1]")
         if self.max_visits is not None and self.max_visits < 1:
             raise InputError(f"max_visits: {self.max_visits} is less than 1")
@@ -49,3 +59,23 @@ class Composition:
             raise InputError(f"hard_quantile: {self.hard_quantile} is outside (0, 1)")
         if self.weights not in ("none", "inverse_probability"):
             raise InputError(f"weights: {self.weights!r}; expected none or inverse_probability")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that the settings read."""
+        columns = columns_of(self.where, what="where") if self.where is not None else ()
+        columns += (self.by,) if self.by is not None else ()
+        columns += (VISITS, LOSS) if self.max_visits is not None else ()
+        return columns + ((self.rank_column,) if self.rank_column is not None else ())
+
+    @property
+    def rank_column(self) -> str | None:
+        """Column with the rank of each row in its cluster of duplicates, from 0."""
+        return None if self.distinct is None else f"{self.distinct}_rank"
+
+    def for_strategy(self, strategy: Strategy) -> "Composition":
+        """Return the composition with `explore` resolved."""
+        if self.explore is not None:
+            return self
+        is_static = expression_of(strategy) is not None and LOSS not in strategy.columns
+        return replace(self, explore=STATIC_EXPLORE if is_static else 0.0)

@@ -1,14 +1,12 @@
 """Eligibility: which rows may be selected, by their columns, a `where` condition, and guards."""
 
 import functools
-import json
 import math
-import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
 
 import polars as pl
 
+from attent_select import sql_expression
 from attent_select.errors import InputError
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
@@ -16,13 +14,7 @@ from attent_select.selection.columns import COST, ELIGIBLE, LABEL, PREFIX
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import count_rows
 from attent_select.selection.strata import stratum_label
-from attent_select.strategy import Strategy
-
-# A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
-_SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
-# Nodes of a serialised polars expression that combine several rows. (`is_row_separable` accepts
-# `loss > avg(loss)` as a condition on one row, and fails on `loss > 0.5`.)
-_MULTI_ROW_NODES: Final = frozenset({"Agg", "Over", "Len", "Quantile", "Correlation", "Explode"})
+from attent_select.strategy import EXPRESSION, Strategy, expression_of, key_columns
 
 
 def eligible_rows(
@@ -52,32 +44,49 @@ def eligible_rows(
 def _columns_to_read(
     schema: pl.Schema, strategy: Strategy, composition: Composition, *, in_units: bool
 ) -> list[str]:
-    columns = [SHARD_ID, ROW, *_numeric_columns(strategy, composition, in_units=in_units)]
+    numbers = _numeric_columns(strategy, composition, in_units=in_units)
+    columns = [SHARD_ID, ROW, *(name for name in numbers if name in schema)]
+    if EXPRESSION not in schema and expression_of(strategy) is not None:
+        columns += strategy.columns
     columns += [composition.by] if composition.by else []
+    columns += [composition.rank_column] if composition.rank_column else []
     if composition.where is not None:
-        condition_columns = pl.sql_expr(composition.where).meta.root_names()
-        columns += [name for name in schema if name in condition_columns]
+        columns += sql_expression.columns_of(composition.where, what="where")
     return list(dict.fromkeys(columns))
+
+
+def _with_expression(losses: pl.LazyFrame, strategy: Strategy) -> pl.LazyFrame:
+    """Add EXPRESSION where the strategy reads one; blocks have its mean already."""
+    schema = losses.collect_schema()
+    text = expression_of(strategy)
+    if text is None or EXPRESSION in schema:
+        return losses
+    value = sql_expression.number(text, schema, what="key")
+    return losses.with_columns(value.alias(EXPRESSION))
 
 
 def _numeric_columns(
     strategy: Strategy, composition: Composition, *, in_units: bool
 ) -> tuple[str, ...]:
     guard_columns = (VISITS, LOSS) if composition.max_visits is not None else ()
-    return (*strategy.columns, *guard_columns, *((NUM_UNITS,) if in_units else ()))
+    return (*key_columns(strategy), *guard_columns, *((NUM_UNITS,) if in_units else ()))
 
 
 def _mark_eligible(
     losses: pl.LazyFrame, *, strategy: Strategy, composition: Composition, in_units: bool
 ) -> pl.LazyFrame:
+    losses = _with_expression(losses, strategy)
     numbers = _numeric_columns(strategy, composition, in_units=in_units)
-    losses = _cast_columns(losses, numbers, label=composition.by)
+    losses = _cast_columns(losses, numbers, composition)
     # Rows without an id or without a value for the key cannot be selected.
     condition = pl.col(SHARD_ID).is_not_null() & pl.col(ROW).is_not_null()
-    for name in strategy.columns:
+    for name in key_columns(strategy):
         condition = condition & _is_finite(name)
     if composition.where is not None:
-        condition = condition & _condition(losses, composition.where)
+        schema = losses.collect_schema()
+        condition = condition & sql_expression.condition(composition.where, schema, what="where")
+    if composition.rank_column is not None:
+        condition = condition & (pl.col(composition.rank_column).fill_null(0) == 0)
     if in_units:  # a row of unknown cost fits into no budget
         condition = condition & pl.col(NUM_UNITS).is_not_null()
     cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
@@ -88,11 +97,13 @@ def _mark_eligible(
 
 
 def _cast_columns(
-    losses: pl.LazyFrame, numbers: Sequence[str], *, label: str | None
+    losses: pl.LazyFrame, numbers: Sequence[str], composition: Composition
 ) -> pl.LazyFrame:
     """Check the columns; cast ids to u32 and the loss to float32 (infinite beyond its range)."""
     schema = losses.collect_schema()
-    required = [SHARD_ID, ROW, *numbers, *([label] if label else [])]
+    label, rank = composition.by, composition.rank_column
+    others = [name for name in (label, rank) if name is not None]
+    required = [SHARD_ID, ROW, *numbers, *others]
     if missing := [name for name in required if name not in schema]:
         raise InputError(
             f"missing column {', '.join(missing)}: the losses have {', '.join(schema)}"
@@ -101,7 +112,7 @@ def _cast_columns(
         if not schema[name].is_integer():
             raise InputError(f"the column {name} is {schema[name]}, expected integers")
     for name in numbers:
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name != EXPRESSION:
             raise InputError(f"the column {name}: names with {PREFIX} are reserved, rename it")
         if not schema[name].is_numeric():
             raise InputError(f"the column {name} is {schema[name]}, expected numbers")
@@ -149,42 +160,3 @@ def _guard(rows: pl.LazyFrame, *, max_visits: int | None, max_loss: float | None
         return rows
     still_hard = (pl.col(VISITS) >= max_visits) & (pl.col(LOSS) > max_loss)
     return rows.with_columns(pl.col(ELIGIBLE) & still_hard.not_().fill_null(True))
-
-
-def _condition(losses: pl.LazyFrame, where: str) -> pl.Expr:
-    # Words inside plain quotes are harmless; with escapes or comments, every word counts.
-    is_plain = not re.search(r"[\\\"$]|--|/\*", where)
-    if word := _SUBQUERY.search(re.sub(r"'[^']*'", "''", where) if is_plain else where):
-        raise InputError(
-            f"where: {word.group()!r} is not allowed, expected a condition on a single row"
-        )
-    try:
-        condition = pl.sql_expr(where)
-        # Evaluated without rows: finds unknown columns and wrong types now.
-        empty = pl.LazyFrame(schema=losses.collect_schema())
-        dtype = empty.select(condition.alias(ELIGIBLE)).collect().schema[ELIGIBLE]
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"where: {where!r} is not a condition: {reason}") from error
-    if dtype != pl.Boolean:
-        raise InputError(f"where: {where!r} gives {dtype}, expected a condition (true or false)")
-    tree = json.loads(condition.meta.serialize(format="json"))
-    if not _MULTI_ROW_NODES.isdisjoint(_node_names(tree)):
-        raise InputError(
-            f"where: {where!r} compares several rows, expected a condition on a single row"
-        )
-    return condition.fill_null(False)
-
-
-def _node_names(tree: Any) -> Iterator[str]:
-    """Yield the names in a serialised expression, without those of columns and literals."""
-    if isinstance(tree, dict):
-        for name, child in tree.items():
-            yield name
-            if name not in ("Column", "Literal"):
-                yield from _node_names(child)
-    elif isinstance(tree, list):
-        for child in tree:
-            yield from _node_names(child)
-    elif isinstance(tree, str):
-        yield tree

@@ -10,7 +10,7 @@ from typing import Final
 
 import polars as pl
 
-from attent_select.schema import PROBABILITY
+from attent_select.schema import FROM_KEY, FROM_UNIFORM, INDEX_ORIGIN, ORIGIN, PROBABILITY
 from attent_select.selection import radix, top_m
 from attent_select.selection.chunks import Chunks, MappedChunks
 from attent_select.selection.columns import FIRST_EXCLUDED, INCLUDED, KEY, STRATUM
@@ -42,6 +42,11 @@ class Allocation:
     @property
     def explore_budgets(self) -> dict[int, int]:
         return {stratum: int(self.explore * cost + 0.5) for stratum, cost in self.budgets.items()}
+
+    @property
+    def has_both_origins(self) -> bool:
+        """Whether rows are selected by their keys and by exploration."""
+        return any(self.explore_budgets.values()) and any(self.strategy_budgets.values())
 
     @property
     def strategy_budgets(self) -> dict[int, int]:
@@ -184,7 +189,12 @@ def _explore(
         edges = {0: top_m.find_edge(others, allocation.explore_budgets[0], pilot=keys)[0]}
     else:
         edges = radix.find_edges(others, allocation.explore_budgets)
-    return MappedChunks(rows, functools.partial(_only_selected_or_explored, edges=edges))
+    return MappedChunks(
+        rows,
+        functools.partial(
+            _only_selected_or_explored, edges=edges, marks_origin=allocation.has_both_origins
+        ),
+    )
 
 
 def _with_explore_key(marked: pl.LazyFrame, *, explore_key: pl.Expr) -> pl.LazyFrame:
@@ -200,9 +210,12 @@ def _only_others(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _only_selected_or_explored(
-    rows: pl.LazyFrame, *, edges: Mapping[int, SelectionEdge]
+    rows: pl.LazyFrame, *, edges: Mapping[int, SelectionEdge], marks_origin: bool
 ) -> pl.LazyFrame:
     # The edges were found among the other rows, but a row's key does not depend on the others.
     drawn = top_m.with_edges(rows, edges).filter(pl.col(INCLUDED) | pl.col(_BY_STRATEGY))
     by_strategy = pl.col(PROBABILITY)
+    if marks_origin:
+        origin = pl.when(_BY_STRATEGY).then(FROM_KEY).otherwise(FROM_UNIFORM)
+        drawn = drawn.with_columns(origin.cast(INDEX_ORIGIN[ORIGIN]).alias(ORIGIN))
     return drawn.with_columns(by_strategy + (1.0 - by_strategy) * pl.col(_EXPLORE_SHARE))

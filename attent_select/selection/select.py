@@ -124,7 +124,7 @@ def select(
         InputError: a column is missing, a condition does not parse, a quota names an unknown
             stratum, or fewer rows are eligible than requested.
     """
-    composition = composition or Composition()
+    composition = (composition or Composition()).for_strategy(strategy)
     in_units = num_units is not None
     request = _Request(strategy, composition, seed, round_number, tuple(round_steps), in_units)
     rows = eligible_rows(losses, strategy=strategy, composition=composition, in_units=in_units)
@@ -244,14 +244,15 @@ def _with_key(rows: pl.LazyFrame, *, codes: dict[str, int], key: pl.Expr) -> pl.
 
 
 def _allocation(budget: int, counts: RowCounts | None, composition: Composition) -> Allocation:
+    explore = composition.explore or 0.0
     if counts is None:
-        return Allocation({0: budget}, None, composition.explore)
+        return Allocation({0: budget}, None, explore)
     available = {counts.codes[name]: cost for name, cost in counts.available.items()}
     if composition.by is None:
-        return Allocation({0: budget}, available, composition.explore)
+        return Allocation({0: budget}, available, explore)
     by_name = allocate(budget, available=counts.available, quotas=composition.quotas)
     budgets = {counts.codes[name]: cost for name, cost in by_name.items()}
-    return Allocation(budgets, available, composition.explore)
+    return Allocation(budgets, available, explore)
 
 
 def _first_excluded(included: IncludedRows) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ import functools
 
 import polars as pl
 
-from attent_select.schema import INDEX, PROBABILITY, ROW, SHARD_ID, WEIGHT
+from attent_select.schema import INDEX, INDEX_ORIGIN, ORIGIN, PROBABILITY, ROW, SHARD_ID, WEIGHT
 from attent_select.selection.chunks import Chunks, MappedChunks
 from attent_select.selection.composition import Weights
 
@@ -29,11 +29,13 @@ def num_rows(rows: Chunks) -> int:
 
 
 def _select_index_columns(rows: pl.LazyFrame, *, weight: pl.Expr) -> pl.LazyFrame:
+    origin = [ORIGIN] if rows.collect_schema().get(ORIGIN) == INDEX_ORIGIN[ORIGIN] else []
     return rows.select(
         pl.col(SHARD_ID).cast(INDEX[SHARD_ID]),
         pl.col(ROW).cast(INDEX[ROW]),
         weight.cast(pl.Float32).alias(WEIGHT),
         pl.col(PROBABILITY).cast(pl.Float32),
+        *origin,
     )
 
 

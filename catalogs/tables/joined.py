@@ -199,6 +199,9 @@ class JoinedScan:
         return pl.concat([ids, *columns], how="horizontal").select(self.names)
 
 
+AnyScan = Scan | JoinedScan
+
+
 def _work(
     work: Callable[[pl.LazyFrame], Result], joined: JoinedScan, chunk: Sequence[list[RowGroups]]
 ) -> Result:

@@ -58,7 +58,7 @@ def publish_decision(
         schedule=config.schedule,
         num_samples=history.corpus.num_samples,
         batch_size=config.training.batch_size,
-        explore=config.selection.composition.explore,
+        explore=config.selection.resolved_composition.explore or 0.0,
         signals=_signals(history, values),
         cost=_cost(config, values),
     )

@@ -14,6 +14,7 @@ from catalogs import storage
 from catalogs.layout import join
 from catalogs.tables import frames
 from catalogs.tables.frames import SchemaDict
+from catalogs.tables.joined import AnyScan
 from catalogs.tables.scan import Scan
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ClusterScan:
     """`scan` on the workers of `client`; implements `Chunks`."""
 
     client: "Client"
-    scan: Scan
+    scan: AnyScan
 
     @property
     def schema(self) -> SchemaDict:
@@ -51,7 +52,7 @@ class ClusterScan:
         from pipeline.cluster import cluster_size, run_tasks
 
         num_scans = _TASKS_PER_THREAD * max(1, cluster_size(self.client).threads)
-        scans = self.scan.split(num_scans) or [self.scan]
+        scans: list[AnyScan] = [*self.scan.split(num_scans)] or [self.scan]
         tasks = [_Task(number, scan, work) for number, scan in enumerate(scans)]
         done: dict[int, list[Result]] = {}
         next_number = 0
@@ -63,7 +64,7 @@ class ClusterScan:
 
 
 @contextmanager
-def scan_at(scan: Scan, *, scheduler: str | None) -> Iterator[Scan | ClusterScan]:
+def scan_at(scan: AnyScan, *, scheduler: str | None) -> Iterator[AnyScan | ClusterScan]:
     """Yield `scan`, or a scan on the workers of the cluster at `scheduler`.
 
     Raises:
@@ -89,8 +90,9 @@ def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataF
     folder = f"{beside}.pieces-{uuid.uuid4().hex[:8]}"
     try:
         urls = [url for url in selection.chunks.run(_PublishChunk(folder)) if url is not None]
+        kinds = frames.polars_schema(frames.footer_of(urls[0])) if urls else dict(INDEX)
         yield from (
-            Scan.of(urls, schema=dict(INDEX))
+            Scan.of(urls, schema=kinds)
             .frame()
             .collect_batches(maintain_order=True, engine="streaming")
         )
@@ -101,7 +103,7 @@ def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataF
 @dataclass(frozen=True)
 class _Task:
     number: int
-    scan: Scan
+    scan: AnyScan
     work: Callable[[pl.LazyFrame], Any]
 
     def __str__(self) -> str:

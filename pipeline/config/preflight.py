@@ -9,7 +9,10 @@ from attent_select.errors import AttentError, InputError
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.select import select
 from catalogs import Corpus, storage
+from catalogs.annotations.columns import AnnotationColumns
+from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
+from catalogs.tables.frames import SchemaDict
 from pipeline.config.memory_limit import check_memory_limit
 from pipeline.config.sections import CorpusSettings, RunConfig, ShardSettings
 
@@ -71,8 +74,17 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
         yield str(error) if str(error).startswith("model.") else f"model: {error}"
 
 
+def _annotation_schema(config: RunConfig) -> SchemaDict:
+    """Return the columns of the annotations that the corpus has."""
+    url = config.corpus.path or config.run
+    try:
+        return AnnotationColumns.of(url).kinds if has_corpus(url) else {}
+    except AttentError:  # reported with the corpus
+        return {}
+
+
 def _selection_problems(config: RunConfig) -> Iterator[str]:
-    schema = LOSSES | config.scoring.carry_schema
+    schema = LOSSES | config.scoring.carry_schema | _annotation_schema(config)
     if FUNCTIONAL_GRADIENT in set(config.selection.strategy.columns) - schema.keys():
         yield "selection: the strategy needs `scoring.functional_gradient: true`"
         return

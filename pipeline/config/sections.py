@@ -6,7 +6,7 @@ are frozen dataclasses of other packages; the file has their fields under the sa
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import (
@@ -30,6 +30,9 @@ TaskT = TypeVar("TaskT")
 StrategyT = TypeVar("StrategyT")
 
 _COMPOSED = frozenset(field.name for field in fields(Composition))
+
+# Keys of plug-ins whose field has another name: a strategy has a method `key`.
+_FIELDS = {"key": "expression"}
 
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -133,11 +136,22 @@ class SelectionSection(_Section, Generic[StrategyT]):
         return self
 
     @property
-    def needs_losses(self) -> bool:
-        """Whether the selection reads anything from the loss catalog."""
+    def resolved_composition(self) -> Composition:
+        """The composition with the `explore` that applies to the strategy."""
+        if self.granularity != "sample":
+            return replace(self.composition, explore=0.0)
+        return self.composition.for_strategy(self.strategy)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that the selection reads, without num_units for a budget in units."""
         strategy: Any = self.strategy
-        with_ = self.composition
-        return bool(strategy.columns or with_.where or with_.by or with_.max_visits)
+        return tuple(dict.fromkeys((*strategy.columns, *self.composition.columns)))
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether the selection reads any column; a run may have them as annotations."""
+        return bool(self.columns)
 
 
 class Adaptive(_Section):
@@ -244,11 +258,10 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
-    def _carried_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":
-        if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
-            key = "carry" if self.scoring.carry else "functional_gradient"
+    def _functional_gradient_needs_scoring(self) -> "RunSettings[TaskT, StrategyT]":
+        if self.scoring.functional_gradient and self.schedule.rescore.kind == "observed":
             raise InputError(
-                f"scoring.{key}: its columns are written by scoring, and with "
+                "scoring.functional_gradient: its column is written by scoring, and with "
                 "schedule.rescore.kind observed nothing is scored: omit one of them"
             )
         return self
@@ -290,7 +303,7 @@ def _nest_settings(values: Any, section: type[BaseModel]) -> Any:
             composed = _by_stratum(value) if key == "quotas" else value
             nested.setdefault("composition", {})[key] = composed
         else:
-            nested[SETTINGS][key] = value
+            nested[SETTINGS][_FIELDS.get(key, key)] = value
     return nested
 
 
@@ -310,4 +323,5 @@ def _stratum(name: Any) -> str:
 def _flatten_settings(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
     by_key = dict(zip(keys_of(section), values.values(), strict=True))
     settings, composition = by_key.pop(SETTINGS), by_key.pop("composition", {})
-    return dict(by_key | composition | settings)
+    keys = {field: key for key, field in _FIELDS.items()}
+    return by_key | composition | {keys.get(name, name): settings[name] for name in settings}

@@ -9,6 +9,7 @@ from attent_select.errors import InputError
 from attent_select.schedule.adaptive import Decision, plan_adaptive_rounds
 from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus, IndexFile, LossCatalog, storage
+from catalogs.annotations.columns import loss_columns
 from catalogs.layout import Layout
 from pipeline import metrics
 from pipeline.adaptive import decision_log
@@ -72,8 +73,10 @@ class Run:
         return metrics.read(self.config.run, number) is not None
 
     def needs_losses(self, round_: Round) -> bool:
-        """Whether the round's subset is selected by the loss catalog."""
-        return round_.phase == "teach" and self.config.selection.needs_losses
+        """Whether the round is selected by a column that the corpus has no annotation for."""
+        if round_.phase != "teach":
+            return False
+        return bool(loss_columns(self.config.run, self.config.selection.columns))
 
     def start_checkpoint(self, round_: Round) -> str:
         """Return the URL of the checkpoint that the round is scored with and starts from."""

@@ -2,21 +2,34 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from attent_select.errors import InputError
-from attent_select.schema import FUNCTIONAL_GRADIENT, LOSS, MEASURED_STEP, OK, ROW, SHARD_ID, STATUS
+from attent_select.schema import (
+    FUNCTIONAL_GRADIENT,
+    LOSS,
+    LOSSES,
+    MEASURED_STEP,
+    NUM_UNITS,
+    OK,
+    ROW,
+    SHARD_ID,
+    STATUS,
+)
+from attent_select.selection.chunks import FrameChunks
 from attent_select.selection.select import Preview
+from attent_select.sql_expression import unknown_column
 from catalogs import Corpus, LossCatalog, storage
+from catalogs.annotations.columns import AnnotationColumns
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import has_corpus
-from catalogs.layout import Layout
 from catalogs.losses.parts import check_parts
 from catalogs.tables import frames, sample_ids
+from catalogs.tables.joined import AnyScan
 from catalogs.tables.scan import Scan
 from pipeline.cluster.scan import ClusterScan
 
@@ -31,15 +44,17 @@ class LossTable:
         rows: all rows, read here or by the workers of a cluster.
         preview: some of the rows.
         catalog: of a run; None for other files.
-        rounds: of a run, the rounds that were scored so far.
+        rounds: of a run, the rounds that were scored so far, where losses are read.
+        annotations: the annotations that are read, name → digest.
     """
 
     url: str
     files: tuple[str, ...]
-    rows: Scan | ClusterScan
-    preview: Preview
+    rows: AnyScan | ClusterScan | FrameChunks
+    preview: Preview | None
     catalog: LossCatalog | None = None
     rounds: Sequence[int] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def corpus(self) -> Corpus | None:
@@ -48,7 +63,13 @@ class LossTable:
     @property
     def provenance(self) -> dict[str, Any]:
         """What an index records about its source."""
-        return {"corpus_id": self.corpus.corpus_id if self.corpus else None, "losses": self.url}
+        corpus_id = self.corpus.corpus_id if self.corpus else None
+        return {"corpus_id": corpus_id, "losses": self.url, "annotations": dict(self.annotations)}
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """Column → dtype."""
+        return self.rows.frame().collect_schema()
 
     def check_columns(self, needed: Iterable[str]) -> None:
         """Check that the losses have these columns.
@@ -56,11 +77,11 @@ class LossTable:
         Raises:
             InputError: a column is missing; names a file without it.
         """
-        kinds = self.rows.schema
+        kinds = self.schema
         if not (missing := [name for name in needed if name not in kinds]):
             return
         if self.catalog is not None:
-            advice = "Name it in `scoring.carry` and score again to keep it"
+            advice = f"Make an annotation of that name with `attent annotate {self.url} --name …`"
             if missing == [FUNCTIONAL_GRADIENT]:
                 advice = "Set `scoring.functional_gradient: true` in a new run to measure it"
             raise InputError(
@@ -102,7 +123,7 @@ class LossTable:
 
     def without_loss(self) -> dict[str, int]:
         """Count rows without a finite loss by reason: `null`, `nonfinite`, or their status."""
-        if LOSS not in self.rows.schema:
+        if LOSS not in self.schema:
             return {}
         counts: Counter[str] = Counter()
         for chunk_counts in self.rows.run(_reasons):
@@ -132,8 +153,10 @@ def polars_errors(table: LossTable | None) -> Iterator[None]:
         raise InputError(f"{where}{str(error).splitlines()[0]}") from error
 
 
-def find(url: str, *, round_number: int | None) -> LossTable:
+def find(url: str, *, columns: Sequence[str], round_number: int | None) -> LossTable:
     """Find the losses at `url`; of a run, those as of a round (default: the newest).
+
+    Of a run or a corpus, `columns` are looked up in its annotations first.
 
     Raises:
         InputError: nothing is there, a file is damaged, or its columns differ from the others'.
@@ -143,26 +166,78 @@ def find(url: str, *, round_number: int | None) -> LossTable:
     # A run, or the folder `losses` in it: its catalog.
     for run in (url, url.removesuffix("/losses")):
         if has_corpus(run):
-            return of_run(LossCatalog(run), url=url, round_number=round_number)
+            return of_run(LossCatalog(run), url=url, columns=columns, round_number=round_number)
     files = tuple(item.url for item in storage.expand([url]))
     kinds, num_rows = _columns(files)
     rows = Scan.of(files, schema=kinds)
     return LossTable(url, files, rows, rows.preview(total=num_rows))
 
 
-def of_run(catalog: LossCatalog, *, url: str, round_number: int | None = None) -> LossTable:
-    """Return the losses of a run as of a round (default: the newest), with all parts checked.
+def of_run(
+    catalog: LossCatalog,
+    *,
+    url: str,
+    columns: Sequence[str] = (),
+    round_number: int | None = None,
+) -> LossTable:
+    """Return what a selection by `columns` reads of a run or a corpus, with all parts checked.
+
+    Annotations, and losses as of a round (default: the newest) where they are needed or exist.
 
     Raises:
-        InputError: nothing was scored, or a part is damaged or of another corpus.
+        MissingError: a column is in the losses, and nothing was scored.
+        InputError: a part is damaged or of another corpus.
     """
-    rows = catalog.scan(round_number)
+    annotations = AnnotationColumns.of(catalog.run, columns)
+    rest = set(columns) - set(annotations.names)
     rounds = [n for n in catalog.rounds() if round_number is None or n <= round_number]
-    snapshot = catalog.snapshot(rounds[-1])
+    if NUM_UNITS in rest and (rest == {NUM_UNITS} or not rounds):
+        annotations = annotations.with_units()
+        rest -= set(annotations.names)
+    _check_known(rest - set(LOSSES), catalog, has_losses=bool(rounds))
+    total = catalog.corpus.num_samples
+    losses = _losses(catalog, round_number) if rest or (rounds and not columns) else None
+    if losses is None and not annotations.annotations:
+        everything = FrameChunks(catalog.corpus.rows())
+        return LossTable(url, (), everything, None, catalog)
+    if losses is not None and not annotations.annotations:
+        files = tuple(sorted({file.url for file in losses.files}))
+        return LossTable(url, files, losses, losses.preview(total=total), catalog, rounds)
+    rows = annotations.joined(losses)
+    return LossTable(
+        url,
+        tuple(sorted({file.url for file in rows.files})),
+        rows,
+        rows.preview(total=total),
+        catalog,
+        rounds if losses is not None else (),
+        annotations.digests,
+    )
+
+
+def _check_known(
+    unknown: Collection[str],
+    catalog: LossCatalog,
+    *,
+    has_losses: bool,
+) -> None:
+    """Raise `InputError` for a column that no annotation has, if there are no losses either."""
+    if not unknown or has_losses:
+        return
+    known = [*AnnotationColumns.of(catalog.run).names, *LOSSES]
+    raise InputError(
+        f"{catalog.run}: {unknown_column(min(unknown), known)} Make an annotation of that name"
+        f" with `attent annotate {catalog.run} --name {min(unknown)} --kind …`"
+    )
+
+
+def _losses(catalog: LossCatalog, round_number: int | None) -> Scan:
+    losses = catalog.scan(round_number)
+    newest = max(n for n in catalog.rounds() if round_number is None or n <= round_number)
+    snapshot = catalog.snapshot(newest)
     assert snapshot is not None
     check_parts(snapshot, run=catalog.run, corpus=catalog.corpus)
-    files = tuple(Layout(catalog.run).part(part) for part in snapshot["part"].unique().sort())
-    return LossTable(url, files, rows, catalog.preview(round_number), catalog, rounds)
+    return losses
 
 
 def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:

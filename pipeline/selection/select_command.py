@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -11,11 +12,12 @@ from typing import Any
 import polars as pl
 
 from attent_select.errors import ExistsError, InputError, TooFewError
-from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
+from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID
+from attent_select.selection.chunks import FrameChunks
 from attent_select.selection.select import Selection
 from catalogs import IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
-from catalogs.tables.scan import Scan
+from catalogs.tables.joined import AnyScan
 from pipeline.cluster.scan import ClusterScan, frames_by_storage, scan_at
 from pipeline.config.sections import SelectionSection
 from pipeline.progress import progress, status
@@ -100,14 +102,15 @@ def select_losses(
     _check_arguments(out, budget, dry_run=dry_run, overwrite=overwrite)
     section = (options or SelectionOptions()).section()
     with status("looking for the losses"):
-        table = loss_tables.find(losses, round_number=round_number)
+        columns = _needed_columns(section, budget)
+        table = loss_tables.find(losses, columns=columns, round_number=round_number)
         _check_not_input(out, table)
-        table.check_columns(_needed_columns(section, budget))
+        table.check_columns(columns)
         steps = table.round_steps(section.strategy.columns)
     draw = Draw(seed, round_number or 0, steps)
     target = None if dry_run else out
-    assert isinstance(table.rows, Scan)
-    with scan_at(table.rows, scheduler=scheduler) as rows, polars_errors(table):
+    assert not isinstance(table.rows, ClusterScan)
+    with _where_it_runs(table.rows, scheduler=scheduler) as rows, polars_errors(table):
         table = replace(table, rows=rows)
         request = SelectionRequest(rows, section, budget, draw, table.corpus, table.preview)
         result = _select(table, request, out=target, overwrite=overwrite)
@@ -163,12 +166,17 @@ def _check_not_input(out: str | None, table: LossTable) -> None:
 
 
 def _needed_columns(section: SelectionSection[Any], budget: Budget) -> list[str]:
-    """Return the columns that the losses must have (`where` is checked as a whole)."""
-    composition = section.composition
-    needed = [*section.strategy.columns]
-    needed += [composition.by] if composition.by is not None else []
-    needed += [VISITS, LOSS] if composition.max_visits is not None else []
-    return [*needed, NUM_UNITS] if budget.num_units is not None else needed
+    """Return the columns that the selection reads."""
+    units = [NUM_UNITS] if budget.num_units is not None else []
+    return list(dict.fromkeys([*section.columns, *units]))
+
+
+def _where_it_runs(
+    rows: AnyScan | FrameChunks, *, scheduler: str | None
+) -> AbstractContextManager[AnyScan | FrameChunks | ClusterScan]:
+    if isinstance(rows, FrameChunks):  # row ids: there is nothing to read
+        return nullcontext(rows)
+    return scan_at(rows, scheduler=scheduler)
 
 
 def _choose(table: LossTable, request: SelectionRequest) -> SubsetChoice:

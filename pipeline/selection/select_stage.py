@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from attent_select.errors import ExistsError, MissingError
+from attent_select.errors import CorpusMismatchError, ExistsError, MissingError
 from attent_select.schedule.rounds import Round
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
 from catalogs import Corpus, IndexFile, storage
@@ -49,15 +49,46 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
 
 
 def _loss_table(run: Run, round_: Round) -> LossTable | None:
-    """Return the losses that the round is selected by; None where it needs none."""
-    if not run.needs_losses(round_):
+    """Return what the round is selected by; None where it reads no column."""
+    if not run.config.selection.columns:
         return None
+    if not run.needs_losses(round_):
+        return _table(run, round_)
     if round_.number not in run.catalog.rounds():
         raise MissingError(
             f"round {round_.number} is selected by losses and was not scored: run "
             f"`attent score {run.config.run} --round {round_.number}`"
         )
-    return loss_tables.of_run(run.catalog, url=run.config.run, round_number=round_.number)
+    return _table(run, round_)
+
+
+def _table(run: Run, round_: Round) -> LossTable:
+    columns = run.config.selection.columns
+    table = loss_tables.of_run(
+        run.catalog, url=run.config.run, columns=columns, round_number=round_.number
+    )
+    _check_same_annotations(run, round_, table)
+    return table
+
+
+def _check_same_annotations(run: Run, round_: Round, table: LossTable) -> None:
+    """Check that annotations are those that earlier rounds were selected by.
+
+    Raises:
+        CorpusMismatchError: one was made again with other values.
+    """
+    for number in range(round_.number):
+        if not run.is_selected(number):
+            continue
+        used = IndexFile.open(run.layout.index(number)).provenance.get("annotations", {})
+        for name, digest in table.annotations.items():
+            if used.get(name, digest) != digest:
+                raise CorpusMismatchError(
+                    f"annotation {name} is now {digest}, but round {number} of {run.config.run} was"
+                    f" selected by {used[name]}: restore it with `attent annotate {run.config.run}"
+                    f" --name {name} --overwrite …` and its earlier settings, or accept the new one"
+                    " in a new run"
+                )
 
 
 def _choose(run: Run, round_: Round, table: LossTable | None) -> SubsetChoice:
@@ -96,6 +127,8 @@ def _provenance(
 ) -> dict[str, Any]:
     provenance: dict[str, Any] = {}
     if table is not None:
+        provenance["annotations"] = dict(table.annotations)
+    if table is not None and run.needs_losses(round_):
         provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
     selection = choice.selection
     is_short = selection.num_samples < round_.num_samples

@@ -4,7 +4,7 @@ A sample is named by its `id`: its position in the index, in (shard, row) order.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ class Selected:
     `shard_ids[k]` has the ids `starts[k]` to `starts[k + 1]`; `sample_bytes[k]` estimates the mean
     size of that shard's samples in memory. Rows of one shard that differ only in their 16 low bits
     are a group: group g begins with the id `group_starts[g]`, its rows are
-    `group_rows[g] + low_bits[id]`.
+    `group_rows[g] + low_bits[id]`. `uniform_ids` are the rows that were drawn uniformly, ascending.
     """
 
     shard_ids: npt.NDArray[np.uint32]
@@ -52,6 +52,7 @@ class Selected:
     group_rows: npt.NDArray[np.uint32]
     low_bits: npt.NDArray[np.uint16]
     weights: Weights
+    uniform_ids: Ids = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @staticmethod
     def of_index(index: IndexFile, corpus: Corpus) -> "Selected":
@@ -61,9 +62,10 @@ class Selected:
             shard = corpus.shard(shard_id)
             return shard.num_bytes / max(shard.num_samples, 1) + SAMPLE_OVERHEAD_BYTES
 
-        return Selected.of(
+        selected = Selected.of(
             index.batches(), num_samples=index.num_samples, sample_bytes=mean_sample_bytes
         )
+        return replace(selected, uniform_ids=index.uniform_positions())
 
     @staticmethod
     def of(
@@ -126,6 +128,40 @@ class Selected:
         """Mean bytes of a selected sample in memory."""
         counts = np.diff(self.starts)
         return float((counts * self.sample_bytes).sum() / max(len(self), 1))
+
+
+@dataclass(frozen=True, eq=False)
+class RowSubset:
+    """Some rows of an index, by their rank among them: `starts` as in `Selected`.
+
+    Either `uniform_ids` (where `is_uniform`), or all other rows.
+    """
+
+    selected: Selected
+    starts: Ids
+    is_uniform: bool = False
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def ids_of(self, ranks: Ids) -> Ids:
+        """Return the id of the row with each rank."""
+        uniform = self.selected.uniform_ids
+        if self.is_uniform:
+            return np.asarray(uniform[ranks])
+        # The rows by key before the k-th uniform one; nothing as large as the index is held.
+        before = uniform - np.arange(len(uniform))
+        return np.asarray(ranks + np.searchsorted(before, ranks, side="right"))
+
+
+def subsets_by_origin(selected: Selected) -> tuple[RowSubset, ...]:
+    """Return the rows selected by key and those drawn uniformly, or all where one is empty."""
+    if not 0 < len(selected.uniform_ids) < len(selected):
+        everything = replace(selected, uniform_ids=np.zeros(0, np.int64))
+        return (RowSubset(everything, selected.starts),)
+    uniform_starts = np.asarray(np.searchsorted(selected.uniform_ids, selected.starts))
+    by_key = RowSubset(selected, selected.starts - uniform_starts)
+    return by_key, RowSubset(selected, uniform_starts, is_uniform=True)
 
 
 class _WeightCodes:

@@ -13,34 +13,22 @@ two shuffles:
 - `full`: a random permutation of all selected rows is cut into blocks. Samples of a block come
   from everywhere, and those of the same shard are read together.
 
+If an index has rows of two origins (`schema.INDEX_ORIGIN`), each origin is shuffled by itself, and
+the two are merged so that every global batch has its share of each to within one sample.
+
 The first blocks of a training are small, so that it begins before a whole block is read.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import repeat
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from attent_select.stats.permutation import permute
-from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from trainers.settings import OrderSettings, StreamingSettings
-from trainers.streaming.index_rows import Ids, Selected
-
-# A block mixes at least this many reads, so that a shard larger than a block is still mixed with
-# others.
-_READS_PER_BLOCK = 8
-# The first blocks of the first epoch are 1/128, 1/64, … of a whole one, and have at most 16, 32, …
-# reads, because each read costs requests.
-_SMALLER_BLOCKS = 7
-_FIRST_READS = 16
-
-# The number of samples of a block, and a function that returns their ids.
-_LazyBlock = tuple[int, Callable[[], Ids]]
+from trainers.streaming.index_rows import Ids, Selected, subsets_by_origin
+from trainers.streaming.shuffle import LazyBlock, ShuffledRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,70 +120,104 @@ class Order:
         return self.steps_per_epoch * self.batch_size
 
     def _epoch_blocks(self, epoch: int, *, start: int) -> Iterator[Block]:
-        blocks = self._full_blocks if self.streaming.shuffle == "full" else self._read_blocks
         stop = min(self._epoch_end, len(self.selected))
         end = 0
-        for size, ids_of in blocks(epoch):
+        for size, ids_of in self._blocks_of(epoch):
             first, end = end, end + size
             if end > start and first < stop:
                 low, high = max(start, first), min(stop, end)
                 yield Block(epoch=epoch, first=low, ids=ids_of()[low - first : high - first])
 
-    def _full_blocks(self, epoch: int) -> Iterator[_LazyBlock]:
-        key = stream_key(self.settings.seed, Purpose.SHUFFLE_ROWS, epoch)
-        total, first = len(self.selected), 0
-        for limit, _ in self._limits(epoch):
-            if first == total:
-                return
-            end = min(first + max(int(limit / max(self.selected.mean_bytes, 1)), 1), total)
-            positions = np.arange(first, end)
-            yield end - first, partial(permute, positions, size=total, key=key)
+    def _blocks_of(self, epoch: int) -> Iterator[LazyBlock]:
+        if len(self._origins) == 1:
+            return self._origins[0].blocks(epoch)
+        return self._mixed_blocks(epoch)
+
+    def _mixed_blocks(self, epoch: int) -> Iterator[LazyBlock]:
+        """Yield blocks in which the uniform rows are spread evenly among the others.
+
+        The first p positions of an epoch have ⌊p·uniform/all⌋ uniform rows.
+        """
+        by_key, uniform = self._origins
+        total, num_uniform = len(self.selected), len(uniform.rows)
+        ranges = self._mixed_ranges(by_key.blocks(epoch))
+        uniform_ids = _Slices(uniform, epoch)
+        for first, end, ids_of in ranges:
+            between = slice(first * num_uniform // total, end * num_uniform // total)
+
+            def mix(
+                first: int = first,
+                end: int = end,
+                ids_of: Callable[[], Ids] = ids_of,
+                between: slice = between,
+            ) -> Ids:
+                before = np.arange(first, end + 1) * num_uniform // total
+                is_uniform = np.diff(before) > 0
+                ids = np.empty(end - first, np.int64)
+                ids[~is_uniform] = ids_of()
+                ids[is_uniform] = uniform_ids.take(between)
+                return ids
+
+            yield end - first, mix
+
+    def _mixed_ranges(
+        self, blocks: Iterator[LazyBlock]
+    ) -> Iterator[tuple[int, int, Callable[[], Ids]]]:
+        """Yield first and last position of each block of rows by key, and the block's ids."""
+        total, num_by_key = len(self.selected), len(self._origins[0].rows)
+        first = count = 0
+        for size, ids_of in blocks:
+            count += size
+            # The last position up to which there are `count` rows by key.
+            end = count * total // num_by_key
+            yield first, end, ids_of
             first = end
 
-    def _read_blocks(self, epoch: int) -> Iterator[_LazyBlock]:
-        _, sizes, _ = self._reads
-        for reads in self._group_reads(epoch):
-            yield int(sizes[reads].sum()), partial(self._shuffle, epoch, reads)
-
-    def _limits(self, epoch: int) -> Iterator[tuple[int, float]]:
-        """Yield the most bytes and reads of one block after the other."""
-        if epoch == 0:
-            for k in range(_SMALLER_BLOCKS):
-                yield max(self.streaming.block_bytes >> (_SMALLER_BLOCKS - k), 1), _FIRST_READS << k
-        yield from repeat((self.streaming.block_bytes, math.inf))
-
-    def _group_reads(self, epoch: int) -> list[Ids]:
-        """Return the epoch's reads in random order, grouped into blocks."""
-        starts, _, num_bytes = self._reads
-        if not len(starts):
-            return []
-        key = stream_key(self.settings.seed, Purpose.SHUFFLE_SHARDS, epoch)
-        order = np.argsort(numpy_bits(key, self.selected.sample_keys(starts)), kind="stable")
-        block_of = _assign_blocks(num_bytes[order], limits=self._limits(epoch))
-        return np.split(order, np.flatnonzero(np.diff(block_of)) + 1)
-
-    def _shuffle(self, epoch: int, reads: Ids) -> Ids:
-        """Return the samples of `reads` in random order."""
-        starts, sizes, _ = self._reads
-        ids = np.concatenate([np.arange(starts[k], starts[k] + sizes[k]) for k in reads])
-        sample_keys = self.selected.sample_keys(ids)
-        key = stream_key(self.settings.seed, Purpose.SHUFFLE_ROWS, epoch)
-        # Without ties: mixing is invertible, so that different keys have different bits.
-        return ids[np.argsort(numpy_bits(key, sample_keys))]
-
     @cached_property
-    def _reads(self) -> tuple[Ids, Ids, npt.NDArray[np.float64]]:
-        """First id, number of samples and bytes of every read, in index order."""
-        counts, sample_bytes = np.diff(self.selected.starts), self.selected.sample_bytes
-        read_bytes = max(self.streaming.block_bytes // _READS_PER_BLOCK, 1)
-        num_reads = np.ceil(counts * sample_bytes / read_bytes).astype(np.int64)
-        num_reads = np.clip(num_reads, 1, np.maximum(counts, 1))
-        shard = np.repeat(np.arange(len(counts)), num_reads)
-        # The ordinal of each read in its shard.
-        ordinal = np.arange(len(shard)) - np.repeat(np.cumsum(num_reads) - num_reads, num_reads)
-        begin, end = (counts[shard] * k // num_reads[shard] for k in (ordinal, ordinal + 1))
-        sizes = end - begin
-        return self.selected.starts[shard] + begin, sizes, sizes * sample_bytes[shard]
+    def _origins(self) -> tuple[ShuffledRows, ...]:
+        """All rows, or those selected by key and those drawn uniformly."""
+        subsets = subsets_by_origin(self.selected)
+        shares = (len(subset) / max(len(self.selected), 1) for subset in subsets)
+        return tuple(
+            ShuffledRows(
+                subset,
+                self.settings.seed,
+                replace(
+                    self.streaming, block_bytes=max(int(self.streaming.block_bytes * share), 1)
+                ),
+            )
+            for subset, share in zip(subsets, shares, strict=True)
+        )
+
+
+@dataclass
+class _Slices:
+    """Slices of the ids of shuffled rows, ascending; skipped ones are never computed."""
+
+    rows: ShuffledRows
+    epoch: int
+
+    def __post_init__(self) -> None:
+        self._blocks = self.rows.blocks(self.epoch)
+        self._end = 0
+        self._ids = np.zeros(0, np.int64)
+        self._ids_of: Callable[[], Ids] | None = None
+
+    def take(self, part: slice) -> Ids:
+        """Return the ids at `part`, which begins where an earlier one ended, or later."""
+        found = [np.zeros(0, np.int64)]
+        first = part.start
+        while first < part.stop:
+            while self._end <= first:
+                size, self._ids_of = next(self._blocks)
+                self._end += size
+            if self._ids_of is not None:
+                self._ids, self._ids_of = self._ids_of(), None
+            stop = min(part.stop, self._end)
+            begin = len(self._ids) - (self._end - first)
+            found.append(self._ids[begin : begin + stop - first])
+            first = stop
+        return np.concatenate(found)
 
 
 def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:
@@ -205,19 +227,3 @@ def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:
         digest.update(np.uint64(step).astype("<u8").tobytes())
         digest.update(selected.sample_keys(ids).astype("<u8").tobytes())
     return digest.hexdigest()
-
-
-def _assign_blocks(
-    num_bytes: npt.NDArray[np.float64], *, limits: Iterator[tuple[int, float]]
-) -> Ids:
-    """Return the block of each read: a block is closed before it would exceed its limits."""
-    block_of = np.zeros(len(num_bytes), np.int64)
-    block, total, count = 0, 0.0, 0
-    most_bytes, most_reads = next(limits)
-    for number, size in enumerate(num_bytes.tolist()):
-        if number and (total + size > most_bytes or count == most_reads):
-            block, total, count = block + 1, 0.0, 0
-            most_bytes, most_reads = next(limits)
-        block_of[number] = block
-        total, count = total + size, count + 1
-    return block_of

@@ -226,6 +226,7 @@ def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
     return {
         "corpus_id": corpus.corpus_id,
         "index_digest": index.digest,
+        **({"num_uniform": len(order.selected.uniform_ids)} if index.has_origin else {}),
         **asdict(order.settings),
         "shuffle": order.streaming.shuffle,
         "block_bytes": order.streaming.block_bytes,

@@ -132,9 +132,9 @@ def test_a_condition_on_several_rows_is_rejected(where: str) -> None:
         ({}, "exactly one of num_samples, ratio and num_units"),
         (
             {"ratio": 0.5, "composition": Composition(where="los > 1")},
-            'unable to find column "los"',
+            "unknown column 'los', did you mean loss",
         ),
-        ({"ratio": 0.5, "composition": Composition(where="loss +")}, "is not a condition"),
+        ({"ratio": 0.5, "composition": Composition(where="loss +")}, "is not an SQL"),
         ({"ratio": 0.5, "composition": Composition(where="loss + 1")}, "expected a condition"),
         (
             {

@@ -90,7 +90,11 @@ PROBLEMS = [
     ("selection.explore", 1.5, "selection.explore: 1.5 is outside [0, 1]"),
     ("selection.quotas", "equal", "selection.quotas: also set `by`"),
     ("selection.by", "source", "selection: missing column source: the losses have shard_id, row"),
-    ("selection.where", "nun_units > 3", "selection.where: 'nun_units > 3' is not a condition"),
+    (
+        "selection.where",
+        "nun_units > 3",
+        "selection.where: 'nun_units > 3': unknown column 'nun_units', did you mean num_units?",
+    ),
     ("task.name", "x", "task.name: unknown plug-in 'x'"),
     ("task.name", 3, "task.name: is missing or is not a name"),
     ("model", {}, "model: the model needs `path`, or `config`"),
