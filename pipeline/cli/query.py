@@ -23,7 +23,10 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH statement.")],
     as_json: Json = False,
 ) -> "pl.DataFrame":
-    """Query the tables losses, index, corpus, metrics, scoring, decisions and antk of a run."""
+    """Query the tables of a run or a corpus.
+
+    losses, samples, annotations, index, corpus, metrics, scoring, decisions, antk.
+    """
     from pipeline.reports.query import query
 
     # One row more than is shown tells whether there are more.

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 Losses = Annotated[
     str,
     typer.Argument(
-        metavar="LOSSES", help="A run, or Parquet files with the columns shard_id, row and loss."
+        metavar="LOSSES",
+        help="A run, a corpus, or Parquet files with the columns shard_id, row and loss.",
     ),
 ]
 IndexOut = Annotated[

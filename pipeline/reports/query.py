@@ -12,9 +12,10 @@ import sqlglot
 from sqlglot import expressions as exp
 from sqlglot.dialects.duckdb import DuckDB
 
-from attent_select import schema
+from attent_select import schema, sql_expression
 from attent_select.errors import InputError, MissingError
-from catalogs import Corpus, IndexFile, LossCatalog, storage
+from catalogs import AnnotationStore, Corpus, IndexFile, LossCatalog, storage
+from catalogs.annotations.columns import AnnotationColumns
 from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from pipeline import metrics
@@ -45,12 +46,16 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
     checked, names = checked_select(sql, tables=TABLES)
     if not has_corpus(run):
         raise MissingError(f"{run}: no corpus there, so it is not a run: see `attent ingest`")
-    tables = {name: TABLES[name](run) for name in names}
+    tables = {name: _wide(TABLES[name](run)) for name in names}
     try:
         rows = pl.SQLContext(frames=tables).execute(checked)
         return (rows if limit is None else rows.head(limit)).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
+
+
+def _wide(table: pl.LazyFrame) -> pl.LazyFrame:
+    return table.select(sql_expression.widened(table.collect_schema()))
 
 
 def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]:
@@ -105,9 +110,25 @@ def _known_name(table: exp.Table, known: set[str]) -> str:
     return name
 
 
+def _samples(run: str) -> pl.LazyFrame:
+    """Return every sample of the corpus with the columns of its annotations, in order."""
+    found = AnnotationColumns.of(run)
+    return found.joined(None).frame() if found.annotations else Corpus.open(run).rows()
+
+
+def _annotations(run: str) -> pl.LazyFrame:
+    """Return one row per annotation."""
+    store = AnnotationStore(run)
+    kinds = ("name", "kind", "value_type", "num_rows", "coverage", "units", "digest")
+    rows = [[getattr(store.read(name), key) for key in kinds] for name in store.names()]
+    types = (pl.String, pl.String, pl.String, pl.Int64, pl.Float64, pl.Int64, pl.String)
+    return pl.LazyFrame(rows, schema=dict(zip(kinds, types, strict=True)), orient="row")
+
+
 def losses(run: str) -> pl.LazyFrame:
-    """Return the newest loss of every sample: `schema.LOSSES` and the carried columns."""
-    return LossCatalog(run).latest()
+    """Return the newest loss of every sample, with the carried columns and annotations."""
+    scan, found = LossCatalog(run).scan(), AnnotationColumns.of(run)
+    return found.joined(scan).frame() if found.annotations else scan.frame()
 
 
 def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
@@ -157,6 +178,8 @@ TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "losses": losses,
     "index": index,
     "corpus": corpus,
+    "samples": _samples,
+    "annotations": _annotations,
     "metrics": _metrics,
     "scoring": _scoring,
     "decisions": _decisions,

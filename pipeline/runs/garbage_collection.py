@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from attent_select.errors import MissingError
-from catalogs import LossCatalog, storage
+from catalogs import AnnotationStore, Corpus, LossCatalog, storage
 from catalogs.corpus import has_corpus
-from catalogs.layout import Layout
+from catalogs.layout import CorpusLayout, Layout
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tables import frames
 from pipeline import metrics
@@ -25,15 +25,16 @@ from pipeline.runs.lease import hold_lease
 class GarbageReport:
     """Number of removed files by kind, and their bytes; with `dry_run`, what would be removed."""
 
-    snapshots: int
-    parts: int
-    spans: int
-    journals: int
-    plans: int
-    compact: int
-    leftovers: int
     num_bytes: int
     dry_run: bool
+    snapshots: int = 0
+    parts: int = 0
+    spans: int = 0
+    journals: int = 0
+    plans: int = 0
+    compact: int = 0
+    annotation_parts: int = 0
+    leftovers: int = 0
 
 
 def collect_garbage(run: str, *, dry_run: bool = False) -> GarbageReport:
@@ -49,14 +50,52 @@ def collect_garbage(run: str, *, dry_run: bool = False) -> GarbageReport:
     run = storage.normalise(run)
     if not has_corpus(run):
         raise MissingError(f"{run} is not a run or a corpus: it has no manifest.parquet")
-    if dry_run:
-        return _report(_Garbage(run).by_kind(), dry_run=True)
+    is_run = storage.info(Layout(run).corpus.manifest) is not None
+    if dry_run or not is_run:
+        garbage = _garbage(run, is_run=is_run)
+        for files in [] if dry_run else garbage.values():
+            storage.delete_all(file.url for file in files)
+        return _report(garbage, dry_run=dry_run)
     with hold_lease(run):
-        garbage = _Garbage(run).by_kind()
+        garbage = _garbage(run, is_run=True)
         # Snapshots first: no snapshot may reference a removed part.
         for files in garbage.values():
             storage.delete_all(file.url for file in files)
         return _report(garbage, dry_run=False)
+
+
+def _garbage(url: str, *, is_run: bool) -> dict[str, list[ObjectInfo]]:
+    """Return the files to remove by kind, of a run or of a corpus that stands on its own.
+
+    Annotations of a shared corpus are only collected in the corpus itself.
+    """
+    if not is_run:
+        return _annotation_garbage(url)
+    garbage = _Garbage(url).by_kind()
+    if Corpus.open(url).folder != Layout(url).corpus.folder:
+        return garbage
+    return _annotation_garbage(url) | garbage
+
+
+def _annotation_garbage(url: str) -> dict[str, list[ObjectInfo]]:
+    """Return replaced parts and the spans and journals of annotations that are finished.
+
+    An annotation without a record may still be in the making: only its parts are removed once the
+    record of another making exists, or after it was dropped and has no spans.
+    """
+    store = AnnotationStore(url)
+    layout = CorpusLayout(Corpus.open(url).folder)
+    parts: list[ObjectInfo] = []
+    files = storage.list_objects(layout.annotations)
+    names = {file.url.removeprefix(f"{layout.annotations}/").partition("/")[0] for file in files}
+    finished = set(store.names())
+    for name in sorted(names):
+        paths = layout.annotation(name)
+        if storage.list_objects(paths.spans):  # in the making
+            continue
+        kept = {part.part for part in store.read(name).parts} if name in finished else set()
+        parts += _all_except(paths.parts, kept)
+    return {"annotation_parts": parts, "leftovers": storage.leftovers(layout.folder)}
 
 
 class _Garbage:

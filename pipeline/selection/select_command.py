@@ -110,7 +110,7 @@ def select_losses(
     draw = Draw(seed, round_number or 0, steps)
     target = None if dry_run else out
     assert not isinstance(table.rows, ClusterScan)
-    with _where_it_runs(table.rows, scheduler=scheduler) as rows, polars_errors(table):
+    with _scan_at(table.rows, scheduler=scheduler) as rows, polars_errors(table):
         table = replace(table, rows=rows)
         request = SelectionRequest(rows, section, budget, draw, table.corpus, table.preview)
         result = _select(table, request, out=target, overwrite=overwrite)
@@ -171,7 +171,7 @@ def _needed_columns(section: SelectionSection[Any], budget: Budget) -> list[str]
     return list(dict.fromkeys([*section.columns, *units]))
 
 
-def _where_it_runs(
+def _scan_at(
     rows: AnyScan | FrameChunks, *, scheduler: str | None
 ) -> AbstractContextManager[AnyScan | FrameChunks | ClusterScan]:
     if isinstance(rows, FrameChunks):  # row ids: there is nothing to read
