@@ -41,7 +41,7 @@ def condition(text: str, schema: pl.Schema, *, what: str) -> pl.Expr:
     Raises:
         InputError: it is not a condition on a single row, or names an unknown column.
     """
-    expression = _checked(text, schema, what=what, kind="condition")
+    expression = _check_expression(text, schema, what=what, kind="condition")
     dtype = _dtype(expression, schema, text=text, what=what, kind="condition")
     if dtype != pl.Boolean:
         raise InputError(f"{what}: {text!r} gives {dtype}, expected a condition (true or false)")
@@ -54,14 +54,14 @@ def number(text: str, schema: pl.Schema, *, what: str) -> pl.Expr:
     Raises:
         InputError: it is not a number of a single row, or names an unknown column.
     """
-    expression = _checked(text, schema, what=what, kind="number")
+    expression = _check_expression(text, schema, what=what, kind="number")
     dtype = _dtype(expression, schema, text=text, what=what, kind="number")
     if not (dtype.is_numeric() or dtype == pl.Boolean):
         raise InputError(f"{what}: {text!r} gives {dtype}, expected a number")
     return expression.cast(pl.Float64)
 
 
-def widened(schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+def wide_columns(schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     """Return the columns of a table for SQL: integers are wide enough that sums do not wrap."""
     kinds = {"Int64": pl.Int64(), "Int128": pl.Int128()}
     return [
@@ -91,7 +91,7 @@ def _parse(text: str, *, what: str) -> pl.Expr:
         raise InputError(f"{what}: {text!r} is not an SQL expression: {reason}") from error
 
 
-def _checked(text: str, schema: pl.Schema, *, what: str, kind: str) -> pl.Expr:
+def _check_expression(text: str, schema: pl.Schema, *, what: str, kind: str) -> pl.Expr:
     expression = _parse(text, what=what)
     for name in expression.meta.root_names():
         if name not in schema:

@@ -85,9 +85,9 @@ class IndexFile:
         frames.publish_tables(
             url,
             (
-                frames.to_arrow(checker.check(batch))
-                for batch in itertools.chain([first], batches)
-                if len(batch)
+                frames.to_arrow(checker.check(b))
+                for b in itertools.chain([first], batches)
+                if len(b)
             ),
             schema=frames.arrow_schema(dict(first.schema)),
             notes=notes,

@@ -64,8 +64,8 @@ class Key:
 
     @property
     def _logit(self) -> Logit:
-        return partial(_scaled, temperature=self.temperature)
+        return partial(_scale, temperature=self.temperature)
 
 
-def _scaled(value: npt.NDArray[Any], *, temperature: float) -> Floats:
+def _scale(value: npt.NDArray[Any], *, temperature: float) -> Floats:
     return value.astype(np.float64) / temperature

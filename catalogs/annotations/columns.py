@@ -24,7 +24,7 @@ class AnnotationColumns:
     def of(cls, url: str, columns: Iterable[str] | None = None) -> "AnnotationColumns":
         """Find the annotations of the corpus at `url` that have `columns` (None: all of them)."""
         store = AnnotationStore(url)
-        found = []
+        annotations = []
         for name in store.names():
             # Only records that can have a needed column are read.
             if columns is not None and not any(_may_have(name, column) for column in columns):
@@ -34,8 +34,8 @@ class AnnotationColumns:
             if columns is not None:
                 names = {name: names[name] for name in names if name in columns}
             if names:
-                found.append((record, names))
-        return cls(store, tuple(found))
+                annotations.append((record, names))
+        return cls(store, tuple(annotations))
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +56,7 @@ class AnnotationColumns:
         """Annotation → digest, for what is made from them."""
         return {record.name: record.digest for record, _ in self.annotations}
 
-    def joined(self, losses: Scan | None) -> JoinedScan:
+    def join(self, losses: Scan | None) -> JoinedScan:
         """Return the columns beside the losses, or by themselves; at least one table is needed."""
         tables = []
         if losses is not None:
@@ -85,10 +85,10 @@ def loss_columns(url: str, columns: Sequence[str]) -> list[str]:
     """Return the columns that no annotation of the corpus at `url` has."""
     if not columns:
         return []
-    found = AnnotationColumns.of(url, columns)
-    if NUM_UNITS in columns and set(columns) - set(found.names) == {NUM_UNITS}:
-        found = found.with_units()
-    return [name for name in columns if name not in found.names]
+    annotations = AnnotationColumns.of(url, columns)
+    if NUM_UNITS in columns and set(columns) - set(annotations.names) == {NUM_UNITS}:
+        annotations = annotations.with_units()
+    return [name for name in columns if name not in annotations.names]
 
 
 def _may_have(annotation: str, column: str) -> bool:

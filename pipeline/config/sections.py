@@ -140,7 +140,8 @@ class SelectionSection(_Section, Generic[StrategyT]):
         """The composition with the `explore` that applies to the strategy."""
         if self.granularity != "sample":
             return replace(self.composition, explore=0.0)
-        return self.composition.for_strategy(self.strategy)
+        strategy: Any = self.strategy
+        return self.composition.for_strategy(strategy)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -324,4 +325,5 @@ def _flatten_settings(values: dict[str, Any], section: type[BaseModel]) -> dict[
     by_key = dict(zip(keys_of(section), values.values(), strict=True))
     settings, composition = by_key.pop(SETTINGS), by_key.pop("composition", {})
     keys = {field: key for key, field in _FIELDS.items()}
-    return by_key | composition | {keys.get(name, name): settings[name] for name in settings}
+    settings = {keys.get(name, name): settings[name] for name in settings}
+    return dict(by_key | composition | settings)

@@ -55,7 +55,7 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
 
 
 def _wide(table: pl.LazyFrame) -> pl.LazyFrame:
-    return table.select(sql_expression.widened(table.collect_schema()))
+    return table.select(sql_expression.wide_columns(table.collect_schema()))
 
 
 def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]:
@@ -113,7 +113,7 @@ def _known_name(table: exp.Table, known: set[str]) -> str:
 def _samples(run: str) -> pl.LazyFrame:
     """Return every sample of the corpus with the columns of its annotations, in order."""
     found = AnnotationColumns.of(run)
-    return found.joined(None).frame() if found.annotations else Corpus.open(run).rows()
+    return found.join(None).frame() if found.annotations else Corpus.open(run).rows()
 
 
 def _annotations(run: str) -> pl.LazyFrame:
@@ -128,7 +128,7 @@ def _annotations(run: str) -> pl.LazyFrame:
 def losses(run: str) -> pl.LazyFrame:
     """Return the newest loss of every sample, with the carried columns and annotations."""
     scan, found = LossCatalog(run).scan(), AnnotationColumns.of(run)
-    return found.joined(scan).frame() if found.annotations else scan.frame()
+    return found.join(scan).frame() if found.annotations else scan.frame()
 
 
 def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:

@@ -203,7 +203,7 @@ def of_run(
     if losses is not None and not annotations.annotations:
         files = tuple(sorted({file.url for file in losses.files}))
         return LossTable(url, files, losses, losses.preview(total=total), catalog, rounds)
-    rows = annotations.joined(losses)
+    rows = annotations.join(losses)
     return LossTable(
         url,
         tuple(sorted({file.url for file in rows.files})),

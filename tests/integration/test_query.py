@@ -134,7 +134,7 @@ def test_a_table_that_is_wider_than_the_terminal_has_a_line_per_value(run: str) 
         ("SELECT loss FROM losses WHERE", "does not parse"),
         (
             "SELECT * FROM parts",
-            "no table 'parts': expected antk, corpus, decisions, index, losses",
+            "no table 'parts': expected annotations, antk, corpus, decisions, index, losses",
         ),
     ],
 )

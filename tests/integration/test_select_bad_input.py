@@ -81,7 +81,7 @@ def test_a_column_that_is_not_there(
     run = scored_run(tmp_path / "run", [[1.0, 2.0]])
     message = refusal(run, "--ratio", 1, "--by", "domain", out=out)
     assert f"{run}: its losses have no column domain" in message
-    assert "`scoring.carry`" in message
+    assert "Make an annotation of that name" in message
 
 
 def test_a_column_that_one_file_of_many_lacks_is_missing_there(tmp_path: Path, out: Path) -> None:
@@ -231,8 +231,8 @@ def test_a_quota_for_a_stratum_that_is_not_there(tmp_path: Path, out: Path) -> N
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("loss >", "'loss >' is not a condition: unable to parse"),
-        ("losss > 1", 'unable to find column "losss"; valid columns'),
+        ("loss >", "'loss >' is not an SQL expression: unable to parse"),
+        ("losss > 1", "has no column losss: it has"),
         ("loss + 1", "gives Float32, expected a condition"),
         ("loss > avg(loss)", "compares several rows"),
         ("row in (select row from read_parquet('x'))", "'select' is not allowed"),

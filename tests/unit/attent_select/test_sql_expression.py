@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
-from attent_select.sql_expression import condition, number, widened
+from attent_select.sql_expression import condition, number, wide_columns
 
 KINDS = {"u8": pl.UInt8, "u16": pl.UInt16, "u32": pl.UInt32, "u64": pl.UInt64, "i8": pl.Int8,
          "i32": pl.Int32}  # fmt: skip
@@ -41,7 +41,7 @@ def test_results_of_functions_do_not_wrap() -> None:
 
 def test_wide_columns_sum_beyond_their_own_type() -> None:
     frame = pl.DataFrame({"n": pl.Series([2**32 - 1] * 3, dtype=pl.UInt32), "x": [1.0, 2.0, 3.0]})
-    wide = frame.select(widened(frame.schema))
+    wide = frame.select(wide_columns(frame.schema))
     assert wide["n"].sum() == 3 * (2**32 - 1)
     assert wide.schema == {"n": pl.Int64, "x": pl.Float64}
 

@@ -282,7 +282,7 @@ def test_quotas_may_name_strata_by_numbers_booleans_and_null(values: dict[str, A
     assert run_config.load(parsed.run) == parsed
 
 
-@pytest.mark.parametrize("column", [{"carry": {"source": "string"}}, {"functional_gradient": True}])
+@pytest.mark.parametrize("column", [{"functional_gradient": True}])
 def test_columns_written_by_scoring_need_rounds_that_score(
     values: dict[str, Any], column: dict[str, Any]
 ) -> None:
