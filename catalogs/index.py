@@ -82,13 +82,10 @@ class IndexFile:
                 "provenance": provenance,
             }
 
+        checked = (checker.check(b) for b in itertools.chain([first], batches) if len(b))
         frames.publish_tables(
             url,
-            (
-                frames.to_arrow(checker.check(b))
-                for b in itertools.chain([first], batches)
-                if len(b)
-            ),
+            map(frames.to_arrow, checked),
             schema=frames.arrow_schema(dict(first.schema)),
             notes=notes,
         )
