@@ -52,7 +52,7 @@ def test_ingesting_again_changes_nothing(tmp_path: Path, shards: Path, client: C
 def test_a_run_never_changes_its_corpus(tmp_path: Path, shards: Path, client: Client) -> None:
     run = str(tmp_path / "run")
     ingest([str(shards / "parquet")], folder=run, client=client)
-    with pytest.raises(ExistsError, match="a corpus never changes"):
+    with pytest.raises(ExistsError, match="a corpus cannot be changed"):
         ingest([str(shards / "webdataset")], folder=run, client=client)
 
 
@@ -196,7 +196,7 @@ def test_shards_of_other_sources_or_settings_are_never_mixed(tmp_path: Path) -> 
     [
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl, line 2: not JSON: .*utf-8"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: not JSON"),
-        ("a.parquet", b"PAR1 and nothing else", r"a\.parquet: not a Parquet file"),
+        ("a.parquet", b"PAR1 and nothing else", r"a\.parquet: not a readable Parquet file"),
     ],
 )
 def test_a_damaged_source_is_an_input_error_that_names_it(
