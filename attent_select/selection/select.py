@@ -7,11 +7,12 @@ weights.
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from attent_select.errors import InputError
+from attent_select.plugins import load_plugin
 from attent_select.schema import INDEX
 from attent_select.selection.chunks import Chunks, FrameChunks, MappedChunks
 from attent_select.selection.columns import ELIGIBLE, KEY
@@ -58,13 +59,13 @@ class Selection:
             if nothing is selected.
     """
 
-    chunks: Chunks
+    chunks: Chunks = field(repr=False)
     num_samples: int
     total: int
     eligible: int
     threshold: float | None
     first_excluded: tuple[int, int] | None = None
-    catalog_rows: Chunks | None = None
+    catalog_rows: Chunks | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> pl.LazyFrame:
@@ -88,9 +89,9 @@ def num_samples_of(ratio: float, *, total: int) -> int:
 
 
 def select(
-    losses: pl.LazyFrame | Chunks,
+    losses: pl.DataFrame | pl.LazyFrame | Chunks,
     *,
-    strategy: Strategy,
+    strategy: Strategy | str,
     num_samples: int | None = None,
     ratio: float | None = None,
     num_units: int | None = None,
@@ -109,7 +110,7 @@ def select(
         losses: one row per sample with shard_id u32, row u32, and loss f32 (nats) unless the
             strategy needs none, plus the columns that `composition` names. With `Chunks` the passes
             run where the chunks are.
-        strategy: from `attent_select.strategies`, or any object with that protocol.
+        strategy: name of a strategy, with its defaults, or any object with that protocol.
         num_samples: exactly this many samples. Pass one of `num_samples`, `ratio`, `num_units`.
         ratio: num_samples as a share of all rows, in (0, 1].
         num_units: budget in units: samples in the order of their keys until it is used up.
@@ -124,6 +125,8 @@ def select(
         InputError: a column is missing, a condition does not parse, a quota names an unknown
             stratum, or fewer rows are eligible than requested.
     """
+    losses = losses.lazy() if isinstance(losses, pl.DataFrame) else losses
+    strategy = _strategy_named(strategy) if isinstance(strategy, str) else strategy
     composition = (composition or Composition()).for_strategy(strategy)
     in_units = num_units is not None
     request = _Request(strategy, composition, seed, round_number, tuple(round_steps), in_units)
@@ -174,6 +177,11 @@ class _Request:
 
     def stream(self, purpose: Purpose) -> int:
         return stream_key(self.seed, purpose, self.round_number)
+
+
+def _strategy_named(name: str) -> Strategy:
+    strategy: Strategy = load_plugin("attent_select.strategies", name)()
+    return strategy
 
 
 def _budget(

@@ -136,3 +136,10 @@ def test_quotas_hold_for_each_stratum() -> None:
 def test_settings_that_are_wrong_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Key(**settings)  # type: ignore[arg-type]
+
+
+def test_a_strategy_is_given_by_name_and_rows_as_a_data_frame() -> None:
+    rows = annotated().with_columns(loss=pl.col("relevance")).collect()
+    selection = select(rows, strategy="hard", num_samples=3)
+    assert positions(selection.rows.collect()) == [797, 798, 799]
+    assert len(repr(selection)) < 200
