@@ -74,7 +74,7 @@ def _read(
 ) -> Iterator[tuple[int, int, Sample]]:
     """Yield samples in random order; those of a chunk that share a shard are read together."""
     ends = np.cumsum([shard.num_samples for shard in corpus.shards])
-    numbers = _shuffled(corpus.num_samples, seed)
+    numbers = _shuffle_numbers(corpus.num_samples, seed)
     while chunk := list(islice(numbers, _CHUNK)):
         shards = np.searchsorted(ends, chunk, side="right")
         rows = np.array(chunk) - np.concatenate([[0], ends])[shards]
@@ -87,7 +87,7 @@ def _read(
             yield *key, samples[key]
 
 
-def _shuffled(num_samples: int, seed: int) -> Iterator[int]:
+def _shuffle_numbers(num_samples: int, seed: int) -> Iterator[int]:
     """Yield 0 to num_samples - 1, each once, in an order that depends only on the seed."""
     key, seen, counter = stream_key(seed, Purpose.PROBE), set[int](), 0
     while len(seen) < num_samples:
