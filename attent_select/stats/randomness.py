@@ -39,6 +39,8 @@ class Purpose(IntEnum):
     RESCORE = 8
     PROBE = 9
     SKETCH = 10
+    ANNOTATE = 11
+    JUDGE = 12
 
 
 def stream_key(seed: int, *purposes: int) -> int:

@@ -2,12 +2,12 @@
 
 import typer
 
+from pipeline.cli.annotate import annotate, annotations
 from pipeline.cli.antk import antk
 from pipeline.cli.demo import demo
-from pipeline.cli.doctor import doctor
 from pipeline.cli.export import export
-from pipeline.cli.gc import gc
 from pipeline.cli.ingest import ingest
+from pipeline.cli.maintenance import doctor, gc
 from pipeline.cli.options import Version
 from pipeline.cli.output.command import LogFile, Quiet, Verbose
 from pipeline.cli.output.logs import LogOptions
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 for _command in (
-    *(demo, ingest, score, select, stream, train, run),
+    *(demo, ingest, annotate, annotations, score, select, stream, train, run),
     *(export, query, antk, report, gc, doctor),
 ):
     app.command()(_command)

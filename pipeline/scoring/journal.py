@@ -69,6 +69,10 @@ class Journal:
                 self._write((first, noted), probing=False)
             yield row, sample
 
+    def note_rows(self, rows: range) -> None:
+        """Note that only `rows` are measured next."""
+        self._write((rows.start, rows.stop), probing=False)
+
     def note_finished(self, rows: Sequence[int]) -> None:
         """Note that `rows` have their result."""
         with self._lock:

@@ -1,14 +1,16 @@
-"""`attent doctor`: checks before anything is spent."""
+"""`attent doctor` and `attent gc`: checks before a run, removal of files after it."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Scheduler, Set
+from pipeline.cli.options import Run, Scheduler, Set
 from pipeline.cli.output.command import command
+from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
     from pipeline.doctor.checks import Diagnosis
+    from pipeline.runs.garbage_collection import GarbageReport
 
 
 def _show(diagnosis: "Diagnosis") -> None:
@@ -32,3 +34,17 @@ def doctor(
     from pipeline.doctor.checks import examine
 
     return examine(config, scheduler=scheduler, overrides=overrides or ())
+
+
+@command(show_values)
+def gc(
+    *,
+    run: Run,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be removed.")
+    ] = False,
+) -> "GarbageReport":
+    """Remove superseded losses (all but the newest) and leftovers of interrupted work."""
+    from pipeline.runs.garbage_collection import collect_garbage
+
+    return collect_garbage(run, dry_run=dry_run)

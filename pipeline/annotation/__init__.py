@@ -1,0 +1,1 @@
+"""attent annotate: annotations of a corpus, made on the workers of a cluster."""

@@ -1,0 +1,71 @@
+"""Enrichment: what selecting by an annotation is expected to gain, before any training. Pure.
+
+The examples of the target that judge are not seen when the annotation is made. Of a selection of
+the top share s of the corpus,
+
+    recall = share of the judging examples above the cut, enrichment = recall / s ≤ 1 / s
+
+so that the enrichment is the wanted share of the selection divided by that of the corpus, if the
+wanted rows of the corpus resemble the examples.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+SHARES: Final = (0.05, 0.1, 0.2, 0.4)
+TOP_SHARE: Final = 0.2
+_RESAMPLES: Final = 2000
+
+Values = npt.NDArray[np.float64]
+
+
+def enrichment_of(
+    corpus: Values, judging: Values, *, kinds: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the enrichment of the top shares of a corpus, as the record stores it.
+
+    Args:
+        corpus: values of the corpus or of a random part of it; NaN for none.
+        judging: values of the judging examples; NaN for none.
+        kinds: kind of reference of each judging example.
+    """
+    ranked = np.sort(np.where(np.isnan(corpus), -np.inf, corpus))[::-1]
+    return {
+        "num_judging": len(judging),
+        "num_corpus": len(corpus),
+        "shares": [_at_share(ranked, judging, share, kinds) for share in SHARES],
+    }
+
+
+def at_top_share(enrichment: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the entry of the top share that lists show; None if there is none."""
+    entries = enrichment.get("shares", [])
+    return next((entry for entry in entries if entry["share"] == TOP_SHARE), None)
+
+
+def _at_share(
+    ranked: Values, judging: Values, share: float, kinds: Sequence[str] | None
+) -> dict[str, Any]:
+    # The pool's real share above the cut differs where values are equal.
+    cut = ranked[max(0, round(share * len(ranked)) - 1)]
+    pool = float((ranked >= cut).mean())
+    above = judging >= cut
+    recall = float(above.mean())
+    # Resampling examples with replacement draws their number above the cut from a binomial.
+    resampled = np.random.default_rng(0).binomial(len(above), recall, _RESAMPLES) / len(above)
+    low, high = np.quantile(resampled, [0.025, 0.975]) / pool
+    by_kind = {
+        kind: float(above[np.array(kinds) == kind].mean()) for kind in sorted(set(kinds or ()))
+    }
+    return {
+        "share": share,
+        "recall": recall,
+        "enrichment": recall / pool,
+        "low": float(low),
+        "high": float(high),
+        "ceiling": 1 / share,
+        **({"recall_by_kind": by_kind} if by_kind else {}),
+    }

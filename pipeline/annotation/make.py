@@ -1,0 +1,195 @@
+"""The driver of an annotation: fit, measure spans on the cluster, build parts, publish the record.
+
+A driver that is killed at any moment redoes only unfinished spans. The rows are the same for any
+number of workers.
+"""
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from attent_select.errors import ExistsError, InputError
+from attent_select.schema import ROW, SHARD_ID
+from attent_select.stats.randomness import Purpose, sample_uniform, stream_key
+from catalogs import AnnotationStore, storage
+from catalogs.annotations.record import Annotation
+from catalogs.annotations.store import VALUE, BuiltPart
+from catalogs.tables.scan import Scan
+from pipeline.annotation.enrichment import Values, enrichment_of
+from pipeline.annotation.parts import BUCKET_ROWS, build_parts
+from pipeline.annotation.pool_sample import pool_sample
+from pipeline.annotation.span_work import Making, SpanTask, measure_span, settings_of
+from pipeline.annotation.targets import Target, check_columns
+from pipeline.cluster import Client, run_tasks, worker_check
+from pipeline.progress import progress, status
+from pipeline.scoring.spans import split_into_spans, with_digests
+from trainers.annotation import AnnotationKind, FitContext, Fitted
+
+_log = logging.getLogger("attent.pipeline.annotation.make")
+
+# Values of the corpus from which the cut of a top share is taken.
+_CUT_ROWS: Final = 1 << 22
+
+
+@dataclass(frozen=True)
+class Request:
+    """The annotation to make.
+
+    Attributes:
+        corpus: URL of a corpus or a run.
+        name: of the annotation.
+        kind_name: what the record says made it.
+        kind: its settings.
+        target: examples, where the kind needs them.
+        seed: of random parts of the corpus.
+        overwrite: replace an annotation of that name.
+        span_samples: rows of a span.
+        part_samples: rows of a part.
+        bucket_rows: rows that a worker resolves at a time, for kinds that compare samples.
+    """
+
+    corpus: str
+    name: str
+    kind_name: str
+    kind: AnnotationKind
+    target: Target | None = None
+    seed: int = 0
+    overwrite: bool = False
+    span_samples: int = 20_000
+    part_samples: int = 2_000_000
+    bucket_rows: int = BUCKET_ROWS
+
+    @functools.cached_property
+    def store(self) -> AnnotationStore:
+        return AnnotationStore(self.corpus)
+
+    def check(self) -> None:
+        """Check what can be checked without a cluster.
+
+        Raises:
+            ExistsError: there is an annotation of that name.
+            InputError: the corpus lacks a column that is read.
+        """
+        record = self.store.layout(self.name).record
+        check_columns(self.store.corpus, self.kind.columns, what="the corpus")
+        if not self.overwrite and storage.info(record) is not None:
+            raise ExistsError(
+                f"the annotation {self.name} exists: choose another name, or give --overwrite"
+            )
+
+
+@dataclass
+class _Costs:
+    """Units and seconds of one core by step, summed over spans."""
+
+    units: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+def make_annotation(request: Request, *, client: Client) -> Annotation:
+    """Make and publish an annotation. Spans that an interrupted call has measured are kept.
+
+    Raises:
+        ExistsError: there is an annotation of that name.
+        InputError: the corpus or the target does not have what the kind needs.
+        ClusterError: the cluster was lost; call again to resume.
+    """
+    started = monotonic()
+    request.check()
+    store, shard = request.store, request.store.corpus.shards[0]
+    worker_check.check_workers(client, objects={shard.uri: shard.etag}, needs_gpu=False)
+    with status("fitting"):
+        fitted = _fit(request)
+    fit_seconds = monotonic() - started
+    storage.publish(store.layout(request.name).model, fitted.to_bytes())
+    making = Making(store.url, request.name, request.kind, fitted.digest)
+    tasks = list(_span_tasks(request, making))
+    costs = _measure_spans(client, tasks, store=store)
+    parts = build_parts(
+        tasks,
+        client=client,
+        part_samples=request.part_samples,
+        bucket_rows=request.bucket_rows,
+    )
+    seconds = {"fit": fit_seconds, **costs.seconds, "total": monotonic() - started}
+    return store.publish(
+        request.name,
+        kind=request.kind_name,
+        parts=parts,
+        overwrite=request.overwrite,
+        settings={**settings_of(request.kind), "seed": request.seed},
+        digests={"target": request.target.digest} if request.target else {},
+        seconds=seconds,
+        units=costs.units,
+        enrichment=_enrichment(request, fitted, parts),
+    )
+
+
+def _fit(request: Request) -> Fitted:
+    draw = functools.partial(
+        pool_sample, request.store.corpus, columns=request.kind.columns, seed=request.seed
+    )
+    target = request.target.making if request.target is not None else None
+    return request.kind.fit(FitContext(target=target, pool_sample=draw))
+
+
+def _span_tasks(request: Request, making: Making) -> Iterator[SpanTask]:
+    facts = {
+        "kind": request.kind_name,
+        "settings": settings_of(request.kind),
+        "fit": making.fit_digest,
+    }
+    shards = request.store.corpus.shards
+    spans = split_into_spans(shards, span_samples=request.span_samples)
+    for shard, span, digest in with_digests(spans, measured_by=facts):
+        yield SpanTask(shard, span, digest, making)
+
+
+def _measure_spans(client: Client, tasks: Sequence[SpanTask], *, store: AnnotationStore) -> _Costs:
+    finished = store.span_digests(tasks[0].making.name)
+    waiting = [task for task in tasks if task.digest not in finished]
+    costs, total = _Costs(), sum(task.span.num_rows for task in waiting)
+    with progress("annotating", total=total, unit="samples") as advance:
+        for task, result in run_tasks(client, measure_span, waiting, on_death=_warn):
+            costs.units += result.num_units
+            costs.seconds.update(result.seconds)
+            advance(task.span.num_rows)
+    return costs
+
+
+def _warn(task: SpanTask) -> None:
+    _log.warning(f"the worker that measured {task} ended: trying again")
+
+
+def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) -> Mapping[str, Any]:
+    """Return the enrichment by the judging examples; empty without a target."""
+    if request.target is None:
+        return {}
+    judging = request.target.judging
+    measured = request.kind.measure(judging.samples, fitted).rows
+    values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    corpus = _values_of(request, parts)
+    if np.nanmin(corpus, initial=np.inf) == np.nanmax(corpus, initial=-np.inf):
+        _log.warning(f"all values of {request.name} are equal: selecting by it is a random draw")
+    return enrichment_of(corpus, values, kinds=judging.kinds)
+
+
+def _values_of(request: Request, parts: Iterable[BuiltPart]) -> Values:
+    """Return the values of the corpus, or of about four million random rows of it."""
+    layout = request.store.layout(request.name)
+    urls = [layout.part(each.part.part) for each in sorted(parts, key=lambda b: b.part.first_shard)]
+    kinds: dict[str, Any] = {SHARD_ID: pl.UInt32, ROW: pl.UInt32, VALUE: pl.Float32}
+    rows, share = Scan.of(urls, schema=kinds).frame(), _CUT_ROWS / request.store.corpus.num_samples
+    if share < 1:
+        rows = rows.filter(sample_uniform(stream_key(request.seed, Purpose.JUDGE)) <= share)
+    values = rows.select(pl.col(VALUE).cast(pl.Float64)).collect(engine="streaming")[VALUE]
+    if not len(values):
+        raise InputError(f"annotation {request.name} has no rows")
+    return values.fill_null(np.nan).to_numpy()

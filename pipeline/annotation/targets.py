@@ -1,0 +1,167 @@
+"""Targets: examples of what a model should be good at, in two disjoint halves.
+
+One half makes annotations, the other judges them. An example's half follows from its content, so
+that duplicates stay together.
+"""
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import numpy as np
+from annotated_types import Gt, Lt
+
+from attent_select.errors import InputError
+from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
+from catalogs import Corpus, storage
+from catalogs.concurrency import ordered_map
+from catalogs.corpus import format_of, inspect_shard
+from pipeline.config.validation import check, did_you_mean
+from trainers.annotation import Examples
+
+_log = logging.getLogger("attent.pipeline.annotation.targets")
+
+# Fewer examples are refused; with fewer than the second number the halves say little.
+_FEWEST: Final = 20
+_SENSIBLE: Final = 200
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """Where the examples are.
+
+    Attributes:
+        shards: URLs, folders or globs of shards with the columns that the annotation reads.
+        kind_column: column with the kind of reference of each example.
+        judge_share: share of the examples that judges; they do not make annotations.
+    """
+
+    shards: tuple[str, ...]
+    kind_column: str | None = None
+    judge_share: Annotated[float, Gt(0), Lt(1)] = 0.5
+
+
+@dataclass(frozen=True)
+class Target:
+    """The two halves of a target; `digest` identifies both."""
+
+    making: Examples
+    judging: Examples
+    digest: str
+
+
+def target_settings(
+    urls: Sequence[str] | None, *, kind_column: str | None, judge_share: float
+) -> TargetSettings | None:
+    """Return the checked settings; None without URLs.
+
+    Raises:
+        InputError: a value is outside its bounds, or there is a `kind_column` without URLs.
+    """
+    if urls:
+        values = {"shards": urls, "kind_column": kind_column, "judge_share": judge_share}
+        return check(TargetSettings, values, source="the target")
+    if kind_column is not None:
+        raise InputError("--kind-column is a column of the target: give --target URL too")
+    return None
+
+
+def read_target(settings: TargetSettings, *, columns: Sequence[str]) -> Target:
+    """Read all examples and split them.
+
+    Raises:
+        InputError: a column is missing, or there are too few examples.
+    """
+    samples, kinds = _read(settings, columns)
+    hashes = [_content_hash(values) for values in zip(*samples.values(), strict=True)]
+    keys = np.array([int.from_bytes(each[:8], "little") for each in hashes], np.uint64)
+    draws = (numpy_bits(stream_key(0, Purpose.JUDGE), keys) >> np.uint64(11)) * 2.0**-53
+    judges = draws < settings.judge_share
+    # By content, not by shard: equal examples give equal annotations.
+    order = np.array(sorted(range(len(hashes)), key=lambda n: (hashes[n], n)), np.int64)
+    making, judging = (order[judges[order] == half] for half in (False, True))
+    _check_counts(making, judging, total=len(hashes))
+    facts = [
+        f"{settings.judge_share}",
+        *(f"{hashes[n].hex()} {kinds[n] if kinds else ''}" for n in order),
+    ]
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+    return Target(
+        making=_examples(samples, kinds, making),
+        judging=_examples(samples, kinds, judging),
+        digest=digest,
+    )
+
+
+def _read(
+    settings: TargetSettings, columns: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[str] | None]:
+    """Return the columns of all examples, and their kinds."""
+    kind_column = settings.kind_column
+    names = list(dict.fromkeys([*columns, *([kind_column] if kind_column else [])]))
+    samples: dict[str, list[Any]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        corpus = _open(settings.shards, folder=folder)
+        check_columns(corpus, names, what="the target")
+
+        def read_shard(shard_id: int) -> dict[str, list[Any]]:
+            rows = range(corpus.shards[shard_id].num_samples)
+            return corpus.read(shard_id, rows=rows, columns=names).values
+
+        for values in ordered_map(read_shard, range(len(corpus.shards)), num_threads=4):
+            for name in names:
+                samples[name] += values[name]
+    kinds = [str(kind) for kind in samples[kind_column]] if kind_column else None
+    return {name: samples[name] for name in columns}, kinds
+
+
+def _open(urls: Sequence[str], *, folder: str) -> Corpus:
+    """Open shards as a corpus whose manifest and member indexes are in `folder`."""
+    inspected = []
+    for stored in storage.expand([storage.normalise(url) for url in urls]):
+        name = format_of(stored.url)
+        inspected.append((stored, name, inspect_shard(stored.url, name)))
+    Corpus.from_inspections(inspected).publish(folder)
+    return Corpus.open(folder)
+
+
+def check_columns(corpus: Corpus, names: Sequence[str], *, what: str) -> None:
+    """Raise `InputError` unless the shards of a corpus have these columns."""
+    for name in names:
+        if name not in corpus.columns:
+            hint = did_you_mean(name, corpus.columns)
+            raise InputError(f"{what} has no column {name!r}: {hint}")
+
+
+def _content_hash(values: Sequence[Any]) -> bytes:
+    content = repr([value if not isinstance(value, str) else value.strip() for value in values])
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _check_counts(
+    making: np.ndarray[Any, Any], judging: np.ndarray[Any, Any], *, total: int
+) -> None:
+    sensible = f"a few hundred to a thousand are sensible, at least {_FEWEST} are required"
+    if total < _FEWEST:
+        raise InputError(f"the target has {total} examples: {sensible}")
+    if min(len(making), len(judging)) < _FEWEST // 4:
+        raise InputError(
+            f"of {total} examples of the target {len(making)} make annotations and {len(judging)}"
+            f" judge: change judge_share, or add examples; {sensible}. Duplicates are on one side"
+        )
+    if total < _SENSIBLE:
+        _log.warning(f"the target has {total} examples: {sensible}")
+
+
+def _examples(
+    samples: dict[str, list[Any]], kinds: list[str] | None, numbers: np.ndarray[Any, Any]
+) -> Examples:
+    chosen = numbers.tolist()
+    return Examples(
+        samples={name: [values[n] for n in chosen] for name, values in samples.items()},
+        num_examples=len(chosen),
+        kinds=None if kinds is None else tuple(kinds[n] for n in chosen),
+    )

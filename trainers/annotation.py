@@ -1,0 +1,124 @@
+"""Protocol of annotation kinds, and the values that they exchange with the driver.
+
+A kind is a frozen dataclass: its fields are its settings. A new kind is one file in
+`trainers/annotations/`, or a class anywhere, named by its dotted path. Importing this module does
+not import torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+# Columns of plain Python values: column name → one value for each sample.
+Samples = Mapping[str, list[Any]]
+
+_NOTES: Final = "__notes__"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of a target. `kinds` has the kind of reference of each, where the target has kinds.
+
+    The examples are sorted by their content: equal targets give equal annotations.
+    """
+
+    samples: Samples
+    num_examples: int
+    kinds: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What an annotation may be fitted to.
+
+    Attributes:
+        target: the half of the target's examples that makes annotations.
+        pool_sample: yields about `num_rows` random samples of the corpus in batches, always the
+            same ones for one seed.
+    """
+
+    target: Examples | None
+    pool_sample: Callable[[int], Iterator[Samples]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting produced: arrays, and plain values for the record."""
+
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Return it in the safetensors format; equal values give equal bytes."""
+        from safetensors.numpy import save
+
+        text = json.dumps(dict(self.notes), sort_keys=True).encode()
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        return save(arrays | {_NOTES: np.frombuffer(text, np.uint8)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Fitted":
+        """Return what `to_bytes` has written."""
+        from safetensors.numpy import load
+
+        arrays = load(content)
+        return cls(notes=json.loads(arrays.pop(_NOTES).tobytes()), arrays=arrays)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:32]
+
+
+class Measured(NamedTuple):
+    """One row for each sample: `value`, `status` (`ok` wherever there is a value), further columns.
+
+    `num_units` (u32) is the number of units where the kind counts them.
+    """
+
+    rows: pl.DataFrame
+    tokenise_seconds: float = 0.0
+
+
+class AnnotationKind(Protocol):
+    """How the value of a sample is computed. A value depends on its sample and the fit only."""
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether examples of a target are required; other kinds refuse them."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a sample that are read, of the corpus and of the target."""
+        ...
+
+    def fit(self, context: FitContext) -> Fitted:
+        """Fit to the target and a random part of the corpus, on the driver.
+
+        Raises:
+            InputError: the samples do not have what this kind needs.
+        """
+        ...
+
+    def measure(self, samples: Samples, fitted: Fitted) -> Measured:
+        """Return the values of a batch of samples, on a worker."""
+        ...
+
+
+@runtime_checkable
+class HasResolve(Protocol):
+    """Optional, for values that depend on other samples, such as duplicates."""
+
+    def resolve(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the final columns of `rows`, in any order.
+
+        `rows` are measured rows of the whole corpus with shard_id and row, and among them all that
+        have the same value.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Kinds of annotations, one per file; the file name is the kind."""

@@ -1,0 +1,55 @@
+"""Texts of a batch of samples: which of them are text, and batches that fit into the CPU cache."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from attent_select.errors import InputError
+
+OK: Final = "ok"
+EMPTY: Final = "empty"
+UNREADABLE: Final = "unreadable"
+
+_BATCH_CHARACTERS: Final = 1 << 17
+
+
+def texts_of(values: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """Return the text and the status of each value; the text is empty unless the status is `ok`."""
+    statuses = [_status_of(value) for value in values]
+    texts = [v if status == OK else "" for v, status in zip(values, statuses, strict=True)]
+    return texts, statuses
+
+
+def check_text(values: Sequence[Any], *, column: str, what: str) -> None:
+    """Raise `InputError` unless a column has some text."""
+    if not any(isinstance(value, str) for value in values):
+        types = sorted({type(value).__name__ for value in values}) or ["nothing"]
+        raise InputError(
+            f"the column {column!r} of {what} has values of type {', '.join(types)}, expected text:"
+            " name a column of text with --set text=COLUMN"
+        )
+
+
+def small_batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield consecutive texts with about 128 thousand characters together, or one longer text."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and size + len(text) > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
+
+
+def _status_of(value: Any) -> str:
+    if value is None:
+        return EMPTY
+    if not isinstance(value, str):
+        return UNREADABLE
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # an unpaired surrogate
+        return UNREADABLE
+    return OK if value.strip() else EMPTY

@@ -1,0 +1,95 @@
+"""Tests that every kind of annotation must pass."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+
+import polars as pl
+import pytest
+
+from attent_select.schema import OK, STATUSES
+from trainers.annotation import AnnotationKind, Examples, FitContext, Fitted, HasResolve, Samples
+
+VALUE_TYPES = (pl.Float32, pl.Int64, pl.String, pl.Boolean)
+
+
+class AnnotationConformance:
+    """Subclass it and define the fixtures `kind` and `samples`, about ten samples of a corpus."""
+
+    @pytest.fixture
+    def kind(self) -> AnnotationKind:
+        raise NotImplementedError("define the fixture `kind`")
+
+    @pytest.fixture
+    def samples(self) -> Samples:
+        raise NotImplementedError("define the fixture `samples`")
+
+    @pytest.fixture
+    def fitted(self, kind: AnnotationKind, samples: Samples) -> Fitted:
+        """Return the fit to a target and a corpus that are both `samples`."""
+        return fit(kind, samples)
+
+    def test_its_settings_are_a_frozen_dataclass_that_workers_receive(
+        self, kind: AnnotationKind
+    ) -> None:
+        assert dataclasses.is_dataclass(kind)
+        hash(kind)  # which frozen dataclasses have
+        assert copy.deepcopy(kind) == kind
+
+    def test_each_sample_has_a_value_or_a_status_that_says_why_not(
+        self, kind: AnnotationKind, samples: Samples, fitted: Fitted
+    ) -> None:
+        rows = kind.measure(samples, fitted).rows
+        assert len(rows) == num_samples(samples)
+        assert rows.schema["value"] in VALUE_TYPES
+        assert set(rows["status"]) <= set(STATUSES)
+        assert (rows["value"].is_not_null() | (rows["status"] != OK)).all()
+
+    def test_a_value_does_not_depend_on_the_batch(
+        self, kind: AnnotationKind, samples: Samples, fitted: Fitted
+    ) -> None:
+        together = kind.measure(samples, fitted).rows
+        each = [kind.measure(part, fitted).rows for part in single_samples(samples)]
+        assert pl.concat(each).equals(together)
+
+    def test_fitting_again_gives_equal_bytes_which_are_read_back(
+        self, kind: AnnotationKind, samples: Samples, fitted: Fitted
+    ) -> None:
+        content = fitted.to_bytes()
+        assert fit(kind, samples).to_bytes() == content
+        stored = Fitted.from_bytes(content)
+        assert stored.digest == fitted.digest
+        expected = kind.measure(samples, fitted).rows
+        assert kind.measure(samples, stored).rows.equals(expected)
+
+    def test_resolved_rows_do_not_depend_on_the_order(
+        self, kind: AnnotationKind, samples: Samples, fitted: Fitted
+    ) -> None:
+        if not isinstance(kind, HasResolve):
+            return
+        rows = kind.measure(samples, fitted).rows.with_row_index("row")
+        rows = rows.with_columns(shard_id=pl.lit(0, dtype=pl.UInt32))
+        resolved = [kind.resolve(each).sort("row") for each in (rows, rows.reverse())]
+        assert resolved[0].equals(resolved[1])
+        assert resolved[0]["row"].to_list() == rows["row"].to_list()
+
+
+def fit(kind: AnnotationKind, samples: Samples) -> Fitted:
+    """Fit to a target and a corpus that are both `samples`."""
+
+    def pool_sample(num_rows: int) -> Iterator[Samples]:  # noqa: ARG001
+        yield samples
+
+    target = Examples(samples, num_samples(samples)) if kind.needs_target else None
+    return kind.fit(FitContext(target=target, pool_sample=pool_sample))
+
+
+def num_samples(samples: Samples) -> int:
+    """Return the number of samples."""
+    return len(next(iter(samples.values())))
+
+
+def single_samples(samples: Samples) -> Iterator[Samples]:
+    """Yield each sample alone."""
+    for number in range(num_samples(samples)):
+        yield {name: [values[number]] for name, values in samples.items()}
