@@ -112,8 +112,8 @@ def _known_name(table: exp.Table, known: set[str]) -> str:
 
 def _samples(run: str) -> pl.LazyFrame:
     """Return every sample of the corpus with the columns of its annotations, in order."""
-    found = AnnotationColumns.of(run)
-    return found.join(None).frame() if found.annotations else Corpus.open(run).rows()
+    columns = AnnotationColumns.of(run)
+    return columns.join(None).frame() if columns.annotations else Corpus.open(run).rows()
 
 
 def _annotations(run: str) -> pl.LazyFrame:
@@ -127,8 +127,8 @@ def _annotations(run: str) -> pl.LazyFrame:
 
 def losses(run: str) -> pl.LazyFrame:
     """Return the newest loss of every sample, with the carried columns and annotations."""
-    scan, found = LossCatalog(run).scan(), AnnotationColumns.of(run)
-    return found.join(scan).frame() if found.annotations else scan.frame()
+    scan, columns = LossCatalog(run).scan(), AnnotationColumns.of(run)
+    return columns.join(scan).frame() if columns.annotations else scan.frame()
 
 
 def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
