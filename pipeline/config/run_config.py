@@ -5,7 +5,7 @@ its key.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import yaml
@@ -46,6 +46,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     if lines := list(credentials.problems(values)):
         raise all_problems(lines, source=source)
     task = _load_plugin(values, "task", key="name", package=TASKS, source=source)
+    values = _with_model_tokenizer(values, task)
     settings = run_settings_of(task, _load_strategy(values, source=source))
     config = check(settings, values, source=source)
     if lines := list(preflight_problems(config)):
@@ -142,6 +143,16 @@ def check_frozen(config: RunConfig) -> None:
     if lines:
         lines.append("use the settings of run.yaml, or choose another `run`")
         raise all_problems(lines, source=url)
+
+
+def _with_model_tokenizer(values: Mapping[str, Any], task: Any) -> Mapping[str, Any]:
+    """Return the values with the model's tokenizer, for a task that takes one and names none."""
+    names = [field.name for field in fields(task)] if is_dataclass(task) else []
+    section, model = values["task"], values.get("model")
+    path = model.get("path") if isinstance(model, Mapping) else None
+    if "tokenizer" not in names or section.get("tokenizer") is not None or path is None:
+        return values
+    return {**values, "task": {**section, "tokenizer": path}}
 
 
 def _load_strategy(values: Mapping[str, Any], *, source: str) -> Any:

@@ -35,7 +35,8 @@ def export(run: str, *, out: str, round_number: int | None = None) -> dict[str, 
         save_plain(task.models(config.model), files, folder)
     for name in ("tokenizer", "processor"):
         if (source := getattr(task, name, None)) is not None:
-            save_preprocessing(str(source), folder)
+            template = getattr(task, "chat_template", None)
+            save_preprocessing(str(source), folder, chat_template=template)
     return {"model": str(folder), "checkpoint": opened.url, "step": opened.step}
 
 

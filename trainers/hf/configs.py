@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from attent_select.errors import InputError
 from trainers.hf import architectures
+from trainers.hf.paths import check_folder
 
 architectures.register()
 
@@ -48,8 +49,8 @@ def check_vocabulary(config: PreTrainedConfig, *, num_tokens: int) -> None:
     vocab_size = getattr(config.get_text_config(), "vocab_size", None)
     if vocab_size is not None and vocab_size < num_tokens:
         raise InputError(
-            f"the tokenizer has {num_tokens} tokens, the model only {vocab_size}: use the "
-            "tokenizer that belongs to the model, or set model.config.vocab_size"
+            f"the tokenizer has {num_tokens} tokens, the model only {vocab_size}: set "
+            f"model.config.vocab_size to at least {num_tokens}, or use the model's tokenizer"
         )
 
 
@@ -84,6 +85,7 @@ def _saved_config(settings: Mapping[str, Any]) -> PreTrainedConfig:
     overrides = dict(settings.get("config", {}))
     overrides.pop("model_type", None)
     trusted = bool(settings.get("trust_remote_code", False))
+    check_folder(path, what="model.path")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, trust_remote_code=trusted, **overrides

@@ -13,6 +13,9 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from attent_select.errors import InputError, MissingError
 from trainers.hf.configs import check_decoder, check_positions, check_vocabulary, load_config
+from trainers.hf.embeddings import grow_embeddings
+from trainers.hf.new_weights import Loading, check_new_weights
+from trainers.hf.paths import check_folder
 
 # What transformers raises for a configuration from which no model can be built.
 _BUILD_ERRORS = (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError)
@@ -27,8 +30,9 @@ class HuggingFaceModels:
         config: the fields of a transformers configuration, with `model_type`: a new model.
         path: a saved model (a local folder, or a name on the hub) to start from; fields of `config`
             then override its configuration.
-        new_weights: with `path`, allow weights that the saved model lacks (a new head); default
-            false.
+        new_weights: with `path`, initialise weights at random that the saved model lacks or has in
+            another shape. `true`: those of a new head; a list: the tensors that it names, which
+            may be embeddings, position tables and patch projections; default false.
         trust_remote_code: run code that comes with `path`; default false.
         lora: train an adapter instead of the model, see `trainers/hf/lora.py`.
     """
@@ -66,7 +70,9 @@ class HuggingFaceModels:
         """
         config = load_config(self.settings)
         self._check_type(config)
-        self._check_limits(config)
+        check_positions(config, num_positions=self.num_positions)
+        if "path" not in self.settings:  # a saved model gets embeddings for new tokens
+            check_vocabulary(config, num_tokens=self.num_tokens)
         if self.example is not None:
             self._check_example(self.example)
 
@@ -91,9 +97,9 @@ class HuggingFaceModels:
         """
         if not (folder / "config.json").is_file():
             raise MissingError(f"no model in {folder}: expected config.json and safetensors")
-        model, problems = self._from_pretrained(str(folder))
-        if problems:
-            raise InputError(f"the weights in {folder} do not fit the model: {problems}")
+        model, loading = self._from_pretrained(str(folder))
+        if loading.problems:
+            raise InputError(f"the weights in {folder} do not fit the model: {loading.problems}")
         self._check_limits(model.config)
         return model
 
@@ -167,20 +173,18 @@ class HuggingFaceModels:
     def _from_path(self) -> PreTrainedModel:
         path = self.settings["path"]
         self._check_type(load_config(self.settings))
-        model, problems = self._from_pretrained(path, **self.settings.get("config", {}))
-        allowed = {"missing", "mismatched"} if self.settings.get("new_weights") else set()
-        if problems.keys() - allowed:
-            raise InputError(
-                f"the weights in {path} do not fit the model: {problems}. Set `new_weights: true` "
-                "to initialise missing and mismatched ones at random"
-            )
+        overrides = dict(self.settings.get("config", {}))
+        # Rows are added to the trained embedding below, instead of a new one in its place.
+        vocab_size = overrides.pop("vocab_size", 0)
+        model, loading = self._from_pretrained(path, **overrides)
+        check_new_weights(model, loading, asked=self.settings.get("new_weights", False), path=path)
+        grow_embeddings(model, num_tokens=self.num_tokens, vocab_size=vocab_size, path=path)
         return model
 
-    def _from_pretrained(
-        self, path: str, **config: Any
-    ) -> tuple[PreTrainedModel, dict[str, list[str]]]:
-        """Return the model and what is wrong with its weights (empty: nothing)."""
+    def _from_pretrained(self, path: str, **config: Any) -> tuple[PreTrainedModel, Loading]:
+        """Return the model, and what is wrong with its weights."""
         config.pop("model_type", None)
+        check_folder(path, what="model.path")
         try:
             model, info = self._class.from_pretrained(
                 path,
@@ -195,13 +199,7 @@ class HuggingFaceModels:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"the model in {path} cannot be loaded: {error}") from error
         _keep_weight_layout(model)
-        problems = {
-            "missing": info["missing_keys"],
-            "unexpected": info["unexpected_keys"],
-            "mismatched": info["mismatched_keys"],
-            "errors": info["error_msgs"],
-        }
-        return model, {name: sorted(map(str, keys)) for name, keys in problems.items() if keys}
+        return model, Loading.of(info)
 
 
 def _four_bit_config(dtype: str) -> BitsAndBytesConfig:

@@ -13,6 +13,7 @@ from transformers import (
 from transformers.image_processing_backends import PilBackend
 
 from attent_select.errors import InputError
+from trainers.hf.paths import check_folder
 
 _FAILURES = (OSError, ValueError, KeyError, ImportError, TypeError)
 
@@ -24,12 +25,16 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: there is none, or it is not a fast one.
     """
+    check_folder(path, what="task.tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, trust_remote_code=False)
     except _FAILURES as error:
         raise InputError(f"no tokenizer can be loaded from {path}: {error}") from error
     if not tokenizer.is_fast:
         raise InputError(f"the tokenizer in {path} is not a fast one (tokenizer.json)")
+    # A tokenizer may be saved with them: texts are cut and padded by the task.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
@@ -40,6 +45,7 @@ def load_image_processor(path: str, *, backend: str) -> Any:
     Raises:
         InputError: there is none, or the backend is not installed: another gives other pixels.
     """
+    check_folder(path, what="task.processor")
     try:
         processor = AutoImageProcessor.from_pretrained(
             path, backend=backend, trust_remote_code=False
@@ -57,6 +63,7 @@ def load_processor(path: str, *, backend: str) -> Any:
     Raises:
         InputError: there is none, it lacks a part, or the backend is not installed.
     """
+    check_folder(path, what="task.processor")
     try:
         processor = AutoProcessor.from_pretrained(path, backend=backend, trust_remote_code=False)
     except _FAILURES as error:
@@ -74,10 +81,15 @@ def load_processor(path: str, *, backend: str) -> Any:
     return processor
 
 
-def save_preprocessing(path: str, folder: Path) -> None:
-    """Copy the tokenizer or processor saved at `path` into a model's folder."""
+def save_preprocessing(path: str, folder: Path, *, chat_template: str | None = None) -> None:
+    """Copy the tokenizer or processor saved at `path` into a model's folder, with the chat template
+    that the model was trained with, if it is another.
+    """
     try:
-        AutoProcessor.from_pretrained(path, trust_remote_code=False).save_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+        if chat_template is not None:
+            processor.chat_template = chat_template
+        processor.save_pretrained(folder)
     except _FAILURES as error:
         raise InputError(f"no processor can be loaded from {path}: {error}") from error
 

@@ -120,7 +120,7 @@ class _Turn:
         after = self._up_to(self.turn)
         if after is None or not (self.text.startswith(after) and after.startswith(before)):
             return None
-        return len(before), len(after)
+        return (len(before), len(after)) if before != after else None
 
     def around_body(self) -> Span | None:
         """Locate the turn from its body: after the generation prompt before it, to the end token

@@ -13,6 +13,8 @@ from attent_select.errors import InputError, MissingError
 from catalogs.formats.parquet import Parquet
 from pipeline import stages
 from pipeline.config import credentials, run_config
+from trainers.hf import model_store
+from trainers.inputs.tokenizer import train_tokenizer
 
 TEXT = """
 corpus: {shards: [SHARDS/*.parquet]}
@@ -113,7 +115,7 @@ PROBLEMS = [
     ("model.config.model_type", "nope", "model.config: the model cannot be built: "),
     ("model.config.hidden_size", "abc", "model.config: the model cannot be built: "),
     ("model.config.hidden_sizes", 8, "model.config: vit has no field 'hidden_sizes'; did you"),
-    ("model", {"path": "/nowhere/model"}, "model.path: no model can be loaded from /nowhere/m"),
+    ("model", {"path": "/nowhere/model"}, "model.path is /nowhere/model: there is no such folder"),
     ("training.learning_rate", float("nan"), "training.learning_rate is nan: expected a posit"),
     ("training.learning_rate", 0, "training.learning_rate is 0.0: expected a positive number"),
     ("training.weight_decay", -1, "training.weight_decay is -1.0: expected 0 (off) or more"),
@@ -304,3 +306,17 @@ def test_resuming_with_other_settings_names_every_key_that_differs(values: dict[
         run_config.freeze(run_config.parse(other))
     assert "seed: the run was started with 0, now it is 4" in str(caught.value)
     assert "selection.temperature: the run was started with 0.5, now it is 2.0" in str(caught.value)
+
+
+def test_a_task_without_a_tokenizer_takes_the_model_s(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "model")
+    train_tokenizer(["some text"], Path(folder), vocab_size=300)
+    config = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 300}
+    models = model_store("AutoModelForCausalLM", {"config": {**config, "eos_token_id": 1}})
+    models.save(models.build(1), Path(folder))
+    text = {**values, "task": {"name": "causal_lm", "text": "t"}, "model": {"path": folder}}
+    assert run_config.parse(text).task.task.tokenizer == folder
+    with pytest.raises(InputError, match=r"no tokenizer: set task\.tokenizer"):
+        run_config.parse({**text, "model": {"config": config}})
