@@ -69,8 +69,16 @@ def changed_values(
     [
         ("model", {"lora": {"targets": ["query"]}}, r"model\.lora: .*query.*layers of the model"),
         ("model", {"lora": {"ranks": 3}}, r"model\.lora has unknown settings ranks"),
-        ("model", {"path": "nowhere/at/all"}, r"model\.path: no model can be loaded"),
-        ("task", {"tokenizer": "nowhere/at/all"}, "task: task.tokenizer is nowhere/at/all: there is no such folder"),
+        (
+            "model",
+            {"path": "nowhere/at/all"},
+            r"model\.path is nowhere/at/all: there is no such folder",
+        ),
+        (
+            "task",
+            {"tokenizer": "nowhere/at/all"},
+            "task: task.tokenizer is nowhere/at/all: there is no such folder",
+        ),
         ("task", {"max_length": 2000}, r"model: .*set task\.max_length to at most 1024"),
         ("task", {"template": "no field"}, "task.*template is 'no field'"),
     ],
