@@ -72,12 +72,12 @@ def changed_values(
         (
             "model",
             {"path": "nowhere/at/all"},
-            r"model\.path is nowhere/at/all: there is no such folder",
+            r"model\.path is .*no such folder",
         ),
         (
             "task",
             {"tokenizer": "nowhere/at/all"},
-            "task: task.tokenizer is nowhere/at/all: there is no such folder",
+            r"task\.tokenizer is .*no such folder",
         ),
         ("task", {"max_length": 2000}, r"model: .*set task\.max_length to at most 1024"),
         ("task", {"template": "no field"}, "task.*template is 'no field'"),
