@@ -58,9 +58,12 @@ def test_a_raw_pool_is_narrowed_to_what_resembles_the_examples(raw: Path) -> Non
     assert made["coverage"] > 0.99
     assert made["seconds"].keys() == {"fit", "measure", "tokenise", "total"}
     answer("annotate", corpus, "--name", "source", "--kind", "column", "--set", "column=source")
-    rows = values_of(corpus, "relevance").with_columns(source=values_of(corpus, "source")["value"])
-    top = rows.sort("value", descending=True, nulls_last=True).head(NUM_ROWS // 10)
-    assert (top["source"] == "prose").mean() >= 0.8  # type: ignore[operator]
+    index = raw / "top.parquet"
+    by_key = ["--strategy", "key", "--set", "key=relevance", "--set", "explore=0"]
+    answer("select", corpus, *by_key, "--ratio", "0.15", "--out", index)
+    selected = pl.read_parquet(index).join(values_of(corpus, "source"), on=["shard_id", "row"])
+    assert len(selected) == NUM_ROWS * 15 // 100
+    assert (selected["value"] == "prose").mean() >= 0.8  # type: ignore[operator]
 
     listed = {entry["name"]: entry for entry in answer("annotations", corpus)["annotations"]}
     expected = listed["relevance"]
@@ -209,7 +212,8 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     done = attent("annotate", corpus, *given, *scheduler_for(arguments, address))
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "kernels" not in line]
+    assert len(lines) == 1, "besides what a library says about its own kernels"
     assert sorted(corpus.rglob("*")) == before
 
 
