@@ -82,7 +82,8 @@ def measure_span(task: SpanTask) -> SpanResult:
         tokenise_seconds += seconds
     span_rows = _with_killed(pl.concat(frames) if frames else None, journal.suspects.killers)
     shard_id = pl.lit(task.span.shard_id, dtype=pl.UInt32).alias(schema.SHARD_ID)
-    store.write_span(name, task.digest, span_rows.sort(schema.ROW).with_columns(shard_id))
+    ordered = [pl.col(schema.ROW), pl.exclude(schema.ROW)]
+    store.write_span(name, task.digest, span_rows.sort(schema.ROW).select(shard_id, *ordered))
     journal.close()
     units = span_rows[schema.NUM_UNITS].sum() if schema.NUM_UNITS in span_rows.columns else 0
     taken = {"measure": perf_counter() - started - tokenise_seconds, "tokenise": tokenise_seconds}
