@@ -177,7 +177,9 @@ class HuggingFaceModels:
         # Rows are added to the trained embedding below, instead of a new one in its place.
         vocab_size = overrides.pop("vocab_size", 0)
         model, loading = self._from_pretrained(path, **overrides)
-        check_new_weights(model, loading, asked=self.settings.get("new_weights", False), path=path)
+        check_new_weights(
+            model, loading, requested=self.settings.get("new_weights", False), path=path
+        )
         grow_embeddings(model, num_tokens=self.num_tokens, vocab_size=vocab_size, path=path)
         return model
 

@@ -44,11 +44,11 @@ class Loading:
             "unexpected": self.unexpected,
             "errors": self.errors,
         }
-        return "; ".join(f"{name}: {', '.join(found)}" for name, found in parts.items() if found)
+        return "; ".join(f"{name}: {', '.join(names)}" for name, names in parts.items() if names)
 
 
 def check_new_weights(
-    model: torch.nn.Module, loading: Loading, *, asked: bool | Sequence[str], path: str
+    model: torch.nn.Module, loading: Loading, *, requested: bool | Sequence[str], path: str
 ) -> None:
     """Check that only weights are new that the configuration asks for.
 
@@ -61,11 +61,11 @@ def check_new_weights(
     if not loading.problems:
         return
     new = [*loading.missing, *loading.mismatched]
-    if asked is True:
+    if requested is True:
         refused = [name for name in new if _is_input_layer(model, name)]
     else:
-        refused = [name for name in new if name not in (asked or ())]
-    if loading.unexpected or loading.errors or (refused and asked is False):
+        refused = [name for name in new if name not in (requested or ())]
+    if loading.unexpected or loading.errors or (refused and requested is False):
         raise InputError(
             f"the weights in {path} do not fit the model ({loading.problems}). Set `new_weights: "
             "true` to initialise those of a new head at random, or remove what model.config changes"

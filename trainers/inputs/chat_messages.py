@@ -51,7 +51,7 @@ def messages_in(value: Any, *, column: str) -> list[Message]:
     Raises:
         SampleError: these are not messages, or there is none.
     """
-    value = parsed(value, place=f"column {column!r}")
+    value = parse_json(value, place=f"column {column!r}")
     if not isinstance(value, list):
         raise _unreadable(
             f"column {column!r} holds {type(value).__name__}: expected a list of messages"
@@ -67,14 +67,14 @@ def tools_in(value: Any, *, column: str) -> list[Any] | None:
     Raises:
         SampleError: it holds something else.
     """
-    value = parsed(value, place=f"column {column!r}")
+    value = parse_json(value, place=f"column {column!r}")
     if value is None:
         return None
     if not isinstance(value, list):
         raise _unreadable(
             f"column {column!r} holds {type(value).__name__}: expected a list of tools"
         )
-    tools = [parsed(tool, place=f"column {column!r}") for tool in value]
+    tools = [parse_json(tool, place=f"column {column!r}") for tool in value]
     if any(not isinstance(tool, dict) for tool in tools):
         raise _unreadable(f"column {column!r}: expected every tool to be a JSON schema")
     return tools or None
@@ -86,7 +86,7 @@ def variables_in(value: Any, *, column: str) -> dict[str, Any]:
     Raises:
         SampleError: it holds something else.
     """
-    value = parsed(value, place=f"column {column!r}")
+    value = parse_json(value, place=f"column {column!r}")
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -96,7 +96,7 @@ def variables_in(value: Any, *, column: str) -> dict[str, Any]:
     return value
 
 
-def parsed(value: Any, *, place: str) -> Any:
+def parse_json(value: Any, *, place: str) -> Any:
     """Return a value with JSON text parsed, and without the nulls of Arrow's structs.
 
     Raises:
@@ -111,7 +111,7 @@ def parsed(value: Any, *, place: str) -> Any:
 
 
 def _message(entry: Any, place: str) -> Message:
-    entry = parsed(entry, place=place) if isinstance(entry, str) else entry
+    entry = parse_json(entry, place=place) if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
         raise _unreadable(f"{place} is {type(entry).__name__}: expected role and content")
     message = _from_sharegpt(entry, place) if "from" in entry else dict(entry)
@@ -119,7 +119,7 @@ def _message(entry: Any, place: str) -> Message:
         raise _unreadable(f"{place} has no role: expected role and content, or from and value")
     for name in ("tool_calls", "function_call"):
         if isinstance(message.get(name), str):
-            message[name] = parsed(message[name], place=f"{place}, {name}")
+            message[name] = parse_json(message[name], place=f"{place}, {name}")
     content = message.get("content")
     if isinstance(content, list):
         message["content"] = [
@@ -145,7 +145,7 @@ def _from_sharegpt(entry: Message, place: str) -> Message:
     others = {name: kept for name, kept in entry.items() if name not in ("from", "value")}
     if speaker != "function_call":
         return {"role": role, "content": value, **others}
-    calls = parsed(value, place=place)
+    calls = parse_json(value, place=place)
     calls = calls if isinstance(calls, list) else [calls]
     return {
         "role": role,

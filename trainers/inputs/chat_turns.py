@@ -48,7 +48,7 @@ def rendered_chat(
     )
     text, spans = rendering.render(chat.messages)
     if not turns or not has_markers(rendering.template):
-        spans = _located(rendering, text, turns[-1:] if only_last else turns)
+        spans = _locate(rendering, text, turns[-1:] if only_last else turns)
     elif only_last and len(turns) > 1:
         spans = spans[len(rendering.render(chat.messages[: turns[-1]])[1]) :]
     return text, tuple(spans)
@@ -82,7 +82,7 @@ class _Rendering:
             return None
 
 
-def _located(rendering: _Rendering, text: str, turns: Sequence[int]) -> list[Span]:
+def _locate(rendering: _Rendering, text: str, turns: Sequence[int]) -> list[Span]:
     """Return the characters of each turn.
 
     Raises:

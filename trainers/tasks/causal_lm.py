@@ -97,13 +97,13 @@ class CausalLm:
         self._check_answer()
 
     def _check_chat(self) -> None:
-        given = [
+        chat_only = [
             name
             for name in ("chat_template", "tools", "chat_template_kwargs")
             if getattr(self, name) is not None
         ]
-        if given and self.messages is None:
-            raise InputError(f"{given[0]} needs a chat: set `messages`")
+        if chat_only and self.messages is None:
+            raise InputError(f"{chat_only[0]} needs a chat: set `messages`")
         if self.train_on not in ("all_assistant", "last"):
             raise InputError(f"train_on is {self.train_on!r}: expected all_assistant or last")
 
@@ -157,17 +157,17 @@ class CausalLm:
         return item
 
     def prepare_all(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
-        """Return what `prepare` returns or raises for each sample; the tokenizer works in threads
-        of its own.
+        """Return what `prepare` returns or raises for each sample, with all texts tokenised at
+        once.
         """
-        found = [_or_error(partial(self._text, sample)) for sample in samples]
-        usable = [entry for entry in found if isinstance(entry, tokens.Text)]
+        rendered = [_or_error(partial(self._text, sample)) for sample in samples]
+        usable = [entry for entry in rendered if isinstance(entry, tokens.Text)]
         encoded = iter(tokens.encode_all(self._tokenizer, usable))
         return [
             entry
             if isinstance(entry, SampleError)
             else _or_error(partial(self._item, entry, *next(encoded)))
-            for entry in found
+            for entry in rendered
         ]
 
     def _item(self, text: tokens.Text, ids: list[int], labels: list[int]) -> Item:
