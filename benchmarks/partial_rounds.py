@@ -60,7 +60,7 @@ def settings(folder: Path, *, by: str) -> Any:
     return run_config.parse(
         {
             "run": str(folder / "run"),
-            "corpus": {"shards": [str(folder / "run" / "corpus" / "shards")]},
+            "corpus": {"path": str(folder / "corpus")},
             "task": {"name": "image_classification", "image_size": 28, "num_channels": 1},
             "model": {
                 "config": {
@@ -148,7 +148,7 @@ def main() -> None:
         images(options.data, options.samples).write_parquet(folder / "images.parquet")
         stages.ingest_shards(
             [str(folder / "images.parquet")],
-            out=str(folder / "run"),
+            out=str(folder / "corpus"),
             convert="parquet",
             shard_samples=-(-options.samples // NUM_SHARDS),
         )

@@ -205,7 +205,7 @@ class _Slices:
 
     def take(self, part: slice) -> Ids:
         """Return the ids at `part`, which begins where an earlier one ended, or later."""
-        found = [np.zeros(0, np.int64)]
+        slices = [np.zeros(0, np.int64)]
         first = part.start
         while first < part.stop:
             while self._end <= first:
@@ -215,9 +215,9 @@ class _Slices:
                 self._ids, self._ids_of = self._ids_of(), None
             stop = min(part.stop, self._end)
             begin = len(self._ids) - (self._end - first)
-            found.append(self._ids[begin : begin + stop - first])
+            slices.append(self._ids[begin : begin + stop - first])
             first = stop
-        return np.concatenate(found)
+        return np.concatenate(slices)
 
 
 def order_digest(selected: Selected, steps: Iterator[tuple[int, Ids]]) -> str:

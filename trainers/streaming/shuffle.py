@@ -49,10 +49,10 @@ class ShuffledRows:
             if first == total:
                 return
             end = min(first + max(int(limit / max(self.rows.selected.mean_bytes, 1)), 1), total)
-            yield end - first, partial(self._permuted, np.arange(first, end), key=key)
+            yield end - first, partial(self._permute_rows, np.arange(first, end), key=key)
             first = end
 
-    def _permuted(self, positions: Ids, *, key: int) -> Ids:
+    def _permute_rows(self, positions: Ids, *, key: int) -> Ids:
         return self.rows.ids_of(permute(positions, size=len(self.rows), key=key))
 
     def _read_blocks(self, epoch: int) -> Iterator[LazyBlock]:
