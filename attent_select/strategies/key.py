@@ -20,8 +20,8 @@ from attent_select.strategy import EXPRESSION, Candidates, Cutoff
 class Key:
     """key = the expression, largest first; with Gumbel noise g, key = expression/τ + g.
 
-    Rows for which the expression is null, NaN or infinite are not eligible. A selection from
-    equal values only is refused: their order would be that of the corpus.
+    Rows for which the expression is null, NaN or infinite are not eligible. Rows with equal values
+    are taken in the order of the corpus.
 
     Attributes:
         expression: SQL expression of one row, such as `relevance` or `loss - reference_loss`; the

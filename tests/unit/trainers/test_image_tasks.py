@@ -77,7 +77,7 @@ def test_a_processor_that_crops_is_refused_for_tasks_with_maps(tmp_path: Path) -
         SemanticSegmentation(processor=str(tmp_path)),
         DenseRegression(processor=str(tmp_path)),
     ):
-        with pytest.raises(InputError, match="has do_center_crop"):
+        with pytest.raises(InputError, match="sets do_center_crop"):
             task.check()
 
 
