@@ -259,10 +259,11 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
-    def _functional_gradient_needs_scoring(self) -> "RunSettings[TaskT, StrategyT]":
-        if self.scoring.functional_gradient and self.schedule.rescore.kind == "observed":
+    def _carried_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":
+        if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
+            key = "carry" if self.scoring.carry else "functional_gradient"
             raise InputError(
-                "scoring.functional_gradient: its column is written by scoring, and with "
+                f"scoring.{key}: its columns are written by scoring, and with "
                 "schedule.rescore.kind observed nothing is scored: omit one of them"
             )
         return self

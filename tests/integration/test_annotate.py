@@ -191,7 +191,7 @@ TARGET = ["--target", "TARGET"]
             "does not use a target: leave out --target",
         ),
         (["--name", "a", "--kind", "column"], "column: is missing"),
-        (["--name", "a", "--kind", "length", "--tokenizer", "/nothing"], "no tokenizer can be"),
+        (["--name", "a", "--kind", "length", "--tokenizer", "/nothing"], "there is no such folder"),
         (["--name", "taken", "--kind", "column", "--set", "column=source"], "give --overwrite"),
         (["--name", "a", "--drop"], "no annotation 'a'"),
         (["--name", "a", "--drop", "--kind", "ngram"], "leave out what makes one"),

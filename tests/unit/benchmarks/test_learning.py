@@ -151,7 +151,7 @@ def test_arms_are_compared_within_their_seed() -> None:
     # Between the seeds lie 0.1, between the arms 0.01, the same in each seed.
     assert against["accuracy"]["low"] == pytest.approx(0.01)
     assert against["eval_loss"]["mean"] == pytest.approx(0.1), "less loss is a gain"
-    assert ours["verdict"].startswith("saves 49.0 s")
+    assert ours["verdict"].startswith("Saves 49.0 s")
     assert short["against all data"]["accuracy"]["mean"] == pytest.approx(-0.1)
     assert "verdict" not in short
 
