@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Processes that share the tests; each may start a small cluster, so that more take much memory.
-TEST_PROCESSES ?= auto
+TEST_PROCESSES ?= logical
 LOWEST := .venv-lowest/bin
 
 .PHONY: install demo test test-lowest lint bench docs clean
