@@ -46,7 +46,13 @@ class TeachingStream(IterableDataset[Batch]):
         corpus: Corpus,
         task: Task | None = None,
         *,
-        order: OrderSettings,
+        batch_size: int | None = None,
+        seed: int = 0,
+        epochs: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int | None = None,
+        order: OrderSettings | None = None,
         share: RankShare | None = None,
         settings: StreamingSettings | None = None,
         start_step: int = 0,
@@ -59,28 +65,33 @@ class TeachingStream(IterableDataset[Batch]):
             index: the selected rows.
             corpus: the shards that they are in.
             task: prepares and collates; None gives only the five tensors above.
-            order: seed, global batch size, epochs, tail.
-            share: rank, world size, micro-batch size; default: a single rank with whole batches.
+            batch_size: samples per optimizer step, over all ranks; give this or `order`.
+            seed: seed of the order and of augmentation.
+            epochs: passes over the index, each in another order.
+            rank: of this process, 0 to `world_size` - 1.
+            world_size: number of ranks.
+            micro_batch_size: most samples of one forward pass; default: the rank's whole share.
+            order: seed, batch size, epochs and tail in one value.
+            share: rank, world size and micro-batch size in one value.
             settings: shuffle, reading, threads, cache.
             start_step: where to begin.
             compact: the selected rows alone, in their order, read instead of `corpus`; the order
                 stays the same.
             max_failed_share: more unusable samples than this share end training.
+
+        Raises:
+            InputError: neither `batch_size` nor `order` is given, or a value is out of range.
         """
-        settings, self.share = settings or StreamingSettings(), share or RankShare()
+        settings = settings or StreamingSettings()
+        self.share = share or RankShare(rank, world_size, micro_batch_size)
+        order = order or _order_settings(batch_size, seed=seed, epochs=epochs)
         self.order = Order(Selected.of_index(index, corpus), order, settings)
         self.stats = StreamStats(
             max_failed_share, padded=self.order.num_padded, dropped=self.order.num_dropped
         )
         self._identity = _identity(index, corpus, self.order)
-        self._source = Source(
-            self.order.selected,
-            corpus,
-            corpus.columns if task is None else task.columns,
-            compact=compact,
-            policy=read_policy(settings, meter=self.stats.meter),
-            reader=f"rank {self.share.rank}",
-        )
+        columns = corpus.columns if task is None else task.columns
+        self._source = self._open_source(corpus, compact, columns=columns, settings=settings)
         self._reader = RankReader(
             self.order,
             self._source,
@@ -91,6 +102,23 @@ class TeachingStream(IterableDataset[Batch]):
         )
         self._process = os.getpid()
         self._next_step = self._checked_step(start_step)
+
+    def _open_source(
+        self,
+        corpus: Corpus,
+        compact: Corpus | None,
+        *,
+        columns: tuple[str, ...],
+        settings: StreamingSettings,
+    ) -> Source:
+        return Source(
+            self.order.selected,
+            corpus,
+            columns,
+            compact=compact,
+            policy=read_policy(settings, meter=self.stats.meter),
+            reader=f"rank {self.share.rank}",
+        )
 
     @property
     def num_steps(self) -> int:
@@ -231,3 +259,9 @@ def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
         "shuffle": order.streaming.shuffle,
         "block_bytes": order.streaming.block_bytes,
     }
+
+
+def _order_settings(batch_size: int | None, *, seed: int, epochs: int) -> OrderSettings:
+    if batch_size is None:
+        raise InputError("a TeachingStream needs batch_size (or order): expected at least 1")
+    return OrderSettings(seed, batch_size, epochs)

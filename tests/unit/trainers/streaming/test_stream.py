@@ -21,7 +21,9 @@ from attent_select.errors import CorpusMismatchError, InputError, StorageError
 from catalogs import storage
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
-from trainers.settings import StreamingSettings
+from trainers import TeachingStream
+from trainers.settings import OrderSettings, StreamingSettings
+from trainers.streaming.rank_share import RankShare
 from trainers.task import Batch
 
 
@@ -476,6 +478,35 @@ def test_shards_of_one_row_are_read_like_any_other(tmp_path: Path) -> None:
     for shuffle in ("block", "full"):
         found = trained(list(stream_of(index, corpus, batch_size=4, shuffle=shuffle)))
         assert sorted((shard, row) for _, shard, row in found) == [(k, 0) for k in range(9)]
+
+
+def test_plain_arguments_give_the_stream_of_the_settings_that_they_stand_for(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    plain = TeachingStream(
+        index,
+        corpus,
+        TASK,
+        batch_size=8,
+        seed=3,
+        epochs=2,
+        rank=1,
+        world_size=2,
+        micro_batch_size=2,
+    )
+    order, share = OrderSettings(3, 8, epochs=2), RankShare(1, 2, micro_batch_size=2)
+    settings = TeachingStream(index, corpus, TASK, order=order, share=share)
+    assert plain.order_digest() == settings.order_digest()
+    rows = [[batch["row"].tolist() for batch in stream] for stream in (plain, settings)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == plain.num_steps * 2
+
+
+def test_a_stream_without_a_batch_size_says_what_is_missing(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    with pytest.raises(InputError, match="needs batch_size"):
+        TeachingStream(index, corpus, TASK)
 
 
 INTERRUPTED = """
