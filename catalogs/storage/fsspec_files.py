@@ -12,8 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from attent_select.errors import StorageError
 from catalogs.layout import join
 from catalogs.storage.objects import (
@@ -98,6 +96,8 @@ def _driver(url: str) -> tuple[Any, str]:
         # Explicit, because fsspec caches clients by their options, not by the environment.
         options |= {"endpoint_url": s3_endpoint() or None, "config_kwargs": _TIMEOUTS}
     try:
+        import fsspec  # here, because most commands start without it
+
         files, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise StorageError(f"{url} needs a package that is not installed: {error}") from error
