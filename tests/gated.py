@@ -35,6 +35,7 @@ class Gated:
     folder: str
 
     needs_target = False
+    further_columns = ()
     columns = ("text",)
 
     def fit(self, context: FitContext) -> Fitted:

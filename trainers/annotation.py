@@ -98,6 +98,11 @@ class AnnotationKind(Protocol):
         """The columns of a sample that are read, of the corpus and of the target."""
         ...
 
+    @property
+    def further_columns(self) -> tuple[str, ...]:
+        """The columns that annotations may have beside `value`."""
+        ...
+
     def fit(self, context: FitContext) -> Fitted:
         """Fit to the target and a random part of the corpus, on the driver.
 

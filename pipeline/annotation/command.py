@@ -129,7 +129,8 @@ def load_kind(
             f"--kind {name}: expected {', '.join(known)}, or the dotted path of a class"
         )
     plugin: type[Any] = load_plugin(KINDS, name)
-    if not dataclasses.is_dataclass(plugin) or not hasattr(plugin, "measure"):
+    has_protocol = all(hasattr(plugin, name) for name in ("measure", "further_columns"))
+    if not dataclasses.is_dataclass(plugin) or not has_protocol:
         raise InputError(f"--kind {name}: expected the class of a kind, see docs/extending.md")
     values = replace_keys({}, settings)
     if tokenizer is not None:

@@ -40,6 +40,7 @@ class Column:
     value_type: ValueType | None = None
 
     needs_target = False
+    further_columns = ()
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class Duplicates:
     normalise: bool = True
 
     needs_target = False
+    further_columns = ("rank", "size")
 
     @property
     def columns(self) -> tuple[str, ...]:

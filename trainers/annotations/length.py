@@ -24,6 +24,7 @@ class Length:
     text: str = "text"
 
     needs_target = False
+    further_columns = ("num_units", "num_characters")
 
     @property
     def columns(self) -> tuple[str, ...]:

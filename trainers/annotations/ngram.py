@@ -57,6 +57,10 @@ class Ngram:
     def columns(self) -> tuple[str, ...]:
         return (self.text,)
 
+    @property
+    def further_columns(self) -> tuple[str, ...]:
+        return ("kind", "num_units") if self.tokenizer else ("kind",)
+
     def fit(self, context: FitContext) -> Fitted:
         """Count the n-grams of the target and of a random part of the corpus."""
         target = context.target

@@ -45,6 +45,16 @@ class AnnotationConformance:
         assert set(rows["status"]) <= set(STATUSES)
         assert (rows["value"].is_not_null() | (rows["status"] != OK)).all()
 
+    def test_it_makes_no_columns_that_it_does_not_declare(
+        self, kind: AnnotationKind, samples: Samples, fitted: Fitted
+    ) -> None:
+        rows = kind.measure(samples, fitted).rows
+        if isinstance(kind, HasResolve):
+            ids = {"shard_id": pl.lit(0, dtype=pl.UInt32)}
+            rows = kind.resolve(rows.with_row_index("row").with_columns(**ids))
+        made = set(rows.columns) - {"shard_id", "row", "value", "status"}
+        assert made <= set(kind.further_columns)
+
     def test_a_value_does_not_depend_on_the_batch(
         self, kind: AnnotationKind, samples: Samples, fitted: Fitted
     ) -> None:
