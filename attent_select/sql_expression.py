@@ -61,6 +61,15 @@ def number(text: str, schema: pl.Schema, *, what: str) -> pl.Expr:
     return expression.cast(pl.Float64)
 
 
+def value(text: str, schema: pl.Schema, *, what: str) -> pl.Expr:
+    """Return the value of one row, of any type.
+
+    Raises:
+        InputError: it is not an expression on a single row, or names an unknown column.
+    """
+    return _check_expression(text, schema, what=what, kind="value")
+
+
 def wide_columns(schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     """Return the columns of a table for SQL: integers are wide enough that sums do not wrap."""
     kinds = {"Int64": pl.Int64(), "Int128": pl.Int128()}

@@ -127,3 +127,21 @@ class HasResolve(Protocol):
         have the same value.
         """
         ...
+
+
+@runtime_checkable
+class FromAnnotations(Protocol):
+    """Optional, for values that follow from other annotations: no shard is read.
+
+    `columns` of such a kind are columns of annotations.
+    """
+
+    def derive(self, rows: pl.DataFrame) -> Measured:
+        """Return the values of rows with `columns`, in their stored dtypes, on a worker.
+
+        It is called without rows first, to check the settings.
+
+        Raises:
+            InputError: the columns do not fit the settings.
+        """
+        ...

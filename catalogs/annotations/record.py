@@ -37,6 +37,7 @@ class Annotation:
         coverage: share of the rows with a value.
         settings: resolved settings of the kind.
         digests: digests of what it was made from: `target`, `model`, `tokenizer`.
+        annotations: annotation that it was computed from → its digest.
         statuses: status → number of rows.
         seconds: time by step: `fit`, `measure`, `tokenise`, `total`.
         units: number of units measured.
@@ -56,6 +57,7 @@ class Annotation:
     coverage: float
     settings: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     statuses: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     units: int = 0

@@ -22,6 +22,7 @@ from catalogs import AnnotationStore, storage
 from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import VALUE, BuiltPart
 from catalogs.tables.scan import Scan
+from pipeline.annotation.derived import columns_used, derive_parts
 from pipeline.annotation.enrichment import Values, enrichment_of
 from pipeline.annotation.parts import BUCKET_ROWS, build_parts
 from pipeline.annotation.pool_sample import pool_sample
@@ -30,7 +31,7 @@ from pipeline.annotation.targets import Target, check_columns
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.progress import progress, status
 from pipeline.scoring.spans import split_into_spans, with_digests
-from trainers.annotation import AnnotationKind, FitContext, Fitted
+from trainers.annotation import AnnotationKind, FitContext, Fitted, FromAnnotations
 
 _log = logging.getLogger("attent.pipeline.annotation.make")
 
@@ -75,10 +76,13 @@ class Request:
 
         Raises:
             ExistsError: there is an annotation of that name.
-            InputError: the corpus lacks a column that is read.
+            InputError: the corpus lacks a column that is read, or an annotation.
         """
         record = self.store.layout(self.name).record
-        check_columns(self.store.corpus, self.kind.columns, what="the corpus")
+        if isinstance(self.kind, FromAnnotations):
+            columns_used(self.store, self.name, self.kind)
+        else:
+            check_columns(self.store.corpus, self.kind.columns, what="the corpus")
         if not self.overwrite and storage.info(record) is not None:
             raise ExistsError(
                 f"the annotation {self.name} exists: choose another name, or give --overwrite"
@@ -105,6 +109,8 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
     request.check()
     store, shard = request.store, request.store.corpus.shards[0]
     worker_check.check_workers(client, objects={shard.uri: shard.etag}, needs_gpu=False)
+    if isinstance(request.kind, FromAnnotations):
+        return _derive(request, client=client, started=started)
     with status("fitting"):
         fitted = _fit(request)
     fit_seconds = monotonic() - started
@@ -129,6 +135,23 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
         seconds=seconds,
         units=costs.units,
         enrichment=_enrichment(request, fitted, parts),
+    )
+
+
+def _derive(request: Request, *, client: Client, started: float) -> Annotation:
+    """Make an annotation of others."""
+    store, kind = request.store, request.kind
+    used = columns_used(store, request.name, kind)
+    making = Making(store.url, request.name, kind, fit_digest="")
+    parts = derive_parts(making, used, client=client, part_samples=request.part_samples)
+    return store.publish(
+        request.name,
+        kind=request.kind_name,
+        parts=parts,
+        overwrite=request.overwrite,
+        settings=settings_of(kind),
+        annotations=used.digests,
+        seconds={"total": monotonic() - started},
     )
 
 

@@ -12,7 +12,10 @@ from trainers.testing import AnnotationConformance
 
 KINDS = "trainers.annotations"
 TEXTS = ["A cat sat.", "a  CAT sat.", None, "", "def f(x): return x", "日本語", "A cat sat.", "x"]
-SETTINGS: dict[str, dict[str, Any]] = {"column": {"column": "text"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "column": {"column": "text"},
+    "expression": {"expression": "LENGTH(text) - 5"},
+}
 
 
 @pytest.mark.parametrize("name", plugin_names(KINDS), scope="class")

@@ -8,7 +8,15 @@ import polars as pl
 import pytest
 
 from attent_select.schema import OK, STATUSES
-from trainers.annotation import AnnotationKind, Examples, FitContext, Fitted, HasResolve, Samples
+from trainers.annotation import (
+    AnnotationKind,
+    Examples,
+    FitContext,
+    Fitted,
+    FromAnnotations,
+    HasResolve,
+    Samples,
+)
 
 VALUE_TYPES = (pl.Float32, pl.Int64, pl.String, pl.Boolean)
 
@@ -39,7 +47,7 @@ class AnnotationConformance:
     def test_each_sample_has_a_value_or_a_status_that_says_why_not(
         self, kind: AnnotationKind, samples: Samples, fitted: Fitted
     ) -> None:
-        rows = kind.measure(samples, fitted).rows
+        rows = measure(kind, samples, fitted)
         assert len(rows) == num_samples(samples)
         assert rows.schema["value"] in VALUE_TYPES
         assert set(rows["status"]) <= set(STATUSES)
@@ -58,8 +66,9 @@ class AnnotationConformance:
     def test_a_value_does_not_depend_on_the_batch(
         self, kind: AnnotationKind, samples: Samples, fitted: Fitted
     ) -> None:
-        together = kind.measure(samples, fitted).rows
-        each = [kind.measure(part, fitted).rows for part in single_samples(samples)]
+        together = measure(kind, samples, fitted)
+        numbers = range(num_samples(samples))
+        each = [measure(kind, samples, fitted, slice(n, n + 1)) for n in numbers]
         assert pl.concat(each).equals(together)
 
     def test_fitting_again_gives_equal_bytes_which_are_read_back(
@@ -69,15 +78,15 @@ class AnnotationConformance:
         assert fit(kind, samples).to_bytes() == content
         stored = Fitted.from_bytes(content)
         assert stored.digest == fitted.digest
-        expected = kind.measure(samples, fitted).rows
-        assert kind.measure(samples, stored).rows.equals(expected)
+        expected = measure(kind, samples, fitted)
+        assert measure(kind, samples, stored).equals(expected)
 
     def test_resolved_rows_do_not_depend_on_the_order(
         self, kind: AnnotationKind, samples: Samples, fitted: Fitted
     ) -> None:
         if not isinstance(kind, HasResolve):
             return
-        rows = kind.measure(samples, fitted).rows.with_row_index("row")
+        rows = measure(kind, samples, fitted).with_row_index("row")
         rows = rows.with_columns(shard_id=pl.lit(0, dtype=pl.UInt32))
         resolved = [kind.resolve(each).sort("row") for each in (rows, rows.reverse())]
         assert resolved[0].equals(resolved[1])
@@ -99,7 +108,10 @@ def num_samples(samples: Samples) -> int:
     return len(next(iter(samples.values())))
 
 
-def single_samples(samples: Samples) -> Iterator[Samples]:
-    """Yield each sample alone."""
-    for number in range(num_samples(samples)):
-        yield {name: [values[number]] for name, values in samples.items()}
+def measure(
+    kind: AnnotationKind, samples: Samples, fitted: Fitted, rows: slice = slice(None)
+) -> pl.DataFrame:
+    """Measure some samples, or derive their values if they are columns of annotations."""
+    if isinstance(kind, FromAnnotations):
+        return kind.derive(pl.DataFrame(samples)[rows]).rows
+    return kind.measure({name: values[rows] for name, values in samples.items()}, fitted).rows
