@@ -26,6 +26,7 @@ class Expression:
     expression: str
 
     needs_target = False
+    further_columns = ()
 
     @property
     def columns(self) -> tuple[str, ...]:

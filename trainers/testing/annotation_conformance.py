@@ -56,7 +56,7 @@ class AnnotationConformance:
     def test_it_makes_no_columns_that_it_does_not_declare(
         self, kind: AnnotationKind, samples: Samples, fitted: Fitted
     ) -> None:
-        rows = kind.measure(samples, fitted).rows
+        rows = measure(kind, samples, fitted)
         if isinstance(kind, HasResolve):
             ids = {"shard_id": pl.lit(0, dtype=pl.UInt32)}
             rows = kind.resolve(rows.with_row_index("row").with_columns(**ids))
