@@ -92,7 +92,7 @@ def read_stream(
     started = monotonic()
     if not digest_only:
         for batch in stream:
-            if "class" in batch:
+            if task is not None:
                 sample.set_groups(batch)
     seconds = monotonic() - started
     return _result(stream, sample, seconds=seconds, digest_only=digest_only)

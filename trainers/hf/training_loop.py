@@ -4,13 +4,14 @@ Overrides the parts of the Trainer that make sharding, scale, random state or re
 """
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from accelerate.utils import save_fsdp_optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -96,6 +97,16 @@ class _Learner(torch.nn.Module):
         model.activation_checkpointing_enable(**settings)
 
 
+class _Unsized(IterableDataset[Batch]):
+    """A stream without its length, by which the Trainer would cut its horizon into epochs."""
+
+    def __init__(self, stream: TeachingStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._stream)
+
+
 class _RoundTrainer(Trainer):
     """Trainer of one rank for one round."""
 
@@ -118,7 +129,7 @@ class _RoundTrainer(Trainer):
         super().__init__(
             model=learner,
             args=arguments,
-            train_dataset=stream,
+            train_dataset=_Unsized(stream),
             callbacks=[_RoundCallback(self, steps=steps, save_steps=settings.save_steps)],
         )
         if arguments.fsdp and not self.is_fsdp_enabled:
@@ -135,7 +146,7 @@ class _RoundTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         # Without accelerator.prepare, which would shard the stream a second time.
-        return DataLoader(self._stream, batch_size=None, num_workers=0)
+        return DataLoader(_Unsized(self._stream), batch_size=None, num_workers=0)
 
     def training_step(
         self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None

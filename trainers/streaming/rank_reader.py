@@ -3,10 +3,11 @@
 Each stage runs ahead of the next in separate threads (`catalogs.concurrency.ordered_map`).
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +74,11 @@ class RankReader:
         self._prepared_bytes: int | None = None
         self._turns = Turns()
 
-    def batches(self, start_step: int) -> Generator[Batch, None, None]:
-        """Yield collated micro-batches from `start_step` to the end."""
+    def batches(self, start_step: int, num_passes: int = 1) -> Generator[Batch, None, None]:
+        """Yield collated micro-batches from `start_step` to the end of that many passes."""
+        if num_passes > 1:
+            yield from self._with_passes(num_passes).batches(start_step)
+            return
         timeout_seconds = self._settings.timeout_seconds
         prepared = ordered_map(
             self._prepare,
@@ -92,6 +96,17 @@ class RankReader:
                 f"for a batch: {self._source.longest_read()}. Check the storage, or raise "
                 "streaming.timeout_seconds"
             ) from error
+
+    def _with_passes(self, num_passes: int) -> "RankReader":
+        settings = self._order.settings
+        return RankReader(
+            replace(self._order, settings=replace(settings, epochs=num_passes * settings.epochs)),
+            self._source,
+            task=self._task,
+            share=self._share,
+            settings=self._settings,
+            stats=self._stats,
+        )
 
     def plans(self) -> Generator[ReadPlan, None, None]:
         """Yield the plans of all reads of `batches`, in order, without reading a sample."""
@@ -156,10 +171,15 @@ class RankReader:
             # Every rank must take part in every micro-batch: the others wait for its gradients.
             stand_in, item = self._stand_in(step)
             items, ids, weights = [item], np.array([stand_in]), np.zeros(1, np.float32)
-        batch = {} if self._task is None else dict(self._task.collate(items))
-        batch.update(self._bookkeeping(ids, weights, step=step))
+        bookkeeping = self._bookkeeping(ids, weights, step=step)
+        num_usable = int(np.count_nonzero(weights))
+        if self._task is None:
+            self._stats.count(num_usable, truncated=0)
+            self._prepared_bytes = SAMPLE_OVERHEAD_BYTES + sum(map(_num_bytes, items)) // len(ids)
+            return _raw_columns(items, reserved=bookkeeping) | bookkeeping
+        batch = {**self._task.collate(items), **bookkeeping}
         truncated = int(batch["truncated"].sum()) if "truncated" in batch else 0
-        self._stats.count(int(np.count_nonzero(weights)), truncated=truncated)
+        self._stats.count(num_usable, truncated=truncated)
         num_bytes = sum(tensor.nbytes for tensor in batch.values())
         self._prepared_bytes = max(num_bytes // len(ids), 1)
         if torch.cuda.is_available():
@@ -196,7 +216,7 @@ class RankReader:
         self, samples: Sequence[Sample], generators: Iterator[torch.Generator]
     ) -> Iterator[Item | SampleError]:
         if self._task is None:
-            return repeat({}, len(samples))
+            return iter(samples)
         return prepare_each(self._task, samples, generators)
 
     def _bookkeeping(self, ids: Ids, weights: npt.NDArray[np.float32], *, step: int) -> Batch:
@@ -232,6 +252,19 @@ class RankReader:
         selected, ids = self._order.selected, np.array([sample_id])
         shard_id, row = int(selected.shards_of(ids)[0]), int(selected.rows_of(ids)[0])
         self._stats.skip(shard_id, row=row, error=error)
+
+
+def _raw_columns(samples: Sequence[Sample], *, reserved: Collection[str]) -> dict[str, Any]:
+    """Return the values of every column; a column with a `reserved` name gets another one."""
+    names = samples[0].keys()
+    return {
+        f"{name}_column" if name in reserved else name: [sample[name] for sample in samples]
+        for name in names
+    }
+
+
+def _num_bytes(sample: Sample) -> int:
+    return sum(len(value) for value in sample.values() if isinstance(value, bytes | str))
 
 
 def _by_length(

@@ -37,7 +37,11 @@ class TeachingStream(IterableDataset[Batch]):
         weight         float32[batch]   from the index; 0 for a stand-in that must not count
         denominator    float32 scalar   the global batch size: the step's loss is Σ weight·loss / it
         step           int64 scalar     optimizer step since the start of this stream
-    It has no `__len__` on purpose: with one, the Trainer would cut the horizon into epochs of it.
+    Without a task it holds the values of every column instead, a list each: a column with the name
+    of a tensor above is called `<name>_column`.
+
+    An iteration is one pass of `epochs` epochs; the next iteration continues with the next epochs,
+    in other orders. `len(stream)` is the number of batches in a pass.
     """
 
     def __init__(
@@ -64,10 +68,10 @@ class TeachingStream(IterableDataset[Batch]):
         Args:
             index: the selected rows.
             corpus: the shards that they are in.
-            task: prepares and collates; None gives only the five tensors above.
+            task: prepares and collates; None gives the columns of the corpus as they are.
             batch_size: samples per optimizer step, over all ranks; give this or `order`.
             seed: seed of the order and of augmentation.
-            epochs: passes over the index, each in another order.
+            epochs: epochs of one pass, each in another order.
             rank: of this process, 0 to `world_size` - 1.
             world_size: number of ranks.
             micro_batch_size: most samples of one forward pass; default: the rank's whole share.
@@ -101,7 +105,8 @@ class TeachingStream(IterableDataset[Batch]):
             stats=self.stats,
         )
         self._process = os.getpid()
-        self._next_step = self._checked_step(start_step)
+        self._num_passes = 0
+        self._next_step = self._checked_step(start_step, num_passes=0)
 
     def _open_source(
         self,
@@ -122,12 +127,16 @@ class TeachingStream(IterableDataset[Batch]):
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps from the start of the first epoch to the end of the last."""
+        """Optimizer steps of a pass, from the start of its first epoch to the end of its last."""
         return self.order.num_steps
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches of this rank in a pass."""
+        return self.num_steps * self.micro_batches_per_step
 
     @property
     def num_samples(self) -> int:
-        """Samples handed out over all epochs and ranks."""
+        """Samples handed out in a pass, over its epochs and all ranks."""
         return self.order.num_samples
 
     @property
@@ -141,7 +150,10 @@ class TeachingStream(IterableDataset[Batch]):
         return self._next_step
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield micro-batches from `next_step`. Closing the iterator stops its threads."""
+        """Yield micro-batches from `next_step` to the end of the pass.
+
+        Closing the iterator stops its threads; the next one continues where it was closed.
+        """
         if get_worker_info() is not None:
             raise InputError(
                 "a TeachingStream reads with its own threads: use DataLoader(stream, "
@@ -149,13 +161,14 @@ class TeachingStream(IterableDataset[Batch]):
             )
         started = time.perf_counter()
         num_taken = 0
-        with closing(self._reader.batches(self._next_step)) as batches:
+        with closing(self._reader.batches(self._next_step, self._num_passes + 1)) as batches:
             while (batch := self._take(batches, started=started)) is not None:
                 num_taken += 1
                 if num_taken % self.micro_batches_per_step == 0:
                     # Before the yield: a plain loop saves its state in its body.
                     self._next_step = int(batch["step"]) + 1
                 yield batch
+        self._num_passes += 1
 
     def _take(self, batches: Iterator[Batch], *, started: float) -> Batch | None:
         """Return the next batch, if any, and count the time that it took."""
@@ -170,12 +183,16 @@ class TeachingStream(IterableDataset[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what identifies the order, and the samples consumed, in whole optimizer steps: a
-        step counts once its last micro-batch was handed out.
+        step counts once its last micro-batch was handed out. A pass counts (`passes`) once its
+        iterator has ended; until then, resuming continues with the rest of the pass, even an empty
+        one.
 
         A loader that reads ahead has consumed more than was trained on: a trainer that knows its
         optimizer step calls `state_at` instead.
         """
-        return self.state_at(self._next_step)
+        return self.state_at(self._next_step) | (
+            {"passes": self._num_passes} if self._num_passes else {}
+        )
 
     def state_at(self, step: int) -> dict[str, Any]:
         """Return the state after `step` optimizer steps of this stream."""
@@ -195,7 +212,10 @@ class TeachingStream(IterableDataset[Batch]):
                     f"the stream's state has {name} {state.get(name)!r}, this stream {value!r}: a "
                     "stream can only be resumed over the same order"
                 )
-        self._next_step = self._checked_step(state["samples_consumed"] // self.order.batch_size)
+        num_passes = state.get("passes", 0)
+        step = state["samples_consumed"] // self.order.batch_size
+        self._next_step = self._checked_step(step, num_passes=num_passes)
+        self._num_passes = num_passes
 
     def count_earlier(self, num_samples: int) -> None:
         """Count the steps before `next_step` after a resume: all ranks together trained on
@@ -241,11 +261,11 @@ class TeachingStream(IterableDataset[Batch]):
                 "num_workers at 0"
             )
 
-    def _checked_step(self, step: int) -> int:
-        if not 0 <= step <= self.order.num_steps:
-            raise InputError(
-                f"step {step}: expected 0 to {self.order.num_steps}, the stream's steps"
-            )
+    def _checked_step(self, step: int, *, num_passes: int) -> int:
+        first = num_passes * self.order.num_steps
+        last = first + self.order.num_steps
+        if not first <= step <= last:
+            raise InputError(f"step {step}: expected {first} to {last}, the stream's steps")
         return step
 
 

@@ -432,12 +432,65 @@ def test_a_stream_used_in_a_fork_says_so_instead_of_hanging(
     iterator.close()  # type: ignore[attr-defined]
 
 
-def test_without_a_task_the_stream_only_reads(index: IndexFile, corpus: Corpus) -> None:
+def test_without_a_task_a_batch_has_the_columns_as_they_are(
+    index: IndexFile, corpus: Corpus
+) -> None:
     stream = stream_of(index, corpus, None)
     batches = list(stream)
     assert trained(batches) == trained(list(stream_of(index, corpus)))
-    assert set(batches[0]) == {"shard_id", "row", "weight", "denominator", "step"}
+    names = {"shard_id", "row", "weight", "denominator", "step"}
+    assert set(batches[0]) == {*names, *corpus.columns}
+    for batch in batches:
+        ids = zip(batch["shard_id"].tolist(), batch["row"].tolist(), strict=True)
+        stored = [corpus.read(k, rows=[row], columns=corpus.columns).samples[0] for k, row in ids]
+        for name in corpus.columns:
+            assert batch[name] == [sample[name] for sample in stored]
     assert stream.stats.bytes_read > 0
+
+
+def test_a_column_with_the_name_of_a_tensor_gets_another_name(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"weight": f"{k} kg", "step": k} for k in range(4)]
+    corpus = write_corpus(tmp_path / "corpus", rows, num_shards=1)
+    index = write_index(tmp_path / "index.parquet", corpus)
+    (batch,) = stream_of(index, corpus, None)
+    assert batch["weight"].tolist() == [1.0] * 4
+    assert sorted(batch["weight_column"]) == ["0 kg", "1 kg", "2 kg", "3 kg"]
+    assert sorted(batch["step_column"]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("settings", [{}, {"epochs": 2}, {"micro_batch_size": 3}, {"tail": "drop"}])
+def test_the_next_pass_continues_with_the_next_epochs(
+    index: IndexFile, corpus: Corpus, settings: dict[str, Any]
+) -> None:
+    stream = stream_of(index, corpus, **settings)
+    passes = [list(stream) for _ in range(3)]
+    assert [len(batches) for batches in passes] == [len(stream)] * 3
+    epochs = settings.get("epochs", 1)
+    in_one = list(stream_of(index, corpus, **settings | {"epochs": 3 * epochs}))
+    assert trained(sum(passes, [])) == trained(in_one)
+
+
+def test_the_length_counts_the_batches_of_each_rank(index: IndexFile, corpus: Corpus) -> None:
+    for rank in range(3):
+        stream = stream_of(index, corpus, rank=rank, world_size=3, micro_batch_size=1)
+        loader = DataLoader(stream, batch_size=None, num_workers=0)
+        assert len(list(loader)) == len(loader) == len(stream) > stream.num_steps
+
+
+def test_a_resumed_stream_first_ends_its_pass_even_if_nothing_is_left(
+    index: IndexFile, corpus: Corpus
+) -> None:
+    stream = stream_of(index, corpus)
+    for _ in stream:
+        in_last_body = stream.state_dict()
+    after_pass = stream.state_dict()
+    resumed = stream_of(index, corpus)
+    resumed.load_state_dict(in_last_body)
+    assert list(resumed) == []
+    second = trained(list(stream))
+    assert trained(list(resumed)) == second
+    resumed.load_state_dict(after_pass)
+    assert trained(list(resumed)) == second
 
 
 def test_images_of_different_sizes_make_one_batch(tmp_path: Path) -> None:
