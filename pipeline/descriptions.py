@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attent_select.schedule.adaptive import Decision
+from catalogs.losses.unusable import Unusable
 
 # The metrics of the evaluation that are shown; all of them are in the run's metrics.
 _SHOWN_METRICS = (
@@ -18,12 +19,21 @@ _SHOWN_METRICS = (
 
 
 def describe_round(round_: Mapping[str, Any]) -> str:
-    """Return one line about a round: its samples, its metrics and its seconds."""
+    """Return a line with a round's samples, metrics and seconds, and one for each of its stages
+    that could not use all samples.
+    """
     names = ["train_loss", *(name for name in _SHOWN_METRICS if name in round_)]
     metrics = ", ".join(f"{name} {round_[name]:.4f}" for name in names)
-    return (
+    line = (
         f"round {round_['round']} ({round_['phase']}, {round_['ratio']:.0%}): "
         f"{round_['samples_seen']:,} samples, {metrics}, {round_['seconds']['total']:.1f} s"
+    )
+    unusable = round_.get("unusable", {})
+    return "\n".join(
+        [
+            line,
+            *(f"  unusable in {stage}: {Unusable.of(unusable[stage])}" for stage in unusable),
+        ]
     )
 
 

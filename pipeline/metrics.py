@@ -10,28 +10,41 @@ import polars as pl
 
 from catalogs import storage
 from catalogs.layout import Layout
+from catalogs.losses.unusable import Unusable
 from catalogs.tables import frames
+
+# Key of the notes in the footer of a round's metrics.
+_NOTE = "unusable"
 
 METRICS = {"round": pl.UInt32, "name": pl.String, "value": pl.Float64}
 
 
-def publish(run: str, round_number: int, values: Mapping[str, float]) -> None:
-    """Publish the metrics of a round."""
-    _publish(Layout(run).round_metrics(round_number), round_number, values)
+def publish(
+    run: str,
+    round_number: int,
+    values: Mapping[str, float],
+    *,
+    unusable: Mapping[str, Unusable] | None = None,
+) -> None:
+    """Publish the metrics of a round, and the samples that each of its stages could not use."""
+    notes = {stage: samples.to_dict() for stage, samples in (unusable or {}).items() if samples}
+    _publish(Layout(run).round_metrics(round_number), round_number, values, notes={_NOTE: notes})
 
 
 def publish_scoring(run: str, round_number: int, values: Mapping[str, float]) -> None:
     """Publish the statistics of a round's scoring."""
-    _publish(Layout(run).scoring_metrics(round_number), round_number, values)
+    _publish(Layout(run).scoring_metrics(round_number), round_number, values, notes={})
 
 
-def _publish(url: str, round_number: int, values: Mapping[str, float]) -> None:
+def _publish(
+    url: str, round_number: int, values: Mapping[str, float], *, notes: frames.Notes
+) -> None:
     table = pl.DataFrame(
         [(round_number, name, float(value)) for name, value in values.items()],
         schema=METRICS,
         orient="row",
     )
-    frames.publish_frame(url, table, notes={})
+    frames.publish_frame(url, table, notes=notes)
 
 
 def read(run: str, round_number: int) -> dict[str, float] | None:
@@ -41,6 +54,12 @@ def read(run: str, round_number: int) -> dict[str, float] | None:
         return None
     table, _ = frames.read_frame(url, schema=METRICS)
     return dict(zip(table["name"], table["value"], strict=True))
+
+
+def read_unusable(run: str, round_number: int) -> dict[str, Unusable]:
+    """Return the samples that each stage of a finished round could not use, where there are any."""
+    notes = frames.notes_of(frames.footer_of(Layout(run).round_metrics(round_number)))
+    return {stage: Unusable.of(values) for stage, values in notes.get(_NOTE, {}).items()}
 
 
 def table(run: str) -> pl.DataFrame:

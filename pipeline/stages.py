@@ -15,6 +15,7 @@ from typing import Any
 from attent_select.schedule.rounds import Round
 from catalogs import storage
 from catalogs.layout import CorpusLayout
+from pipeline import metrics
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.config import credentials, run_config
 from pipeline.config.sections import RunConfig
@@ -97,7 +98,7 @@ def train(
         run = ranks.in_turn(decide, then=load)
         number = run.round(round_number).number
         run, values = select_and_train(run, number, cluster=cluster)
-        return _result(run, [_describe(run.rounds[number], values)])
+        return _result(run, [_describe(run, run.rounds[number], values)])
 
 
 def run(
@@ -114,9 +115,10 @@ def run(
 
     Returns:
         `rounds`, each with `round`, `phase`, `ratio`, `samples_seen`, `train_loss` (nats), the
-        metrics of the evaluation and `seconds` per stage, their `total` without the evaluation; and
-        `checkpoint`, the URL of the last one. A number that was lost with a killed process is
-        missing.
+        metrics of the evaluation, `seconds` per stage, their `total` without the evaluation, and
+        `unusable`, the samples that a stage could not use: `counts` by status and `examples` of
+        each cause; and `checkpoint`, the URL of the last one. A number that was lost with a killed
+        process is missing.
     """
     from trainers import ranks
 
@@ -125,7 +127,7 @@ def run(
         ready = ranks.in_turn(partial(prepare, config, cluster=cluster))
         finished = []
         for round_, values in run_rounds(ready, cluster=cluster):
-            finished.append(_describe(round_, values))
+            finished.append(_describe(ready, round_, values))
             _log.info(describe_round(finished[-1]))
         return _result(ready, finished)
 
@@ -206,7 +208,7 @@ def _result(run: Run, finished: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _describe(round_: Round, values: Mapping[str, float]) -> dict[str, Any]:
+def _describe(run: Run, round_: Round, values: Mapping[str, float]) -> dict[str, Any]:
     seconds = {
         stage: values[f"{stage}_seconds"] for stage in _STAGES if f"{stage}_seconds" in values
     }
@@ -222,4 +224,8 @@ def _describe(round_: Round, values: Mapping[str, float]) -> dict[str, Any]:
         "phase": round_.phase,
         **rest,
         "seconds": seconds | {"total": total},
+        "unusable": {
+            stage: samples.to_dict()
+            for stage, samples in metrics.read_unusable(run.config.run, round_.number).items()
+        },
     }

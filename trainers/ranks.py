@@ -60,6 +60,20 @@ def in_turn(first: Callable[[], T], *, then: Callable[[], T] | None = None) -> T
     return (then or first)()
 
 
+def gather(value: T) -> list[T]:
+    """Return the values of all ranks, in their order; every rank must call it."""
+    if world_size() == 1:
+        return [value]
+    from torch import distributed
+
+    join()
+    group = distributed.new_group(backend="gloo", timeout=_WAIT_LIMIT)
+    values: list[T] = [value] * world_size()
+    distributed.all_gather_object(values, value, group=group)
+    distributed.destroy_process_group(group)
+    return values
+
+
 def _wait_for_all() -> None:
     from torch import distributed
 

@@ -24,6 +24,7 @@ from catalogs.losses import merge
 from catalogs.losses import parts as loss_parts
 from catalogs.losses.parts import BatchSplits, PartSummary, ShardLosses
 from catalogs.losses.snapshots import Segment, check_complete, segments_of
+from catalogs.losses.unusable import Unusable
 from catalogs.tables import dense_parts, frames
 from catalogs.tables.scan import File, Scan
 
@@ -60,7 +61,12 @@ class LossCatalog:
     # Scoring: workers write spans and compact them; the driver publishes.
 
     def write_span(
-        self, digest: str, rows: pl.DataFrame, *, batch_splits: BatchSplits | None = None
+        self,
+        digest: str,
+        rows: pl.DataFrame,
+        *,
+        batch_splits: BatchSplits | None = None,
+        unusable: Unusable | None = None,
     ) -> None:
         """Publish the losses of one span (`schema.LOSSES` and the carried columns, in row order).
 
@@ -74,6 +80,7 @@ class LossCatalog:
         notes = {
             "schema_version": schema.SCHEMA_VERSION,
             "batching": asdict(batch_splits or BatchSplits()),
+            "unusable": (unusable or Unusable()).to_dict(),
         }
         frames.publish_frame(self._layout.span(digest), rows, notes=notes)
 
@@ -88,6 +95,14 @@ class LossCatalog:
         except MissingError:
             return None
         return rows, BatchSplits(**notes["batching"])
+
+    def unusable_in(self, spans: Sequence[str]) -> Unusable:
+        """Return the samples without a loss in spans that are finished."""
+        result = Unusable()
+        urls = [self._layout.span(digest) for digest in spans]
+        for footer in ordered_map(frames.footer_of, urls, num_threads=8):
+            result.update(Unusable.of(frames.notes_of(footer).get("unusable", {})))
+        return result
 
     def compact(
         self, group: Sequence[str], *, round_number: int, provenance: dict[str, Any] | None = None

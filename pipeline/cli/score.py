@@ -1,5 +1,7 @@
 """`attent score`: the losses of a round."""
 
+from collections import Counter
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +14,15 @@ if TYPE_CHECKING:
     from pipeline.scoring.driver import ScoreResult
 
 
-@command(show_values)
+def _show(result: "ScoreResult") -> None:
+    from catalogs.losses.unusable import Unusable
+
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    examples = list(values.pop("examples"))
+    show_values(values | {"failed": str(Unusable(Counter(result.failed), examples))})
+
+
+@command(_show)
 def score(
     *,
     run: RunOrConfig,

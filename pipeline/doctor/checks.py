@@ -1,6 +1,7 @@
 """`attent doctor`: check everything that a run needs, and estimate its cost, before it starts."""
 
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -10,12 +11,14 @@ from packaging.requirements import Requirement
 
 from attent_select.errors import AttentError, InputError
 from catalogs import storage
+from catalogs.shard_format import Shard
 from catalogs.storage.probe import probe
 from pipeline.cluster import cluster_size, connect, scheduler_address, worker_check
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
-from pipeline.doctor.estimate import Estimate, estimate
+from pipeline.corpus.usability import Usability, try_samples
+from pipeline.doctor.estimate import Estimate, estimate, first_rows, inspect_first_shard
 
 if TYPE_CHECKING:
     from pipeline.cluster.size import Size
@@ -59,7 +62,9 @@ def examine(
     checks.run(f"storage of the run, {config.run}", lambda: _storage(config))
     checks.run("shards", lambda: _shards(config))
     size = checks.run("cluster", lambda: _cluster(config))
-    cost = estimate(config, tasks_at_a_time=size.threads) if checks.ok and size else None
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        tried = checks.run("samples", lambda: _samples(config, folder)) if checks.ok else None
+        cost = estimate(config, *tried, tasks_at_a_time=size.threads) if tried and size else None
     return Diagnosis(checks.ok, tuple(checks.findings), cost)
 
 
@@ -140,6 +145,20 @@ def _shards(config: RunConfig) -> tuple[str, None]:
     storage.read_ranges(first.url, [(0, min(8, first.num_bytes))], etag=first.etag)
     num_bytes = sum(shard.num_bytes for shard in shards)
     return f"{len(shards)} shards, {num_bytes / 1e9:,.3f} GB, the first is readable", None
+
+
+def _samples(config: RunConfig, folder: str) -> tuple[str, tuple[Shard, Usability]]:
+    """Prepare the first samples of the first shard; `folder` keeps the list of its members."""
+    shard = inspect_first_shard(config, folder)
+    tried = try_samples(config.task.task, [(shard, first_rows(shard))])
+    allowed = config.scoring.max_failed_share
+    detail = (
+        f"{tried.failed_share:.1%} cannot be used (scoring.max_failed_share allows {allowed:.1%})"
+        + (f", {tried}" if tried.unusable else f": all of the first {tried.num_samples:,} can")
+    )
+    if tried.failed_share > allowed or not tried.items:
+        raise InputError(f"{detail}. Fix the corpus or the task settings")
+    return detail, (shard, tried)
 
 
 def _cluster(config: RunConfig) -> tuple[str, "Size"]:

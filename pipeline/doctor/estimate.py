@@ -3,25 +3,25 @@
 Nothing is written into the run.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attent_select.errors import InputError, SampleError
 from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus
 from catalogs.corpus import format_of, has_corpus, inspect_shard, read_shard
 from catalogs.shard_format import Sample, Shard
-from catalogs.storage.objects import ObjectInfo
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
+from pipeline.corpus.usability import Usability
 
 if TYPE_CHECKING:
     import torch
+
+    from trainers.task import Item
 
 _SAMPLES = 512
 _SECONDS = 10.0
@@ -86,24 +86,21 @@ class Estimate:
         )
 
 
-def estimate(config: RunConfig, *, tasks_at_a_time: int) -> Estimate:
+def estimate(
+    config: RunConfig, first: Shard, tried: Usability, *, tasks_at_a_time: int
+) -> Estimate:
     """Score and train on up to 512 samples for about ten seconds each, and extrapolate.
 
-    The workers, which run `tasks_at_a_time` scoring tasks, are assumed to be like this machine.
-
-    Raises:
-        InputError: no sample of the first shard is usable.
+    The samples are the `first_rows` of the `first` shard, of which `tried` are prepared. The
+    workers, which run `tasks_at_a_time` scoring tasks, are assumed to be like this machine.
     """
     shards = shard_objects(config.corpus)
-    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
-        first = _inspect(shards[0], folder)
-        num_bytes = sum(one.num_bytes for one in shards)
-        counted = _ingested_samples(config.run)
-        num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
-        model = config.task.task.models(config.model).build(config.seed)
-        samples = list(_samples(config, first))
-        score_rate = _score_rate(config, model, first, len(samples))
-        train_rate = _train_rate(config, model, samples)
+    num_bytes = sum(one.num_bytes for one in shards)
+    counted = _ingested_samples(config.run)
+    num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
+    model = config.task.task.models(config.model).build(config.seed)
+    score_rate = _score_rate(config, model, first, tried.num_samples)
+    train_rate = _train_rate(config, model, tried.items)
     rounds = plan_rounds(
         config.schedule, num_samples=num_samples, batch_size=config.training.batch_size
     )
@@ -138,7 +135,14 @@ def _ingested_samples(run: str) -> int | None:
     return Corpus.open(run).num_samples if has_corpus(run) else None
 
 
-def _inspect(stored: ObjectInfo, folder: str) -> Shard:
+def first_rows(shard: Shard) -> range:
+    """Return the rows that are tried."""
+    return range(min(_SAMPLES, shard.num_samples))
+
+
+def inspect_first_shard(config: RunConfig, folder: str) -> Shard:
+    """Return the first shard; the list of a tar's members is written to `folder`."""
+    stored = shard_objects(config.corpus)[0]
     kind, members = format_of(stored.url), str(Path(folder) / "members.parquet")
     inspection = inspect_shard(stored.url, kind, members_url=members)
     return Shard(
@@ -153,7 +157,7 @@ def _inspect(stored: ObjectInfo, folder: str) -> Shard:
 
 
 def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:
-    rows = range(min(_SAMPLES, shard.num_samples))
+    rows = first_rows(shard)
     reading = read_shard(shard, rows=rows, columns=config.task.task.columns)
     return zip(rows, reading.samples, strict=True)
 
@@ -180,11 +184,9 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
         torch.set_num_threads(before)
 
 
-def _train_rate(
-    config: RunConfig, model: "torch.nn.Module", samples: Sequence[tuple[int, Sample]]
-) -> float:
+def _train_rate(config: RunConfig, model: "torch.nn.Module", items: "Sequence[Item]") -> float:
     """Return the samples per second of one device: forward and backward, without optimizer."""
-    task, items = config.task.task, _prepare(config, samples)
+    task = config.task.task
     size = config.training.micro_batch_size or config.training.batch_size
     device = next(model.parameters()).device
     model.train()
@@ -196,18 +198,6 @@ def _train_rate(
         losses.detach().sum().item()  # waits for the device
         trained += len(items[:size])
     return trained / (perf_counter() - started)
-
-
-def _prepare(config: RunConfig, samples: Sequence[tuple[int, Sample]]) -> list[Any]:
-    items = []
-    for _, sample in samples:
-        try:
-            items.append(config.task.task.prepare(sample, generator=None))
-        except SampleError:
-            continue
-    if not items:
-        raise InputError(f"the task can use none of the first {len(samples)} samples")
-    return items
 
 
 def _time(seconds: float) -> str:

@@ -13,6 +13,7 @@ from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import ingest, ingested_corpus
+from pipeline.corpus.usability import check_some_usable
 
 # Saves the initial model and freezes the configuration.
 SaveInitial = Callable[[RunConfig], None]
@@ -74,11 +75,16 @@ def save_initial(config: RunConfig) -> None:
     """Save the initial model, then freeze the configuration.
 
     In this order, so that settings of a model that cannot be built can still be corrected.
+
+    Raises:
+        InputError: the task can use no sample, or the model cannot be built.
     """
     from trainers import checkpoint
 
     layout = Layout(config.run)
     if storage.info(layout.config) is None:
+        if config.scoring.max_failed_share < 1:
+            check_some_usable(config.task.task, Corpus.open(config.run).shards)
         # An existing model was built with settings that were never frozen.
         storage.delete(join(layout.initial_checkpoint, checkpoint.MARKER))
     models = config.task.task.models(config.model)

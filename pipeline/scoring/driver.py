@@ -18,6 +18,7 @@ from attent_select.schema import OK, STATUS
 from catalogs import LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses.catalog import BatchSplits, PartSummary
+from catalogs.losses.unusable import Example, Unusable
 from pipeline import metrics
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.sections import RunConfig
@@ -123,6 +124,7 @@ class ScoreResult:
         scored: samples measured by this call.
         skipped: the other samples of the snapshot.
         failed: number of samples without a loss by status.
+        examples: a sample of each cause, as far as it is known.
         samples_per_second: of this call.
         seconds: of this call.
         snapshot: URL of the round's snapshot.
@@ -133,6 +135,7 @@ class ScoreResult:
     scored: int
     skipped: int
     failed: dict[str, int]
+    examples: tuple[Example, ...]
     samples_per_second: float
     seconds: float
     snapshot: str
@@ -162,7 +165,7 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
     parts = [part for _, part in job.run_tasks(part_build.build_part, part_build.tasks)]
     # Tasks complete in any order; a snapshot lists its shards in order.
     parts.sort(key=lambda part: part.shards[0].shard_id)
-    _check_failed(parts, config=job.config, example=stats.failure_example)
+    _check_failed(parts, config=job.config, unusable=stats.unusable)
     scored, numbers = stats.sums["samples"], stats.numbers()
     metrics.publish_scoring(job.config.run, job.round_number, numbers)
     batch_splits, seconds = (
@@ -175,6 +178,7 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
         "measured_step": measurement.checkpoint.step,
         "scored": scored,
         "seconds": seconds,
+        "unusable": stats.unusable.to_dict(),
         "num_splits": batch_splits.num_splits,
         "fitting_units": batch_splits.fitting_units or plan.measurement.settings.batch_units,
         **part_build.provenance,
@@ -196,7 +200,8 @@ def _measure_spans(job: ScoringJob, tasks: Sequence[SpanTask]) -> ScoringStats:
     """Measure every span that has no file yet."""
     finished, config = job.catalog.span_digests(), job.config
     waiting = [task for task in tasks if task.digest not in finished]
-    stats = ScoringStats(waiting)
+    earlier = job.catalog.unusable_in([task.digest for task in tasks if task.digest in finished])
+    stats = ScoringStats(waiting, earlier=earlier)
     num_samples = sum(task.num_rows for task in tasks)
     if config.cluster.scheduler != "local" or config.cluster.dashboard is not None:
         _log.info(f"dashboard: {job.client.dashboard_link}")
@@ -211,27 +216,27 @@ def _measure_spans(job: ScoringJob, tasks: Sequence[SpanTask]) -> ScoringStats:
             stats.add(task, result)
             advance(task.num_rows, stats.line())
             # Fail early, not after the whole corpus.
-            example = stats.failure_example
-            _check_share(stats.num_failed, num_samples, config=config, example=example)
+            unusable = stats.unusable
+            _check_share(unusable.counts.total(), num_samples, config=config, unusable=unusable)
     stats.end()
     return stats
 
 
-def _check_failed(parts: Iterable[PartSummary], *, config: RunConfig, example: str) -> None:
+def _check_failed(parts: Iterable[PartSummary], *, config: RunConfig, unusable: Unusable) -> None:
     shards = [shard for part in parts for shard in part.shards]
     total = sum(shard.num_rows for shard in shards)
     failed = total - sum(shard.num_ok for shard in shards)
-    _check_share(failed, total, config=config, example=example)
+    _check_share(failed, total, config=config, unusable=unusable)
 
 
-def _check_share(failed: int, total: int, *, config: RunConfig, example: str) -> None:
+def _check_share(failed: int, total: int, *, config: RunConfig, unusable: Unusable) -> None:
     allowed = config.scoring.max_failed_share
     if failed > allowed * total:
         raise InputError(
             f"{failed} of {total} samples have no loss, more than scoring.max_failed_share "
-            f"{allowed} allows{example and ', for example ' + example}. The span files in "
-            f"{Layout(config.run).spans} have the status of each sample. Fix the corpus or the "
-            "task settings, or raise scoring.max_failed_share."
+            f"{allowed} allows: {unusable}. The span files in {Layout(config.run).spans} have the "
+            "status of each sample. Fix the corpus or the task settings, or raise "
+            "scoring.max_failed_share."
         )
 
 
@@ -245,12 +250,28 @@ def _published_result(job: ScoringJob, *, scored: int, seconds: float) -> ScoreR
         .collect(engine="streaming")
     )
     counts = dict(statuses.sort(STATUS).iter_rows())
+    failed = {status: count for status, count in counts.items() if status != OK}
     return ScoreResult(
         scored=scored,
         skipped=sum(counts.values()) - scored,
-        failed={status: count for status, count in counts.items() if status != OK},
+        failed=failed,
+        examples=tuple(_examples(job, failed)),
         samples_per_second=scored / seconds if seconds else 0.0,
         seconds=seconds,
         snapshot=Layout(job.config.run).snapshot(job.round_number),
         catalog_digest=job.catalog.digest(job.round_number),
     )
+
+
+def _examples(job: ScoringJob, failed: Iterable[str]) -> Iterator[Example]:
+    """Yield an example of each cause, from the last round that measured a sample with its status.
+
+    Losses that the round kept were measured in an earlier one.
+    """
+    missing = set(failed)
+    for number in sorted(job.catalog.rounds(), reverse=True):
+        if number > job.round_number or not missing:
+            continue
+        measured = Unusable.of(job.catalog.provenance(number).get("unusable", {}))
+        yield from (each for each in measured.examples if each.status in missing)
+        missing -= measured.counts.keys()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from time import monotonic
 
 from catalogs.losses.catalog import BatchSplits
+from catalogs.losses.unusable import Unusable
 from pipeline.scoring.span_task import SpanResult, SpanTask
 
 _log = logging.getLogger("attent.pipeline.scoring.scoring_stats")
@@ -14,23 +15,22 @@ _log = logging.getLogger("attent.pipeline.scoring.scoring_stats")
 class ScoringStats:
     """Sums over the spans that this driver had measured; those of an earlier driver are not in it.
 
-    `failure_example` describes one sample without a loss, or is empty.
+    `unusable` has the samples without a loss of all spans: `earlier` are those of earlier drivers.
     """
 
-    def __init__(self, waiting: Iterable[SpanTask]) -> None:
+    def __init__(self, waiting: Iterable[SpanTask], *, earlier: Unusable) -> None:
         self._spans_left = Counter(task.span.shard_id for task in waiting)
         self._num_shards = len(self._spans_left)
         self._started, self._ended = monotonic(), 0.0
         self._batch_splits = BatchSplits()
-        self.failed: Counter[str] = Counter()
+        self.unusable = earlier
         self.sums: Counter[str] = Counter()
         self._busy_seconds = self._worker_seconds = 0.0
-        self.failure_example = ""
 
     def add(self, task: SpanTask, result: SpanResult) -> None:
         """Count a finished span."""
         self._spans_left.subtract([task.span.shard_id])
-        self.failed.update(result.failed)
+        self.unusable.update(result.unusable)
         self.sums.update(
             samples=result.num_samples,
             units=result.num_units,
@@ -42,9 +42,6 @@ class ScoringStats:
         self._worker_seconds += result.seconds
         self._batch_splits = BatchSplits.sum([self._batch_splits, result.batch_splits])
         shard = f"shard {task.span.shard_id} ({task.shard.uri})"
-        if result.failure_example is not None and not self.failure_example:
-            row, reason = result.failure_example
-            self.failure_example = f"row {row} of {shard}: {reason}"
         for row in result.poison_rows:
             _log.warning(
                 f"row {row} of {shard} ended the worker process each time it was tried alone: "
@@ -56,15 +53,11 @@ class ScoringStats:
         self.sums["retried"] += 1
         _log.warning(f"the worker process of {task} ended: trying again")
 
-    @property
-    def num_failed(self) -> int:
-        return sum(self.failed.values())
-
     def line(self) -> str:
         """Return the rates so far as one line."""
         numbers = self.numbers()
         done = self._num_shards - sum(left > 0 for left in self._spans_left.values())
-        failed = "".join(f", {count} {status}" for status, count in sorted(self.failed.items()))
+        failed = "".join(f", {count} {status}" for status, count in self._failed)
         retried = f", {self.sums['retried']} spans retried" if self.sums["retried"] else ""
         return (
             f"{done}/{self._num_shards} shards, {numbers['samples_per_second']:,.0f} samples/s, "
@@ -86,8 +79,12 @@ class ScoringStats:
             "num_splits": float(self._batch_splits.num_splits),
             "num_truncated": float(self.sums["truncated"]),
             "num_retried": float(self.sums["retried"]),
-            **{f"num_{status}": float(count) for status, count in sorted(self.failed.items())},
+            **{f"num_{status}": float(count) for status, count in self._failed},
         }
+
+    @property
+    def _failed(self) -> list[tuple[str, int]]:
+        return sorted(self.unusable.counts.items())
 
     def end(self) -> None:
         """Stop the clock, and log what a person should know."""

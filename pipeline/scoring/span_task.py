@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalogs import LossCatalog
 from catalogs.losses.catalog import BatchSplits, Span
+from catalogs.losses.unusable import Unusable
 from catalogs.shard_format import Shard
 from pipeline.cluster.worker_check import environment
 from trainers.settings import ScoringSettings
@@ -91,22 +92,20 @@ class SpanResult:
         num_samples: rows measured.
         num_units: units of all samples.
         batch_splits: batches that were split after running out of memory.
-        failed: number of samples without a loss by status.
+        unusable: samples without a loss.
         poison_rows: rows that ended worker processes.
         bytes_read: from storage.
         seconds: for everything.
         busy_seconds: when the model did not wait for samples.
         num_truncated: samples cut to the length that the task allows.
-        failure_example: one row without a loss, and why.
     """
 
     num_samples: int
     num_units: int
     batch_splits: BatchSplits
-    failed: Mapping[str, int]
+    unusable: Unusable
     poison_rows: tuple[int, ...]
     bytes_read: int = 0
     seconds: float = 0.0
     busy_seconds: float = 0.0
     num_truncated: int = 0
-    failure_example: tuple[int, str] | None = None

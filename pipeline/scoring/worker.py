@@ -5,7 +5,6 @@ twice writes the same bytes to the same place.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +17,6 @@ from attent_select.schema import (
     KILLED,
     MEASURED_STEP,
     NUM_UNITS,
-    OK,
     ORIGIN,
     ROW,
     SCORED,
@@ -31,6 +29,7 @@ from catalogs.corpus import read_shard
 from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
 from catalogs.losses.catalog import BatchSplits
+from catalogs.losses.unusable import Example, Unusable
 from catalogs.shard_format import Sample
 from pipeline.cluster.worker_check import check_here
 from pipeline.config.task_reference import TaskReference
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from trainers.scoring.scorer import ScoringNotes
 
+_KILLED = "it ended the worker process each time it was tried alone"
 _READ_BYTES = 16 << 20
 _READ_THREADS = 2
 _READ_AHEAD_BYTES = 64 << 20
@@ -54,7 +54,7 @@ def measure_span(task: SpanTask) -> SpanResult:
     finished = task.measurement.catalog.read_span(task.digest)
     if finished is not None:
         rows, batch_splits = finished
-        return _result(rows, batch_splits)
+        return _result(rows, batch_splits, task.measurement.catalog.unusable_in([task.digest]))
     return _measure(task)
 
 
@@ -71,29 +71,38 @@ def _measure(task: SpanTask) -> SpanResult:
         _score_rows(task, _RowReader(task, group))
     reader = _RowReader(task, task.rows, journal=journal)
     scores, notes = _score_rows(task, reader)
+    unusable = _unusable(task, notes, poison_rows=reader.poison_rows)
     batch_splits = BatchSplits(notes.num_splits, notes.fitting_units)
     rows = _span_file_rows(task, scores, reader)
-    measurement.catalog.write_span(task.digest, rows, batch_splits=batch_splits)
+    measurement.catalog.write_span(task.digest, rows, batch_splits=batch_splits, unusable=unusable)
     journal.close()
     return replace(
-        _result(scores, batch_splits),
+        _result(scores, batch_splits, unusable),
         bytes_read=reader.bytes_read,
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
         num_truncated=notes.num_truncated,
-        failure_example=notes.failure_example,
     )
 
 
-def _result(rows: pl.DataFrame, batch_splits: BatchSplits) -> SpanResult:
-    """Return the part of a result that the rows of a span file determine."""
+def _result(rows: pl.DataFrame, batch_splits: BatchSplits, unusable: Unusable) -> SpanResult:
+    """Return the part of a result that a span file determines."""
     return SpanResult(
         num_samples=len(rows),
         num_units=int(rows[NUM_UNITS].cast(pl.UInt64).sum()),
         batch_splits=batch_splits,
-        failed=Counter(rows.filter(pl.col(STATUS) != OK)[STATUS].to_list()),
+        unusable=unusable,
         poison_rows=tuple(rows.filter(pl.col(STATUS) == KILLED)[ROW].to_list()),
     )
+
+
+def _unusable(task: SpanTask, notes: "ScoringNotes", *, poison_rows: Sequence[int]) -> Unusable:
+    """Return the samples of the span without a loss."""
+    result = Unusable()
+    result.update(notes.unusable, shard=task.shard.uri)
+    for row in poison_rows:
+        result.add(Example(task.shard.uri, row, KILLED, _KILLED))
+    return result
 
 
 def _score_rows(task: SpanTask, reader: "_RowReader") -> "tuple[pl.DataFrame, ScoringNotes]":

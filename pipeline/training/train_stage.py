@@ -10,6 +10,7 @@ from attent_select.schedule.rounds import Round
 from attent_select.stats.randomness import stream_key
 from catalogs import Corpus, IndexFile, storage
 from catalogs.layout import Layout
+from catalogs.losses.unusable import Unusable
 from pipeline import metrics
 from pipeline.config.sections import RunConfig
 from pipeline.progress import progress
@@ -53,10 +54,12 @@ def train_stage(
     earlier = {**_scoring_metrics(run, round_), "select_seconds": select_seconds}
     with _compact_shards(run, round_, index, cluster=cluster) as compact:
         stream = _open_stream(run, round_, index, compact)
-        measured = _train(run, round_, index, stream, earlier=earlier)
+        held_out = _held_out(run.config)
+        measured = _train(run, round_, index, stream, held_out, earlier=earlier)
         numbers = {name: value for name, value in measured.items() if value is not None}
+        unusable = _unusable(run, round_, stream, held_out)
         if stream.share.rank == 0:
-            metrics.publish(run.config.run, round_.number, numbers)
+            metrics.publish(run.config.run, round_.number, numbers, unusable=unusable)
     return numbers
 
 
@@ -65,11 +68,11 @@ def _train(
     round_: Round,
     index: IndexFile,
     stream: TeachingStream,
+    held_out: HeldOut | None,
     *,
     earlier: dict[str, float | None],
 ) -> dict[str, float | None]:
     """Train, unless that is done, and return the round's numbers; None: not measured."""
-    held_out = _held_out(run.config)
     folder = run.layout.checkpoint(round_.number)
     is_trained = checkpoint.open(folder) is not None
     is_begun = is_trained or checkpoint.newest(folder) is not None
@@ -181,6 +184,22 @@ def _held_out(config: RunConfig) -> HeldOut | None:
         return None
     corpus = Corpus.open(Layout(config.run).held_out)
     return HeldOut(config.task.task, corpus, config.scoring)
+
+
+def _unusable(
+    run: Run, round_: Round, stream: TeachingStream, held_out: HeldOut | None
+) -> dict[str, Unusable]:
+    """Return the samples that scoring, training (on all ranks) and evaluation could not use."""
+    training = Unusable()
+    for of_rank in ranks.gather(stream.stats.unusable):
+        training.update(of_rank)
+    is_scored = round_.number in run.catalog.rounds()
+    provenance = run.catalog.provenance(round_.number) if is_scored else {}
+    return {
+        "scoring": Unusable.of(provenance.get("unusable", {})),
+        "training": training,
+        "evaluation": Unusable() if held_out is None else held_out.unusable,
+    }
 
 
 def _scoring_metrics(run: Run, round_: Round) -> dict[str, float | None]:

@@ -112,6 +112,9 @@ def test_unreadable_samples_are_counted_and_the_others_scored(
 ) -> None:
     result = scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.1)
     assert result.failed == {"unreadable": 6}
+    (example,) = result.examples
+    assert (Path(example.shard).name, example.row) == ("000.parquet", 0)
+    assert example.reason.startswith("the image cannot be decoded")
     losses = LossCatalog(str(tmp_path / "run")).latest().collect()
     lost = losses.filter(pl.col("loss").is_null())
     assert lost["row"].to_list() == [0, 10] * 3
@@ -121,8 +124,8 @@ def test_too_many_failures_stop_the_run_until_the_share_is_raised(
     tmp_path: Path, damaged: Path, client: Client
 ) -> None:
     message = (
-        r"6 of 60 samples have no loss.*max_failed_share 0\.09 allows, for example row \d+ of "
-        r"shard \d \(.*\.parquet\): .*image"
+        r"6 of 60 samples have no loss.*max_failed_share 0\.09 allows: 6 unreadable; for example "
+        r"row \d+ of .*\.parquet: .*image"
     )
     with pytest.raises(InputError, match=message):
         scored(tmp_path / "run", damaged, client, scoring__max_failed_share=0.09)

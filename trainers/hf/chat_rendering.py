@@ -19,16 +19,6 @@ Span = tuple[int, int]
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # transformers stores the characters between the markers in the compiled template, for all threads.
 _marker_lock = Lock()
-# What templates and the rendering raise for messages that they do not take.
-_REJECTIONS = (
-    TemplateError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    RecursionError,
-)
 
 
 def chat_template_of(tokenizer: Any, *, tools: Sequence[Any] | None) -> str:
@@ -93,7 +83,7 @@ def render_chat(
                 add_generation_prompt=add_generation_prompt,
                 **{**tokenizer.special_tokens_map, **variables},
             )
-    except _REJECTIONS as error:
+    except Exception as error:  # a template is a program, which can raise anything
         raise SampleError(
             f"the chat template rejects the messages: {error}", status="unreadable"
         ) from error

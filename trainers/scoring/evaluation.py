@@ -15,19 +15,29 @@ from trainers.task import Batch, Item, Task
 
 
 def held_out_batches(
-    task: Task, samples: Iterable[Sample], *, settings: ScoringSettings
+    task: Task,
+    samples: Iterable[Sample],
+    *,
+    settings: ScoringSettings,
+    on_unusable: Callable[[int, SampleError], None] = lambda _number, _error: None,
 ) -> Iterator[Batch]:
-    """Yield collated batches, made as for scoring; samples that cannot be used are left out."""
-    for batch in batches(_prepare(task, samples), settings):
+    """Yield collated batches, made as for scoring.
+
+    Samples that cannot be used are left out: `on_unusable` gets the number of each, from 0, and
+    the error.
+    """
+    for batch in batches(_prepare(task, samples, on_unusable), settings):
         yield task.collate([item for _, item in batch])
 
 
-def _prepare(task: Task, samples: Iterable[Sample]) -> Iterator[list[tuple[int, Item]]]:
+def _prepare(
+    task: Task, samples: Iterable[Sample], on_unusable: Callable[[int, SampleError], None]
+) -> Iterator[list[tuple[int, Item]]]:
     for number, sample in enumerate(samples):
         try:
             yield [(number, task.prepare(sample, generator=None))]
-        except SampleError:
-            continue
+        except SampleError as error:
+            on_unusable(number, error)
 
 
 @contextmanager

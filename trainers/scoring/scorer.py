@@ -7,8 +7,9 @@ settings, because a loss can differ in its last bits with the batch it was compu
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, repeat
+from threading import Lock
 from time import perf_counter
 from typing import Any, cast
 from weakref import WeakSet
@@ -19,6 +20,7 @@ import torch
 from attent_select import schema
 from attent_select.errors import InputError, SampleError
 from catalogs.concurrency import ordered_map
+from catalogs.losses.unusable import Example, Unusable
 from catalogs.shard_format import Sample
 from trainers.scoring.batching import batches
 from trainers.scoring.evaluation import eval_mode
@@ -53,15 +55,15 @@ class ScoringNotes:
     `num_splits` counts batches halved after running out of memory: their losses may differ in the
     last bits from those of another machine. `fitting_units` is half the units of the smallest such
     batch, None without one. `num_truncated` counts samples cut to the task's limit. `busy_seconds`
-    is the time that the model did not wait for a batch. `failure_example` is the row of one sample
-    without a loss, and the reason.
+    is the time that the model did not wait for a batch. `unusable` are the samples without a loss;
+    their examples have rows, and no shard.
     """
 
     num_splits: int = 0
     fitting_units: int | None = None
     num_truncated: int = 0
     busy_seconds: float = 0.0
-    failure_example: tuple[int, str] | None = None
+    unusable: Unusable = field(default_factory=Unusable)
 
 
 def best_device() -> torch.device:
@@ -166,6 +168,7 @@ class _Scoring:
         # Rows and losses of the previous batch, which the device may still be computing.
         self._pending: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
         self.results: list[_Result] = []
+        self._lock = Lock()
 
     def prepare(self, chunk: Sequence[tuple[int, Sample]]) -> list[tuple[int, Item]]:
         """Prepare the samples that can be used; store the status of the others."""
@@ -214,8 +217,9 @@ class _Scoring:
     def _store(self, result: _Result, *, reason: str | None) -> None:
         """Store a result, and the reason if it has no loss."""
         self.results.append(result)
-        if reason is not None and self._notes.failure_example is None:
-            self._notes.failure_example = (result[0], reason)
+        if reason is not None:
+            with self._lock:  # threads prepare samples
+                self._notes.unusable.add(Example("", result[0], result[3], reason))
 
     def _split(self, rows: list[int], items: list[Item]) -> None:
         if torch.cuda.is_available():

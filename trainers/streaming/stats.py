@@ -1,9 +1,12 @@
 """Counters of a stream: bytes, requests, waiting time, and samples that cannot be used."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from attent_select.errors import InputError, SampleError
+from catalogs.losses.unusable import Example, Unusable
+from catalogs.shard_format import Shard
 from catalogs.storage import ReadMeter
 
 # Unusable samples that are always allowed: a share means little for the first few samples.
@@ -15,6 +18,7 @@ class StreamStats:
     """What a stream has cost so far, on one rank.
 
     Attributes:
+        shards: those of the corpus.
         max_failed_share: more unusable samples than this share end training.
         num_samples: samples handed out.
         num_skipped: samples that could not be used.
@@ -23,11 +27,13 @@ class StreamStats:
         padded, dropped: missing samples of the last global batches, and samples left out with them.
         blocked_seconds: time that the consumer waited for batches.
         first_batch_seconds: time until the first batch.
+        unusable: samples that could not be used; those before a resume are only in `num_skipped`.
         last_skipped: the last sample that could not be used, and why.
         meter: bytes and requests, footers and member indexes included; cached bytes came from the
             node's cache.
     """
 
+    shards: Sequence[Shard] = field(repr=False)
     max_failed_share: float
     num_samples: int = 0
     num_skipped: int = 0
@@ -37,6 +43,7 @@ class StreamStats:
     dropped: int = 0
     blocked_seconds: float = 0.0
     first_batch_seconds: float = 0.0
+    unusable: Unusable = field(default_factory=Unusable)
     last_skipped: str = ""
     meter: ReadMeter = field(default_factory=ReadMeter)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -76,12 +83,14 @@ class StreamStats:
         """
         with self._lock:
             self.num_skipped += 1
-            self.last_skipped = f"shard {shard_id}, row {row}: {error} ({error.status})"
+            example = Example(self.shards[shard_id].uri, row, error.status, str(error))
+            self.unusable.add(example)
+            self.last_skipped = str(example)
             skipped = self.num_skipped
             total = self.num_samples + skipped
         if skipped > max(_ALWAYS_ALLOWED, self.max_failed_share * total):
             raise InputError(
                 f"{skipped} of {total} samples cannot be used, more than scoring.max_failed_share "
-                f"{self.max_failed_share} allows, for example row {row} of shard {shard_id}: "
-                f"{error}. Fix the corpus or the task settings, or raise scoring.max_failed_share"
+                f"{self.max_failed_share} allows: {self.unusable}. Fix the corpus or the task "
+                "settings, or raise scoring.max_failed_share"
             ) from error

@@ -90,9 +90,8 @@ class TeachingStream(IterableDataset[Batch]):
         self.share = share or RankShare(rank, world_size, micro_batch_size)
         order = order or _order_settings(batch_size, seed=seed, epochs=epochs)
         self.order = Order(Selected.of_index(index, corpus), order, settings)
-        self.stats = StreamStats(
-            max_failed_share, padded=self.order.num_padded, dropped=self.order.num_dropped
-        )
+        padded, dropped = self.order.num_padded, self.order.num_dropped
+        self.stats = StreamStats(corpus.shards, max_failed_share, padded=padded, dropped=dropped)
         self._identity = _identity(index, corpus, self.order)
         columns = corpus.columns if task is None else task.columns
         self._source = self._open_source(corpus, compact, columns=columns, settings=settings)

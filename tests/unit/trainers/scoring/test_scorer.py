@@ -156,10 +156,9 @@ def test_one_sample_without_a_loss_is_kept_as_an_example(
     rows, notes = samples(6), ScoringNotes()
     rows[4] |= bad
     score_rows(TASK, model, enumerate(rows), notes=notes)
-    assert notes.failure_example is not None
-    row, told = notes.failure_example
-    assert row == 4
-    assert told.startswith(why)
+    (example,) = notes.unusable.examples
+    assert (example.row, notes.unusable.counts.total()) == (4, 1)
+    assert example.reason.startswith(why)
 
 
 def test_samples_that_cannot_be_used_have_their_status_at_their_row(
