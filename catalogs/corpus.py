@@ -28,7 +28,20 @@ from catalogs.tables import frames
 _FORMATS = "catalogs.formats"
 # Note in a run's copy of a manifest: the folder of the shared corpus.
 _SHARED = "shared"
+# Note in a manifest: [uri, etag, reason] of each shard that was left out.
+_SKIPPED = "skipped"
+# Reason for leaving out a shard without samples.
+EMPTY = "no samples"
 _ROWS_PER_BATCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class SkippedShard:
+    """A shard that was found but is not in the corpus: `EMPTY`, or why it cannot be read."""
+
+    uri: str
+    etag: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -36,37 +49,53 @@ class Corpus:
     """Set of shards, immutable once ingested. `columns` are those that every shard has.
 
     `folder` is where its member indexes and annotations are; empty until it is saved and opened.
+    `skipped` are the shards that ingestion left out.
     """
 
     shards: tuple[Shard, ...]
     columns: tuple[str, ...]
     folder: str = field(default="", compare=False)
+    skipped: tuple[SkippedShard, ...] = field(default=(), repr=False, compare=False)
     # Member indexes that `save` writes, by shard id.
     unsaved_members: Mapping[int, pa.Table] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def from_inspections(cls, inspected: Iterable[tuple[ObjectInfo, str, Inspection]]) -> "Corpus":
+    def from_inspections(
+        cls,
+        inspected: Iterable[tuple[ObjectInfo, str, Inspection]],
+        *,
+        skipped: Iterable[SkippedShard] = (),
+    ) -> "Corpus":
         """Make a corpus of shards `(object, format, inspection)`; ids follow their order.
 
+        Shards without samples are skipped, like those in `skipped`.
+
         Raises:
-            InputError: there is no shard, a shard is duplicate or empty, or the shards have no
-                column in common.
+            InputError: no shard has a sample, a shard is duplicate, or the shards have no column in
+                common.
         """
-        shards, columns, members = [], None, {}
-        for shard_id, (stored, kind, inspection) in enumerate(inspected):
+        shards: list[Shard] = []
+        columns, members, left_out = None, {}, list(skipped)
+        for stored, kind, inspection in inspected:
+            if not inspection.num_samples:
+                left_out.append(SkippedShard(stored.url, stored.etag, EMPTY))
+                continue
+            shard_id = len(shards)
             shards.append(_shard(shard_id, stored, kind, inspection))
             known = inspection.columns if columns is None else columns
             columns = tuple(name for name in known if name in inspection.columns)
             if inspection.members is not None:
                 members[shard_id] = inspection.members
         if columns is None:
+            hint = f" ({left_out[0].uri}: {left_out[0].reason})" if left_out else ""
             raise InputError(
-                "a corpus needs at least one shard: expected Parquet files or tar files"
+                "a corpus needs at least one shard with samples: expected Parquet files or tar"
+                f" files, {len(left_out)} shards are empty or damaged{hint}"
             )
         if not columns:
             raise InputError("the shards have no column in common: ingest them into separate runs")
         _check_unique(shards)
-        return cls(shards=tuple(shards), columns=columns, unsaved_members=members)
+        return cls(tuple(shards), columns, skipped=tuple(left_out), unsaved_members=members)
 
     @classmethod
     def open(cls, url: str) -> "Corpus":
@@ -83,7 +112,8 @@ class Corpus:
             )
         layout = CorpusLayout(notes.get(_SHARED, layout.folder))
         shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
-        return cls(shards=shards, columns=tuple(notes["columns"]), folder=layout.folder)
+        skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
+        return cls(shards, tuple(notes["columns"]), folder=layout.folder, skipped=skipped)
 
     def save(self, run: str) -> None:
         """Write the corpus of a run: its member indexes, then the manifest, which commits them."""
@@ -106,6 +136,8 @@ class Corpus:
             "corpus_id": self.corpus_id,
             "columns": list(self.columns),
         }
+        if self.skipped:
+            notes |= {_SKIPPED: [[each.uri, each.etag, each.reason] for each in self.skipped]}
         frames.publish_frame(layout.manifest, self.manifest(), notes=notes)
 
     def manifest(self) -> pl.DataFrame:
@@ -252,6 +284,11 @@ def inspect_shard(url: str, format_name: str, *, members_url: str | None = None)
     return Inspection(inspection.num_samples, inspection.columns)
 
 
+def keeps_members(format_name: str) -> bool:
+    """Whether shards of a format have a member index."""
+    return _format(format_name).keeps_members
+
+
 def read_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
     """Read samples of one shard without its corpus (on Dask workers); see `ShardFormat.read`."""
     return _format(shard.format).read(shard, rows=rows, columns=columns)
@@ -297,8 +334,6 @@ def _format(name: str) -> ShardFormat:
 
 
 def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection) -> Shard:
-    if inspection.num_samples == 0:
-        raise InputError(f"{stored.url} has no samples: remove it from the shards")
     return Shard(
         shard_id=shard_id,
         uri=stored.url,

@@ -138,12 +138,14 @@ def ingest_shards(
     out: str,
     convert: str | None = None,
     shard_samples: int = 10_000,
+    skip_damaged: bool = False,
     scheduler: str | None = None,
 ) -> IngestResult:
     """Ingest shards into the corpus `out`, on a new local cluster or on the one at `scheduler`.
 
     With `convert` (the name of a shard format), `shards` are Parquet files, JSON Lines or a folder
-    of images; new shards of `shard_samples` samples are first written to `out`/shards.
+    of images; new shards of `shard_samples` samples are first written to `out`/shards. With
+    `skip_damaged`, shards that cannot be read are left out and named in the result.
 
     Raises:
         InputError: a URL holds a credential, there is no such scheduler, or what `ingest` raises.
@@ -159,7 +161,7 @@ def ingest_shards(
         )
     storage.expand(shards)  # fails before a cluster is started
     with connect(cluster) as client:
-        result = ingest(shards, folder=corpus, client=client)
+        result = ingest(shards, folder=corpus, client=client, skip_damaged=skip_damaged)
     return replace(result, seconds=monotonic() - started)
 
 

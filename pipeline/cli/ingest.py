@@ -26,11 +26,20 @@ def ingest(
     shard_samples: Annotated[
         int, typer.Option(min=1, help="Number of samples in a new shard.")
     ] = 10_000,
+    skip_damaged: Annotated[
+        bool,
+        typer.Option("--skip-damaged", help="Leave out shards that cannot be read, and name them."),
+    ] = False,
     scheduler: Scheduler = None,
 ) -> "IngestResult":
     """Build the manifest of a corpus (from JSONL, Parquet or image folders with --convert)."""
     from pipeline.stages import ingest_shards
 
     return ingest_shards(
-        shards, out=out, convert=convert, shard_samples=shard_samples, scheduler=scheduler
+        shards,
+        out=out,
+        convert=convert,
+        shard_samples=shard_samples,
+        skip_damaged=skip_damaged,
+        scheduler=scheduler,
     )

@@ -59,10 +59,12 @@ class CorpusSettings(_Section):
     Attributes:
         shards: URLs, folders or globs of Parquet files or WebDataset tars.
         path: folder of a corpus that `attent ingest` wrote; many runs can share it.
+        skip_damaged: leave out shards that cannot be read, instead of ending with an error.
     """
 
     shards: tuple[str, ...] | None = Field(default=None, min_length=1)
     path: str | None = None
+    skip_damaged: bool = False
 
     @field_validator("shards")
     @classmethod

@@ -1,13 +1,21 @@
 """Ingestion: find the shards of a corpus, inspect each on the cluster, write the manifest."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
-from attent_select.errors import CorpusMismatchError, ExistsError
+from attent_select.errors import CorpusMismatchError, ExistsError, InputError
 from catalogs import Corpus, storage
 from catalogs.concurrency import ordered_map
-from catalogs.corpus import format_of, has_corpus, inspect_shard
+from catalogs.corpus import (
+    EMPTY,
+    SkippedShard,
+    format_of,
+    has_corpus,
+    inspect_shard,
+    keeps_members,
+)
 from catalogs.layout import CorpusLayout
 from catalogs.shard_format import Inspection
 from catalogs.storage.objects import ObjectInfo
@@ -15,16 +23,24 @@ from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.sections import CorpusSettings
 from pipeline.progress import progress
 
+_log = logging.getLogger("attent.pipeline.ingest")
+
 
 @dataclass(frozen=True)
 class IngestResult:
-    """Size of a corpus; `seconds` is 0 if it was ingested before."""
+    """Size of a corpus; `seconds` is 0 if it was ingested before.
+
+    `empty` is the number of shards without samples, `damaged` the reason for each shard that was
+    skipped because it cannot be read.
+    """
 
     num_shards: int
     num_samples: int
     num_bytes: int
     corpus_id: str
     seconds: float
+    empty: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class _ShardTask:
     stored: ObjectInfo
     format: str
     members_url: str
+    skip_damaged: bool
 
     def __str__(self) -> str:
         return f"shard {self.shard_id} ({self.stored.url})"
@@ -45,14 +62,16 @@ def ingest(
     *,
     folder: str,
     client: Client,
+    skip_damaged: bool = False,
 ) -> IngestResult:
     """Write the manifest of the corpus of `shards` (URLs, folders, globs) into `folder`.
 
-    Shard ids follow the sorted URLs. Ingesting the same shards again does nothing.
+    Shard ids follow the sorted URLs. Shards without samples are skipped, with `skip_damaged` also
+    those that cannot be read. Ingesting the same shards again does nothing.
 
     Raises:
-        InputError: a URL matches nothing, a shard is damaged or empty, or a worker has other
-            versions.
+        InputError: a URL matches nothing, no shard has samples, a shard is damaged, or a worker has
+            other versions.
         ExistsError: the folder has another corpus.
     """
     started = monotonic()
@@ -60,13 +79,27 @@ def ingest(
     if (existing := ingested_corpus(objects, folder=folder)) is not None:
         return _result(existing, seconds=0.0)
     worker_check.check_workers(client, objects={objects[0].url: objects[0].etag}, needs_gpu=False)
-    corpus = Corpus.from_inspections(_inspections(objects, folder=folder, client=client))
+    inspections = _inspections(objects, folder=folder, client=client, skip_damaged=skip_damaged)
+    kept, damaged = [], []
+    for stored, kind, inspection in inspections:
+        if isinstance(inspection, str):
+            damaged.append(SkippedShard(stored.url, stored.etag, inspection))
+        else:
+            kept.append((stored, kind, inspection))
+    corpus = Corpus.from_inspections(kept, skipped=damaged)
+    _renumber_members(corpus, objects, folder=folder)
     corpus.publish(folder)
-    return _result(corpus, seconds=monotonic() - started)
+    result = _result(corpus, seconds=monotonic() - started)
+    if result.empty:
+        _log.warning("skipped %d shards without samples", result.empty)
+    for uri, reason in result.damaged.items():
+        _log.warning("skipped %s, which cannot be read: %s", uri, reason)
+    return result
 
 
 def ingested_corpus(objects: Sequence[ObjectInfo], *, folder: str) -> Corpus | None:
-    """Return the corpus in `folder` if it was ingested; its shards must be exactly `objects`.
+    """Return the corpus in `folder` if it was ingested; its shards must be exactly `objects`,
+    skipped ones included.
 
     Raises:
         ExistsError: the folder has a corpus of other shards.
@@ -75,16 +108,18 @@ def ingested_corpus(objects: Sequence[ObjectInfo], *, folder: str) -> Corpus | N
     if not has_corpus(folder):
         return None
     corpus = Corpus.open(folder)
-    if [shard.uri for shard in corpus.shards] != [stored.url for stored in objects]:
+    known = {shard.uri: shard.etag for shard in corpus.shards}
+    known |= {each.uri: each.etag for each in corpus.skipped}
+    if sorted(known) != sorted(stored.url for stored in objects):
         raise ExistsError(
             f"{folder} has a corpus of {len(corpus.shards)} other shards (corpus "
             f"{corpus.corpus_id}), and a corpus cannot be changed: choose another folder"
         )
-    for shard, stored in zip(corpus.shards, objects, strict=True):
-        if shard.etag != stored.etag:
+    for stored in objects:
+        if known[stored.url] != stored.etag:
             raise CorpusMismatchError(
-                f"{shard.uri} is not the object that was ingested as shard {shard.shard_id}: its "
-                f"etag is {stored.etag}, expected {shard.etag}. Put it back, or start a new run"
+                f"{stored.url} is not the object that was ingested: its etag is {stored.etag}, "
+                f"expected {known[stored.url]}. Put it back, or start a new run"
             )
     return corpus
 
@@ -104,14 +139,15 @@ def shard_objects(corpus: CorpusSettings) -> list[ObjectInfo]:
 
 
 def _inspections(
-    objects: Sequence[ObjectInfo], *, folder: str, client: Client
-) -> list[tuple[ObjectInfo, str, Inspection]]:
+    objects: Sequence[ObjectInfo], *, folder: str, client: Client, skip_damaged: bool
+) -> list[tuple[ObjectInfo, str, Inspection | str]]:
+    """Return object, format and inspection of each shard, or why it cannot be read."""
     layout = CorpusLayout(folder)
     tasks = [
-        _ShardTask(shard_id, stored, format_of(stored.url), layout.members(shard_id))
+        _ShardTask(shard_id, stored, format_of(stored.url), layout.members(shard_id), skip_damaged)
         for shard_id, stored in enumerate(objects)
     ]
-    inspections: dict[int, Inspection] = {}
+    inspections: dict[int, Inspection | str] = {}
     with progress("ingesting", total=len(tasks), unit="shards") as advance:
         for task, inspection in run_tasks(client, _inspect, tasks):
             inspections[task.shard_id] = inspection
@@ -119,8 +155,29 @@ def _inspections(
     return [(task.stored, task.format, inspections[task.shard_id]) for task in tasks]
 
 
-def _inspect(task: _ShardTask) -> Inspection:
-    return inspect_shard(task.stored.url, task.format, members_url=task.members_url)
+def _inspect(task: _ShardTask) -> Inspection | str:
+    try:
+        return inspect_shard(task.stored.url, task.format, members_url=task.members_url)
+    except InputError as error:
+        if not task.skip_damaged:
+            raise
+        return str(error)
+
+
+def _renumber_members(corpus: Corpus, objects: Sequence[ObjectInfo], *, folder: str) -> None:
+    """Move the member indexes, named by position in `objects`, to the ids without skipped shards.
+
+    In ascending order, in which no index replaces one that is still to be moved.
+    """
+    if not corpus.skipped:
+        return
+    layout = CorpusLayout(folder)
+    position_of = {stored.url: position for position, stored in enumerate(objects)}
+    for shard in corpus.shards:
+        if (position := position_of[shard.uri]) != shard.shard_id and keeps_members(shard.format):
+            storage.publish(layout.members(shard.shard_id), storage.read(layout.members(position)))
+    for position in range(len(corpus.shards), len(objects)):
+        storage.delete(layout.members(position))
 
 
 def _result(corpus: Corpus, *, seconds: float) -> IngestResult:
@@ -130,4 +187,6 @@ def _result(corpus: Corpus, *, seconds: float) -> IngestResult:
         num_bytes=corpus.num_bytes,
         corpus_id=corpus.corpus_id,
         seconds=seconds,
+        empty=sum(each.reason == EMPTY for each in corpus.skipped),
+        damaged={each.uri: each.reason for each in corpus.skipped if each.reason != EMPTY},
     )

@@ -26,14 +26,18 @@ def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
     if config.corpus.path is not None:
         _use_shared_corpus(config.corpus.path, config.run)
     else:
-        _ingest(config.corpus.shards or (), config.run, cluster=cluster)
+        skip = config.corpus.skip_damaged
+        _ingest(config.corpus.shards or (), config.run, cluster=cluster, skip_damaged=skip)
     if config.evaluation is not None:
         _ingest(config.evaluation.shards, Layout(config.run).held_out, cluster=cluster)
 
 
-def _ingest(shards: Sequence[str], run: str, *, cluster: Cluster) -> None:
+def _ingest(
+    shards: Sequence[str], run: str, *, cluster: Cluster, skip_damaged: bool = False
+) -> None:
     if ingested_corpus(storage.expand(shards), folder=run) is None:
-        ingest(shards, folder=Layout(run).corpus.folder, client=cluster())
+        folder = Layout(run).corpus.folder
+        ingest(shards, folder=folder, client=cluster(), skip_damaged=skip_damaged)
 
 
 def _use_shared_corpus(url: str, run: str) -> None:

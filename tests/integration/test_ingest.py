@@ -11,6 +11,7 @@ import pytest
 from digits import samples
 
 from attent_select.errors import CorpusMismatchError, ExistsError, InputError
+from attent_select.plugins import load_plugin
 from catalogs import Corpus
 from catalogs.layout import CorpusLayout
 from pipeline.cluster import Client
@@ -77,6 +78,52 @@ def test_a_damaged_shard_is_named_and_leaves_no_corpus(
     with pytest.raises(InputError, match=r"cut\.parquet"):
         ingest([str(tmp_path / "cut.parquet")], folder=str(tmp_path / "run"), client=client)
     assert not (tmp_path / "run" / "corpus" / "manifest.parquet").exists()
+
+
+def blemished(folder: Path, kind: str) -> list[str]:
+    """Write shards a to e of which b has no sample, c is truncated and d has no bytes."""
+    folder.mkdir()
+    suffix = {"parquet": ".parquet", "webdataset": ".tar"}[kind]
+    writer = load_plugin("catalogs.formats", kind)()
+    for name in "abcde":
+        rows = [{"text": f"{name}{number}"} for number in range(3)]
+        writer.write(folder / f"{name}{suffix}", rows)
+    no_rows = pa.table({"other": pa.array([], pa.string())})
+    if kind == "parquet":
+        pq.write_table(no_rows, folder / f"b{suffix}")
+    else:
+        (folder / f"b{suffix}").write_bytes(bytes(10240))
+    whole = (folder / f"c{suffix}").read_bytes().rstrip(b"\0")
+    (folder / f"c{suffix}").write_bytes(whole[:-1])
+    (folder / f"d{suffix}").write_bytes(b"")
+    return [str(folder / f"{name}{suffix}") for name in "abcde"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_a_corpus_with_blemishes_is_ingested_without_them(
+    tmp_path: Path, client: Client, kind: str
+) -> None:
+    urls = blemished(tmp_path / "shards", kind)
+    folder = str(tmp_path / "corpus")
+    with pytest.raises(InputError, match=r"/[cd]\.(parquet|tar)"):
+        ingest(urls, folder=folder, client=client)
+    result = ingest(urls, folder=folder, client=client, skip_damaged=True)
+    assert (result.num_shards, result.num_samples, result.empty) == (2, 6, 1)
+    assert list(result.damaged) == urls[2:4]
+    assert all(url in reason for url, reason in result.damaged.items())
+    corpus = Corpus.open(folder)
+    assert [shard.uri for shard in corpus.shards] == [urls[0], urls[4]]
+    assert corpus.read(1, rows=[0, 2], columns=["text"]).values["text"] == ["e0", "e2"]
+    # What was left out counts when the same shards are ingested again.
+    again = ingest(urls, folder=folder, client=client)
+    assert (again.corpus_id, again.empty, again.damaged) == (
+        result.corpus_id,
+        result.empty,
+        result.damaged,
+    )
+    Path(urls[3]).write_bytes(b"other")
+    with pytest.raises(CorpusMismatchError, match=r"/d\.(parquet|tar) is not the object"):
+        ingest(urls, folder=folder, client=client)
 
 
 # Three sources of the same nine samples: label n, and a text.

@@ -96,6 +96,21 @@ def test_a_manifest_that_another_program_rewrote_is_an_input_error(tmp_path: Pat
         Corpus.open(str(tmp_path))
 
 
+def test_shards_without_samples_are_left_out_and_remembered(tmp_path: Path) -> None:
+    shards = inspected(written(tmp_path, [3, 5, 2, 4]))
+    for position in (0, 2):
+        stored, kind, inspection = shards[position]
+        shards[position] = (stored, kind, replace(inspection, num_samples=0, columns=()))
+    Corpus.from_inspections(shards).publish(str(tmp_path / "corpus"))
+    corpus = Corpus.open(str(tmp_path / "corpus"))
+    assert [shard.num_samples for shard in corpus.shards] == [5, 4]
+    assert [shard.shard_id for shard in corpus.shards] == [0, 1]
+    assert set(corpus.columns) == {"image", "label"}
+    assert [each.uri for each in corpus.skipped] == [shards[0][0].url, shards[2][0].url]
+    labels = corpus.read(1, rows=[0, 3], columns=["label"]).values["label"]
+    assert labels == [300, 303]
+
+
 def test_a_duplicate_shard_is_an_input_error(tmp_path: Path) -> None:
     shards = inspected(written(tmp_path, [3, 5]))
     with pytest.raises(InputError, match=r"duplicate shard .*1\.parquet"):
@@ -106,7 +121,7 @@ def test_a_corpus_needs_shards_samples_and_a_common_column(tmp_path: Path) -> No
     (stored, kind, inspection), other = inspected(written(tmp_path, [3, 5]))
     with pytest.raises(InputError, match="at least one shard"):
         Corpus.from_inspections([])
-    with pytest.raises(InputError, match=r"0\.parquet has no samples"):
+    with pytest.raises(InputError, match=r"at least one shard .*0\.parquet: no samples"):
         Corpus.from_inspections([(stored, kind, replace(inspection, num_samples=0))])
     with pytest.raises(InputError, match="no column in common"):
         Corpus.from_inspections([(stored, kind, replace(inspection, columns=("text",))), other])
