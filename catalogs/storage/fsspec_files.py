@@ -8,7 +8,7 @@ writing: closing it after an exception publishes half of it.
 import contextlib
 import os
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,15 @@ from catalogs.storage.objects import (
 )
 from catalogs.storage.retry import retry
 
-_ETAGS = ("ETag", "etag", "md5", "checksum")
-_TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created")
+# What drivers call the identifier of an object's content, best first. `blob_id` and `xet_hash` are
+# those of the Hugging Face hub, `sha` that of GitHub, `hex` of git, `CRC` of zip files.
+_ETAGS = ("ETag", "etag", "md5", "checksum", "blob_id", "xet_hash", "oid", "sha256", "sha", "hex")
+_ETAGS += ("md5Hash", "content_md5", "content_hash", "crc32c", "generation", "version_id", "CRC")
+# The time of the last change: WebHDFS, Drive, OneDrive, Dropbox and FTP have names of their own.
+_TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created", "modificationTime")
+_TIMES += ("modifiedTime", "lastModifiedDateTime", "server_modified", "last_modified", "modify")
+# In HTTP only where there is neither of them.
+_DIGESTS = ("Content-MD5", "Digest")
 _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 
 
@@ -116,14 +123,30 @@ def _info(url: str, detail: dict[str, Any]) -> ObjectInfo:
             f"{url}: the server does not report its size, which is required to read it"
         )
     size = int(detail["size"])
+    return ObjectInfo(url, size, _etag(url, detail, size))
+
+
+def _etag(url: str, detail: dict[str, Any], size: int) -> str:
     for name in _ETAGS:
-        if etag := detail.get(name):
-            return ObjectInfo(url, size, unquote_etag(str(etag)))
-    stamp = next((time for name in _TIMES if (time := detail.get(name))), 0)
-    if isinstance(stamp, str):
-        return ObjectInfo(url, size, f"{stamp}-{size:x}")
-    seconds = stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)
-    return ObjectInfo(url, size, f"{seconds:.6f}-{size:x}")
+        if (etag := detail.get(name)) not in (None, ""):  # a checksum may be 0
+            return unquote_etag(str(etag))
+    for name in _TIMES:
+        stamp = detail.get(name)
+        if isinstance(stamp, str) and stamp:
+            return f"{stamp}-{size:x}"
+        if isinstance(stamp, datetime):
+            # Without a zone it is UTC: the same on machines of every zone.
+            zoned = stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
+            return f"{zoned.timestamp():.6f}-{size:x}"
+        if isinstance(stamp, int | float):
+            return f"{float(stamp):.6f}-{size:x}"
+    for name in _DIGESTS:
+        if digest := detail.get(name):
+            return str(digest)
+    raise StorageError(
+        f"{url}: the driver reports neither an etag nor a time of change, so a replaced file would"
+        " go unnoticed. Copy the files to a local folder or a bucket, and use that URL"
+    )
 
 
 def _slice(data: bytes, extent: Range) -> bytes:
