@@ -28,7 +28,7 @@ from catalogs.storage.retry import retry
 # those of the Hugging Face hub, `sha` that of GitHub, `hex` of git, `CRC` of zip files.
 _ETAGS = ("ETag", "etag", "md5", "checksum", "blob_id", "xet_hash", "oid", "sha256", "sha", "hex")
 _ETAGS += ("md5Hash", "content_md5", "content_hash", "crc32c", "generation", "version_id", "CRC")
-# The time of the last change: WebHDFS, Drive, OneDrive, Dropbox and FTP have names of their own.
+# The time of the last change: WebHDFS, Drive, OneDrive, Dropbox and FTP differ.
 _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created", "modificationTime")
 _TIMES += ("modifiedTime", "lastModifiedDateTime", "server_modified", "last_modified", "modify")
 # In HTTP only where there is neither of them.
