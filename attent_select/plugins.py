@@ -7,9 +7,10 @@ that name in CamelCase (`Soft`, `ImageClassification`). A dotted path such as
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any
 
-from attent_select.errors import InputError
+from attent_select.errors import AttentError, InputError
 from attent_select.extras import missing_extras_named
 
 
@@ -19,27 +20,55 @@ def plugin_names(package: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(path))
 
 
-def load_plugin(package: str, name: str) -> Any:
+def load_plugin(package: str, name: str, *, methods: Sequence[str] = ()) -> Any:
     """Return the class of plug-in `name` of `package`, or the class at the dotted path `name`.
 
+    Args:
+        package: the package with the plug-ins.
+        name: a file name in it, or a dotted path.
+        methods: what the class must have: those of the plug-in's protocol.
+
     Raises:
-        InputError: there is no such plug-in, module or class.
+        InputError: there is no such plug-in, module or class, or the class lacks a method.
     """
-    if "." in name:
-        module_name, _, class_name = name.rpartition(".")
+    if is_dotted(name):
+        plugin = load_class(name)
     elif name in plugin_names(package):
-        module_name = f"{package}.{name}"
         class_name = "".join(word.capitalize() for word in name.split("_"))
+        with missing_extras_named():
+            plugin = getattr(importlib.import_module(f"{package}.{name}"), class_name)
     else:
         known = ", ".join(plugin_names(package))
         raise InputError(
             f"unknown plug-in {name!r} in {package}: expected {known}, or a dotted path to a class"
         )
+    if missing := [method for method in methods if not callable(getattr(plugin, method, None))]:
+        raise InputError(
+            f"{name!r} has no method {', '.join(missing)}: expected a class as docs/extending.md "
+            f"describes it, like those of {package}"
+        )
+    return plugin
+
+
+def is_dotted(name: str) -> bool:
+    """Whether a plug-in's name is the dotted path of a class of another package."""
+    return "." in name
+
+
+def load_class(path: str) -> type[Any]:
+    """Return the class at a dotted path. Imports its module, which executes its code.
+
+    Raises:
+        InputError: the module cannot be imported, or has no such class.
+    """
+    module_name, _, class_name = path.rpartition(".")
     try:
         with missing_extras_named():
-            plugin = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot load {name!r}: {error}") from error
-    if not isinstance(plugin, type):
-        raise InputError(f"{name!r} is a {type(plugin).__name__}, expected a class")
-    return plugin
+            loaded = getattr(importlib.import_module(module_name), class_name)
+    except AttentError:
+        raise
+    except Exception as error:  # importing a module can raise anything
+        raise InputError(f"cannot load {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(loaded, type):
+        raise InputError(f"{path!r} is a {type(loaded).__name__}, expected a class")
+    return loaded

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,8 +104,10 @@ class Corpus:
 
         Raises:
             MissingError: it was not ingested.
+            InputError: the manifest names a shard format that this process has not imported.
         """
         layout, frame, notes = _read_manifest(url)
+        _check_formats(frame, manifest=layout.manifest)
         if "columns" not in notes:
             raise InputError(
                 f"{layout.manifest} was not written by `attent ingest`: its footer has no notes."
@@ -240,6 +243,23 @@ def has_corpus(url: str) -> bool:
     return any(storage.info(layout.manifest) is not None for layout in _layouts(url))
 
 
+def foreign_formats(url: str) -> list[str]:
+    """Return the shard formats of the corpus in a folder that are classes of other packages."""
+    if not has_corpus(url):
+        return []
+    return list(filter(plugins.is_dotted, _read_manifest(url)[1]["format"].unique().sort()))
+
+
+def _check_formats(manifest_rows: pl.DataFrame, *, manifest: str) -> None:
+    """Check that a manifest names no code that this process has not imported already."""
+    for name in manifest_rows["format"].unique().sort():
+        if plugins.is_dotted(name) and name.rpartition(".")[0] not in sys.modules:
+            raise InputError(
+                f"{manifest} names the shard format {name}, which would execute code: add"
+                " --trust-run if you trust its author, or import its module in your program"
+            )
+
+
 def _layouts(url: str) -> tuple[CorpusLayout, CorpusLayout]:
     folder = storage.normalise(url)
     return Layout(folder).corpus, CorpusLayout(folder)
@@ -330,7 +350,8 @@ def save_members(url: str, members: pa.Table) -> None:
 
 @functools.cache
 def _format(name: str) -> ShardFormat:
-    return cast(ShardFormat, plugins.load_plugin(_FORMATS, name)())
+    plugin = plugins.load_plugin(_FORMATS, name, methods=("inspect", "read", "plan", "write"))
+    return cast(ShardFormat, plugin())
 
 
 def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection) -> Shard:

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from catalogs import storage
 from catalogs.layout import CorpusLayout
 from pipeline import metrics
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
-from pipeline.config import credentials, run_config
+from pipeline.config import credentials, run_config, trust
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
@@ -44,6 +44,7 @@ def score(
     client: Client | None = None,
     scheduler: str | None = None,
     overrides: Sequence[str] = (),
+    trust_run: bool = False,
 ) -> ScoreResult:
     """Measure the losses of the corpus with the weights that a round starts from.
 
@@ -55,15 +56,17 @@ def score(
         client: of a running cluster; without one, the configured cluster is started.
         scheduler: replaces the configured `cluster.scheduler`.
         overrides: `dotted.key=value`, each replaces a key of the configuration.
+        trust_run: use the code and the cluster that the run.yaml of a run names.
 
     Raises:
         InputError: the configuration is wrong, or the round before was not trained.
         ClusterError: the cluster was lost; call again to resume.
     """
+    origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     with (
-        _light_config(source, scheduler=scheduler, overrides=overrides) as (config, save_initial),
+        _light_config(origin) as (config, save_initial),
         hold_lease(config.run),
-        _cluster(config, client) as cluster,
+        _cluster(config, client, origin) as cluster,
     ):
         run = prepare(config, cluster=cluster, save_initial=save_initial)
         run = ensure_decision(run, run.round(round_number).number, fraction=fraction)
@@ -76,6 +79,7 @@ def train(
     round_number: int | None = None,
     client: Client | None = None,
     overrides: Sequence[str] = (),
+    trust_run: bool = False,
 ) -> dict[str, Any]:
     """Train one round (default: the first unfinished one); write its index if it is missing.
 
@@ -87,8 +91,9 @@ def train(
     """
     from trainers import ranks
 
-    config = _config(source, scheduler=None, overrides=overrides)
-    with hold_lease(config.run), _cluster(config, client) as cluster:
+    origin = _Origin(source, overrides, trust_run=trust_run)
+    config = origin.load()
+    with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         load = partial(prepare, config, cluster=cluster)
 
         def decide() -> Run:
@@ -107,6 +112,7 @@ def run(
     client: Client | None = None,
     scheduler: str | None = None,
     overrides: Sequence[str] = (),
+    trust_run: bool = False,
 ) -> dict[str, Any]:
     """Finish every round of a run. Call it again to resume after an interruption.
 
@@ -122,8 +128,9 @@ def run(
     """
     from trainers import ranks
 
-    config = _config(source, scheduler=scheduler, overrides=overrides)
-    with hold_lease(config.run), _cluster(config, client) as cluster:
+    origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
+    config = origin.load()
+    with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         ready = ranks.in_turn(partial(prepare, config, cluster=cluster))
         finished = []
         for round_, values in run_rounds(ready, cluster=cluster):
@@ -165,40 +172,46 @@ def ingest_shards(
     return replace(result, seconds=monotonic() - started)
 
 
-def _config(
-    source: str | RunConfig, *, scheduler: str | None, overrides: Sequence[str]
-) -> RunConfig:
-    if not isinstance(source, str):
-        return source
-    return run_config.load(source, overrides=_with_scheduler(overrides, scheduler))
+@dataclass(frozen=True)
+class _Origin:
+    """What the caller of a stage gave: a checked configuration, or where to load it from."""
 
+    source: str | RunConfig
+    overrides: Sequence[str]
+    trust_run: bool
 
-def _with_scheduler(overrides: Sequence[str], scheduler: str | None) -> Sequence[str]:
-    return overrides if scheduler is None else [*overrides, f"cluster.scheduler={scheduler}"]
+    def load(self) -> RunConfig:
+        if not isinstance(self.source, str):
+            return self.source
+        return run_config.load(self.source, overrides=self.overrides, trust_run=self.trust_run)
+
+    def check_cluster(self) -> None:
+        """Raise `InputError` if the cluster was chosen by a run that is not trusted."""
+        if isinstance(self.source, str) and not self.trust_run:
+            trust.check_run(self.source, ("cluster",), overrides=self.overrides)
 
 
 @contextmanager
-def _light_config(
-    source: str | RunConfig, *, scheduler: str | None, overrides: Sequence[str]
-) -> Iterator[tuple[RunConfig, SaveInitial]]:
+def _light_config(origin: _Origin) -> Iterator[tuple[RunConfig, SaveInitial]]:
     """Yield the configuration and the function that saves its initial model, without torch.
 
     A subprocess does both; a process that has imported torch already does them itself.
     """
-    if isinstance(source, str) and "torch" not in sys.modules:
-        overrides = _with_scheduler(overrides, scheduler)
-        with setup_in_subprocess(source, overrides=overrides) as setup:
+    if isinstance(origin.source, str) and "torch" not in sys.modules:
+        with setup_in_subprocess(
+            origin.source, overrides=origin.overrides, trust_run=origin.trust_run
+        ) as setup:
             yield setup
     else:
-        yield _config(source, scheduler=scheduler, overrides=overrides), save_initial
+        yield origin.load(), save_initial
 
 
 @contextmanager
-def _cluster(config: RunConfig, client: Client | None) -> Iterator[Cluster]:
+def _cluster(config: RunConfig, client: Client | None, origin: _Origin) -> Iterator[Cluster]:
     if client is not None:
         yield lambda: client
         return
-    with connect_when_needed(config.cluster) as cluster:
+    with connect_when_needed(config.cluster, check=origin.check_cluster) as cluster:
         yield cluster
 
 

@@ -78,6 +78,7 @@ def measure(
     *,
     rounds: Sequence[int] | None = None,
     groups: bool = False,
+    trust_run: bool = False,
 ) -> AntkResult:
     """Measure the kernels of a run's checkpoints and their drift.
 
@@ -86,6 +87,7 @@ def measure(
         settings: which kernel.
         rounds: measure only the checkpoints of these rounds, and the initial one; default: all.
         groups: also return the rows of every parameter group.
+        trust_run: use code that the run.yaml of a run names.
 
     Raises:
         MissingError: nothing was trained, or a round has no checkpoint.
@@ -94,7 +96,8 @@ def measure(
     """
     from trainers.antk import Output
 
-    config, settings = run_config.load(run), settings or KernelSettings()
+    settings = settings or KernelSettings()
+    config = run_config.load(run, trust_run=trust_run, sections=("task", "model"))
     output = Output.of(config.task.task, settings.output)
     kind = settings.kind(output.name)
     checkpoints = _checkpoints(config, rounds)

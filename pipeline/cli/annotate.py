@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Scheduler
+from pipeline.cli.options import Scheduler, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_frame, show_values
 
@@ -52,11 +52,13 @@ def annotate(
     overwrite: Overwrite = False,
     drop: Drop = False,
     scheduler: Scheduler = None,
+    trust_run: TrustRun = False,
 ) -> Any:
     """Make a named column of a corpus, one value per sample, that all of its runs can use."""
     from pipeline.annotation import command as commands
     from pipeline.annotation.targets import target_settings
 
+    trust_formats(corpus, trust_run=trust_run)
     if drop:
         making = (kind, target, kind_column, settings, tokenizer, overwrite)
         return commands.drop(corpus, name=name, is_making=any(making))
@@ -83,7 +85,7 @@ def _show_list(listed: list[dict[str, Any]]) -> None:
 
 
 @command(_show_list, to_json=lambda listed: {"annotations": listed})
-def annotations(*, corpus: Corpus) -> list[dict[str, Any]]:
+def annotations(*, corpus: Corpus, trust_run: TrustRun = False) -> list[dict[str, Any]]:
     """List the annotations of a corpus: coverage, cost, and the enrichment expected of each.
 
     The enrichment is the share of held-out examples of the target above the cut of the top 20 %,
@@ -91,4 +93,5 @@ def annotations(*, corpus: Corpus) -> list[dict[str, Any]]:
     """
     from pipeline.annotation.command import list_annotations
 
+    trust_formats(corpus, trust_run=trust_run)
     return list_annotations(corpus)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import RunOrConfig
+from pipeline.cli.options import RunOrConfig, TrustRun
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_frame
 
@@ -69,8 +69,10 @@ def antk(
         bool, typer.Option("--groups", help="Also show each parameter group: q, k, v, …")
     ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    trust_run: TrustRun = False,
 ) -> "AntkResult":
     """Measure how the attention neural tangent kernel drifts from round to round."""
     from pipeline.antk.measurement import KernelSettings, measure
 
-    return measure(run, KernelSettings(output, probe, sketch, dtype), rounds=rounds, groups=groups)
+    settings = KernelSettings(output, probe, sketch, dtype)
+    return measure(run, settings, rounds=rounds, groups=groups, trust_run=trust_run)

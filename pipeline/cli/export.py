@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Run
+from pipeline.cli.options import Run, TrustRun
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -18,8 +18,9 @@ def export(
         int | None,
         typer.Option("--round", min=0, help="Round after which to export. Default: the last."),
     ] = None,
+    trust_run: TrustRun = False,
 ) -> dict[str, Any]:
     """Write the trained model in the Hugging Face layout, with an adapter merged into it."""
     from pipeline.runs.export import export
 
-    return export(run, out=out, round_number=round_number)
+    return export(run, out=out, round_number=round_number, trust_run=trust_run)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Run, Scheduler, Set
+from pipeline.cli.options import Run, Scheduler, Set, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -29,11 +29,12 @@ def doctor(
     ] = None,
     scheduler: Scheduler = None,
     overrides: Set = None,
+    trust_run: TrustRun = False,
 ) -> "Diagnosis":
     """Check the environment, storage, cluster and configuration, and estimate a run's cost."""
     from pipeline.doctor.checks import examine
 
-    return examine(config, scheduler=scheduler, overrides=overrides or ())
+    return examine(config, scheduler=scheduler, overrides=overrides or (), trust_run=trust_run)
 
 
 @command(show_values)
@@ -43,8 +44,10 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count what would be removed.")
     ] = False,
+    trust_run: TrustRun = False,
 ) -> "GarbageReport":
     """Remove superseded losses (all but the newest) and leftovers of interrupted work."""
     from pipeline.runs.garbage_collection import collect_garbage
 
+    trust_formats(run, trust_run=trust_run)
     return collect_garbage(run, dry_run=dry_run)

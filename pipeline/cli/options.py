@@ -23,6 +23,23 @@ Scheduler = Annotated[
     str | None, typer.Option(help="`local`, or the address of a Dask scheduler (tcp://…).")
 ]
 
+TrustRun = Annotated[
+    bool,
+    typer.Option(
+        "--trust-run",
+        help="Use code and a cluster that the run itself names: its writer can execute any code.",
+    ),
+]
+
+
+def trust_formats(*runs: str, trust_run: bool) -> None:
+    """With `--trust-run`, use the shard formats of other packages that runs name."""
+    if trust_run:
+        from pipeline.config.trust import import_formats
+
+        for run in runs:
+            import_formats(run)
+
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
     if value:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Run
+from pipeline.cli.options import Run, TrustRun, trust_formats
 from pipeline.cli.output.command import Json, command
 from pipeline.cli.output.show import SHOWN_ROWS, show_frame
 
@@ -22,6 +22,7 @@ def query(
     run: Run,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH statement.")],
     as_json: Json = False,
+    trust_run: TrustRun = False,
 ) -> "pl.DataFrame":
     """Query the tables of a run or a corpus.
 
@@ -29,5 +30,6 @@ def query(
     """
     from pipeline.reports.query import query
 
+    trust_formats(run, trust_run=trust_run)
     # One row more than is shown tells whether there are more.
     return query(run, sql, limit=None if as_json else SHOWN_ROWS + 1)

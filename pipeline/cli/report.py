@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Run
+from pipeline.cli.options import Run, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -58,12 +58,21 @@ def report(
         bool,
         typer.Option("--png", help="Also write each chart as PNG, into `report` beside the page."),
     ] = False,
+    trust_run: TrustRun = False,
 ) -> dict[str, Any]:
     """Write one self-contained HTML file about a run, with a verdict: did selection save time?"""
     from pipeline.reports.html_report import named_runs, write_report
     from pipeline.reports.run_results import verdict_on
 
     controls = named_runs(control or ())
+    trust_formats(
+        run,
+        *controls.values(),
+        *(repeat or ()),
+        *(all_data or ()),
+        *(same_cost or ()),
+        trust_run=trust_run,
+    )
     verdict = verdict_on(
         run,
         repeats=repeat or (),

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set
+from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set, TrustRun
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_rounds
 
@@ -17,16 +17,23 @@ def run(
     ],
     scheduler: Scheduler = None,
     overrides: Set = None,
+    trust_run: TrustRun = False,
 ) -> dict[str, Any]:
     """Do all rounds: score, select, train. Run it again to resume after an interruption."""
     from pipeline.stages import run
 
-    return run(config, scheduler=scheduler, overrides=overrides or ())
+    return run(config, scheduler=scheduler, overrides=overrides or (), trust_run=trust_run)
 
 
 @command(show_rounds)
-def train(*, run: RunOrConfig, round_number: Round = None, overrides: Set = None) -> dict[str, Any]:
+def train(
+    *,
+    run: RunOrConfig,
+    round_number: Round = None,
+    overrides: Set = None,
+    trust_run: TrustRun = False,
+) -> dict[str, Any]:
     """Train one round on its index file."""
     from pipeline.stages import train
 
-    return train(run, round_number=round_number, overrides=overrides or ())
+    return train(run, round_number=round_number, overrides=overrides or (), trust_run=trust_run)

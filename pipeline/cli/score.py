@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set
+from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set, TrustRun
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -35,6 +35,7 @@ def score(
     ] = None,
     scheduler: Scheduler = None,
     overrides: Set = None,
+    trust_run: TrustRun = False,
 ) -> "ScoreResult":
     """Measure the loss of every sample of the corpus."""
     from pipeline.stages import score
@@ -45,4 +46,5 @@ def score(
         fraction=fraction,
         scheduler=scheduler,
         overrides=overrides or (),
+        trust_run=trust_run,
     )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Scheduler
+from pipeline.cli.options import Scheduler, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -77,12 +77,14 @@ def select(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
     scheduler: Scheduler = None,
+    trust_run: TrustRun = False,
 ) -> "SelectResult":
     """Select the teaching subset from losses and write an index file."""
     from pipeline.selection.choice import Budget
     from pipeline.selection.select_command import select_losses
     from pipeline.selection.selection_options import SelectionOptions
 
+    trust_formats(losses, trust_run=trust_run)
     return select_losses(
         losses,
         out=out,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attent_select.errors import InputError
-from pipeline.cli.options import Run
+from pipeline.cli.options import Run, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -43,13 +43,14 @@ def stream(
     ] = False,
     classes: Classes = None,
     settings: StreamingSet = None,
+    trust_run: TrustRun = False,
 ) -> "StreamResult | ReadPlanResult":
     """Read the training stream without training: throughput, bytes, read amplification."""
     from pipeline.training.planned_reads import plan_reads, streaming_settings
     from trainers import OrderSettings, RankShare
 
-    order = OrderSettings(seed, batch_size, epochs=epochs)
-    share = RankShare(rank, world_size)
+    trust_formats(corpus, trust_run=trust_run)
+    order, share = OrderSettings(seed, batch_size, epochs=epochs), RankShare(rank, world_size)
     streaming = streaming_settings(corpus, settings or ())
     if not plan:
         from pipeline.training.stream_check import read_stream

@@ -59,10 +59,18 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
 
 
 @contextmanager
-def connect_when_needed(settings: ClusterSettings) -> Iterator[Callable[[], Client]]:
-    """Yield a function that connects like `connect` when it is first called."""
+def connect_when_needed(
+    settings: ClusterSettings, *, check: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[], Client]]:
+    """Yield a function that connects like `connect` when it is first called, after `check`."""
     with contextlib.ExitStack() as stack:
-        yield functools.cache(lambda: stack.enter_context(connect(settings)))
+
+        @functools.cache
+        def client() -> Client:
+            check()
+            return stack.enter_context(connect(settings))
+
+        yield client
 
 
 @contextmanager

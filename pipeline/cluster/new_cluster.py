@@ -1,6 +1,5 @@
 """Clusters that this process starts: local ones, and those of any Dask cluster class."""
 
-import importlib
 import logging
 import os
 from collections.abc import Iterator
@@ -9,8 +8,10 @@ from typing import Any
 
 import dask
 from distributed import LocalCluster, Security
+from distributed.deploy.cluster import Cluster
 
 from attent_select.errors import InputError
+from attent_select.plugins import load_class
 from pipeline.config.sections import ClusterSettings
 
 _DASK_CONFIG = {
@@ -50,7 +51,7 @@ def _local(settings: ClusterSettings) -> LocalCluster:
         processes=True,
         host="127.0.0.1" if settings.security is None else "tls://127.0.0.1",
         # Without a dashboard Dask still serves metrics, on any free port.
-        dashboard_address=settings.dashboard or "127.0.0.1:0",
+        dashboard_address=_on_loopback(settings.dashboard or ":0"),
         scheduler_kwargs={"dashboard": settings.dashboard is not None},
         memory_limit=settings.memory_limit,
         resources=settings.resources or None,
@@ -59,16 +60,15 @@ def _local(settings: ClusterSettings) -> LocalCluster:
     )
 
 
+def _on_loopback(address: str) -> str:
+    """Return a dashboard's address: `:8787` and `8787` without a host are for this machine only."""
+    host, _, port = address.rpartition(":")
+    return address if host else f"127.0.0.1:{port}"
+
+
 def _of_class(settings: ClusterSettings) -> Any:
     path, arguments = settings.scheduler, dict(settings.arguments)
-    module, _, name = path.rpartition(".")
-    try:
-        cluster_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"cluster.scheduler: cannot load {path} ({error}): install its package where the "
-            "command runs, or correct the name"
-        ) from error
+    cluster_class = _load_cluster_class(path)
     if (security := security_of(settings)) is not None:
         arguments["security"] = security
     try:
@@ -79,6 +79,23 @@ def _of_class(settings: ClusterSettings) -> Any:
             f"cluster.arguments: cannot start {path} with these arguments: "
             f"{' '.join(str(reason).split())}"
         ) from error
+
+
+def _load_cluster_class(path: str) -> type[Cluster]:
+    """Return a cluster class; any other class or function is never called."""
+    try:
+        loaded = load_class(path)
+    except InputError as error:
+        raise InputError(
+            f"cluster.scheduler: {error}: install its package where the command runs, or correct "
+            "the name"
+        ) from error
+    if not issubclass(loaded, Cluster):
+        raise InputError(
+            f"cluster.scheduler: {path} is not a cluster class of Dask: expected a subclass of "
+            "distributed.deploy.Cluster, such as dask_jobqueue.SLURMCluster"
+        )
+    return loaded
 
 
 def security_of(settings: ClusterSettings) -> Security | None:

@@ -11,18 +11,18 @@ from typing import Any
 import yaml
 
 from attent_select.errors import InputError, MissingError
-from attent_select.plugins import load_plugin
+from attent_select.plugins import is_dotted, load_plugin
 from catalogs import storage
 from catalogs.layout import Layout
-from pipeline.config import credentials
+from pipeline.config import credentials, trust
 from pipeline.config.preflight import preflight_problems
 from pipeline.config.sections import RunConfig, SelectionSection, run_settings_of
-from pipeline.config.task_reference import TASKS, TaskReference
+from pipeline.config.task_reference import TASK_METHODS, TASKS, TaskReference
 from pipeline.config.validation import all_problems, check
 from pipeline.config.yaml_values import read_yaml, replace_keys
 from trainers.settings import StreamingSettings
 
-_STRATEGIES = "attent_select.strategies"
+_PACKAGES = {"task": TASKS, "selection": "attent_select.strategies"}
 # May change when a run is resumed: where and how fast it runs, never its result.
 _CHANGEABLE = (
     "run",
@@ -45,7 +45,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     values = {"selection": {}, **values}
     if lines := list(credentials.problems(values)):
         raise all_problems(lines, source=source)
-    task = _load_plugin(values, "task", key="name", package=TASKS, source=source)
+    task = _load_plugin(values, "task", key="name", methods=TASK_METHODS, source=source)
     values = _with_model_tokenizer(values, task)
     settings = run_settings_of(task, _load_strategy(values, source=source))
     config = check(settings, values, source=source)
@@ -62,29 +62,54 @@ def restore(values: Mapping[str, Any], *, task: TaskReference) -> RunConfig:
     return settings.model_validate({**values, "task": task_section})
 
 
-def load(source: str, *, overrides: Sequence[str] = ()) -> RunConfig:
+def load(
+    source: str,
+    *,
+    overrides: Sequence[str] = (),
+    trust_run: bool = False,
+    sections: Sequence[str] = trust.CONFIGURED,
+) -> RunConfig:
     """Return the configuration in a YAML file, or the frozen one of a run.
 
     Args:
         source: path or URL of a `.yaml` file, or of a run.
         overrides: `dotted.key=value` (the value is YAML), each replaces one key of the file.
+        trust_run: use code that run.yaml names; a YAML file is always trusted.
+        sections: that the caller uses. Without `selection`, the strategy of a run is not loaded.
 
     Raises:
         MissingError: there is no such file or run.
-        InputError: it is not YAML, or one line per problem in it.
+        InputError: it is not YAML, or one line per problem in it; or a run names code.
     """
     credentials.check_urls([source], what="the configuration")
     source = storage.normalise(source)
-    if source.endswith((".yaml", ".yml")):
+    if trust.is_config(source):
         return parse(replace_keys(read_yaml(source), overrides), source=source)
     frozen = _frozen_url(source)
-    return parse(replace_keys(read_yaml(frozen) | {"run": source}, overrides), source=frozen)
+    values = read_yaml(frozen)
+    if trust_run:
+        trust.import_formats(source)
+    else:
+        trust.check_run(source, sections, overrides=overrides, values=values)
+    if "selection" not in sections:
+        values["selection"] = {"strategy": "uniform"}
+    return parse(replace_keys(values | {"run": source}, overrides), source=frozen)
+
+
+def with_scheduler(overrides: Sequence[str], scheduler: str | None) -> Sequence[str]:
+    """Add the overrides for the option `--scheduler`, if it was given."""
+    if scheduler is None:
+        return overrides
+    # Only a cluster class takes arguments.
+    arguments = ["cluster.arguments={}"] if scheduler == "local" or "://" in scheduler else []
+    return [*overrides, f"cluster.scheduler={scheduler}", *arguments]
 
 
 def load_frozen(run: str) -> RunConfig:
-    """Load the frozen configuration of a run as data: no code of its task is imported.
+    """Load the frozen configuration of a run as data: no code that it names is imported.
 
-    The task is a `TaskReference` with its settings alone.
+    The task is a `TaskReference` with its settings alone. A strategy of another package is
+    replaced by its settings as a dictionary.
 
     Raises:
         MissingError: there is no such run.
@@ -96,8 +121,10 @@ def load_frozen(run: str) -> RunConfig:
     task = dict(values.get("task") or {})
     reference = TaskReference(name=task.pop("name", ""), settings=task, columns=(), hashed={})
     values["task"] = {"name": reference.name, "settings": reference}
-    settings = run_settings_of(TaskReference, _load_strategy(values, source=url))
-    return check(settings, values, source=url)
+    name = trust.value_at(values, "selection", "strategy")
+    is_foreign = isinstance(name, str) and is_dotted(name)
+    strategy = dict[str, Any] if is_foreign else _load_strategy(values, source=url)
+    return check(run_settings_of(TaskReference, strategy), values, source=url)
 
 
 def _frozen_url(run: str) -> str:
@@ -156,12 +183,14 @@ def _with_model_tokenizer(values: Mapping[str, Any], task: Any) -> Mapping[str, 
 
 
 def _load_strategy(values: Mapping[str, Any], *, source: str) -> Any:
-    return _load_plugin(values, "selection", key="strategy", package=_STRATEGIES, source=source)
+    methods = ("key", "probability")
+    return _load_plugin(values, "selection", key="strategy", methods=methods, source=source)
 
 
 def _load_plugin(
-    values: Mapping[str, Any], section: str, *, key: str, package: str, source: str
+    values: Mapping[str, Any], section: str, *, key: str, methods: Sequence[str], source: str
 ) -> Any:
+    """Return the class of a plug-in whose fields are the settings of its section."""
     named = values.get(section)
     strategy_name = SelectionSection.model_fields["strategy_name"]
     default = strategy_name.default if section == "selection" else None
@@ -169,7 +198,10 @@ def _load_plugin(
     if not isinstance(name, str):
         raise InputError(f"{source}: {section}.{key}: is missing or is not a name")
     try:
-        return load_plugin(package, name)
+        plugin = load_plugin(_PACKAGES[section], name, methods=methods)
+        if not is_dataclass(plugin):
+            raise InputError(f"{name!r} is not a dataclass, whose fields would be its settings")
+        return plugin
     except InputError as error:
         raise InputError(f"{source}: {section}.{key}: {error}") from error
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_serializer
 from attent_select.plugins import load_plugin
 
 TASKS = "trainers.tasks"
+TASK_METHODS = ("models", "prepare", "collate", "per_sample_loss", "evaluate")
 
 
 class TaskReference(BaseModel):

@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +15,7 @@ from catalogs import storage
 from catalogs.shard_format import Shard
 from catalogs.storage.probe import probe
 from pipeline.cluster import cluster_size, connect, scheduler_address, worker_check
-from pipeline.config import run_config
+from pipeline.config import run_config, trust
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
@@ -47,21 +48,34 @@ class Diagnosis:
 
 
 def examine(
-    source: str | None, *, scheduler: str | None = None, overrides: Sequence[str] = ()
+    source: str | None,
+    *,
+    scheduler: str | None = None,
+    overrides: Sequence[str] = (),
+    trust_run: bool = False,
 ) -> Diagnosis:
-    """Check this environment and, with `source` (a configuration or a run), all that it names."""
+    """Check this environment and, with `source` (a configuration or a run), all that it names.
+
+    With `trust_run`, the code and the cluster that the run.yaml of a run names are used.
+    """
     checks = _Checks()
     checks.run("environment", _environment)
     config = None
     if source is not None:
-        if scheduler is not None:
-            overrides = [*overrides, f"cluster.scheduler={scheduler}"]
-        config = checks.run("configuration", lambda: _configuration(source, overrides))
-    if config is None:
+        overrides = run_config.with_scheduler(overrides, scheduler)
+        load = partial(run_config.load, source, overrides=overrides, trust_run=trust_run)
+        config = checks.run("configuration", lambda: _configuration(source, load))
+    if source is None or config is None:
         return Diagnosis(checks.ok, tuple(checks.findings), None)
     checks.run(f"storage of the run, {config.run}", lambda: _storage(config))
     checks.run("shards", lambda: _shards(config))
-    size = checks.run("cluster", lambda: _cluster(config))
+
+    def check_cluster() -> tuple[str, "Size"]:
+        if not trust_run:
+            trust.check_run(source, ("cluster",), overrides=overrides)
+        return _cluster(config)
+
+    size = checks.run("cluster", check_cluster)
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         tried = checks.run("samples", lambda: _samples(config, folder)) if checks.ok else None
         cost = estimate(config, *tried, tasks_at_a_time=size.threads) if tried and size else None
@@ -89,8 +103,8 @@ class _Checks:
         return value
 
 
-def _configuration(source: str, overrides: Sequence[str]) -> tuple[str, RunConfig]:
-    config = run_config.load(source, overrides=overrides)
+def _configuration(source: str, load: Callable[[], RunConfig]) -> tuple[str, RunConfig]:
+    config = load()
     run_config.check_frozen(config)
     return f"{source} is valid", config
 

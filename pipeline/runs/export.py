@@ -9,10 +9,13 @@ from catalogs.layout import Layout
 from pipeline.config import run_config
 
 
-def export(run: str, *, out: str, round_number: int | None = None) -> dict[str, Any]:
+def export(
+    run: str, *, out: str, round_number: int | None = None, trust_run: bool = False
+) -> dict[str, Any]:
     """Write the model after a round (default: the last trained one) to the local folder `out`.
 
-    The tokenizer and processor of the task are written beside it. Returns `model` (the folder),
+    The tokenizer and processor of the task are written beside it. With `trust_run`, code that
+    run.yaml names is used. Returns `model` (the folder),
     `checkpoint` (its URL) and `step`.
 
     Raises:
@@ -23,7 +26,7 @@ def export(run: str, *, out: str, round_number: int | None = None) -> dict[str, 
     from trainers import checkpoint
     from trainers.hf import save_plain, save_preprocessing
 
-    config = run_config.load(run)
+    config = run_config.load(run, trust_run=trust_run, sections=("task", "model"))
     layout = Layout(config.run)
     number = _last_trained(layout) if round_number is None else round_number
     opened = checkpoint.open(layout.checkpoint(number))

@@ -25,7 +25,7 @@ from pipeline.runs.setup import SaveInitial, save_initial
 
 @contextmanager
 def setup_in_subprocess(
-    source: str, *, overrides: Sequence[str]
+    source: str, *, overrides: Sequence[str], trust_run: bool = False
 ) -> Iterator[tuple[RunConfig, SaveInitial]]:
     """Yield the configuration at `source` and its `save_initial`, both done by a subprocess.
 
@@ -44,7 +44,8 @@ def setup_in_subprocess(
     )
     with process:
         try:
-            answer = _ask(process, {"source": source, "overrides": list(overrides)})
+            question = {"source": source, "overrides": list(overrides), "trust_run": trust_run}
+            answer = _ask(process, question)
             reference = TaskReference(**answer["task"])
             config = run_config.restore(answer["values"], task=reference)
             yield config, lambda _: _save_initial(process)
@@ -94,7 +95,7 @@ def _describe(config: RunConfig) -> dict[str, Any]:
 def _answers() -> Iterator[dict[str, Any]]:
     """Yield the subprocess's answer to each question."""
     question = json.loads(sys.stdin.readline())
-    config = run_config.load(question["source"], overrides=question["overrides"])
+    config = run_config.load(**question)
     yield _describe(config)
     if sys.stdin.readline():
         save_initial(config)

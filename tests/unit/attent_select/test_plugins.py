@@ -31,3 +31,14 @@ def test_a_dotted_path_names_any_class() -> None:
 def test_any_other_name_is_an_input_error_with_the_reason(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         plugins.load_plugin(PACKAGE, name)
+
+
+def test_a_class_of_another_kind_lacks_methods() -> None:
+    with pytest.raises(InputError, match=r"fractions\.Fraction' has no method key"):
+        plugins.load_plugin(PACKAGE, "fractions.Fraction", methods=("key",))
+
+
+@pytest.mark.parametrize("name", [".Strategy", "fractions.", "a..b", "..", "./x.Y"])
+def test_a_malformed_dotted_path_is_an_input_error(name: str) -> None:
+    with pytest.raises(InputError, match="cannot load"):
+        plugins.load_plugin(PACKAGE, name)
