@@ -18,7 +18,7 @@ import polars as pl
 # Columns of plain Python values: column name → one value for each sample.
 Samples = Mapping[str, list[Any]]
 
-_NOTES: Final = "__notes__"
+_PLAIN: Final = "__plain__"
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,23 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What fitting produced: arrays, and plain values for the record."""
+    """What fitting produced: arrays, plain values, and digests for the record.
+
+    `digests` identify what the values depend on besides the samples, such as `model`.
+    """
 
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Return it in the safetensors format; equal values give equal bytes."""
         from safetensors.numpy import save
 
-        text = json.dumps(dict(self.notes), sort_keys=True).encode()
+        plain = {"notes": dict(self.notes), "digests": dict(self.digests)}
+        text = json.dumps(plain, sort_keys=True).encode()
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        return save(arrays | {_NOTES: np.frombuffer(text, np.uint8)})
+        return save(arrays | {_PLAIN: np.frombuffer(text, np.uint8)})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Fitted":
@@ -68,7 +73,8 @@ class Fitted:
         from safetensors.numpy import load
 
         arrays = load(content)
-        return cls(notes=json.loads(arrays.pop(_NOTES).tobytes()), arrays=arrays)
+        plain = json.loads(arrays.pop(_PLAIN).tobytes())
+        return cls(arrays, plain["notes"], plain["digests"])
 
     @property
     def digest(self) -> str:

@@ -60,6 +60,7 @@ def annotate(
     name: str,
     kind: str | None,
     settings: Sequence[str] = (),
+    model: str | None = None,
     tokenizer: str | None = None,
     target: TargetSettings | None = None,
     seed: int = 0,
@@ -73,6 +74,7 @@ def annotate(
         name: of the annotation.
         kind: name of a kind, or the dotted path of a class.
         settings: `key=value` for each setting of the kind that is not the default.
+        model: the kind's setting `model`.
         tokenizer: the kind's setting `tokenizer`.
         target: examples, for a kind that needs them.
         seed: of random parts of the corpus.
@@ -85,14 +87,17 @@ def annotate(
     """
     if kind is None:
         raise InputError("--kind is missing: how are the values made? Such as --kind ngram")
-    credentials.check_urls([corpus, *(target.shards if target else ())], what="annotate")
+    urls = [corpus, *(target.shards if target else ()), *([model] if model else [])]
+    credentials.check_urls(urls, what="annotate")
     cluster = cluster_at(scheduler or "local")
-    made_kind = load_kind(kind, settings, tokenizer=tokenizer)
+    made_kind = load_kind(kind, settings, model=model, tokenizer=tokenizer)
     _check_target(kind, made_kind, target)
     request = Request(corpus, name, kind, made_kind, seed=seed, overwrite=overwrite)
     request.check()
     examples = _read_target(target, made_kind)
     request = dataclasses.replace(request, target=examples)
+    if cluster.scheduler == "local" and _computes_on_gpu(made_kind):
+        cluster = cluster.model_copy(update={"workers": 1})
     with connect(cluster) as client:
         return AnnotationResult.of(make_annotation(request, client=client))
 
@@ -117,7 +122,7 @@ def list_annotations(corpus: str) -> list[dict[str, Any]]:
 
 
 def load_kind(
-    name: str, settings: Sequence[str], *, tokenizer: str | None = None
+    name: str, settings: Sequence[str], *, model: str | None = None, tokenizer: str | None = None
 ) -> AnnotationKind:
     """Return a kind with its settings.
 
@@ -133,11 +138,20 @@ def load_kind(
     if not dataclasses.is_dataclass(plugin) or not has_protocol:
         raise InputError(f"--kind {name}: expected the class of a kind, see docs/extending.md")
     values = replace_keys({}, settings)
-    if tokenizer is not None:
-        values["tokenizer"] = tokenizer
+    options = {"model": model, "tokenizer": tokenizer}
+    values |= {key: value for key, value in options.items() if value is not None}
     section = cast(type[_KindSection[Any]], _KindSection.__class_getitem__(plugin))
     checked = check(section, {SETTINGS: values}, source=f"annotation kind {name}")
     return cast(AnnotationKind, checked.settings)
+
+
+def _computes_on_gpu(kind: AnnotationKind) -> bool:
+    """Whether a model is measured on the GPU of this machine, which one process uses at a time."""
+    if not hasattr(kind, "model"):
+        return False
+    from trainers.scoring.scorer import best_device
+
+    return best_device().type == "cuda"
 
 
 def _check_target(name: str, kind: AnnotationKind, target: TargetSettings | None) -> None:

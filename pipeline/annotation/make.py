@@ -125,17 +125,19 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
         bucket_rows=request.bucket_rows,
     )
     seconds = {"fit": fit_seconds, **costs.seconds, "total": monotonic() - started}
-    return store.publish(
+    annotation = store.publish(
         request.name,
         kind=request.kind_name,
         parts=parts,
         overwrite=request.overwrite,
         settings={**settings_of(request.kind), "seed": request.seed},
-        digests={"target": request.target.digest} if request.target else {},
+        digests={**fitted.digests, **({"target": request.target.digest} if request.target else {})},
         seconds=seconds,
         units=costs.units,
         enrichment=_enrichment(request, fitted, parts),
     )
+    _warn_if_constant(store, annotation)
+    return annotation
 
 
 def _derive(request: Request, *, client: Client, started: float) -> Annotation:
@@ -191,6 +193,16 @@ def _warn(task: SpanTask) -> None:
     _log.warning(f"the worker that measured {task} ended: trying again")
 
 
+def _warn_if_constant(store: AnnotationStore, annotation: Annotation) -> None:
+    value, rows = pl.col(VALUE), store.scan(annotation).frame()
+    ends = rows.select(value.min().alias("low"), value.max().alias("high"))
+    low, high = ends.collect(engine="streaming").row(0)
+    if low is None:
+        _log.warning(f"no sample has a value of {annotation.name}: {annotation.statuses}")
+    elif low == high:
+        _log.warning(f"all values of {annotation.name} are equal: selecting by it is a random draw")
+
+
 def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) -> Mapping[str, Any]:
     """Return the enrichment by the judging examples; empty without a target."""
     if request.target is None:
@@ -199,8 +211,6 @@ def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) ->
     measured = request.kind.measure(judging.samples, fitted).rows
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
     corpus = _values_of(request, parts)
-    if np.nanmin(corpus, initial=np.inf) == np.nanmax(corpus, initial=-np.inf):
-        _log.warning(f"all values of {request.name} are equal: selecting by it is a random draw")
     return enrichment_of(corpus, values, kinds=judging.kinds)
 
 

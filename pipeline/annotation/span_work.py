@@ -15,6 +15,7 @@ from catalogs.corpus import read_shard
 from catalogs.losses.catalog import Span
 from catalogs.shard_format import Shard
 from pipeline.cluster.worker_check import check_here, environment
+from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
 from trainers.annotation import AnnotationKind, Fitted
 
@@ -68,6 +69,7 @@ class SpanResult:
 def measure_span(task: SpanTask) -> SpanResult:
     """Measure one span and write its file. A task that runs twice writes the same bytes."""
     check_here(task.making.environment)
+    keep_freed_memory()
     started, store, name = perf_counter(), task.making.store, task.making.name
     journal = Journal(store.layout(name).journal(task.digest))
     for group in journal.suspects.groups():

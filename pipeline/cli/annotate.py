@@ -12,7 +12,7 @@ Corpus = Annotated[str, typer.Argument(metavar="CORPUS", help="A corpus, or a ru
 Name = Annotated[str, typer.Option(help="Name of the annotation.")]
 Kind = Annotated[
     str | None,
-    typer.Option(help="How values are made: column, length, ngram, …, or a dotted path."),
+    typer.Option(help="How values are made: column, loss, ngram, …, or a dotted path."),
 ]
 Targets = Annotated[
     list[str] | None,
@@ -31,6 +31,9 @@ KindSet = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Setting of the kind; repeatable."),
 ]
+Model = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Saved model: a folder, a URL, or a hub name.")
+]
 Tokenizer = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of a fast tokenizer.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random parts of the corpus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an annotation of that name.")]
@@ -47,6 +50,7 @@ def annotate(
     kind_column: KindColumn = None,
     judge_share: JudgeShare = 0.5,
     settings: KindSet = None,
+    model: Model = None,
     tokenizer: Tokenizer = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -60,13 +64,14 @@ def annotate(
 
     trust_formats(corpus, trust_run=trust_run)
     if drop:
-        making = (kind, target, kind_column, settings, tokenizer, overwrite)
+        making = (kind, target, kind_column, settings, model, tokenizer, overwrite)
         return commands.drop(corpus, name=name, is_making=any(making))
     return commands.annotate(
         corpus,
         name=name,
         kind=kind,
         settings=settings or (),
+        model=model,
         tokenizer=tokenizer,
         target=target_settings(target, kind_column=kind_column, judge_share=judge_share),
         seed=seed,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from saved_models import save_language_model
 
 from attent_select.plugins import load_plugin, plugin_names
 from trainers.annotation import AnnotationKind, Samples
@@ -26,8 +27,14 @@ class TestAnnotationKinds(AnnotationConformance):
         if name == "length":
             train_tokenizer(["A cat sat."], tmp_path, vocab_size=300)
             settings["tokenizer"] = str(tmp_path)
+        if name == "loss":
+            settings["model"] = str(save_language_model(tmp_path))
         kind: AnnotationKind = load_plugin(KINDS, name)(**settings)
         return kind
+
+    @pytest.fixture
+    def rel_tol(self, name: str) -> float:
+        return 1e-5 if name == "loss" else 0.0
 
     @pytest.fixture
     def samples(self) -> Samples:

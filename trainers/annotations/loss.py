@@ -1,0 +1,84 @@
+"""Loss of a saved model under a task, as scoring measures it: a reference loss, for example.
+
+    value(x) = ℓ(θ, x), in nats, the mean over the units of x that the task counts
+
+Source: a reference model's loss selects in Mindermann et al., "Prioritized Training on Points that
+are Learnable, Worth Learning, and Not Yet Learnt" (ICML 2022), and its perplexity in Marion et al.,
+"When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale" (2023).
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+import torch
+
+from attent_select.schema import LOSS, NUM_UNITS, STATUS
+from catalogs.shard_format import Sample, samples_of
+from trainers.annotation import FitContext, Fitted, Measured, Samples
+from trainers.scoring.saved_model import SavedModel, task_of
+from trainers.scoring.scorer import score_rows
+from trainers.settings import ScoringSettings
+from trainers.settings.bounds import Dtype, Positive, check_fields
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Settings of the kind. `num_units` is stored beside the value.
+
+    Attributes:
+        model: a saved model: a folder, a URL or a name on the hub.
+        task: a section `task` of a configuration, or the name of a task; of `causal_lm` the text
+            is in the column `text` unless the section names another.
+        tokenizer: of the task, where it uses one; default: the model's.
+        batch_units: most units of a forward pass, padding included.
+        dtype: autocast of the forward pass; losses are float32.
+    """
+
+    model: str
+    task: str | dict[str, Any] = field(default="causal_lm", hash=False)
+    tokenizer: str | None = None
+    batch_units: Positive = 16_384
+    dtype: Dtype = "float32"
+
+    needs_target = False
+    further_columns = (NUM_UNITS,)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        assert self._saved  # the settings of the task are checked
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self._saved.task.columns
+
+    def fit(self, context: FitContext) -> Fitted:
+        """Check that the model fits the task and the corpus."""
+        samples = [sample for batch in context.pool_sample(256) for sample in _samples(batch)]
+        self._saved.check(samples, self._scoring)
+        return Fitted(notes={"task": repr(self._saved.task)}, digests=self._saved.digests())
+
+    def measure(self, samples: Samples, fitted: Fitted) -> Measured:
+        """Return the loss of each sample, its units and its status."""
+        torch.set_num_threads(self._scoring.torch_threads)
+        scores = score_rows(
+            self._saved.task,
+            self._saved.open(fitted.digests),
+            enumerate(_samples(samples)),
+            settings=self._scoring,
+        )
+        return Measured(scores.select(pl.col(LOSS).alias("value"), NUM_UNITS, STATUS))
+
+    @cached_property
+    def _saved(self) -> SavedModel:
+        task = task_of(self.task, model=self.model, tokenizer=self.tokenizer)
+        return SavedModel(self.model, task)
+
+    @property
+    def _scoring(self) -> ScoringSettings:
+        return ScoringSettings(batch_units=self.batch_units, dtype=self.dtype)
+
+
+def _samples(columns: Samples) -> list[Sample]:
+    return samples_of(columns, num_samples=len(next(iter(columns.values()))))
