@@ -20,7 +20,7 @@ from pipeline.config.sections import RunConfig, SelectionSection, run_settings_o
 from pipeline.config.task_reference import TASK_METHODS, TASKS, TaskReference
 from pipeline.config.validation import all_problems, check
 from pipeline.config.yaml_values import read_yaml, replace_keys
-from trainers.settings import StreamingSettings
+from trainers.settings import REPORTING, StreamingSettings
 
 _PACKAGES = {"task": TASKS, "selection": "attent_select.strategies"}
 # May change when a run is resumed: where and how fast it runs, never its result.
@@ -28,6 +28,7 @@ _CHANGEABLE = (
     "run",
     "cluster",
     "scoring.max_failed_share",
+    *(f"training.arguments.{name}" for name in sorted(REPORTING)),
     *(
         f"streaming.{field.name}"
         for field in fields(StreamingSettings)
@@ -208,7 +209,7 @@ def _load_plugin(
 
 def _leaves(value: Any, *, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of nested mappings."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, path=f"{path}.{key}" if path else str(key))
     else:

@@ -513,6 +513,33 @@ def test_arguments_for_memory_or_logging_do_not_change_weights(
     assert_close(weights_at(plain.checkpoint), weights_at(other.checkpoint))
 
 
+def test_losses_are_reported_at_the_steps_of_the_run(
+    train: Callable[..., FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporting = SGD.arguments | {"report_to": ["tensorboard"], "logging_steps": 1}
+    settings = replace(SGD, arguments=reporting)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    first = train("first", total_steps=10, settings=settings)
+    assert reported_steps(tmp_path / "events", tag="train/loss") == [1, 2, 3, 4, 5]
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "more"))
+    train("second", start=first.checkpoint, first_step=5, total_steps=10, settings=settings)
+    assert reported_steps(tmp_path / "more", tag="train/loss") == [6, 7, 8, 9, 10]
+
+
+def reported_steps(folder: Path, *, tag: str) -> list[int]:
+    """Return the steps at which the event file in a folder has a value."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = folder.iterdir()
+    steps, data, position = [], file.read_bytes(), 0
+    while position < len(data):  # length u64, its checksum u32, the event, its checksum u32
+        first = position + 12
+        position = first + int.from_bytes(data[position : position + 8], "little") + 4
+        event = Event.FromString(data[first : position - 4])
+        steps += [event.step for value in event.summary.value if value.tag == tag]
+    return steps
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in it")
 def test_fp16_on_a_cpu_is_refused(
     train: Callable[..., FitResult],

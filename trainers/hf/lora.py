@@ -118,8 +118,12 @@ class LoraModels:
         lora = LoraSettings.of(models.settings["lora"])
         if "path" not in models.settings:
             raise InputError("model.lora adapts a trained model: set model.path")
+        if "torch_dtype" in models.settings:
+            raise InputError("model.torch_dtype: with model.lora set model.lora.base_dtype instead")
         settings = {name: value for name, value in models.settings.items() if name != "lora"}
-        base = replace(models, settings=settings, dtype=lora.base_dtype, quantize=lora.quantize)
+        base = replace(
+            models, settings=settings, base_dtype=lora.base_dtype, quantize=lora.quantize
+        )
         return cls(base, lora)
 
     def check(self) -> None:

@@ -19,7 +19,16 @@ from trainers.hf.paths import check_folder
 
 # What transformers raises for a configuration from which no model can be built.
 _BUILD_ERRORS = (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError)
-_SETTINGS = {"path", "config", "new_weights", "trust_remote_code", "lora"}
+_SETTINGS = {
+    "path",
+    "config",
+    "new_weights",
+    "trust_remote_code",
+    "lora",
+    "attn_implementation",
+    "torch_dtype",
+}
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,10 @@ class HuggingFaceModels:
             another shape. `true`: those of a new head; a list: the tensors that it names, which
             may be embeddings, position tables and patch projections; default false.
         trust_remote_code: run code that comes with `path`; default false.
+        attn_implementation: an implementation of attention that transformers and the model have
+            (`eager`, `sdpa`, `flash_attention_2`, …); default: transformers' choice.
+        torch_dtype: dtype of the weights, at rest and in training, `float32` (default), `bfloat16`
+            or `float16`.
         lora: train an adapter instead of the model, see `trainers/hf/lora.py`.
     """
 
@@ -49,8 +62,8 @@ class HuggingFaceModels:
     example: dict[str, torch.Tensor] | None = field(default=None, compare=False)
     # The task continues a text, which an encoder-decoder model cannot do.
     is_decoder: bool = False
-    # Dtype of the weights: anything except float32 is for weights that are not trained.
-    dtype: str = "float32"
+    # Dtype of the frozen weights of an adapter's base, instead of `torch_dtype`.
+    base_dtype: str | None = None
     quantize: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +73,10 @@ class HuggingFaceModels:
             )
         if "path" not in self.settings and "model_type" not in self.settings.get("config", {}):
             raise InputError("the model needs `path`, or `config` with a `model_type`")
+        if self._dtype_name not in _DTYPES:
+            raise InputError(
+                f"model.torch_dtype is {self._dtype_name!r}: expected one of {', '.join(_DTYPES)}"
+            )
 
     def check(self) -> None:
         """Check without weights that the model exists and takes the task's inputs.
@@ -75,9 +92,11 @@ class HuggingFaceModels:
             check_vocabulary(config, num_tokens=self.num_tokens)
         if self.example is not None:
             self._check_example(self.example)
+        elif self._attention:
+            self.without_weights()  # raises if the implementation is not installed
 
     def build(self, seed: int) -> torch.nn.Module:
-        """Return a new model in float32 on the CPU, bit-identical for the same seed.
+        """Return a new model on the CPU, bit-identical for the same seed.
 
         Raises:
             InputError: the configuration is wrong, or the saved model does not fit it.
@@ -109,7 +128,7 @@ class HuggingFaceModels:
         try:
             with torch.device("meta"):
                 model: torch.nn.Module = self._class.from_config(
-                    load_config(self.settings), trust_remote_code=trusted
+                    load_config(self.settings), trust_remote_code=trusted, **self._attention
                 )
         except _BUILD_ERRORS as error:
             raise InputError(f"the model cannot be built: {error}") from error
@@ -129,6 +148,21 @@ class HuggingFaceModels:
     @property
     def _class(self) -> Any:
         return getattr(transformers, self.auto_class)
+
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.base_dtype or self.settings.get("torch_dtype", "float32"))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self._dtype_name)
+        return dtype
+
+    @property
+    def _attention(self) -> dict[str, Any]:
+        """The argument `attn_implementation` of transformers, if it is set."""
+        name = self.settings.get("attn_implementation")
+        return {} if name is None else {"attn_implementation": name}
 
     def _check_type(self, config: PreTrainedConfig) -> None:
         """Check that the auto class has the model type; remote code registers its own."""
@@ -165,7 +199,9 @@ class HuggingFaceModels:
         config = load_config(self.settings)
         self._check_type(config)
         try:
-            model: PreTrainedModel = self._class.from_config(config, dtype=torch.float32)
+            model: PreTrainedModel = self._class.from_config(
+                config, dtype=self._dtype, **self._attention
+            )
         except _BUILD_ERRORS as error:
             raise InputError(f"the model cannot be built: {error}") from error
         return model
@@ -193,24 +229,25 @@ class HuggingFaceModels:
                 output_loading_info=True,
                 use_safetensors=True,
                 trust_remote_code=bool(self.settings.get("trust_remote_code", False)),
-                dtype=getattr(torch, self.dtype),
-                quantization_config=_four_bit_config(self.dtype) if self.quantize else None,
+                dtype=self._dtype,
+                quantization_config=_four_bit_config(self._dtype) if self.quantize else None,
                 ignore_mismatched_sizes=True,  # reported below, with all of them at once
+                **self._attention,
                 **config,
             )
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, ImportError) as error:
             raise InputError(f"the model in {path} cannot be loaded: {error}") from error
         _keep_weight_layout(model)
         return model, Loading.of(info)
 
 
-def _four_bit_config(dtype: str) -> BitsAndBytesConfig:
+def _four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return the quantisation of QLoRA: NF4 with quantised scales, computed with in `dtype`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

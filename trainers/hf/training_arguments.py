@@ -1,14 +1,23 @@
 """`transformers.TrainingArguments` from our training settings."""
 
+import os
 from typing import Any
 
+import torch
 from transformers import SchedulerType, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.liger import apply_liger_kernel
+from transformers.utils import is_liger_kernel_available
 
 from attent_select.errors import InputError
 from trainers.settings import TrainingSettings
 
 # Refused without a certain GPU: a run may be checked on another machine than it is trained on.
 _MACHINE_DEPENDENT = frozenset({"tf32"})
+# Used by `use_kernels`: the Trainer would look for the layers in its own model, which has a loss.
+_KERNELS = ("use_liger_kernel", "liger_kernel_config")
+_TENSORBOARD_FOLDER = "TENSORBOARD_LOGGING_DIR"
 
 
 def training_arguments(settings: TrainingSettings, **loop_arguments: Any) -> TrainingArguments:
@@ -22,6 +31,7 @@ def training_arguments(settings: TrainingSettings, **loop_arguments: Any) -> Tra
         raise InputError(
             f"lr_scheduler is {settings.lr_scheduler!r}: expected one of {', '.join(known)}"
         )
+    arguments = {n: value for n, value in settings.arguments.items() if n not in _KERNELS}
     values = loop_arguments | {
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
@@ -29,9 +39,10 @@ def training_arguments(settings: TrainingSettings, **loop_arguments: Any) -> Tra
         "warmup_steps": settings.warmup_steps,
         "max_grad_norm": settings.max_grad_norm,
         "report_to": [],
+        "logging_strategy": "steps" if _reports(arguments) else "no",
     }
     try:
-        return TrainingArguments(**values | settings.arguments)
+        return TrainingArguments(**values | arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"arguments: transformers refuses them: {error}") from error
 
@@ -40,7 +51,7 @@ def check_training_arguments(settings: TrainingSettings) -> None:
     """Check the settings on any machine.
 
     Raises:
-        InputError: `training_arguments` would refuse them.
+        InputError: `training_arguments` would refuse them, or a package that they need is missing.
     """
     portable = {
         name: value for name, value in settings.arguments.items() if name not in _MACHINE_DEPENDENT
@@ -49,3 +60,42 @@ def check_training_arguments(settings: TrainingSettings) -> None:
         TrainingSettings(lr_scheduler=settings.lr_scheduler, arguments=portable),
         use_cpu=True,
     )
+    _check_reports(_reports(settings.arguments))
+    if settings.arguments.get("use_liger_kernel") and not is_liger_kernel_available():
+        raise InputError(
+            "arguments.use_liger_kernel: liger-kernel is not installed: run pip install "
+            "liger-kernel, or remove the argument"
+        )
+
+
+def use_kernels(model: torch.nn.Module, settings: TrainingSettings) -> None:
+    """Replace layers of the model by those of Liger, where `use_liger_kernel` is set."""
+    if settings.arguments.get("use_liger_kernel"):
+        apply_liger_kernel(model, settings.arguments.get("liger_kernel_config"))
+
+
+def _reports(arguments: dict[str, Any]) -> list[str]:
+    """Return the programs that metrics are reported to."""
+    names = arguments.get("report_to") or []
+    names = [names] if isinstance(names, str) else list(names)
+    return [] if names == ["none"] else names
+
+
+def _check_reports(names: list[str]) -> None:
+    known = [*INTEGRATION_TO_CALLBACK, "all", "none"]
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"arguments.report_to: {name!r} is unknown: expected one of {', '.join(known)}"
+            )
+        # `flyte` is not in the list of those that are available.
+        if name not in (*get_available_reporting_integrations(), "all", "none", "flyte"):
+            raise InputError(
+                f"arguments.report_to: the package of {name} is not installed: install it, or "
+                "remove the name"
+            )
+        if name == "tensorboard" and not os.environ.get(_TENSORBOARD_FOLDER):
+            raise InputError(
+                "arguments.report_to: tensorboard needs a folder for its files: set "
+                f"{_TENSORBOARD_FOLDER} in the environment"
+            )

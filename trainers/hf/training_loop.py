@@ -24,7 +24,7 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
-from trainers.hf.training_arguments import training_arguments
+from trainers.hf.training_arguments import training_arguments, use_kernels
 from trainers.observed_losses import ObservedLosses, to_frame, unusable_rows
 from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings
@@ -64,6 +64,7 @@ def train_steps(
     weights are already in `model`. Every rank must call this. `hooks.checkpoint` is called every
     `settings.save_steps` steps and at the end, with a folder under `work`.
     """
+    use_kernels(model, settings)
     trainer = _RoundTrainer(
         _Learner(model, task),
         stream,
@@ -271,7 +272,6 @@ def _arguments(
         "ignore_data_skip": True,  # the stream starts at its own step
         "remove_unused_columns": False,
         "average_tokens_across_devices": False,
-        "logging_strategy": "no",
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),

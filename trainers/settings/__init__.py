@@ -6,6 +6,12 @@ units, defaults and bounds; nothing here imports torch.
 
 from trainers.settings.scoring import ScoringSettings
 from trainers.settings.streaming import OrderSettings, StreamingSettings
-from trainers.settings.training import TrainingSettings
+from trainers.settings.training import REPORTING, TrainingSettings
 
-__all__ = ["OrderSettings", "ScoringSettings", "StreamingSettings", "TrainingSettings"]
+__all__ = [
+    "REPORTING",
+    "OrderSettings",
+    "ScoringSettings",
+    "StreamingSettings",
+    "TrainingSettings",
+]

@@ -9,20 +9,23 @@ from trainers.settings.bounds import Dtype
 
 # The Trainer's arguments for mixed precision.
 _MIXED_PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
+# Arguments of the Trainer that cannot change a result.
+REPORTING = frozenset({
+    "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level",
+    "log_level_replica", "disable_tqdm", "report_to", "run_name", "ddp_timeout",
+})  # fmt: skip
 # Arguments of the Trainer that may be set. Excluded are those that need the bare model (neftune;
 # ours holds model and loss), leave files out of a checkpoint (save_only_model), or break exact
 # sharding, loss scale or resuming.
-ARGUMENTS = frozenset({
+ARGUMENTS = REPORTING | frozenset({
     "optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon",
     "lr_scheduler_kwargs", "tf32", "use_cpu", "full_determinism",
     "activation_checkpointing", "activation_checkpointing_kwargs",
     "gradient_checkpointing", "gradient_checkpointing_kwargs",
     "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
-    "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level",
-    "log_level_replica", "disable_tqdm", "report_to", "run_name",
     "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
-    "ddp_static_graph", "ddp_backend", "ddp_timeout",
-    "fsdp", "fsdp_config", "bf16", "fp16",
+    "ddp_static_graph", "ddp_backend",
+    "fsdp", "fsdp_config", "bf16", "fp16", "use_liger_kernel", "liger_kernel_config",
 })  # fmt: skip
 
 

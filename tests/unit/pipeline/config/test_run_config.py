@@ -124,6 +124,12 @@ PROBLEMS = [
     ("training.torch_threads", 0, "training.torch_threads is 0: expected at least 1"),
     ("training.lr_scheduler", "nope", "training.lr_scheduler is 'nope': expected one of linear"),
     ("training.arguments.optim", "nope", "training.arguments: transformers refuses them"),
+    ("training.arguments.report_to", "clearml", "training.arguments.report_to: the package of cle"),
+    ("training.arguments.report_to", ["x"], "training.arguments.report_to: 'x' is unknown: expec"),
+    ("training.arguments.report_to", "tensorboard", "training.arguments.report_to: tensorboard n"),
+    ("training.arguments.use_liger_kernel", True, "training.arguments.use_liger_kernel: liger-ke"),
+    ("model.attn_implementation", "fast", "model: the model cannot be built: "),
+    ("model.torch_dtype", "int8", "model.torch_dtype is 'int8': expected one of float32"),
     ("run", "foo://bar", "run: foo://bar/run.yaml: "),
     ("cluster.memory_limit", "lots", "cluster.memory_limit: invalid memory limit 'lots'"),
     ("cluster.memory_limit", "-1", "cluster.memory_limit: memory limit must not be neg"),
@@ -261,6 +267,18 @@ def test_a_frozen_run_reads_back_as_the_same_configuration(values: dict[str, Any
     parsed = run_config.parse(values)
     run_config.freeze(parsed)
     assert run_config.load(parsed.run) == parsed
+
+
+def test_what_is_reported_may_change_when_a_run_is_resumed_and_what_is_computed_may_not(
+    values: dict[str, Any],
+) -> None:
+    run_config.freeze(run_config.parse(values))
+    arguments = {"report_to": [], "logging_strategy": "steps", "logging_steps": 5, "run_name": "b"}
+    values["training"] = {**values.get("training", {}), "arguments": arguments}
+    run_config.check_frozen(run_config.parse(values))
+    arguments["adam_beta1"] = 0.8
+    with pytest.raises(InputError, match=r"training\.arguments\.adam_beta1: the run was started"):
+        run_config.check_frozen(run_config.parse(values))
 
 
 def test_the_composition_of_a_strategy_stands_beside_its_settings(values: dict[str, Any]) -> None:
