@@ -11,10 +11,10 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import ExistsError, InputError
+from attent_select.selection.sample_ids import duplicate_error
 from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.tables import frames, parquet_file
-from catalogs.tables.sample_ids import duplicate_error
 from catalogs.tables.scan import Scan
 
 _ROWS_PER_GROUP = 1 << 18

@@ -28,7 +28,13 @@ from attent_select.selection.columns import ELIGIBLE
 from attent_select.selection.composition import Composition, Weights
 from attent_select.selection.counting import require_rows
 from attent_select.selection.eligibility import eligible_rows
-from attent_select.selection.select import Preview, Selection, num_samples_of, select
+from attent_select.selection.select import (
+    Preview,
+    Selection,
+    num_samples_of,
+    select,
+    strategy_named,
+)
 from attent_select.selection.weights import index_rows
 from attent_select.stats.elementwise import elementwise
 from attent_select.strategy import Strategy, key_columns
@@ -70,10 +76,10 @@ def check_composition(composition: Composition) -> None:
 
 
 def select_blocks(
-    losses: pl.LazyFrame | Chunks,
+    losses: pl.DataFrame | pl.LazyFrame | Chunks,
     *,
     granularity: Granularity,
-    strategy: Strategy,
+    strategy: Strategy | str,
     num_samples: int | None = None,
     ratio: float | None = None,
     num_units: int | None = None,
@@ -103,6 +109,8 @@ def select_blocks(
     Raises:
         InputError: see `select`; or the granularity is invalid.
     """
+    losses = losses.lazy() if isinstance(losses, pl.DataFrame) else losses
+    strategy = strategy_named(strategy) if isinstance(strategy, str) else strategy
     composition = composition or Composition()
     check_composition(composition)
     in_units = num_units is not None
@@ -219,17 +227,22 @@ class _PartialBlock:
     def cut_short(
         self, selected: pl.DataFrame, rows: Chunks, granularity: Granularity
     ) -> pl.DataFrame:
-        """Return this block, from `selected`, with its last row, which takes a pass over `rows`."""
+        """Return this block, from `selected`, with its last row and the mean loss up to it.
+
+        Takes a pass over `rows`.
+        """
         work = partial(
             _rows_of_block,
             granularity=granularity,
             shard_id=self.shard_id,
             first_row=self.first_row,
         )
-        last_row = int(pl.concat(rows.run(work)).sort()[self.missing - 1])
+        taken = pl.concat(rows.run(work)).sort(ROW).head(self.missing)
+        means = [mean for mean in taken.drop(ROW).mean().iter_columns() if mean.name in selected]
         return selected.filter(self._is_this_block).with_columns(
             pl.lit(self.missing, pl.UInt64).alias(NUM_ELIGIBLE),
-            pl.lit(last_row, pl.UInt32).alias(_LAST_ROW),
+            pl.lit(taken[ROW][-1], pl.UInt32).alias(_LAST_ROW),
+            *means,
         )
 
     @property
@@ -239,9 +252,11 @@ class _PartialBlock:
 
 def _rows_of_block(
     rows: pl.LazyFrame, *, granularity: Granularity, shard_id: int, first_row: int
-) -> pl.Series:
+) -> pl.DataFrame:
+    """Return the eligible rows of a block, with their losses where these are read."""
     in_shard = rows.filter((pl.col(SHARD_ID) == shard_id) & pl.col(ELIGIBLE))
-    return in_shard.filter(first_row_of_block(granularity) == first_row).select(ROW).collect()[ROW]
+    columns = [name for name in (ROW, LOSS) if name in rows.collect_schema()]
+    return in_shard.filter(first_row_of_block(granularity) == first_row).select(columns).collect()
 
 
 def _index_of_blocks(

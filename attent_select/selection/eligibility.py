@@ -13,6 +13,7 @@ from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, M
 from attent_select.selection.columns import COST, ELIGIBLE, LABEL, PREFIX
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import count_rows
+from attent_select.selection.sample_ids import check_unique
 from attent_select.selection.strata import stratum_label
 from attent_select.strategy import EXPRESSION, Strategy, expression_of, key_columns
 
@@ -22,8 +23,11 @@ def eligible_rows(
 ) -> MappedChunks:
     """Return all rows with ids, the strategy's columns, ELIGIBLE, COST u64 and LABEL.
 
+    The samples of a LazyFrame, which may be of any origin, are checked for duplicates.
+
     Raises:
-        InputError: a column is missing or has the wrong type, or `where` is not a condition.
+        InputError: a column is missing or has the wrong type, `where` is not a condition, or a
+            sample occurs twice.
     """
     chunks = FrameChunks(losses) if isinstance(losses, pl.LazyFrame) else losses
     mark = functools.partial(
@@ -34,6 +38,8 @@ def eligible_rows(
     chunks = chunks.only(_columns_to_read(schema, strategy, composition, in_units=in_units))
     if other_ids := [name for name in (SHARD_ID, ROW) if schema[name] != pl.UInt32]:
         _check_id_range(chunks, other_ids)
+    if isinstance(losses, pl.LazyFrame):
+        check_unique(losses)
     max_loss = None
     if composition.max_visits is not None:
         max_loss = _hard_threshold(MappedChunks(chunks, mark), quantile=composition.hard_quantile)

@@ -27,10 +27,10 @@ from catalogs.storage.retry import retry
 # What drivers call the identifier of an object's content, best first. `blob_id` and `xet_hash` are
 # those of the Hugging Face hub, `sha` that of GitHub, `hex` of git, `CRC` of zip files.
 _ETAGS = ("ETag", "etag", "md5", "checksum", "blob_id", "xet_hash", "oid", "sha256", "sha", "hex")
-_ETAGS += ("md5Hash", "content_md5", "content_hash", "crc32c", "generation", "version_id", "CRC")
+_MORE_ETAGS = ("md5Hash", "content_md5", "content_hash", "crc32c", "generation", "version_id", "CRC")
 # The time of the last change: WebHDFS, Drive, OneDrive, Dropbox and FTP differ.
 _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created", "modificationTime")
-_TIMES += ("modifiedTime", "lastModifiedDateTime", "server_modified", "last_modified", "modify")
+_MORE_TIMES = ("modifiedTime", "lastModifiedDateTime", "server_modified", "last_modified", "modify")
 # In HTTP only where there is neither of them.
 _DIGESTS = ("Content-MD5", "Digest")
 _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
@@ -127,10 +127,10 @@ def _info(url: str, detail: dict[str, Any]) -> ObjectInfo:
 
 
 def _etag(url: str, detail: dict[str, Any], size: int) -> str:
-    for name in _ETAGS:
+    for name in (*_ETAGS, *_MORE_ETAGS):
         if (etag := detail.get(name)) not in (None, ""):  # a checksum may be 0
             return unquote_etag(str(etag))
-    for name in _TIMES:
+    for name in (*_TIMES, *_MORE_TIMES):
         stamp = detail.get(name)
         if isinstance(stamp, str) and stamp:
             return f"{stamp}-{size:x}"

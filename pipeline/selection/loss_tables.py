@@ -20,6 +20,7 @@ from attent_select.schema import (
     SHARD_ID,
     STATUS,
 )
+from attent_select.selection import sample_ids
 from attent_select.selection.chunks import FrameChunks
 from attent_select.selection.select import Preview
 from attent_select.sql_expression import unknown_column
@@ -28,7 +29,7 @@ from catalogs.annotations.columns import AnnotationColumns
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import has_corpus
 from catalogs.losses.parts import check_parts
-from catalogs.tables import frames, sample_ids
+from catalogs.tables import frames
 from catalogs.tables.joined import AnyScan
 from catalogs.tables.scan import Scan
 from pipeline.cluster.scan import ClusterScan

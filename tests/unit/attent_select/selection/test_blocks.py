@@ -115,6 +115,29 @@ def test_the_loss_share_is_right_and_smaller_than_with_single_samples() -> None:
     assert by_samples > by_granularity[0] > by_granularity[1] > 150 / 600
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5),
+    st.data(),
+)
+def test_the_loss_share_counts_the_rows_of_a_block_that_is_cut_short(
+    shards: list[list[int]], data: st.DataObject
+) -> None:
+    rows = [(s, r, float(loss)) for s, shard in enumerate(shards) for r, loss in enumerate(shard)]
+    frame = pl.DataFrame(rows, schema=KINDS, orient="row")
+    num_samples = data.draw(st.integers(1, len(rows)))
+    blocks = select_blocks(frame, granularity="shard", strategy="hard", num_samples=num_samples)
+    selected = frame.join(blocks.selection.rows.collect(), on=["shard_id", "row"])
+    total = frame["loss"].sum()
+    expected = selected["loss"].sum() / total if total else None
+    assert blocks.loss_share == (expected if expected is None else pytest.approx(expected))
+
+
+def test_a_sample_that_occurs_twice_is_refused() -> None:
+    twice = pl.concat([catalog(), catalog().head(1)])
+    with pytest.raises(InputError, match="row 0 of shard 0 occurs twice"):
+        select_blocks(twice, granularity=10, strategy=Hard(), num_samples=100)
+
+
 def test_a_strategy_that_does_not_read_the_loss_has_no_loss_share() -> None:
     blocks = select_blocks(catalog(), granularity=10, strategy=Uniform(), num_samples=100)
     assert blocks.loss_share is None

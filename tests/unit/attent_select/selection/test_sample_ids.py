@@ -1,12 +1,15 @@
 """Detection of duplicate samples: in any order, across files, in bounded memory."""
 
+from typing import Any
+
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attent_select import select
 from attent_select.errors import InputError
-from catalogs.tables.sample_ids import check_unique
+from attent_select.selection.sample_ids import check_unique
 
 Ids = list[tuple[int, int]]
 IDS = st.tuples(st.integers(0, 2), st.integers(0, 30))
@@ -41,3 +44,19 @@ def test_batches_that_share_a_key_are_not_confused_with_adjacent_batches() -> No
 
 def test_ids_of_other_types_and_null_ids_are_accepted() -> None:
     check_unique(pl.LazyFrame({"shard_id": [0, 0, None, None], "row": [1, 0, 0, 0]}))
+
+
+KINDS = {"shard_id": pl.UInt32, "row": pl.UInt32, "loss": pl.Float32}
+
+
+@pytest.mark.parametrize("kind", [pl.DataFrame, pl.LazyFrame])
+@pytest.mark.parametrize("ids", [pl.UInt32, pl.Int64])
+@pytest.mark.parametrize("rows", [[(0, 0), (0, 0)], [(0, 1), (1, 0), (0, 1)], [(7, 3)] * 5])
+def test_select_refuses_a_table_with_a_duplicate_sample(
+    kind: Any, ids: Any, rows: list[tuple[int, int]]
+) -> None:
+    table = [(*row, float(number)) for number, row in enumerate(rows)]
+    frame = kind(table, schema=KINDS | {"shard_id": ids, "row": ids}, orient="row")
+    for strategy in ("hard", "soft", "uniform"):
+        with pytest.raises(InputError, match="occurs twice"):
+            select(frame, strategy=strategy, num_samples=1)
