@@ -27,7 +27,15 @@ from catalogs.storage.retry import retry
 # What drivers call the identifier of an object's content, best first. `blob_id` and `xet_hash` are
 # those of the Hugging Face hub, `sha` that of GitHub, `hex` of git, `CRC` of zip files.
 _ETAGS = ("ETag", "etag", "md5", "checksum", "blob_id", "xet_hash", "oid", "sha256", "sha", "hex")
-_MORE_ETAGS = ("md5Hash", "content_md5", "content_hash", "crc32c", "generation", "version_id", "CRC")
+_MORE_ETAGS = (
+    "md5Hash",
+    "content_md5",
+    "content_hash",
+    "crc32c",
+    "generation",
+    "version_id",
+    "CRC",
+)
 # The time of the last change: WebHDFS, Drive, OneDrive, Dropbox and FTP differ.
 _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created", "modificationTime")
 _MORE_TIMES = ("modifiedTime", "lastModifiedDateTime", "server_modified", "last_modified", "modify")
