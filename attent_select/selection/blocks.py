@@ -28,13 +28,7 @@ from attent_select.selection.columns import ELIGIBLE
 from attent_select.selection.composition import Composition, Weights
 from attent_select.selection.counting import require_rows
 from attent_select.selection.eligibility import eligible_rows
-from attent_select.selection.select import (
-    Preview,
-    Selection,
-    num_samples_of,
-    select,
-    strategy_named,
-)
+from attent_select.selection.select import Preview, Selection, num_samples_of, select
 from attent_select.selection.weights import index_rows
 from attent_select.stats.elementwise import elementwise
 from attent_select.strategy import Strategy, key_columns
@@ -76,10 +70,10 @@ def check_composition(composition: Composition) -> None:
 
 
 def select_blocks(
-    losses: pl.DataFrame | pl.LazyFrame | Chunks,
+    losses: pl.LazyFrame | Chunks,
     *,
     granularity: Granularity,
-    strategy: Strategy | str,
+    strategy: Strategy,
     num_samples: int | None = None,
     ratio: float | None = None,
     num_units: int | None = None,
@@ -109,8 +103,6 @@ def select_blocks(
     Raises:
         InputError: see `select`; or the granularity is invalid.
     """
-    losses = losses.lazy() if isinstance(losses, pl.DataFrame) else losses
-    strategy = strategy_named(strategy) if isinstance(strategy, str) else strategy
     composition = composition or Composition()
     check_composition(composition)
     in_units = num_units is not None

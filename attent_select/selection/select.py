@@ -126,7 +126,7 @@ def select(
             stratum, fewer rows are eligible than requested, or a sample of a frame occurs twice.
     """
     losses = losses.lazy() if isinstance(losses, pl.DataFrame) else losses
-    strategy = strategy_named(strategy) if isinstance(strategy, str) else strategy
+    strategy = _strategy_named(strategy) if isinstance(strategy, str) else strategy
     composition = (composition or Composition()).for_strategy(strategy)
     in_units = num_units is not None
     request = _Request(strategy, composition, seed, round_number, tuple(round_steps), in_units)
@@ -179,8 +179,7 @@ class _Request:
         return stream_key(self.seed, purpose, self.round_number)
 
 
-def strategy_named(name: str) -> Strategy:
-    """Return a strategy with its defaults. Raises `InputError` for an unknown name."""
+def _strategy_named(name: str) -> Strategy:
     strategy: Strategy = load_plugin("attent_select.strategies", name)()
     return strategy
 

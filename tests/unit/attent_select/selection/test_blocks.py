@@ -125,7 +125,9 @@ def test_the_loss_share_counts_the_rows_of_a_block_that_is_cut_short(
     rows = [(s, r, float(loss)) for s, shard in enumerate(shards) for r, loss in enumerate(shard)]
     frame = pl.DataFrame(rows, schema=KINDS, orient="row")
     num_samples = data.draw(st.integers(1, len(rows)))
-    blocks = select_blocks(frame, granularity="shard", strategy="hard", num_samples=num_samples)
+    blocks = select_blocks(
+        frame.lazy(), granularity="shard", strategy=Hard(), num_samples=num_samples
+    )
     selected = frame.join(blocks.selection.rows.collect(), on=["shard_id", "row"])
     total = frame["loss"].sum()
     expected = selected["loss"].sum() / total if total else None
