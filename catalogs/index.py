@@ -11,7 +11,7 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import ExistsError, InputError
-from attent_select.selection.sample_ids import duplicate_error
+from attent_select.sample_ids import duplicate_error
 from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.tables import frames, parquet_file

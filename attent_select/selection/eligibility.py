@@ -8,12 +8,12 @@ import polars as pl
 
 from attent_select import sql_expression
 from attent_select.errors import InputError
+from attent_select.sample_ids import check_unique
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
 from attent_select.selection.columns import COST, ELIGIBLE, LABEL, PREFIX
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import count_rows
-from attent_select.selection.sample_ids import check_unique
 from attent_select.selection.strata import stratum_label
 from attent_select.strategy import EXPRESSION, Strategy, expression_of, key_columns
 

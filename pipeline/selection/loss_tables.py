@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from attent_select import sample_ids
 from attent_select.errors import InputError
 from attent_select.schema import (
     FUNCTIONAL_GRADIENT,
@@ -20,7 +21,6 @@ from attent_select.schema import (
     SHARD_ID,
     STATUS,
 )
-from attent_select.selection import sample_ids
 from attent_select.selection.chunks import FrameChunks
 from attent_select.selection.select import Preview
 from attent_select.sql_expression import unknown_column

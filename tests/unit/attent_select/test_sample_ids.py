@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attent_select import select
 from attent_select.errors import InputError
-from attent_select.selection.sample_ids import check_unique
+from attent_select.sample_ids import check_unique
 
 Ids = list[tuple[int, int]]
 IDS = st.tuples(st.integers(0, 2), st.integers(0, 30))
