@@ -1,25 +1,34 @@
 """Rows of a catalog, processed a chunk at a time, in this process or on other machines.
 
+One pass can leave a bit for each row, so that a later pass need not compute or read again what
+decided about the row.
+
 A selection runs the same function on every chunk and combines the small results. All results are
 sums or extrema over chunks, so the selection does not depend on how the rows are divided.
 """
 
+import bisect
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Mask = npt.NDArray[np.bool_]
 Transform = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 _CHUNK_ROWS: Final = 1 << 18
+# Rows of a bitmap: 256 MiB. Larger catalogs are computed and read once more instead.
+_MAX_BITS: Final = 1 << 31
 
 
 class Chunks(Protocol):
@@ -94,6 +103,100 @@ class FunctionChain:
 
     def __call__(self, rows: Any) -> Any:
         return self.second(self.first(rows))
+
+
+class Bitmap:
+    """One bit per row, in the chunks in which they were added."""
+
+    def __init__(self) -> None:
+        self._starts = [0]
+        self._chunks: list[npt.NDArray[np.uint8]] = []
+
+    def add(self, packed: npt.NDArray[np.uint8], *, num_rows: int) -> None:
+        """Append the bits of the next rows, as of `numpy.packbits`; beyond the limit, drop all."""
+        self._starts.append(self._starts[-1] + num_rows)
+        if self.is_complete:
+            self._chunks.append(packed)
+        else:
+            self._starts, self._chunks = [0, self._starts[-1]], []
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._starts[-1]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are few enough rows that their bits were kept."""
+        return len(self) <= _MAX_BITS
+
+    def clear(self, positions: npt.NDArray[np.uint64]) -> None:
+        """Clear the bits of the rows at these positions, which ascend."""
+        bounds = np.searchsorted(positions, np.array(self._starts, np.uint64))
+        for i, (chunk, start) in enumerate(zip(self._chunks, self._starts, strict=False)):
+            inside = positions[bounds[i] : bounds[i + 1]] - np.uint64(start)
+            bits = np.uint8(0x80) >> (inside % 8).astype(np.uint8)
+            np.bitwise_and.at(chunk, inside // 8, ~bits)
+
+    def mask(self, rows: range) -> Mask:
+        """Return bool[n], the bits of consecutive rows."""
+        if not rows:
+            return np.zeros(0, np.bool_)
+        first = bisect.bisect_right(self._starts, rows.start) - 1
+        end = bisect.bisect_left(self._starts, rows.stop)
+        parts = [self._unpack(i) for i in range(first, end)]
+        bits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        offset = rows.start - self._starts[first]
+        return bits[offset : offset + len(rows)]
+
+    def _unpack(self, chunk: int) -> Mask:
+        count = self._starts[chunk + 1] - self._starts[chunk]
+        return np.unpackbits(self._chunks[chunk], count=count).view(np.bool_)
+
+
+@runtime_checkable
+class PlacedChunks(Protocol):
+    """Chunks that know the position of their rows among all rows."""
+
+    def only(self, columns: Sequence[str]) -> "PlacedChunks":
+        """As `Chunks.only`."""
+        ...
+
+    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterable[Result]:
+        """As `Chunks.run`; `work` also gets the positions of the chunk's rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class MarkedChunks:
+    """Rows of `chunks` with a column for each bitmap, after `finish`. Implements `Chunks`.
+
+    Attributes:
+        chunks: all rows of a catalog, with the columns that `finish` needs.
+        marks: column → bitmap.
+        finish: transformation of the marked rows.
+        unmarked: the same rows, computed without the marks; for use as one LazyFrame.
+    """
+
+    chunks: PlacedChunks
+    marks: Mapping[str, Bitmap]
+    finish: Transform
+    unmarked: Chunks
+
+    def frame(self) -> pl.LazyFrame:
+        return self.unmarked.frame()
+
+    def only(self, columns: Sequence[str]) -> MappedChunks:
+        return MappedChunks(self, partial(_select_columns, columns=columns))
+
+    def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterable[Result]:
+        return self.chunks.run_placed(partial(_finish_marked, self, work))
+
+
+def _finish_marked(
+    chunks: MarkedChunks, work: Callable[[pl.LazyFrame], Any], rows: pl.LazyFrame, place: range
+) -> Any:
+    marks = [pl.Series(name, bitmap.mask(place)) for name, bitmap in chunks.marks.items()]
+    return work(chunks.finish(rows.with_columns(marks)))
 
 
 def map_in_threads(

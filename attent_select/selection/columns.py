@@ -16,5 +16,7 @@ STRATUM: Final = "__stratum"
 KEY: Final = "__key"
 # bool: whether the row is within the budget of its stratum.
 INCLUDED: Final = "__included"
+# bool: whether the row is among those that are drawn uniformly from the rest.
+EXPLORED: Final = "__explored"
 # float64: largest key of the stratum that is beyond the budget, null if there is none.
 FIRST_EXCLUDED: Final = "__first_excluded"

@@ -113,7 +113,7 @@ class _ChunkCounts:
 def _count_chunk(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> _ChunkCounts:
     """Count a chunk as one stratum; numpy is ten times as fast as a group_by."""
     columns = [ELIGIBLE, *([LOSS] if with_losses else []), *([COST] if with_costs else [])]
-    chunk = rows.select(columns).collect()
+    chunk = rows.select(columns).collect(engine="in-memory")
     eligible = chunk.filter(ELIGIBLE)
     cost = int(eligible[COST].sum()) if with_costs else len(eligible)
     losses = eligible[LOSS].to_numpy() if with_losses else np.zeros(len(eligible), np.float32)

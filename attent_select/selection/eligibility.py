@@ -11,7 +11,7 @@ from attent_select.errors import InputError
 from attent_select.sample_ids import check_unique
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
-from attent_select.selection.columns import COST, ELIGIBLE, LABEL, PREFIX
+from attent_select.selection.columns import COST, ELIGIBLE, EXPLORED, INCLUDED, LABEL, PREFIX
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import count_rows
 from attent_select.selection.strata import stratum_label
@@ -96,7 +96,8 @@ def _mark_eligible(
     if in_units:  # a row of unknown cost fits into no budget
         condition = condition & pl.col(NUM_UNITS).is_not_null()
     cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
-    columns = dict.fromkeys([SHARD_ID, ROW, *numbers])
+    marks = [name for name in (INCLUDED, EXPLORED) if name in losses.collect_schema()]
+    columns = dict.fromkeys([SHARD_ID, ROW, *numbers, *marks])
     return losses.with_columns(
         condition.alias(ELIGIBLE), cost.alias(COST), stratum_label(composition.by).alias(LABEL)
     ).select(*columns, ELIGIBLE, COST, LABEL)

@@ -4,16 +4,39 @@ The strategy's share of each budget first, then exploration: a uniform draw from
 """
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
 
-from attent_select.schema import FROM_KEY, FROM_UNIFORM, INDEX_ORIGIN, ORIGIN, PROBABILITY
+from attent_select.schema import (
+    FROM_KEY,
+    FROM_UNIFORM,
+    INDEX_ORIGIN,
+    ORIGIN,
+    PROBABILITY,
+    ROW,
+    SHARD_ID,
+)
 from attent_select.selection import radix, top_m
-from attent_select.selection.chunks import Chunks, MappedChunks
-from attent_select.selection.columns import FIRST_EXCLUDED, INCLUDED, KEY, STRATUM
+from attent_select.selection.chunks import (
+    Bitmap,
+    Chunks,
+    FunctionChain,
+    MappedChunks,
+    MarkedChunks,
+    PlacedChunks,
+    Transform,
+)
+from attent_select.selection.columns import (
+    ELIGIBLE,
+    EXPLORED,
+    FIRST_EXCLUDED,
+    INCLUDED,
+    KEY,
+    STRATUM,
+)
 from attent_select.selection.counting import require_rows
 from attent_select.selection.radix import SelectionEdge
 from attent_select.selection.strata import with_stratum_values
@@ -22,7 +45,11 @@ from attent_select.strategy import Candidates, Cutoff, Strategy
 _SPENT: Final = "__spent"
 _AVAILABLE: Final = "__available"
 _EXPLORE_SHARE: Final = "__explore_share"
-_BY_STRATEGY: Final = "__by_strategy"
+# Columns with one value per stratum.
+_AMOUNTS: Final = {
+    STRATUM: pl.UInt32,
+    **dict.fromkeys((_SPENT, _AVAILABLE, _EXPLORE_SHARE, FIRST_EXCLUDED), pl.Float64),
+}
 
 
 @dataclass(frozen=True)
@@ -61,11 +88,13 @@ class IncludedRows:
 
     Attributes:
         rows: the rows, with the columns of the input.
+        ids: the rows, with their ids and what else an index has; may read less.
         edges: stratum → where the strategy's budget ends.
         available: stratum → total cost of its eligible rows.
     """
 
     rows: Chunks
+    ids: Chunks
     edges: Mapping[int, SelectionEdge]
     available: Mapping[int, int]
 
@@ -84,11 +113,29 @@ class PilotRows:
 
     @property
     def keys(self) -> top_m.PilotKeys:
-        return top_m.PilotKeys.of(self.rows[KEY], num_rows=self.num_rows)
+        keys = self.rows.filter(ELIGIBLE)[KEY]
+        return top_m.PilotKeys.of(keys, num_rows=self.num_rows)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Rows up to the edge of their stratum in the order of `key`, marked in `column`.
+
+    `bitmap` has the same rows, where they are known by their positions.
+    """
+
+    column: str
+    key: pl.Expr
+    edges: Mapping[int, SelectionEdge]
+    bitmap: Bitmap | None
+
+    def add(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        keyed = rows.with_columns(self.key.alias(KEY))
+        return top_m.with_mark(keyed, self.edges, column=self.column)
 
 
 def include_rows(
-    keyed: Chunks,
+    keyed: MappedChunks,
     allocation: Allocation,
     *,
     strategy: Strategy,
@@ -99,7 +146,7 @@ def include_rows(
     """Select the rows with the largest keys, then explore.
 
     Args:
-        keyed: eligible rows with KEY, COST, STRATUM and the strategy's columns.
+        keyed: rows with ELIGIBLE, KEY, COST, STRATUM and the strategy's columns.
         allocation: budgets; `available` may be None only with a pilot.
         strategy: gives the probabilities.
         candidates: as passed to the strategy's `key`.
@@ -109,44 +156,98 @@ def include_rows(
     Raises:
         TooFewError: fewer rows are eligible than the budget needs.
     """
-    if pilot is not None:
-        edge, num_rows = top_m.find_edge(keyed, allocation.strategy_budgets[0], pilot=pilot.keys)
+    budgets, available = allocation.strategy_budgets, allocation.available
+    edges, num_rows, bitmap = _find_edges(keyed, budgets, pilot=pilot)
+    if num_rows is not None:
         require_rows(allocation.budgets[0], eligible=num_rows)
-        edges, available = {0: edge}, {0: num_rows}
-    else:
-        assert allocation.available is not None
-        edges = radix.find_edges(keyed, allocation.strategy_budgets)
-        available = dict(allocation.available)
-    mark = functools.partial(
-        _mark_included,
-        edges=edges,
-        amounts=_amounts_per_stratum(allocation, available),
-        probability=_strategy_probability(strategy, candidates),
+        available = {0: num_rows}
+    assert available is not None
+    marks = [_Mark(INCLUDED, pl.col(KEY), edges, bitmap)]
+    if allocation.explore:
+        exclude = functools.partial(_exclude_included, key=explore_key)
+        if pilot is not None:
+            others = exclude(marks[0].add(pilot.rows.lazy())).collect()
+            pilot = PilotRows(others, available[0] - budgets[0])
+        others_of_all = _with_marks(keyed, marks, then=exclude)
+        explore_edges, _, bitmap = _find_edges(
+            others_of_all, allocation.explore_budgets, pilot=pilot
+        )
+        marks.append(_Mark(EXPLORED, explore_key, explore_edges, bitmap))
+    probability = _strategy_probability(strategy, candidates)
+    finish = functools.partial(
+        _finish,
+        amounts=_amounts_per_stratum(allocation, available, edges),
+        probability=probability,
+        explores=bool(allocation.explore),
+        marks_origin=allocation.has_both_origins,
     )
-    marked = MappedChunks(keyed, mark)
-    if not allocation.explore:
-        return IncludedRows(MappedChunks(marked, _only_included), edges, available)
-    if pilot is not None:
-        others = mark(pilot.rows.lazy()).filter(pl.col(INCLUDED).not_()).collect()
-        pilot = PilotRows(others, available[0] - allocation.strategy_budgets[0])
-    explored = _explore(marked, allocation, explore_key, pilot=pilot)
-    return IncludedRows(explored, edges, available)
+    rows = ids = _with_marks(keyed, marks, then=finish, only_marked=True)
+    if isinstance(rows, MarkedChunks) and set(probability.meta.root_names()) <= _AMOUNTS.keys():
+        ids = replace(rows, chunks=rows.chunks.only([SHARD_ID, ROW]), finish=finish)
+    return IncludedRows(rows, ids, edges, available)
 
 
-def _mark_included(
-    keyed: pl.LazyFrame,
+def _find_edges(
+    keyed: Chunks, budgets: Mapping[int, int], *, pilot: PilotRows | None
+) -> tuple[Mapping[int, SelectionEdge], int | None, Bitmap | None]:
+    """Return the edges; with a pilot also the number of eligible rows, and those up to the edge."""
+    if pilot is None:
+        return radix.find_edges(MappedChunks(keyed, top_m.only_eligible), budgets), None, None
+    search = top_m.find_edge(keyed, budgets[0], pilot=pilot.keys)
+    return {0: search.edge}, search.num_rows, search.rows
+
+
+def _exclude_included(rows: pl.LazyFrame, *, key: pl.Expr) -> pl.LazyFrame:
+    """Make the included rows ineligible, and order the others by `key`."""
+    is_other = pl.col(ELIGIBLE) & pl.col(INCLUDED).not_()
+    return rows.with_columns(is_other.alias(ELIGIBLE), key.alias(KEY))
+
+
+def _with_marks(
+    keyed: MappedChunks, marks: Sequence[_Mark], *, then: Transform, only_marked: bool = False
+) -> Chunks:
+    """Return `then` of the rows with their marks, which are read from bitmaps or computed again."""
+    add_marks = functools.reduce(FunctionChain, [mark.add for mark in marks])
+    computed = MappedChunks(keyed, FunctionChain(add_marks, then))
+    bitmaps = {mark.column: mark.bitmap for mark in marks if mark.bitmap is not None}
+    if len(bitmaps) < len(marks) or not isinstance(keyed.chunks, PlacedChunks):
+        return computed
+    finish = FunctionChain(keyed.transform, then)
+    if only_marked:
+        finish = FunctionChain(_only_marked, finish)
+    return MarkedChunks(keyed.chunks, bitmaps, finish, computed)
+
+
+def _only_marked(rows: pl.LazyFrame) -> pl.LazyFrame:
+    return rows.filter(pl.any_horizontal(pl.col(name) for name in _marks_of(rows)))
+
+
+def _marks_of(rows: pl.LazyFrame) -> list[str]:
+    kinds = rows.collect_schema()
+    return [name for name in (INCLUDED, EXPLORED) if name in kinds]
+
+
+def _finish(
+    rows: pl.LazyFrame,
     *,
-    edges: Mapping[int, SelectionEdge],
     amounts: pl.DataFrame,
     probability: pl.Expr,
+    explores: bool,
+    marks_origin: bool,
 ) -> pl.LazyFrame:
-    """Add INCLUDED, FIRST_EXCLUDED, the columns of `amounts`, and PROBABILITY."""
-    rows = top_m.with_edges(keyed, edges)
-    return with_stratum_values(rows, amounts).with_columns(probability)
-
-
-def _only_included(marked: pl.LazyFrame) -> pl.LazyFrame:
-    return marked.filter(INCLUDED)
+    """Return the marked rows with PROBABILITY, and with ORIGIN if both marks count."""
+    rows = with_stratum_values(_only_marked(rows), amounts).with_columns(probability)
+    if not explores:
+        return rows
+    # If a row with probability 1 is not included, the strategy is deterministic and excludes it.
+    is_out = (pl.col(PROBABILITY) == 1.0) & pl.col(INCLUDED).not_()
+    by_strategy = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY))
+    in_all = by_strategy + (1.0 - by_strategy) * pl.col(_EXPLORE_SHARE)
+    columns = [in_all.alias(PROBABILITY)]
+    if marks_origin:
+        origin = pl.when(INCLUDED).then(FROM_KEY).otherwise(FROM_UNIFORM)
+        columns.append(origin.cast(INDEX_ORIGIN[ORIGIN]).alias(ORIGIN))
+    return rows.with_columns(columns)
 
 
 def _strategy_probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
@@ -162,60 +263,16 @@ def _strategy_probability(strategy: Strategy, candidates: Candidates) -> pl.Expr
     )
 
 
-def _amounts_per_stratum(allocation: Allocation, available: Mapping[int, int]) -> pl.DataFrame:
-    """Return per stratum the strategy's budget, what is available, and the explored share."""
-    rows = [
-        (
-            stratum,
-            float(budget),
-            float(available[stratum]),
-            min(1.0, allocation.explore_budgets[stratum] / max(1, available[stratum] - budget)),
-        )
-        for stratum, budget in allocation.strategy_budgets.items()
-    ]
-    amounts = dict.fromkeys((_SPENT, _AVAILABLE, _EXPLORE_SHARE), pl.Float64)
-    return pl.DataFrame(rows, schema={STRATUM: pl.UInt32, **amounts}, orient="row")
-
-
-def _explore(
-    marked: Chunks, allocation: Allocation, explore_key: pl.Expr, *, pilot: PilotRows | None
-) -> Chunks:
-    """Return the rows that the strategy selected, and a uniform draw from the others."""
-    rows = MappedChunks(marked, functools.partial(_with_explore_key, explore_key=explore_key))
-    others = MappedChunks(rows, _only_others)
-    if pilot is not None:
-        pilot_rows = _with_explore_key(pilot.rows.lazy(), explore_key=explore_key).collect()
-        keys = PilotRows(pilot_rows, pilot.num_rows).keys
-        edges = {0: top_m.find_edge(others, allocation.explore_budgets[0], pilot=keys)[0]}
-    else:
-        edges = radix.find_edges(others, allocation.explore_budgets)
-    return MappedChunks(
-        rows,
-        functools.partial(
-            _only_selected_or_explored, edges=edges, marks_origin=allocation.has_both_origins
-        ),
-    )
-
-
-def _with_explore_key(marked: pl.LazyFrame, *, explore_key: pl.Expr) -> pl.LazyFrame:
-    # If a row with probability 1 is not included, the strategy is deterministic and excludes it.
-    is_out = (pl.col(PROBABILITY) == 1.0) & pl.col(INCLUDED).not_()
-    probability = pl.when(is_out).then(0.0).otherwise(pl.col(PROBABILITY)).alias(PROBABILITY)
-    rows = marked.with_columns(probability, explore_key.alias(KEY))
-    return rows.rename({INCLUDED: _BY_STRATEGY}).drop(FIRST_EXCLUDED)
-
-
-def _only_others(rows: pl.LazyFrame) -> pl.LazyFrame:
-    return rows.filter(pl.col(_BY_STRATEGY).not_())
-
-
-def _only_selected_or_explored(
-    rows: pl.LazyFrame, *, edges: Mapping[int, SelectionEdge], marks_origin: bool
-) -> pl.LazyFrame:
-    # The edges were found among the other rows, but a row's key does not depend on the others.
-    drawn = top_m.with_edges(rows, edges).filter(pl.col(INCLUDED) | pl.col(_BY_STRATEGY))
-    by_strategy = pl.col(PROBABILITY)
-    if marks_origin:
-        origin = pl.when(_BY_STRATEGY).then(FROM_KEY).otherwise(FROM_UNIFORM)
-        drawn = drawn.with_columns(origin.cast(INDEX_ORIGIN[ORIGIN]).alias(ORIGIN))
-    return drawn.with_columns(by_strategy + (1.0 - by_strategy) * pl.col(_EXPLORE_SHARE))
+def _amounts_per_stratum(
+    allocation: Allocation, available: Mapping[int, int], edges: Mapping[int, SelectionEdge]
+) -> pl.DataFrame:
+    """Return per stratum the strategy's budget, what is available, the explored share, and
+    FIRST_EXCLUDED.
+    """
+    rows = []
+    for stratum, budget in allocation.strategy_budgets.items():
+        share = allocation.explore_budgets[stratum] / max(1, available[stratum] - budget)
+        first_excluded = edges[stratum].first_excluded
+        key = None if first_excluded is None else first_excluded.key
+        rows.append((stratum, float(budget), float(available[stratum]), min(1.0, share), key))
+    return pl.DataFrame(rows, schema=_AMOUNTS, orient="row")

@@ -14,7 +14,7 @@ import polars as pl
 from attent_select.errors import InputError
 from attent_select.plugins import load_plugin
 from attent_select.schema import INDEX
-from attent_select.selection.chunks import Chunks, FrameChunks, MappedChunks
+from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
 from attent_select.selection.columns import ELIGIBLE, KEY
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import RowCounts, count_rows, require_rows
@@ -78,7 +78,8 @@ class Selection:
 
 
 def _collect(rows: pl.LazyFrame) -> pl.DataFrame:
-    return rows.collect()
+    # A chunk is small; the streaming engine would split it further.
+    return rows.collect(engine="in-memory")
 
 
 def num_samples_of(ratio: float, *, total: int) -> int:
@@ -139,8 +140,8 @@ def select(
         return Selection(FrameChunks(pl.LazyFrame(schema=INDEX)), 0, total, eligible, None)
     included = _include(rows, request, budget, total=total, counts=counts, preview=preview)
     return Selection(
-        chunks=index_rows(included.rows, weights=composition.weights),
-        num_samples=budget if not in_units else num_rows(included.rows),
+        chunks=index_rows(included.ids, weights=composition.weights),
+        num_samples=budget if not in_units else num_rows(included.ids),
         total=total,
         eligible=counts.num_eligible if counts else included.available[0],
         threshold=included.threshold,
@@ -232,12 +233,12 @@ def _include(
     with_key = functools.partial(_with_key, codes=codes, key=key)
     pilot = None
     if preview is not None and request.can_use_pilot:
-        some = rows.transform(preview.rows).collect()
+        some = with_key(rows.transform(preview.rows)).collect()
         num_eligible = int(some[ELIGIBLE].sum())
         represented = counts.num_eligible if counts else total * num_eligible // max(1, len(some))
-        pilot = PilotRows(with_key(some.lazy()).collect(), represented)
+        pilot = PilotRows(some, represented)
     return include_rows(
-        MappedChunks(rows, with_key),
+        MappedChunks(rows.chunks, FunctionChain(rows.transform, with_key)),
         _allocation(budget, counts, request.composition),
         strategy=request.strategy,
         candidates=candidates,
@@ -247,7 +248,7 @@ def _include(
 
 
 def _with_key(rows: pl.LazyFrame, *, codes: dict[str, int], key: pl.Expr) -> pl.LazyFrame:
-    """Return the eligible rows with STRATUM and KEY."""
+    """Return the rows with STRATUM and KEY."""
     return with_stratum_codes(rows, codes).with_columns(key)
 
 

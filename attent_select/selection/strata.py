@@ -4,7 +4,7 @@ from typing import Final
 
 import polars as pl
 
-from attent_select.selection.columns import ELIGIBLE, LABEL, STRATUM
+from attent_select.selection.columns import LABEL, STRATUM
 
 # Label of the only stratum without `by`.
 EVERYTHING: Final = "everything"
@@ -26,13 +26,12 @@ def stratum_label(column: str | None) -> pl.Expr:
 
 
 def with_stratum_codes(rows: pl.LazyFrame, codes: dict[str, int]) -> pl.LazyFrame:
-    """Return the eligible rows, with STRATUM u32 instead of LABEL."""
-    eligible = rows.filter(ELIGIBLE)
+    """Return the rows with STRATUM u32 instead of LABEL; null where no eligible row has it."""
     if len(codes) == 1:
-        return eligible.with_columns(pl.lit(0, dtype=pl.UInt32).alias(STRATUM)).drop(LABEL)
+        return rows.with_columns(pl.lit(0, dtype=pl.UInt32).alias(STRATUM)).drop(LABEL)
     # An Enum, because `replace_strict` collects its input.
-    code = pl.col(LABEL).cast(pl.Enum(list(codes))).to_physical().cast(pl.UInt32)
-    return eligible.with_columns(code.alias(STRATUM)).drop(LABEL)
+    code = pl.col(LABEL).cast(pl.Enum(list(codes)), strict=False).to_physical().cast(pl.UInt32)
+    return rows.with_columns(code.alias(STRATUM)).drop(LABEL)
 
 
 def with_stratum_values(rows: pl.LazyFrame, values: pl.DataFrame) -> pl.LazyFrame:

@@ -20,8 +20,8 @@ import polars as pl
 
 from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
 from attent_select.selection import radix
-from attent_select.selection.chunks import Chunks
-from attent_select.selection.columns import FIRST_EXCLUDED, INCLUDED, KEY, STRATUM
+from attent_select.selection.chunks import Bitmap, Chunks, MappedChunks
+from attent_select.selection.columns import ELIGIBLE, KEY, STRATUM
 from attent_select.selection.counting import require_rows
 from attent_select.selection.radix import RowPosition, SelectionEdge
 from attent_select.selection.strata import with_stratum_values
@@ -66,19 +66,34 @@ class PilotKeys:
         return above / len(self.keys) * self.num_rows
 
 
-def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> tuple[SelectionEdge, int]:
-    """Return the edge after `num_samples` rows, and the number of all rows; always exact.
+@dataclass(frozen=True)
+class EdgeSearch:
+    """Result of a search.
+
+    Attributes:
+        edge: after the number of rows that was asked for.
+        num_rows: number of eligible rows.
+        rows: the rows up to the edge; None if they are too many, or not known by their position.
+    """
+
+    edge: SelectionEdge
+    num_rows: int
+    rows: Bitmap | None = None
+
+
+def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> EdgeSearch:
+    """Find the edge after `num_samples` eligible rows; always exact.
 
     Args:
-        keyed: rows with shard_id, row, KEY, COST (1) and STRATUM (0).
+        keyed: rows with shard_id, row, ELIGIBLE, KEY, COST (1) and STRATUM (0).
         num_samples: m; at 0 the edge is before the first row.
         pilot: makes the search faster, never different.
 
     Raises:
-        TooFewError: there are fewer than m rows.
+        TooFewError: there are fewer than m eligible rows.
     """
     if num_samples == 0:
-        return SelectionEdge(None, None), _count_all(keyed).num_rows
+        return EdgeSearch(SelectionEdge(None, None), _count_all(keyed).num_rows)
     rank = float(num_samples)
     counts = None
     for _ in range(_MAX_GUESSES if len(pilot.keys) and pilot.num_rows else 0):
@@ -88,7 +103,9 @@ def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> tuple[Sel
         last = counts.position(num_samples - 1)
         first_excluded = counts.position(num_samples)
         if last and (first_excluded or num_samples == counts.num_rows):
-            return SelectionEdge(last, first_excluded), counts.num_rows
+            return EdgeSearch(
+                SelectionEdge(last, first_excluded), counts.num_rows, counts.rows_to(last)
+            )
         if not counts.is_complete:
             break
         # The exact rank of one end of the bracket is known now: correct the pilot's error there.
@@ -98,34 +115,38 @@ def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> tuple[Sel
     if counts is None:
         counts = _count_all(keyed)
         require_rows(num_samples, eligible=counts.num_rows)
-    return radix.find_edges(keyed, {0: num_samples})[0], counts.num_rows
+    eligible = MappedChunks(keyed, only_eligible)
+    return EdgeSearch(radix.find_edges(eligible, {0: num_samples})[0], counts.num_rows)
 
 
-def with_edges(keyed: pl.LazyFrame, edges: Mapping[int, SelectionEdge]) -> pl.LazyFrame:
-    """Add INCLUDED and FIRST_EXCLUDED by the edge of each row's stratum."""
+def only_eligible(keyed: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the eligible rows."""
+    return keyed.filter(ELIGIBLE)
+
+
+def with_mark(
+    keyed: pl.LazyFrame, edges: Mapping[int, SelectionEdge], *, column: str
+) -> pl.LazyFrame:
+    """Add a bool column: whether the row is eligible and up to the edge of its stratum."""
     if len(edges) == 1:
         (edge,) = edges.values()
-        excluded_key = edge.first_excluded and edge.first_excluded.key
-        first_excluded = pl.lit(excluded_key, dtype=pl.Float64).alias(FIRST_EXCLUDED)
-        return keyed.with_columns(_is_not_after(edge.last).alias(INCLUDED), first_excluded)
+        return keyed.with_columns((pl.col(ELIGIBLE) & _is_not_after(edge.last)).alias(column))
     edge_of_stratum = pl.DataFrame(
         [_edge_row(stratum, edge) for stratum, edge in edges.items()],
-        schema={STRATUM: pl.UInt32, _LAST_KEY: pl.Float64, _LAST_SAMPLE_KEY: pl.UInt64,
-                FIRST_EXCLUDED: pl.Float64},
+        schema={STRATUM: pl.UInt32, _LAST_KEY: pl.Float64, _LAST_SAMPLE_KEY: pl.UInt64},
         orient="row",
-    )  # fmt: skip
+    )
     is_tied = (pl.col(KEY) == pl.col(_LAST_KEY)) & (sample_key() <= pl.col(_LAST_SAMPLE_KEY))
     is_included = ((pl.col(KEY) > pl.col(_LAST_KEY)) | is_tied).fill_null(False)
     return (
         with_stratum_values(keyed, edge_of_stratum)
-        .with_columns(is_included.alias(INCLUDED))
+        .with_columns((pl.col(ELIGIBLE) & is_included).alias(column))
         .drop(_LAST_KEY, _LAST_SAMPLE_KEY)
     )
 
 
 def _edge_row(stratum: int, edge: SelectionEdge) -> tuple[int | float | None, ...]:
-    last = (edge.last.key, edge.last.sample_key) if edge.last else (None, None)
-    return (stratum, *last, edge.first_excluded and edge.first_excluded.key)
+    return (stratum, *((edge.last.key, edge.last.sample_key) if edge.last else (None, None)))
 
 
 def _is_not_after(last: RowPosition | None) -> pl.Expr:
@@ -140,16 +161,24 @@ def _is_not_after(last: RowPosition | None) -> pl.Expr:
 
 @dataclass(frozen=True)
 class _BracketCounts:
-    """Counts of one pass: all rows, rows above the bracket, and the rows inside it.
+    """Counts of one pass over rows: eligible rows, those above the bracket, and those inside it.
 
-    `keys` float64[n] and `sample_keys` uint64[n] are the rows inside, in the order of the rows;
-    empty if there are too many (`is_complete` is False).
+    Attributes:
+        num_rows: eligible rows.
+        num_above: eligible rows above the bracket.
+        keys: float64[n] of the rows inside, in the order of the rows; empty if there are too many
+            (`is_complete` is False).
+        sample_keys: uint64[n] of the rows inside.
+        positions: uint64[n], positions of the rows inside among all rows.
+        candidates: the rows above or inside.
     """
 
     num_rows: int
     num_above: int
     keys: npt.NDArray[np.float64]
     sample_keys: npt.NDArray[np.uint64]
+    positions: npt.NDArray[np.uint64]
+    candidates: Bitmap
     is_complete: bool
 
     @functools.cached_property
@@ -166,19 +195,31 @@ class _BracketCounts:
         ties = np.sort(self.sample_keys[self.keys == key])
         return RowPosition(float(key), int(ties[local_rank - num_larger]))
 
+    def rows_to(self, last: RowPosition) -> Bitmap | None:
+        """Return the rows up to and including `last`, which is inside the bracket.
+
+        None if there are too many rows for a bitmap. Uses `candidates` up.
+        """
+        if not self.candidates.is_complete:
+            return None
+        is_tied = (self.keys == last.key) & (self.sample_keys <= last.sample_key)
+        self.candidates.clear(self.positions[~((self.keys > last.key) | is_tied)])
+        return self.candidates
+
 
 def _count_all(keyed: Chunks) -> _BracketCounts:
     return _count_bracket(keyed, low=math.inf, high=math.inf)
 
 
 def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
-    """Count all rows and those with a key above `high`, and collect those in [low, high]."""
+    """Count eligible rows and those with a key above `high`, and collect those in [low, high]."""
     # Python integers: polars lengths and u32 sums wrap beyond 2^32 rows.
     num_rows = num_above = num_inside = 0
     # The largest arrays of a selection: preallocated, because concatenation would need twice the
     # memory. Pages that are never written take none.
     keys = np.empty(_MAX_BRACKET_ROWS)
-    sample_keys = np.empty(_MAX_BRACKET_ROWS, np.uint64)
+    sample_keys, positions = (np.empty(_MAX_BRACKET_ROWS, np.uint64) for _ in range(2))
+    bitmap = Bitmap()
     for counts in keyed.run(functools.partial(_count_chunk, low=low, high=high)):
         num_rows += counts.num_rows
         num_above += counts.num_above
@@ -186,18 +227,49 @@ def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
         if num_inside <= _MAX_BRACKET_ROWS:
             keys[first:num_inside] = counts.keys
             sample_keys[first:num_inside] = counts.sample_keys
+            positions[first:num_inside] = counts.positions + np.uint64(len(bitmap))
+        bitmap.add(counts.candidates, num_rows=counts.num_chunk_rows)
     is_complete = num_inside <= _MAX_BRACKET_ROWS
     inside = slice(num_inside if is_complete else 0)
-    return _BracketCounts(num_rows, num_above, keys[inside], sample_keys[inside], is_complete)
-
-
-def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _BracketCounts:
-    chunk = rows.select(KEY, SHARD_ID, ROW).collect()
-    inside = chunk.filter(pl.col(KEY).is_between(low, high))
     return _BracketCounts(
-        num_rows=len(chunk),
-        num_above=int((chunk[KEY] > high).sum()),
-        keys=inside[KEY].to_numpy(),
-        sample_keys=numpy_sample_key(inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()),
-        is_complete=True,
+        num_rows,
+        num_above,
+        keys[inside],
+        sample_keys[inside],
+        positions[inside],
+        bitmap,
+        is_complete,
+    )
+
+
+@dataclass(frozen=True)
+class _ChunkCounts:
+    """As `_BracketCounts` of one chunk of `num_chunk_rows`; its candidates by `numpy.packbits`."""
+
+    num_chunk_rows: int
+    num_rows: int
+    num_above: int
+    keys: npt.NDArray[np.float64]
+    sample_keys: npt.NDArray[np.uint64]
+    positions: npt.NDArray[np.uint64]
+    candidates: npt.NDArray[np.uint8]
+
+
+def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _ChunkCounts:
+    # numpy, because polars packs and unpacks booleans.
+    columns = rows.select(KEY, SHARD_ID, ROW, ELIGIBLE).collect(engine="in-memory").to_dict()
+    keys, shards, numbers, is_eligible = (column.to_numpy() for column in columns.values())
+    candidates = keys >= low
+    candidates &= is_eligible
+    is_above = keys > high
+    is_above &= is_eligible
+    positions = np.flatnonzero(candidates ^ is_above)
+    return _ChunkCounts(
+        num_chunk_rows=len(keys),
+        num_rows=int(np.count_nonzero(is_eligible)),
+        num_above=int(np.count_nonzero(is_above)),
+        keys=keys[positions],
+        sample_keys=numpy_sample_key(shards[positions], numbers[positions]),
+        positions=positions.astype(np.uint64),
+        candidates=np.packbits(candidates),
     )

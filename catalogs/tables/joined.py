@@ -111,11 +111,16 @@ class JoinedScan:
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """Yield `work` of every chunk (several hundred thousand rows), computed in threads."""
+        yield from self.run_placed(functools.partial(scan.without_place, work))
+
+    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterator[Result]:
+        """As `run`; `work` also gets the positions of the chunk's rows."""
         if not self.tables[0].shards:
-            yield work(pl.LazyFrame(schema=self.schema))
+            yield work(pl.LazyFrame(schema=self.schema), range(0))
             return
         read_and_work = functools.partial(_work, work, self)
-        yield from scan.map_bounded(read_and_work, self._chunks(), num_threads=self._threads)
+        placed = scan.with_places(self._chunks(), size=_num_rows)
+        yield from scan.map_bounded(read_and_work, placed, num_threads=self._threads)
 
     def preview(self, *, total: int) -> Preview:
         """Return the first rows of some of the shards; `total` is the number of all rows."""
@@ -202,10 +207,16 @@ class JoinedScan:
 AnyScan = Scan | JoinedScan
 
 
+def _num_rows(chunk: Sequence[list[RowGroups]]) -> int:
+    return sum(groups.num_rows for groups in chunk[0])
+
+
 def _work(
-    work: Callable[[pl.LazyFrame], Result], joined: JoinedScan, chunk: Sequence[list[RowGroups]]
+    work: Callable[[pl.LazyFrame, range], Result],
+    joined: JoinedScan,
+    chunk: tuple[Sequence[list[RowGroups]], range],
 ) -> Result:
-    return work(joined.read(chunk).lazy())
+    return work(joined.read(chunk[0]).lazy(), chunk[1])
 
 
 def _row_groups(table: JoinedTable, *, num_threads: int) -> Iterator[RowGroups]:

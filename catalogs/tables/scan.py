@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from attent_select.sample_ids import IdWatch, Runs
 from attent_select.schema import ROW, SHARD_ID
 from attent_select.selection.select import Preview
 from catalogs import storage
@@ -59,10 +60,14 @@ class RowGroups(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """The columns `schema` of all rows of `files`, in order. Implements `Chunks`."""
+    """The columns `schema` of all rows of `files`, in order. Implements `Chunks`.
+
+    The first pass that reads the ids is shown to `watch`.
+    """
 
     files: tuple[File, ...]
     schema: SchemaDict
+    watch: IdWatch | None = None
 
     @classmethod
     def of(cls, urls: Sequence[str], *, schema: SchemaDict) -> "Scan":
@@ -78,11 +83,26 @@ class Scan:
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """Yield `work` of every chunk (several hundred thousand rows), computed in threads."""
+        yield from self.run_placed(functools.partial(without_place, work))
+
+    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterator[Result]:
+        """As `run`; `work` also gets the positions of the chunk's rows."""
         if not self.files:
-            yield work(pl.LazyFrame(schema=self.schema))
+            yield work(pl.LazyFrame(schema=self.schema), range(0))
             return
-        read_and_work = functools.partial(_work, work, self.schema)
-        yield from map_bounded(read_and_work, self._chunks(), num_threads=self._threads)
+        placed = with_places(self._chunks(), size=_num_rows)
+        reads_ids = {SHARD_ID, ROW} <= self.schema.keys()
+        if self.watch is None or not reads_ids:
+            read_and_work = functools.partial(_work, work, self.schema)
+            yield from map_bounded(read_and_work, placed, num_threads=self._threads)
+        elif self.watch.sequences is None:
+            watch_and_work = functools.partial(_watch_and_work, work, self.schema)
+            yield from self.watch.over(
+                map_bounded(watch_and_work, placed, num_threads=self._threads)
+            )
+        else:
+            work_with_runs = functools.partial(_work_with_runs, work, self.schema, self.watch)
+            yield from map_bounded(work_with_runs, placed, num_threads=self._threads)
 
     def preview(self, *, total: int | None = None) -> Preview:
         """Return the first rows of a row group in the middle of some of the files.
@@ -158,11 +178,59 @@ def map_bounded(
     return ordered_map(function, items, num_threads=num_threads, budget=num_threads + 1)
 
 
+def with_places(
+    chunks: Iterable[Item], *, size: Callable[[Item], int]
+) -> Iterator[tuple[Item, range]]:
+    """Yield each chunk with the positions of its rows among all rows."""
+    first = 0
+    for chunk in chunks:
+        place = range(first, first + size(chunk))
+        yield chunk, place
+        first = place.stop
+
+
+def _num_rows(chunk: list[RowGroups]) -> int:
+    return sum(groups.num_rows for groups in chunk)
+
+
+def without_place(work: Callable[[pl.LazyFrame], Result], rows: pl.LazyFrame, _: range) -> Result:
+    """Return `work` of a chunk, whose place does not matter."""
+    return work(rows)
+
+
 def _work(
-    work: Callable[[pl.LazyFrame], Result], schema: SchemaDict, chunk: list[RowGroups]
+    work: Callable[[pl.LazyFrame, range], Result],
+    schema: SchemaDict,
+    chunk: tuple[list[RowGroups], range],
 ) -> Result:
     # Read here rather than in polars' threads, which compute.
-    return work(read_chunk(chunk, schema=schema).lazy())
+    return work(read_chunk(chunk[0], schema=schema).lazy(), chunk[1])
+
+
+def _watch_and_work(
+    work: Callable[[pl.LazyFrame, range], Result],
+    schema: SchemaDict,
+    chunk: tuple[list[RowGroups], range],
+) -> tuple[range, Runs, Result]:
+    rows = read_chunk(chunk[0], schema=schema)
+    return chunk[1], Runs.of(rows), work(rows.lazy(), chunk[1])
+
+
+def _work_with_runs(
+    work: Callable[[pl.LazyFrame, range], Result],
+    schema: SchemaDict,
+    watch: IdWatch,
+    chunk: tuple[list[RowGroups], range],
+) -> Result:
+    """As `_work`; ids that an earlier pass has seen to be consecutive are not read."""
+    if (runs := watch.runs(chunk[1])) is None:
+        return _work(work, schema, chunk)
+    stored = {name: kind for name, kind in schema.items() if name not in (SHARD_ID, ROW)}
+    columns = runs.ids().to_dict()
+    if stored:
+        columns |= read_chunk(chunk[0], schema=stored).to_dict()
+    rows = pl.DataFrame([columns[name].cast(kind) for name, kind in schema.items()])
+    return work(rows.lazy(), chunk[1])
 
 
 def _lazy(

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
@@ -79,7 +79,8 @@ def scan_at(scan: AnyScan, *, scheduler: str | None) -> Iterator[AnyScan | Clust
         first = storage.info(scan.files[0].url)
         objects = {} if first is None else {first.url: first.etag}
         worker_check.check_workers(client, objects=objects, needs_gpu=False)
-        yield ClusterScan(client, scan)
+        # Workers would each watch their own part.
+        yield ClusterScan(client, replace(scan, watch=None) if isinstance(scan, Scan) else scan)
 
 
 def frames_by_storage(selection: Selection, *, beside: str) -> Iterator[pl.DataFrame]:

@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -104,7 +104,8 @@ class LossTable:
         """
         if self.catalog is None:
             try:
-                sample_ids.check_unique(self.rows.frame())
+                watch = self.rows.watch if isinstance(self.rows, Scan) else None
+                sample_ids.check_unique(self.rows.frame(), watch=watch)
             except InputError as error:
                 raise InputError(f"{self.url}: {error}") from error
 
@@ -170,7 +171,7 @@ def find(url: str, *, columns: Sequence[str], round_number: int | None) -> LossT
             return of_run(LossCatalog(run), url=url, columns=columns, round_number=round_number)
     files = tuple(item.url for item in storage.expand([url]))
     kinds, num_rows = _columns(files)
-    rows = Scan.of(files, schema=kinds)
+    rows = replace(Scan.of(files, schema=kinds), watch=sample_ids.IdWatch())
     return LossTable(url, files, rows, rows.preview(total=num_rows))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attent_select import select
 from attent_select.errors import InputError
-from attent_select.sample_ids import check_unique
+from attent_select.sample_ids import IdWatch, Runs, check_unique
 
 Ids = list[tuple[int, int]]
 IDS = st.tuples(st.integers(0, 2), st.integers(0, 30))
@@ -60,3 +60,31 @@ def test_select_refuses_a_table_with_a_duplicate_sample(
     for strategy in ("hard", "soft", "uniform"):
         with pytest.raises(InputError, match="occurs twice"):
             select(frame, strategy=strategy, num_samples=1)
+
+
+@given(st.lists(IDS | st.tuples(st.just(1), st.integers(2**32 - 3, 2**32 - 1))), st.data())
+def test_runs_have_the_ids_of_their_rows_in_order(ids: Ids, data: st.DataObject) -> None:
+    rows = table(ids).collect()
+    assert ids == [] or Runs.of(rows).ids().rows() == ids
+    cut = data.draw(st.integers(0, len(ids)))
+    parts = [(range(cut), ids[:cut]), (range(cut, len(ids)), ids[cut:])]
+    watch = IdWatch()
+    passed = watch.over((place, Runs.of(table(part).collect()), part) for place, part in parts)
+    assert list(passed) == [ids[:cut], ids[cut:]]
+    for place, part in parts:
+        runs = watch.runs(place)
+        assert (runs is None) == (not part)
+        assert runs is None or runs.ids().rows() == part
+    if len(set(ids)) < len(ids):
+        with pytest.raises(InputError, match="occurs twice"):
+            check_unique(table(ids), watch=watch)
+    else:
+        check_unique(table(ids), watch=watch)
+
+
+def test_a_pass_that_was_not_finished_is_not_trusted() -> None:
+    watch = IdWatch()
+    rows = table([(0, 0), (0, 1)]).collect()
+    next(watch.over(iter([(range(2), Runs.of(rows), None), (range(2, 4), Runs.of(rows), None)])))
+    assert watch.sequences is None
+    assert watch.runs(range(2)) is None

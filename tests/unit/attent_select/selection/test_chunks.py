@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from attent_select import Composition, Preview, plugins, select
 from attent_select.selection import top_m
 from attent_select.selection.chunks import FrameChunks, map_in_threads
-from attent_select.selection.columns import KEY
+from attent_select.selection.columns import ELIGIBLE, KEY
 from attent_select.selection.counting import count_rows
 from attent_select.strategies.hard import Hard
 from attent_select.strategies.soft import Soft
@@ -42,6 +42,17 @@ class PickledChunks:
         unpickled = pickle.loads(pickle.dumps(work))
         for first, end in pairwise([0, *sorted(self.boundaries), len(self.rows)]):
             yield unpickled(self.rows[first:end].lazy())
+
+
+class KnownPlaces(PickledChunks):
+    """Chunks that know the positions of their rows; another division for each pass."""
+
+    def only(self, columns: Sequence[str]) -> "KnownPlaces":
+        return KnownPlaces(self.rows.select(columns), self.boundaries[1:])
+
+    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterator[Result]:
+        for first, end in pairwise([0, *sorted(self.boundaries)[::2], len(self.rows)]):
+            yield work(self.rows[first:end].lazy(), range(first, end))
 
 
 @dataclass(frozen=True)
@@ -119,15 +130,18 @@ def test_a_selection_is_the_same_for_any_chunks(
     assert_frame_equal(
         selected_rows(PickledChunks(rows, tuple(boundaries)), None), whole, check_exact=True
     )
-    assert_frame_equal(
-        selected_rows(PickledChunks(rows, tuple(boundaries)), preview), whole, check_exact=True
-    )
+    for chunks in (PickledChunks, KnownPlaces):
+        assert_frame_equal(
+            selected_rows(chunks(rows, tuple(boundaries)), preview), whole, check_exact=True
+        )
 
 
 def test_counts_beyond_2_to_the_32_do_not_wrap() -> None:
     rows, times = losses(1_000_000), 5_000  # 5·10^9 rows
     above = int((rows["loss"] > 1.0).sum())
-    keyed = rows.with_columns(pl.col("loss").cast(pl.Float64).alias(KEY))
+    keyed = rows.with_columns(
+        pl.col("loss").cast(pl.Float64).alias(KEY), pl.lit(True).alias(ELIGIBLE)
+    )
     counts = top_m._count_bracket(RepeatedChunk(keyed, times), low=1.0, high=1.0)
     assert counts.num_rows == len(rows) * times > 2**32
     assert counts.num_above == above * times

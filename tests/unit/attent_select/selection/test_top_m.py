@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from attent_select.errors import InputError
 from attent_select.selection import radix, top_m
 from attent_select.selection.chunks import FrameChunks
-from attent_select.selection.columns import COST, INCLUDED, KEY, STRATUM
+from attent_select.selection.columns import COST, ELIGIBLE, INCLUDED, KEY, STRATUM
 from attent_select.selection.radix import RowPosition
 from attent_select.selection.top_m import PilotKeys
 
@@ -33,6 +33,7 @@ def frame_of(keys: list[float]) -> pl.LazyFrame:
             KEY: np.array(keys, dtype=np.float64),
             COST: np.ones(len(keys), dtype=np.uint64),
             STRATUM: np.zeros(len(keys), dtype=np.uint32),
+            ELIGIBLE: np.ones(len(keys), dtype=np.bool_),
         }
     )
 
@@ -49,8 +50,9 @@ def check_edge(keys: list[float], num_selected: int, *, pilot: PilotKeys | None)
     if pilot is None:
         edge = radix.find_edges(FrameChunks(rows), {0: num_selected})[0]
     else:
-        edge, num_rows = top_m.find_edge(FrameChunks(rows), num_selected, pilot=pilot)
-        assert num_rows == len(keys)
+        search = top_m.find_edge(FrameChunks(rows), num_selected, pilot=pilot)
+        assert search.num_rows == len(keys)
+        edge = search.edge
     assert edge.last is not None
     assert (edge.last.key, edge.last.sample_key) == expected[num_selected - 1]
     if num_selected < len(keys):
@@ -59,7 +61,7 @@ def check_edge(keys: list[float], num_selected: int, *, pilot: PilotKeys | None)
         assert excluded == expected[num_selected]
     else:
         assert edge.first_excluded is None
-    included = top_m.with_edges(rows, {0: edge}).filter(INCLUDED).collect()
+    included = top_m.with_mark(rows, {0: edge}, column=INCLUDED).filter(INCLUDED).collect()
     assert sample_keys(included) == sorted(key for _, key in expected[:num_selected])
 
 
@@ -140,7 +142,7 @@ def test_every_stratum_is_selected_up_to_its_budget(
         patch.setattr(radix, "_MAX_EDGE_ROWS", limit)
         patch.setattr(radix, "_MAX_PENDING_ROWS", limit)
         edges = radix.find_edges(FrameChunks(frame), dict(enumerate(budgets)))
-    included = top_m.with_edges(frame, edges).filter(INCLUDED).collect()
+    included = top_m.with_mark(frame, edges, column=INCLUDED).filter(INCLUDED).collect()
     expected = []
     for stratum, budget in enumerate(budgets):
         left = budget
@@ -184,7 +186,7 @@ def test_the_number_of_passes_and_pending_rows_do_not_grow_with_strata_and_chunk
     rows = CountedPasses(frame)
     # All of stratum 0, nothing of stratum 1, all rows with the largest key of the others.
     edges = radix.find_edges(rows, {0: 20, 1: 0} | dict.fromkeys(range(2, 20), 5))
-    included = top_m.with_edges(frame, edges).filter(INCLUDED).collect()
+    included = top_m.with_mark(frame, edges, column=INCLUDED).filter(INCLUDED).collect()
     counts = dict(included.group_by(STRATUM).len().iter_rows())
     assert counts == {0: 20} | dict.fromkeys(range(2, 20), 5)
     assert len(rows.passes) == 3
