@@ -18,6 +18,9 @@ import polars as pl
 # Columns of plain Python values: column name → one value for each sample.
 Samples = Mapping[str, list[Any]]
 
+# Keys of settings whose field has another name: a kind has a method `fit`.
+FIELDS: Final = {"fit": "fitting"}
+
 _PLAIN: Final = "__plain__"
 
 
@@ -41,10 +44,15 @@ class FitContext:
         target: the half of the target's examples that makes annotations.
         pool_sample: yields about `num_rows` random samples of the corpus in batches, always the
             same ones for one seed.
+        folder: URL for files that the fit keeps, such as weights; a subfolder for each digest of
+            their inputs.
+        seed: of random numbers.
     """
 
     target: Examples | None
     pool_sample: Callable[[int], Iterator[Samples]]
+    folder: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)

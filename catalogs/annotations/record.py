@@ -36,7 +36,7 @@ class Annotation:
         digest: of the sorted rows: the annotation's identity, however it was cut into parts.
         coverage: share of the rows with a value.
         settings: resolved settings of the kind.
-        digests: digests of what it was made from: `target`, `model`, `tokenizer`.
+        digests: digests of what it was made from: `target`, `model`, `tokenizer`, …
         annotations: annotation that it was computed from → its digest.
         statuses: status → number of rows.
         seconds: time by step: `fit`, `measure`, `tokenise`, `total`.

@@ -18,7 +18,7 @@ from pipeline.cluster import cluster_at, connect
 from pipeline.config import credentials
 from pipeline.config.validation import SETTINGS, check
 from pipeline.config.yaml_values import replace_keys
-from trainers.annotation import AnnotationKind
+from trainers.annotation import FIELDS, AnnotationKind
 
 KINDS: Final = "trainers.annotations"
 
@@ -138,6 +138,7 @@ def load_kind(
     if not dataclasses.is_dataclass(plugin) or not has_protocol:
         raise InputError(f"--kind {name}: expected the class of a kind, see docs/extending.md")
     values = replace_keys({}, settings)
+    values = {FIELDS.get(key, key): values[key] for key in values}
     options = {"model": model, "tokenizer": tokenizer}
     values |= {key: value for key, value in options.items() if value is not None}
     section = cast(type[_KindSection[Any]], _KindSection.__class_getitem__(plugin))

@@ -162,7 +162,8 @@ def _fit(request: Request) -> Fitted:
         pool_sample, request.store.corpus, columns=request.kind.columns, seed=request.seed
     )
     target = request.target.making if request.target is not None else None
-    return request.kind.fit(FitContext(target=target, pool_sample=draw))
+    folder = request.store.layout(request.name).fitted
+    return request.kind.fit(FitContext(target, draw, folder=folder, seed=request.seed))
 
 
 def _span_tasks(request: Request, making: Making) -> Iterator[SpanTask]:
@@ -210,8 +211,9 @@ def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) ->
     judging = request.target.judging
     measured = request.kind.measure(judging.samples, fitted).rows
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    sign = -1 if getattr(request.kind, "smallest_first", False) else 1
     corpus = _values_of(request, parts)
-    return enrichment_of(corpus, values, kinds=judging.kinds)
+    return enrichment_of(sign * corpus, sign * values, kinds=judging.kinds)
 
 
 def _values_of(request: Request, parts: Iterable[BuiltPart]) -> Values:

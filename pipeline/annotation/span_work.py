@@ -17,7 +17,7 @@ from catalogs.shard_format import Shard
 from pipeline.cluster.worker_check import check_here, environment
 from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
-from trainers.annotation import AnnotationKind, Fitted
+from trainers.annotation import FIELDS, AnnotationKind, Fitted
 
 _BATCH_BYTES: Final = 8 << 20
 
@@ -139,4 +139,6 @@ def _read_fit(url: str, digest: str) -> Fitted:
 
 def settings_of(kind: AnnotationKind) -> dict[str, Any]:
     """Return the settings of a kind as plain values."""
-    return asdict(kind)  # type: ignore[call-overload,no-any-return]
+    keys = {field: key for key, field in FIELDS.items()}
+    values = asdict(kind)  # type: ignore[call-overload]
+    return {keys.get(name, name): values[name] for name in values}

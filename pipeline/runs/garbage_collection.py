@@ -14,7 +14,7 @@ import polars as pl
 from attent_select.errors import MissingError
 from catalogs import AnnotationStore, Corpus, LossCatalog, storage
 from catalogs.corpus import has_corpus
-from catalogs.layout import CorpusLayout, Layout
+from catalogs.layout import CorpusLayout, Layout, join
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tables import frames
 from pipeline import metrics
@@ -34,6 +34,7 @@ class GarbageReport:
     plans: int = 0
     compact: int = 0
     annotation_parts: int = 0
+    annotation_models: int = 0
     leftovers: int = 0
 
 
@@ -78,7 +79,7 @@ def _garbage(url: str, *, is_run: bool) -> dict[str, list[ObjectInfo]]:
 
 
 def _annotation_garbage(url: str) -> dict[str, list[ObjectInfo]]:
-    """Return replaced parts and the spans and journals of annotations that are finished.
+    """Return replaced parts and fitted models of annotations that are finished.
 
     An annotation without a record may still be in the making: only its parts are removed once the
     record of another making exists, or after it was dropped and has no spans.
@@ -86,16 +87,21 @@ def _annotation_garbage(url: str) -> dict[str, list[ObjectInfo]]:
     store = AnnotationStore(url)
     layout = CorpusLayout(Corpus.open(url).folder)
     parts: list[ObjectInfo] = []
+    fitted: list[ObjectInfo] = []
     files = storage.list_objects(layout.annotations)
     names = {file.url.removeprefix(f"{layout.annotations}/").partition("/")[0] for file in files}
     finished = set(store.names())
     for name in sorted(names):
         paths = layout.annotation(name)
-        if storage.list_objects(paths.spans):  # in the making
-            continue
-        kept = {part.part for part in store.read(name).parts} if name in finished else set()
-        parts += _all_except(paths.parts, kept)
-    return {"annotation_parts": parts, "leftovers": storage.leftovers(layout.folder)}
+        if storage.list_objects(paths.spans) or storage.list_objects(paths.journals):
+            continue  # in the making
+        record = store.read(name) if name in finished else None
+        parts += _all_except(paths.parts, {part.part for part in record.parts} if record else set())
+        kept = join(paths.fitted, record.digests.get("fit", "none") if record else "none")
+        models = storage.list_objects(paths.fitted)
+        fitted += [file for file in models if not file.url.startswith(f"{kept}/")]
+    leftovers = storage.leftovers(layout.folder)
+    return {"annotation_parts": parts, "annotation_models": fitted, "leftovers": leftovers}
 
 
 class _Garbage:

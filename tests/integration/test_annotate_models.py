@@ -1,21 +1,28 @@
 """Annotations that use a saved model, made by real clusters from Parquet and WebDataset shards."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from digits import TASK, VIT, samples, write_corpus
-from raw_text import junk
+from raw_text import junk, prose, write_texts
 from saved_models import save_language_model
+from servers import moto_s3
 from typer.testing import CliRunner
 
-from catalogs import AnnotationStore
+from catalogs import AnnotationStore, storage
 from catalogs.shard_format import Sample
 from pipeline.annotation.command import annotate
+from pipeline.annotation.targets import TargetSettings
 from pipeline.cli.app import app
 from pipeline.cluster import Client, scheduler_address
 from pipeline.corpus.ingest import ingest
+from pipeline.runs.garbage_collection import collect_garbage
+from trainers.annotation import Examples, FitContext, Samples
+from trainers.annotations.loss import Loss
+from trainers.fitting.example_fit import ExampleFit
 
 IMAGES = ["task.name=image_classification", "task.image_size=8", "task.num_channels=1"]
 SHARD_FORMATS = ("parquet", "webdataset")
@@ -79,6 +86,51 @@ def test_a_loss_of_images_under_a_section_task(
     assert one["num_units"].to_list() == [1] * 60
 
 
+def test_a_conditional_loss_is_that_of_the_model_fitted_to_the_target(
+    texts: dict[str, str], model: str, client: Client, tmp_path: Path
+) -> None:
+    corpus = texts["webdataset"]
+    write_texts(tmp_path / "target" / "0.parquet", [(text, "prose") for text in prose(60)])
+    target = TargetSettings((str(tmp_path / "target"),))
+    how = ["fit.epochs=2", "fit.learning_rate=0.01"]
+    options: dict[str, Any] = {"kind": "loss", "model": model, "settings": how, "target": target}
+    prior = make(corpus, client, "prior", kind="loss", model=model)
+    conditional = make(corpus, client, "conditional", **options)
+    assert (conditional["value"] < prior["value"]).sum() > 50
+    store = AnnotationStore(corpus)
+    record = store.read("conditional")
+    assert record.settings["fit"]["epochs"] == 2
+    assert record.digests.keys() == {"model", "tokenizer", "target", "fit", "fitted"}
+    assert [entry["share"] for entry in record.enrichment["shares"]] == [0.05, 0.1, 0.2, 0.4]
+    again = make(corpus, client, "again", **options)
+    assert again.equals(conditional)
+
+    fitted = Path(store.layout("conditional").fitted)
+    assert collect_garbage(corpus).annotation_models == 0
+    options["settings"] = [*how, "fit.batch_size=8"]
+    make(corpus, client, "conditional", **options)
+    assert len(list(fitted.iterdir())) == 2
+    assert collect_garbage(corpus).annotation_models == 3
+    assert sorted(fitted.glob("*/*")) == sorted(
+        (fitted / store.read("conditional").digests["fit"]).iterdir()
+    )
+
+
+def test_models_are_read_from_s3_and_fitted_ones_are_stored_there(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns: Samples = {"text": prose(20)}
+    context = FitContext(Examples(columns, 20), lambda _: iter([columns]))
+    with moto_s3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        storage.upload_folder(Path(model), f"{server.url}/model")
+        kind = Loss(f"{server.url}/model", tokenizer=model, fitting=ExampleFit(epochs=1))
+        remote = kind.fit(replace(context, folder=f"{server.url}/fitted"))
+        values = kind.measure(columns, remote).rows
+    assert values["value"].is_not_null().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,6 +140,8 @@ def test_a_loss_of_images_under_a_section_task(
         (["--model", "MODEL", "--set", "task.text=txt"], "no column 'txt': did you mean 'text'?"),
         (["--model", "MODEL", "--set", "task.max_length=9999"], "the model has 512 positions"),
         (["--model", "MODEL", "--target", "TEXTS"], "does not use a target"),
+        (["--model", "MODEL", "--set", "fit.epochs=2"], "give --target URL"),
+        (["--model", "MODEL", "--set", "fit.epochs=0", "--target", "TEXTS"], "epochs: expected"),
     ],
 )
 def test_a_model_that_does_not_fit_is_one_line_and_leaves_nothing_behind(

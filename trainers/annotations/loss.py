@@ -2,12 +2,18 @@
 
     value(x) = ℓ(θ, x), in nats, the mean over the units of x that the task counts
 
+With `fit`, the model is first fitted to a target. Its loss is then the conditional loss, and that
+of the model as it was saved the prior loss. The difference, prior − conditional, is largest where
+the target teaches the most about x (Brandfonbrener, Zhang, Kirsch, Schwarz and Kakade, "CoLoR-
+Filter: Conditional Loss Reduction Filtering for Targeted Language Model Pre-training", NeurIPS
+2024).
+
 Source: a reference model's loss selects in Mindermann et al., "Prioritized Training on Points that
 are Learnable, Worth Learning, and Not Yet Learnt" (ICML 2022), and its perplexity in Marion et al.,
 "When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale" (2023).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +23,7 @@ import torch
 from attent_select.schema import LOSS, NUM_UNITS, STATUS
 from catalogs.shard_format import Sample, samples_of
 from trainers.annotation import FitContext, Fitted, Measured, Samples
+from trainers.fitting.example_fit import ExampleFit, fit_to_examples
 from trainers.scoring.saved_model import SavedModel, task_of
 from trainers.scoring.scorer import score_rows
 from trainers.settings import ScoringSettings
@@ -34,6 +41,8 @@ class Loss:
         tokenizer: of the task, where it uses one; default: the model's.
         batch_units: most units of a forward pass, padding included.
         dtype: autocast of the forward pass; losses are float32.
+        fitting: how the model is first fitted to the half of the target that makes annotations,
+            in a configuration under the key `fit`; default: it is not, and there is no target.
     """
 
     model: str
@@ -41,8 +50,9 @@ class Loss:
     tokenizer: str | None = None
     batch_units: Positive = 16_384
     dtype: Dtype = "float32"
+    fitting: ExampleFit | None = None
 
-    needs_target = False
+    smallest_first = True
     further_columns = (NUM_UNITS,)
 
     def __post_init__(self) -> None:
@@ -50,21 +60,46 @@ class Loss:
         assert self._saved  # the settings of the task are checked
 
     @property
+    def needs_target(self) -> bool:
+        return self.fitting is not None
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return self._saved.task.columns
 
     def fit(self, context: FitContext) -> Fitted:
-        """Check that the model fits the task and the corpus."""
+        """Check that the model fits the task and the corpus; fit it to the target if that is set.
+
+        The record has the digest of the fitted weights as `fitted`, and that of what they were
+        fitted to as `fit`.
+        """
         samples = [sample for batch in context.pool_sample(256) for sample in _samples(batch)]
         self._saved.check(samples, self._scoring)
-        return Fitted(notes={"task": repr(self._saved.task)}, digests=self._saved.digests())
+        digests, notes = self._saved.digests(), {"task": repr(self._saved.task)}
+        if self.fitting is not None:
+            assert context.target is not None
+            checkpoint = fit_to_examples(
+                self._saved,
+                _samples(context.target.samples),
+                how=self.fitting,
+                folder=context.folder,
+                seed=context.seed,
+            )
+            notes["fitted"] = checkpoint.url
+            digests["fit"] = checkpoint.url.rpartition("/")[2]
+            digests["fitted"] = replace(self._saved, path=checkpoint.url).digests()["model"]
+        return Fitted(notes=notes, digests=digests)
 
     def measure(self, samples: Samples, fitted: Fitted) -> Measured:
         """Return the loss of each sample, its units and its status."""
         torch.set_num_threads(self._scoring.torch_threads)
+        saved, digests = self._saved, dict(fitted.digests)
+        if "fitted" in fitted.notes:
+            saved = replace(saved, path=fitted.notes["fitted"])
+            digests["model"] = digests["fitted"]
         scores = score_rows(
-            self._saved.task,
-            self._saved.open(fitted.digests),
+            saved.task,
+            saved.open(digests),
             enumerate(_samples(samples)),
             settings=self._scoring,
         )

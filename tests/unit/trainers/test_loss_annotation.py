@@ -12,8 +12,9 @@ from saved_models import save_language_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attent_select.errors import InputError
-from trainers.annotation import FitContext, Fitted, Samples
+from trainers.annotation import Examples, FitContext, Fitted, Samples
 from trainers.annotations.loss import Loss
+from trainers.fitting.example_fit import ExampleFit
 
 TEXTS = ["The old man walked to the market.", None, "x = [int(y) for y in z]", "", 3, "a"]
 
@@ -31,11 +32,14 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fit(kind: Loss, samples: Samples) -> Fitted:
+def fit(
+    kind: Loss, samples: Samples, *, target: Samples | None = None, folder: Path | str = ""
+) -> Fitted:
     def pool_sample(num_rows: int) -> Iterator[Samples]:
         yield samples
 
-    return kind.fit(FitContext(target=None, pool_sample=pool_sample))
+    examples = None if target is None else Examples(target, len(next(iter(target.values()))))
+    return kind.fit(FitContext(examples, pool_sample, folder=str(folder)))
 
 
 def test_the_value_is_the_mean_cross_entropy_after_the_first_token(model: Path) -> None:
@@ -127,3 +131,64 @@ def test_misfits_are_refused_before_any_span(model: Path, vit: Path, tmp_path: P
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Loss("model", **settings)
+
+
+LIKE_TARGET: Samples = {"text": ["abcabcabcabc " * 3, "abcabc abcabcabc " * 2]}
+OTHER: Samples = {"text": ["Größe: 3 µm — naïve façade 漢字", "Return the identity."]}
+TARGET: Samples = {"text": [f"{'abcabcabc ' * number}{number}" for number in range(3, 23)] + [None]}
+
+
+def test_a_model_fitted_to_the_target_has_smaller_losses_on_what_resembles_it(
+    model: Path, tmp_path: Path
+) -> None:
+    how = ExampleFit(epochs=4, learning_rate=1e-2, batch_size=4)
+    prior, conditional = Loss(str(model)), Loss(str(model), fitting=how)
+    assert (prior.needs_target, conditional.needs_target) == (False, True)
+    before = fit(prior, OTHER)
+    after = fit(conditional, OTHER, target=TARGET, folder=tmp_path / "fitted")
+    reductions = [
+        (prior.measure(s, before).rows["value"] - conditional.measure(s, after).rows["value"]).min()
+        for s in (LIKE_TARGET, OTHER)
+    ]
+    assert reductions[0] > 1 > reductions[1]
+    assert after.digests["model"] == before.digests["model"], "the one that it started from"
+    folder = tmp_path / "fitted" / after.digests["fit"]
+    assert after.digests["fitted"] != before.digests["model"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "checkpoint.json"}, "no optimizer"
+    changed = (folder / "model.safetensors").stat().st_mtime_ns
+    assert fit(conditional, OTHER, target=TARGET, folder=tmp_path / "fitted") == after
+    assert (folder / "model.safetensors").stat().st_mtime_ns == changed, "fitted once"
+    elsewhere = fit(conditional, OTHER, target=TARGET, folder=tmp_path / "elsewhere")
+    assert elsewhere.digests == after.digests, "fitting again gives the same weights"
+
+
+def test_a_classifier_is_fitted_to_images(vit: Path, tmp_path: Path) -> None:
+    task = {"name": "image_classification", "image_size": 8, "num_channels": 1}
+    kind = Loss(str(vit), task, fitting=ExampleFit(epochs=2, batch_size=8, learning_rate=1e-2))
+    digits = samples(40)
+    columns: Samples = {name: [digit[name] for digit in digits] for name in ("image", "label")}
+    fitted = fit(kind, columns, target=columns, folder=tmp_path)
+    prior = Loss(str(vit), task)
+    losses = [
+        each.measure(columns, f).rows["value"].mean()
+        for each, f in ((kind, fitted), (prior, fit(prior, columns)))
+    ]
+    assert losses[0] < losses[1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("target", "how", "message"),
+    [
+        ({"text": [b"image"] * 9}, {}, "can use 0 of 9 examples of the target, because "),
+        ({"text": ["a b c", "d e f"]}, {}, "can use 2 of 2 examples of the target: expected at"),
+        (TARGET, {"learning_rate": 1e30, "epochs": 2}, "diverged"),
+    ],
+)
+def test_a_target_that_a_model_cannot_be_fitted_to_is_refused(
+    model: Path, tmp_path: Path, target: Samples, how: dict[str, Any], message: str
+) -> None:
+    kind = Loss(str(model), fitting=ExampleFit(**how))
+    with pytest.raises(InputError, match=message):
+        fit(kind, OTHER, target=target, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
