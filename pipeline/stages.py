@@ -16,6 +16,7 @@ from attent_select.schedule.rounds import Round
 from catalogs import storage
 from catalogs.layout import CorpusLayout
 from pipeline import metrics
+from pipeline.annotation.for_run import make_annotations
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.config import credentials, run_config, trust
 from pipeline.config.sections import RunConfig
@@ -24,7 +25,7 @@ from pipeline.corpus.ingest import IngestResult, ingest
 from pipeline.descriptions import describe_round
 from pipeline.loop import run_rounds, select_and_train
 from pipeline.runs.lease import hold_lease
-from pipeline.runs.setup import Cluster, SaveInitial, save_initial
+from pipeline.runs.setup import Cluster, SaveInitial, ingest_corpora, save_initial
 from pipeline.runs.setup_process import setup_in_subprocess
 from pipeline.runs.state import Run, ensure_decision, prepare
 from pipeline.scoring.driver import ScoreResult
@@ -68,7 +69,7 @@ def score(
         hold_lease(config.run),
         _cluster(config, client, origin) as cluster,
     ):
-        run = prepare(config, cluster=cluster, save_initial=save_initial)
+        run = _ready(config, cluster=cluster, save_initial=save_initial)
         run = ensure_decision(run, run.round(round_number).number, fraction=fraction)
         return score_stage(run, run.round(round_number), cluster=cluster)
 
@@ -97,7 +98,7 @@ def train(
         load = partial(prepare, config, cluster=cluster)
 
         def decide() -> Run:
-            run = load()
+            run = _ready(config, cluster=cluster)
             return ensure_decision(run, run.round(round_number).number)
 
         run = ranks.in_turn(decide, then=load)
@@ -131,7 +132,7 @@ def run(
     origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     config = origin.load()
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
-        ready = ranks.in_turn(partial(prepare, config, cluster=cluster))
+        ready = ranks.in_turn(partial(_ready, config, cluster=cluster))
         finished = []
         for round_, values in run_rounds(ready, cluster=cluster):
             finished.append(_describe(ready, round_, values))
@@ -170,6 +171,14 @@ def ingest_shards(
     with connect(cluster) as client:
         result = ingest(shards, folder=corpus, client=client, skip_damaged=skip_damaged)
     return replace(result, seconds=monotonic() - started)
+
+
+def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = save_initial) -> Run:
+    """Prepare the run. Its annotations are made before its settings are frozen."""
+    run_config.check_frozen(config)
+    ingest_corpora(config, cluster=cluster)
+    make_annotations(config, cluster=cluster)
+    return prepare(config, cluster=cluster, save_initial=save_initial)
 
 
 @dataclass(frozen=True)

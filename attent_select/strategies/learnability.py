@@ -17,8 +17,7 @@ class Learnability:
     Noisy and mislabelled samples are hard for the reference model too, so they are not selected.
 
     Attributes:
-        reference: column with the loss of a reference model, carried in the catalog
-            (`scoring.carry`) or joined to it.
+        reference: column with the loss of a reference model, such as an annotation of the corpus.
 
     Source: Mindermann et al., "Prioritized Training on Points that are Learnable, Worth Learning,
     and Not Yet Learnt" (RHO-LOSS), ICML 2022.

@@ -31,7 +31,9 @@ VALUE_TYPES: Final = ("Float32", "Int64", "String", "Boolean")
 _IDS: Final = (schema.SHARD_ID, schema.ROW)
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 # Columns of losses and of the manifest, which a query or a strategy reads by these names.
-_TAKEN: Final = frozenset({*schema.LOSSES, *schema.INDEX, *schema.MANIFEST, "round"})
+_TAKEN: Final = frozenset(
+    {*schema.LOSSES, *schema.INDEX, *schema.MANIFEST, schema.FUNCTIONAL_GRADIENT, "round"}
+)
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,7 @@ class AnnotationStore:
 
     def layout(self, name: str) -> AnnotationLayout:
         """Return the paths of an annotation. Raises `InputError` for a name that is not allowed."""
-        if not _NAME.fullmatch(name) or name in _TAKEN:
-            raise InputError(
-                f"annotation {name!r}: expected a name of lower-case letters, digits and"
-                f" underscores that is not a column of the losses ({', '.join(sorted(_TAKEN))})"
-            )
+        check_name(name)
         return self._corpus_layout.annotation(name)
 
     # Making: workers write spans and build parts; the driver publishes.
@@ -302,6 +300,20 @@ class AnnotationStore:
         return (
             f"{self.url} has no annotation {name!r}, {existing}.{hint} Make it with `attent"
             f" annotate {self.url} --name {name} --kind …`"
+        )
+
+
+def is_name(name: str) -> bool:
+    """Whether an annotation may have this name."""
+    return _NAME.fullmatch(name) is not None and name not in _TAKEN
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` for a name that an annotation must not have."""
+    if not is_name(name):
+        raise InputError(
+            f"annotation {name!r}: expected a name of lower-case letters, digits and"
+            f" underscores that is not a column of the losses ({', '.join(sorted(_TAKEN))})"
         )
 
 

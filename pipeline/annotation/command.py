@@ -3,34 +3,19 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from attent_select.errors import InputError
-from attent_select.plugins import load_plugin, plugin_names
 from catalogs import AnnotationStore
 from catalogs.annotations.record import Annotation
 from pipeline.annotation.enrichment import at_top_share
 from pipeline.annotation.make import Request, make_annotation
-from pipeline.annotation.targets import Target, TargetSettings, read_target
+from pipeline.annotation.targets import Target, read_target
 from pipeline.cluster import cluster_at, connect
-from pipeline.config import credentials
-from pipeline.config.validation import SETTINGS, check
+from pipeline.config import annotation_kinds, credentials
+from pipeline.config.target_settings import TargetSettings
 from pipeline.config.yaml_values import replace_keys
 from trainers.annotation import FIELDS, AnnotationKind
-
-KINDS: Final = "trainers.annotations"
-
-KindT = TypeVar("KindT")
-
-
-class _KindSection(BaseModel, Generic[KindT]):
-    """The settings of a kind, without unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-    settings: KindT
 
 
 @dataclass(frozen=True)
@@ -124,26 +109,16 @@ def list_annotations(corpus: str) -> list[dict[str, Any]]:
 def load_kind(
     name: str, settings: Sequence[str], *, model: str | None = None, tokenizer: str | None = None
 ) -> AnnotationKind:
-    """Return a kind with its settings.
+    """Return a kind with the settings `key=value`.
 
     Raises:
         InputError: there is no such kind, or a setting is wrong.
     """
-    if "." not in name and name not in (known := plugin_names(KINDS)):
-        raise InputError(
-            f"--kind {name}: expected {', '.join(known)}, or the dotted path of a class"
-        )
-    plugin: type[Any] = load_plugin(KINDS, name)
-    has_protocol = all(hasattr(plugin, name) for name in ("measure", "further_columns"))
-    if not dataclasses.is_dataclass(plugin) or not has_protocol:
-        raise InputError(f"--kind {name}: expected the class of a kind, see docs/extending.md")
     values = replace_keys({}, settings)
     values = {FIELDS.get(key, key): values[key] for key in values}
     options = {"model": model, "tokenizer": tokenizer}
     values |= {key: value for key, value in options.items() if value is not None}
-    section = cast(type[_KindSection[Any]], _KindSection.__class_getitem__(plugin))
-    checked = check(section, {SETTINGS: values}, source=f"annotation kind {name}")
-    return cast(AnnotationKind, checked.settings)
+    return annotation_kinds.load_kind(name, values)
 
 
 def _computes_on_gpu(kind: AnnotationKind) -> bool:

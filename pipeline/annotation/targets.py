@@ -9,16 +9,16 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
-from annotated_types import Gt, Lt
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from catalogs import Corpus, storage
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import format_of, inspect_shard
+from pipeline.config.target_settings import TargetSettings
 from pipeline.config.validation import check, did_you_mean
 from trainers.annotation import Examples
 
@@ -27,21 +27,6 @@ _log = logging.getLogger("attent.pipeline.annotation.targets")
 # Fewer examples are refused; with fewer than the second number the halves say little.
 _FEWEST: Final = 20
 _SENSIBLE: Final = 200
-
-
-@dataclass(frozen=True)
-class TargetSettings:
-    """Where the examples are.
-
-    Attributes:
-        shards: URLs, folders or globs of shards with the columns that the annotation reads.
-        kind_column: column with the kind of reference of each example.
-        judge_share: share of the examples that judges; they do not make annotations.
-    """
-
-    shards: tuple[str, ...]
-    kind_column: str | None = None
-    judge_share: Annotated[float, Gt(0), Lt(1)] = 0.5
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
 """Checks of a valid configuration before any work: storage, model, training and selection."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import polars as pl
 
 from attent_select.errors import AttentError, InputError
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.select import select
+from attent_select.sql_expression import unknown_column
+from attent_select.strategy import expression_of
 from catalogs import Corpus, storage
 from catalogs.annotations.columns import AnnotationColumns
-from catalogs.corpus import has_corpus
+from catalogs.annotations.store import check_name, is_name
+from catalogs.corpus import format_of, has_corpus, inspect_shard
 from catalogs.layout import Layout
 from catalogs.tables.frames import SchemaDict
+from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.memory_limit import check_memory_limit
 from pipeline.config.sections import CorpusSettings, RunConfig, ShardSettings
 
@@ -25,7 +30,8 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     from trainers.hf.training_arguments import check_training_arguments
     from trainers.scoring.scorer import check_gradient
 
-    yield from _corpus_problems(config)
+    problems = [*_corpus_problems(config), *_annotation_problems(config)]
+    yield from problems
     if config.evaluation is not None:
         yield from _shard_problems("evaluation", config.evaluation)
     yield from _problem("run: ", lambda: storage.info(Layout(config.run).config))
@@ -35,7 +41,8 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     if config.scoring.functional_gradient:
         yield from _problem("", lambda: check_gradient(config.task.task))
     yield from _problem("training.", lambda: check_training_arguments(config.training))
-    yield from _selection_problems(config)
+    if not problems:  # else the columns are unknown
+        yield from _selection_problems(config)
 
 
 def _problem(prefix: str, check: Callable[[], object]) -> Iterator[str]:
@@ -74,6 +81,74 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
         yield str(error) if str(error).startswith("model.") else f"model: {error}"
 
 
+def _annotation_problems(config: RunConfig) -> Iterator[str]:
+    for name, entry in config.annotations.items():
+        where = f"annotations.{name}"
+        if not isinstance(entry.get(KIND), str):
+            yield f"{where}.kind: is missing: how are the values made? Such as {{kind: ngram}}"
+            continue
+        yield from _problem(f"{where}: ", partial(check_name, name))
+        yield from _problem(f"{where}: ", partial(_check_kind, config, entry))
+    if config.target is not None:
+        for pattern in config.target.shards:
+            yield from _problem("target.shards: ", partial(storage.expand, [pattern]))
+
+
+def _check_kind(config: RunConfig, entry: Mapping[str, Any]) -> None:
+    kind = kind_of(entry)
+    if kind.needs_target and config.target is None:
+        raise InputError(
+            f"the kind {entry[KIND]} compares with examples of what is wanted: add the section"
+            " target with its shards"
+        )
+    # The settings may be wrong in ways that show when the columns are asked for.
+    _ = kind.columns
+
+
+def shard_columns(config: RunConfig) -> list[str]:
+    """Return the columns of the shards that the selection reads, and no annotation has.
+
+    Raises:
+        InputError: the selection names a column that nothing has.
+    """
+    annotations = [*_annotation_schema(config), *_configured_columns(config)]
+    known = [*LOSSES, *config.scoring.carry_schema, *annotations]
+    names = [name for name in config.selection.columns if name not in known]
+    corpus_columns = _corpus_columns(config) if names else ()
+    for name in names:
+        if name not in corpus_columns:
+            message = unknown_column(name, sorted({*known, *corpus_columns}))
+            raise InputError(f"{_key_that_reads(config, name)}: {message}")
+        if not is_name(name):
+            raise InputError(
+                f"{name} is a column of the shards whose name no annotation can have: add"
+                f" `annotations: {{another_name: {{kind: column, column: {name}}}}}`"
+            )
+    return names
+
+
+def _key_that_reads(config: RunConfig, column: str) -> str:
+    composition, strategy = config.selection.composition, config.selection.strategy
+    if column in strategy.columns:
+        return "strategy" if expression_of(strategy) is None else "key"
+    keys = {composition.by: "by", composition.rank_column: "distinct"}
+    return keys.get(column, "where")
+
+
+def check_selection(config: RunConfig) -> None:
+    """Check the section `selection` on the columns that losses and annotations have now.
+
+    Raises:
+        InputError: it cannot select from them.
+    """
+    select(
+        pl.LazyFrame(schema=LOSSES | config.scoring.carry_schema | _annotation_schema(config)),
+        strategy=config.selection.strategy,
+        num_samples=0,
+        composition=config.selection.composition,
+    )
+
+
 def _annotation_schema(config: RunConfig) -> SchemaDict:
     """Return the columns of the annotations that the corpus has."""
     url = config.corpus.path or config.run
@@ -83,18 +158,32 @@ def _annotation_schema(config: RunConfig) -> SchemaDict:
         return {}
 
 
+def _configured_columns(config: RunConfig) -> list[str]:
+    """Return the columns of the annotations that the configuration names."""
+    entries = config.annotations.items()
+    return [column for name, entry in entries for column in column_names(name, kind_of(entry))]
+
+
 def _selection_problems(config: RunConfig) -> Iterator[str]:
-    schema = LOSSES | config.scoring.carry_schema | _annotation_schema(config)
-    if FUNCTIONAL_GRADIENT in set(config.selection.strategy.columns) - schema.keys():
+    needs_gradient = FUNCTIONAL_GRADIENT in config.selection.strategy.columns
+    if needs_gradient and not config.scoring.functional_gradient:
         yield "selection: the strategy needs `scoring.functional_gradient: true`"
         return
     try:
-        select(
-            pl.LazyFrame(schema=schema),
-            strategy=config.selection.strategy,
-            num_samples=0,
-            composition=config.selection.composition,
-        )
+        made = {*LOSSES, *config.scoring.carry_schema, *_annotation_schema(config)}
+        if made.issuperset(config.selection.columns):
+            check_selection(config)
+        else:  # the types are known when the annotations are made
+            shard_columns(config)
     except InputError as error:
         names_a_key = str(error).partition(":")[0].isidentifier()
         yield f"selection.{error}" if names_a_key else f"selection: {error}"
+
+
+def _corpus_columns(config: RunConfig) -> tuple[str, ...]:
+    """Return the columns of the corpus, before it is ingested those of its first shard."""
+    url = config.corpus.path or config.run
+    if has_corpus(url):
+        return Corpus.open(url).columns
+    first = storage.expand([(config.corpus.shards or ())[0]])[0]
+    return inspect_shard(first.url, format_of(first.url)).columns

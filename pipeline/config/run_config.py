@@ -15,6 +15,7 @@ from attent_select.plugins import is_dotted, load_plugin
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials, trust
+from pipeline.config.annotation_kinds import with_carried_columns, with_tokenizers
 from pipeline.config.preflight import preflight_problems
 from pipeline.config.sections import RunConfig, SelectionSection, run_settings_of
 from pipeline.config.task_reference import TASK_METHODS, TASKS, TaskReference
@@ -48,6 +49,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
         raise all_problems(lines, source=source)
     task = _load_plugin(values, "task", key="name", methods=TASK_METHODS, source=source)
     values = _with_model_tokenizer(values, task)
+    values = _with_annotation_tokenizers(values)
     settings = run_settings_of(task, _load_strategy(values, source=source))
     config = check(settings, values, source=source)
     if lines := list(preflight_problems(config)):
@@ -76,7 +78,8 @@ def load(
         source: path or URL of a `.yaml` file, or of a run.
         overrides: `dotted.key=value` (the value is YAML), each replaces one key of the file.
         trust_run: use code that run.yaml names; a YAML file is always trusted.
-        sections: that the caller uses. Without `selection`, the strategy of a run is not loaded.
+        sections: that the caller uses. Without `selection`, the strategy and the annotations of a
+            run are not loaded.
 
     Raises:
         MissingError: there is no such file or run.
@@ -94,6 +97,7 @@ def load(
         trust.check_run(source, sections, overrides=overrides, values=values)
     if "selection" not in sections:
         values["selection"] = {"strategy": "uniform"}
+        values.pop("annotations", None)
     return parse(replace_keys(values | {"run": source}, overrides), source=frozen)
 
 
@@ -162,7 +166,8 @@ def check_frozen(config: RunConfig) -> None:
     url = Layout(config.run).config
     if storage.info(url) is None:
         return
-    before, after = dict(_leaves(read_yaml(url))), dict(_leaves(config.to_plain_values()))
+    frozen = with_carried_columns(read_yaml(url))
+    before, after = dict(_leaves(frozen)), dict(_leaves(config.to_plain_values()))
     lines = [
         f"{key}: the run was started with {before.get(key)!r}, now it is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -181,6 +186,15 @@ def _with_model_tokenizer(values: Mapping[str, Any], task: Any) -> Mapping[str, 
     if "tokenizer" not in names or section.get("tokenizer") is not None or path is None:
         return values
     return {**values, "task": {**section, "tokenizer": path}}
+
+
+def _with_annotation_tokenizers(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values with the task's tokenizer, for annotations that require one."""
+    tokenizer = values["task"].get("tokenizer")
+    if tokenizer is None or not isinstance(values.get("annotations"), Mapping):
+        return values
+    annotations = with_tokenizers(values["annotations"], tokenizer=tokenizer)
+    return {**values, "annotations": annotations}
 
 
 def _load_strategy(values: Mapping[str, Any], *, source: str) -> Any:

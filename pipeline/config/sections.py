@@ -20,9 +20,12 @@ from pydantic import (
 
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Schedule
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from catalogs import storage
+from pipeline.config.annotation_kinds import with_carried_columns
+from pipeline.config.target_settings import TargetSettings
 from pipeline.config.validation import INSIDE, SETTINGS, keys_of
 from trainers.settings import ScoringSettings, StreamingSettings, TrainingSettings
 
@@ -153,8 +156,8 @@ class SelectionSection(_Section, Generic[StrategyT]):
 
     @property
     def needs_losses(self) -> bool:
-        """Whether the selection reads any column; a run may have them as annotations."""
-        return bool(self.columns)
+        """Whether the selection reads a column of the losses; other columns are annotations."""
+        return any(name in LOSSES or name == FUNCTIONAL_GRADIENT for name in self.columns)
 
 
 class Adaptive(_Section):
@@ -251,6 +254,8 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     corpus: CorpusSettings
     evaluation: ShardSettings | None = None
+    target: TargetSettings | None = None
+    annotations: dict[str, dict[str, Any]] = {}
     task: TaskSection[TaskT]
     model: dict[str, Any]
     selection: SelectionSection[StrategyT]
@@ -260,15 +265,26 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     streaming: StreamingSettings = StreamingSettings()
     cluster: ClusterSettings = ClusterSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _annotate_carried_columns(cls, values: Any) -> Any:
+        return with_carried_columns(values)
+
     @model_validator(mode="after")
-    def _carried_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":
-        if self.scoring.carry_schema and self.schedule.rescore.kind == "observed":
-            key = "carry" if self.scoring.carry else "functional_gradient"
+    def _measured_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":
+        if self.scoring.functional_gradient and self.schedule.rescore.kind == "observed":
             raise InputError(
-                f"scoring.{key}: its columns are written by scoring, and with "
+                "scoring.functional_gradient: its column is written by scoring, and with "
                 "schedule.rescore.kind observed nothing is scored: omit one of them"
             )
         return self
+
+    @field_validator("target")
+    @classmethod
+    def _absolute_target(cls, target: TargetSettings | None) -> TargetSettings | None:
+        if target is None:
+            return None
+        return replace(target, shards=tuple(storage.normalise(url) for url in target.shards))
 
     @field_validator("run")
     @classmethod

@@ -16,7 +16,7 @@ from catalogs.layout import Layout
 from pipeline.config.yaml_values import read_yaml
 
 # Sections of run.yaml that a process needs to load the configuration.
-CONFIGURED: Final = ("task", "model", "selection")
+CONFIGURED: Final = ("task", "model", "selection", "annotations")
 
 # Arguments of transformers that load compiled code from a hub.
 _KERNELS = (
@@ -87,10 +87,11 @@ def _settings_that_execute(values: Mapping[str, Any]) -> Iterator[tuple[str, Any
     A scheduler can execute what it likes in its clients, and a cluster class what its arguments say
     (`job_script_prologue`).
     """
-    for section, key in (("task", "name"), ("selection", "strategy")):
-        name = value_at(values, section, key)
+    kinds = [("annotations", name, "kind") for name in value_at(values, "annotations") or ()]
+    for keys in (("task", "name"), ("selection", "strategy"), *kinds):
+        name = value_at(values, *keys)
         if isinstance(name, str) and is_dotted(name):
-            yield f"{section}.{key}", name
+            yield ".".join(keys), name
     if value_at(values, "model", "trust_remote_code"):
         yield "model.trust_remote_code", value_at(values, "model", "trust_remote_code")
     for key in _KERNELS:

@@ -57,22 +57,18 @@ def _use_shared_corpus(url: str, run: str) -> None:
 
 
 def check_columns(corpus: Corpus, config: RunConfig) -> None:
-    """Check that the corpus has the columns of the task and of `scoring.carry`.
+    """Check that the corpus has the columns of the task.
 
     Raises:
         InputError: a column is missing; names a shard without it.
     """
-    for section, columns in (
-        ("task", config.task.task.columns),
-        ("scoring.carry", config.scoring.carry),
-    ):
-        if missing := [name for name in columns if name not in corpus.columns]:
-            shard = corpus.shard_without(missing[0])
-            where = f" (shard {shard.shard_id}, {shard.uri}, lacks it)" if shard else ""
-            raise InputError(
-                f"{section}: the corpus has no column {', '.join(missing)}; it has "
-                f"{', '.join(corpus.columns)}{where}"
-            )
+    if missing := [name for name in config.task.task.columns if name not in corpus.columns]:
+        shard = corpus.shard_without(missing[0])
+        where = f" (shard {shard.shard_id}, {shard.uri}, lacks it)" if shard else ""
+        raise InputError(
+            f"task: the corpus has no column {', '.join(missing)}; it has "
+            f"{', '.join(corpus.columns)}{where}"
+        )
 
 
 def save_initial(config: RunConfig) -> None:

@@ -73,7 +73,7 @@ def _measure(task: SpanTask) -> SpanResult:
     scores, notes = _score_rows(task, reader)
     unusable = _unusable(task, notes, poison_rows=reader.poison_rows)
     batch_splits = BatchSplits(notes.num_splits, notes.fitting_units)
-    rows = _span_file_rows(task, scores, reader)
+    rows = _span_file_rows(task, scores)
     measurement.catalog.write_span(task.digest, rows, batch_splits=batch_splits, unusable=unusable)
     journal.close()
     return replace(
@@ -122,29 +122,23 @@ def _score_rows(task: SpanTask, reader: "_RowReader") -> "tuple[pl.DataFrame, Sc
     return pl.concat([scores, pl.DataFrame(killed, schema=scores.schema)]).sort(ROW), notes
 
 
-def _span_file_rows(task: SpanTask, scores: pl.DataFrame, reader: "_RowReader") -> pl.DataFrame:
+def _span_file_rows(task: SpanTask, scores: pl.DataFrame) -> pl.DataFrame:
     """Add the other columns of a span file to the scores."""
-    settings = task.measurement.settings
     return scores.with_columns(
         pl.lit(task.span.shard_id).alias(SHARD_ID),
         pl.lit(task.measurement.checkpoint.step).alias(MEASURED_STEP),
         pl.lit(SCORED).alias(ORIGIN),
         pl.lit(0).alias(VISITS),
-        *(
-            pl.Series(name, values, dtype=settings.carry_schema[name], strict=False)
-            for name, values in reader.carried.items()
-        ),
     )
 
 
 class _RowReader:
-    """Reader of a span's samples, ahead of scoring; keeps the carried columns."""
+    """Reader of a span's samples, ahead of scoring."""
 
     def __init__(self, task: SpanTask, rows: range, *, journal: Journal | None = None) -> None:
         self._task, self._range = task, rows
         self._rows = _rows_to_measure(task, rows)
         self.journal = journal
-        self.carried: dict[str, list[Any]] = {n: [] for n in task.measurement.settings.carry}
         self.bytes_read = 0
 
     @property
@@ -163,7 +157,7 @@ class _RowReader:
 
     def _read(self) -> Iterator[tuple[int, Sample]]:
         shard, rows = self._task.shard, self._rows
-        columns = tuple(dict.fromkeys([*self._task.measurement.task.columns, *self.carried]))
+        columns = tuple(self._task.measurement.task.columns)
         sample_bytes = max(1, shard.num_bytes // max(1, shard.num_samples))
         num_rows = max(1, _READ_BYTES // sample_bytes)
         reads = ordered_map(
@@ -176,10 +170,7 @@ class _RowReader:
         with closing(reads):
             for part, reading in reads:
                 self.bytes_read += reading.bytes_read
-                for row, sample in zip(part, reading.samples, strict=True):
-                    for name, values in self.carried.items():
-                        values.append(sample[name])
-                    yield row, sample
+                yield from zip(part, reading.samples, strict=True)
 
 
 def _rows_to_measure(task: SpanTask, rows: range) -> Sequence[int]:

@@ -94,11 +94,6 @@ def test_with_rescore_observed_losses_come_from_training_only(
     )
 
 
-def test_carried_columns_need_scoring(tmp_path: Path, shards: Path) -> None:
-    with pytest.raises(InputError, match=r"scoring\.carry: .* nothing is scored: omit one"):
-        cheap(tmp_path / "run", shards, {"kind": "observed"}, scoring__carry={"label": "integer"})
-
-
 def test_selection_uses_the_updated_losses(tmp_path: Path, shards: Path, client: Client) -> None:
     settings = cheap(tmp_path / "run", shards, {"kind": "none"}, selection={"strategy": "hard"})
     run(settings, client=client)

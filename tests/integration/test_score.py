@@ -133,21 +133,6 @@ def test_too_many_failures_stop_the_run_until_the_share_is_raised(
     assert (result.scored, result.skipped) == (0, 60), "measured losses are kept"
 
 
-def test_carried_columns_are_in_the_catalog_and_can_select(
-    tmp_path: Path, damaged: Path, client: Client
-) -> None:
-    replaced = {"scoring__carry": {"source": "string"}, "selection__where": "source = 's1'"}
-    settings = run_config.parse(
-        small_run(tmp_path / "run", damaged, **QUICK, **replaced, schedule__ratio={"start": 0.2})
-    )
-    run = prepare(settings, cluster=lambda: client)
-    score_stage(run, run.rounds[0], cluster=lambda: client)
-    index = select_stage(run, run.rounds[0])
-    assert list(index.rows_by_shard()) == [1]
-    losses = LossCatalog(str(tmp_path / "run")).latest().collect()
-    assert losses["source"].to_list() == ["s0"] * 20 + ["s1"] * 20 + ["s2"] * 20
-
-
 def test_a_column_missing_from_the_corpus_is_an_error_before_the_run_is_frozen(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:

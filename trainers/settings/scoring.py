@@ -1,24 +1,13 @@
 """Settings of scoring: spans, batches, arithmetic, and how many samples may fail."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import polars as pl
 from annotated_types import Ge, Le
 
-from attent_select.errors import InputError
-from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
+from attent_select.schema import FUNCTIONAL_GRADIENT
 from trainers.settings.bounds import Dtype, Positive, check_fields
-
-ColumnKind = Literal["string", "integer", "number", "boolean"]
-
-_COLUMN_TYPES: Mapping[ColumnKind, type[pl.DataType]] = {
-    "string": pl.String,
-    "integer": pl.Int64,
-    "number": pl.Float64,
-    "boolean": pl.Boolean,
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +28,6 @@ class ScoringSettings:
             bit.
         functional_gradient: also measure ‖∂ℓ/∂f‖, for the strategy of that name: a column beside
             the losses.
-        carry: columns of the samples that are kept beside the losses, name → type.
         max_failed_share: more unusable samples than this share stop the run, in training too.
     """
 
@@ -52,20 +40,12 @@ class ScoringSettings:
     compile: bool = False
     torch_threads: Positive = 1
     functional_gradient: bool = False
-    carry: dict[str, ColumnKind] = field(default_factory=dict)
     max_failed_share: Annotated[float, Ge(0), Le(1)] = 0.1
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in self.carry:
-            if name in LOSSES or name == FUNCTIONAL_GRADIENT:
-                raise InputError(
-                    f"carry: {name} is a column of the loss catalog. Give the column of the corpus "
-                    "another name."
-                )
 
     @property
     def carry_schema(self) -> dict[str, type[pl.DataType]]:
         """The columns beside the losses in every part."""
-        measured = {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}
-        return {name: _COLUMN_TYPES[kind] for name, kind in self.carry.items()} | measured
+        return {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}

@@ -26,14 +26,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     models.save(models.build(1), folder)
     save_preprocessing(str(folder / "tokenizer"), folder)
-    Parquet().write(folder / "shard.parquet", [{"text": "some words"}])
+    Parquet().write(folder / "shard.parquet", [{"text": "some words", "category": "qa"}])
     return folder
 
 
 def values_of(example: Path, base: Path, folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(example.read_text())
     values["run"] = str(folder / "run")
-    for section in ("corpus", "evaluation"):
+    for section in ("corpus", "evaluation", "target"):
         if section in values:
             values[section] = {"shards": [str(base / "shard.parquet")]}
     if "tokenizer" in values["task"]:

@@ -91,11 +91,15 @@ PROBLEMS = [
     ("selection.explor", 0.1, "selection.explor: unknown key, did you mean 'explore'?"),
     ("selection.explore", 1.5, "selection.explore: 1.5 is outside [0, 1]"),
     ("selection.quotas", "equal", "selection.quotas: also set `by`"),
-    ("selection.by", "source", "selection: missing column source: the losses have shard_id, row"),
+    (
+        "selection.by",
+        "source",
+        "selection.by: unknown column 'source', there are image, label",
+    ),
     (
         "selection.where",
         "nun_units > 3",
-        "selection.where: 'nun_units > 3': unknown column 'nun_units', did you mean num_units?",
+        "selection.where: unknown column 'nun_units', did you mean num_units?",
     ),
     ("task.name", "x", "task.name: unknown plug-in 'x'"),
     ("task.name", 3, "task.name: is missing or is not a name"),
@@ -140,8 +144,8 @@ PROBLEMS = [
     ("corpus.shards", ["gopher://x/y"], "corpus.shards: cannot read gopher://x/y"),
     ("cluster.scheduler", "dask", "cluster.scheduler: expected `local`, an address"),
     ("cluster.workers", 0, "cluster.workers: expected greater than or equal to 1, found 0"),
-    ("scoring.carry.source", "int", "scoring.carry.source: expected 'string', 'integer'"),
-    ("scoring.carry", {"row": "integer"}, "scoring.carry: row is a column of the loss catalog"),
+    ("scoring.carry.source", "int", "scoring.carry.source: expected string, integer"),
+    ("scoring.carry", {"row": "integer"}, "annotations.row: annotation 'row': expected a name"),
     ("training.arguments.hub_token", "x", "training.arguments.hub_token: looks like a credential"),
     ("corpus.shards", ["s3://key:secret@bucket/x"], "corpus.shards: the URL holds a credential"),
 ]
@@ -279,6 +283,26 @@ def test_what_is_reported_may_change_when_a_run_is_resumed_and_what_is_computed_
     arguments["adam_beta1"] = 0.8
     with pytest.raises(InputError, match=r"training\.arguments\.adam_beta1: the run was started"):
         run_config.check_frozen(run_config.parse(values))
+
+
+def test_columns_that_older_configurations_carry_become_annotations(
+    values: dict[str, Any],
+) -> None:
+    values["scoring"] = {"carry": {"source": "string", "score": "number"}, "span_samples": 7}
+    values["annotations"] = {"score": {"kind": "column", "column": "points"}}
+    parsed = run_config.parse(values)
+    assert parsed.annotations == {
+        "source": {"kind": "column", "column": "source", "value_type": "string"},
+        "score": {"kind": "column", "column": "points"},
+    }
+    assert parsed.scoring.span_samples == 7
+    run_config.freeze(parsed)
+    frozen = yaml.safe_load(Path(f"{parsed.run}/run.yaml").read_text())
+    frozen["scoring"]["carry"] = {"source": "string"}
+    del frozen["annotations"]["source"]
+    Path(f"{parsed.run}/run.yaml").write_text(yaml.safe_dump(frozen))
+    assert run_config.load(parsed.run) == parsed
+    run_config.check_frozen(parsed)
 
 
 def test_the_composition_of_a_strategy_stands_beside_its_settings(values: dict[str, Any]) -> None:

@@ -1,0 +1,236 @@
+"""Annotations in a run: made before its first round, checked when they exist, used by selection."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from raw_text import prose, write_pool, write_texts
+from small_runs import small_run
+
+from attent_select.errors import InputError
+from catalogs import AnnotationStore, IndexFile
+from catalogs.layout import Layout
+from pipeline import run
+from pipeline.annotation.command import annotate
+from pipeline.cluster import Client
+from pipeline.config import run_config
+from pipeline.config.sections import RunConfig
+from pipeline.config.target_settings import TargetSettings
+from pipeline.corpus.ingest import ingest
+from trainers.inputs.tokenizer import train_tokenizer
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+NUM_ROWS, NUM_WANTED = 400, 80
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`shards`: raw texts, a fifth of them prose; `target`: examples of prose; `tokenizer`."""
+    folder = tmp_path_factory.mktemp("texts")
+    wanted = prose(NUM_WANTED + 200)
+    write_pool(folder / "shards", num_rows=NUM_ROWS, wanted=wanted[:NUM_WANTED])
+    write_texts(folder / "target" / "0.parquet", [(text, "prose") for text in wanted[NUM_WANTED:]])
+    train_tokenizer(wanted, folder / "tokenizer", vocab_size=300)
+    return folder
+
+
+def text_run(folder: Path, texts: Path, **replaced: Any) -> RunConfig:
+    """Return a run of two teaching rounds whose model scores nothing."""
+    values: dict[str, Any] = {
+        "run": str(folder),
+        "corpus": {"shards": [str(texts / "shards")]},
+        "target": {"shards": [str(texts / "target")]},
+        "annotations": {"relevance": {"kind": "ngram", "pool_samples": 1000}},
+        "task": {
+            "name": "causal_lm",
+            "text": "text",
+            "max_length": 32,
+            "tokenizer": str(texts / "tokenizer"),
+        },
+        "model": {"config": LLAMA},
+        "selection": {"strategy": "key", "key": "relevance"},
+        "schedule": {"epochs": 2, "ratio": {"start": 0.2}},
+        "training": {"batch_size": 16, "torch_threads": 1},
+    }
+    return run_config.parse({**values, **replaced})
+
+
+def selected(config: RunConfig, number: int) -> pl.DataFrame:
+    return pl.read_parquet(Layout(config.run).index(number))
+
+
+def values_of(config: RunConfig, name: str) -> pl.DataFrame:
+    return AnnotationStore(config.run).scan(name).frame().collect()
+
+
+def test_a_run_makes_its_annotations_and_trains_on_what_they_select_without_scoring(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    config = text_run(tmp_path / "run", texts)
+    result = run(config, client=client)
+    assert [one["seconds"]["score"] for one in result["rounds"]] == [0, 0]
+    assert not (tmp_path / "run" / "losses" / "parts").exists(), "nothing is scored by a model"
+    assert not (tmp_path / "run" / "losses" / "snapshots").exists()
+    best = values_of(config, "relevance").sort("value", descending=True).head(70)
+    for number in (0, 1):
+        rows = selected(config, number)
+        assert len(rows) == NUM_ROWS // 5
+        by_key = rows.filter(origin=0).select("shard_id", "row")
+        assert by_key.rows() == sorted(best.select("shard_id", "row").rows())
+    index = IndexFile.open(Layout(config.run).index(1))
+    record = AnnotationStore(config.run).read("relevance")
+    assert index.provenance["annotations"] == {"relevance": record.digest}
+    frozen = run_config.load(config.run)
+    assert frozen == config
+    assert frozen.annotations == {"relevance": {"kind": "ngram", "pool_samples": 1000}}
+
+
+def test_a_column_of_the_shards_filters_without_scoring(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    config = text_run(
+        tmp_path / "run",
+        texts,
+        annotations={},
+        target=None,
+        selection={"strategy": "uniform", "where": "source = 'prose'"},
+        schedule={"epochs": 2, "warmup_epochs": 1, "rescore": {"kind": "observed"}},
+    )
+    run(config, client=client)
+    assert not (tmp_path / "run" / "losses" / "parts").exists(), "nothing is scored by a model"
+    rows = selected(config, 1).join(values_of(config, "source"), on=["shard_id", "row"])
+    assert len(rows) == NUM_WANTED
+    assert set(rows["value"]) == {"prose"}
+
+
+def test_two_runs_share_a_corpus_and_its_annotations(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    shared = tmp_path / "corpus"
+    ingest([str(texts / "shards")], folder=str(shared), client=client)
+    for name in ("a", "b"):
+        config = text_run(tmp_path / name, texts, corpus={"path": str(shared)}, seed=ord(name))
+        run(config, client=client)
+        record = (shared / "annotations" / "relevance" / "annotation.json").stat()
+        if name == "a":
+            first = record
+        assert not (tmp_path / name / "corpus" / "annotations").exists()
+    assert record.st_mtime_ns == first.st_mtime_ns, "the second run uses what the first one made"
+    changed = {"relevance": {"kind": "ngram", "pool_samples": 1000, "bits": 16}}
+    config = text_run(tmp_path / "c", texts, corpus={"path": str(shared)}, annotations=changed)
+    with pytest.raises(InputError) as error:
+        run(config, client=client)
+    assert "bits was 18, is 16" in str(error.value)
+    assert "--name relevance --kind ngram --overwrite" in str(error.value)
+    assert "--set bits=16 --target" in str(error.value)
+    assert not (tmp_path / "c" / "run.yaml").exists(), "the configuration can still be corrected"
+    target = {"shards": [str(texts / "target")], "judge_share": 0.4}
+    config = text_run(tmp_path / "c", texts, corpus={"path": str(shared)}, target=target)
+    with pytest.raises(InputError, match=r"target was \w+, is \w+.*--judge-share 0\.4"):
+        run(config, client=client)
+
+
+def test_a_reference_loss_may_be_an_annotation(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    values = small_run(
+        tmp_path / "run",
+        shards,
+        annotations={"reference_loss": {"kind": "column", "column": "label"}},
+        selection={"strategy": "learnability"},
+        schedule={"epochs": 1, "ratio": {"start": 0.25}},
+    )
+    config = run_config.parse(values)
+    run(config, client=client)
+    store = AnnotationStore(config.run)
+    losses = pl.read_parquet(tmp_path / "run" / "losses" / "parts" / "*.parquet")
+    ids = ["shard_id", "row"]
+    reference = store.scan("reference_loss").frame().collect()
+    keys = losses.join(reference, on=ids).with_columns(key=pl.col("loss") - pl.col("value"))
+    best = keys.sort("key", descending=True).head(60).select(ids)
+    assert selected(config, 0).select(ids).rows() == sorted(best.rows())
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        (
+            {"selection": {"strategy": "key", "key": "relevanse"}},
+            "selection.key: unknown column 'relevanse', did you mean relevance?",
+        ),
+        (
+            {"selection": {"strategy": "uniform", "where": "sorce = 'a'"}},
+            "selection.where: unknown column 'sorce', did you mean source?",
+        ),
+        ({"annotations": {"relevance": {"bits": 18}}}, "annotations.relevance.kind: is missing"),
+        ({"annotations": {"row": {"kind": "ngram"}}}, "that is not a column of the losses"),
+        (
+            {"annotations": {"relevance": {"kind": "ngram", "bit": 18}}},
+            "bit: unknown key, did you mean 'bits'?",
+        ),
+        ({"annotations": {"relevance": {"kind": "ngrams"}}}, "kind ngrams: expected column, "),
+        ({"target": None}, "annotations.relevance: the kind ngram compares with examples"),
+        ({"target": {"shards": ["/nothing"]}}, "target.shards: nothing found at /nothing"),
+        (
+            {"target": {"shards": ["/nothing"], "judge_share": 1.0}},
+            "target.judge_share: expected less than 1",
+        ),
+    ],
+)
+def test_wrong_sections_are_found_before_any_work(
+    tmp_path: Path, texts: Path, replaced: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        text_run(tmp_path / "run", texts, **replaced)
+    assert message in str(error.value)
+
+
+def test_an_annotation_that_the_selection_cannot_use_is_found_before_the_run_is_frozen(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    config = text_run(tmp_path / "run", texts, selection={"strategy": "key", "key": "source"})
+    with pytest.raises(InputError, match="key: 'source' gives String, expected a number"):
+        run(config, client=client)
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+def test_an_annotation_made_by_hand_is_the_one_of_the_configuration(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    config = text_run(tmp_path / "run", texts)
+    ingest([str(texts / "shards")], folder=str(tmp_path / "run" / "corpus"), client=client)
+    made = annotate(
+        config.run,
+        name="relevance",
+        kind="ngram",
+        settings=["pool_samples=1000"],
+        target=TargetSettings((str(texts / "target"),)),
+        scheduler=client.scheduler.address,  # type: ignore[union-attr]
+    )
+    run(config, client=client)
+    index = IndexFile.open(Layout(config.run).index(0))
+    assert index.provenance["annotations"] == {"relevance": made.digest}
+
+
+def test_a_length_is_counted_by_the_tokenizer_of_the_task(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    config = text_run(
+        tmp_path / "run",
+        texts,
+        annotations={"length": {"kind": "length"}},
+        selection={"strategy": "uniform", "where": "length_num_units > 20"},
+    )
+    assert config.annotations["length"]["tokenizer"] == str(texts / "tokenizer")
+    run(config, client=client)
+    rows = selected(config, 0).join(values_of(config, "length"), on=["shard_id", "row"])
+    assert rows["num_units"].min() > 20  # type: ignore[operator]
