@@ -43,8 +43,8 @@ def kind_class(name: str) -> type[Any]:
     """Return the class of a kind. Raises `InputError` if there is no such kind."""
     if "." not in name and name not in (known := plugin_names(KINDS)):
         raise InputError(f"kind {name}: expected {', '.join(known)}, or the dotted path of a class")
-    plugin: type[Any] = load_plugin(KINDS, name, methods=("fit", "measure", "further_columns"))
-    if not dataclasses.is_dataclass(plugin):
+    plugin: type[Any] = load_plugin(KINDS, name, methods=("fit", "measure"))
+    if not dataclasses.is_dataclass(plugin) or not hasattr(plugin, "further_columns"):
         raise InputError(f"kind {name}: expected the class of a kind, see docs/extending.md")
     return plugin
 

@@ -29,6 +29,7 @@ Path({mark!r}).write_text("executed")
 CODE: list[tuple[str, Any]] = [
     ("task.name", "trap.ImageClassification"),
     ("selection.strategy", "trap.Uniform"),
+    ("annotations.relevance.kind", "trap.Uniform"),
     ("model.trust_remote_code", True),
     ("model.config.attn_implementation", "somebody/kernels"),
     ("model.config.use_kernels", True),
