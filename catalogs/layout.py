@@ -97,6 +97,11 @@ class Layout:
         return CorpusLayout(join(self.run, "corpus"))
 
     @property
+    def accepted_annotations(self) -> str:
+        """Digests of annotations that differ from those of earlier rounds, and were accepted."""
+        return join(self.run, "accepted_annotations.json")
+
+    @property
     def held_out(self) -> str:
         """The held-out corpus, laid out like the corpus of a run."""
         return join(self.run, "evaluation")

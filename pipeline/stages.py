@@ -30,6 +30,7 @@ from pipeline.runs.setup_process import setup_in_subprocess
 from pipeline.runs.state import Run, ensure_decision, prepare
 from pipeline.scoring.driver import ScoreResult
 from pipeline.scoring.score_stage import score_stage
+from pipeline.selection import annotation_digests
 
 _log = logging.getLogger("attent.pipeline.stages")
 
@@ -113,12 +114,14 @@ def run(
     client: Client | None = None,
     scheduler: str | None = None,
     overrides: Sequence[str] = (),
+    accept_annotations: bool = False,
     trust_run: bool = False,
 ) -> dict[str, Any]:
     """Finish every round of a run. Call it again to resume after an interruption.
 
     Every rank of a launcher (torchrun) calls it: the first one scores and selects, all of them
-    train. Takes what `score` takes.
+    train. Takes what `score` takes, and `accept_annotations`: select the rounds to come by
+    annotations that were replaced since the last round.
 
     Returns:
         `rounds`, each with `round`, `phase`, `ratio`, `samples_seen`, `train_loss` (nats), the
@@ -133,6 +136,8 @@ def run(
     config = origin.load()
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         ready = ranks.in_turn(partial(_ready, config, cluster=cluster))
+        if accept_annotations and ranks.rank() == 0:
+            annotation_digests.accept_annotations(config.run)
         finished = []
         for round_, values in run_rounds(ready, cluster=cluster):
             finished.append(_describe(ready, round_, values))

@@ -17,12 +17,25 @@ def run(
     ],
     scheduler: Scheduler = None,
     overrides: Set = None,
+    accept_annotations: Annotated[
+        bool,
+        typer.Option(
+            "--accept-annotations",
+            help="Select the rounds to come by annotations that were replaced since the last one.",
+        ),
+    ] = False,
     trust_run: TrustRun = False,
 ) -> dict[str, Any]:
     """Do all rounds: score, select, train. Run it again to resume after an interruption."""
     from pipeline.stages import run
 
-    return run(config, scheduler=scheduler, overrides=overrides or (), trust_run=trust_run)
+    return run(
+        config,
+        scheduler=scheduler,
+        overrides=overrides or (),
+        accept_annotations=accept_annotations,
+        trust_run=trust_run,
+    )
 
 
 @command(show_rounds)

@@ -7,13 +7,14 @@ from typing import Any
 
 import polars as pl
 
-from attent_select.errors import CorpusMismatchError, ExistsError, MissingError
+from attent_select.errors import ExistsError, MissingError
 from attent_select.schedule.rounds import Round
 from attent_select.schema import INDEX, PROBABILITY, WEIGHT
 from catalogs import Corpus, IndexFile, storage
 from pipeline.config.sections import SelectionSection
 from pipeline.runs.state import Run
 from pipeline.selection import loss_tables
+from pipeline.selection.annotation_digests import check_annotations
 from pipeline.selection.choice import Budget, Draw, SelectionRequest, SubsetChoice, choose
 from pipeline.selection.loss_tables import LossTable
 
@@ -67,28 +68,8 @@ def _table(run: Run, round_: Round) -> LossTable:
     table = loss_tables.of_run(
         run.catalog, url=run.config.run, columns=columns, round_number=round_.number
     )
-    _check_same_annotations(run, round_, table)
+    check_annotations(run, round_.number, table.annotations)
     return table
-
-
-def _check_same_annotations(run: Run, round_: Round, table: LossTable) -> None:
-    """Check that annotations are those that earlier rounds were selected by.
-
-    Raises:
-        CorpusMismatchError: one was made again with other values.
-    """
-    for number in range(round_.number):
-        if not run.is_selected(number):
-            continue
-        used = IndexFile.open(run.layout.index(number)).provenance.get("annotations", {})
-        for name, digest in table.annotations.items():
-            if used.get(name, digest) != digest:
-                raise CorpusMismatchError(
-                    f"annotation {name} is now {digest}, but round {number} of {run.config.run} was"
-                    f" selected by {used[name]}: restore it with `attent annotate {run.config.run}"
-                    f" --name {name} --overwrite …` and its earlier settings, or accept the new one"
-                    " in a new run"
-                )
 
 
 def _choose(run: Run, round_: Round, table: LossTable | None) -> SubsetChoice:

@@ -8,7 +8,7 @@ import pytest
 from raw_text import prose, write_pool, write_texts
 from small_runs import small_run
 
-from attent_select.errors import InputError
+from attent_select.errors import CorpusMismatchError, InputError
 from catalogs import AnnotationStore, IndexFile
 from catalogs.layout import Layout
 from pipeline import run
@@ -18,6 +18,7 @@ from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.config.target_settings import TargetSettings
 from pipeline.corpus.ingest import ingest
+from pipeline.stages import train
 from trainers.inputs.tokenizer import train_tokenizer
 
 LLAMA = {
@@ -62,6 +63,19 @@ def text_run(folder: Path, texts: Path, **replaced: Any) -> RunConfig:
         "training": {"batch_size": 16, "torch_threads": 1},
     }
     return run_config.parse({**values, **replaced})
+
+
+def make_relevance(corpus: str, texts: Path, client: Client, *settings: str) -> str:
+    """Make or replace the annotation `relevance` as `attent annotate` does; return its digest."""
+    return annotate(
+        corpus,
+        name="relevance",
+        kind="ngram",
+        settings=["pool_samples=1000", *settings],
+        target=TargetSettings((str(texts / "target"),)),
+        overwrite=True,
+        scheduler=client.scheduler.address,  # type: ignore[union-attr]
+    ).digest
 
 
 def selected(config: RunConfig, number: int) -> pl.DataFrame:
@@ -139,6 +153,23 @@ def test_two_runs_share_a_corpus_and_its_annotations(
         run(config, client=client)
 
 
+def test_a_replaced_annotation_selects_later_rounds_only_if_it_is_accepted(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    shared = str(tmp_path / "corpus")
+    ingest([str(texts / "shards")], folder=shared, client=client)
+    before = make_relevance(shared, texts, client)
+    by_hand = {"annotations": {}, "target": None, "corpus": {"path": shared}}
+    config = text_run(tmp_path / "run", texts, **by_hand)
+    train(config, round_number=0, client=client)
+    after = make_relevance(shared, texts, client, "smoothing=0.2")
+    with pytest.raises(CorpusMismatchError, match=f"is now {after}, but round 0 .* {before}: res"):
+        run(config, client=client)
+    assert len(run(config, client=client, accept_annotations=True)["rounds"]) == 2
+    index = IndexFile.open(Layout(config.run).index(1))
+    assert index.provenance["annotations"] == {"relevance": after}
+
+
 def test_a_reference_loss_may_be_an_annotation(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
@@ -208,17 +239,10 @@ def test_an_annotation_made_by_hand_is_the_one_of_the_configuration(
 ) -> None:
     config = text_run(tmp_path / "run", texts)
     ingest([str(texts / "shards")], folder=str(tmp_path / "run" / "corpus"), client=client)
-    made = annotate(
-        config.run,
-        name="relevance",
-        kind="ngram",
-        settings=["pool_samples=1000"],
-        target=TargetSettings((str(texts / "target"),)),
-        scheduler=client.scheduler.address,  # type: ignore[union-attr]
-    )
+    digest = make_relevance(config.run, texts, client)
     run(config, client=client)
     index = IndexFile.open(Layout(config.run).index(0))
-    assert index.provenance["annotations"] == {"relevance": made.digest}
+    assert index.provenance["annotations"] == {"relevance": digest}
 
 
 def test_a_length_is_counted_by_the_tokenizer_of_the_task(
