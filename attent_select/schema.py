@@ -19,6 +19,8 @@ STATUS: Final = "status"
 MEASURED_STEP: Final = "measured_step"
 ORIGIN: Final = "origin"
 VISITS: Final = "visits"
+# The id that another program gave a sample; carried by an index made of its losses.
+SAMPLE_ID: Final = "id"
 WEIGHT: Final = "weight"
 PROBABILITY: Final = "probability"
 # float32, null unless ok; a column of the losses if `scoring.functional_gradient` is true.

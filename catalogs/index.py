@@ -1,6 +1,7 @@
 """Index file: the rows that a round trains on, their weights and provenance."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,17 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import ExistsError, InputError
+from attent_select.errors import CorpusMismatchError, ExistsError, InputError
 from attent_select.sample_ids import duplicate_error
 from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.tables import frames, parquet_file
 from catalogs.tables.scan import Scan
 
+_log = logging.getLogger("attent.catalogs.index")
+
+# Provenance of an index whose samples are numbered by their position in these files.
+FILES = "files"
 _ROWS_PER_GROUP = 1 << 18
 # Row groups of an index that are fetched together: 16 M rows, about 10 MB.
 _GROUPS_AT_A_TIME = 64
@@ -56,7 +61,7 @@ class IndexFile:
     ) -> "IndexFile":
         """Stream `selected` (`schema.INDEX`, sorted by shard_id and row) into an index file.
 
-        With `schema.INDEX_ORIGIN`, if the rows have it.
+        With `schema.INDEX_ORIGIN` and `schema.SAMPLE_ID`, if the rows have them.
 
         The same rows give the same bytes, however they are batched. `num_samples` is the expected
         number of rows. `on_rows` is called with the number of rows of each batch, for progress.
@@ -108,11 +113,33 @@ class IndexFile:
         notes = frames.notes_of(frames.footer_of(url))
         if "index_digest" not in notes:
             raise InputError(f"{url} is not an index file: expected one written by `attent select`")
-        if corpus is not None:
-            check_corpus(notes["provenance"], corpus=corpus, what=f"the index {url}")
-        return cls(
+        index = cls(
             storage.normalise(url), notes["num_samples"], notes["index_digest"], notes["provenance"]
         )
+        if corpus is not None and index.provenance.get("corpus_id") is None:
+            index._check_unknown_corpus(corpus)
+        elif corpus is not None:
+            check_corpus(index.provenance, corpus=corpus, what=f"the index {url}")
+        return index
+
+    def _check_unknown_corpus(self, corpus: Corpus) -> None:
+        """Check an index of other programs' losses, which name no corpus, and warn."""
+        hint = "Select again with --corpus, which checks it"
+        files = self.provenance.get(FILES)
+        if files is not None and files != [shard.uri for shard in corpus.shards]:
+            raise CorpusMismatchError(
+                f"the index {self.url} numbers the samples of {len(files)} files, and the corpus"
+                f" was not made of these. {hint}"
+            )
+        for shard_id, (rows, _) in self.rows_by_shard().items():
+            num_samples = corpus.shard(shard_id).num_samples
+            if int(rows[-1]) >= num_samples:
+                raise CorpusMismatchError(
+                    f"the index {self.url} has row {rows[-1]} of shard {shard_id}, and the corpus"
+                    f" has {num_samples} samples in it: it was made for another corpus"
+                )
+        if files is None:
+            _log.warning("the index %s does not say which corpus it is for. %s", self.url, hint)
 
     def frame(self) -> pl.LazyFrame:
         """Return the rows (`schema.INDEX`, without the origin) in order, lazily."""
@@ -251,9 +278,11 @@ def _batches(selected: pl.LazyFrame | Iterable[pl.DataFrame]) -> Iterator[pl.Dat
 
 
 def _cast(batch: pl.DataFrame) -> pl.DataFrame:
-    kinds = dict(schema.INDEX)
+    kinds: frames.SchemaDict = dict(schema.INDEX)
     if batch.schema.get(schema.ORIGIN) == schema.INDEX_ORIGIN[schema.ORIGIN]:
         kinds |= schema.INDEX_ORIGIN
+    if schema.SAMPLE_ID in batch.columns:
+        kinds[schema.SAMPLE_ID] = batch.schema[schema.SAMPLE_ID]
     if missing := [name for name in kinds if name not in batch.columns]:
         raise InputError(f"an index needs the column {missing[0]!r}: expected {', '.join(kinds)}")
     return batch.select(pl.col(name).cast(kind) for name, kind in kinds.items())

@@ -54,6 +54,21 @@ LossesOfRound = Annotated[
         help="Round number: changes the random draw; for a run, selects from that round's losses.",
     ),
 ]
+SampleId = Annotated[
+    str | None,
+    typer.Option(
+        "--id",
+        metavar="COLUMN",
+        help="Column with the ids of the samples in your own files; the index has them, too.",
+    ),
+]
+Loss = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Column with the losses in your own files.")
+]
+LossesOfCorpus = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="The run or corpus whose samples your own files are about."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Compute everything, write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace INDEX if it exists.")]
 
@@ -72,6 +87,9 @@ def select(
     where: Where = None,
     by: By = None,
     granularity: Granularity = None,
+    sample_id: SampleId = None,
+    loss: Loss = None,
+    corpus: LossesOfCorpus = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random draw.")] = 0,
     round_number: LossesOfRound = None,
     dry_run: DryRun = False,
@@ -95,4 +113,7 @@ def select(
         dry_run=dry_run,
         overwrite=overwrite,
         scheduler=scheduler,
+        sample_id=sample_id,
+        loss=loss,
+        corpus=corpus,
     )

@@ -18,6 +18,7 @@ from attent_select.schema import (
     NUM_UNITS,
     OK,
     ROW,
+    SAMPLE_ID,
     SHARD_ID,
     STATUS,
 )
@@ -28,11 +29,14 @@ from catalogs import Corpus, LossCatalog, storage
 from catalogs.annotations.columns import AnnotationColumns
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import has_corpus
+from catalogs.index import FILES
 from catalogs.losses.parts import check_parts
 from catalogs.tables import frames
 from catalogs.tables.joined import AnyScan
 from catalogs.tables.scan import Scan
 from pipeline.cluster.scan import ClusterScan
+from pipeline.selection import own_losses
+from pipeline.selection.own_losses import OwnColumns
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class LossTable:
         catalog: of a run; None for other files.
         rounds: of a run, the rounds that were scored so far, where losses are read.
         annotations: the annotations that are read, name → digest.
+        own: columns of other programs' files.
     """
 
     url: str
@@ -56,16 +61,32 @@ class LossTable:
     catalog: LossCatalog | None = None
     rounds: Sequence[int] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    own: OwnColumns = field(default_factory=OwnColumns)
 
     @property
     def corpus(self) -> Corpus | None:
-        return self.catalog.corpus if self.catalog is not None else None
+        return self.catalog.corpus if self.catalog is not None else self.own.corpus
+
+    def with_ids(self, selected: pl.LazyFrame) -> pl.DataFrame:
+        """Return selected rows with the ids of the samples, in order."""
+        ids = self.rows.frame().select(
+            pl.col(SHARD_ID).cast(pl.UInt32), pl.col(ROW).cast(pl.UInt32), SAMPLE_ID
+        )
+        rows = ids.join(selected, on=[SHARD_ID, ROW]).collect(engine="streaming")
+        return rows.sort(SHARD_ID, ROW)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What an index records about its source."""
         corpus_id = self.corpus.corpus_id if self.corpus else None
-        return {"corpus_id": corpus_id, "losses": self.url, "annotations": dict(self.annotations)}
+        facts: dict[str, Any] = {
+            "corpus_id": corpus_id,
+            "losses": self.url,
+            "annotations": dict(self.annotations),
+        }
+        if self.own.sample_id is not None and corpus_id is None:
+            facts[FILES] = list(self.files)
+        return facts
 
     @property
     def schema(self) -> Mapping[str, Any]:
@@ -155,10 +176,17 @@ def polars_errors(table: LossTable | None) -> Iterator[None]:
         raise InputError(f"{where}{str(error).splitlines()[0]}") from error
 
 
-def find(url: str, *, columns: Sequence[str], round_number: int | None) -> LossTable:
+def find(
+    url: str,
+    *,
+    columns: Sequence[str],
+    round_number: int | None,
+    own: OwnColumns = OwnColumns(),  # noqa: B008 - immutable
+) -> LossTable:
     """Find the losses at `url`; of a run, those as of a round (default: the newest).
 
-    Of a run or a corpus, `columns` are looked up in its annotations first.
+    Of a run or a corpus, `columns` are looked up in its annotations first. `own` names columns of
+    other programs' files.
 
     Raises:
         InputError: nothing is there, a file is damaged, or its columns differ from the others'.
@@ -168,9 +196,16 @@ def find(url: str, *, columns: Sequence[str], round_number: int | None) -> LossT
     # A run, or the folder `losses` in it: its catalog.
     for run in (url, url.removesuffix("/losses")):
         if has_corpus(run):
+            if own:
+                raise InputError(
+                    f"{url} is a run or a corpus: --id, --loss and --corpus are for files"
+                )
             return of_run(LossCatalog(run), url=url, columns=columns, round_number=round_number)
     files = tuple(item.url for item in storage.expand([url]))
-    kinds, num_rows = _columns(files)
+    kinds, num_rows = _columns(files, required=() if own else (SHARD_ID, ROW))
+    if own:
+        chunks = FrameChunks(own_losses.read_losses(files, kinds, own))
+        return LossTable(url, files, chunks, None, own=own)
     rows = replace(Scan.of(files, schema=kinds), watch=sample_ids.IdWatch())
     return LossTable(url, files, rows, rows.preview(total=num_rows))
 
@@ -242,19 +277,19 @@ def _losses(catalog: LossCatalog, round_number: int | None) -> Scan:
     return losses
 
 
-def _columns(files: Sequence[str]) -> tuple[frames.SchemaDict, int]:
+def _columns(files: Sequence[str], *, required: Collection[str]) -> tuple[frames.SchemaDict, int]:
     """Return the columns that all files have, and the number of rows.
 
     Raises:
-        InputError: a file lacks an id column, or has another type for a column.
+        InputError: a file lacks a required column, or has another type for a column.
     """
     footers = list(ordered_map(_kinds, files, num_threads=16))
     shared: frames.SchemaDict = {}
     for url, (kinds, _) in zip(files, footers, strict=True):
-        if missing := {SHARD_ID, ROW} - kinds.keys():
+        if missing := set(required) - kinds.keys():
             raise InputError(
                 f"{url} has no column {', '.join(sorted(missing))}: expected a run, or Parquet "
-                "files with shard_id, row and loss"
+                "files with shard_id, row and loss (name other columns with --id and --loss)"
             )
         shared = {name: kind for name, kind in (shared or kinds).items() if name in kinds}
         if changed := [name for name, kind in shared.items() if kinds[name] != kind]:

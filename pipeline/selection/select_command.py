@@ -15,7 +15,7 @@ from attent_select.errors import ExistsError, InputError, TooFewError
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID
 from attent_select.selection.chunks import FrameChunks
 from attent_select.selection.select import Selection
-from catalogs import IndexFile, storage
+from catalogs import Corpus, IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
 from catalogs.tables.joined import AnyScan
 from pipeline.cluster.scan import ClusterScan, frames_by_storage, scan_at
@@ -31,6 +31,7 @@ from pipeline.selection.choice import (
     loss_share_by_samples,
 )
 from pipeline.selection.loss_tables import LossTable, polars_errors
+from pipeline.selection.own_losses import OwnColumns
 from pipeline.selection.selection_options import SelectionOptions
 
 
@@ -77,6 +78,9 @@ def select_losses(
     dry_run: bool = False,
     overwrite: bool = False,
     scheduler: str | None = None,
+    sample_id: str | None = None,
+    loss: str | None = None,
+    corpus: str | None = None,
 ) -> SelectResult:
     """Write the teaching subset of `losses` as the index file `out`.
 
@@ -93,6 +97,11 @@ def select_losses(
         overwrite: replace an existing `out`.
         scheduler: address of a Dask scheduler whose workers read the losses, or `local`; without
             one, this process reads them in threads.
+        sample_id: column with the ids of the samples in other programs' files; the index has them,
+            too.
+        loss: column with the losses in these files.
+        corpus: run or corpus whose samples they are; its column `sample_id` is matched, unless
+            the files have shard_id and row.
 
     Raises:
         InputError: losses, settings or budget are wrong.
@@ -103,7 +112,8 @@ def select_losses(
     section = (options or SelectionOptions()).section()
     with status("looking for the losses"):
         columns = _needed_columns(section, budget)
-        table = loss_tables.find(losses, columns=columns, round_number=round_number)
+        own = OwnColumns(sample_id, loss, None if corpus is None else Corpus.open(corpus))
+        table = loss_tables.find(losses, columns=columns, round_number=round_number, own=own)
         _check_not_input(out, table)
         table.check_columns(columns)
         steps = table.round_steps(section.strategy.columns)
@@ -126,6 +136,7 @@ def _select(
         table.check_unique()
     digest = _write(
         out,
+        table,
         choice.selection,
         provenance=table.provenance | _provenance(request, choice),
         overwrite=overwrite,
@@ -217,6 +228,7 @@ def _provenance(request: SelectionRequest, choice: SubsetChoice) -> dict[str, An
 
 def _write(
     out: str | None,
+    table: LossTable,
     selection: Selection,
     *,
     provenance: dict[str, Any],
@@ -241,6 +253,8 @@ def _write(
             )
             return index.digest
 
+    if table.own.sample_id is not None:
+        return write([table.with_ids(selection.rows)])
     try:
         if not is_remote:
             return write(selection.frames())
