@@ -99,7 +99,7 @@ def select(
 ) -> "SelectResult":
     """Select the teaching subset from losses and write an index file."""
     from pipeline.selection.choice import Budget
-    from pipeline.selection.select_command import select_losses
+    from pipeline.selection.select_command import OwnFiles, select_losses
     from pipeline.selection.selection_options import SelectionOptions
 
     trust_formats(losses, trust_run=trust_run)
@@ -113,7 +113,5 @@ def select(
         dry_run=dry_run,
         overwrite=overwrite,
         scheduler=scheduler,
-        sample_id=sample_id,
-        loss=loss,
-        corpus=corpus,
+        own=OwnFiles(sample_id, loss, corpus),
     )

@@ -67,6 +67,28 @@ class SelectResult:
     loss_share_by_samples: float | None = None
 
 
+@dataclass(frozen=True)
+class OwnFiles:
+    """Options about files of other programs.
+
+    Attributes:
+        sample_id: column with the ids of the samples; the index has them, too.
+        loss: column with the losses.
+        corpus: run or corpus whose samples they are; its column `sample_id` is matched, unless the
+            files have shard_id and row.
+    """
+
+    sample_id: str | None = None
+    loss: str | None = None
+    corpus: str | None = None
+
+    def opened_corpus(self) -> Corpus | None:
+        return None if self.corpus is None else Corpus.open(self.corpus)
+
+
+_NOT_OWN = OwnFiles()
+
+
 def select_losses(
     losses: str,
     *,
@@ -78,9 +100,7 @@ def select_losses(
     dry_run: bool = False,
     overwrite: bool = False,
     scheduler: str | None = None,
-    sample_id: str | None = None,
-    loss: str | None = None,
-    corpus: str | None = None,
+    own: OwnFiles = _NOT_OWN,
 ) -> SelectResult:
     """Write the teaching subset of `losses` as the index file `out`.
 
@@ -97,11 +117,7 @@ def select_losses(
         overwrite: replace an existing `out`.
         scheduler: address of a Dask scheduler whose workers read the losses, or `local`; without
             one, this process reads them in threads.
-        sample_id: column with the ids of the samples in other programs' files; the index has them,
-            too.
-        loss: column with the losses in these files.
-        corpus: run or corpus whose samples they are; its column `sample_id` is matched, unless
-            the files have shard_id and row.
+        own: what the columns of other programs' files are, and which corpus they are about.
 
     Raises:
         InputError: losses, settings or budget are wrong.
@@ -112,8 +128,10 @@ def select_losses(
     section = (options or SelectionOptions()).section()
     with status("looking for the losses"):
         columns = _needed_columns(section, budget)
-        own = OwnColumns(sample_id, loss, None if corpus is None else Corpus.open(corpus))
-        table = loss_tables.find(losses, columns=columns, round_number=round_number, own=own)
+        own_columns = OwnColumns(own.sample_id, own.loss, own.opened_corpus())
+        table = loss_tables.find(
+            losses, columns=columns, round_number=round_number, own=own_columns
+        )
         _check_not_input(out, table)
         table.check_columns(columns)
         steps = table.round_steps(section.strategy.columns)
