@@ -53,7 +53,7 @@ def read_losses(files: Sequence[str], kinds: frames.SchemaDict, own: OwnColumns)
             f"{files[0]} has no columns shard_id and row: name the column with the ids of the"
             " samples with --id"
         )
-    frame = Scan.of(files, schema=kinds).frame() if has_rows else _numbered(files, kinds)
+    frame = Scan.of(files, schema=kinds).frame() if has_rows else _number_rows(files, kinds)
     if own.loss is not None:
         frame = frame.rename({own.loss: LOSS})
     if own.sample_id is not None:
@@ -63,12 +63,12 @@ def read_losses(files: Sequence[str], kinds: frames.SchemaDict, own: OwnColumns)
         return frame
     if not has_rows:
         assert own.sample_id is not None
-        return _matched(frame.drop(SHARD_ID, ROW), own.corpus, own.sample_id).lazy()
+        return _match_rows(frame.drop(SHARD_ID, ROW), own.corpus, own.sample_id).lazy()
     _check_rows(frame, own.corpus)
     return frame
 
 
-def _numbered(files: Sequence[str], kinds: frames.SchemaDict) -> pl.LazyFrame:
+def _number_rows(files: Sequence[str], kinds: frames.SchemaDict) -> pl.LazyFrame:
     """Return the rows with the position of their file as shard_id, and in it as row."""
     return pl.concat(
         Scan.of([url], schema=kinds)
@@ -106,7 +106,7 @@ def _check_rows(frame: pl.LazyFrame, corpus: Corpus) -> None:
             )
 
 
-def _matched(losses: pl.LazyFrame, corpus: Corpus, name: str) -> pl.DataFrame:
+def _match_rows(losses: pl.LazyFrame, corpus: Corpus, name: str) -> pl.DataFrame:
     """Return the losses with the shard_id and row of the sample that has their id."""
     known = pl.concat(_ids_of(corpus, name))
     rows = losses.collect()
