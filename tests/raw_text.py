@@ -1,6 +1,5 @@
 """A raw text pool from files of installed packages: sources, data and web files, and prose."""
 
-import ast
 import inspect
 import random
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_DOCSTRING = re.compile(r'"""(.+?)"""', re.DOTALL)
 _PROSE = re.compile(r"[A-Za-z0-9 ,.;:'`\"()/\n-]*")
 _SENTENCE = re.compile(r"[a-z]\. [A-Z]")
 _JUNK_SUFFIXES = (".pyi", ".js", ".css", ".json", ".html", ".h", ".xml", ".svg")
@@ -67,12 +67,7 @@ def _files(roots: list[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    try:
-        tree = ast.parse(path.read_text("utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            for text in inspect.cleandoc(ast.get_docstring(node) or "").split("\n\n"):
-                if len(text) > 120 and _PROSE.fullmatch(text) and _SENTENCE.search(text):
-                    yield text
+    for docstring in _DOCSTRING.findall(path.read_text("utf-8", errors="replace")):
+        for text in inspect.cleandoc(docstring).split("\n\n"):
+            if len(text) > 120 and _PROSE.fullmatch(text) and _SENTENCE.search(text):
+                yield text

@@ -21,6 +21,9 @@ Samples = Mapping[str, list[Any]]
 # Keys of settings whose field has another name: a kind has a method `fit`.
 FIELDS: Final = {"fit": "fitting"}
 
+# Array of a fit: values of random samples of the corpus that it was not fitted to.
+HELD_OUT: Final = "held_out"
+
 _PLAIN: Final = "__plain__"
 
 
@@ -140,6 +143,22 @@ class HasResolve(Protocol):
         `rows` are measured rows of the whole corpus with shard_id and row, and among them all that
         have the same value.
         """
+        ...
+
+
+@runtime_checkable
+class HasLinks(Protocol):
+    """Optional, for clusters of samples, such as near duplicates.
+
+    Measured rows have columns of `links` (int64, null for none). Samples with the same value in one
+    of these columns are linked; a cluster are all samples that a chain of links connects. The
+    annotation then has the columns `value` (the sample key of the cluster's first sample), `rank`
+    and `size` (u32); they are null for a sample without links.
+    """
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Names of columns that measured rows may have."""
         ...
 
 

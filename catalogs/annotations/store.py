@@ -81,11 +81,21 @@ class AnnotationStore:
         files = storage.list_objects(self.layout(name).spans)
         return {_stem(stored.url) for stored in files}
 
-    def read_span(self, name: str, digest: str) -> pl.DataFrame:
-        """Return the rows of a finished span. Raises `MissingError` if it is not finished."""
-        url = self.layout(name).span(digest)
-        kinds = frames.polars_schema(frames.footer_of(url))
-        return frames.read_frame(url, schema=kinds)[0]
+    def span_columns(self, name: str, digest: str) -> frames.SchemaDict:
+        """Return the columns of a finished span. Raises `MissingError` if it is not finished."""
+        return frames.polars_schema(frames.footer_of(self.layout(name).span(digest)))
+
+    def read_span(
+        self, name: str, digest: str, columns: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """Return columns (None: all) of a finished span.
+
+        Raises:
+            MissingError: it is not finished.
+        """
+        kinds = self.span_columns(name, digest)
+        chosen = {column: kinds[column] for column in columns or kinds}
+        return frames.read_frame(self.layout(name).span(digest), schema=chosen)[0]
 
     def build_part(self, name: str, spans: Sequence[str]) -> BuiltPart:
         """Make one part of spans: all rows of consecutive shards, in order.

@@ -158,5 +158,6 @@ def _list_entry(annotation: Annotation) -> dict[str, Any]:
         "low": entry.get("low"),
         "high": entry.get("high"),
         "ceiling": entry.get("ceiling"),
+        "auc": annotation.enrichment.get("auc"),
         "digest": annotation.digest,
     }

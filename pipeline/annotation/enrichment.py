@@ -6,7 +6,9 @@ the top share s of the corpus,
     recall = share of the judging examples above the cut, enrichment = recall / s ≤ 1 / s
 
 so that the enrichment is the wanted share of the selection divided by that of the corpus, if the
-wanted rows of the corpus resemble the examples.
+wanted rows of the corpus resemble the examples. The area under the ROC curve (AUC) is the
+probability that a judging example has a larger value than a random sample of the corpus; ties count
+half.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,11 @@ Values = npt.NDArray[np.float64]
 
 
 def enrichment_of(
-    corpus: Values, judging: Values, *, kinds: Sequence[str] | None = None
+    corpus: Values,
+    judging: Values,
+    *,
+    kinds: Sequence[str] | None = None,
+    held_out: Values | None = None,
 ) -> dict[str, Any]:
     """Return the enrichment of the top shares of a corpus, as the record stores it.
 
@@ -31,11 +37,14 @@ def enrichment_of(
         corpus: values of the corpus or of a random part of it; NaN for none.
         judging: values of the judging examples; NaN for none.
         kinds: kind of reference of each judging example.
+        held_out: values of random samples that the annotation was not fitted to, for the AUC.
+            Default: those of `corpus`.
     """
     ranked = np.sort(np.where(np.isnan(corpus), -np.inf, corpus))[::-1]
     return {
         "num_judging": len(judging),
         "num_corpus": len(corpus),
+        "auc": _auc(judging, corpus if held_out is None else held_out),
         "shares": [_at_share(ranked, judging, share, kinds) for share in SHARES],
     }
 
@@ -44,6 +53,13 @@ def at_top_share(enrichment: dict[str, Any]) -> dict[str, Any] | None:
     """Return the entry of the top share that lists show; None if there is none."""
     entries = enrichment.get("shares", [])
     return next((entry for entry in entries if entry["share"] == TOP_SHARE), None)
+
+
+def _auc(positives: Values, negatives: Values) -> float:
+    above, others = (np.where(np.isnan(v), -np.inf, v) for v in (positives, negatives))
+    ranked = np.sort(others)
+    below = np.searchsorted(ranked, above, "left") + np.searchsorted(ranked, above, "right")
+    return float(below.mean() / 2 / len(ranked))
 
 
 def _at_share(

@@ -24,6 +24,7 @@ from catalogs.annotations.store import VALUE, BuiltPart
 from catalogs.tables.scan import Scan
 from pipeline.annotation.derived import columns_used, derive_parts
 from pipeline.annotation.enrichment import Values, enrichment_of
+from pipeline.annotation.linking import build_linked_parts
 from pipeline.annotation.parts import BUCKET_ROWS, build_parts
 from pipeline.annotation.pool_sample import pool_sample
 from pipeline.annotation.span_work import Making, SpanTask, measure_span, settings_of
@@ -31,7 +32,14 @@ from pipeline.annotation.targets import Target, check_columns
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.progress import progress, status
 from pipeline.scoring.spans import split_into_spans, with_digests
-from trainers.annotation import AnnotationKind, FitContext, Fitted, FromAnnotations
+from trainers.annotation import (
+    HELD_OUT,
+    AnnotationKind,
+    FitContext,
+    Fitted,
+    FromAnnotations,
+    HasLinks,
+)
 
 _log = logging.getLogger("attent.pipeline.annotation.make")
 
@@ -118,12 +126,7 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
     making = Making(store.url, request.name, request.kind, fitted.digest)
     tasks = list(_span_tasks(request, making))
     costs = _measure_spans(client, tasks, store=store)
-    parts = build_parts(
-        tasks,
-        client=client,
-        part_samples=request.part_samples,
-        bucket_rows=request.bucket_rows,
-    )
+    parts = _build_parts(request, tasks, client=client)
     seconds = {"fit": fit_seconds, **costs.seconds, "total": monotonic() - started}
     annotation = store.publish(
         request.name,
@@ -204,6 +207,13 @@ def _warn_if_constant(store: AnnotationStore, annotation: Annotation) -> None:
         _log.warning(f"all values of {annotation.name} are equal: selecting by it is a random draw")
 
 
+def _build_parts(request: Request, tasks: Sequence[SpanTask], *, client: Client) -> list[BuiltPart]:
+    sizes = {"part_samples": request.part_samples, "bucket_rows": request.bucket_rows}
+    if isinstance(request.kind, HasLinks):
+        return build_linked_parts(tasks, request.kind.links, client=client, **sizes)
+    return build_parts(tasks, client=client, **sizes)
+
+
 def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) -> Mapping[str, Any]:
     """Return the enrichment by the judging examples; empty without a target."""
     if request.target is None:
@@ -213,7 +223,13 @@ def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) ->
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
     sign = -1 if getattr(request.kind, "smallest_first", False) else 1
     corpus = _values_of(request, parts)
-    return enrichment_of(sign * corpus, sign * values, kinds=judging.kinds)
+    held_out = fitted.arrays.get(HELD_OUT)
+    return enrichment_of(
+        sign * corpus,
+        sign * values,
+        kinds=judging.kinds,
+        held_out=None if held_out is None else sign * held_out,
+    )
 
 
 def _values_of(request: Request, parts: Iterable[BuiltPart]) -> Values:

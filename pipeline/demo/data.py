@@ -27,7 +27,7 @@ def digits(*, seed: int) -> tuple[list[Sample], list[Sample]]:
     The first list is for training, the second one is held out.
     """
     from PIL import Image
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     samples: list[Sample] = []

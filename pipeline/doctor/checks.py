@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-_EXTRAS = ("train", "report", "cluster")
+_EXTRAS = ("train", "report", "cluster", "annotate")
 
 
 @dataclass(frozen=True)

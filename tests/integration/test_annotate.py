@@ -103,6 +103,22 @@ def test_values_are_the_same_for_any_number_of_workers_spans_and_parts(
     assert other_seed.digest != first.digest, "other random samples of the corpus are counted"
 
 
+def test_a_classifier_tells_the_examples_from_the_corpus(raw: Path, client: Client) -> None:
+    corpus = raw / "corpus"
+    made = answer_here(
+        *("annotate", corpus, "--name", "quality", "--kind", "classifier"),
+        *("--target", raw / "target", "--set", "pool_samples=1000"),
+        *("--scheduler", client.scheduler.address),  # type: ignore[union-attr]
+    )
+    assert made["enrichment"]["auc"] > 0.9
+    listed = {entry["name"]: entry for entry in answer_here("annotations", corpus)["annotations"]}
+    assert listed["quality"]["auc"] == made["enrichment"]["auc"]
+    assert 4 < listed["quality"]["enrichment"] <= 5
+    kind = load_kind("classifier", ["pool_samples=1000"])
+    request = ngram(raw, name="again", kind_name="classifier", kind=kind, span_samples=37)
+    assert make_annotation(request, client=client).digest == made["digest"]
+
+
 def write_numbered(folder: Path, *, num_shards: int, rows: int) -> None:
     """Each text starts with the number of its shard."""
     folder.mkdir(parents=True)

@@ -45,12 +45,16 @@ class Ngrams(NamedTuple):
 
     def counts(self, num_buckets: int) -> Integers:
         """Count the n-grams of all texts by bucket."""
-        kept = np.ones(len(self.bigrams), bool)
-        # A pair of words of two texts is not a bigram.
-        edges = self.starts[1:-1]
-        kept[edges[(edges > 0) & (edges <= len(kept))] - 1] = False
+        bigrams = self.bigrams[self._is_within_text()]
         unigrams = np.bincount(self.unigrams.view(np.int64), minlength=num_buckets)
-        return unigrams + np.bincount(self.bigrams[kept].view(np.int64), minlength=num_buckets)
+        return unigrams + np.bincount(bigrams.view(np.int64), minlength=num_buckets)
+
+    def by_text(self) -> tuple[Integers, Integers]:
+        """Return the text and the bucket of each n-gram, in no particular order."""
+        texts = np.repeat(np.arange(len(self.num_words)), self.num_words)
+        kept = self._is_within_text()
+        buckets = np.concatenate([self.unigrams, self.bigrams[kept]]).view(np.int64)
+        return np.concatenate([texts, texts[: len(kept)][kept]]), buckets
 
     def sums(self, weights: npt.NDArray[np.int32]) -> Integers:
         """Sum the weight of each n-gram's bucket over each text: exact, in any order."""
@@ -62,6 +66,13 @@ class Ngrams(NamedTuple):
         return (unigrams[end] - unigrams[first]) + (
             bigrams[np.minimum(last_pair, limit)] - bigrams[np.minimum(first, limit)]
         )
+
+    def _is_within_text(self) -> npt.NDArray[np.bool_]:
+        """Return whether each pair of words is a bigram: both are words of the same text."""
+        kept = np.ones(len(self.bigrams), bool)
+        edges = self.starts[1:-1]
+        kept[edges[(edges > 0) & (edges <= len(kept))] - 1] = False
+        return kept
 
 
 def _running(values: npt.NDArray[np.int32]) -> Integers:

@@ -15,6 +15,7 @@ from trainers.annotation import (
     FitContext,
     Fitted,
     FromAnnotations,
+    HasLinks,
     HasResolve,
     Samples,
 )
@@ -66,7 +67,8 @@ class AnnotationConformance:
         if isinstance(kind, HasResolve):
             ids = {"shard_id": pl.lit(0, dtype=pl.UInt32)}
             rows = kind.resolve(rows.with_row_index("row").with_columns(**ids))
-        made = set(rows.columns) - {"shard_id", "row", "value", "status"}
+        links = kind.links if isinstance(kind, HasLinks) else ()
+        made = set(rows.columns) - {"shard_id", "row", "value", "status", *links}
         assert made <= set(kind.further_columns)
 
     def test_a_value_does_not_depend_on_the_batch(

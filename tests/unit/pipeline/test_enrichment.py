@@ -36,3 +36,17 @@ def test_samples_without_a_value_are_below_every_cut() -> None:
 def test_recall_is_counted_for_each_kind_of_reference() -> None:
     found = enrichment_of(CORPUS, np.array([2000.0, 0.0, 2000.0]), kinds=["a", "b", "a"])
     assert found["shares"][0]["recall_by_kind"] == {"a": 1.0, "b": 0.0}
+
+
+def test_the_auc_is_the_share_of_pairs_in_which_the_example_is_larger() -> None:
+    rng = np.random.default_rng(0)
+    judging, corpus = rng.integers(3, 9, 20).astype(float), rng.integers(0, 7, 30).astype(float)
+    corpus[:3] = np.nan
+    pairs = [
+        1.0 if np.isnan(other) or own > other else 0.5 if own == other else 0.0
+        for own in judging
+        for other in corpus
+    ]
+    found = enrichment_of(np.zeros(9), judging, held_out=corpus)
+    assert found["auc"] == pytest.approx(np.mean(pairs))
+    assert enrichment_of(np.zeros(100), np.zeros(10))["auc"] == 0.5
