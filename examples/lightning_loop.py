@@ -66,12 +66,14 @@ def main(run: str, index: str, folder: Path) -> None:
     ranks.join()
     config = run_config.load(run)
     corpus, task, training = Corpus.open(run), config.task.task, config.training
+    # Lightning accumulates the same number of micro-batches in every step.
+    micro_batch_size = training.micro_batch_size or training.batch_size
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),
         corpus,
         task,
         order=OrderSettings(config.seed, training.batch_size),
-        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
+        share=RankShare.of_process(micro_batch_size=micro_batch_size),
         settings=config.streaming,
         max_failed_share=config.scoring.max_failed_share,
     )

@@ -50,7 +50,10 @@ def main(run: str, index: str, checkpoint: Path) -> None:
         corpus,
         task,
         order=OrderSettings(config.seed, training.batch_size),
-        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
+        share=RankShare.of_process(
+            micro_batch_size=training.micro_batch_size,
+            micro_batch_units=training.micro_batch_units,
+        ),
         settings=config.streaming,
         max_failed_share=config.scoring.max_failed_share,
     )

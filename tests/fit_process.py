@@ -33,6 +33,7 @@ class FitRequest:
     total_steps: int = 0  # 0: those of the stream
     kill_after_step: int = 0  # 0: never
     shard_on_cpu: bool = False
+    text: dict[str, Any] | None = None  # settings of causal_lm; None: the digits
 
 
 def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
@@ -85,7 +86,9 @@ def main(request: FitRequest) -> None:
     from catalogs.index import IndexFile
     from trainers import fit
     from trainers.settings import TrainingSettings
+    from trainers.tasks.causal_lm import CausalLm
 
+    task = TASK if request.text is None else CausalLm(**request.text)
     if request.shard_on_cpu:
         let_cpus_shard()
     corpus = Corpus.open(request.run)
@@ -93,8 +96,10 @@ def main(request: FitRequest) -> None:
     stream = stream_of(
         IndexFile.open(request.index, corpus=corpus),
         corpus,
+        task,
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size,
+        micro_batch_units=settings.micro_batch_units,
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         **request.stream,
@@ -111,8 +116,8 @@ def main(request: FitRequest) -> None:
 
     finished = fit(
         stream,
-        task=TASK,
-        models=TASK.models(request.model),
+        task=task,
+        models=task.models(request.model),
         start=request.start,
         out=request.out,
         settings=settings,

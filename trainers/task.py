@@ -19,7 +19,8 @@ Item = dict[str, Any]
 # Reason for a loss without units.
 UNUSABLE = "nothing in it counts for this model (a label that it lacks?)"
 # One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
-# `row`, `weight`, `denominator` and `step` belong to the stream; `truncated` is counted if present.
+# `row`, `weight`, `denominator`, `step` and `micro_batches` belong to the stream; `truncated` is
+# counted if present.
 Batch = dict[str, torch.Tensor]
 
 
@@ -131,6 +132,18 @@ class HasLength(Protocol):
     """
 
     def length(self, sample: Sample) -> int: ...
+
+
+@runtime_checkable
+class HasCountedUnits(Protocol):
+    """Optional, for samples of different length (text): how many units of each count.
+
+    Micro-batches of such a task are filled to a number of units.
+    """
+
+    def counted_units(self, batch: Batch) -> torch.Tensor:
+        """Return the `num_units` of `per_sample_loss`, int64[batch], without the model."""
+        ...
 
 
 @runtime_checkable

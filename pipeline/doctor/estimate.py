@@ -5,7 +5,7 @@ Nothing is written into the run.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from catalogs.shard_format import Sample, Shard
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
+from trainers.filling import fill
 
 if TYPE_CHECKING:
     import torch
@@ -186,18 +187,37 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
 
 def _train_rate(config: RunConfig, model: "torch.nn.Module", items: "Sequence[Item]") -> float:
     """Return the samples per second of one device: forward and backward, without optimizer."""
-    task = config.task.task
-    size = config.training.micro_batch_size or config.training.batch_size
+    task, micro_batches = config.task.task, _micro_batches(config, items)
     device = next(model.parameters()).device
     model.train()
     started, trained = perf_counter(), 0
-    while perf_counter() - started < _SECONDS and trained < 4 * size:
-        batch = {name: value.to(device) for name, value in task.collate(items[:size]).items()}
+    for micro_batch in islice(cycle(micro_batches), 4 * len(micro_batches)):
+        batch = {name: value.to(device) for name, value in task.collate(micro_batch).items()}
         losses, _ = task.per_sample_loss(model, batch)
         losses.mean().backward()
         losses.detach().sum().item()  # waits for the device
-        trained += len(items[:size])
-    return trained / (perf_counter() - started)
+        trained += sum(item["num_units"] for item in micro_batch)
+        if perf_counter() - started > _SECONDS:
+            break
+    # By units, because the longest samples come first.
+    units = [item["num_units"] for item in chain(*micro_batches)]
+    return float(trained / (perf_counter() - started) * len(units) / sum(units))
+
+
+def _micro_batches(config: RunConfig, items: "Sequence[Item]") -> "list[list[Item]]":
+    """Return the micro-batches of one device for a global batch of `items`."""
+    from trainers.streaming.rank_share import RankShare
+
+    training = config.training
+    share = RankShare(
+        micro_batch_size=training.micro_batch_size, micro_batch_units=training.micro_batch_units
+    ).for_task(config.task.task)
+    if share.micro_batch_units is None:
+        return [list(items[: training.micro_batch_size or training.batch_size])]
+    batch = items[: training.batch_size]
+    lengths = [item["num_units"] for item in batch]
+    filled = fill(lengths, units=share.micro_batch_units)
+    return [[batch[position] for position in positions] for positions in filled]
 
 
 def _time(seconds: float) -> str:

@@ -32,6 +32,7 @@ _STREAM_STATS = (
     "num_requests",
     "blocked_seconds",
     "num_skipped",
+    "padding",
 )
 
 
@@ -129,7 +130,10 @@ def _open_stream(
             batch_size=training.batch_size,
             epochs=round_.epochs,
         ),
-        share=RankShare.of_process(micro_batch_size=training.micro_batch_size),
+        share=RankShare.of_process(
+            micro_batch_size=training.micro_batch_size,
+            micro_batch_units=training.micro_batch_units,
+        ),
         settings=run.config.streaming,
         compact=compact,
         max_failed_share=run.config.scoring.max_failed_share,

@@ -73,6 +73,7 @@ def train(tmp_path: Path, corpus: Corpus, index: IndexFile) -> Callable[..., Fit
             **{
                 "batch_size": settings.batch_size,
                 "micro_batch_size": settings.micro_batch_size,
+                "micro_batch_units": settings.micro_batch_units,
                 **(stream or {}),
             },
         )
@@ -124,14 +125,17 @@ def by_hand(corpus: Corpus, index: IndexFile) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 8, 5, 1])
+@pytest.mark.parametrize(
+    "micro_batches",
+    [{}, *({"micro_batch_size": size} for size in (8, 5, 1)), {"micro_batch_units": 5}],
+)
 def test_any_micro_batch_size_gives_the_weights_of_a_plain_loop(
     train: Callable[..., FitResult],
     corpus: Corpus,
     index: IndexFile,
-    micro_batch_size: int | None,
+    micro_batches: dict[str, Any],
 ) -> None:
-    done = train(settings=replace(SGD, micro_batch_size=micro_batch_size))
+    done = train(settings=replace(SGD, **micro_batches))
     assert_close(weights_at(done.checkpoint), by_hand(corpus, index))
 
 

@@ -180,7 +180,7 @@ def test_micro_batches_group_samples_of_similar_length_within_a_step(
         return {step: sorted(rows) for step, rows in found.items()}
 
     grouped = list(round_.stream(micro_batch_size=4, epochs=3))
-    whole = list(round_.stream(epochs=3))
+    whole = list(round_.stream(micro_batch_size=14, epochs=3))
     assert by_step(grouped) == by_step(whole)
     for step in range(round_.stream(epochs=3).num_steps):
         parts = [batch for batch in grouped if int(batch["step"]) == step]
@@ -192,6 +192,18 @@ def test_micro_batches_group_samples_of_similar_length_within_a_step(
         for batches in (grouped, whole)
     ]
     assert padding[0] < padding[1] / 2
+
+
+def test_text_fills_micro_batches_to_the_default_number_of_tokens_with_little_padding(
+    round_: Round,
+) -> None:
+    stream = round_.stream(epochs=3)
+    batches = list(stream)
+    assert {int(batch["micro_batches"]) for batch in batches} != {1}
+    padding = sum(int((batch["attention_mask"] == 0).sum()) for batch in batches)
+    units = sum(batch["attention_mask"].numel() for batch in batches)
+    assert stream.stats.padding == pytest.approx(padding / units)
+    assert stream.stats.padding <= 0.05
 
 
 def test_observed_losses_belong_to_their_samples_in_any_micro_batch(

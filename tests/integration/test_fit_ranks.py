@@ -16,7 +16,7 @@ PLAIN = {
 }
 
 
-def request_for(folder: Path, name: str, *, micro_batch_size: int | None) -> FitRequest:
+def request_for(folder: Path, name: str, **micro_batches: int) -> FitRequest:
     return FitRequest(
         run=str(folder / "run"),
         index=str(folder / "index.parquet"),
@@ -24,7 +24,7 @@ def request_for(folder: Path, name: str, *, micro_batch_size: int | None) -> Fit
         model=PLAIN,
         training={
             "batch_size": 11,  # uneven shares, and a tail of 3 samples
-            "micro_batch_size": micro_batch_size,
+            **micro_batches,
             "torch_threads": 1,
             "save_steps": 3,
             # Adam and clipping forgive a loss of the wrong scale; this does not.
@@ -47,14 +47,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> FitRequest:
-    request = request_for(folder, "alone", micro_batch_size=None)
+    request = request_for(folder, "alone")
     assert launch(request) == 0
     return request
 
 
-@pytest.fixture(scope="module", params=[None, 2], ids=["one batch", "three micro-batches"])
+SEVERAL = {
+    "one batch": {},
+    "three micro-batches": {"micro_batch_size": 2},
+    # Of the shares of 6 and 5 images, one fills two micro-batches, the other one.
+    "a different number on each rank": {"micro_batch_units": 5},
+}
+
+
+@pytest.fixture(scope="module", params=SEVERAL)
 def together(folder: Path, request: pytest.FixtureRequest) -> FitRequest:
-    wanted = request_for(folder, f"two-{request.param}", micro_batch_size=request.param)
+    wanted = request_for(folder, f"two-{request.param}", **SEVERAL[request.param])
     assert launch(wanted, num_ranks=2) == 0
     return wanted
 
@@ -82,7 +90,7 @@ def test_both_ranks_together_train_on_every_sample_once_in_the_same_steps(
 
 
 def test_a_round_started_on_one_rank_resumes_on_two(folder: Path, alone: FitRequest) -> None:
-    request = request_for(folder, "one-then-two", micro_batch_size=None)
+    request = request_for(folder, "one-then-two")
     assert launch(replace(request, kill_after_step=4)) == -9
     assert launch(request, num_ranks=2) == 0
     assert_close_weights(alone, request)
@@ -95,7 +103,7 @@ def test_a_model_sharded_over_two_ranks_and_killed_gives_the_weights_of_one_rank
     """FSDP and its gradient checkpointing, as the Trainer's own arguments."""
 
     def with_adam(name: str, **arguments: Any) -> FitRequest:
-        request = request_for(folder, name, micro_batch_size=2)
+        request = request_for(folder, name, micro_batch_units=5)
         adam = {"learning_rate": 0.003, "arguments": {"optim": "adamw_torch", **arguments}}
         return replace(request, training=request.training | adam)
 

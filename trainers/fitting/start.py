@@ -12,8 +12,9 @@ from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Checkpoint
 from trainers.round_hooks import Steps
 from trainers.settings import TrainingSettings
+from trainers.streaming.rank_share import RankShare
 from trainers.streaming.stream import TeachingStream
-from trainers.task import Models
+from trainers.task import Models, Task
 
 # Files of the Trainer's state, each under one of its names: FSDP names the optimizer differently.
 _TRAINER_STATE = (("trainer_state.json",), ("optimizer.pt", "optimizer.bin"), ("scheduler.pt",))
@@ -92,8 +93,10 @@ def find_start(start: str | None, *, out: str, steps: Steps) -> Start:
     return Start(opened)
 
 
-def check_round(stream: TeachingStream, *, settings: TrainingSettings, steps: Steps) -> None:
-    """Check that stream, settings and steps belong together.
+def check_round(
+    stream: TeachingStream, *, task: Task, settings: TrainingSettings, steps: Steps
+) -> None:
+    """Check that stream, task, settings and steps belong together.
 
     Raises:
         InputError: they do not, or there is nothing to train on.
@@ -105,11 +108,15 @@ def check_round(stream: TeachingStream, *, settings: TrainingSettings, steps: St
             f"the stream's batch_size is {stream.order.batch_size}, the settings' "
             f"{settings.batch_size}: expected the same global batch size"
         )
-    if stream.share.micro_batch_size != settings.micro_batch_size:
-        raise InputError(
-            f"the stream's micro_batch_size is {stream.share.micro_batch_size}, the settings' "
-            f"{settings.micro_batch_size}: expected the same, the stream makes the micro-batches"
-        )
+    names = ("micro_batch_size", "micro_batch_units")
+    share = RankShare(**{name: getattr(settings, name) for name in names}).for_task(task)
+    for name in names:
+        of_stream, expected = getattr(stream.share, name), getattr(share, name)
+        if of_stream != expected:
+            raise InputError(
+                f"the stream's {name} is {of_stream}, the settings' {expected}: expected the same, "
+                "the stream makes the micro-batches"
+            )
     if steps.last > steps.total:
         raise InputError(
             f"steps {steps.first} to {steps.last} exceed the total of {steps.total} steps"

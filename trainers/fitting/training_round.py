@@ -61,7 +61,7 @@ def fit(
             diverged.
     """
     steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
-    check_round(stream, settings=settings, steps=steps)
+    check_round(stream, task=task, settings=settings, steps=steps)
     completion = Completion(task, models, settings, evaluation)
     published = checkpoints.open(out)
     if published is None:

@@ -5,12 +5,13 @@ Overrides the parts of the Trainer that make sharding, scale, random state or re
 
 import gc
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import save_fsdp_optimizer
+from accelerate.utils import DistributedType, save_fsdp_optimizer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     PrinterCallback,
@@ -24,6 +25,7 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
+from trainers.hf.step_counts import StepCounts
 from trainers.hf.training_arguments import training_arguments, use_kernels
 from trainers.observed_losses import ObservedLosses, to_frame, unusable_rows
 from trainers.round_hooks import Hooks, Steps
@@ -98,14 +100,19 @@ class _Learner(torch.nn.Module):
         model.activation_checkpointing_enable(**settings)
 
 
-class _Unsized(IterableDataset[Batch]):
-    """A stream without its length, by which the Trainer would cut its horizon into epochs."""
+class _StepsOf(IterableDataset[list[Batch]]):
+    """The micro-batches of a stream, in lists of those of one optimizer step."""
 
     def __init__(self, stream: TeachingStream) -> None:
         self._stream = stream
 
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._stream)
+    def __iter__(self) -> Iterator[list[Batch]]:
+        micro_batches: list[Batch] = []
+        for batch in self._stream:
+            micro_batches.append(batch)
+            if len(micro_batches) == int(batch["micro_batches"]):
+                yield micro_batches
+                micro_batches = []
 
 
 class _RoundTrainer(Trainer):
@@ -125,12 +132,12 @@ class _RoundTrainer(Trainer):
         work: Path,
         hooks: Hooks,
     ) -> None:
-        arguments = _arguments(settings, stream=stream, steps=steps, work=work)
+        arguments = _arguments(settings, steps=steps, work=work)
         _check_devices(stream, arguments)
         super().__init__(
             model=learner,
             args=arguments,
-            train_dataset=_Unsized(stream),
+            train_dataset=_StepsOf(stream),
             callbacks=[_RoundCallback(self, steps=steps, save_steps=settings.save_steps)],
         )
         if arguments.fsdp and not self.is_fsdp_enabled:
@@ -143,26 +150,45 @@ class _RoundTrainer(Trainer):
         self._steps, self._models, self._hooks = steps, models, hooks
         self._observed = ObservedLosses()
         self._observed_from = steps.first + stream.next_step
-        self._micro_batch = 0
+        self._step_counts = StepCounts(self.args.world_size)
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
+    def get_train_dataloader(self) -> DataLoader[list[Batch]]:
         # Without accelerator.prepare, which would shard the stream a second time.
-        return DataLoader(_Unsized(self._stream), batch_size=None, num_workers=0)
+        return DataLoader(_StepsOf(self._stream), batch_size=None, num_workers=0)
 
     def training_step(
-        self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        step = int(inputs["step"]) + self._steps.first
+        """Accumulate the gradients of a step's micro-batches, which differ in number."""
+        micro_batches: list[Batch] = inputs
+        step = int(micro_batches[0]["step"]) + self._steps.first
         if step != self.state.global_step:
             raise RuntimeError(
                 f"the stream is at step {step}, the Trainer at {self.state.global_step}: training "
                 "would not follow the stream's order (this is a bug; please report it)"
             )
-        # Seeded by counters, so that dropout is the same after a resume.
-        self._micro_batch = (self._micro_batch + 1) % self.args.gradient_accumulation_steps
-        counters = (step, self.args.process_index, self._micro_batch)
-        set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, *counters) % 2**32)
-        return super().training_step(model, inputs, num_items_in_batch)
+        micro_batches = self._step_counts.equalise(micro_batches)
+        losses = []
+        for number, batch in enumerate(micro_batches):
+            # Seeded by counters, so that dropout is the same after a resume.
+            counters = (step, self.args.process_index, number)
+            set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, *counters) % 2**32)
+            with self._synchronised(model, is_last=number == len(micro_batches) - 1):
+                losses.append(super().training_step(model, batch))
+        return torch.stack(losses).sum()
+
+    def _synchronised(
+        self, model: torch.nn.Module, *, is_last: bool
+    ) -> AbstractContextManager[None]:
+        """Exchange gradients between ranks in the last micro-batch of a step only, as the Trainer
+        does between its own.
+        """
+        self.accelerator.gradient_state._set_sync_gradients(is_last)  # noqa: SLF001
+        is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if is_last or is_deepspeed:
+            return nullcontext()
+        without: AbstractContextManager[None] = self.accelerator.no_sync(model)
+        return without
 
     def compute_loss(
         self,
@@ -259,13 +285,11 @@ class _RoundCallback(TrainerCallback):
         self._trainer.after_save()
 
 
-def _arguments(
-    settings: TrainingSettings, *, stream: TeachingStream, steps: Steps, work: Path
-) -> TrainingArguments:
+def _arguments(settings: TrainingSettings, *, steps: Steps, work: Path) -> TrainingArguments:
     loop_arguments: dict[str, Any] = {
         "output_dir": str(work),
         "max_steps": steps.total,
-        "gradient_accumulation_steps": stream.micro_batches_per_step,
+        "gradient_accumulation_steps": 1,  # a batch of the Trainer is a whole step
         "bf16": settings.dtype == "bfloat16",
         "seed": stream_key(steps.seed, Purpose.TRAIN_STEP) % 2**32,
         "save_strategy": "no",  # the callback decides

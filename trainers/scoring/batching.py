@@ -6,6 +6,7 @@ batch it was computed in.
 
 from collections.abc import Iterable, Iterator
 
+from trainers.filling import fill
 from trainers.settings import ScoringSettings
 from trainers.task import Item
 
@@ -26,16 +27,8 @@ def batches(
 def _split_window(
     window: list[tuple[int, Item]], settings: ScoringSettings
 ) -> Iterator[list[tuple[int, Item]]]:
-    longest_first = sorted(window, key=lambda entry: (-entry[1]["num_units"], entry[0]))
-    batch: list[tuple[int, Item]] = []
-    for entry in longest_first:
-        # The first is the longest; the others are padded to it.
-        padded_units = (len(batch) + 1) * (batch or [entry])[0][1]["num_units"]
-        if batch and (
-            padded_units > settings.batch_units or len(batch) == settings.max_batch_samples
-        ):
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch
+    window = sorted(window, key=lambda entry: entry[0])
+    lengths = [item["num_units"] for _, item in window]
+    filled = fill(lengths, units=settings.batch_units, max_samples=settings.max_batch_samples)
+    for positions in filled:
+        yield [window[position] for position in positions]

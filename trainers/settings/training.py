@@ -36,6 +36,8 @@ class TrainingSettings:
     Attributes:
         batch_size: samples per optimizer step, over all ranks.
         micro_batch_size: samples per forward pass of one rank; default: its whole share.
+        micro_batch_units: units (tokens) per forward pass of one rank, padding included, instead;
+            the default for text is 4096.
         learning_rate: peak of the schedule.
         weight_decay: of the optimizer; 0 turns it off.
         lr_scheduler: a schedule of transformers, over all rounds.
@@ -50,6 +52,7 @@ class TrainingSettings:
 
     batch_size: int = 256
     micro_batch_size: int | None = None
+    micro_batch_units: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     lr_scheduler: str = "cosine"
@@ -61,10 +64,12 @@ class TrainingSettings:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "micro_batch_size", "torch_threads"):
+        for name in ("batch_size", "micro_batch_size", "micro_batch_units", "torch_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_units is not None:
+            raise InputError("micro_batch_size and micro_batch_units: expected only one of them")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate is {self.learning_rate}: expected a positive number")
         for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps"):

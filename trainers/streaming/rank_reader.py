@@ -18,6 +18,7 @@ from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from catalogs.concurrency import ordered_map
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample, samples_of
+from trainers.filling import fill, padded
 from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.streaming.order import Order
@@ -29,7 +30,7 @@ from trainers.streaming.stats import StreamStats
 from trainers.streaming.turns import Turns
 from trainers.task import Batch, HasLength, Item, Task, draws, prepare_each
 
-# Samples that are tried as the stand-in for a micro-batch without a usable sample.
+# Samples that are tried as the stand-in for a part without a usable sample.
 _STAND_IN_ATTEMPTS = 100
 
 
@@ -44,12 +45,15 @@ class _Read:
 
 
 @dataclass(frozen=True, eq=False)
-class _MicroBatch:
-    """The samples of one micro-batch, not yet prepared."""
+class _Part:
+    """Samples that are prepared together: one of `num_parts` micro-batches of a step, or all of
+    them.
+    """
 
     step: int
     ids: Ids
     samples: list[Sample]
+    num_parts: int
 
 
 class RankReader:
@@ -82,14 +86,15 @@ class RankReader:
         timeout_seconds = self._settings.timeout_seconds
         prepared = ordered_map(
             self._prepare,
-            self._micro_batches(start_step),
+            self._parts(start_step),
             num_threads=self._settings.num_prepare_threads,
             budget=self._settings.read_ahead_bytes,
             cost=self._bytes_when_prepared,
             timeout_seconds=timeout_seconds,
         )
         try:
-            yield from prepared
+            for micro_batches in prepared:
+                yield from micro_batches
         except TimeoutError as error:
             raise StorageError(
                 f"rank {self._share.rank} of {self._share.world_size} waited {timeout_seconds:g} s "
@@ -142,56 +147,74 @@ class RankReader:
         self._stats.count_selected(reading.bytes_selected)
         return ids, reading.values
 
-    def _micro_batches(self, start_step: int) -> Iterator[_MicroBatch]:
-        """Yield the samples of each micro-batch, taken from what was read."""
+    def _parts(self, start_step: int) -> Iterator[_Part]:
+        """Yield the samples of each part of a step, taken from what was read."""
         columns = self._read_ahead(start_step)
         buffer = SampleBuffer(columns)
         with closing(columns):
             for step, ids in self._order.steps(start_step):
-                micro_batches = self._share.of_batch(ids, batch_size=self._order.batch_size)
-                if isinstance(self._task, HasLength) and len(micro_batches) > 1:
-                    samples = buffer.take(np.concatenate(micro_batches))
-                    yield from _by_length(step, micro_batches, samples, task=self._task)
+                parts = self._share.of_batch(ids, batch_size=self._order.batch_size)
+                if isinstance(self._task, HasLength) and len(parts) > 1:
+                    samples = buffer.take(np.concatenate(parts))
+                    yield from _by_length(step, parts, samples, task=self._task)
                 else:
-                    for part in micro_batches:
-                        yield _MicroBatch(step, part, buffer.take(part))
+                    for part in parts:
+                        yield _Part(step, part, buffer.take(part), len(parts))
 
-    def _bytes_when_prepared(self, micro_batch: _MicroBatch) -> int:
+    def _bytes_when_prepared(self, part: _Part) -> int:
         if self._prepared_bytes is None:
-            return max(len(micro_batch.ids), 1) * self._settings.read_ahead_bytes
-        return max(len(micro_batch.ids), 1) * self._prepared_bytes
+            return max(len(part.ids), 1) * self._settings.read_ahead_bytes
+        return max(len(part.ids), 1) * self._prepared_bytes
 
-    def _prepare(self, micro_batch: _MicroBatch) -> Batch:
+    def _prepare(self, part: _Part) -> list[Batch]:
         """Prepare and collate; samples that cannot be used are left out and counted."""
-        step = micro_batch.step
-        with self._turns.turn(len(micro_batch.ids)):
-            ids, items = self._usable(micro_batch)
+        step = part.step
+        with self._turns.turn(len(part.ids)):
+            ids, items = self._usable(part)
         weights = self._order.selected.weights.of(ids)
         if not items:
-            # Every rank must take part in every micro-batch: the others wait for its gradients.
+            # Every rank must take part in every step: the others wait for its gradients.
             stand_in, item = self._stand_in(step)
             items, ids, weights = [item], np.array([stand_in]), np.zeros(1, np.float32)
-        bookkeeping = self._bookkeeping(ids, weights, step=step)
-        num_usable = int(np.count_nonzero(weights))
         if self._task is None:
-            self._stats.count(num_usable, truncated=0)
+            self._stats.count(len(items), truncated=0)
             self._prepared_bytes = SAMPLE_OVERHEAD_BYTES + sum(map(_num_bytes, items)) // len(ids)
-            return _raw_columns(items, reserved=bookkeeping) | bookkeeping
-        batch = {**self._task.collate(items), **bookkeeping}
-        truncated = int(batch["truncated"].sum()) if "truncated" in batch else 0
-        self._stats.count(num_usable, truncated=truncated)
-        num_bytes = sum(tensor.nbytes for tensor in batch.values())
+            bookkeeping = self._bookkeeping(ids, weights, step=step, number=part.num_parts)
+            return [_raw_columns(items, reserved=bookkeeping) | bookkeeping]
+        positions = self._positions(items)
+        number = part.num_parts * len(positions)
+        batches = []
+        for chosen in positions:
+            batch = dict(self._task.collate([items[k] for k in chosen]))
+            batch |= self._bookkeeping(ids[chosen], weights[chosen], step=step, number=number)
+            batches.append(self._finished(batch))
+        num_bytes = sum(tensor.nbytes for batch in batches for tensor in batch.values())
         self._prepared_bytes = max(num_bytes // len(ids), 1)
+        return batches
+
+    def _positions(self, items: Sequence[Item]) -> list[list[int]]:
+        """Return the positions in `items` of each micro-batch, and count its units."""
+        units, lengths = self._share.micro_batch_units, [item["num_units"] for item in items]
+        positions = [list(range(len(items)))] if units is None else fill(lengths, units=units)
+        for chosen in positions:
+            of_batch = [lengths[k] for k in chosen]
+            self._stats.count_units(sum(of_batch), padded=padded(of_batch))
+        return positions
+
+    def _finished(self, batch: Batch) -> Batch:
+        """Count the samples of a batch, and pin it where it will be copied to a GPU."""
+        truncated = int(batch["truncated"].sum()) if "truncated" in batch else 0
+        self._stats.count(int(torch.count_nonzero(batch["weight"])), truncated=truncated)
         if torch.cuda.is_available():
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch
 
-    def _usable(self, micro_batch: _MicroBatch) -> tuple[Ids, list[Item]]:
+    def _usable(self, part: _Part) -> tuple[Ids, list[Item]]:
         """Return the ids and prepared items of the samples that can be used."""
-        ids, items = micro_batch.ids, list[Item]()
+        ids, items = part.ids, list[Item]()
         unusable: list[int] = []
-        generators = self._generators(ids, step=micro_batch.step)
-        prepared = self._prepare_each(micro_batch.samples, generators)
+        generators = self._generators(ids, step=part.step)
+        prepared = self._prepare_each(part.samples, generators)
         for position, item in enumerate(prepared):
             if isinstance(item, SampleError):
                 unusable.append(position)
@@ -219,7 +242,9 @@ class RankReader:
             return iter(samples)
         return prepare_each(self._task, samples, generators)
 
-    def _bookkeeping(self, ids: Ids, weights: npt.NDArray[np.float32], *, step: int) -> Batch:
+    def _bookkeeping(
+        self, ids: Ids, weights: npt.NDArray[np.float32], *, step: int, number: int
+    ) -> Batch:
         selected = self._order.selected
         return {
             "shard_id": torch.from_numpy(selected.shards_of(ids).astype(np.int64)),
@@ -228,6 +253,7 @@ class RankReader:
             # Constant: dividing by each batch's sum of weights would bias 1/probability weights.
             "denominator": torch.tensor(float(self._order.batch_size)),
             "step": torch.tensor(step),
+            "micro_batches": torch.tensor(number),
         }
 
     def _stand_in(self, step: int) -> tuple[int, Item]:
@@ -268,15 +294,16 @@ def _num_bytes(sample: Sample) -> int:
 
 
 def _by_length(
-    step: int, micro_batches: list[Ids], samples: list[Sample], *, task: HasLength
-) -> Iterator[_MicroBatch]:
-    """Yield micro-batches of the same sizes, longest samples first: less padding.
+    step: int, parts: list[Ids], samples: list[Sample], *, task: HasLength
+) -> Iterator[_Part]:
+    """Yield parts of the same sizes, longest samples first: less padding.
 
     The step's loss is a sum over all of its micro-batches, so that the update stays the same.
     """
     lengths = [task.length(sample) for sample in samples]
     longest_first = np.argsort(np.negative(lengths), kind="stable")
-    ids = np.concatenate(micro_batches)
-    ends = np.cumsum([len(micro_batch) for micro_batch in micro_batches])
+    ids = np.concatenate(parts)
+    ends = np.cumsum([len(part) for part in parts])
     for positions in np.split(longest_first, ends[:-1]):
-        yield _MicroBatch(step, ids[positions], [samples[k] for k in positions.tolist()])
+        chosen = [samples[k] for k in positions.tolist()]
+        yield _Part(step, ids[positions], chosen, len(parts))

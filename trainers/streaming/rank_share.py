@@ -1,7 +1,7 @@
 """The share of one rank in every global batch, and its micro-batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,10 @@ from attent_select.errors import InputError
 from trainers import ranks
 from trainers.streaming.index_rows import Ids
 from trainers.streaming.order import Order
+from trainers.task import HasCountedUnits, Task
+
+# Units (tokens) of a micro-batch for tasks with samples of different length.
+DEFAULT_MICRO_BATCH_UNITS = 4096
 
 
 @dataclass(frozen=True)
@@ -19,27 +23,45 @@ class RankShare:
         rank: of this process, 0 to `world_size` - 1.
         world_size: number of ranks.
         micro_batch_size: most samples of one forward pass; default: the rank's whole share.
+        micro_batch_units: most units (tokens) of one forward pass, padding included, instead: then
+            the number of micro-batches differs from step to step and from rank to rank.
     """
 
     rank: int = 0
     world_size: int = 1
     micro_batch_size: int | None = None
+    micro_batch_units: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             raise InputError(
                 f"rank {self.rank} of {self.world_size}: expected 0 <= rank < world_size"
             )
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise InputError(f"micro_batch_size is {self.micro_batch_size}: expected at least 1")
+        for name in ("micro_batch_size", "micro_batch_units"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_units is not None:
+            raise InputError("micro_batch_size and micro_batch_units: expected only one of them")
 
     @classmethod
-    def of_process(cls, *, micro_batch_size: int | None = None) -> "RankShare":
+    def of_process(
+        cls, *, micro_batch_size: int | None = None, micro_batch_units: int | None = None
+    ) -> "RankShare":
         """Return the share of this process, as its launcher (torchrun) numbers it."""
-        return cls(ranks.rank(), ranks.world_size(), micro_batch_size)
+        return cls(ranks.rank(), ranks.world_size(), micro_batch_size, micro_batch_units)
+
+    def for_task(self, task: Task | None) -> "RankShare":
+        """Return the share with the default of a task whose samples differ in length."""
+        has_limit = self.micro_batch_size is not None or self.micro_batch_units is not None
+        if has_limit or not isinstance(task, HasCountedUnits):
+            return self
+        return replace(self, micro_batch_units=DEFAULT_MICRO_BATCH_UNITS)
 
     def num_micro_batches(self, batch_size: int) -> int:
-        """Return the micro-batches of a step: the same number on every rank and in every step."""
+        """Return the parts that `of_batch` makes: the same number on every rank and in every step.
+
+        With `micro_batch_units` it is one, which is divided once its samples are prepared.
+        """
         size = -(-batch_size // self.world_size)
         return -(-size // min(self.micro_batch_size or size, size))
 

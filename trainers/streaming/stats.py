@@ -23,6 +23,8 @@ class StreamStats:
         num_samples: samples handed out.
         num_skipped: samples that could not be used.
         num_truncated: samples that the task cut to its limit.
+        num_units: units (tokens) of the samples handed out, whether they count in a loss or not.
+        num_padded_units: the same with the padding of their micro-batches.
         bytes_selected: extent of the samples that were read in their shards.
         padded, dropped: missing samples of the last global batches, and samples left out with them.
         blocked_seconds: time that the consumer waited for batches.
@@ -38,6 +40,8 @@ class StreamStats:
     num_samples: int = 0
     num_skipped: int = 0
     num_truncated: int = 0
+    num_units: int = 0
+    num_padded_units: int = 0
     bytes_selected: int = 0
     padded: int = 0
     dropped: int = 0
@@ -64,6 +68,11 @@ class StreamStats:
     def read_amplification(self) -> float:
         return self.bytes_read / self.bytes_selected if self.bytes_selected else 0.0
 
+    @property
+    def padding(self) -> float:
+        """Share of the units in micro-batches that are padding."""
+        return 1 - self.num_units / self.num_padded_units if self.num_padded_units else 0.0
+
     def count_selected(self, num_bytes: int) -> None:
         """Count the bytes of samples that were read, in their shards."""
         with self._lock:
@@ -74,6 +83,12 @@ class StreamStats:
         with self._lock:
             self.num_samples += num_samples
             self.num_truncated += truncated
+
+    def count_units(self, num_units: int, *, padded: int) -> None:
+        """Count the units of a micro-batch, without and with padding."""
+        with self._lock:
+            self.num_units += num_units
+            self.num_padded_units += padded
 
     def skip(self, shard_id: int, *, row: int, error: SampleError) -> None:
         """Count a sample that cannot be used.

@@ -37,11 +37,13 @@ class TeachingStream(IterableDataset[Batch]):
         weight         float32[batch]   from the index; 0 for a stand-in that must not count
         denominator    float32 scalar   the global batch size: the step's loss is Σ weight·loss / it
         step           int64 scalar     optimizer step since the start of this stream
+        micro_batches  int64 scalar     micro-batches of this rank in this step
     Without a task it holds the values of every column instead, a list each: a column with the name
     of a tensor above is called `<name>_column`.
 
     An iteration is one pass of `epochs` epochs; the next iteration continues with the next epochs,
-    in other orders. `len(stream)` is the number of batches in a pass.
+    in other orders. `len(stream)` is the number of batches in a pass, except with
+    `micro_batch_units`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TeachingStream(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         micro_batch_size: int | None = None,
+        micro_batch_units: int | None = None,
         order: OrderSettings | None = None,
         share: RankShare | None = None,
         settings: StreamingSettings | None = None,
@@ -75,8 +78,10 @@ class TeachingStream(IterableDataset[Batch]):
             rank: of this process, 0 to `world_size` - 1.
             world_size: number of ranks.
             micro_batch_size: most samples of one forward pass; default: the rank's whole share.
+            micro_batch_units: most units of one forward pass, instead; the default for a task
+                with samples of different length.
             order: seed, batch size, epochs and tail in one value.
-            share: rank, world size and micro-batch size in one value.
+            share: rank, world size and micro-batch size or units in one value.
             settings: shuffle, reading, threads, cache.
             start_step: where to begin.
             compact: the selected rows alone, in their order, read instead of `corpus`; the order
@@ -87,7 +92,8 @@ class TeachingStream(IterableDataset[Batch]):
             InputError: neither `batch_size` nor `order` is given, or a value is out of range.
         """
         settings = settings or StreamingSettings()
-        self.share = share or RankShare(rank, world_size, micro_batch_size)
+        share = share or RankShare(rank, world_size, micro_batch_size, micro_batch_units)
+        self.share = share.for_task(task)
         order = order or _order_settings(batch_size, seed=seed, epochs=epochs)
         self.order = Order(Selected.of_index(index, corpus), order, settings)
         padded, dropped = self.order.num_padded, self.order.num_dropped
@@ -130,7 +136,13 @@ class TeachingStream(IterableDataset[Batch]):
         return self.order.num_steps
 
     def __len__(self) -> int:
-        """Return the number of micro-batches of this rank in a pass."""
+        """Return the number of micro-batches of this rank in a pass.
+
+        Raises:
+            TypeError: with `micro_batch_units` it is not known.
+        """
+        if self.share.micro_batch_units is not None:
+            raise TypeError("a stream with micro_batch_units has no length")  # as `list` expects
         return self.num_steps * self.micro_batches_per_step
 
     @property
@@ -140,7 +152,16 @@ class TeachingStream(IterableDataset[Batch]):
 
     @property
     def micro_batches_per_step(self) -> int:
-        """Micro-batches of this rank in every optimizer step."""
+        """Micro-batches of this rank in every optimizer step.
+
+        Raises:
+            InputError: with `micro_batch_units` the number differs from step to step.
+        """
+        if self.share.micro_batch_units is not None:
+            raise InputError(
+                "the number of micro-batches differs from step to step: read `micro_batches` of "
+                "each batch, or give micro_batch_size"
+            )
         return self.share.num_micro_batches(self.order.batch_size)
 
     @property
@@ -163,9 +184,9 @@ class TeachingStream(IterableDataset[Batch]):
         with closing(self._reader.batches(self._next_step, self._num_passes + 1)) as batches:
             while (batch := self._take(batches, started=started)) is not None:
                 num_taken += 1
-                if num_taken % self.micro_batches_per_step == 0:
+                if num_taken == int(batch["micro_batches"]):
                     # Before the yield: a plain loop saves its state in its body.
-                    self._next_step = int(batch["step"]) + 1
+                    self._next_step, num_taken = int(batch["step"]) + 1, 0
                 yield batch
         self._num_passes += 1
 

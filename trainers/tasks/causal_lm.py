@@ -26,6 +26,7 @@ from trainers.scoring.evaluation import TokenSums, eval_mode
 from trainers.scoring.functional_gradient import rms_over_units
 from trainers.scoring.generation import count_matches
 from trainers.scoring.token_loss import (
+    IGNORED,
     mean_over_tokens,
     token_gradients,
     token_logits,
@@ -185,6 +186,10 @@ class CausalLm:
         and `truncated` bool[batch].
         """
         return texts.pad(items, padding=texts.padding_of(self._tokenizer, path=self._path))
+
+    def counted_units(self, batch: Batch) -> torch.Tensor:
+        """Return the number of counted tokens int64[batch]."""
+        return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch

@@ -160,6 +160,10 @@ class ImageText:
                 ) from error
         return batch
 
+    def counted_units(self, batch: Batch) -> torch.Tensor:
+        """Return the number of counted tokens int64[batch]."""
+        return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
+
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:

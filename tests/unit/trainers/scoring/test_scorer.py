@@ -109,7 +109,7 @@ def test_batches_keep_their_limits_and_every_row_is_scored_once(
 def test_samples_are_batched_longest_first_within_a_window() -> None:
     values = [(1.0, 2), (2.0, 5), (3.0, 1), (4.0, 5), (5.0, 3), (6.0, 1)]
     _, task, _ = score(values, batch_units=10, window_samples=4)
-    assert task.batches == [[2.0, 4.0], [1.0, 3.0], [5.0, 6.0]]
+    assert task.batches == [[2.0, 4.0], [1.0], [3.0], [5.0], [6.0]]
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_and_noted() -> None:
