@@ -24,9 +24,11 @@ def describe_round(round_: Mapping[str, Any]) -> str:
     """
     names = ["train_loss", *(name for name in _SHOWN_METRICS if name in round_)]
     metrics = ", ".join(f"{name} {round_[name]:.4f}" for name in names)
+    seen = round_.get("units_seen", 0)
+    units = f" ({seen:,.0f} units)" if seen > round_["samples_seen"] else ""
     line = (
         f"round {round_['round']} ({round_['phase']}, {round_['ratio']:.0%}): "
-        f"{round_['samples_seen']:,} samples, {metrics}, {round_['seconds']['total']:.1f} s"
+        f"{round_['samples_seen']:,} samples{units}, {metrics}, {round_['seconds']['total']:.1f} s"
     )
     unusable = round_.get("unusable", {})
     return "\n".join(

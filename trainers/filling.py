@@ -9,32 +9,46 @@ from collections.abc import Sequence
 MAX_PADDING = 0.05
 
 
-def padded(lengths: Sequence[int]) -> int:
-    """Return the units of a batch, padding included."""
-    return len(lengths) * max(lengths, default=0)
+def cost(lengths: Sequence[int], *, is_packed: bool) -> int:
+    """Return the units of a batch: with its padding, unless its samples are packed."""
+    return sum(lengths) if is_packed else len(lengths) * max(lengths, default=0)
 
 
-def fill(lengths: Sequence[int], *, units: int, max_samples: int | None = None) -> list[list[int]]:
-    """Return the positions in `lengths` of each batch's samples.
+def fill(
+    lengths: Sequence[int], *, units: int, max_samples: int | None = None, is_packed: bool = False
+) -> list[list[int]]:
+    """Return the positions in `lengths` of each batch's samples, longest first.
 
-    A batch costs its number of samples times its longest one, because the others are padded to it:
-    at most `units`, unless a single sample is longer. Padding is at most `MAX_PADDING` of the
-    cost of all batches. Samples of equal length stay in order.
+    A batch costs at most `units`, unless a single sample is longer. Where samples are padded,
+    padding is at most `MAX_PADDING` of the cost of all batches. Samples of equal length stay in
+    order.
     """
     longest_first = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    batches: list[list[int]] = []
-    longest, cost, padding = 0, 0, 0
-    for position in longest_first:
-        added = longest - lengths[position]
+    in_order = [lengths[position] for position in longest_first]
+    slices = fill_in_order(in_order, units=units, max_samples=max_samples, is_packed=is_packed)
+    return [longest_first[part] for part in slices]
+
+
+def fill_in_order(
+    lengths: Sequence[int], *, units: int, max_samples: int | None = None, is_packed: bool = False
+) -> list[slice]:
+    """Divide samples into batches as `fill` does, in the order that they have."""
+    slices: list[slice] = []
+    first, longest, num_units = 0, 0, 0
+    # Of all samples so far, and of those in finished batches.
+    total, finished_cost = 0, 0
+    for position, length in enumerate(lengths):
+        number = position - first + 1
+        longest, num_units, total = max(longest, length), num_units + length, total + length
+        batch_cost = num_units if is_packed else number * longest
+        all_cost = finished_cost + batch_cost
         fits = (
-            batches
-            and (len(batches[-1]) + 1) * longest <= units
-            and len(batches[-1]) != max_samples
-            and padding + added <= MAX_PADDING * (cost + longest)
+            batch_cost <= units
+            and number <= (max_samples or number)
+            and all_cost - total <= MAX_PADDING * all_cost
         )
-        if not fits:
-            batches.append([])
-            longest, added = lengths[position], 0
-        batches[-1].append(position)
-        cost, padding = cost + longest, padding + added
-    return batches
+        if number > 1 and not fits:
+            slices.append(slice(first, position))
+            finished_cost += cost(lengths[first:position], is_packed=is_packed)
+            first, longest, num_units = position, length, length
+    return [*slices, slice(first, len(lengths))] if lengths else []

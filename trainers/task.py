@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from attent_select.errors import SampleError
+from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
@@ -58,6 +58,8 @@ class Task(Protocol):
     A task may also have
         check()   raises `InputError` for settings with which `prepare` would fail for every sample
                   (a missing tokenizer); called before a run starts
+        check_model(model)  tries a model on its device, before it is trained
+        packing   whether samples are computed side by side: batches are then filled without padding
         draws     whether `prepare` uses its generator; False avoids seeding it for every sample
     """
 
@@ -95,6 +97,11 @@ class Task(Protocol):
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return metrics over held-out batches, in eval mode; `eval_loss` is always among them."""
         ...
+
+
+def packs(task: Task | None) -> bool:
+    """Whether the task's samples are computed side by side, without padding."""
+    return bool(getattr(task, "packing", False))
 
 
 def draws(task: Task) -> bool:
@@ -144,6 +151,20 @@ class HasCountedUnits(Protocol):
     def counted_units(self, batch: Batch) -> torch.Tensor:
         """Return the `num_units` of `per_sample_loss`, int64[batch], without the model."""
         ...
+
+
+def averages_tokens(task: Task, average: str | None) -> bool:
+    """Whether a step's loss is the mean over counted units (`training.average`), not over samples.
+
+    Raises:
+        InputError: it should be, and the task does not count its units.
+    """
+    can_count = isinstance(task, HasCountedUnits)
+    if average == "tokens" and not can_count:
+        raise InputError(
+            f"average is tokens: the task {type(task).__name__} has no tokens; set it to samples"
+        )
+    return can_count and average != "samples"
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     """
     from trainers.hf.training_arguments import check_training_arguments
     from trainers.scoring.scorer import check_gradient
+    from trainers.task import averages_tokens
 
     problems = [*_corpus_problems(config), *_annotation_problems(config)]
     yield from problems
@@ -41,6 +42,8 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     if config.scoring.functional_gradient:
         yield from _problem("", lambda: check_gradient(config.task.task))
     yield from _problem("training.", lambda: check_training_arguments(config.training))
+    task, training = config.task.task, config.training
+    yield from _problem("training.", lambda: averages_tokens(task, training.average))
     if not problems:  # else the columns are unknown
         yield from _selection_problems(config)
 

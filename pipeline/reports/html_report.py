@@ -177,8 +177,15 @@ def _qualities(table: pl.DataFrame) -> list[str]:
 
 def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
     qualities = _qualities(pl.concat(list(tables.values()), how="diagonal"))
-    titles = ["", "rounds", "samples seen", *(f"{stage} s" for stage in _COSTS), "total s"]
-    titles += ["evaluate s", "waiting for data"]
+    titles = [
+        "",
+        "rounds",
+        "samples seen",
+        "units seen",
+        *(f"{stage} s" for stage in _COSTS),
+        "total s",
+    ]
+    titles += ["evaluate s", "waiting for data", "units/s", "padding"]
     titles += [name.replace("_", " ") for name in qualities]
     rows = []
     for name, table in tables.items():
@@ -186,12 +193,30 @@ def _summary(tables: Mapping[str, pl.DataFrame]) -> str:
             table[f"{stage}_seconds"].sum() if f"{stage}_seconds" in table.columns else 0.0
             for stage in _STAGES
         )
-        cells = [name, f"{len(table)}", f"{table['samples_seen'].sum():,.0f}"]
+        cells = [name, f"{len(table)}", f"{table['samples_seen'].sum():,.0f}", _units(table)]
         cells += [f"{value:.1f}" for value in (*costs, sum(costs), evaluation)]
-        cells += [_waiting(table)]
+        cells += [_waiting(table), _units_per_second(table), _padding(table)]
         cells += [f"{table[q][-1]:.4f}" if q in table.columns else "" for q in qualities]
         rows.append(cells)
     return html_parts.table(titles, rows)
+
+
+def _units(table: pl.DataFrame) -> str:
+    return f"{table['units_seen'].sum():,.0f}" if "units_seen" in table.columns else ""
+
+
+def _units_per_second(table: pl.DataFrame) -> str:
+    """Return the counted units (tokens) per second of training."""
+    if not {"units_seen", "train_seconds"} <= set(table.columns):
+        return ""
+    seconds = float(table["train_seconds"].sum())
+    return f"{float(table['units_seen'].sum()) / seconds:,.0f}" if seconds else ""
+
+
+def _padding(table: pl.DataFrame) -> str:
+    """Return the mean share of padding in the micro-batches, without resumed rounds."""
+    shares = table["padding"].drop_nulls().to_list() if "padding" in table.columns else []
+    return f"{sum(shares) / len(shares):.1%}" if shares else ""
 
 
 def _waiting(table: pl.DataFrame) -> str:

@@ -85,6 +85,8 @@ def _train(
         "ratio": round_.ratio,
         "num_samples": index.num_samples,
         "samples_seen": result.samples_seen,
+        "units_seen": result.units_seen,
+        "units_per_second": result.units_seen / result.seconds if result.seconds else None,
         "num_steps": result.num_steps,
         "train_loss": result.train_loss,
         **earlier,

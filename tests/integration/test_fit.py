@@ -72,8 +72,8 @@ def train(tmp_path: Path, corpus: Corpus, index: IndexFile) -> Callable[..., Fit
             seed=5,
             **{
                 "batch_size": settings.batch_size,
-                "micro_batch_size": settings.micro_batch_size,
                 "micro_batch_units": settings.micro_batch_units,
+                "micro_batch_size": settings.micro_batch_size,
                 **(stream or {}),
             },
         )
@@ -125,17 +125,14 @@ def by_hand(corpus: Corpus, index: IndexFile) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-@pytest.mark.parametrize(
-    "micro_batches",
-    [{}, *({"micro_batch_size": size} for size in (8, 5, 1)), {"micro_batch_units": 5}],
-)
+@pytest.mark.parametrize("limit", [("size", None), ("size", 8), ("size", 1), ("units", 5)])
 def test_any_micro_batch_size_gives_the_weights_of_a_plain_loop(
     train: Callable[..., FitResult],
     corpus: Corpus,
     index: IndexFile,
-    micro_batches: dict[str, Any],
+    limit: tuple[str, int | None],
 ) -> None:
-    done = train(settings=replace(SGD, **micro_batches))
+    done = train(settings=replace(SGD, **{f"micro_batch_{limit[0]}": limit[1]}))
     assert_close(weights_at(done.checkpoint), by_hand(corpus, index))
 
 
@@ -545,9 +542,7 @@ def reported_steps(folder: Path, *, tag: str) -> list[int]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in it")
-def test_fp16_on_a_cpu_is_refused(
-    train: Callable[..., FitResult],
-) -> None:
+def test_fp16_on_a_cpu_is_refused(train: Callable[..., FitResult]) -> None:
     with pytest.raises(InputError, match=r"fp16 is for GPUs.*training\.dtype to bfloat16"):
         train(settings=replace(SGD, arguments={"optim": "sgd", "fp16": True}))
 

@@ -32,7 +32,7 @@ class Setting:
             folder / "index.parquet", self.corpus, weights=0.5 + pl.col("row") % 3
         )
 
-    def request(self, name: str, **training: Any) -> FitRequest:
+    def request(self, name: str, *, packing: bool = False, **training: Any) -> FitRequest:
         settings: dict[str, Any] = {
             "batch_size": BATCH_SIZE,  # uneven shares, and a tail of 3 samples
             "torch_threads": 1,
@@ -55,21 +55,25 @@ class Setting:
                 "prompt": "prompt",
                 "response": "response",
                 "max_length": 96,
+                "packing": packing,
             },
         )
 
-    def by_hand(self) -> Weights:
+    def by_hand(self, average: str) -> Weights:
         """The same round as a plain loop: each sample alone, without padding or micro-batches."""
         corpus = Corpus.open(str(self.folder / "run"))
         index = IndexFile.open(str(self.folder / "index.parquet"), corpus=corpus)
         model = self.case.task.models(self.case.model_settings).build(7).train()
         order = stream_of(index, corpus, None, seed=5, epochs=2, batch_size=BATCH_SIZE)
         for batch in order:
-            losses = [
-                self._loss(model, *where)
-                for where in zip(batch["shard_id"].tolist(), batch["row"].tolist(), strict=True)
-            ]
-            loss = (torch.stack(losses) * batch["weight"]).sum() / BATCH_SIZE
+            where = zip(batch["shard_id"].tolist(), batch["row"].tolist(), strict=True)
+            nats = [self._nats(model, shard_id, row) for shard_id, row in where]
+            if average == "tokens":
+                sums = torch.stack([each.sum() for each in nats])
+                loss = (sums * batch["weight"]).sum() / sum(map(len, nats))
+            else:
+                means = torch.stack([each.mean() for each in nats])
+                loss = (means * batch["weight"]).sum() / BATCH_SIZE
             model.zero_grad()
             loss.backward()
             with torch.no_grad():
@@ -77,12 +81,14 @@ class Setting:
                     parameter.sub_(RATE * parameter.grad)
         return dict(model.state_dict())
 
-    def _loss(self, model: Any, shard_id: int, row: int) -> torch.Tensor:
+    def _nats(self, model: Any, shard_id: int, row: int) -> torch.Tensor:
+        """Return the losses of the counted tokens of one sample."""
         task = self.case.task
         (sample,) = self.corpus.read(shard_id, rows=[row], columns=task.columns).samples
         item = task.prepare(sample, generator=None)
+        labels = torch.tensor(item["labels"][1:])
         logits = model(input_ids=torch.tensor([item["input_ids"]])).logits[0, :-1]
-        return functional.cross_entropy(logits, torch.tensor(item["labels"][1:]))
+        return functional.cross_entropy(logits[labels >= 0], labels[labels >= 0], reduction="none")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +97,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def by_hand(setting: Setting) -> Weights:
-    return setting.by_hand()
+def by_hand(setting: Setting) -> dict[str, Weights]:
+    return {average: setting.by_hand(average) for average in ("tokens", "samples")}
 
 
 def assert_close(request: FitRequest, expected: Weights) -> None:
@@ -102,25 +108,39 @@ def assert_close(request: FitRequest, expected: Weights) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "num_ranks"),
-    [({}, 1), ({"micro_batch_units": 1}, 1), ({"micro_batch_units": 90}, 2)],
+    ("training", "num_ranks"),
+    [
+        ({}, 1),
+        ({"micro_batch_units": 1, "average": "samples"}, 1),
+        ({"micro_batch_units": 90}, 2),
+        ({"micro_batch_size": 2, "average": "samples"}, 2),
+        ({"packing": True}, 1),
+        ({"packing": True, "micro_batch_units": 120}, 2),
+    ],
 )
-def test_any_micro_batches_give_the_weights_of_a_plain_loop(
-    setting: Setting, by_hand: Weights, limits: dict[str, int], num_ranks: int
+def test_any_micro_batches_give_the_weights_of_a_plain_loop_with_the_same_average(
+    setting: Setting, by_hand: dict[str, Weights], training: dict[str, Any], num_ranks: int
 ) -> None:
-    request = setting.request(f"{limits}-{num_ranks}", **limits)
+    request = setting.request(f"{training}-{num_ranks}", **training)
     assert launch(request, num_ranks=num_ranks) == 0
-    assert_close(request, by_hand)
+    average = training.get("average", "tokens")
+    assert_close(request, by_hand[average])
     seen = observed(request)
     assert len(seen) == 2 * setting.corpus.num_samples
-    assert result(request)["samples_seen"] == len(seen)
+    done = result(request)
+    assert done["samples_seen"] == len(seen)
+    assert done["units_seen"] == seen["num_units"].sum()
+    amounts = seen["num_units"] if average == "tokens" else seen["num_units"].clip(1, 1)
+    weighted = (seen["loss"] * (0.5 + seen["row"] % 3) * amounts).sum() / amounts.sum()
+    assert done["train_loss"] == pytest.approx(weighted, rel=1e-5)
 
 
 def test_a_round_killed_on_one_rank_resumes_on_two_with_other_micro_batches(
-    setting: Setting, by_hand: Weights
+    setting: Setting, by_hand: dict[str, Weights]
 ) -> None:
     request = setting.request("killed", micro_batch_units=60)
     assert launch(replace(request, kill_after_step=3)) == -9
     other = request.training | {"micro_batch_units": 200}
     assert launch(replace(request, training=other), num_ranks=2) == 0
-    assert_close(request, by_hand)
+    assert_close(request, by_hand["tokens"])
+    assert result(request)["units_seen"] == 2 * 3 * sum(setting.case.num_units)

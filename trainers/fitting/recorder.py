@@ -12,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from attent_select.errors import InputError
-from attent_select.schema import LOSS, OBSERVED_LOSSES, WEIGHT
+from attent_select.schema import LOSS, NUM_UNITS, OBSERVED_LOSSES, WEIGHT
 from catalogs.layout import join
 from trainers import checkpoint as checkpoints
 from trainers import ranks
@@ -37,6 +37,7 @@ class Progress:
 
     loss_sum: float = 0.0
     samples_seen: int = 0
+    units_seen: int = 0
     seconds: float = 0.0
 
 
@@ -53,10 +54,11 @@ class RoundRecorder:
         out: str,
         progress: Progress,
         callbacks: Callbacks,
+        averages_tokens: bool,
     ) -> None:
         self._model, self._models, self._stream = model, models, stream
         self._steps, self._out, self._callbacks = steps, out, callbacks
-        self._progress = progress
+        self._progress, self._averages_tokens = progress, averages_tokens
         self._final_folder: Path | None = None
         self._last_time = time.perf_counter()
 
@@ -69,9 +71,11 @@ class RoundRecorder:
         """Publish the round's checkpoint with its result."""
         assert self._final_folder is not None
         progress = self._progress
+        num_averaged = progress.units_seen if self._averages_tokens else progress.samples_seen
         result = FitResult(
-            train_loss=progress.loss_sum / max(progress.samples_seen, 1),
+            train_loss=progress.loss_sum / max(num_averaged, 1),
             samples_seen=progress.samples_seen,
+            units_seen=progress.units_seen,
             num_steps=self._steps.last - self._steps.first,
             seconds=progress.seconds,
             checkpoint=self._out,
@@ -95,10 +99,14 @@ class RoundRecorder:
 
     def _add_losses(self, first_step: int, frame: pl.DataFrame) -> None:
         now = time.perf_counter()
-        loss_sum = float((frame[LOSS].cast(pl.Float64) * frame[WEIGHT].cast(pl.Float64)).sum())
+        weights = frame[WEIGHT].cast(pl.Float64)
+        if self._averages_tokens:
+            weights *= frame[NUM_UNITS]
+        loss_sum = float((frame[LOSS].cast(pl.Float64) * weights).sum())
         self._progress = Progress(
             loss_sum=self._progress.loss_sum + loss_sum,
             samples_seen=self._progress.samples_seen + frame.height,
+            units_seen=self._progress.units_seen + int(frame[NUM_UNITS].sum()),
             seconds=self._progress.seconds + now - self._last_time,
         )
         self._last_time = now

@@ -15,8 +15,10 @@ _IS_EVALUATED = "is_evaluated"
 class FitResult:
     """Result of a round.
 
-    `train_loss` is Σ weight·loss over the samples seen, divided by their number (nats); `seconds`
-    is the time spent in training steps, over all attempts; `metrics` are those of the evaluation.
+    `train_loss` is Σ weight·loss over the samples seen, divided by their number, or with
+    `average: tokens` Σ weight·units·loss / Σ units (nats); `units_seen` are their counted units
+    (tokens); `seconds` is the time spent in training steps, over all attempts; `metrics` are those
+    of the evaluation.
     """
 
     train_loss: float
@@ -25,6 +27,7 @@ class FitResult:
     seconds: float
     checkpoint: str
     metrics: dict[str, float]
+    units_seen: int = 0
 
 
 def to_json(result: FitResult, *, is_evaluated: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from trainers.fitting.start import Start, check_round, find_start
 from trainers.round_hooks import Steps
 from trainers.settings import TrainingSettings
 from trainers.streaming.stream import TeachingStream
-from trainers.task import Batch, Models, Task
+from trainers.task import Batch, Models, Task, averages_tokens
 
 
 def fit(
@@ -98,7 +98,6 @@ def _train(
     settings, models = completion.settings, completion.models
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
-    progress = _restore(stream, start)
     with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
         model = start.model(models, folder=folder, seed=steps.seed)
         recorder = RoundRecorder(
@@ -107,8 +106,9 @@ def _train(
             stream=stream,
             steps=steps,
             out=out,
-            progress=progress,
+            progress=_restore(stream, start),
             callbacks=callbacks,
+            averages_tokens=averages_tokens(completion.task, settings.average),
         )
         train_steps(
             model,

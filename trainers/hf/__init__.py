@@ -13,6 +13,7 @@ from trainers.hf.chat_rendering import (
 )
 from trainers.hf.model_store import model_store, save_plain
 from trainers.hf.models import HuggingFaceModels
+from trainers.hf.packing import packs_exactly, row_tokens
 from trainers.hf.processors import (
     load_image_processor,
     load_processor,
@@ -36,7 +37,9 @@ __all__ = [
     "load_processor",
     "load_tokenizer",
     "model_store",
+    "packs_exactly",
     "render_chat",
+    "row_tokens",
     "save_plain",
     "save_preprocessing",
 ]

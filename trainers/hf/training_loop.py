@@ -25,13 +25,13 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
-from trainers.hf.step_counts import StepCounts
 from trainers.hf.training_arguments import training_arguments, use_kernels
 from trainers.observed_losses import ObservedLosses, to_frame, unusable_rows
 from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings
+from trainers.step_counts import StepCounts
 from trainers.streaming.stream import TeachingStream
-from trainers.task import Batch, Models, Task
+from trainers.task import Batch, Models, Task, averages_tokens
 
 # Without this attribute the Trainer divides the loss by the accumulation steps, silently.
 if not hasattr(Trainer, "loss_is_scaled_for_ga"):
@@ -76,6 +76,9 @@ def train_steps(
         work=work,
         hooks=hooks,
     )
+    if hasattr(task, "check_model"):
+        # Here, because the weights of a sharded model (FSDP) are incomplete later.
+        trainer.check_model(task)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
 
 
@@ -151,6 +154,13 @@ class _RoundTrainer(Trainer):
         self._observed = ObservedLosses()
         self._observed_from = steps.first + stream.next_step
         self._step_counts = StepCounts(self.args.world_size)
+        self._averages_tokens = averages_tokens(learner.task, settings.average)
+
+    def check_model(self, task: Any) -> None:
+        """Let the task try the model, on the device that it will be trained on."""
+        device = next(self._learner.parameters()).device
+        task.check_model(self._learner.model.to(self.args.device))
+        self._learner.to(device)
 
     def get_train_dataloader(self) -> DataLoader[list[Batch]]:
         # Without accelerator.prepare, which would shard the stream a second time.
@@ -167,17 +177,23 @@ class _RoundTrainer(Trainer):
                 f"the stream is at step {step}, the Trainer at {self.state.global_step}: training "
                 "would not follow the stream's order (this is a bug; please report it)"
             )
+        if self._averages_tokens:
+            task: Any = self._learner.task
+            counts = [task.counted_units(batch)[batch["weight"] > 0] for batch in micro_batches]
+            total = self._step_counts.sum(sum(int(count.sum()) for count in counts))
+            denominator = torch.tensor(float(max(total, 1)))
+            micro_batches = [batch | {"denominator": denominator} for batch in micro_batches]
         micro_batches = self._step_counts.equalise(micro_batches)
         losses = []
         for number, batch in enumerate(micro_batches):
             # Seeded by counters, so that dropout is the same after a resume.
             counters = (step, self.args.process_index, number)
             set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, *counters) % 2**32)
-            with self._synchronised(model, is_last=number == len(micro_batches) - 1):
+            with self._sync_context(model, is_last=number == len(micro_batches) - 1):
                 losses.append(super().training_step(model, batch))
         return torch.stack(losses).sum()
 
-    def _synchronised(
+    def _sync_context(
         self, model: torch.nn.Module, *, is_last: bool
     ) -> AbstractContextManager[None]:
         """Exchange gradients between ranks in the last micro-batch of a step only, as the Trainer
@@ -200,7 +216,8 @@ class _RoundTrainer(Trainer):
         losses, num_units = model(inputs)
         self._observed.add(inputs, loss=losses, num_units=num_units, step=self.state.global_step)
         # DDP averages the gradients over ranks; multiplied by their number, they add up.
-        total: torch.Tensor = (inputs["weight"] * losses).sum() / inputs["denominator"]
+        weights = inputs["weight"] * num_units if self._averages_tokens else inputs["weight"]
+        total: torch.Tensor = (weights * losses).sum() / inputs["denominator"]
         return total * int(self.accelerator.num_processes)
 
     def hand_over_observed(self) -> None:

@@ -12,23 +12,33 @@ from trainers.task import Item
 
 
 def batches(
-    prepared: Iterable[list[tuple[int, Item]]], settings: ScoringSettings
+    prepared: Iterable[list[tuple[int, Item]]],
+    settings: ScoringSettings,
+    *,
+    is_packed: bool = False,
 ) -> Iterator[list[tuple[int, Item]]]:
     """Yield (row, item) in batches: longest first among the samples of a window."""
     window: list[tuple[int, Item]] = []
     for items in prepared:
         window += items
         while len(window) >= settings.window_samples:
-            yield from _split_window(window[: settings.window_samples], settings)
+            yield from _split_window(
+                window[: settings.window_samples], settings, is_packed=is_packed
+            )
             window = window[settings.window_samples :]
-    yield from _split_window(window, settings)
+    yield from _split_window(window, settings, is_packed=is_packed)
 
 
 def _split_window(
-    window: list[tuple[int, Item]], settings: ScoringSettings
+    window: list[tuple[int, Item]], settings: ScoringSettings, *, is_packed: bool
 ) -> Iterator[list[tuple[int, Item]]]:
     window = sorted(window, key=lambda entry: entry[0])
     lengths = [item["num_units"] for _, item in window]
-    filled = fill(lengths, units=settings.batch_units, max_samples=settings.max_batch_samples)
+    filled = fill(
+        lengths,
+        units=settings.batch_units,
+        max_samples=settings.max_batch_samples,
+        is_packed=is_packed,
+    )
     for positions in filled:
         yield [window[position] for position in positions]

@@ -11,7 +11,7 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.scoring.batching import batches
 from trainers.settings import ScoringSettings
-from trainers.task import Batch, Item, Task
+from trainers.task import Batch, Item, Task, packs
 
 
 def held_out_batches(
@@ -26,7 +26,8 @@ def held_out_batches(
     Samples that cannot be used are left out: `on_unusable` gets the number of each, from 0, and
     the error.
     """
-    for batch in batches(_prepare(task, samples, on_unusable), settings):
+    prepared = _prepare(task, samples, on_unusable)
+    for batch in batches(prepared, settings, is_packed=packs(task)):
         yield task.collate([item for _, item in batch])
 
 

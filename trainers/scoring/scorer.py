@@ -22,10 +22,11 @@ from attent_select.errors import InputError, SampleError
 from catalogs.concurrency import ordered_map
 from catalogs.losses.unusable import Example, Unusable
 from catalogs.shard_format import Sample
+from trainers.filling import cost
 from trainers.scoring.batching import batches
 from trainers.scoring.evaluation import eval_mode
 from trainers.settings import ScoringSettings
-from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task, prepare_each
+from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task, packs, prepare_each
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
 _CHUNK_SAMPLES = 64
@@ -117,7 +118,7 @@ def score_rows(
     )
     collated = ordered_map(
         scoring.collate,
-        _batches(prepared, settings),
+        _batches(prepared, settings, is_packed=packs(task)),
         num_threads=1,
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
@@ -229,7 +230,8 @@ class _Scoring:
             self._on_scored(rows)
             return
         self._notes.num_splits += 1
-        half_units = len(rows) * max(item["num_units"] for item in items) // 2
+        lengths = [item["num_units"] for item in items]
+        half_units = cost(lengths, is_packed=packs(self._task)) // 2
         self._notes.fitting_units = min(half_units, self._notes.fitting_units or half_units)
         middle = len(rows) // 2
         for half in (slice(None, middle), slice(middle, None)):
@@ -306,8 +308,11 @@ def _chunks(samples: Iterable[tuple[int, Sample]]) -> Iterator[list[tuple[int, S
 
 
 def _batches(
-    prepared: Generator[list[tuple[int, Item]], None, None], settings: ScoringSettings
+    prepared: Generator[list[tuple[int, Item]], None, None],
+    settings: ScoringSettings,
+    *,
+    is_packed: bool,
 ) -> Iterator[list[tuple[int, Item]]]:
     """Yield batches; close `prepared` at the end."""
     with closing(prepared):
-        yield from batches(prepared, settings)
+        yield from batches(prepared, settings, is_packed=is_packed)

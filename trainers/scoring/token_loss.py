@@ -7,6 +7,7 @@ states are computed for a few rows of the batch at a time as well.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainers.hf.backbone_and_head import BackboneAndHead, Head, split_model
 from trainers.scoring import functional_gradient
+from trainers.scoring.forward_passes import packed_passes, padded_pass, padded_passes
 from trainers.scoring.precision import at_least_float32
 
 IGNORED = -100
@@ -45,6 +47,7 @@ def token_losses(
     batch: Mapping[str, torch.Tensor],
     *,
     more_inputs: Mapping[str, torch.Tensor] | None = None,
+    packing: bool = False,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the cross-entropy of every counted token given those before it.
@@ -54,6 +57,7 @@ def token_losses(
         batch: `input_ids`, `attention_mask`, `labels` int64[batch, tokens]; label -100 does not
             count.
         more_inputs: inputs of the model besides tokens and mask (pixels).
+        packing: compute samples side by side instead of padding them (`forward_passes.py`).
         limits: memory limits.
 
     Returns:
@@ -61,7 +65,7 @@ def token_losses(
         bool[batch, tokens - 1].
     """
     values, counted = _per_token(
-        model, batch, _cross_entropy, more_inputs=more_inputs or {}, limits=limits
+        model, batch, _cross_entropy, more_inputs=more_inputs or {}, packing=packing, limits=limits
     )
     return _scatter(values, counted), counted
 
@@ -71,6 +75,7 @@ def token_gradients(
     batch: Mapping[str, torch.Tensor],
     *,
     more_inputs: Mapping[str, torch.Tensor] | None = None,
+    packing: bool = False,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return nats, ‖∂ℓ/∂f‖ and counted: as `token_losses`, and between its two tensors the norm
@@ -82,7 +87,7 @@ def token_gradients(
         return torch.stack([_cross_entropy(logits, targets), norms], dim=-1)
 
     values, counted = _per_token(
-        model, batch, measure, more_inputs=more_inputs or {}, limits=limits
+        model, batch, measure, more_inputs=more_inputs or {}, packing=packing, limits=limits
     )
     nats, norms = (_scatter(part, counted) for part in values.unbind(dim=-1))
     return nats, norms, counted
@@ -93,6 +98,7 @@ def token_logits(
     batch: Mapping[str, torch.Tensor],
     *,
     more_inputs: Mapping[str, torch.Tensor] | None = None,
+    packing: bool = False,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logit of every counted token, and counted: as `token_losses`."""
@@ -101,7 +107,7 @@ def token_logits(
         return at_least_float32(logits.gather(1, targets[:, None])[:, 0])
 
     values, counted = _per_token(
-        model, batch, measure, more_inputs=more_inputs or {}, limits=limits
+        model, batch, measure, more_inputs=more_inputs or {}, packing=packing, limits=limits
     )
     return _scatter(values, counted), counted
 
@@ -111,6 +117,7 @@ def token_scores(
     batch: Mapping[str, torch.Tensor],
     *,
     more_inputs: Mapping[str, torch.Tensor] | None = None,
+    packing: bool = False,
     limits: Limits = _LIMITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the nats of every counted token, and whether it is the model's first choice.
@@ -125,7 +132,9 @@ def token_scores(
         hits = (logits.argmax(dim=-1) == targets).float()
         return torch.stack([_cross_entropy(logits, targets), hits], dim=-1)
 
-    values, _ = _per_token(model, batch, measure, more_inputs=more_inputs or {}, limits=limits)
+    values, _ = _per_token(
+        model, batch, measure, more_inputs=more_inputs or {}, packing=packing, limits=limits
+    )
     return values[:, 0], values[:, 1] > 0
 
 
@@ -143,24 +152,25 @@ def _per_token(
     measure: Measure,
     *,
     more_inputs: Mapping[str, torch.Tensor],
+    packing: bool,
     limits: Limits,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return `measure` of the logits of every counted token, and which tokens those are."""
     targets = batch["labels"][:, 1:]
     counted = targets != IGNORED
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     parts = split_model(model, is_text_only=not more_inputs)
+    widest = 0 if parts is None or torch.is_grad_enabled() else parts.widest
+    most_tokens = limits.forward_elements // widest if widest else None
+    if more_inputs:  # pixels of one sample may fill several rows
+        passes = iter([padded_pass(batch, counted, slice(None))])
+    elif packing and len(counted) > 1:
+        passes = packed_passes(model, batch, counted, most_tokens=most_tokens)
+    else:
+        passes = padded_passes(batch, counted, most_tokens=most_tokens)
+    forward = _logits_of(model) if parts is None else _hidden_of(parts)
+    hidden = torch.cat([forward(**inputs, **more_inputs)[chosen] for inputs, chosen in passes])
     if parts is None:
-        logits = model(**inputs, **more_inputs, use_cache=False).logits[:, :-1][counted]
-        return measure(logits, targets[counted]), counted
-    # Only tokens and mask can be split by rows: pixels of one sample may fill several rows.
-    rows = len(counted) if more_inputs else _rows_at_once(parts, counted, limits=limits)
-    hidden = torch.cat(
-        [
-            parts.backbone(**part, **more_inputs, use_cache=False).last_hidden_state[:, :-1][chosen]
-            for part, chosen in _by_rows(inputs, counted, rows=rows)
-        ]
-    )
+        return measure(hidden, targets[counted]), counted
     with _weight_cache(hidden.device.type):
         values = _in_chunks(
             parts.head,
@@ -173,19 +183,12 @@ def _per_token(
     return values, counted
 
 
-def _by_rows(
-    inputs: Mapping[str, torch.Tensor], counted: torch.Tensor, *, rows: int
-) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    for first in range(0, len(counted), rows):
-        part = slice(first, first + rows)
-        yield {name: value[part] for name, value in inputs.items()}, counted[part]
+def _logits_of(model: Any) -> Callable[..., torch.Tensor]:
+    return lambda **inputs: model(**inputs, use_cache=False).logits
 
 
-def _rows_at_once(parts: BackboneAndHead, counted: torch.Tensor, *, limits: Limits) -> int:
-    if torch.is_grad_enabled():
-        return len(counted)
-    tokens = counted.shape[1] + 1
-    return max(1, limits.forward_elements // (parts.widest * tokens))
+def _hidden_of(parts: BackboneAndHead) -> Callable[..., torch.Tensor]:
+    return lambda **inputs: parts.backbone(**inputs, use_cache=False).last_hidden_state
 
 
 @contextmanager

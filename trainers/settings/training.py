@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from attent_select.errors import InputError
 from trainers.settings.bounds import Dtype
@@ -38,6 +38,8 @@ class TrainingSettings:
         micro_batch_size: samples per forward pass of one rank; default: its whole share.
         micro_batch_units: units (tokens) per forward pass of one rank, padding included, instead;
             the default for text is 4096.
+        average: what a step's loss is the mean over: `tokens` Σ wᵢnᵢℓᵢ / Σ nᵢ (nᵢ: the counted
+            units of a sample), or `samples` Σ wᵢℓᵢ / batch_size; the default for text is `tokens`.
         learning_rate: peak of the schedule.
         weight_decay: of the optimizer; 0 turns it off.
         lr_scheduler: a schedule of transformers, over all rounds.
@@ -53,6 +55,7 @@ class TrainingSettings:
     batch_size: int = 256
     micro_batch_size: int | None = None
     micro_batch_units: int | None = None
+    average: Literal["tokens", "samples"] | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     lr_scheduler: str = "cosine"
@@ -70,6 +73,8 @@ class TrainingSettings:
                 raise InputError(f"{name} is {value}: expected at least 1")
         if self.micro_batch_size is not None and self.micro_batch_units is not None:
             raise InputError("micro_batch_size and micro_batch_units: expected only one of them")
+        if self.average not in (None, "tokens", "samples"):
+            raise InputError(f"average is {self.average!r}: expected tokens or samples")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate is {self.learning_rate}: expected a positive number")
         for name in ("weight_decay", "max_grad_norm", "warmup_steps", "save_steps"):

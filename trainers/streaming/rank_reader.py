@@ -18,7 +18,7 @@ from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from catalogs.concurrency import ordered_map
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample, samples_of
-from trainers.filling import fill, padded
+from trainers.filling import cost, fill
 from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.streaming.order import Order
@@ -28,7 +28,7 @@ from trainers.streaming.sample_buffer import Columns, SampleBuffer
 from trainers.streaming.sources import Source
 from trainers.streaming.stats import StreamStats
 from trainers.streaming.turns import Turns
-from trainers.task import Batch, HasLength, Item, Task, draws, prepare_each
+from trainers.task import Batch, HasLength, Item, Task, draws, packs, prepare_each
 
 # Samples that are tried as the stand-in for a part without a usable sample.
 _STAND_IN_ATTEMPTS = 100
@@ -187,21 +187,24 @@ class RankReader:
         for chosen in positions:
             batch = dict(self._task.collate([items[k] for k in chosen]))
             batch |= self._bookkeeping(ids[chosen], weights[chosen], step=step, number=number)
-            batches.append(self._finished(batch))
+            batches.append(self._count_and_pin(batch))
         num_bytes = sum(tensor.nbytes for batch in batches for tensor in batch.values())
         self._prepared_bytes = max(num_bytes // len(ids), 1)
         return batches
 
     def _positions(self, items: Sequence[Item]) -> list[list[int]]:
         """Return the positions in `items` of each micro-batch, and count its units."""
-        units, lengths = self._share.micro_batch_units, [item["num_units"] for item in items]
-        positions = [list(range(len(items)))] if units is None else fill(lengths, units=units)
+        units, is_packed = self._share.micro_batch_units, packs(self._task)
+        lengths = [item["num_units"] for item in items]
+        positions = [list(range(len(items)))]
+        if units is not None:
+            positions = fill(lengths, units=units, is_packed=is_packed)
         for chosen in positions:
             of_batch = [lengths[k] for k in chosen]
-            self._stats.count_units(sum(of_batch), padded=padded(of_batch))
+            self._stats.count_units(sum(of_batch), padded=cost(of_batch, is_packed=is_packed))
         return positions
 
-    def _finished(self, batch: Batch) -> Batch:
+    def _count_and_pin(self, batch: Batch) -> Batch:
         """Count the samples of a batch, and pin it where it will be copied to a GPU."""
         truncated = int(batch["truncated"].sum()) if "truncated" in batch else 0
         self._stats.count(int(torch.count_nonzero(batch["weight"])), truncated=truncated)

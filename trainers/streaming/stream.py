@@ -78,8 +78,7 @@ class TeachingStream(IterableDataset[Batch]):
             rank: of this process, 0 to `world_size` - 1.
             world_size: number of ranks.
             micro_batch_size: most samples of one forward pass; default: the rank's whole share.
-            micro_batch_units: most units of one forward pass, instead; the default for a task
-                with samples of different length.
+            micro_batch_units: most units of one forward pass; one of the two (default for text).
             order: seed, batch size, epochs and tail in one value.
             share: rank, world size and micro-batch size or units in one value.
             settings: shuffle, reading, threads, cache.
@@ -92,8 +91,8 @@ class TeachingStream(IterableDataset[Batch]):
             InputError: neither `batch_size` nor `order` is given, or a value is out of range.
         """
         settings = settings or StreamingSettings()
-        share = share or RankShare(rank, world_size, micro_batch_size, micro_batch_units)
-        self.share = share.for_task(task)
+        limits = (micro_batch_size, micro_batch_units)
+        self.share = (share or RankShare(rank, world_size, *limits)).for_task(task)
         order = order or _order_settings(batch_size, seed=seed, epochs=epochs)
         self.order = Order(Selected.of_index(index, corpus), order, settings)
         padded, dropped = self.order.num_padded, self.order.num_dropped
@@ -109,8 +108,7 @@ class TeachingStream(IterableDataset[Batch]):
             settings=settings,
             stats=self.stats,
         )
-        self._process = os.getpid()
-        self._num_passes = 0
+        self._process, self._num_passes = os.getpid(), 0
         self._next_step = self._checked_step(start_step, num_passes=0)
 
     def _open_source(

@@ -18,7 +18,7 @@ import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
-from trainers.hf import load_tokenizer, model_store
+from trainers.hf import load_tokenizer, model_store, packs_exactly
 from trainers.inputs import chat_messages, tokens
 from trainers.inputs import text as texts
 from trainers.inputs.chat_turns import check_template, rendered_chat
@@ -55,6 +55,9 @@ class CausalLm:
         tools                 a column of tools (JSON schemas) that the template describes
         chat_template_kwargs  other variables of the template: a column, or the same for all
 
+    With `packing`, samples are computed side by side instead of padded, without attention across
+    them: with the same losses and gradients.
+
     A sample longer than `max_length` tokens is truncated at its end and counted; with
     `truncate: false` it is `too_long`. One without counted tokens, before or after truncation, is
     `empty`.
@@ -76,6 +79,7 @@ class CausalLm:
     chat_template_kwargs: str | Mapping[str, Any] | None = field(default=None, hash=False)
     max_length: int = 512
     truncate: bool = True
+    packing: bool = False
     answer: str | None = None
     max_new_tokens: int = 256
 
@@ -141,6 +145,11 @@ class CausalLm:
         if self.messages is not None:
             check_template(self._tokenizer, template=self.chat_template)
 
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Compare packed samples with single ones, before the model is trained."""
+        if self.packing:
+            packs_exactly(model)
+
     def models(self, settings: dict[str, Any]) -> Models:
         """Return the store for models of `AutoModelForCausalLM`."""
         return model_store(
@@ -195,18 +204,18 @@ class CausalLm:
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean nats per counted token float32[batch], and their number int64[batch]."""
-        return mean_over_tokens(*token_losses(model, batch))
+        return mean_over_tokens(*token_losses(model, batch, packing=self.packing))
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return also ‖∂ℓ/∂f‖ float32[batch], f being the logits of each counted token."""
-        nats, norms, counted = token_gradients(model, batch)
+        nats, norms, counted = token_gradients(model, batch, packing=self.packing)
         return *mean_over_tokens(nats, counted), rms_over_units(norms, counted)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mean logit of the counted tokens themselves, float[batch]."""
-        return mean_over_tokens(*token_logits(model, batch))[0]
+        return mean_over_tokens(*token_logits(model, batch, packing=self.packing))[0]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return `eval_loss` (nats per counted token), `perplexity`, `accuracy` (share of the
@@ -215,7 +224,7 @@ class CausalLm:
         sums, hits, expected = TokenSums(), 0, 0
         with eval_mode(model) as to_device:
             for batch in map(to_device, batches):
-                sums.add(*token_scores(model, batch))
+                sums.add(*token_scores(model, batch, packing=self.packing))
                 if self.answer is not None:
                     batch_hits, batch_expected = self._count_matches(model, batch)
                     hits, expected = hits + batch_hits, expected + batch_expected

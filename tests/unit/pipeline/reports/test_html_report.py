@@ -42,7 +42,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
         values = {"ratio": ratio, "samples_seen": chosen.num_samples, "train_loss": 2.0 - number,
                   "accuracy": 0.5 + number / 10, "score_seconds": 1.0 * (number > 0),
                   "select_seconds": 0.5, "train_seconds": 4.0, "evaluate_seconds": 9.0,
-                  "blocked_seconds": 0.01 * number}  # fmt: skip
+                  "blocked_seconds": 0.01 * number, "units_seen": 120.0 * chosen.num_samples,
+                  "padding": 0.02 * number}  # fmt: skip
         metrics.publish(run, number, values)
     return run
 
@@ -177,9 +178,10 @@ def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
     ]
     assert page.count('src="data:image/png;base64,') == 24
     assert "Verdict: No saving shown: the run is not finished (3 of 10 rounds)" in page
-    assert "<td>the same again</td><td>3</td><td>162</td>" in page
+    assert "<td>the same again</td><td>3</td><td>162</td><td>19,440</td>" in page
     # Scoring, selecting, training, these three together; evaluating; waiting for data in training.
     assert "<td>2.0</td><td>1.5</td><td>12.0</td><td>15.5</td><td>27.0</td><td>0.25%</td>" in page
+    assert "<td>0.25%</td><td>1,620</td><td>2.0%</td>" in page  # units per second, padding
     assert '"seconds_so_far": 15.5,' in page
     pictures = sorted((Path(url).parent / "report").glob("*.png"))
     assert len(pictures) == len(titles)

@@ -105,30 +105,6 @@ def test_any_number_of_ranks_trains_on_the_same_global_batches(
     assert sorted(together) == alone
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_micro_batches_filled_to_a_number_of_units_hold_the_same_global_batches(
-    index: IndexFile, corpus: Corpus, world_size: int
-) -> None:
-    alone = trained(list(stream_of(index, corpus)))
-    together, numbers = [], []
-    for rank in range(world_size):
-        stream = stream_of(index, corpus, rank=rank, world_size=world_size, micro_batch_units=2)
-        position = 0
-        for batch in stream:
-            assert len(batch["row"]) <= 2  # an image is one unit
-            position += 1
-            is_last = position == int(batch["micro_batches"])
-            assert is_last == (stream.next_step > int(batch["step"]))
-            numbers.append(int(batch["micro_batches"]))
-            position = 0 if is_last else position
-            together += trained([batch])
-        assert stream.order_digest() == stream_of(index, corpus).order_digest()
-    assert sorted(together) == alone
-    assert len(set(numbers)) > 1  # the tail has fewer
-    with pytest.raises(InputError, match="differs from step to step"):
-        _ = stream.micro_batches_per_step
-
-
 def test_the_order_digest_is_one_for_all_world_sizes_and_the_rank_digests_differ(
     index: IndexFile, corpus: Corpus
 ) -> None:
@@ -527,14 +503,7 @@ def test_images_of_different_sizes_make_one_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rank": 2, "world_size": 2},
-        {"micro_batch_size": 0},
-        {"micro_batch_units": 0},
-        {"micro_batch_size": 1, "micro_batch_units": 1},
-        {"start_step": 99},
-    ],
+    "wrong", [{"rank": 2, "world_size": 2}, {"micro_batch_size": 0}, {"start_step": 99}]
 )
 def test_a_place_that_does_not_exist_is_refused(
     index: IndexFile, corpus: Corpus, wrong: dict[str, int]
