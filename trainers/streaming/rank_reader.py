@@ -195,7 +195,8 @@ class RankReader:
     def _positions(self, items: Sequence[Item]) -> list[list[int]]:
         """Return the positions in `items` of each micro-batch, and count its units."""
         units, is_packed = self._share.micro_batch_units, packs(self._task)
-        lengths = [item["num_units"] for item in items]
+        # A walk over the stream has items without units (`attent stream --classes`).
+        lengths = [item.get("num_units", 1) for item in items]
         positions = [list(range(len(items)))]
         if units is not None:
             positions = fill(lengths, units=units, is_packed=is_packed)
