@@ -21,7 +21,8 @@ from catalogs import AnnotationStore
 from pipeline.annotation.command import load_kind
 from pipeline.annotation.make import Request, make_annotation
 from pipeline.annotation.targets import TargetSettings, read_target
-from pipeline.cluster import Client
+from pipeline.cluster import Client, connect
+from pipeline.config.sections import ClusterSettings
 from pipeline.corpus.ingest import ingest
 from trainers.annotations.duplicates import Duplicates
 
@@ -99,6 +100,9 @@ def test_values_are_the_same_for_any_number_of_workers_spans_and_parts(
     second = make_annotation(request, client=client)
     assert first.digest == second.digest
     assert (len(first.parts), len(second.parts)) == (1, 4)
+    for workers in (1, 3):
+        with connect(ClusterSettings(workers=workers)) as other:
+            assert make_annotation(request, client=other).digest == first.digest
     other_seed = make_annotation(replace(request, seed=1), client=client)
     assert other_seed.digest != first.digest, "other random samples of the corpus are counted"
 

@@ -59,3 +59,19 @@ def test_partial_rounds(tmp_path: Path) -> None:
     results = run(tmp_path, "partial_rounds.py", "--samples", "300")
     scored = {each["round"]: each["scored"] for each in results["results"]}
     assert scored == {"full": 300, "staleness": 30, "threshold": 30, "none": 0}
+
+
+def test_annotations(tmp_path: Path) -> None:
+    results = run(
+        tmp_path,
+        "annotations.py",
+        "--rows",
+        "2e4",
+        "--pool-rows",
+        "1000",
+        "--only",
+        "filters,selection",
+    )
+    assert {each["selected"] for each in results["selection"]["medians"].values()} == {4000}
+    shares = {each["filter"]: each["wanted_share_of_top_0.15"] for each in results["filters"]}
+    assert min(shares.values()) > 0.5, "without a filter it would be 0.15"

@@ -42,7 +42,7 @@ class Ngram:
     text: str = "text"
     tokenizer: str | None = None
     bits: Annotated[int, Ge(16), Le(20)] = 18
-    smoothing: Annotated[float, Gt(0), Lt(1)] = 0.1
+    smoothing: Annotated[float, Gt(0), Lt(1)] = 0.3
     pool_samples: Annotated[int, Ge(1000)] = 1 << 16
 
     needs_target = True
