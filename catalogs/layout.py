@@ -102,6 +102,16 @@ class Layout:
         return join(self.run, "accepted_annotations.json")
 
     @property
+    def target(self) -> str:
+        """The target, laid out like a separate corpus."""
+        return join(self.run, "target")
+
+    @property
+    def judging(self) -> str:
+        """Examples that judge the rounds, and random samples of the corpus; written last."""
+        return join(self.target, "judging.parquet")
+
+    @property
     def held_out(self) -> str:
         """The held-out corpus, laid out like the corpus of a run."""
         return join(self.run, "evaluation")

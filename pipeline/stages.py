@@ -17,6 +17,7 @@ from catalogs import storage
 from catalogs.layout import CorpusLayout
 from pipeline import metrics
 from pipeline.annotation.for_run import make_annotations
+from pipeline.annotation.judging import choose_judging
 from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
 from pipeline.config import credentials, run_config, trust
 from pipeline.config.sections import RunConfig
@@ -183,6 +184,7 @@ def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = s
     run_config.check_frozen(config)
     ingest_corpora(config, cluster=cluster)
     make_annotations(config, cluster=cluster)
+    choose_judging(config)
     return prepare(config, cluster=cluster, save_initial=save_initial)
 
 

@@ -7,11 +7,13 @@ that duplicates stay together.
 import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
@@ -62,9 +64,7 @@ def read_target(settings: TargetSettings, *, columns: Sequence[str]) -> Target:
     """
     samples, kinds = _read(settings, columns)
     hashes = [_content_hash(values) for values in zip(*samples.values(), strict=True)]
-    keys = np.array([int.from_bytes(each[:8], "little") for each in hashes], np.uint64)
-    draws = (numpy_bits(stream_key(0, Purpose.JUDGE), keys) >> np.uint64(11)) * 2.0**-53
-    judges = draws < settings.judge_share
+    judges = _judges(hashes, share=settings.judge_share)
     # By content, not by shard: equal examples give equal annotations.
     order = np.array(sorted(range(len(hashes)), key=lambda n: (hashes[n], n)), np.int64)
     making, judging = (order[judges[order] == half] for half in (False, True))
@@ -81,29 +81,65 @@ def read_target(settings: TargetSettings, *, columns: Sequence[str]) -> Target:
     )
 
 
+def judging_rows(
+    corpus: Corpus, settings: TargetSettings, *, column_sets: Collection[tuple[str, ...]]
+) -> pl.DataFrame:
+    """Return shard_id, row and kind of the examples that judge, of the corpus that the target is.
+
+    An example judges if it does so by the content of each of `column_sets`: those of the task, and
+    those that annotations are made from.
+
+    Raises:
+        InputError: a column is missing, or no example judges.
+    """
+    names = list(dict.fromkeys(name for columns in column_sets for name in columns))
+    samples, kinds = _read_all(corpus, settings, names)
+    ids = corpus.rows().collect()
+    judges = np.ones(len(ids), bool)
+    for columns in column_sets:
+        values = zip(*(samples[name] for name in columns), strict=True)
+        judges &= _judges([_content_hash(each) for each in values], share=settings.judge_share)
+    if not judges.any():
+        raise InputError("no example of the target judges: raise judge_share, or add examples")
+    return ids.with_columns(kind=pl.Series(kinds or [None] * len(ids), dtype=pl.String)).filter(
+        judges
+    )
+
+
+def _judges(hashes: Sequence[bytes], *, share: float) -> npt.NDArray[np.bool_]:
+    keys = np.array([int.from_bytes(each[:8], "little") for each in hashes], np.uint64)
+    draws = (numpy_bits(stream_key(0, Purpose.JUDGE), keys) >> np.uint64(11)) * 2.0**-53
+    return draws < share
+
+
 def _read(
     settings: TargetSettings, columns: Sequence[str]
 ) -> tuple[dict[str, list[Any]], list[str] | None]:
     """Return the columns of all examples, and their kinds."""
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        return _read_all(open_shards(settings.shards, folder=folder), settings, columns)
+
+
+def _read_all(
+    corpus: Corpus, settings: TargetSettings, columns: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[str] | None]:
     kind_column = settings.kind_column
     names = list(dict.fromkeys([*columns, *([kind_column] if kind_column else [])]))
     samples: dict[str, list[Any]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
-        corpus = _open(settings.shards, folder=folder)
-        check_columns(corpus, names, what="the target")
+    check_columns(corpus, names, what="the target")
 
-        def read_shard(shard_id: int) -> dict[str, list[Any]]:
-            rows = range(corpus.shards[shard_id].num_samples)
-            return corpus.read(shard_id, rows=rows, columns=names).values
+    def read_shard(shard_id: int) -> dict[str, list[Any]]:
+        rows = range(corpus.shards[shard_id].num_samples)
+        return corpus.read(shard_id, rows=rows, columns=names).values
 
-        for values in ordered_map(read_shard, range(len(corpus.shards)), num_threads=4):
-            for name in names:
-                samples[name] += values[name]
+    for values in ordered_map(read_shard, range(len(corpus.shards)), num_threads=4):
+        for name in names:
+            samples[name] += values[name]
     kinds = [str(kind) for kind in samples[kind_column]] if kind_column else None
     return {name: samples[name] for name in columns}, kinds
 
 
-def _open(urls: Sequence[str], *, folder: str) -> Corpus:
+def open_shards(urls: Sequence[str], *, folder: str) -> Corpus:
     """Open shards as a corpus whose manifest and member indexes are in `folder`."""
     inspected = []
     for stored in storage.expand([storage.normalise(url) for url in urls]):

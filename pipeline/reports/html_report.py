@@ -170,9 +170,13 @@ def _stages(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _qualities(table: pl.DataFrame) -> list[str]:
-    """Return the metrics of the evaluation, or the training loss if there are none."""
+    """Return the metrics of the evaluation, or the training loss if there are none.
+
+    With a target also the loss of its judging examples, and of random samples of the corpus.
+    """
     known: list[str] = [n for n in ("accuracy", "perplexity", "eval_loss") if n in table.columns]
-    return known[:2] or ["train_loss"]
+    judged = [n for n in ("target_loss", "corpus_loss") if n in table.columns]
+    return (known[:2] or ["train_loss"]) + judged
 
 
 def _summary(tables: Mapping[str, pl.DataFrame]) -> str:

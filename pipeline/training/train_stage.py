@@ -1,7 +1,7 @@
 """The train stage of a round: fit on its index file, evaluate, publish the round's metrics."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
 
@@ -9,15 +9,13 @@ from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
 from attent_select.stats.randomness import stream_key
 from catalogs import Corpus, IndexFile, storage
-from catalogs.layout import Layout
 from catalogs.losses.unusable import Unusable
 from pipeline import metrics
-from pipeline.config.sections import RunConfig
 from pipeline.progress import progress
 from pipeline.runs.setup import Cluster
 from pipeline.runs.state import Run
 from pipeline.training import compact_shards
-from pipeline.training.held_out import HeldOut
+from pipeline.training.held_out import HeldOut, held_out_parts
 from trainers import OrderSettings, RankShare, TeachingStream, checkpoint, ranks
 from trainers.fitting import FitResult, fit
 from trainers.streaming.sources import read_policy
@@ -55,7 +53,7 @@ def train_stage(
     earlier = {**_scoring_metrics(run, round_), "select_seconds": select_seconds}
     with _compact_shards(run, round_, index, cluster=cluster) as compact:
         stream = _open_stream(run, round_, index, compact)
-        held_out = _held_out(run.config)
+        held_out = held_out_parts(run.config)
         measured = _train(run, round_, index, stream, held_out, earlier=earlier)
         numbers = {name: value for name, value in measured.items() if value is not None}
         unusable = _unusable(run, round_, stream, held_out)
@@ -69,7 +67,7 @@ def _train(
     round_: Round,
     index: IndexFile,
     stream: TeachingStream,
-    held_out: HeldOut | None,
+    held_out: Mapping[str, HeldOut],
     *,
     earlier: dict[str, float | None],
 ) -> dict[str, float | None]:
@@ -79,7 +77,7 @@ def _train(
     is_begun = is_trained or checkpoint.newest(folder) is not None
     started = monotonic()
     result = _fit(run, round_, stream, held_out)
-    evaluate_seconds = held_out.seconds if held_out is not None else 0.0
+    evaluate_seconds = sum(part.seconds for part in held_out.values())
     elapsed = monotonic() - started - evaluate_seconds
     return {
         "ratio": round_.ratio,
@@ -98,7 +96,9 @@ def _train(
     }
 
 
-def _fit(run: Run, round_: Round, stream: TeachingStream, held_out: HeldOut | None) -> FitResult:
+def _fit(
+    run: Run, round_: Round, stream: TeachingStream, held_out: Mapping[str, HeldOut]
+) -> FitResult:
     config, catalog = run.config, run.catalog
     with progress(f"training {round_.number}", total=round_.num_steps, unit="steps") as advance:
         return fit(
@@ -114,7 +114,8 @@ def _fit(run: Run, round_: Round, stream: TeachingStream, held_out: HeldOut | No
             on_losses=lambda step, rows: catalog.write_observed(
                 round_.number, f"{step:010d}", rows
             ),
-            evaluation=held_out,
+            evaluation=held_out.get(""),
+            further_evaluations={name: part for name, part in held_out.items() if name},
             on_step=lambda _: advance(1),
         )
 
@@ -185,17 +186,13 @@ def _pays(run: Run, round_: Round, index: IndexFile) -> bool:
     return estimate.pays(epochs=round_.epochs, connections=max(num_threads, 1))
 
 
-def _held_out(config: RunConfig) -> HeldOut | None:
-    if config.evaluation is None:
-        return None
-    corpus = Corpus.open(Layout(config.run).held_out)
-    return HeldOut(config.task.task, corpus, config.scoring)
-
-
 def _unusable(
-    run: Run, round_: Round, stream: TeachingStream, held_out: HeldOut | None
+    run: Run, round_: Round, stream: TeachingStream, held_out: Mapping[str, HeldOut]
 ) -> dict[str, Unusable]:
     """Return the samples that scoring, training (on all ranks) and evaluation could not use."""
+    evaluation = Unusable()
+    for part in held_out.values():
+        evaluation.update(part.unusable)
     training = Unusable()
     for of_rank in ranks.gather(stream.stats.unusable):
         training.update(of_rank)
@@ -204,7 +201,7 @@ def _unusable(
     return {
         "scoring": Unusable.of(provenance.get("unusable", {})),
         "training": training,
-        "evaluation": Unusable() if held_out is None else held_out.unusable,
+        "evaluation": evaluation,
     }
 
 

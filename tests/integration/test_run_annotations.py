@@ -13,11 +13,13 @@ from catalogs import AnnotationStore, IndexFile
 from catalogs.layout import Layout
 from pipeline import run
 from pipeline.annotation.command import annotate
+from pipeline.annotation.targets import read_target
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.config.target_settings import TargetSettings
 from pipeline.corpus.ingest import ingest
+from pipeline.reports.html_report import write_report
 from pipeline.stages import train
 from trainers.inputs.tokenizer import train_tokenizer
 
@@ -106,6 +108,43 @@ def test_a_run_makes_its_annotations_and_trains_on_what_they_select_without_scor
     frozen = run_config.load(config.run)
     assert frozen == config
     assert frozen.annotations == {"relevance": {"kind": "ngram", "pool_samples": 1000}}
+
+
+def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_forgotten(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    wanted = pl.read_parquet(texts / "target" / "0.parquet")["text"]
+    examples = [(text, "ab"[len(text) % 2]) for text in wanted]
+    write_texts(tmp_path / "target" / "0.parquet", examples)
+    target = TargetSettings((str(tmp_path / "target"),), kind_column="source")
+    judging = read_target(target, columns=["text"]).judging
+    kinds = judging.kinds or ()
+    pairs = list(zip(judging.samples["text"], kinds, strict=True))
+    write_texts(tmp_path / "all" / "0.parquet", pairs)
+    config = text_run(
+        tmp_path / "run",
+        texts,
+        target={"shards": target.shards, "kind_column": "source", "corpus_samples": 50},
+        evaluation={"shards": [str(tmp_path / "all")]},
+        selection={"strategy": "key", "key": "relevance", "by": "relevance_kind"},
+    )
+    first, last = run(config, client=client)["rounds"]
+    assert last["target_loss"] == pytest.approx(last["eval_loss"], rel=1e-6)
+    assert last["target_loss"] < first["target_loss"]
+    low, high = sorted([last["target_a_loss"], last["target_b_loss"]])
+    assert low <= last["target_loss"] <= high
+    assert last["corpus_loss"] != last["target_loss"]
+    rows = pl.read_parquet(Layout(config.run).judging)
+    assert rows["part"].value_counts().sort("part").rows() == [
+        ("corpus", 50),
+        ("target", len(pairs)),
+    ]
+    assert rows.n_unique() == len(rows)
+    judges = rows.filter(part="target")["kind"].value_counts(sort=True).rows()
+    assert judges == pl.Series("kind", kinds).value_counts(sort=True).rows()
+    page = Path(write_report(config.run)).read_text()
+    assert "target loss" in page
+    assert "corpus loss" in page
 
 
 def test_a_column_of_the_shards_filters_without_scoring(

@@ -1,7 +1,7 @@
 """`fit`: train one round, resume it after an interruption, return its result."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -32,6 +32,7 @@ def fit(
     seed: int,
     on_losses: Callable[[int, pl.DataFrame], None] | None = None,
     evaluation: Iterable[Batch] | None = None,
+    further_evaluations: Mapping[str, Iterable[Batch]] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> FitResult:
     """Train all steps of `stream` and publish a checkpoint at `out`.
@@ -52,6 +53,8 @@ def fit(
         on_losses: gets (first step, `OBSERVED_LOSSES`) for ranges of steps, on the writing rank;
             after an interruption the same range may come again, with the same rows.
         evaluation: held-out batches; evaluated at the end, on the writing rank.
+        further_evaluations: name → held-out batches; the names of their metrics begin with it, as
+            in `target_loss`.
         on_step: gets the number of optimizer steps done, after each.
 
     Raises:
@@ -62,7 +65,9 @@ def fit(
     """
     steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
     check_round(stream, task=task, settings=settings, steps=steps)
-    completion = Completion(task, models, settings, evaluation)
+    held_out = {} if evaluation is None else {"": evaluation}
+    held_out |= further_evaluations or {}
+    completion = Completion(task, models, settings, held_out)
     published = checkpoints.open(out)
     if published is None:
         _train(
@@ -122,7 +127,7 @@ def _train(
             hooks=recorder.hooks,
         )
         if ranks.rank() == 0:
-            published = recorder.publish_result(is_evaluated=completion.held_out is None)
+            published = recorder.publish_result(is_evaluated=not completion.held_out)
             completion.complete(published, model=recorder.final_model())
 
 
