@@ -1,21 +1,31 @@
 """Annotations from the command line: make one, delete one, list them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import polars as pl
 
 from attent_select.errors import InputError
 from catalogs import AnnotationStore
 from catalogs.annotations.record import Annotation
-from pipeline.annotation.enrichment import at_top_share
+from catalogs.annotations.store import VALUE
+from pipeline.annotation.enrichment import LARGEST_FIRST, TOP_SHARE, enrichment_of, top_cut
+from pipeline.annotation.judged_rows import WANTED, read_judged
 from pipeline.annotation.make import Request, make_annotation
-from pipeline.annotation.targets import Target, read_target
+from pipeline.annotation.prospects import Prospect
+from pipeline.annotation.stored_values import rows_beside_cut, sample_values, values_of_rows
+from pipeline.annotation.targets import Target, check_columns, read_target
 from pipeline.cluster import cluster_at, connect
 from pipeline.config import annotation_kinds, credentials
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.yaml_values import replace_keys
 from trainers.annotation import FIELDS, AnnotationKind
+
+# Types of values that have an order.
+_NUMBERS: Final = ("Float32", "Int64")
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,73 @@ def drop(corpus: str, *, name: str, is_making: bool = False) -> dict[str, Any]:
     return {"name": name, "dropped": True}
 
 
-def list_annotations(corpus: str) -> list[dict[str, Any]]:
-    """Return name, kind, coverage, cost and enrichment at the top share of each annotation."""
+def list_annotations(corpus: str, *, judged: str | None = None) -> list[dict[str, Any]]:
+    """Return name, kind, coverage, cost, enrichment and prospect of each annotation.
+
+    Args:
+        corpus: URL of a corpus or a run.
+        judged: URL of a CSV file with rows that were judged by hand, from which the enrichment is
+            computed instead of the target's examples.
+
+    Raises:
+        InputError: `judged` is not what `read_judged` expects.
+    """
     store = AnnotationStore(corpus)
-    return [_list_entry(store.read(name)) for name in store.names()]
+    annotations = [store.read(name) for name in store.names()]
+    if judged is not None:
+        rows = read_judged(judged, corpus=store.corpus)
+        annotations = [_with_judged(store, each, rows) for each in annotations]
+    return [_list_entry(annotation) for annotation in annotations]
+
+
+def list_examples(corpus: str, *, name: str, column: str, count: int) -> list[dict[str, Any]]:
+    """Return samples of the top share, and from both sides of its cut, with their values.
+
+    Args:
+        corpus: URL of a corpus or a run.
+        name: of an annotation of numbers.
+        column: of the shards that is shown.
+        count: number of samples of each group.
+
+    Raises:
+        InputError: there is no such annotation or column, or its values are not numbers.
+    """
+    store = AnnotationStore(corpus)
+    annotation = store.read(name)
+    if annotation.value_type not in _NUMBERS:
+        raise InputError(f"the annotation {name} is {annotation.value_type}, expected numbers")
+    check_columns(store.corpus, [column], what="the corpus")
+    sign = _sign(annotation)
+    values = sign * sample_values(store.scan(annotation), num_samples=annotation.num_rows)
+    cut = top_cut(values, share=TOP_SHARE)
+    rows = rows_beside_cut(store.scan(annotation), cut=cut, sign=sign, count=count)
+    return [
+        {
+            **row,
+            column: store.corpus.read(shard, rows=[row["row"]], columns=[column]).values[column][0],
+        }
+        for row in rows.iter_rows(named=True)
+        for shard in [row["shard_id"]]
+    ]
+
+
+def _with_judged(
+    store: AnnotationStore, annotation: Annotation, judged: pl.DataFrame
+) -> Annotation:
+    """Return the annotation with the enrichment by judged rows; as it is if it has no numbers."""
+    if annotation.value_type not in _NUMBERS:
+        return annotation
+    scan, sign = store.scan(annotation), _sign(annotation)
+    corpus = sample_values(scan, num_samples=annotation.num_rows)
+    values = values_of_rows(scan, judged.filter(WANTED))[VALUE].fill_null(math.nan).to_numpy()
+    enrichment = enrichment_of(sign * corpus, sign * values)
+    enrichment |= {"resembling_share": judged[WANTED].sum() / len(judged)}
+    return dataclasses.replace(annotation, enrichment=enrichment)
+
+
+def _sign(annotation: Annotation) -> int:
+    """Return -1 if small values are wanted."""
+    return 1 if annotation.enrichment.get(LARGEST_FIRST, True) else -1
 
 
 def load_kind(
@@ -145,7 +218,7 @@ def _read_target(target: TargetSettings | None, kind: AnnotationKind) -> Target 
 
 
 def _list_entry(annotation: Annotation) -> dict[str, Any]:
-    entry = at_top_share(dict(annotation.enrichment)) or {}
+    prospect = Prospect.of(annotation.enrichment)
     return {
         "name": annotation.name,
         "kind": annotation.kind,
@@ -153,11 +226,8 @@ def _list_entry(annotation: Annotation) -> dict[str, Any]:
         "num_rows": annotation.num_rows,
         "coverage": annotation.coverage,
         "seconds": annotation.seconds.get("total"),
-        "share": entry.get("share"),
-        "enrichment": entry.get("enrichment"),
-        "low": entry.get("low"),
-        "high": entry.get("high"),
-        "ceiling": entry.get("ceiling"),
+        **{name: getattr(prospect, name, None) for name in Prospect.__dataclass_fields__},
         "auc": annotation.enrichment.get("auc"),
         "digest": annotation.digest,
+        "prospect": None if prospect is None else str(prospect),
     }

@@ -10,24 +10,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from attent_select.errors import ExistsError, InputError
+from attent_select.errors import ExistsError
 from attent_select.schema import ROW, SHARD_ID
-from attent_select.stats.randomness import Purpose, sample_uniform, stream_key
 from catalogs import AnnotationStore, storage
 from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import VALUE, BuiltPart
 from catalogs.tables.scan import Scan
 from pipeline.annotation.derived import columns_used, derive_parts
-from pipeline.annotation.enrichment import Values, enrichment_of
+from pipeline.annotation.enrichment import LARGEST_FIRST, enrichment_of
 from pipeline.annotation.linking import build_linked_parts
 from pipeline.annotation.parts import BUCKET_ROWS, build_parts
 from pipeline.annotation.pool_sample import pool_sample
 from pipeline.annotation.span_work import Making, SpanTask, measure_span, settings_of
+from pipeline.annotation.stored_values import sample_values
 from pipeline.annotation.targets import Target, check_columns
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.progress import progress, status
@@ -42,9 +42,6 @@ from trainers.annotation import (
 )
 
 _log = logging.getLogger("attent.pipeline.annotation.make")
-
-# Values of the corpus from which the cut of a top share is taken.
-_CUT_ROWS: Final = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -221,26 +218,24 @@ def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) ->
     judging = request.target.judging
     measured = request.kind.measure(judging.samples, fitted).rows
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    sign = -1 if getattr(request.kind, "smallest_first", False) else 1
-    corpus = _values_of(request, parts)
+    largest_first = not getattr(request.kind, "smallest_first", False)
+    sign = 1 if largest_first else -1
+    corpus = sample_values(
+        _scan_of(request, parts), num_samples=request.store.corpus.num_samples, seed=request.seed
+    )
     held_out = fitted.arrays.get(HELD_OUT)
-    return enrichment_of(
+    enrichment = enrichment_of(
         sign * corpus,
         sign * values,
         kinds=judging.kinds,
         held_out=None if held_out is None else sign * held_out,
     )
+    return enrichment | {LARGEST_FIRST: largest_first}
 
 
-def _values_of(request: Request, parts: Iterable[BuiltPart]) -> Values:
-    """Return the values of the corpus, or of about four million random rows of it."""
+def _scan_of(request: Request, parts: Iterable[BuiltPart]) -> Scan:
+    """Return the values of parts that are not published yet."""
     layout = request.store.layout(request.name)
     urls = [layout.part(each.part.part) for each in sorted(parts, key=lambda b: b.part.first_shard)]
     kinds: dict[str, Any] = {SHARD_ID: pl.UInt32, ROW: pl.UInt32, VALUE: pl.Float32}
-    rows, share = Scan.of(urls, schema=kinds).frame(), _CUT_ROWS / request.store.corpus.num_samples
-    if share < 1:
-        rows = rows.filter(sample_uniform(stream_key(request.seed, Purpose.JUDGE)) <= share)
-    values = rows.select(pl.col(VALUE).cast(pl.Float64)).collect(engine="streaming")[VALUE]
-    if not len(values):
-        raise InputError(f"annotation {request.name} has no rows")
-    return values.fill_null(np.nan).to_numpy()
+    return Scan.of(urls, schema=kinds)

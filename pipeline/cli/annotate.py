@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from attent_select.errors import InputError
 from pipeline.cli.options import Scheduler, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_frame, show_values
@@ -37,6 +38,10 @@ Model = Annotated[
 Tokenizer = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of a fast tokenizer.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random parts of the corpus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an annotation of that name.")]
+# Characters of a text that are shown; JSON has all.
+_SHOWN_CHARACTERS = 100
+# Columns of the list; JSON has more.
+_SHOWN = ("name", "kind", "num_rows", "coverage", "seconds", "enrichment", "auc", "digest")
 Drop = Annotated[bool, typer.Option("--drop", help="Delete the annotation.")]
 
 
@@ -83,20 +88,63 @@ def annotate(
 def _show_list(listed: list[dict[str, Any]]) -> None:
     import polars as pl
 
-    if listed:
-        show_frame(pl.DataFrame(listed))
-    else:
+    if not listed:
         typer.echo("The corpus has no annotations. Make one with `attent annotate`.")
+        return
+    if "group" in listed[0]:
+        short = ({name: _shorten(entry[name]) for name in entry} for entry in listed)
+        show_frame(pl.DataFrame(list(short)))
+        return
+    show_frame(pl.DataFrame(listed).select(_SHOWN))
+    for entry in listed:
+        if entry["prospect"] is not None:
+            typer.echo(f"{entry['name']}: {entry['prospect']}.")
 
 
-@command(_show_list, to_json=lambda listed: {"annotations": listed})
-def annotations(*, corpus: Corpus, trust_run: TrustRun = False) -> list[dict[str, Any]]:
-    """List the annotations of a corpus: coverage, cost, and the enrichment expected of each.
+def _shorten(value: Any) -> Any:
+    """Return a text as one short line that a terminal shows as it is."""
+    if not isinstance(value, str):
+        return value
+    line = "".join(char if char.isprintable() else " " for char in value[: 2 * _SHOWN_CHARACTERS])
+    line = " ".join(line.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
+
+
+def _to_json(listed: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"examples" if listed and "group" in listed[0] else "annotations": listed}
+
+
+@command(_show_list, to_json=_to_json)
+def annotations(
+    *,
+    corpus: Corpus,
+    judged: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CSV",
+            help="Rows judged by hand (shard_id, row, wanted): they replace the target's examples.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Annotation whose samples are shown instead of the list.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column of the shards that is shown.")] = "text",
+    examples: Annotated[
+        int, typer.Option(min=1, help="Samples of the top, and beside the cut, that are shown.")
+    ] = 5,
+    trust_run: TrustRun = False,
+) -> list[dict[str, Any]]:
+    """List the annotations of a corpus: coverage, cost, and what selecting by each promises.
 
     The enrichment is the share of held-out examples of the target above the cut of the top 20 %,
-    divided by 20 %, with a 95 % bootstrap interval; its ceiling is 5.
+    divided by 20 %, with a 95 % bootstrap interval; its ceiling is 5. With --name, samples of the
+    top 20 % and from both sides of its cut are shown.
     """
-    from pipeline.annotation.command import list_annotations
+    from pipeline.annotation import command as commands
 
     trust_formats(corpus, trust_run=trust_run)
-    return list_annotations(corpus)
+    if name is None:
+        return commands.list_annotations(corpus, judged=judged)
+    if judged is not None:
+        raise InputError("--judged changes the list: leave out --name, or --judged")
+    return commands.list_examples(corpus, name=name, column=column, count=examples)

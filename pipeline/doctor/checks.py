@@ -12,8 +12,11 @@ from packaging.requirements import Requirement
 
 from attent_select.errors import AttentError, InputError
 from catalogs import storage
+from catalogs.annotations.columns import AnnotationColumns
+from catalogs.corpus import has_corpus
 from catalogs.shard_format import Shard
 from catalogs.storage.probe import probe
+from pipeline.annotation.prospects import Prospect
 from pipeline.cluster import cluster_size, connect, scheduler_address, worker_check
 from pipeline.config import run_config, trust
 from pipeline.config.sections import RunConfig
@@ -69,6 +72,8 @@ def examine(
         return Diagnosis(checks.ok, tuple(checks.findings), None)
     checks.run(f"storage of the run, {config.run}", lambda: _storage(config))
     checks.run("shards", lambda: _shards(config))
+    if config.annotations or config.corpus.path is not None:
+        checks.run("annotations", lambda: _annotations(config))
 
     def check_cluster() -> tuple[str, "Size"]:
         if not trust_run:
@@ -159,6 +164,21 @@ def _shards(config: RunConfig) -> tuple[str, None]:
     storage.read_ranges(first.url, [(0, min(8, first.num_bytes))], etag=first.etag)
     num_bytes = sum(shard.num_bytes for shard in shards)
     return f"{len(shards)} shards, {num_bytes / 1e9:,.3f} GB, the first is readable", None
+
+
+def _annotations(config: RunConfig) -> tuple[str, None]:
+    """Say what selecting by each annotation promises, where examples of a target judged it."""
+    columns = {*config.annotations, *config.selection.columns}
+    missing = set(config.annotations)
+    lines = []
+    if has_corpus(url := config.corpus.path or config.run):
+        for annotation, _ in AnnotationColumns.of(url, columns).annotations:
+            missing.discard(annotation.name)
+            prospect = Prospect.of(annotation.enrichment)
+            lines.append(f"{annotation.name}: {prospect or 'not judged by a target'}")
+    if missing:
+        lines.append(f"the run will make {', '.join(sorted(missing))}")
+    return "; ".join(lines) or "the selection uses none", None
 
 
 def _samples(config: RunConfig, folder: str) -> tuple[str, tuple[Shard, Usability]]:
