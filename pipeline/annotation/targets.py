@@ -22,6 +22,7 @@ from catalogs.concurrency import ordered_map
 from catalogs.corpus import format_of, inspect_shard
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.validation import check, did_you_mean
+from pipeline.corpus.columns import missing_columns
 from trainers.annotation import Examples
 
 _log = logging.getLogger("attent.pipeline.annotation.targets")
@@ -151,10 +152,9 @@ def open_shards(urls: Sequence[str], *, folder: str) -> Corpus:
 
 def check_columns(corpus: Corpus, names: Sequence[str], *, what: str) -> None:
     """Raise `InputError` unless the shards of a corpus have these columns."""
-    for name in names:
-        if name not in corpus.columns:
-            hint = did_you_mean(name, corpus.columns)
-            raise InputError(f"{what} has no column {name!r}: {hint}")
+    for name in missing_columns(corpus, names):
+        hint = did_you_mean(name, corpus.columns)
+        raise InputError(f"{what} has no column {name!r}: {hint}")
 
 
 def _content_hash(values: Sequence[Any]) -> bytes:

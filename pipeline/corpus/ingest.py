@@ -19,6 +19,7 @@ from catalogs.corpus import (
 from catalogs.layout import CorpusLayout
 from catalogs.shard_format import Inspection
 from catalogs.storage.objects import ObjectInfo
+from catalogs.tars.compressed import is_compressed
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.sections import CorpusSettings
 from pipeline.progress import progress
@@ -90,6 +91,12 @@ def ingest(
     _renumber_members(corpus, objects, folder=folder)
     corpus.publish(folder)
     result = _result(corpus, seconds=monotonic() - started)
+    if num_compressed := sum(is_compressed(shard.uri) for shard in corpus.shards):
+        _log.warning(
+            "%d shards are compressed tars: every read of samples takes a whole shard. Plain tars"
+            " or Parquet are read in parts (--convert)",
+            num_compressed,
+        )
     if result.empty:
         _log.warning("skipped %d shards without samples", result.empty)
     for uri, reason in result.damaged.items():

@@ -12,6 +12,7 @@ from catalogs.layout import Layout, join
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
+from pipeline.corpus.columns import missing_columns
 from pipeline.corpus.ingest import ingest, ingested_corpus
 from pipeline.corpus.usability import check_some_usable
 
@@ -62,7 +63,7 @@ def check_columns(corpus: Corpus, config: RunConfig) -> None:
     Raises:
         InputError: a column is missing; names a shard without it.
     """
-    if missing := [name for name in config.task.task.columns if name not in corpus.columns]:
+    if missing := missing_columns(corpus, config.task.task.columns):
         shard = corpus.shard_without(missing[0])
         where = f" (shard {shard.shard_id}, {shard.uri}, lacks it)" if shard else ""
         raise InputError(

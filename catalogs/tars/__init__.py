@@ -1,0 +1,1 @@
+"""Tar files as the webdataset library reads them: headers, samples, columns, compression."""
