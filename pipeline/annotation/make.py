@@ -146,7 +146,7 @@ def _derive(request: Request, *, client: Client, started: float) -> Annotation:
     used = columns_used(store, request.name, kind)
     making = Making(store.url, request.name, kind, fit_digest="")
     parts = derive_parts(making, used, client=client, part_samples=request.part_samples)
-    return store.publish(
+    annotation = store.publish(
         request.name,
         kind=request.kind_name,
         parts=parts,
@@ -155,6 +155,8 @@ def _derive(request: Request, *, client: Client, started: float) -> Annotation:
         annotations=used.digests,
         seconds={"total": monotonic() - started},
     )
+    _warn_if_constant(store, annotation)
+    return annotation
 
 
 def _fit(request: Request) -> Fitted:

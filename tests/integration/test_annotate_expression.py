@@ -60,6 +60,14 @@ def test_the_digest_does_not_depend_on_the_parts(corpus: str, client: Client) ->
     assert (made.digest, made.value_type) == (one.digest, "Boolean")
 
 
+def test_a_constant_expression_is_a_warning(
+    corpus: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = load_kind("expression", ["expression=prior * 0"])
+    make_annotation(Request(corpus, "same", "expression", kind), client=client)
+    assert "all values of same are equal" in caplog.text
+
+
 def test_a_reader_of_the_replaced_annotation_is_undisturbed_until_gc(
     corpus: str, client: Client
 ) -> None:
