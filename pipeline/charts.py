@@ -26,6 +26,27 @@ def loss_distribution(histograms: pl.DataFrame) -> Chart:
     )
 
 
+def annotation_distribution(table: pl.DataFrame, *, name: str, round_number: int) -> Chart:
+    """Draw the share of samples per value of an annotation: of the corpus and of a selection."""
+    kind = "Q" if table["value"].dtype.is_numeric() else "N"
+    base = alt.Chart(
+        table,
+        title=f"{name}: selected in round {round_number}, and the corpus",
+        width=_WIDTH,
+        height=_HEIGHT,
+    )
+    mark = base.mark_line(interpolate="step-after") if kind == "Q" else base.mark_bar()
+    share = alt.Y("share:Q", title="share of samples", axis=alt.Axis(format="%"), stack=False)
+    chart: Chart = mark.encode(
+        x=alt.X(f"value:{kind}", title=name),
+        y=share,
+        color=alt.Color("group:N", title=None),
+        tooltip=["group", "value", alt.Tooltip("share", format=".2%")],
+        **({} if kind == "Q" else {"xOffset": "group:N"}),
+    )
+    return chart
+
+
 def ratio_and_coverage(coverage: pl.DataFrame) -> Chart:
     """Draw the ratio of each round as bars, and the share that rounds so far covered as a line."""
     base = alt.Chart(coverage).encode(x=alt.X("round:O", title="round"))

@@ -5,7 +5,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from catalogs.shard_format import Sample
-from pipeline.reports.report_tables import HardSample
+from pipeline.reports.report_tables import ShownSample
 
 _TEXT_CHARACTERS = 600
 _IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
@@ -20,16 +20,14 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def samples(hardest: Sequence[HardSample]) -> str:
-    """Return a gallery of samples with their losses."""
-    if not hardest:
-        return "<p>No losses were measured in this run.</p>"
-    shown = [(_figure(hard.sample), hard) for hard in hardest]
-    kind = "text" if shown[0][0].startswith("<pre>") else ""
+def samples(shown: Sequence[ShownSample], *, title: str) -> str:
+    """Return a gallery of samples with the values that they are shown for, named `title`."""
+    figures = [(_figure(one.sample), one) for one in shown]
+    kind = "text" if figures and figures[0][0].startswith("<pre>") else ""
     cells = "".join(
-        f"<figure>{figure}<figcaption>loss {hard.loss:.3f} · shard {hard.shard_id}, row {hard.row}"
-        f"{_short_values(hard.sample)}</figcaption></figure>"
-        for figure, hard in shown
+        f"<figure>{figure}<figcaption>{html.escape(title)} {one.value:.3f} · shard {one.shard_id},"
+        f" row {one.row}{_short_values(one.sample)}</figcaption></figure>"
+        for figure, one in figures
     )
     return f'<div class="samples {kind}">{cells}</div>'
 

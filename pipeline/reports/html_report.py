@@ -23,6 +23,7 @@ from pipeline.antk.drift_table import drift_table
 from pipeline.config.run_config import load_frozen
 from pipeline.config.sections import RunConfig
 from pipeline.reports import html_parts
+from pipeline.reports.annotation_tables import AnnotatedRows, distributions, samples_beside_cut
 from pipeline.reports.report_tables import coverage, hardest_samples, loss_histograms, overlaps
 from pipeline.reports.run_results import verdict_on
 from pipeline.reports.verdict import Verdict
@@ -32,6 +33,7 @@ _THIS = "this run"
 _COSTS = ("score", "select", "train")
 _STAGES = (*_COSTS, "evaluate")
 _NUM_HARDEST = 24
+_NUM_BESIDE_CUT = 6
 
 
 def write_report(
@@ -57,7 +59,8 @@ def write_report(
     """
     settings = load_frozen(run)
     tables = _tables(run, controls or {})
-    specs = _specs(_charts(run, tables))
+    annotated = AnnotatedRows.of(run)
+    specs = _specs(_charts(run, tables, annotated))
     hardest = hardest_samples(run, num_samples=_NUM_HARDEST, columns=_columns(settings))
     page = Template((Path(__file__).parent / "template.html").read_text()).substitute(
         title=html.escape(f"attent-select: {run.rstrip('/').rsplit('/', 1)[-1]}"),
@@ -69,7 +72,10 @@ def write_report(
         charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
         # A spec may hold user text: `</script>` must not end the script early.
         specs=json.dumps(specs).replace("<", "\\u003c"),
-        samples=html_parts.samples(hardest),
+        beside_cut=_beside_cut(run, settings, annotated),
+        samples=html_parts.samples(hardest, title="loss")
+        if hardest
+        else "<p>No losses were measured in this run.</p>",
     )
     url = Layout(run).report if out is None else storage.normalise(out)
     if png:
@@ -115,10 +121,16 @@ def _tables(run: str, controls: Mapping[str, str]) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def _charts(run: str, tables: Mapping[str, pl.DataFrame]) -> Iterator[charts.Chart]:
+def _charts(
+    run: str, tables: Mapping[str, pl.DataFrame], annotated: AnnotatedRows | None
+) -> Iterator[charts.Chart]:
     histograms = loss_histograms(run)
     if len(histograms):
         yield charts.loss_distribution(histograms)
+    if annotated is not None:
+        for name, table in distributions(annotated):
+            number = annotated.round_number
+            yield charts.annotation_distribution(table, name=name, round_number=number)
     yield charts.ratio_and_coverage(coverage(run))
     yield charts.overlap_between_rounds(overlaps(run))
     yield charts.seconds_per_stage(_stages(tables[_THIS]))
@@ -230,6 +242,23 @@ def _waiting(table: pl.DataFrame) -> str:
     known = table.filter(pl.col("blocked_seconds").is_not_null())
     blocked, total = (float(known[n].sum()) for n in ("blocked_seconds", "train_seconds"))
     return f"{blocked / max(total, 1e-9):.2%}"
+
+
+def _beside_cut(run: str, settings: RunConfig, annotated: AnnotatedRows | None) -> str:
+    """Return samples from both sides of the cut, where the selection reads a number of one."""
+    if annotated is None:
+        return ""
+    names = [each.name for each in annotated.annotations if each.value_type in ("Float32", "Int64")]
+    for name in (each for each in names if each in settings.selection.columns):
+        sides = samples_beside_cut(
+            run, annotated, name=name, columns=_columns(settings), count=_NUM_BESIDE_CUT
+        )
+        titles = (f"Just selected by {name}", f"Just left out by {name}")
+        return "".join(
+            f"<h2>{html.escape(title)}</h2>{html_parts.samples(side, title=name)}"
+            for title, side in zip(titles, sides, strict=True)
+        )
+    return ""
 
 
 def _decisions(run: str) -> str:

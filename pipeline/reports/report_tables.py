@@ -24,12 +24,12 @@ _BINS = 60
 
 
 @dataclass(frozen=True)
-class HardSample:
-    """A sample and its newest loss."""
+class ShownSample:
+    """A sample and the value that it is shown for, such as its newest loss."""
 
     shard_id: int
     row: int
-    loss: float
+    value: float
     sample: Sample
 
 
@@ -96,28 +96,40 @@ def overlaps(run: str) -> pl.DataFrame:
     )
 
 
-def hardest_samples(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[HardSample]:
+def hardest_samples(run: str, *, num_samples: int, columns: tuple[str, ...]) -> list[ShownSample]:
     """Return the samples with the largest newest losses, largest first, with `columns` of data."""
     catalog = LossCatalog(run)
     if not catalog.rounds():
         return []
     top = (
         catalog.latest()
-        .select(schema.SHARD_ID, schema.ROW, schema.LOSS)
-        .filter(pl.col(schema.LOSS).is_not_null())
-        .top_k(num_samples, by=[schema.LOSS, schema.SHARD_ID, schema.ROW])
+        .select(schema.SHARD_ID, schema.ROW, value=pl.col(schema.LOSS))
+        .filter(pl.col("value").is_not_null())
+        .top_k(num_samples, by=["value", schema.SHARD_ID, schema.ROW])
         .collect(engine="streaming")
-        .sort(schema.SHARD_ID, schema.ROW)
     )
+    return read_samples(run, top, columns=columns)
+
+
+def read_samples(run: str, rows: pl.DataFrame, *, columns: tuple[str, ...]) -> list[ShownSample]:
+    """Read `columns` of rows (shard_id, row, value), largest value first."""
     corpus = Corpus.open(run)
     samples = []
-    for (shard_id,), part in top.group_by(schema.SHARD_ID, maintain_order=True):
+    in_order = rows.sort(schema.SHARD_ID, schema.ROW)
+    for (shard_id,), part in in_order.group_by(schema.SHARD_ID, maintain_order=True):
         reading = corpus.read(int(str(shard_id)), rows=part[schema.ROW].to_list(), columns=columns)
         samples += [
-            HardSample(row["shard_id"], row["row"], row["loss"], sample)
+            ShownSample(row["shard_id"], row["row"], row["value"], sample)
             for row, sample in zip(part.iter_rows(named=True), reading.samples, strict=True)
         ]
-    return sorted(samples, key=lambda hard: (-hard.loss, hard.shard_id, hard.row))
+    return sorted(samples, key=lambda shown: (-shown.value, shown.shard_id, shown.row))
+
+
+def drawn_rows(num_rows: int) -> pl.Expr:
+    """Return a condition on shard_id and row: a fixed random draw of about 200,000 of the rows."""
+    share = min(1.0, _SAMPLED_ROWS / num_rows)
+    limit = pl.lit(min(2**64 - 1, int(share * 2**64)), dtype=pl.UInt64)
+    return bits(stream_key(0, Purpose.SPLIT), schema.sample_key()) <= limit
 
 
 def _rows_to_show(rounds: Sequence[int]) -> list[int]:
@@ -130,11 +142,7 @@ def _rows_to_show(rounds: Sequence[int]) -> list[int]:
 def _sampled_index(run: str, *, rounds: Sequence[int]) -> tuple[pl.DataFrame, int]:
     """Return (`round`, `key`) of a fixed random subset of the corpus, and its size."""
     corpus = Corpus.open(run)
-    key = stream_key(0, Purpose.SPLIT)
-    share = min(1.0, _SAMPLED_ROWS / corpus.num_samples)
-    drawn = bits(key, schema.sample_key()) <= pl.lit(
-        min(2**64 - 1, int(share * 2**64)), dtype=pl.UInt64
-    )
+    drawn = drawn_rows(corpus.num_samples)
     sampled = corpus.rows().select(drawn.alias("drawn")).filter("drawn")
     num_sampled = len(sampled.collect(engine="streaming"))
     chosen = (

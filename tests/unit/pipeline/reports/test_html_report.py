@@ -154,9 +154,9 @@ def test_loss_histograms_cover_every_sample_of_every_scored_round(run: str) -> N
 
 def test_the_hardest_samples_come_with_their_data(run: str) -> None:
     first, *rest = report_tables.hardest_samples(run, num_samples=5, columns=("image", "label"))
-    assert (first.shard_id, first.row, first.loss) == (0, 7, 50.0)
+    assert (first.shard_id, first.row, first.value) == (0, 7, 50.0)
     assert first.sample == samples(8)[7]
-    assert [hard.loss for hard in rest] == sorted((hard.loss for hard in rest), reverse=True)
+    assert [hard.value for hard in rest] == sorted((hard.value for hard in rest), reverse=True)
 
 
 def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:

@@ -1,0 +1,126 @@
+"""Small tables about the annotations of a run: the selected samples against the corpus.
+
+They come from a fixed random subset of the corpus, so that memory does not grow with it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from attent_select import schema
+from catalogs import Corpus, IndexFile
+from catalogs.annotations.columns import AnnotationColumns
+from catalogs.annotations.record import Annotation
+from catalogs.annotations.store import AnnotationStore
+from catalogs.layout import Layout
+from pipeline.reports.query import index, selected_rounds
+from pipeline.reports.report_tables import ShownSample, drawn_rows, read_samples
+
+_BINS: Final = 40
+_CATEGORIES: Final = 12
+_OTHERS: Final = "(others)"
+# Their values are names of clusters.
+_WITHOUT_DISTRIBUTION: Final = ("duplicates",)
+
+
+@dataclass(frozen=True)
+class AnnotatedRows:
+    """Random rows of a corpus with the values of its annotations.
+
+    Attributes:
+        rows: shard_id, row, a column for each annotation, and `is_selected`.
+        annotations: those that have a distribution.
+        round_number: the last round that selected a part of the corpus.
+    """
+
+    rows: pl.DataFrame
+    annotations: tuple[Annotation, ...]
+    round_number: int
+
+    @classmethod
+    def of(cls, run: str) -> "AnnotatedRows | None":
+        """Return None if there are no annotations, or no round selected a part of the corpus."""
+        store, corpus = AnnotationStore(run), Corpus.open(run)
+        records = [store.read(name) for name in store.names()]
+        shown = tuple(each for each in records if each.kind not in _WITHOUT_DISTRIBUTION)
+        rounds = [
+            number
+            for number in selected_rounds(run)
+            if IndexFile.open(Layout(run).index(number)).num_samples < corpus.num_samples
+        ]
+        if not shown or not rounds:
+            return None
+        names = [annotation.name for annotation in shown]
+        is_drawn = drawn_rows(corpus.num_samples)
+        columns = AnnotationColumns.of(run, names).join(None).frame()
+        rows = columns.filter(is_drawn).collect(engine="streaming")
+        chosen = index(run, rounds=rounds[-1:]).filter(is_drawn)
+        ids = [schema.SHARD_ID, schema.ROW]
+        selected = chosen.select(*ids, is_selected=pl.lit(True)).collect(engine="streaming")
+        marked = rows.join(selected, on=ids, how="left", maintain_order="left")
+        return cls(marked.with_columns(pl.col("is_selected").fill_null(False)), shown, rounds[-1])
+
+
+def distributions(annotated: AnnotatedRows) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield each annotation's name, and `group` (corpus or selected), `value`, `share` of its rows.
+
+    `value` is the lower end of one of 40 bins, or a category. Rows without a value are left out.
+    """
+    for annotation in annotated.annotations:
+        values = annotated.rows.select(annotation.name, "is_selected").drop_nulls()
+        if values.is_empty():
+            continue
+        if annotation.value_type in ("String", "Boolean"):
+            binned = _categories(values[annotation.name].cast(pl.String))
+        else:
+            binned = _bins(values[annotation.name].cast(pl.Float64))
+        table = values.select("is_selected", value=binned)
+        groups = (("corpus", table), ("selected", table.filter("is_selected")))
+        yield (
+            annotation.name,
+            pl.concat(
+                each.group_by("value")
+                .agg(share=pl.len() / max(1, len(each)))
+                .select(pl.lit(group).alias("group"), "value", "share")
+                .sort("value")
+                for group, each in groups
+            ),
+        )
+
+
+def samples_beside_cut(
+    run: str, annotated: AnnotatedRows, *, name: str, columns: tuple[str, ...], count: int
+) -> tuple[list[ShownSample], list[ShownSample]]:
+    """Return the selected samples with the smallest values, and the others with the largest.
+
+    If the selected samples have the smaller values, the other way round.
+    """
+    rows = annotated.rows.select(schema.SHARD_ID, schema.ROW, "is_selected", value=name)
+    rows = rows.drop_nulls().sort("value", schema.SHARD_ID, schema.ROW)
+    selected, others = rows.filter("is_selected"), rows.filter(pl.col("is_selected").not_())
+    means = [float(np.mean(each["value"].to_numpy())) if len(each) else 0.0
+             for each in (selected, others)]  # fmt: skip
+    ascends = means[0] >= means[1]
+    beside = [selected.head(count), others.tail(count)]
+    if not ascends:
+        beside = [selected.tail(count), others.head(count)]
+    taken, left_out = (read_samples(run, each, columns=columns) for each in beside)
+    return taken, left_out
+
+
+def _bins(values: pl.Series) -> pl.Series:
+    low, high = (float(values.quantile(share) or 0.0) for share in (0.005, 0.995))
+    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    place = np.clip(np.searchsorted(edges, values.to_numpy(), side="right") - 1, 0, _BINS - 1)
+    return pl.Series("value", edges[place])
+
+
+def _categories(values: pl.Series) -> pl.Series:
+    counts = values.value_counts(sort=True)
+    known = counts[values.name].head(_CATEGORIES).to_list()
+    frame = pl.DataFrame({"value": values})
+    is_known = pl.col("value").is_in(known)
+    return frame.select(pl.when(is_known).then("value").otherwise(pl.lit(_OTHERS)))["value"]
