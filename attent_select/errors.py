@@ -95,5 +95,10 @@ class SampleError(AttentError, ValueError):
         return _sample_error, (str(self), self.status)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of a library in Rust (polars, obstore): not an `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 def _sample_error(message: str, status: str) -> SampleError:
     return SampleError(message, status=status)

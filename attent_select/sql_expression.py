@@ -23,6 +23,12 @@ _SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNOREC
 _MULTI_ROW_NODES: Final = frozenset({"Agg", "Over", "Len", "Quantile", "Correlation", "Explode"})
 # Nodes whose result may be a narrow integer; the others get their dtype from these.
 _TYPED_NODES: Final = frozenset({"Column", "Function", "Cast"})
+_MAX_CHARACTERS: Final = 200_000
+_MAX_OPERATORS: Final = 300
+_SHOWN_CHARACTERS: Final = 200
+_OPERATOR: Final = re.compile(
+    r"[-+*/%<>=!|&^~(]+|\b(and|or|not|case|when|is|like|between)\b", re.IGNORECASE
+)
 _WIDE: Final[Mapping[pl.DataType, str]] = {
     **dict.fromkeys((pl.Int8(), pl.Int16(), pl.Int32()), "Int64"),
     **dict.fromkeys((pl.UInt8(), pl.UInt16(), pl.UInt32()), "Int64"),
@@ -89,18 +95,30 @@ def unknown_column(name: str, known: Sequence[str]) -> str:
 def _parse(text: str, *, what: str) -> pl.Expr:
     # Words inside plain quotes are harmless; with escapes or comments, every word counts.
     is_plain = not re.search(r"[\\\"$]|--|/\*", text)
-    if word := _SUBQUERY.search(re.sub(r"'[^']*'", "''", text) if is_plain else text):
+    words = re.sub(r"'[^']*'", "''", text) if is_plain else text
+    if word := _SUBQUERY.search(words):
         raise InputError(
             f"{what}: {word.group()!r} is not allowed, expected an expression on a single row"
         )
+    # Before parsing: polars takes minutes for thousands of operators, or overflows its stack.
+    if len(text) > _MAX_CHARACTERS or len(_OPERATOR.findall(words)) > _MAX_OPERATORS:
+        raise _too_deep(what)
     try:
         return pl.sql_expr(text)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{what}: {text!r} is not an SQL expression: {reason}") from error
+        shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+        raise InputError(f"{what}: {shown!r} is not an SQL expression: {reason}") from error
 
 
 def _check_expression(text: str, schema: pl.Schema, *, what: str, kind: str) -> pl.Expr:
+    try:
+        return _checked_expression(text, schema, what=what, kind=kind)
+    except RecursionError as error:
+        raise _too_deep(what) from error
+
+
+def _checked_expression(text: str, schema: pl.Schema, *, what: str, kind: str) -> pl.Expr:
     expression = _parse(text, what=what)
     for name in expression.meta.root_names():
         if name not in schema:
@@ -156,4 +174,11 @@ def _widen(tree: Any, schema: pl.Schema) -> Any:
 
 
 def _expression(tree: Any) -> pl.Expr:
-    return pl.Expr.deserialize(io.StringIO(json.dumps(tree)), format="json")
+    try:
+        return pl.Expr.deserialize(io.StringIO(json.dumps(tree)), format="json")
+    except pl.exceptions.ComputeError as error:  # nested deeper than a parser of JSON allows
+        raise RecursionError from error
+
+
+def _too_deep(what: str) -> InputError:
+    return InputError(f"{what} is too long or nested too deeply: write it with fewer operators")

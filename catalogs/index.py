@@ -174,7 +174,12 @@ class IndexFile:
         }
 
     def batches(self) -> Iterator[IndexBatch]:
-        """Yield shard_id, row and weight of all rows in order, several row groups at a time."""
+        """Yield shard_id, row and weight of all rows in order, several row groups at a time.
+
+        Raises:
+            InputError: the rows are not those of the digest; raised after the last batch.
+        """
+        digest = frames.ColumnDigest([schema.SHARD_ID, schema.ROW])
         footer = frames.footer_of(self.url)
         columns = [schema.SHARD_ID, schema.ROW, schema.WEIGHT]
         for first in range(0, footer.num_groups, _GROUPS_AT_A_TIME):
@@ -187,7 +192,13 @@ class IndexFile:
             )
             for table in tables:
                 shards, rows, weights = (table[name].to_numpy() for name in columns)
+                digest.update_arrays([shards, rows])
                 yield shards, rows, weights
+        if digest.hexdigest() != self.digest:
+            raise InputError(
+                f"{self.url} is damaged: its rows are not those of its digest {self.digest}."
+                " Restore it from a copy, or select again"
+            )
 
 
 def digest_of(

@@ -5,20 +5,21 @@ published last. Files without a marker, left by an interrupted upload, are ignor
 """
 
 import hashlib
-import json
 import platform
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from attent_select.errors import InputError, StorageError
-from catalogs import storage
+from catalogs import checked_json, storage
 from catalogs.layout import join
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ MARKER = "checkpoint.json"
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
-class DamagedError(StorageError):
+class DamagedError(InputError, StorageError):
     """A checkpoint's files differ from what its marker says."""
+
+    __str__ = Exception.__str__
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Checkpoint:
 
     `step` is the number of optimizer steps that the weights were trained for; `stream` is the
     stream's state; `progress` is what the round had measured so far; `result` is set when the round
-    was finished.
+    was finished. `files` has the size of each file, `digests` a hash of its bytes.
     """
 
     url: str
@@ -51,16 +54,39 @@ class Checkpoint:
     progress: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def local(self) -> Iterator[Path]:
-        """Yield a local folder with the files: the checkpoint itself, or a temporary copy."""
+    def local(self, *, with_state: bool = False) -> Iterator[Path]:
+        """Yield a local folder with the files: the checkpoint itself, or a temporary copy.
+
+        Every file is compared with its digest, except weights, which `load` checks, and, unless
+        `with_state`, the state of the optimizer.
+
+        Raises:
+            DamagedError: a file is not what was saved.
+        """
+        names = [
+            name
+            for name in self.digests
+            if not _is_weights(name) and (with_state or "optimizer" not in name)
+        ]
         if storage.is_local(self.url):
+            self._check_files(Path(storage.normalise(self.url)), names)
             yield Path(storage.normalise(self.url))
             return
         with tempfile.TemporaryDirectory(prefix="attent-checkpoint-") as folder:
             storage.download_folder(self.url, Path(folder))
+            self._check_files(Path(folder), names)
             yield Path(folder)
+
+    def _check_files(self, folder: Path, names: Iterable[str]) -> None:
+        for name in names:
+            if _file_digest(folder / name) != self.digests[name]:
+                raise DamagedError(
+                    f"checkpoint {self.url} is damaged: {name} is not what was saved. Restore it, "
+                    "or delete the folder and run again"
+                )
 
     def load(self, models: "Models", *, folder: Path | None = None) -> "torch.nn.Module":
         """Return the model, checked against the digest that was taken when it was saved.
@@ -71,7 +97,12 @@ class Checkpoint:
             InputError: the weights do not fit the model, or are not the ones that were saved.
         """
         with self.local() if folder is None else nullcontext(folder) as files:
-            model = models.load(files)
+            try:
+                model = models.load(files)
+            except Exception:
+                # Libraries raise anything for damaged weights: say so if the bytes differ.
+                self._check_files(files, [name for name in self.digests if _is_weights(name)])
+                raise
         digest = digest_of(model, models)
         if digest != self.weights_digest:
             raise InputError(
@@ -91,22 +122,31 @@ def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.ope
     marker = join(url, MARKER)
     if storage.info(marker) is None:
         return None
-    try:
-        content = json.loads(storage.read(marker))
-    except ValueError as error:
-        raise DamagedError(
-            f"{marker} is damaged: {error}. Delete the folder and run again"
-        ) from error
+    checkpoint = _parse_marker(storage.read(marker), marker=marker, url=url)
     sizes = {item.url: item.num_bytes for item in storage.list_objects(url)}
     base = storage.normalise(url)
-    for name, num_bytes in content["files"].items():
+    for name, num_bytes in checkpoint.files.items():
         size = sizes.get(join(base, name))
         if size != num_bytes:
             raise DamagedError(
                 f"checkpoint {url} is damaged: {name} has {size} bytes, expected {num_bytes}. "
                 "Delete the folder and run again"
             )
-    return Checkpoint(url=url, **content)
+    return checkpoint
+
+
+def _parse_marker(data: bytes, *, marker: str, url: str) -> Checkpoint:
+    try:
+        content = checked_json.load(data, url=marker)
+        return TypeAdapter(Checkpoint).validate_python({**content, "url": url})
+    except InputError as error:
+        raise DamagedError(f"{error}; or delete {url} and run again") from error
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise DamagedError(
+            f"{marker} is not the marker of a checkpoint: {keys} missing or wrong. Restore it, or "
+            f"delete {url} and run again"
+        ) from error
 
 
 def newest(url: str) -> Checkpoint | None:
@@ -150,11 +190,22 @@ def publish(
         stream=stream,
         progress=progress or {},
         result=result,
+        digests={name: _file_digest(folder / name) for name in files},
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
     )
     _publish_marker(saved)
     return saved
+
+
+def _is_weights(name: str) -> bool:
+    """Whether a file is checked by the digest of the tensors that are loaded from it."""
+    return name.endswith(".safetensors")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def record(checkpoint: Checkpoint, *, result: dict[str, Any]) -> None:
@@ -164,7 +215,7 @@ def record(checkpoint: Checkpoint, *, result: dict[str, Any]) -> None:
 
 def _publish_marker(checkpoint: Checkpoint) -> None:
     content = {name: value for name, value in asdict(checkpoint).items() if name != "url"}
-    storage.publish(join(checkpoint.url, MARKER), json.dumps(content, indent=1).encode())
+    storage.publish(join(checkpoint.url, MARKER), checked_json.dump(content))
 
 
 def discard(url: str) -> None:

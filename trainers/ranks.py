@@ -5,11 +5,33 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
+from attent_select.errors import InputError
+
 T = TypeVar("T")
 
 # A launcher ends all processes when one dies, so that none waits forever. Scoring, which only the
 # first rank does, may take days.
 _WAIT_LIMIT = timedelta(days=7)
+
+
+def check_environment() -> None:
+    """Check the variables of a launcher.
+
+    Raises:
+        InputError: one is missing or wrong: it may be left from another command.
+    """
+    known = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    values = ", ".join(f"{name}={value}" for name, value in known.items())
+    advice = "unset them, or start the command with torchrun"
+    if not all(value.isdecimal() for value in known.values()) or len(known) == 1:
+        raise InputError(
+            f"the environment has {values}: expected numbers for both RANK and WORLD_SIZE; {advice}"
+        )
+    if known and rank() >= world_size():
+        raise InputError(f"the environment has {values}: expected a rank below the size; {advice}")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if world_size() > 1 and missing:
+        raise InputError(f"the environment has {values}, but not {', '.join(missing)}; {advice}")
 
 
 def rank() -> int:

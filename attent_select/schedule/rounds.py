@@ -12,6 +12,9 @@ from attent_select.errors import InputError
 from attent_select.schedule.rescoring import Rescore
 from attent_select.selection.select import num_samples_of
 
+# Every round is planned before the run starts.
+_MAX_EPOCHS = 100_000
+
 Phase = Literal["warmup", "teach", "anneal"]
 
 
@@ -142,6 +145,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InputError(f"epochs: {self.epochs} is less than 1")
+        if self.epochs > _MAX_EPOCHS:
+            raise InputError(f"epochs: {self.epochs} exceeds the limit of {_MAX_EPOCHS}")
         for name in ("warmup_epochs", "anneal_epochs"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: {getattr(self, name)} is negative")

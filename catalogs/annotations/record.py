@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from attent_select import __version__
 from attent_select.errors import InputError
+from catalogs import checked_json
 
 RECORD_VERSION: Final = 1
 
@@ -68,19 +69,18 @@ class Annotation:
 
     def to_json(self) -> str:
         """Return the text of `annotation.json`."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return checked_json.dump(asdict(self)).decode()
 
     @classmethod
-    def from_json(cls, text: str, *, url: str) -> "Annotation":
+    def from_json(cls, text: str | bytes, *, url: str) -> "Annotation":
         """Parse `annotation.json`.
 
         Raises:
             InputError: it is damaged, or was written by a newer version.
         """
         try:
-            values = json.loads(text)
-            version = values["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+            version = json.loads(text)["schema_version"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{url} is not the record of an annotation ({error!r}): restore it, or make the"
                 " annotation again"
@@ -90,6 +90,7 @@ class Annotation:
                 f"{url} has schema version {version}, expected {RECORD_VERSION}: update"
                 f" attent-select (this is {__version__}), or make the annotation again"
             )
+        values = checked_json.load(text, url=url)
         try:
             parts = tuple(AnnotationPart(**part) for part in values.pop("parts"))
             return cls(parts=parts, **values)

@@ -207,7 +207,7 @@ class AnnotationStore:
         """
         url = self.layout(name).record
         try:
-            text = storage.read(url).decode()
+            text = storage.read(url)
         except MissingError as error:
             raise MissingError(self._unknown(name)) from error
         annotation = Annotation.from_json(text, url=url)

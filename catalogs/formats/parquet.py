@@ -24,7 +24,7 @@ from catalogs.read_plan import (
     read_method,
 )
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
-from catalogs.tables import parquet_file, plain_values
+from catalogs.tables import footer_check, parquet_file, plain_values
 from catalogs.tables.byte_cache import BoundedCache
 from catalogs.tables.parquet_file import Footer
 
@@ -57,7 +57,9 @@ class Parquet:
         stored = storage.info(url)
         if stored is None:
             raise MissingError(f"{url} was not found: expected a Parquet file")
-        footer = parquet_file.load_footer(url, num_bytes=stored.num_bytes, etag=stored.etag)
+        tail = parquet_file.read_tail(url, num_bytes=stored.num_bytes, etag=stored.etag)
+        footer_check.check_footer(tail, url=url, num_bytes=stored.num_bytes)
+        footer = parquet_file.parse_footer(tail, url=url, num_bytes=stored.num_bytes)
         return Inspection(num_samples=footer.num_rows, columns=tuple(footer.schema.names))
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attent_select.errors import StorageError
+from attent_select.errors import InputError, StorageError
 from catalogs.layout import join
 from catalogs.storage.objects import (
     ObjectInfo,
@@ -115,7 +115,9 @@ def _driver(url: str) -> tuple[Any, str]:
 
         files, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        raise StorageError(f"{url} needs a package that is not installed: {error}") from error
+        raise InputError(f"{url} needs a package that is not installed: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{url} is not a URL of a known kind of storage: {error}") from error
     return files, path
 
 

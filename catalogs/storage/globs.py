@@ -5,6 +5,7 @@ Web servers cannot be listed: in their URLs `?` starts a query, and only braces 
 
 import fnmatch
 import itertools
+import math
 import re
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from attent_select.errors import InputError
 from catalogs.layout import join
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_MAX_URLS = 1_000_000
+_MAX_DIGITS = 18
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -30,9 +33,18 @@ def check(pattern: str) -> None:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Expand `a-{00..02}` to a-00, a-01, a-02 and `{x,y}` to x, y; keep everything else."""
+    """Expand `a-{00..02}` to a-00, a-01, a-02 and `{x,y}` to x, y; keep everything else.
+
+    Raises:
+        InputError: it stands for too many URLs.
+    """
     # split() alternates between text and the inside of braces.
     texts = _BRACES.split(pattern)
+    num_urls = math.prod(_num_choices(inside) for inside in texts[1::2])
+    if num_urls > _MAX_URLS:
+        raise InputError(
+            f"{pattern} stands for more than {_MAX_URLS:,} URLs: name a folder, or use '*'"
+        )
     choices = [
         [text] if position % 2 == 0 else _choices(text) for position, text in enumerate(texts)
     ]
@@ -82,6 +94,14 @@ def _parent(url: str) -> str:
 
 def _is_web(url: str) -> bool:
     return url.startswith(("http://", "https://"))
+
+
+def _num_choices(inside: str) -> int:
+    if numbers := _NUMBERS.fullmatch(inside):
+        first, last = (int(number[-_MAX_DIGITS:]) for number in numbers.groups())
+        is_long = max(map(len, numbers.groups())) > _MAX_DIGITS
+        return _MAX_URLS + 1 if is_long else abs(last - first) + 1
+    return inside.count(",") + 1
 
 
 def _choices(inside: str) -> list[str]:

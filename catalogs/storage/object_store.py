@@ -21,6 +21,7 @@ from obstore.exceptions import (
 from catalogs.concurrency import DaemonPool
 from catalogs.layout import join
 from catalogs.storage import s3_credentials
+from catalogs.storage.endpoints import check_endpoints
 from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
 from catalogs.storage.objects import (
     ObjectInfo,
@@ -47,6 +48,7 @@ _NO_RETRIES: Final[Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=
 
 def bucket_of(url: str) -> "ObjectStore":
     """Return the store of the bucket that contains `url`."""
+    check_endpoints(os.environ)
     scheme, _, rest = url.partition("://")
     endpoint = s3_endpoint() if scheme == "s3" else ""
     return _bucket(f"{scheme}://{rest.partition('/')[0]}", endpoint, os.getpid())

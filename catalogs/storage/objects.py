@@ -16,6 +16,7 @@ from attent_select.errors import (
     MissingError,
     NoSpaceError,
     StorageError,
+    is_panic,
 )
 
 # No space, over quota, larger than the file system allows.
@@ -112,6 +113,11 @@ def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
             hint = "The credentials are missing, invalid, or lack permission"
             raise AccessDeniedError(f"{reason}. {hint}") from error
         raise StorageError(reason) from error
+    except BaseException as error:
+        # A panic of a client in Rust is not an `Exception`.
+        if not is_panic(error):
+            raise
+        raise StorageError(f"{url}: the storage client failed: {error}") from error
 
 
 @contextlib.contextmanager

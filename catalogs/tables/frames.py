@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from attent_select.errors import InputError, MissingError
 from catalogs import storage
 from catalogs.storage.objects import explain_full_disk
-from catalogs.tables import parquet_file
+from catalogs.tables import file_digest, parquet_file
 from catalogs.tables.byte_cache import BoundedCache
 
 SchemaDict = dict[str, Any]
@@ -30,6 +31,8 @@ _NEVER_NULL = (*_ORDER, "weight", "probability")
 
 # Every pass over a catalog needs all of them.
 _footers: BoundedCache[parquet_file.Footer] = BoundedCache(max_bytes=16 << 20)
+# URL and etag of the local files that were compared with their digests.
+_verified: set[tuple[str, str]] = set()
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
@@ -87,7 +90,9 @@ def write_tables(
     with open_writer(path, schema) as writer:
         for table in tables:
             writer.write_table(table.cast(schema), row_group_size=max(1, table.num_rows))
-        writer.add_key_value_metadata({_NOTES: json.dumps(notes(), sort_keys=True)})
+        written = notes() | {file_digest.NOTE: file_digest.UNKNOWN}
+        writer.add_key_value_metadata({_NOTES: json.dumps(written, sort_keys=True)})
+    file_digest.write_digest(path)
 
 
 def publish_frame(url: str, frame: pl.DataFrame, *, notes: Notes) -> None:
@@ -99,8 +104,15 @@ def publish_frame(url: str, frame: pl.DataFrame, *, notes: Notes) -> None:
 def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
     """Read a small table and its notes. Raises `InputError` if a column of `schema` is missing."""
     data = storage.read(url)
+    file_digest.check_bytes(data, url=url)
     footer = parquet_file.parse_footer(data, url=url, num_bytes=len(data))
+    _check_notes(footer, url=url)
     check_columns(footer, schema=schema, url=url)
+    for group in range(footer.num_groups):
+        source = pa.BufferReader(data)
+        parquet_file.check_decoded_size(
+            url, source, footer=footer, group=group, columns=list(schema)
+        )
     # `pq.read_table` would import pyarrow.dataset, which takes longer than opening a run.
     with pq.ParquetFile(pa.BufferReader(data), metadata=footer.metadata) as file:
         table = file.read(columns=list(schema)).select(list(schema))
@@ -108,21 +120,47 @@ def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
 
 
 def footer_of(url: str) -> parquet_file.Footer:
-    """Return the (cached) footer of the Parquet file at `url`. Raises `MissingError`."""
+    """Return the (cached) footer of the Parquet file at `url`.
+
+    A local file with a digest is read completely, once per process, and compared with it.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is damaged.
+    """
     stored = storage.info(url)
     if stored is None:
         raise MissingError(f"{url} was not found: expected a Parquet file")
     return _footers.get_or_load(
         (stored.url, stored.etag),
-        lambda: parquet_file.load_footer(url, num_bytes=stored.num_bytes),
+        lambda: _load_footer(stored),
         size_of=lambda footer: footer.num_bytes,
     )
+
+
+def _load_footer(stored: storage.ObjectInfo) -> parquet_file.Footer:
+    tail = parquet_file.read_tail(stored.url, num_bytes=stored.num_bytes)
+    if storage.is_local(stored.url) and (stored.url, stored.etag) not in _verified:
+        file_digest.check_local(Path(stored.url), tail, url=stored.url)
+        _verified.add((stored.url, stored.etag))
+    footer = parquet_file.parse_footer(tail, url=stored.url, num_bytes=stored.num_bytes)
+    _check_notes(footer, url=stored.url)
+    return footer
+
+
+def _check_notes(footer: parquet_file.Footer, *, url: str) -> None:
+    try:
+        notes_of(footer)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{url} is damaged: the notes in its footer are not JSON") from error
 
 
 def notes_of(footer: parquet_file.Footer) -> Notes:
     """Return our notes in a footer; empty if another program wrote the file."""
     text = (footer.metadata.metadata or {}).get(_NOTES)
-    return dict(json.loads(text)) if text else {}
+    notes = dict(json.loads(text)) if text else {}
+    notes.pop(file_digest.NOTE, None)
+    return notes
 
 
 def is_dense(footer: parquet_file.Footer) -> bool:
@@ -164,8 +202,12 @@ class ColumnDigest:
         self._hashes = {name: hashlib.blake2b(digest_size=16) for name in columns}
 
     def update(self, batch: pl.DataFrame) -> None:
-        for name, column_hash in self._hashes.items():
-            column_hash.update(np.ascontiguousarray(batch[name].to_numpy()).data)
+        self.update_arrays([batch[name].to_numpy() for name in self._hashes])
+
+    def update_arrays(self, columns: Sequence[npt.NDArray[Any]]) -> None:
+        """Add rows, given as the columns in their order."""
+        for values, column_hash in zip(columns, self._hashes.values(), strict=True):
+            column_hash.update(np.ascontiguousarray(values).data)
 
     def hexdigest(self) -> str:
         joined = b"".join(column_hash.digest() for column_hash in self._hashes.values())
@@ -174,6 +216,7 @@ class ColumnDigest:
 
 def from_arrow(table: pa.Table) -> pl.DataFrame:
     """Convert to polars without a copy."""
-    frame = pl.from_arrow(table)
+    # polars panics on metadata that is not text, which a damaged file may have.
+    frame = pl.from_arrow(table.replace_schema_metadata(None))
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -4,7 +4,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from attent_select.errors import InputError
 from catalogs import read_plan, storage
 from catalogs.read_plan import Extent, FetchedRanges
+from catalogs.tables import decoded_size
 
 # Enough for the footer of most files, so that one request suffices.
 TAIL_BYTES = 1 << 16
@@ -47,6 +48,8 @@ class Footer:
     sizes: npt.NDArray[np.int64]
     uncompressed: npt.NDArray[np.int64]
     leaves: dict[str, slice]
+    # Row group and leaf of the column chunks whose decoded size was checked.
+    checked: set[tuple[int, int]] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def num_rows(self) -> int:
@@ -74,9 +77,13 @@ class Footer:
         """Return the uncompressed size of the column chunks of `columns` in one row group."""
         return sum(int(self.uncompressed[group, self.leaves[name]].sum()) for name in columns)
 
+    def leaf_numbers(self, columns: Sequence[str]) -> list[int]:
+        """Return the numbers of the column chunks of `columns` in a row group."""
+        return [leaf for name in columns for leaf in range(*self.leaves[name].indices(1 << 30))]
+
     def extents(self, groups: Sequence[int], columns: Sequence[str]) -> list[Extent]:
         """Return the extents of the column chunks of `columns` in the row groups `groups`."""
-        leaves = [leaf for name in columns for leaf in range(*self.leaves[name].indices(1 << 30))]
+        leaves = self.leaf_numbers(columns)
         offsets, sizes = self.offsets[groups][:, leaves], self.sizes[groups][:, leaves]
         return list(zip(offsets.ravel().tolist(), sizes.ravel().tolist(), strict=True))
 
@@ -131,12 +138,19 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
     """Parse the footer in the last bytes of a file. Raises `InputError` if it is damaged."""
     footer_bytes(tail, url=url, num_bytes=num_bytes)
     try:
-        metadata = pq.read_metadata(pa.BufferReader(tail))
-        schema = metadata.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
+        return _parse_footer(tail, url=url, num_bytes=num_bytes)
+    except InputError:
+        raise
+    # A damaged footer may hold any numbers and any text.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         raise InputError(
             f"{url} is damaged: its Parquet footer cannot be read ({error})"
         ) from error
+
+
+def _parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
+    metadata = pq.read_metadata(pa.BufferReader(tail))
+    schema = metadata.schema.to_arrow_schema()
     if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise InputError(f"{url} has two columns named {duplicates[0]!r}: rename one of them")
     groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
@@ -181,6 +195,7 @@ def first_rows(
     """Read the first rows of one row group without decoding the rest."""
     source = _source(url, footer=footer, groups=[group], columns=columns)
     with _open(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
+        check_decoded_size(url, source, footer=footer, group=group, columns=columns)
         batches = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
         first = next(batches, None)  # a row group may be empty
         table = footer.schema.empty_table() if first is None else pa.Table.from_batches([first])
@@ -241,9 +256,26 @@ def _decode(
             )
     with _open(url, source, footer=footer) as file:
         for group in groups:
+            check_decoded_size(url, source, footer=footer, group=group, columns=columns)
             # One thread: callers already decode in many threads.
             table = file.read_row_group(group, columns=list(columns), use_threads=False)
             yield table.select(list(columns))
+
+
+def check_decoded_size(
+    url: str, source: Any, *, footer: Footer, group: int, columns: Sequence[str]
+) -> None:
+    """Check the decoded size of columns of a row group, once for each footer.
+
+    Raises:
+        InputError: it is too large.
+    """
+    leaves = footer.leaf_numbers(columns)
+    if not footer.checked.issuperset((group, leaf) for leaf in leaves):
+        decoded_size.check_decoded_size(
+            url, source, metadata=footer.metadata, group=group, leaves=leaves
+        )
+        footer.checked.update((group, leaf) for leaf in leaves)
 
 
 @contextlib.contextmanager
@@ -296,9 +328,9 @@ def _chunk_facts(chunk: Any) -> tuple[int, int, int]:
 
 def _leaves(schema: pa.Schema) -> dict[str, slice]:
     slices, first = {}, 0
-    for field in schema:
-        last = first + _num_leaves(field.type)
-        slices[field.name] = slice(first, last)
+    for column in schema:
+        last = first + _num_leaves(column.type)
+        slices[column.name] = slice(first, last)
         first = last
     return slices
 

@@ -24,6 +24,17 @@ BLOCK = tarfile.BLOCKSIZE
 # Members larger than this are skipped when a tar file is inspected; smaller ones are read.
 _WINDOW_BYTES = 4 << 20
 _MAX_MEMBER_BYTES = (1 << 32) - 1
+# Extended headers (long names, PAX records) are read completely by tarfile.
+_MAX_HEADER_BYTES = 1 << 20
+_EXTENDED_HEADERS = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
 _META = re.compile(r"__[^/]*__($|/)")
 
 
@@ -102,7 +113,7 @@ def _walk(stored: ObjectInfo) -> Iterator[tarfile.TarInfo]:
     url = stored.url
     file = _open(stored)
     try:
-        with tarfile.TarFile(fileobj=file, errors="replace") as archive:
+        with tarfile.TarFile(fileobj=file, tarinfo=_Member, errors="replace") as archive:
             while (member := archive.next()) is not None:
                 # Drop the headers that tarfile keeps; typeshed lacks this attribute.
                 archive.members.clear()  # type: ignore[attr-defined]
@@ -115,8 +126,12 @@ def _walk(stored: ObjectInfo) -> Iterator[tarfile.TarInfo]:
             rest = _has_data(file)
     except InputError:
         raise
-    # A damaged header may contain any numbers.
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except RecursionError as error:
+        raise InputError(
+            f"{url} is damaged: it has hundreds of extended headers in a row. Create it again"
+        ) from error
+    # A damaged header may contain any numbers and any text.
+    except (tarfile.TarError, ValueError, OverflowError, LookupError) as error:
         raise InputError(
             f"{url} is not a complete tar file: {error}. It may be truncated; copy it again"
         ) from error
@@ -146,6 +161,18 @@ def _open(stored: ObjectInfo) -> io.BufferedIOBase:
     if is_compressed(stored.url):
         return io.BytesIO(read_decompressed(stored))
     return io.BufferedReader(_ObjectFile(stored), _WINDOW_BYTES)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are bounded in size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED_HEADERS and self.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(
+                f"an extended header of {self.size} bytes exceeds the limit of {_MAX_HEADER_BYTES}"
+            )
+        parsed: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return parsed
 
 
 class _ObjectFile(io.RawIOBase):

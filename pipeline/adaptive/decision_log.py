@@ -4,7 +4,6 @@ A decision is published before the round's work starts, and is never made again:
 killed resumes as it began.
 """
 
-import json
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -14,7 +13,7 @@ from attent_select.errors import InputError
 from attent_select.schedule.adaptive import Decision, Signals
 from attent_select.schedule.cost import ScoringCost
 from attent_select.schedule.rounds import Round
-from catalogs import storage
+from catalogs import checked_json, storage
 from catalogs.layout import Layout
 
 _REASONS = ("ratio", "explore", "rescore")
@@ -35,8 +34,8 @@ DECISIONS: dict[str, Any] = {
 
 def publish(run: str, decision: Decision) -> None:
     """Write a decision."""
-    text = json.dumps(asdict(decision), indent=2, ensure_ascii=False)
-    storage.publish(Layout(run).decision(decision.round.number), f"{text}\n".encode())
+    url = Layout(run).decision(decision.round.number)
+    storage.publish(url, checked_json.dump(asdict(decision)))
 
 
 def read_all(run: str) -> dict[int, Decision]:
@@ -72,14 +71,14 @@ def table(run: str) -> pl.DataFrame:
 
 def _parse(data: bytes, *, url: str) -> Decision:
     try:
-        values = json.loads(data)
+        values = checked_json.load(data, url=url)
         return Decision(
             round=Round(**values.pop("round")),
             signals=Signals(**values.pop("signals")),
             cost=ScoringCost(**values.pop("cost")),
             **values,
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{url} is not a valid decision ({error}): delete it and the round is decided again, "
             "unless work on the round has started"

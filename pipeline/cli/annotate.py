@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from attent_select.errors import InputError
-from pipeline.cli.options import Scheduler, TrustRun, trust_formats
+from pipeline.cli.options import MAX_SEED, Scheduler, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_frame, show_values
 
@@ -36,7 +36,7 @@ Model = Annotated[
     str | None, typer.Option(metavar="PATH", help="Saved model: a folder, a URL, or a hub name.")
 ]
 Tokenizer = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of a fast tokenizer.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of random parts of the corpus.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of random parts of the corpus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an annotation of that name.")]
 # Characters of a text that are shown; JSON has all.
 _SHOWN_CHARACTERS = 100

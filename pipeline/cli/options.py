@@ -6,6 +6,7 @@ import typer
 
 from attent_select import __version__
 
+MAX_SEED = (1 << 63) - 1
 # A command that only reads needs a run; the others also take the configuration that makes one.
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run.")]
 RunOrConfig = Annotated[str, typer.Argument(metavar="RUN", help="A run, or a CONFIG.yaml.")]

@@ -6,6 +6,7 @@ import typer
 
 from pipeline.cli.options import Run, TrustRun, trust_formats
 from pipeline.cli.output.command import Json, command
+from pipeline.cli.output.limits import bounded
 from pipeline.cli.output.show import SHOWN_ROWS, show_frame
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ def query(
     *,
     run: Run,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT or WITH statement.")],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time limit; 0: no limit.")
+    ] = 600.0,
+    memory_limit: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory limit of the process; 0: no limit.")
+    ] = "4GiB",
     as_json: Json = False,
     trust_run: TrustRun = False,
 ) -> "pl.DataFrame":
@@ -31,5 +38,6 @@ def query(
     from pipeline.reports.query import query
 
     trust_formats(run, trust_run=trust_run)
-    # One row more than is shown tells whether there are more.
-    return query(run, sql, limit=None if as_json else SHOWN_ROWS + 1)
+    with bounded(seconds=timeout, memory=memory_limit, what="--timeout or --memory-limit"):
+        # One row more than is shown tells whether there are more.
+        return query(run, sql, limit=None if as_json else SHOWN_ROWS + 1)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import Scheduler, TrustRun, trust_formats
+from pipeline.cli.options import MAX_SEED, Scheduler, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -90,7 +90,7 @@ def select(
     sample_id: SampleId = None,
     loss: Loss = None,
     corpus: LossesOfCorpus = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the random draw.")] = 0,
     round_number: LossesOfRound = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attent_select.errors import InputError
-from pipeline.cli.options import Run, TrustRun, trust_formats
+from pipeline.cli.options import MAX_SEED, Run, TrustRun, trust_formats
 from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
@@ -34,7 +34,7 @@ def stream(
     world_size: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
     rank: Annotated[int, typer.Option(min=0, help="The rank whose stream is read.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the index.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the order.")] = 0,
     digest: Annotated[
         bool, typer.Option("--digest", help="Only compute the digests of the order.")
     ] = False,

@@ -75,11 +75,12 @@ def connect_when_needed(
 
 @contextmanager
 def _remote_client(settings: ClusterSettings) -> Iterator[Client]:
+    security = security_of(settings)  # a missing file is not a missing scheduler
     try:
         client = Client(  # type: ignore[no-untyped-call]
             settings.scheduler,
             timeout=settings.connect_timeout_seconds,
-            security=security_of(settings),
+            security=security,
         )
     except (OSError, ValueError, TypeError) as error:
         raise InputError(

@@ -12,6 +12,7 @@ from distributed.deploy.cluster import Cluster
 
 from attent_select.errors import InputError
 from attent_select.plugins import load_class
+from pipeline.cluster.main_guard import check_main_guard
 from pipeline.config.sections import ClusterSettings
 
 _DASK_CONFIG = {
@@ -44,6 +45,7 @@ def _start(settings: ClusterSettings) -> Iterator[Any]:
 
 
 def _local(settings: ClusterSettings) -> LocalCluster:
+    check_main_guard()
     num_workers = settings.workers or os.cpu_count() or 1
     return LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=settings.adaptive.minimum if settings.adaptive else num_workers,

@@ -31,11 +31,12 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     from trainers.scoring.scorer import check_gradient
     from trainers.task import averages_tokens
 
-    problems = [*_corpus_problems(config), *_annotation_problems(config)]
+    problems = list(_problem("run: ", lambda: storage.info(Layout(config.run).config)))
+    problems += [*_corpus_problems(config), *_annotation_problems(config)]
+    problems += () if problems else _column_problems(config)
     yield from problems
     if config.evaluation is not None:
         yield from _shard_problems("evaluation", config.evaluation)
-    yield from _problem("run: ", lambda: storage.info(Layout(config.run).config))
     limit = config.cluster.memory_limit
     yield from _problem("cluster.memory_limit: ", lambda: check_memory_limit(limit))
     yield from _model_problems(config)
@@ -66,6 +67,28 @@ def _corpus_problems(config: RunConfig) -> Iterator[str]:
         yield from _shard_problems("corpus", config.corpus)
     else:
         yield from _problem("corpus.path: ", lambda: Corpus.open(path))
+
+
+def _column_problems(config: RunConfig) -> Iterator[str]:
+    """Yield columns that the samples lack, as far as the first shard tells."""
+    try:
+        where, known = _first_columns(config)
+    except AttentError as error:
+        yield f"corpus: {error}"
+        return
+    if missing := [name for name in config.task.task.columns if known and name not in known]:
+        yield f"task: {where} has no column {', '.join(missing)}; it has {', '.join(known)}"
+
+
+def _first_columns(config: RunConfig) -> tuple[str, tuple[str, ...]]:
+    """Return what has the columns, and their names; none for a tar, which must be read whole."""
+    for url in (config.run, config.corpus.path):
+        if url is not None and has_corpus(url):
+            return "the corpus", Corpus.open(url).columns
+    first = storage.expand(config.corpus.shards or ())[0]
+    if format_of(first.url) != "parquet":
+        return first.url, ()
+    return first.url, inspect_shard(first.url, "parquet").columns
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:

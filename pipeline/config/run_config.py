@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import yaml
-
 from attent_select.errors import InputError, MissingError
 from attent_select.plugins import is_dotted, load_plugin
 from catalogs import storage
@@ -20,7 +18,7 @@ from pipeline.config.preflight import preflight_problems
 from pipeline.config.sections import RunConfig, SelectionSection, run_settings_of
 from pipeline.config.task_reference import TASK_METHODS, TASKS, TaskReference
 from pipeline.config.validation import all_problems, check
-from pipeline.config.yaml_values import read_yaml, replace_keys
+from pipeline.config.yaml_values import dump_frozen, read_yaml, replace_keys
 from trainers.settings import REPORTING, StreamingSettings
 
 _PACKAGES = {"task": TASKS, "selection": "attent_select.strategies"}
@@ -152,8 +150,7 @@ def freeze(config: RunConfig) -> None:
     """Write run.yaml, unless it exists. Raises what `check_frozen` raises."""
     url = Layout(config.run).config
     if storage.info(url) is None:
-        text = yaml.safe_dump(config.to_plain_values(), sort_keys=False, allow_unicode=True)
-        storage.publish(url, text.encode())
+        storage.publish(url, dump_frozen(config.to_plain_values()))
     check_frozen(config)
 
 

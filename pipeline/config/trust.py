@@ -16,7 +16,7 @@ from catalogs.layout import Layout
 from pipeline.config.yaml_values import read_yaml
 
 # Sections of run.yaml that a process needs to load the configuration.
-CONFIGURED: Final = ("task", "model", "selection", "annotations")
+CONFIGURED: Final = ("task", "model", "selection", "annotations", "training")
 
 # Arguments of transformers that load compiled code from a hub.
 _KERNELS = (
@@ -94,9 +94,10 @@ def _settings_that_execute(values: Mapping[str, Any]) -> Iterator[tuple[str, Any
             yield ".".join(keys), name
     if value_at(values, "model", "trust_remote_code"):
         yield "model.trust_remote_code", value_at(values, "model", "trust_remote_code")
-    for key in _KERNELS:
-        if _names_code(choice := value_at(values, "model", "config", key)):
-            yield f"model.config.{key}", choice
+    for section in (("model",), ("model", "config"), ("training", "arguments")):
+        for key in _KERNELS:
+            if _names_code(choice := value_at(values, *section, key)):
+                yield ".".join((*section, key)), choice
     if (scheduler := value_at(values, "cluster", "scheduler")) not in (None, "local"):
         yield "cluster.scheduler", scheduler
     if arguments := value_at(values, "cluster", "arguments"):

@@ -49,7 +49,8 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
         "format": shard_format,
         "shard_samples": shard_samples,
     }
-    existing = _existing_shards(to, plan=json.dumps(plan, indent=1).encode())
+    text = json.dumps(plan, indent=1).encode()
+    existing = _existing_shards(to, plan=text)
     urls: list[str] = []
     while (first := next(samples, None)) is not None:
         shard = itertools.chain([first], itertools.islice(samples, shard_samples - 1))
@@ -57,7 +58,7 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
         if urls[-1] in existing:
             collections.deque(shard, maxlen=0)
         else:
-            _write(urls[-1], shard, writer=writer)
+            _write(urls[-1], shard, writer=writer, plan=(f"{to}.json", text))
     if not urls:
         raise InputError(f"{', '.join(sources)}: no sample to convert")
     return urls
@@ -69,12 +70,11 @@ def formats() -> list[str]:
 
 
 def _existing_shards(to: str, *, plan: bytes) -> set[str]:
-    """Return the URLs of existing shards. The plan is beside them and is written first."""
+    """Return the URLs of existing shards. Their plan is beside them."""
     url = f"{to}.json"
     existing = {stored.url for stored in storage.list_objects(to)}
-    if storage.info(url) is None and not existing:
-        storage.publish(url, plan)
-    elif storage.info(url) is None or storage.read(url) != plan:
+    is_planned = storage.info(url) is not None
+    if (existing or is_planned) and (not is_planned or storage.read(url) != plan):
         raise ExistsError(
             f"{to} has shards that were made from other sources or settings: choose another --out, "
             f"or delete them and {url}"
@@ -82,10 +82,13 @@ def _existing_shards(to: str, *, plan: bytes) -> set[str]:
     return existing
 
 
-def _write(url: str, shard: Iterable[Sample], *, writer: Any) -> None:
+def _write(url: str, shard: Iterable[Sample], *, writer: Any, plan: tuple[str, bytes]) -> None:
+    """Publish a shard; the plan (URL and content) before the first one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "shard")
         writer.write(path, shard)
+        if storage.info(plan[0]) is None:
+            storage.publish(*plan)
         storage.publish(url, path)
 
 

@@ -22,6 +22,10 @@ from pipeline import metrics
 from pipeline.adaptive import decision_log
 from pipeline.antk.drift_table import drift_table
 
+_MAX_CHARACTERS = 200_000
+# Beyond it, polars takes minutes or overflows its stack.
+_MAX_DEPTH = 250
+
 
 class _Dialect(DuckDB):
     """The dialect of DuckDB, which keeps the text of the SQL that polars knows."""
@@ -62,9 +66,17 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
     """Return the statement to execute, and the names of the `tables` that it reads.
 
     Raises:
-        InputError: it is not one SELECT over these tables.
+        InputError: it is not one SELECT over these tables, or is too long or nested too deeply.
     """
-    known = set(tables)
+    if len(sql) > _MAX_CHARACTERS:
+        raise InputError(f"the query has {len(sql)} characters, the limit is {_MAX_CHARACTERS}")
+    try:
+        return _checked_select(sql, known=set(tables))
+    except RecursionError as error:
+        raise InputError("the query is nested too deeply: write it with fewer operators") from error
+
+
+def _checked_select(sql: str, *, known: set[str]) -> tuple[str, set[str]]:
     try:
         statements = sqlglot.parse(sql, dialect=_Dialect, error_level=sqlglot.ErrorLevel.RAISE)
     except sqlglot.errors.SqlglotError as error:
@@ -74,6 +86,8 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
     statement = statements[0]
     if statement.find(exp.Into, exp.DML, exp.DDL, exp.Command):
         raise InputError("a query only reads: expected SELECT without INTO or other statements")
+    if _depth(statement) > _MAX_DEPTH:
+        raise RecursionError
     _refuse_functions(statement)
     named = {cte.alias_or_name for cte in statement.find_all(exp.CTE)}
     used = set()
@@ -82,6 +96,15 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
             used.add(_known_name(table, known))
     # Written from the parsed tree: what was checked is what runs.
     return statement.sql(dialect=_Dialect, comments=False), used
+
+
+def _depth(statement: exp.Expression) -> int:
+    """Return the number of levels of a parsed statement; `a + b + c` has one for each operator."""
+    depth, level = 0, [statement]
+    while level:
+        level = [child for node in level for child in node.iter_expressions()]
+        depth += 1
+    return depth
 
 
 def _refuse_functions(statement: exp.Expression) -> None:
@@ -144,9 +167,17 @@ def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
 
 
 def selected_rounds(run: str) -> list[int]:
-    """Return the rounds that have an index, ascending."""
-    files = storage.list_objects(Layout(run).indexes)
-    return sorted(int(file.url.rsplit("/", 1)[1].split(".")[0]) for file in files)
+    """Return the rounds that have an index, ascending.
+
+    Raises:
+        InputError: another file is among the indexes.
+    """
+    urls = [file.url for file in storage.list_objects(Layout(run).indexes)]
+    names = [url.rpartition("/")[2].removesuffix(".parquet") for url in urls]
+    for url, name in zip(urls, names, strict=True):
+        if not name.isdecimal():
+            raise InputError(f"{url} is not an index: expected only <round>.parquet; remove it")
+    return sorted(map(int, names))
 
 
 def corpus(run: str) -> pl.LazyFrame:

@@ -20,6 +20,7 @@ def export(
 
     Raises:
         MissingError: the round was not trained.
+        DamagedError: a file of the checkpoint is not what was saved.
         ExistsError: `out` is not empty.
         InputError: `out` is not a local folder, or the task's models cannot be exported.
     """
@@ -32,10 +33,13 @@ def export(
     opened = checkpoint.open(layout.checkpoint(number))
     if opened is None:
         raise MissingError(f"{run}: round {number} was not trained: run `attent train {run}` first")
-    folder = _make_empty_folder(out)
+    folder = _empty_folder(out)
     task = config.task.task
+    models = task.models(config.model)
     with opened.local() as files:
-        save_plain(task.models(config.model), files, folder)
+        model = opened.load(models, folder=files)  # checks the weights
+        folder.mkdir(parents=True, exist_ok=True)
+        save_plain(models, files, folder, model=model)
     for name in ("tokenizer", "processor"):
         if (source := getattr(task, name, None)) is not None:
             template = getattr(task, "chat_template", None)
@@ -52,12 +56,12 @@ def _last_trained(layout: Layout) -> int:
     return number
 
 
-def _make_empty_folder(out: str) -> Path:
+def _empty_folder(out: str) -> Path:
+    """Return the path of a folder that is empty, or does not exist yet."""
     url = storage.normalise(out)
     if not storage.is_local(url):
         raise InputError(f"--out {out}: expected a local folder")
     folder = Path(url)
     if folder.exists() and any(folder.iterdir()):
         raise ExistsError(f"{folder} is not empty: choose another folder, or remove it first")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder

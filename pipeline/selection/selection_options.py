@@ -55,7 +55,7 @@ class SelectionOptions:
 
 def _parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, text = setting.partition("=")
-    if not equals:
+    if not equals or not key:
         raise InputError(f"--set {setting}: expected key=value, such as temperature=0.5")
     if key in _SECTION_KEYS:
         raise InputError(f"--set {setting}: {key} is not a setting of a strategy")

@@ -36,7 +36,7 @@ class Start:
         if self.checkpoint is None:
             yield None
             return
-        with self.checkpoint.local() as folder:
+        with self.checkpoint.local(with_state=True) as folder:
             yield folder
 
     def model(self, models: Models, *, folder: Path | None, seed: int) -> torch.nn.Module:

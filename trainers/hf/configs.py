@@ -70,6 +70,11 @@ def check_decoder(config: PreTrainedConfig) -> None:
 
 def _new_config(settings: Mapping[str, Any]) -> PreTrainedConfig:
     config_fields = dict(settings["config"])
+    for name, value in config_fields.items():
+        if name.startswith("num_") and isinstance(value, int) and value < 0:
+            raise InputError(
+                f"model.config.{name} is {value}: expected a number that is not negative"
+            )
     try:
         config = AutoConfig.for_model(config_fields.pop("model_type"), **config_fields)
     except (ValueError, TypeError, StrictDataclassError) as error:

@@ -38,13 +38,18 @@ def model_store(
     return models if settings.get("lora") is None else LoraModels.of(models)
 
 
-def save_plain(models: Models, saved: Path, folder: Path) -> None:
+def save_plain(models: Models, saved: Path, folder: Path, *, model: Any = None) -> None:
     """Write a saved model in the plain Hugging Face layout, with adapters merged into it.
+
+    `model` is the saved model, for callers who have loaded it anyway.
 
     Raises:
         InputError: the model is not one of transformers.
     """
-    model: Any = models.merged(saved) if hasattr(models, "merged") else models.load(saved)
+    if hasattr(models, "merged"):
+        model = models.merged(saved)
+    elif model is None:
+        model = models.load(saved)
     if not isinstance(model, PreTrainedModel):
         raise InputError(
             f"{type(model).__name__} is not a model of transformers: only those can be exported"

@@ -3,6 +3,7 @@
 The only place that calls `from_pretrained` for a model.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from trainers.hf.new_weights import Loading, check_new_weights
 from trainers.hf.paths import check_folder
 
 # What transformers raises for a configuration from which no model can be built.
-_BUILD_ERRORS = (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError)
+_BUILD_ERRORS = (
+    *(ValueError, TypeError, ImportError, RuntimeError, ArithmeticError),
+    *(LookupError, AttributeError),
+)
 _SETTINGS = {
     "path",
     "config",
@@ -70,6 +74,14 @@ class HuggingFaceModels:
         if unknown := set(self.settings) - _SETTINGS:
             raise InputError(
                 f"unknown model settings {sorted(unknown)}: expected some of {sorted(_SETTINGS)}"
+            )
+        if not isinstance(self.settings.get("config", {}), dict):
+            raise InputError(
+                f"model.config is {self.settings['config']!r}: expected fields of a configuration"
+            )
+        if not isinstance(self.settings.get("path", ""), str | os.PathLike):
+            raise InputError(
+                f"model.path is {self.settings['path']!r}: expected a folder or a name"
             )
         if "path" not in self.settings and "model_type" not in self.settings.get("config", {}):
             raise InputError("the model needs `path`, or `config` with a `model_type`")

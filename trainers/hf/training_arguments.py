@@ -1,7 +1,8 @@
 """`transformers.TrainingArguments` from our training settings."""
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from transformers import SchedulerType, TrainingArguments
@@ -13,6 +14,14 @@ from transformers.utils import is_liger_kernel_available
 from attent_select.errors import InputError
 from trainers.settings import TrainingSettings
 
+_NUMBERS: Final = {
+    "adam_beta1": (0.0, 1.0),
+    "adam_beta2": (0.0, 1.0),
+    "adam_epsilon": (0.0, 1.0),
+    "logging_steps": (0.0, 1e9),
+    "ddp_timeout": (1, 1e9),
+    "torch_empty_cache_steps": (1, 1e9),
+}
 # Refused without a certain GPU: a run may be checked on another machine than it is trained on.
 _MACHINE_DEPENDENT = frozenset({"tf32"})
 # Used by `use_kernels`: the Trainer would look for the layers in its own model, which has a loss.
@@ -41,10 +50,20 @@ def training_arguments(settings: TrainingSettings, **loop_arguments: Any) -> Tra
         "report_to": [],
         "logging_strategy": "steps" if _reports(arguments) else "no",
     }
+    _check_numbers(settings.arguments)
     try:
         return TrainingArguments(**values | arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"arguments: transformers refuses them: {error}") from error
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Check numbers that transformers takes as they are, and that fail in the middle of a round."""
+    for name, (low, high) in _NUMBERS.items():
+        value = arguments.get(name, low)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise InputError(f"arguments.{name} is {value!r}: expected a number, {low} to {high}")
 
 
 def check_training_arguments(settings: TrainingSettings) -> None:

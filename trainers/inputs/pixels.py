@@ -3,6 +3,7 @@
 Size, scale, normalisation, and augmentation that keeps images and maps aligned.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ PerChannel = float | tuple[float, ...]
 
 # The cost of an image in units is its number of patches with this side, about its tokens.
 _PATCH_SIDE = 16
+_MAX_IMAGE_SIZE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,20 @@ class Pixels:
     def __post_init__(self) -> None:
         if self.num_channels not in (1, 3):
             raise InputError(f"num_channels is {self.num_channels}: expected 1 (grey) or 3 (RGB)")
-        if self.image_size < 1:
-            raise InputError(f"image_size is {self.image_size}: expected at least 1")
+        if not 1 <= self.image_size <= _MAX_IMAGE_SIZE:
+            raise InputError(
+                f"image_size is {self.image_size}: expected 1 to {_MAX_IMAGE_SIZE} pixels"
+            )
         if self.backend not in ("pil", "torchvision"):
             raise InputError(f"backend is {self.backend!r}: expected pil or torchvision")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.num_channels:
                 raise InputError(f"{name} has {len(value)} numbers: expected {self.num_channels}")
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(map(math.isfinite, numbers)) or (name == "std" and min(numbers) <= 0):
+                expected = "numbers above 0" if name == "std" else "finite numbers"
+                raise InputError(f"{name} is {value}: expected {expected}")
 
     def check(self, *, keeps_frame: bool = False) -> None:
         """Check that the processor can be loaded and, with `keeps_frame`, that it neither crops nor

@@ -29,6 +29,9 @@ Dtype = Literal["float32", "bfloat16"]
 
 NonNegative = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
+# Samples per optimizer step, over all ranks.
+MAX_BATCH_SIZE = 1 << 24
+BatchSize = Annotated[int, Ge(1), Le(MAX_BATCH_SIZE)]
 
 
 def check_fields(settings: "DataclassInstance") -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt
 
 from attent_select.errors import InputError
-from trainers.settings.bounds import NonNegative, Positive, check_fields
+from trainers.settings.bounds import BatchSize, NonNegative, Positive, check_fields
 
 # Threads hide the latency of requests to an object store; local files have little.
 _LOCAL_THREADS = 4
@@ -27,7 +27,7 @@ class OrderSettings:
     """
 
     seed: int
-    batch_size: Positive
+    batch_size: BatchSize
     epochs: Positive = 1
     tail: Literal["pad", "drop"] = "pad"
 

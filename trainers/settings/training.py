@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from attent_select.errors import InputError
-from trainers.settings.bounds import Dtype
+from trainers.settings.bounds import MAX_BATCH_SIZE, Dtype
 
+_MAXIMA = {"torch_threads": 4096, "micro_batch_units": 1 << 40}
 # The Trainer's arguments for mixed precision.
 _MIXED_PRECISION = {"bf16": "bfloat16", "fp16": "float16"}
 # Arguments of the Trainer that cannot change a result.
@@ -69,8 +70,14 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "micro_batch_size", "micro_batch_units", "torch_threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}: expected at least 1")
+            most = _MAXIMA.get(name, MAX_BATCH_SIZE)
+            if value is not None and not 1 <= value <= most:
+                raise InputError(f"{name} is {value}: expected 1 to {most}")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise InputError(
+                f"micro_batch_size is {self.micro_batch_size}: expected at most batch_size, which "
+                f"is {self.batch_size}"
+            )
         if self.micro_batch_size is not None and self.micro_batch_units is not None:
             raise InputError("micro_batch_size and micro_batch_units: expected only one of them")
         if self.average not in (None, "tokens", "samples"):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from attent_select.errors import InputError, SampleError
+from attent_select.errors import AttentError, InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import load_processor, model_store
 from trainers.inputs import text as texts
@@ -199,6 +199,8 @@ class ImageText:
         """Call `measure`; report a processor that belongs to another model."""
         try:
             return measure(model, batch, more_inputs=_more_inputs(batch))
+        except AttentError:
+            raise
         except ValueError as error:
             raise InputError(
                 f"the model does not take the outputs of the processor in {self.processor}: "
@@ -230,9 +232,10 @@ class ImageText:
 
     def _process(self, text: str, image: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
         """Return the tokens of text and image, and the processor's other outputs."""
+        process = self._processor  # outside: a missing one is not a fault of the sample
         try:
             with _processor_lock:
-                outputs = self._processor(text=[text], images=[image], return_tensors="pt")
+                outputs = process(text=[text], images=[image], return_tensors="pt")
             ids: list[int] = outputs["input_ids"][0].tolist()
             return ids, {name: outputs[name] for name in outputs if name != "input_ids"}
         except (ValueError, TypeError, IndexError) as error:

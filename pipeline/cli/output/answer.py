@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from attent_select.errors import AttentError
+from attent_select.errors import AttentError, is_panic
 from attent_select.extras import missing_extras_named
 from pipeline.cli.output.logs import LogOptions, logging_as
 from pipeline.cli.output.plain import plain
@@ -60,7 +60,10 @@ def answer(
     except KeyboardInterrupt:
         typer.echo(f"attent: interrupted. {_resume_with()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except Exception as error:  # noqa: BLE001 - the last resort
+    except BaseException as error:
+        # The last resort, also for panics of libraries in Rust, which are not an `Exception`.
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if os.environ.get("ATTENT_TRACEBACK") == "1":
             traceback.print_exc()
         message = " ".join(f"{type(error).__name__}: {error}".split())

@@ -2,14 +2,16 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from attent_select.errors import InputError
 from pipeline.cli.output.answer import answer
 from pipeline.cli.output.logs import LogOptions
+from trainers.ranks import check_environment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,7 +57,11 @@ def command(
             if "as_json" in signature.parameters:
                 arguments["as_json"] = as_json
             log = (context.obj or LogOptions()) | LogOptions(verbose, quiet, log_file)
-            work = functools.partial(function, **arguments)
+
+            def work() -> R:
+                _check_call(arguments)
+                return function(**arguments)  # type: ignore[call-arg]  # what typer parsed
+
             result = answer(work, as_json=as_json, show=show, to_json=to_json, log=log)
             if code := exit_code(result):
                 raise typer.Exit(code)
@@ -69,6 +75,24 @@ def command(
         return run
 
     return decorate
+
+
+def _check_call(arguments: Mapping[str, Any]) -> None:
+    """Check the variables of a launcher, and that arguments are text: the system passes any bytes.
+
+    Raises:
+        InputError: a variable is wrong, or an argument is not UTF-8.
+    """
+    check_environment()
+    for value in arguments.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise InputError(
+                        f"the argument {text!a} is not valid UTF-8: expected text"
+                    ) from error
 
 
 def _option(

@@ -60,3 +60,19 @@ def test_what_is_not_a_number_of_one_row_is_refused(text: str, message: str) -> 
     schema = pl.Schema({"relevance": pl.Float32, "source": pl.String})
     with pytest.raises(InputError, match=f"^key: .*{message}"):
         number(text, schema, what="key")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["+".join(["row"] * n) + " > 0" for n in (150, 20_000)]
+    + [
+        "NOT " * 3000 + "row > 0",
+        "abs(" * 900 + "row" + ")" * 900 + " > 0",
+        "row > " + "1" * 300_000,
+    ],
+    ids=["sum", "long sum", "not", "calls", "long"],
+)
+def test_an_expression_that_is_nested_deeply_is_refused(text: str) -> None:
+    schema = pl.Schema({"row": pl.UInt32()})
+    with pytest.raises(InputError, match="where is too long or nested too deeply"):
+        condition(text, schema, what="where")

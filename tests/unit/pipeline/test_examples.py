@@ -26,7 +26,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     models.save(models.build(1), folder)
     save_preprocessing(str(folder / "tokenizer"), folder)
-    Parquet().write(folder / "shard.parquet", [{"text": "some words", "category": "qa"}])
+    # The columns of all examples.
+    names = ("text", "question", "answer", "instruction", "input", "output", "category")
+    images = ("image", "label", "mask", "png", "cls", "distance", "depth")
+    Parquet().write(folder / "shard.parquet", [dict.fromkeys((*names, *images), "x")])
     return folder
 
 

@@ -251,3 +251,26 @@ def test_the_extent_of_a_sample_counts_headers_and_padding(tmp_path: Path) -> No
     assert reading.bytes_selected == (512 + 1024) + (512 + 512)
     assert reading.num_requests == 1
     assert reading.bytes_read == 1024 + 512 + 1
+
+
+def _header(kind: bytes, size: int, name: str = "a.cls") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K", b"X"])
+def test_an_extended_header_of_gigabytes_is_refused(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(_header(kind, 8 << 30) + bytes(2048))
+    with pytest.raises(InputError, match=r"a\.tar .*header of 8589934592 bytes exceeds"):
+        Webdataset().inspect(str(path))
+
+
+@pytest.mark.parametrize("kind", [b"x", b"L"])
+def test_thousands_of_extended_headers_in_a_row_are_refused(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "a.tar"
+    record = b"9 path=a\n".ljust(512, b"\0")
+    path.write_bytes((_header(kind, 9) + record) * 3000 + _header(b"0", 0) + bytes(1024))
+    with pytest.raises(InputError, match=r"a\.tar is damaged: .*extended headers"):
+        Webdataset().inspect(str(path))

@@ -91,3 +91,11 @@ def test_listing_starts_at_the_folder_before_the_first_wildcard() -> None:
 def test_a_numbered_series_is_found_with_one_listing() -> None:
     urls = globs.expand_braces("s3://b/d/{0000..9999}.tar")
     assert {globs.folder_to_list(url, several=True) for url in urls} == {"s3://b/d"}
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a{1..999999999}", "a{1..99999999999999999999999}", "{1..2000}{1..2000}"]
+)
+def test_braces_that_stand_for_millions_of_urls_are_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match=r"stands for more than 1,000,000 URLs"):
+        globs.expand_braces(pattern)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attent_select.errors import InputError, MissingError
 from catalogs.formats.parquet import Parquet
 from pipeline import stages
 from pipeline.config import credentials, run_config
+from pipeline.config.yaml_values import parse_yaml
 from trainers.hf import model_store
 from trainers.inputs.tokenizer import train_tokenizer
 
@@ -33,7 +35,8 @@ def values(tmp_path: Path) -> dict[str, Any]:
     Image.new("L", (8, 8)).save(image, format="PNG")
     (tmp_path / "shards").mkdir()
     shard = tmp_path / "shards" / "0.parquet"
-    Parquet().write(shard, [{"image": image.getvalue(), "label": 3}])
+    sample = {"image": image.getvalue(), "label": 3, "source": "web", "t": "text"}
+    Parquet().write(shard, [sample])
     text = TEXT.replace("SHARDS", str(tmp_path / "shards"))
     return {"run": str(tmp_path / "run"), **yaml.safe_load(text)}
 
@@ -55,7 +58,7 @@ PROBLEMS = [
     ("task.imagesize", 9, "task.imagesize: unknown key, did you mean 'image_size'?"),
     ("selection.temprature", 2, "selection.temprature: unknown key, did you mean 'temperature'?"),
     ("selection.whre", "x", "selection.whre: unknown key, did you mean 'where'?"),
-    ("training.xyz", 2, "training.xyz: unknown key, known here: arguments, batch_size, "),
+    ("training.xyz", 2, "training.xyz: unknown key, known here: arguments, average, batch_size"),
     ("schedule.ratio.start", 1.4, "schedule.ratio.start: 1.4 is outside (0, 1]"),
     ("schedule.ratio.start", 0, "schedule.ratio.start: 0.0 is outside (0, 1]"),
     ("schedule.ratio.kind", "cosin", "schedule.ratio.kind: expected 'fixed', 'cosine', "),
@@ -93,8 +96,8 @@ PROBLEMS = [
     ("selection.quotas", "equal", "selection.quotas: also set `by`"),
     (
         "selection.by",
-        "source",
-        "selection.by: unknown column 'source', there are image, label",
+        "sauce",
+        "selection.by: unknown column 'sauce', did you mean source?",
     ),
     (
         "selection.where",
@@ -125,7 +128,7 @@ PROBLEMS = [
     ("training.weight_decay", -1, "training.weight_decay is -1.0: expected 0 (off) or more"),
     ("training.max_grad_norm", float("inf"), "training.max_grad_norm is inf: expected 0 (off)"),
     ("training.warmup_steps", -5, "training.warmup_steps is -5: expected 0 (off) or more"),
-    ("training.torch_threads", 0, "training.torch_threads is 0: expected at least 1"),
+    ("training.torch_threads", 0, "training.torch_threads is 0: expected 1 to 4096"),
     ("training.lr_scheduler", "nope", "training.lr_scheduler is 'nope': expected one of linear"),
     ("training.arguments.optim", "nope", "training.arguments: transformers refuses them"),
     ("training.arguments.report_to", "clearml", "training.arguments.report_to: the package of cle"),
@@ -134,14 +137,14 @@ PROBLEMS = [
     ("training.arguments.use_liger_kernel", True, "training.arguments.use_liger_kernel: liger-ke"),
     ("model.attn_implementation", "fast", "model: the model cannot be built: "),
     ("model.torch_dtype", "int8", "model.torch_dtype is 'int8': expected one of float32"),
-    ("run", "foo://bar", "run: foo://bar/run.yaml: "),
+    ("run", "foo://bar", "run: foo://bar/run.yaml is not a URL"),
     ("cluster.memory_limit", "lots", "cluster.memory_limit: invalid memory limit 'lots'"),
     ("cluster.memory_limit", "-1", "cluster.memory_limit: memory limit must not be neg"),
     ("corpus.shards", [], "corpus.shards: "),
     ("corpus.shards", "/x", "corpus.shards: expected a valid list, found '/x'"),
     ("corpus.shards", ["/nowhere/*.parquet"], "corpus.shards: nothing found at /nowhere/*.parquet"),
     ("evaluation.shards", ["/nowhere/x"], "evaluation.shards: nothing found at /nowhere/x"),
-    ("corpus.shards", ["gopher://x/y"], "corpus.shards: cannot read gopher://x/y"),
+    ("corpus.shards", ["gopher://x/y"], "corpus.shards: gopher://x/y is not a URL"),
     ("cluster.scheduler", "dask", "cluster.scheduler: expected `local`, an address"),
     ("cluster.workers", 0, "cluster.workers: expected greater than or equal to 1, found 0"),
     ("scoring.carry.source", "int", "scoring.carry.source: expected string, integer"),
@@ -362,3 +365,24 @@ def test_a_task_without_a_tokenizer_takes_the_model_s(
     assert run_config.parse(text).task.task.tokenizer == folder
     with pytest.raises(InputError, match=r"no tokenizer: set task\.tokenizer"):
         run_config.parse({**text, "model": {"config": config}})
+
+
+def test_aliases_of_aliases_are_counted_before_they_are_expanded() -> None:
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for before, name in itertools.pairwise("abcdefghi"):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]")
+    with pytest.raises(InputError, match=r"its aliases \(\*x\) expand to \d+ values"):
+        parse_yaml("\n".join(lines), source="c.yaml")
+    assert parse_yaml("a: &a [1]\nb: *a", source="c.yaml") == {"a": [1], "b": [1]}
+
+
+def test_a_frozen_configuration_that_was_changed_is_refused(values: dict[str, Any]) -> None:
+    config = run_config.parse(values)
+    run_config.freeze(config)
+    path = Path(config.run) / "run.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(InputError, match=r"run\.yaml was changed after it was written"):
+        run_config.load(config.run)
+    text = path.read_text().splitlines()
+    path.write_text("\n".join(text[1:]))  # edited on purpose
+    assert run_config.load(config.run).seed == 1
