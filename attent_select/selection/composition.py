@@ -77,5 +77,9 @@ class Composition:
         """Return the composition with `explore` resolved."""
         if self.explore is not None:
             return self
-        is_static = expression_of(strategy) is not None and LOSS not in strategy.columns
-        return replace(self, explore=STATIC_EXPLORE if is_static else 0.0)
+        return replace(self, explore=STATIC_EXPLORE if is_static(strategy) else 0.0)
+
+
+def is_static(strategy: Strategy) -> bool:
+    """Whether the key is an expression that does not change with the learner."""
+    return expression_of(strategy) is not None and LOSS not in strategy.columns

@@ -5,15 +5,16 @@ its key.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from attent_select.errors import InputError, MissingError
 from attent_select.plugins import is_dotted, load_plugin
+from attent_select.selection.composition import is_static
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials, trust
-from pipeline.config.annotation_kinds import with_carried_columns, with_tokenizers
+from pipeline.config.annotation_kinds import KIND, with_carried_columns, with_tokenizers
 from pipeline.config.preflight import preflight_problems
 from pipeline.config.sections import RunConfig, SelectionSection, run_settings_of
 from pipeline.config.task_reference import TASK_METHODS, TASKS, TaskReference
@@ -22,6 +23,10 @@ from pipeline.config.yaml_values import dump_frozen, read_yaml, replace_keys
 from trainers.settings import REPORTING, StreamingSettings
 
 _PACKAGES = {"task": TASKS, "selection": "attent_select.strategies"}
+# The top share of a key that does not change with the learner.
+_STATIC_RATIO = 0.2
+# Kind and name of the annotation that such a key skips duplicates by.
+_DUPLICATES = "duplicates"
 # May change when a run is resumed: where and how fast it runs, never its result.
 _CHANGEABLE = (
     "run",
@@ -49,7 +54,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     values = _with_model_tokenizer(values, task)
     values = _with_annotation_tokenizers(values)
     settings = run_settings_of(task, _load_strategy(values, source=source))
-    config = check(settings, values, source=source)
+    config = _with_static_defaults(check(settings, values, source=source), values)
     if lines := list(preflight_problems(config)):
         raise all_problems(lines, source=source)
     return config
@@ -192,6 +197,27 @@ def _with_annotation_tokenizers(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     annotations = with_tokenizers(values["annotations"], tokenizer=tokenizer)
     return {**values, "annotations": annotations}
+
+
+def _with_static_defaults(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with other defaults where the key does not change with the learner.
+
+    A smaller ratio, and the annotation `duplicates` as `distinct` if the configuration has one.
+    """
+    section = config.selection
+    if not is_static(section.strategy):
+        return config
+    if "ratio" not in (values.get("schedule") or {}):
+        schedule = replace(
+            config.schedule, ratio=replace(config.schedule.ratio, start=_STATIC_RATIO)
+        )
+        config = config.model_copy(update={"schedule": schedule})
+    has_duplicates = (config.annotations.get(_DUPLICATES) or {}).get(KIND) == _DUPLICATES
+    if has_duplicates and "distinct" not in values["selection"] and section.granularity == "sample":
+        composition = replace(section.composition, distinct=_DUPLICATES)
+        section = section.model_copy(update={"composition": composition})
+        config = config.model_copy(update={"selection": section})
+    return config
 
 
 def _load_strategy(values: Mapping[str, Any], *, source: str) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from commands import ROOT
 from raw_text import prose, write_pool, write_texts
 from small_runs import small_run
 
@@ -18,6 +19,7 @@ from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.config.target_settings import TargetSettings
+from pipeline.config.yaml_values import read_yaml
 from pipeline.corpus.ingest import ingest
 from pipeline.reports.html_report import write_report
 from pipeline.stages import train
@@ -145,6 +147,34 @@ def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_
     page = Path(write_report(config.run)).read_text()
     assert "target loss" in page
     assert "corpus loss" in page
+
+
+def test_the_example_selects_from_a_raw_corpus_without_scoring(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    values = read_yaml(str(ROOT / "examples" / "raw_text.yaml"))
+    values["run"] = str(tmp_path / "run")
+    values["corpus"]["shards"] = [str(texts / "shards")]
+    values["target"]["shards"] = [str(texts / "target")]
+    values["task"] |= {"tokenizer": str(texts / "tokenizer"), "max_length": 32}
+    values["model"]["config"] = LLAMA
+    config = run_config.parse(values)
+    first, last = run(config, client=client)["rounds"]
+    assert last["target_loss"] < first["target_loss"]
+    assert first["seconds"]["score"] == 0
+    rows = selected(config, 1)
+    assert len(rows) == NUM_ROWS // 5
+    assert rows.filter(origin=1).height == NUM_ROWS // 5 // 8
+    ranks = rows.join(values_of(config, "duplicates"), on=["shard_id", "row"])["rank"]
+    assert set(ranks) == {0}
+    sources = pl.concat(
+        pl.read_parquet(path, columns=["source"]).with_columns(
+            shard_id=pl.lit(shard, pl.UInt32), row=pl.int_range(pl.len(), dtype=pl.UInt32)
+        )
+        for shard, path in enumerate(sorted((texts / "shards").iterdir()))
+    )
+    by_key = rows.filter(origin=0).join(sources, on=["shard_id", "row"])
+    assert (by_key["source"] == "prose").mean() > 0.8  # type: ignore[operator]
 
 
 def test_a_column_of_the_shards_filters_without_scoring(

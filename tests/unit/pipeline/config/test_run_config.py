@@ -308,6 +308,29 @@ def test_columns_that_older_configurations_carry_become_annotations(
     run_config.check_frozen(parsed)
 
 
+def test_a_key_that_does_not_change_has_other_defaults(values: dict[str, Any]) -> None:
+    values["annotations"] = {
+        "points": {"kind": "column", "column": "label"},
+        "duplicates": {"kind": "duplicates", "column": "image"},
+    }
+    values["selection"] = {"strategy": "key", "key": "points"}
+    values["schedule"] = {"epochs": 2}
+    parsed = run_config.parse(values)
+    assert parsed.schedule.ratio.start == 0.2
+    assert parsed.selection.composition.distinct == "duplicates"
+    run_config.freeze(parsed)
+    assert run_config.load(parsed.run) == parsed
+    values |= {"run": values["run"] + "2", "schedule": {"epochs": 2, "ratio": {"start": 0.3}}}
+    values["selection"] |= {"distinct": None}
+    chosen = run_config.parse(values)
+    assert (chosen.schedule.ratio.start, chosen.selection.composition.distinct) == (0.3, None)
+    values["selection"] = {"strategy": "key", "key": "loss - points"}
+    values["schedule"] = {"epochs": 2}
+    learner = run_config.parse(values)
+    assert learner.schedule.ratio.start == 0.5
+    assert learner.selection.composition.distinct is None
+
+
 def test_the_composition_of_a_strategy_stands_beside_its_settings(values: dict[str, Any]) -> None:
     values["scoring"] = {"carry": {"source": "string"}}
     values["selection"] = {"strategy": "hard", "by": "source", "quotas": {"a": 2, "b": 1}}
