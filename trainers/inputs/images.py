@@ -13,12 +13,17 @@ from attent_select.errors import SampleError
 T = TypeVar("T")
 
 # Allowed formats. Pillow has many more, some of which start other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_ENCODED_BYTES = 64 << 20
 MAX_PIXELS = 64 << 20
 
 # Modes of Pillow, by the number of channels.
 MODES = {1: "L", 3: "RGB"}
+
+# Pillow scales grey pixels of fewer than 8 bits to 0–255, by these factors.
+_GREY_FACTORS = {2: 85, 4: 17}
+# Tags of TIFF.
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
 def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tensor:
@@ -39,6 +44,9 @@ def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tens
 def open_image(data: Any, *, num_channels: int) -> Any:
     """Decode an image to a Pillow image, grey (1 channel) or RGB (3), in its original size.
 
+    It is rotated as its EXIF orientation says, as every viewer and annotation tool shows it.
+    Transparent pixels are on white.
+
     Raises:
         SampleError: as `decode_image`.
     """
@@ -46,7 +54,7 @@ def open_image(data: Any, *, num_channels: int) -> Any:
 
     def convert(image: Any) -> Any:
         image.load()
-        image = _eight_bits(image)
+        image = _on_white(_eight_bits(_upright(image)))
         return image if image.mode == mode else image.convert(mode)
 
     return _decode(data, convert)
@@ -66,19 +74,20 @@ def resize(image: Any, *, image_size: int) -> torch.Tensor:
 def decode_map(data: Any) -> torch.Tensor:
     """Decode a map to float32[height, width]: one number per pixel, as stored.
 
-    `data` is an image of one channel (of a palette the indices; 8, 16 or 32 bits) or rows of
-    numbers.
+    `data` is an image of one channel (of a palette the indices; 1 to 32 bits) or rows of numbers.
+    A map is rotated only as its own EXIF orientation says.
 
     Raises:
         SampleError: as `decode_image`.
     """
     if isinstance(data, list):
         return torch.from_numpy(_rows_of_numbers(data))
+    data = _check_encoded(data)
 
     def numbers(image: Any) -> npt.NDArray[np.float32]:
         if image.mode not in ("1", "L", "P", "I", "F") and not image.mode.startswith("I;16"):
             raise _unreadable(f"it has mode {image.mode}: expected one number per pixel")
-        return np.array(image, dtype=np.float32)
+        return _as_stored(image, np.array(_upright(image), dtype=np.float32), png_bits=data[24])
 
     return torch.from_numpy(_decode(data, numbers))
 
@@ -105,7 +114,12 @@ def _decode(data: Any, use: Callable[[Any], T]) -> T:
 
 def _check_encoded(data: Any) -> bytes:
     if isinstance(data, dict):
-        data = data.get("bytes")
+        path, data = data.get("path"), data.get("bytes")
+        if not data and path:
+            raise _unreadable(
+                f"it is only a path, {path!r}, without bytes. Embed the images"
+                " (`Dataset.to_parquet` of `datasets` does)"
+            )
     if data is None or data == b"":
         raise SampleError("the image is missing", status="empty")
     if not isinstance(data, bytes):
@@ -122,6 +136,43 @@ def _rows_of_numbers(data: list[Any]) -> npt.NDArray[np.float32]:
         raise _unreadable(f"expected rows of numbers: {error}") from error
     if numbers.ndim != 2 or not numbers.size:
         raise _unreadable(f"expected rows of numbers, found shape {numbers.shape}")
+    return numbers
+
+
+def _upright(image: Any) -> Any:
+    """Rotate an image as its EXIF orientation says."""
+    from PIL import ImageOps
+
+    # The look is cheaper than the check of every small image.
+    has_orientation = image.format == "TIFF" or "exif" in image.info
+    return ImageOps.exif_transpose(image) if has_orientation else image
+
+
+def _on_white(image: Any) -> Any:
+    """Put an image with transparent pixels on white."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    pixels = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", pixels.size, "white"), pixels).convert("RGB")
+
+
+def _as_stored(
+    image: Any, numbers: npt.NDArray[np.float32], *, png_bits: int
+) -> npt.NDArray[np.float32]:
+    """Undo what Pillow does to grey pixels: it scales few bits, and inverts TIFF's min-is-white."""
+    bits, is_inverted = 8, False
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        bits, is_inverted = tags.get(_BITS_PER_SAMPLE, (8,))[0], tags.get(_PHOTOMETRIC) == 0
+    elif image.format == "PNG" and image.mode == "L":
+        bits = png_bits  # in its header
+    if image.mode == "L":
+        numbers = numbers / np.float32(_GREY_FACTORS.get(bits, 1))
+    if is_inverted and image.mode in ("1", "L"):
+        largest = 1 if image.mode == "1" else 2**bits - 1
+        numbers = np.float32(largest) - numbers
     return numbers
 
 

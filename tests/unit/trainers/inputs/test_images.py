@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from digits import png
-from PIL import Image
+from PIL import Image, ImageOps
 
 from attent_select.errors import SampleError
 from trainers.inputs import images
-from trainers.inputs.images import decode_image
+from trainers.inputs.images import decode_image, decode_map, open_image
 
 
 def test_grey_and_colour_come_out_with_the_channels_that_were_asked_for() -> None:
@@ -41,7 +41,7 @@ def test_grey_of_sixteen_bits_is_scaled_and_not_clipped(deep: int, shallow: int)
         assert set(image.flatten().tolist()) == {shallow}
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_the_allowed_formats_are_decoded(kind: str) -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(file, kind)
@@ -97,6 +97,101 @@ def test_no_bytes_are_an_empty_sample(data: object) -> None:
 
 def test_a_format_that_is_not_allowed_is_unreadable() -> None:
     file = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "TIFF")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "PPM")
     with pytest.raises(SampleError, match="not one of PNG, JPEG"):
         decode_image(file.getvalue(), num_channels=1, image_size=8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_upright_as_its_orientation_says(kind: str, orientation: int) -> None:
+    image = Image.new("RGB", (48, 32))
+    image.paste((255, 255, 255), (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = encoded(image, kind, exif=exif)
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("L")
+    opened = open_image(data, num_channels=1)
+    assert opened.size == shown.size
+    assert np.array_equal(np.asarray(opened), np.asarray(shown))
+
+
+def test_a_map_drawn_on_the_upright_image_fits_and_is_not_rotated() -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    data = encoded(Image.new("RGB", (48, 32)), "JPEG", exif=exif)
+    drawn = np.arange(48 * 32, dtype=np.uint16).reshape(48, 32)
+    numbers = decode_map(png(drawn))
+    assert np.array_equal(numbers.numpy(), drawn)
+    assert open_image(data, num_channels=3).size[::-1] == tuple(numbers.shape)
+
+
+def grey_png(pixels: np.ndarray, bits: int) -> bytes:
+    """A PNG of one grey channel, written from the specification: Pillow writes 1 and 8 bits."""
+    height, width = pixels.shape
+    wide = np.unpackbits(pixels.astype(">u2").view(np.uint8).reshape(height, width, 2), axis=-1)
+    rows = np.packbits(wide[..., 16 - bits :].reshape(height, -1), axis=-1)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_grey_maps_of_any_depth_are_the_stored_numbers(bits: int) -> None:
+    pixels = np.random.default_rng(bits).integers(0, 2**bits, (5, 7))
+    assert np.array_equal(decode_map(grey_png(pixels, bits)).numpy(), pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("colours", [2, 4, 16, 256])
+def test_palettes_are_the_stored_numbers(kind: str, colours: int) -> None:
+    pixels = (np.arange(256) % colours).astype(np.uint8).reshape(16, 16)
+    image = Image.fromarray(pixels).convert("P")
+    image.putpalette(np.random.default_rng(1).integers(1, 256, 768).astype(np.uint8).tobytes())
+    assert np.array_equal(decode_map(encoded(image, kind)).numpy(), pixels)
+
+
+@pytest.mark.parametrize("largest", [1, 255, 65_535])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_tiff_maps_are_the_stored_numbers(largest: int, *, white_is_zero: bool) -> None:
+    kind = {1: bool, 255: np.uint8, 65_535: np.uint16}[largest]
+    stored = np.random.default_rng(1).integers(0, largest + 1, (8, 8))
+    # Pillow takes and shows the inverse of what it stores where 0 means white.
+    is_inverted = white_is_zero and largest < 65_535
+    shown = (largest - stored if is_inverted else stored).astype(kind)
+    tags = {262: 0} if is_inverted else {}
+    data = encoded(Image.fromarray(shown), "TIFF", tiffinfo=tags)
+    assert np.array_equal(decode_map(data).numpy(), stored)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparent_pixels_are_white(mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 8, 4))
+    data = encoded(image.quantize() if mode == "PA" else image.convert(mode), "PNG")
+    pixels = decode_image(data, num_channels=3, image_size=8)
+    assert set(pixels[:, 4:].flatten().tolist()) == {255}
+    assert set(pixels[1, :4].flatten().tolist()) <= {0, 76}
+
+
+def test_cmyk_is_converted() -> None:
+    data = encoded(Image.new("RGB", (8, 8), (200, 30, 60)).convert("CMYK"), "JPEG", quality=95)
+    means = decode_image(data, num_channels=3, image_size=8).float().mean(dim=(1, 2)).tolist()
+    assert means == pytest.approx([200, 30, 60], abs=6)
+
+
+def test_a_path_without_bytes_says_so() -> None:
+    with pytest.raises(SampleError, match=r"only a path, 'cats/1\.png'"):
+        decode_image({"bytes": None, "path": "cats/1.png"}, num_channels=3, image_size=8)
