@@ -36,6 +36,8 @@ class ScoringStats:
             units=result.num_units,
             bytes=result.bytes_read,
             truncated=result.num_truncated,
+            input_units=result.input_units,
+            padded_units=result.padded_units,
             spans=1,
         )
         self._busy_seconds += result.busy_seconds
@@ -76,11 +78,18 @@ class ScoringStats:
             **{name: float(value) for name, value in (counts | rates).items()},
             "seconds": seconds,
             "busy_share": 0.0 if is_idle else self._busy_seconds / self._worker_seconds,
+            "padding": self._padding,
             "num_splits": float(self._batch_splits.num_splits),
             "num_truncated": float(self.sums["truncated"]),
             "num_retried": float(self.sums["retried"]),
             **{f"num_{status}": float(count) for status, count in self._failed},
         }
+
+    @property
+    def _padding(self) -> float:
+        """Share of padding in the batches."""
+        padded = self.sums["padded_units"]
+        return 1 - self.sums["input_units"] / padded if padded else 0.0
 
     @property
     def _failed(self) -> list[tuple[str, int]]:

@@ -98,6 +98,7 @@ class SpanResult:
         seconds: for everything.
         busy_seconds: when the model did not wait for samples.
         num_truncated: samples cut to the length that the task allows.
+        input_units, padded_units: units of all batches, without and with padding.
     """
 
     num_samples: int
@@ -109,3 +110,5 @@ class SpanResult:
     seconds: float = 0.0
     busy_seconds: float = 0.0
     num_truncated: int = 0
+    input_units: int = 0
+    padded_units: int = 0

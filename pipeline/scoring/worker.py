@@ -82,6 +82,8 @@ def _measure(task: SpanTask) -> SpanResult:
         seconds=perf_counter() - started,
         busy_seconds=notes.busy_seconds,
         num_truncated=notes.num_truncated,
+        input_units=notes.input_units,
+        padded_units=notes.padded_units,
     )
 
 

@@ -160,6 +160,7 @@ def test_scoring_statistics_are_kept_and_do_not_finish_the_round(
     assert (kept["num_spans"], kept["num_samples"], kept["num_units"]) == (6, 240, 240)
     assert kept["num_bytes"] >= sum(p.stat().st_size for p in (shards / "parquet").iterdir())
     assert 0 < kept["busy_share"] <= 1
+    assert kept["padding"] == 0  # images
     assert kept["samples_per_second"] == pytest.approx(240 / kept["seconds"])
     assert metrics.read(str(tmp_path / "run"), 0) is None
     assert len(metrics.table(str(tmp_path / "run"))) == 0

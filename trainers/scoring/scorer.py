@@ -55,14 +55,17 @@ class ScoringNotes:
 
     `num_splits` counts batches halved after running out of memory: their losses may differ in the
     last bits from those of another machine. `fitting_units` is half the units of the smallest such
-    batch, None without one. `num_truncated` counts samples cut to the task's limit. `busy_seconds`
-    is the time that the model did not wait for a batch. `unusable` are the samples without a loss;
-    their examples have rows, and no shard.
+    batch, None without one. `num_truncated` counts samples cut to the task's limit. `input_units`
+    are the units (tokens) of all batches, whether they count in a loss or not, and `padded_units`
+    the same with padding. `busy_seconds` is the time that the model did not wait for a batch.
+    `unusable` are the samples without a loss; their examples have rows, and no shard.
     """
 
     num_splits: int = 0
     fitting_units: int | None = None
     num_truncated: int = 0
+    input_units: int = 0
+    padded_units: int = 0
     busy_seconds: float = 0.0
     unusable: Unusable = field(default_factory=Unusable)
 
@@ -197,12 +200,18 @@ class _Scoring:
         losses = self._losses(batch)
         self.finish_pending()  # after `_losses`, so that the device already has the next batch
         if losses is not None:
-            if "truncated" in batch:
-                self._notes.num_truncated += int(batch["truncated"].sum())
+            self._note(items, batch)
             self._pending = (rows, losses)
         self._notes.busy_seconds += perf_counter() - started
         if losses is None:
             self._split(rows, items)
+
+    def _note(self, items: list[Item], batch: Batch) -> None:
+        notes, lengths = self._notes, [item["num_units"] for item in items]
+        notes.input_units += sum(lengths)
+        notes.padded_units += cost(lengths, is_packed=packs(self._task))
+        if "truncated" in batch:
+            notes.num_truncated += int(batch["truncated"].sum())
 
     def finish_pending(self) -> None:
         """Wait for the losses of the previous batch, and store them."""

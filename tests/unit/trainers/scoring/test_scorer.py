@@ -96,7 +96,7 @@ def test_batches_keep_their_limits_and_every_row_is_scored_once(
     values: list[tuple[float, int]], units: int, most: int, window: int
 ) -> None:
     limits = {"batch_units": units, "max_batch_samples": most, "window_samples": window}
-    rows, task, _ = score(values, **limits)
+    rows, task, notes = score(values, **limits)
     assert rows["row"].to_list() == list(range(len(values)))
     assert rows["loss"].to_list() == pytest.approx([1 / x for x, _ in values], rel=1e-6)
     assert sum(len(lengths) for lengths in task.lengths) == len(values)
@@ -104,6 +104,8 @@ def test_batches_keep_their_limits_and_every_row_is_scored_once(
         assert len(lengths) <= most
         assert len(lengths) * max(lengths) <= units or len(lengths) == 1
     assert score(values, **limits)[1] == task
+    padded = sum(len(lengths) * max(lengths) for lengths in task.lengths)
+    assert (notes.input_units, notes.padded_units) == (sum(map(sum, task.lengths)), padded)
 
 
 def test_samples_are_batched_longest_first_within_a_window() -> None:
