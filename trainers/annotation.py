@@ -50,12 +50,15 @@ class FitContext:
         folder: URL for files that the fit keeps, such as weights; a subfolder for each digest of
             their inputs.
         seed: of random numbers.
+        judging: the other half of the target's examples; an annotation that is judged by it must
+            not be fitted to it.
     """
 
     target: Examples | None
     pool_sample: Callable[[int], Iterator[Samples]]
     folder: str = ""
     seed: int = 0
+    judging: Examples | None = None
 
 
 @dataclass(frozen=True)

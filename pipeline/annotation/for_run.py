@@ -5,8 +5,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import polars as pl
+
 from attent_select.errors import InputError
 from catalogs.annotations.record import Annotation
+from catalogs.annotations.store import VALUE
 from pipeline.annotation.enrichment import at_top_share
 from pipeline.annotation.make import Request, make_annotation
 from pipeline.annotation.span_work import settings_of
@@ -37,6 +40,8 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
     for request in requests:
         if request.name not in existing:
             _log.info(_describe(make_annotation(request, client=cluster())))
+        if request.kind_name == "contamination":
+            _warn_of_contamination(request)
     check_selection(config)
 
 
@@ -91,6 +96,17 @@ def _command(request: Request, config: RunConfig, url: str) -> str:
         words += [f"--kind-column {target.kind_column}"] if target.kind_column else []
         words += [f"--judge-share {target.judge_share}"]
     return f"`{' '.join(words)}`"
+
+
+def _warn_of_contamination(request: Request) -> None:
+    rows = request.store.scan(request.name).frame()
+    count = rows.select(pl.col(VALUE).sum()).collect(engine="streaming").item()
+    if count:
+        _log.warning(
+            f"{count:,} of {request.store.corpus.num_samples:,} samples of the corpus are examples"
+            " of the target, which judge what they train: exclude them with"
+            f" `where: not {request.name}`"
+        )
 
 
 def _describe(annotation: Annotation) -> str:

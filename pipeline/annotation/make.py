@@ -163,9 +163,11 @@ def _fit(request: Request) -> Fitted:
     draw = functools.partial(
         pool_sample, request.store.corpus, columns=request.kind.columns, seed=request.seed
     )
-    target = request.target.making if request.target is not None else None
+    target = request.target
+    making, judging = (target.making, target.judging) if target is not None else (None, None)
     folder = request.store.layout(request.name).fitted
-    return request.kind.fit(FitContext(target, draw, folder=folder, seed=request.seed))
+    context = FitContext(making, draw, folder=folder, seed=request.seed, judging=judging)
+    return request.kind.fit(context)
 
 
 def _span_tasks(request: Request, making: Making) -> Iterator[SpanTask]:
@@ -214,11 +216,13 @@ def _build_parts(request: Request, tasks: Sequence[SpanTask], *, client: Client)
 
 
 def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) -> Mapping[str, Any]:
-    """Return the enrichment by the judging examples; empty without a target."""
+    """Return the enrichment by the judging examples; empty without a target, or without numbers."""
     if request.target is None:
         return {}
     judging = request.target.judging
     measured = request.kind.measure(judging.samples, fitted).rows
+    if not measured.schema[VALUE].is_numeric():
+        return {}
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
     largest_first = not getattr(request.kind, "smallest_first", False)
     sign = 1 if largest_first else -1

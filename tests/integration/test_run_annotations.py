@@ -149,6 +149,28 @@ def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_
     assert "corpus loss" in page
 
 
+def test_samples_that_are_examples_of_the_target_are_counted_and_excluded(
+    tmp_path: Path, texts: Path, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = pl.read_parquet(texts / "shards" / "000.parquet")["text"]
+    copied = [raw[3].upper(), f" {raw[7]}  "]
+    wanted = pl.read_parquet(texts / "target" / "0.parquet")["text"].to_list()
+    write_texts(tmp_path / "target" / "0.parquet", [(text, "") for text in [*copied, *wanted]])
+    config = text_run(
+        tmp_path / "run",
+        texts,
+        target={"shards": [str(tmp_path / "target")]},
+        annotations={"contamination": {"kind": "contamination"}},
+        selection={"strategy": "uniform", "where": "not contamination"},
+        schedule={"epochs": 1, "ratio": {"start": 1.0}},
+    )
+    run(config, client=client)
+    seen = values_of(config, "contamination").filter(pl.col("value"))
+    assert {(0, 3), (0, 7)} <= {*seen.select("shard_id", "row").rows()}
+    assert selected(config, 0).height == NUM_ROWS - len(seen)
+    assert f"{len(seen)} of 400 samples of the corpus are examples of the target" in caplog.text
+
+
 def test_the_example_selects_from_a_raw_corpus_without_scoring(
     tmp_path: Path, texts: Path, client: Client
 ) -> None:
