@@ -12,8 +12,10 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
 from catalogs import storage
+from catalogs.corpus import format_of
 from catalogs.layout import CorpusLayout
 from pipeline import metrics
 from pipeline.annotation.for_run import make_annotations
@@ -165,6 +167,8 @@ def ingest_shards(
         InputError: a URL holds a credential, there is no such scheduler, or what `ingest` raises.
     """
     credentials.check_urls([*shards, out], what="ingest")
+    if not all(shards):
+        raise InputError("the URL of the shards is empty: expected files, a folder or a glob")
     started, cluster = monotonic(), cluster_at(scheduler or "local")
     corpus = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
@@ -173,7 +177,8 @@ def ingest_shards(
         shards = convert_samples(
             shards, to=folder, shard_format=convert, shard_samples=shard_samples
         )
-    storage.expand(shards)  # fails before a cluster is started
+    for stored in storage.expand(shards):  # fails before a cluster is started
+        format_of(stored.url)
     with connect(cluster) as client:
         result = ingest(shards, folder=corpus, client=client, skip_damaged=skip_damaged)
     return replace(result, seconds=monotonic() - started)

@@ -97,6 +97,8 @@ def measure(
     from trainers.antk import Output
 
     settings = settings or KernelSettings()
+    if settings.dtype not in ("float32", "float64"):
+        raise InputError(f"--dtype {settings.dtype}: expected float32 or float64")
     config = run_config.load(run, trust_run=trust_run, sections=("task", "model"))
     output = Output.of(config.task.task, settings.output)
     kind = settings.kind(output.name)

@@ -80,6 +80,7 @@ def _new_config(settings: Mapping[str, Any]) -> PreTrainedConfig:
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"model.config: the model cannot be built: {error}") from error
     _check_fields(config_fields, config=config)
+    _check_heads(config_fields, config=config)
     # For types with several classes (DeiT), transformers searches this list, which may be None.
     config.architectures = config.architectures or []
     return config
@@ -98,6 +99,18 @@ def _saved_config(settings: Mapping[str, Any]) -> PreTrainedConfig:
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"model.path: no model can be loaded from {path}: {error}") from error
     return config
+
+
+def _check_heads(config_fields: Mapping[str, Any], *, config: PreTrainedConfig) -> None:
+    """Refuse heads that do not divide the hidden size: a part of it would not be attended to."""
+    size, heads = (getattr(config, key, None) for key in ("hidden_size", "num_attention_heads"))
+    if "head_dim" in config_fields or not isinstance(size, int) or not isinstance(heads, int):
+        return
+    if heads > 0 and size % heads:
+        raise InputError(
+            f"model.config: num_attention_heads is {heads}: expected a number of heads that divides"
+            f" hidden_size, which is {size}"
+        )
 
 
 def _check_fields(config_fields: Mapping[str, Any], *, config: PreTrainedConfig) -> None:
