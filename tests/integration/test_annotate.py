@@ -187,7 +187,7 @@ TARGET = ["--target", "TARGET"]
     ("arguments", "message"),
     [
         (["--name", "a"], "--kind is missing"),
-        (["--name", "a", "--kind", "ngrams", *TARGET], "expected column, "),
+        (["--name", "a", "--kind", "ngrams", *TARGET], "ngrams: expected c"),
         (["--name", "a", "--kind", "ngram"], "give --target URL…, a few hundred"),
         (["--name", "a", "--kind", "ngram", "--target", "FEW"], "has 3 examples: a few hundred"),
         (["--name", "a", "--kind", "ngram", "--target", "NONE"], "nothing found at"),

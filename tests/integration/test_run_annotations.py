@@ -299,7 +299,7 @@ def test_a_reference_loss_may_be_an_annotation(
             {"annotations": {"relevance": {"kind": "ngram", "bit": 18}}},
             "bit: unknown key, did you mean 'bits'?",
         ),
-        ({"annotations": {"relevance": {"kind": "ngrams"}}}, "kind ngrams: expected column, "),
+        ({"annotations": {"relevance": {"kind": "ngrams"}}}, "kind ngrams: expected "),
         ({"target": None}, "annotations.relevance: the kind ngram compares with examples"),
         ({"target": {"shards": ["/nothing"]}}, "target.shards: nothing found at /nothing"),
         (
