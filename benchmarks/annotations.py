@@ -30,6 +30,7 @@ import polars as pl
 import raw_pool
 
 from attent_select import schema, select
+from attent_select.selection.composition import Composition
 from attent_select.strategies.key import Key
 from catalogs import IndexFile
 from catalogs.tables import frames
@@ -251,7 +252,10 @@ def select_by(name: str, folder: Path) -> dict[str, float]:
         rows = JoinedScan.of([table])
     total = sum(int(frames.footer_of(path).starts[-1]) for path in paths)
     key = Key("loss" if name == "loss" else "relevance")
-    selection = select(rows, strategy=key, ratio=0.2, preview=rows.preview(total=total))
+    # By default a static key explores, which takes another pass.
+    without = Composition(explore=0.0)
+    preview = rows.preview(total=total)
+    selection = select(rows, strategy=key, ratio=0.2, preview=preview, composition=without)
     with tempfile.TemporaryDirectory() as out:
         index = IndexFile.write(f"{out}/index.parquet", selection.frames(), provenance={})
     seconds = time.perf_counter() - started
