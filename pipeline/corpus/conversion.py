@@ -4,10 +4,17 @@ One pass in the order of the inputs, with one record batch in memory. Equal inpu
 byte-identical shards, so that an interrupted conversion can be resumed.
 """
 
+import codecs
 import collections
+import functools
+import gzip
+import io
 import itertools
 import json
+import logging
+import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +28,18 @@ from catalogs import storage
 from catalogs.layout import join
 from catalogs.shard_format import Sample
 from catalogs.storage.objects import ObjectInfo
+from pipeline.corpus.resharding import reshard
 
 _BATCH_ROWS = 1024
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+# The formats that tasks read (`trainers/inputs/images.py`).
+_IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".avif"),
+)
+_JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.gz|\.zst)?$")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_log = logging.getLogger("attent.pipeline.conversion")
 
 
 def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples: int) -> list[str]:
@@ -43,7 +59,7 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
         raise InputError(f"--shard-samples: {shard_samples} is not a positive number of samples")
     writer = load_plugin("catalogs.formats", shard_format)()
     objects = storage.expand(sources)
-    samples = iter(_samples(objects, sources=sources))
+    kind = _kind_of(objects, sources=sources)
     plan = {
         "sources": [[source.url, source.num_bytes, source.etag] for source in objects],
         "format": shard_format,
@@ -51,17 +67,60 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
     }
     text = json.dumps(plan, indent=1).encode()
     existing = _existing_shards(to, plan=text)
-    urls: list[str] = []
-    while (first := next(samples, None)) is not None:
-        shard = itertools.chain([first], itertools.islice(samples, shard_samples - 1))
-        urls.append(join(to, f"shard-{len(urls):06d}{writer.suffixes[0]}"))
-        if urls[-1] in existing:
-            collections.deque(shard, maxlen=0)
-        else:
-            _write(urls[-1], shard, writer=writer, plan=(f"{to}.json", text))
+    inputs = [stored.url for stored in objects if _kind(stored.url) is not None]
+
+    url_of = functools.partial(_shard_url, to, writer.suffixes[0])
+    publish = functools.partial(_publish, f"{to}.json", text)
+    if kind == shard_format == "parquet":
+        urls = reshard(
+            inputs,
+            url_of=url_of,
+            existing=existing,
+            shard_samples=shard_samples,
+            publish=publish,
+        )
+    else:
+        write = functools.partial(_write, writer=writer, publish=publish)
+        urls = _write_all(
+            _READERS[kind](inputs),
+            url_of=url_of,
+            existing=existing,
+            shard_samples=shard_samples,
+            write=write,
+        )
     if not urls:
         raise InputError(f"{', '.join(sources)}: no sample to convert")
     return urls
+
+
+def _write_all(
+    samples: Iterator[Sample],
+    *,
+    url_of: Callable[[int], str],
+    existing: set[str],
+    shard_samples: int,
+    write: Callable[[str, Iterable[Sample]], None],
+) -> list[str]:
+    urls: list[str] = []
+    while (first := next(samples, None)) is not None:
+        shard = itertools.chain([first], itertools.islice(samples, shard_samples - 1))
+        urls.append(url_of(len(urls)))
+        if urls[-1] in existing:
+            collections.deque(shard, maxlen=0)
+        else:
+            write(urls[-1], shard)
+    return urls
+
+
+def _shard_url(to: str, suffix: str, number: int) -> str:
+    return join(to, f"shard-{number:06d}{suffix}")
+
+
+def _publish(plan_url: str, plan: bytes, url: str, path: Path) -> None:
+    """Publish a shard; the plan before the first one."""
+    if storage.info(plan_url) is None:
+        storage.publish(plan_url, plan)
+    storage.publish(url, path)
 
 
 def formats() -> list[str]:
@@ -82,33 +141,47 @@ def _existing_shards(to: str, *, plan: bytes) -> set[str]:
     return existing
 
 
-def _write(url: str, shard: Iterable[Sample], *, writer: Any, plan: tuple[str, bytes]) -> None:
-    """Publish a shard; the plan (URL and content) before the first one."""
+def _write(
+    url: str, shard: Iterable[Sample], *, writer: Any, publish: Callable[[str, Path], None]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "shard")
-        writer.write(path, shard)
-        if storage.info(plan[0]) is None:
-            storage.publish(*plan)
-        storage.publish(url, path)
+        try:
+            writer.write(path, shard)
+        except InputError as error:  # it names the temporary path
+            raise InputError(str(error).replace(str(path), url)) from error
+        publish(url, path)
 
 
-def _samples(objects: Sequence[ObjectInfo], *, sources: Sequence[str]) -> Iterator[Sample]:
-    urls = [stored.url for stored in objects]
-    kinds = {_kind(url) for url in urls} - {None}
+def _kind_of(objects: Sequence[ObjectInfo], *, sources: Sequence[str]) -> str:
+    """Return the kind of the sources, and warn about other files."""
+    kinds = {kind for stored in objects if (kind := _kind(stored.url)) is not None}
     if len(kinds) != 1:
-        mixed = " and ".join(sorted(kind for kind in kinds if kind)) or "none of them"
+        mixed = " and ".join(sorted(kinds)) or "none of them"
         raise InputError(
             f"{', '.join(sources)}: expected Parquet files, JSON Lines files or a folder of "
             f"images, all of one kind; found {mixed}"
         )
-    reader = _READERS[kinds.pop()]
-    return reader([url for url in urls if _kind(url) is not None])
+    others = collections.Counter(
+        _suffix(stored.url) for stored in objects if _kind(stored.url) is None
+    )
+    if others:
+        names = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(others.items()))
+        _log.warning("left out files that cannot be converted: %s", names)
+    return kinds.pop()
+
+
+def _suffix(url: str) -> str:
+    base = url.rpartition("/")[2]
+    return "." + base.rpartition(".")[2].lower() if "." in base else base
 
 
 def _kind(url: str) -> str | None:
-    suffix = "." + url.rpartition(".")[2].lower()
-    if suffix in (".parquet", ".jsonl"):
-        return suffix[1:]
+    suffix = _suffix(url)
+    if suffix == ".parquet":
+        return "parquet"
+    if _JSON_LINES.search(url.lower()):
+        return "jsonl"
     return "images" if suffix in _IMAGE_SUFFIXES else None
 
 
@@ -129,10 +202,22 @@ def _rows(path: Path, *, url: str) -> Iterator[Sample]:
 
 def _json_lines(urls: Sequence[str]) -> Iterator[Sample]:
     for url in urls:
-        with storage.local_copy(url) as path, path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _json_object(line, where=f"{url}, line {number}")
+        with storage.local_copy(url) as path, _open_lines(path, url) as lines:
+            try:
+                for number, line in enumerate(lines, start=1):
+                    text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                    if text.strip():
+                        yield _json_object(text, where=f"{url}, line {number}")
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{url} cannot be read: {error}. It may be truncated") from error
+
+
+def _open_lines(path: Path, url: str) -> Any:
+    if url.lower().endswith(".gz"):
+        return gzip.open(path)
+    if url.lower().endswith(".zst"):
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return path.open("rb")
 
 
 def _json_object(line: bytes, *, where: str) -> Sample:
@@ -142,6 +227,22 @@ def _json_object(line: bytes, *, where: str) -> Sample:
         raise InputError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    # Half of a surrogate pair, from a text cut in the middle of an emoji, has no UTF-8.
+    if _SURROGATE.search(line):
+        cleaned: Sample = _without_surrogates(value)
+        if cleaned != value:
+            _log.warning("%s: replaced half of a surrogate pair by U+FFFD", where)
+        return cleaned
+    return value
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
     return value
 
 
@@ -157,7 +258,7 @@ def _class_name(url: str) -> str:
     return url.split("/")[-2]
 
 
-_READERS: dict[str | None, Callable[[Sequence[str]], Iterator[Sample]]] = {
+_READERS: dict[str, Callable[[Sequence[str]], Iterator[Sample]]] = {
     "parquet": _parquet,
     "jsonl": _json_lines,
     "images": _images,
