@@ -12,14 +12,24 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimizer steps of a round: `first` (step 0 of the stream) to `last` (exclusive), out of
-    `total` steps of the run. `seed` is the seed of dropout and of a new model.
+    """Optimizer steps of a round: `first` (step 0 of the stream) to `last` (exclusive).
+
+    The learning rate moves between two positions of its schedule, `on_schedule`, out of `total`
+    positions of the run. `seed` is the seed of dropout and of a new model.
     """
 
     first: int
     last: int
     total: int
     seed: int
+    on_schedule: tuple[int, int]
+
+    def position(self, step: int) -> float:
+        """Return the position of a step on the learning rate's schedule."""
+        start, end = self.on_schedule
+        if (start, end) == (self.first, self.last):
+            return step
+        return start + (step - self.first) * (end - start) / (self.last - self.first)
 
 
 @dataclass(frozen=True)

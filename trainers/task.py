@@ -145,7 +145,8 @@ class HasLength(Protocol):
 class HasCountedUnits(Protocol):
     """Optional, for samples of different length (text): how many units of each count.
 
-    Micro-batches of such a task are filled to a number of units.
+    Micro-batches of such a task are filled to a number of units, and a ratio is a share of units
+    where these are counted (`selection.budget_unit`).
     """
 
     def counted_units(self, batch: Batch) -> torch.Tensor:

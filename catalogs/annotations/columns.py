@@ -91,5 +91,10 @@ def loss_columns(url: str, columns: Sequence[str]) -> list[str]:
     return [name for name in columns if name not in annotations.names]
 
 
+def has_units(url: str) -> bool:
+    """Whether an annotation of the corpus at `url` has units."""
+    return not loss_columns(url, (NUM_UNITS,))
+
+
 def _may_have(annotation: str, column: str) -> bool:
     return column == annotation or column.startswith(f"{annotation}_")

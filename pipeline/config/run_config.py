@@ -53,6 +53,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
     task = _load_plugin(values, "task", key="name", methods=TASK_METHODS, source=source)
     values = _with_model_tokenizer(values, task)
     values = _with_annotation_tokenizers(values)
+    values = _with_budget_unit(values, task)
     settings = run_settings_of(task, _load_strategy(values, source=source))
     config = _with_static_defaults(check(settings, values, source=source), values)
     if lines := list(preflight_problems(config)):
@@ -218,6 +219,14 @@ def _with_static_defaults(config: RunConfig, values: Mapping[str, Any]) -> RunCo
         section = section.model_copy(update={"composition": composition})
         config = config.model_copy(update={"selection": section})
     return config
+
+
+def _with_budget_unit(values: Mapping[str, Any], task: Any) -> Mapping[str, Any]:
+    """Return the values with a budget in samples, for a task that counts no units."""
+    section = values["selection"]
+    if not isinstance(section, Mapping) or hasattr(task, "counted_units"):
+        return values
+    return {**values, "selection": {"budget_unit": "samples", **section}}
 
 
 def _load_strategy(values: Mapping[str, Any], *, source: str) -> Any:

@@ -7,7 +7,7 @@ are frozen dataclasses of other packages; the file has their fields under the sa
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,8 @@ from pipeline.config.annotation_kinds import with_carried_columns
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.validation import INSIDE, SETTINGS, keys_of
 from trainers.settings import ScoringSettings, StreamingSettings, TrainingSettings
+
+BudgetUnit = Literal["samples", "units"]
 
 TaskT = TypeVar("TaskT")
 StrategyT = TypeVar("StrategyT")
@@ -107,11 +109,13 @@ class SelectionSection(_Section, Generic[StrategyT]):
 
     In the file, the settings of the strategy and of its composition (`where`, `by`, `explore`, …)
     stand beside its name, under the key `strategy`. `granularity` is what is selected as a whole:
-    `sample`, `row_group`, `shard`, or the number of rows per block.
+    `sample`, `row_group`, `shard`, or the number of rows per block. `budget_unit` is what
+    `schedule.ratio` is a share of; None: units where they are counted.
     """
 
     strategy_name: str = Field(default="soft", alias="strategy")
     granularity: str | int = "sample"
+    budget_unit: BudgetUnit | None = None
     composition: Composition = Composition()
     strategy: StrategyT = Field(alias="settings")
 
@@ -285,6 +289,15 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
         if target is None:
             return None
         return replace(target, shards=tuple(storage.normalise(url) for url in target.shards))
+
+    @model_validator(mode="after")
+    def _adaptive_counts_samples(self) -> "RunSettings[TaskT, StrategyT]":
+        if self.selection.budget_unit == "units" and self.schedule.ratio.kind == "adaptive":
+            raise InputError(
+                "selection.budget_unit: an adaptive ratio has a budget of optimizer steps: omit "
+                "the key"
+            )
+        return self
 
     @field_validator("run")
     @classmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus
+from catalogs.annotations.columns import has_units
 from catalogs.corpus import format_of, has_corpus, inspect_shard, read_shard
 from catalogs.shard_format import Sample, Shard
 from pipeline.config.sections import RunConfig
@@ -41,6 +42,7 @@ class Estimate:
         places: scoring tasks at a time.
         score_samples_per_second: rate of one task on the device of this process, with reading.
         train_samples_per_second: rate of one device, without reading.
+        budget_unit: what `schedule.ratio` is a share of, `samples` or `units`.
     """
 
     num_samples: int
@@ -57,6 +59,7 @@ class Estimate:
     catalog_bytes: int
     num_spans: int
     span_seconds: float
+    budget_unit: str
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate as lines of text."""
@@ -73,7 +76,8 @@ class Estimate:
         )
         yield (
             f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
-            f"{_time(self.train_seconds)} on one such device"
+            f"{_time(self.train_seconds)} on one such device; schedule.ratio is a share of "
+            f"{self.budget_unit}"
         )
         yield f"a span takes {_time(self.span_seconds)}{self._advice()}"
 
@@ -124,7 +128,18 @@ def estimate(
         catalog_bytes=num_samples * scored * _ROW_BYTES,
         num_spans=max(len(shards), -(-num_samples // span_samples)),
         span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
+        budget_unit=_budget_unit(config),
     )
+
+
+def _budget_unit(config: RunConfig) -> str:
+    if config.selection.budget_unit is not None:
+        return config.selection.budget_unit
+    if config.schedule.ratio.kind == "adaptive":
+        return "samples"
+    url = config.corpus.path or config.run
+    is_counted = config.selection.needs_losses or (has_corpus(url) and has_units(url))
+    return "units" if is_counted else "samples"
 
 
 def _is_scored(config: RunConfig, round_: Round) -> bool:

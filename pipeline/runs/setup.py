@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from attent_select.errors import CorpusMismatchError, InputError
 from catalogs import Corpus, storage
+from catalogs.annotations.columns import has_units, loss_columns
 from catalogs.corpus import has_corpus
 from catalogs.layout import Layout, join
 from pipeline.cluster import Client
@@ -69,6 +70,22 @@ def check_columns(corpus: Corpus, config: RunConfig) -> None:
         raise InputError(
             f"task: the corpus has no column {', '.join(missing)}; it has "
             f"{', '.join(corpus.columns)}{where}"
+        )
+
+
+def check_units(config: RunConfig) -> None:
+    """Check that a budget in units has counts.
+
+    Raises:
+        InputError: nothing is scored, and no annotation of the corpus has units.
+    """
+    selection = config.selection
+    if selection.budget_unit == "units" and not (
+        loss_columns(config.run, selection.columns) or has_units(config.run)
+    ):
+        raise InputError(
+            f"selection.budget_unit: {selection.strategy_name} scores nothing, so that no units "
+            "are counted: make an annotation (`attent annotate … --kind length`), or set samples"
         )
 
 

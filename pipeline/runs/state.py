@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from attent_select.errors import InputError
 from attent_select.schedule.adaptive import Decision, plan_adaptive_rounds
 from attent_select.schedule.rounds import Round, plan_rounds
+from attent_select.schema import NUM_UNITS
 from catalogs import Corpus, IndexFile, LossCatalog, storage
 from catalogs.annotations.columns import loss_columns
 from catalogs.layout import Layout
@@ -17,7 +18,14 @@ from pipeline.adaptive.round_decision import RunHistory, needs_decision, publish
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.descriptions import describe_decision
-from pipeline.runs.setup import Cluster, SaveInitial, check_columns, ingest_corpora, save_initial
+from pipeline.runs.setup import (
+    Cluster,
+    SaveInitial,
+    check_columns,
+    check_units,
+    ingest_corpora,
+    save_initial,
+)
 
 _log = logging.getLogger("attent.pipeline.runs.state")
 
@@ -30,7 +38,8 @@ class Run:
         config: the frozen configuration.
         corpus: the samples to learn from.
         rounds: the round schedule; decided and selected rounds have their final sizes.
-        total_steps: optimizer steps of the original schedule: the learning rate's horizon.
+        total_steps: optimizer steps of the original schedule, with budgets in samples: the learning
+            rate's horizon.
         decisions: by round number, for rounds that the schedule alone does not determine.
     """
 
@@ -84,14 +93,34 @@ class Run:
             return self.layout.initial_checkpoint
         return self.layout.checkpoint(round_.number - 1)
 
-    def after_selecting(self, number: int, index: IndexFile) -> "Run":
-        """Shorten the round to its index; later rounds then start earlier.
+    def on_schedule(self, round_: Round) -> tuple[int, int]:
+        """Return the steps between which the round moves on the learning rate's schedule.
 
-        Only an index of all eligible rows shortens a round; any other size is an error in training.
+        They follow from epochs and ratios alone, so that the learning rate decays fully however
+        many steps a round takes.
+        """
+        if self.config.schedule.ratio.kind != "adaptive":
+            round_ = self._planned[round_.number]
+        return round_.first_step, round_.first_step + round_.num_steps
+
+    @property
+    def _planned(self) -> tuple[Round, ...]:
+        return plan_rounds(
+            self.config.schedule,
+            num_samples=self.corpus.num_samples,
+            batch_size=self.config.training.batch_size,
+        )
+
+    def after_selecting(self, number: int, index: IndexFile) -> "Run":
+        """Give the round the size of its index; later rounds then start earlier or later.
+
+        An index with a budget in units, or of all eligible rows, has a size of its own; any other
+        size than the scheduled one is an error in training.
         """
         scheduled = self.rounds[number]
         eligible = index.provenance.get("eligible", -1)
-        if not index.num_samples == eligible < scheduled.num_samples:
+        is_short = index.num_samples == eligible < scheduled.num_samples
+        if not is_short and NUM_UNITS not in index.provenance:
             return self
         batches = math.ceil(index.num_samples / self.config.training.batch_size)
         return self._with_round(
@@ -135,6 +164,7 @@ def prepare(
     ingest_corpora(config, cluster=cluster)
     corpus = Corpus.open(config.run)
     check_columns(corpus, config)
+    check_units(config)
     if config.selection.granularity == "row_group":
         corpus.check_row_groups()
     rounds = plan_rounds(

@@ -1,16 +1,20 @@
 """The select stage of a round: its index file, the rows that the round trains on."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
 
-from attent_select.errors import ExistsError, MissingError
+from attent_select.errors import ExistsError, InputError, MissingError
 from attent_select.schedule.rounds import Round
-from attent_select.schema import INDEX, PROBABILITY, WEIGHT
+from attent_select.schema import INDEX, NUM_UNITS, PROBABILITY, WEIGHT
+from attent_select.selection.chunks import Chunks
+from attent_select.selection.columns import COST
+from attent_select.selection.select import num_samples_of
 from catalogs import Corpus, IndexFile, storage
+from catalogs.annotations.columns import has_units
 from pipeline.config.sections import SelectionSection
 from pipeline.runs.state import Run
 from pipeline.selection import loss_tables
@@ -24,7 +28,7 @@ _log = logging.getLogger("attent.pipeline.selection.select_stage")
 def select_stage(run: Run, round_: Round) -> IndexFile:
     """Select the rows of the round and write its index file, unless it is there.
 
-    The index has as many rows as scheduled, or all eligible rows where those are fewer.
+    The index has as many rows, or units, as scheduled, or all eligible rows where those are fewer.
 
     Raises:
         InputError: no row is eligible.
@@ -36,35 +40,48 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
     if round_.phase != "teach":
         rows, num_samples = _all_rows(run.corpus), run.corpus.num_samples
         return _write(run, round_, rows, num_samples=num_samples, provenance={})
-    table = _loss_table(run, round_)
+    in_units = _is_in_units(run, round_)
+    table = _loss_table(run, round_, in_units=in_units)
     with loss_tables.polars_errors(table):
-        choice = _choose(run, round_, table)
+        choice = _choose(run, round_, table, in_units=in_units)
         selection = choice.selection
         return _write(
             run,
             round_,
             selection.frames(),
             num_samples=selection.num_samples,
-            provenance=_provenance(run, round_, table, choice),
+            provenance=_provenance(run, round_, table, choice, in_units=in_units),
         )
 
 
-def _loss_table(run: Run, round_: Round) -> LossTable | None:
+def _is_in_units(run: Run, round_: Round) -> bool:
+    """Whether the round's ratio is a share of units: as it was in the first teaching round."""
+    unit = run.config.selection.budget_unit
+    if unit is None and run.config.schedule.ratio.kind != "adaptive":
+        for each in run.rounds[: round_.number]:
+            if each.phase == "teach" and run.is_selected(each.number):
+                provenance = IndexFile.open(run.layout.index(each.number)).provenance
+                return NUM_UNITS in provenance
+        return run.needs_losses(round_) or has_units(run.config.run)
+    return unit == "units"
+
+
+def _loss_table(run: Run, round_: Round, *, in_units: bool) -> LossTable | None:
     """Return what the round is selected by; None where it reads no column."""
-    if not run.config.selection.columns:
+    columns = (*run.config.selection.columns, *((NUM_UNITS,) if in_units else ()))
+    if not columns:
         return None
     if not run.needs_losses(round_):
-        return _table(run, round_)
+        return _table(run, round_, columns)
     if round_.number not in run.catalog.rounds():
         raise MissingError(
             f"round {round_.number} is selected by losses and was not scored: run "
             f"`attent score {run.config.run} --round {round_.number}`"
         )
-    return _table(run, round_)
+    return _table(run, round_, columns)
 
 
-def _table(run: Run, round_: Round) -> LossTable:
-    columns = run.config.selection.columns
+def _table(run: Run, round_: Round, columns: Sequence[str]) -> LossTable:
     table = loss_tables.of_run(
         run.catalog, url=run.config.run, columns=columns, round_number=round_.number
     )
@@ -72,23 +89,39 @@ def _table(run: Run, round_: Round) -> LossTable:
     return table
 
 
-def _choose(run: Run, round_: Round, table: LossTable | None) -> SubsetChoice:
-    """Choose as many rows as scheduled, or as many as are eligible."""
+def _choose(run: Run, round_: Round, table: LossTable | None, *, in_units: bool) -> SubsetChoice:
+    """Choose as many rows or units as scheduled, or as many as are eligible."""
+    budget = Budget(num_samples=round_.num_samples, at_most=True)
+    if in_units:
+        assert table is not None
+        total = _sum_of(NUM_UNITS, table.rows)
+        budget = Budget(num_units=num_samples_of(round_.ratio, total=total), at_most=True)
     steps = [each.first_step for each in run.rounds[: round_.number + 1]]
     choice = choose(
         SelectionRequest(
             losses=run.corpus.rows() if table is None else table.rows,
             section=_section(run, round_),
-            budget=Budget(num_samples=round_.num_samples, at_most=True),
+            budget=budget,
             draw=Draw(run.config.seed, round_.number, steps),
             corpus=run.corpus,
             preview=None if table is None else table.preview,
         )
     )
-    if choice.selection.num_samples < round_.num_samples:
+    selection = choice.selection
+    if in_units:
+        _log.info(
+            f"round {round_.number}: {selection.num_samples:,} samples hold {round_.ratio:.1%} of "
+            f"all {total:,} units ({budget.num_units:,})"
+        )
+        if not selection.num_samples:
+            raise InputError(
+                f"round {round_.number}: no sample fits into {budget.num_units:,} units: raise "
+                "schedule.ratio, or set selection.budget_unit to samples"
+            )
+    elif selection.num_samples < round_.num_samples:
         _log.warning(
             f"round {round_.number}: {round_.num_samples:,} samples are scheduled, only "
-            f"{choice.selection.num_samples:,} are eligible; it trains on these"
+            f"{selection.num_samples:,} are eligible; it trains on these"
         )
     return choice
 
@@ -103,8 +136,17 @@ def _section(run: Run, round_: Round) -> SelectionSection[Any]:
     return section.model_copy(update={"composition": composition})
 
 
+def _sum_of(column: str, rows: Chunks) -> int:
+    """Return the sum of a column of integers."""
+    return sum(rows.only([column]).run(_sum_of_chunk))
+
+
+def _sum_of_chunk(rows: pl.LazyFrame) -> int:
+    return int(rows.select(pl.all().cast(pl.UInt64).sum()).collect().item() or 0)
+
+
 def _provenance(
-    run: Run, round_: Round, table: LossTable | None, choice: SubsetChoice
+    run: Run, round_: Round, table: LossTable | None, choice: SubsetChoice, *, in_units: bool
 ) -> dict[str, Any]:
     provenance: dict[str, Any] = {}
     if table is not None:
@@ -112,6 +154,10 @@ def _provenance(
     if table is not None and run.needs_losses(round_):
         provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
     selection = choice.selection
+    if in_units:
+        # Of blocks the rows are not known here, only their number.
+        rows = selection.catalog_rows
+        provenance[NUM_UNITS] = None if rows is None else _sum_of(COST, rows)
     is_short = selection.num_samples < round_.num_samples
     return provenance | {
         "selection": _section(run, round_).model_dump(mode="json"),

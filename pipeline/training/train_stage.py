@@ -7,6 +7,7 @@ from time import monotonic
 
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
+from attent_select.schema import NUM_UNITS
 from attent_select.stats.randomness import stream_key
 from catalogs import Corpus, IndexFile, storage
 from catalogs.losses.unusable import Unusable
@@ -82,6 +83,7 @@ def _train(
     return {
         "ratio": round_.ratio,
         "num_samples": index.num_samples,
+        "num_units": index.provenance.get(NUM_UNITS),
         "samples_seen": result.samples_seen,
         "units_seen": result.units_seen,
         "units_per_second": result.units_seen / result.seconds if result.seconds else None,
@@ -110,6 +112,7 @@ def _fit(
             settings=config.training,
             first_step=round_.first_step,
             total_steps=run.total_steps,
+            on_schedule=run.on_schedule(round_),
             seed=config.seed,
             on_losses=lambda step, rows: catalog.write_observed(
                 round_.number, f"{step:010d}", rows

@@ -55,9 +55,9 @@ def test_a_parquet_shard_with_a_damaged_page_is_named(
     tmp_path: Path, digits: Path, client: Client
 ) -> None:
     overwritten(digits / "parquet/001.parquet", 30, b"\xff" * 400)
-    run = prepared(tmp_path, digits, client)
     with pytest.raises(InputError, match=r"001\.parquet is damaged: .*[Ww]rite or copy it again"):
-        scored(run, client)
+        prepared(tmp_path, digits, client)
+    assert not Path(Layout(str(tmp_path / "run")).config).exists()
 
 
 @pytest.mark.parametrize(("kind", "name"), [("parquet", "001.parquet"), ("webdataset", "001.tar")])
@@ -149,7 +149,7 @@ def test_too_many_failures_stop_a_run_before_the_whole_corpus_is_read(
     tmp_path: Path, client: Client
 ) -> None:
     rows = samples(200)
-    for row in rows:
+    for row in rows[1:]:  # with none that is usable, there is no run
         row["image"] = b"no image"
     write_corpus(tmp_path / "data/parquet", rows, num_shards=20)
     write_corpus(tmp_path / "data/held-out", samples(10), num_shards=1)
@@ -159,7 +159,7 @@ def test_too_many_failures_stop_a_run_before_the_whole_corpus_is_read(
     done = list(Path(Layout(run.config.run).spans).glob("*.parquet"))
     assert 3 <= len(done) < 20
     statuses = pl.concat([pl.read_parquet(path) for path in done])["status"]
-    assert statuses.unique().to_list() == ["unreadable"]
+    assert set(statuses) <= {"ok", "unreadable"}
 
 
 def test_a_scheduler_without_workers_says_how_to_start_some(client: Client) -> None:

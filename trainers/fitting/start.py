@@ -117,7 +117,6 @@ def check_round(
                 f"the stream's {name} is {of_stream}, the settings' {expected}: expected the same, "
                 "the stream makes the micro-batches"
             )
-    if steps.last > steps.total:
-        raise InputError(
-            f"steps {steps.first} to {steps.last} exceed the total of {steps.total} steps"
-        )
+    first, last = steps.on_schedule
+    if last > steps.total:
+        raise InputError(f"steps {first} to {last} exceed the total of {steps.total} steps")

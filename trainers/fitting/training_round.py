@@ -30,6 +30,7 @@ def fit(
     first_step: int,
     total_steps: int,
     seed: int,
+    on_schedule: tuple[int, int] | None = None,
     on_losses: Callable[[int, pl.DataFrame], None] | None = None,
     evaluation: Iterable[Batch] | None = None,
     further_evaluations: Mapping[str, Iterable[Batch]] | None = None,
@@ -49,6 +50,8 @@ def fit(
         settings: how to train.
         first_step: optimizer steps of all rounds before this one.
         total_steps: optimizer steps of the whole run: the horizon of the learning rate.
+        on_schedule: first and last position of the round on the learning rate's schedule, of 0 to
+            `total_steps`; default: its own steps.
         seed: seed of dropout, and of the model when it is built.
         on_losses: gets (first step, `OBSERVED_LOSSES`) for ranges of steps, on the writing rank;
             after an interruption the same range may come again, with the same rows.
@@ -63,7 +66,9 @@ def fit(
         InputError: settings do not fit the stream, the process or the checkpoint; training
             diverged.
     """
-    steps = Steps(first_step, first_step + stream.num_steps, total=total_steps, seed=seed)
+    last_step = first_step + stream.num_steps
+    on_schedule = on_schedule or (first_step, last_step)
+    steps = Steps(first_step, last_step, total=total_steps, seed=seed, on_schedule=on_schedule)
     check_round(stream, task=task, settings=settings, steps=steps)
     held_out = {} if evaluation is None else {"": evaluation}
     held_out |= further_evaluations or {}

@@ -4,14 +4,16 @@ Overrides the parts of the Trainer that make sharding, scale, random state or re
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from accelerate.utils import DistributedType, save_fsdp_optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     PrinterCallback,
@@ -166,6 +168,18 @@ class _RoundTrainer(Trainer):
         # Without accelerator.prepare, which would shard the stream a second time.
         return DataLoader(_StepsOf(self._stream), batch_size=None, num_workers=0)
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        # The learning rate follows the schedule of the run, on which the steps of a round may be
+        # longer or shorter than planned.
+        scheduler = super().create_scheduler(self._steps.total, optimizer)
+        if isinstance(scheduler, LambdaLR):
+            scheduler.lr_lambdas = [
+                partial(_at_position, factor, self._steps) for factor in scheduler.lr_lambdas
+            ]
+        return scheduler
+
     def training_step(
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
@@ -275,6 +289,10 @@ class _RoundTrainer(Trainer):
         return
 
 
+def _at_position(factor: Callable[[Any], float], steps: Steps, step: int) -> float:
+    return factor(steps.position(step))
+
+
 class _RoundCallback(TrainerCallback):
     """Save inside the round, and stop at its end, which lies before the schedule's horizon."""
 
@@ -305,7 +323,7 @@ class _RoundCallback(TrainerCallback):
 def _arguments(settings: TrainingSettings, *, steps: Steps, work: Path) -> TrainingArguments:
     loop_arguments: dict[str, Any] = {
         "output_dir": str(work),
-        "max_steps": steps.total,
+        "max_steps": max(steps.total, steps.last),  # the callback stops at `last`
         "gradient_accumulation_steps": 1,  # a batch of the Trainer is a whole step
         "bf16": settings.dtype == "bfloat16",
         "seed": stream_key(steps.seed, Purpose.TRAIN_STEP) % 2**32,
