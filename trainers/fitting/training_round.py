@@ -66,12 +66,10 @@ def fit(
         InputError: settings do not fit the stream, the process or the checkpoint; training
             diverged.
     """
-    last_step = first_step + stream.num_steps
-    on_schedule = on_schedule or (first_step, last_step)
-    steps = Steps(first_step, last_step, total=total_steps, seed=seed, on_schedule=on_schedule)
+    last = first_step + stream.num_steps
+    steps = Steps(first_step, last, total_steps, seed, on_schedule or (first_step, last))
     check_round(stream, task=task, settings=settings, steps=steps)
-    held_out = {} if evaluation is None else {"": evaluation}
-    held_out |= further_evaluations or {}
+    held_out = ({} if evaluation is None else {"": evaluation}) | dict(further_evaluations or {})
     completion = Completion(task, models, settings, held_out)
     published = checkpoints.open(out)
     if published is None:
