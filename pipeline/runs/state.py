@@ -96,8 +96,8 @@ class Run:
     def on_schedule(self, round_: Round) -> tuple[int, int]:
         """Return the steps between which the round moves on the learning rate's schedule.
 
-        They follow from epochs and ratios alone, so that the learning rate decays fully however
-        many steps a round takes.
+        They follow from epochs and ratios alone. The learning rate decays fully, whatever number of
+        steps a round takes.
         """
         if self.config.schedule.ratio.kind != "adaptive":
             round_ = self._planned[round_.number]
@@ -114,7 +114,7 @@ class Run:
     def after_selecting(self, number: int, index: IndexFile) -> "Run":
         """Give the round the size of its index; later rounds then start earlier or later.
 
-        An index with a budget in units, or of all eligible rows, has a size of its own; any other
+        The size follows from an index with a budget in units, or of all eligible rows; any other
         size than the scheduled one is an error in training.
         """
         scheduled = self.rounds[number]
