@@ -193,7 +193,7 @@ class JoinedScan:
 
     def _join(self, stored: Sequence[pl.DataFrame]) -> pl.DataFrame:
         ids = stored[0].select(_ID_NAMES)
-        for table, frame in zip(self.tables, stored, strict=True):
+        for table, frame in zip(self.tables[1:], stored[1:], strict=True):
             if not ids.equals(frame.select(_ID_NAMES)):
                 first = ids.row(0) if len(ids) else None
                 raise InputError(
