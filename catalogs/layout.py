@@ -53,6 +53,11 @@ class AnnotationLayout:
         return join(self.folder, "model.safetensors")
 
     @property
+    def predictor(self) -> str:
+        """Regression that extends the values from a sample."""
+        return join(self.folder, "predictor.safetensors")
+
+    @property
     def fitted(self) -> str:
         """Fitted models, each in a subfolder named by the digest of what it was fitted to."""
         return join(self.folder, "fitted")

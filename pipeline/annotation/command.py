@@ -20,9 +20,10 @@ from pipeline.annotation.stored_values import rows_beside_cut, sample_values, va
 from pipeline.annotation.targets import Target, check_columns, read_target
 from pipeline.cluster import cluster_at, connect
 from pipeline.config import annotation_kinds, credentials
+from pipeline.config.extension_settings import Extension
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.yaml_values import replace_keys
-from trainers.annotation import FIELDS, AnnotationKind
+from trainers.annotation import AnnotationKind
 
 # Types of values that have an order.
 _NUMBERS: Final = ("Float32", "Int64")
@@ -58,6 +59,7 @@ def annotate(
     model: str | None = None,
     tokenizer: str | None = None,
     target: TargetSettings | None = None,
+    extension: Extension | None = None,
     seed: int = 0,
     overwrite: bool = False,
     scheduler: str | None = None,
@@ -72,6 +74,7 @@ def annotate(
         model: the kind's setting `model`.
         tokenizer: the kind's setting `tokenizer`.
         target: examples, for a kind that needs them.
+        extension: measure a random part of the samples and predict the others.
         seed: of random parts of the corpus.
         overwrite: replace an annotation of that name.
         scheduler: `local`, or the address of a Dask scheduler.
@@ -88,6 +91,7 @@ def annotate(
     made_kind = load_kind(kind, settings, model=model, tokenizer=tokenizer)
     _check_target(kind, made_kind, target)
     request = Request(corpus, name, kind, made_kind, seed=seed, overwrite=overwrite)
+    request = dataclasses.replace(request, extension=extension)
     request.check()
     examples = _read_target(target, made_kind)
     request = dataclasses.replace(request, target=examples)
@@ -188,7 +192,6 @@ def load_kind(
         InputError: there is no such kind, or a setting is wrong.
     """
     values = replace_keys({}, settings)
-    values = {FIELDS.get(key, key): values[key] for key in values}
     options = {"model": model, "tokenizer": tokenizer}
     values |= {key: value for key, value in options.items() if value is not None}
     return annotation_kinds.load_kind(name, values)
@@ -228,6 +231,7 @@ def _list_entry(annotation: Annotation) -> dict[str, Any]:
         "seconds": annotation.seconds.get("total"),
         **{name: getattr(prospect, name, None) for name in Prospect.__dataclass_fields__},
         "auc": annotation.enrichment.get("auc"),
+        "fidelity": annotation.fidelity.get("spearman"),
         "digest": annotation.digest,
         "prospect": None if prospect is None else str(prospect),
     }

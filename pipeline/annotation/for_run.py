@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -12,9 +13,9 @@ from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import VALUE
 from pipeline.annotation.enrichment import at_top_share
 from pipeline.annotation.make import Request, make_annotation
-from pipeline.annotation.span_work import settings_of
 from pipeline.annotation.targets import read_target
 from pipeline.config.annotation_kinds import KIND, kind_of
+from pipeline.config.extension_settings import EXTENSION_KEYS, extension_in
 from pipeline.config.preflight import check_selection, shard_columns
 from pipeline.config.sections import RunConfig
 from pipeline.runs.setup import Cluster
@@ -51,7 +52,8 @@ def _configured_requests(config: RunConfig) -> Iterator[Request]:
         target = None
         if kind.needs_target and config.target is not None:
             target = read_target(config.target, columns=kind.columns)
-        yield Request(config.run, name, entry[KIND], kind, target)
+        request = Request(config.run, name, entry[KIND], kind, target)
+        yield replace(request, extension=extension_in(entry))
 
 
 def _column_requests(config: RunConfig) -> Iterator[Request]:
@@ -71,7 +73,8 @@ def _check_same(annotation: Annotation, request: Request, config: RunConfig) -> 
     after = {KIND: request.kind_name, "target": target}
     if before[KIND] == after[KIND]:
         before |= annotation.settings
-        after |= json.loads(json.dumps(settings_of(request.kind)))
+        extension = {"sample": None, "extend": None}
+        after |= extension | json.loads(json.dumps(request.settings))
     differences = [
         f"{key} was {before.get(key)}, is {after[key]}"
         for key in after
@@ -90,7 +93,13 @@ def _command(request: Request, config: RunConfig, url: str) -> str:
     """Return the command that makes the annotation as configured."""
     words = [f"attent annotate {url} --name {request.name} --kind {request.kind_name} --overwrite"]
     entry = config.annotations[request.name]
-    words += [f"--set {key}={json.dumps(entry[key])}" for key in entry if key != KIND]
+    words += [
+        f"--{key.replace('_', '-')} {entry[key]}"
+        if key in EXTENSION_KEYS
+        else f"--set {key}={json.dumps(entry[key])}"
+        for key in entry
+        if key != KIND
+    ]
     if request.target is not None and (target := config.target) is not None:
         words += [f"--target {shards}" for shards in target.shards]
         words += [f"--kind-column {target.kind_column}"] if target.kind_column else []

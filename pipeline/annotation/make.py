@@ -7,15 +7,15 @@ number of workers.
 import functools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from attent_select.errors import ExistsError
+from attent_select.errors import ExistsError, InputError
 from attent_select.schema import ROW, SHARD_ID
 from catalogs import AnnotationStore, storage
 from catalogs.annotations.record import Annotation
@@ -23,6 +23,7 @@ from catalogs.annotations.store import VALUE, BuiltPart
 from catalogs.tables.scan import Scan
 from pipeline.annotation.derived import columns_used, derive_parts
 from pipeline.annotation.enrichment import LARGEST_FIRST, enrichment_of
+from pipeline.annotation.extending.predictor import Predictor, draw_of, fit_predictor
 from pipeline.annotation.linking import build_linked_parts
 from pipeline.annotation.parts import BUCKET_ROWS, build_parts
 from pipeline.annotation.pool_sample import pool_sample
@@ -30,6 +31,7 @@ from pipeline.annotation.span_work import Making, SpanTask, measure_span, settin
 from pipeline.annotation.stored_values import sample_values
 from pipeline.annotation.targets import Target, check_columns
 from pipeline.cluster import Client, run_tasks, worker_check
+from pipeline.config.extension_settings import Extension
 from pipeline.progress import progress, status
 from pipeline.scoring.spans import split_into_spans, with_digests
 from trainers.annotation import (
@@ -39,9 +41,15 @@ from trainers.annotation import (
     Fitted,
     FromAnnotations,
     HasLinks,
+    HasResolve,
+    Measured,
+    Samples,
 )
 
 _log = logging.getLogger("attent.pipeline.annotation.make")
+
+# Measures the examples that judge, as the corpus was measured.
+_Judge = Callable[[Samples], Measured]
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Request:
         span_samples: rows of a span.
         part_samples: rows of a part.
         bucket_rows: rows that a worker resolves at a time, for kinds that compare samples.
+        extension: measure a random part of the samples and predict the others.
     """
 
     corpus: str
@@ -71,6 +80,17 @@ class Request:
     span_samples: int = 20_000
     part_samples: int = 2_000_000
     bucket_rows: int = BUCKET_ROWS
+    extension: Extension | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the kind and of the extension."""
+        return settings_of(self.kind) | (asdict(self.extension) if self.extension else {})
+
+    @property
+    def sign(self) -> int:
+        """−1 if the smallest values are the best ones."""
+        return -1 if getattr(self.kind, "smallest_first", False) else 1
 
     @functools.cached_property
     def store(self) -> AnnotationStore:
@@ -84,6 +104,13 @@ class Request:
             InputError: the corpus lacks a column that is read, or an annotation.
         """
         record = self.store.layout(self.name).record
+        if self.extension is not None and isinstance(
+            self.kind, FromAnnotations | HasLinks | HasResolve
+        ):
+            raise InputError(
+                f"--sample: the kind {self.kind_name} does not measure samples one by one: leave"
+                " out --sample and --extend"
+            )
         if isinstance(self.kind, FromAnnotations):
             columns_used(self.store, self.name, self.kind)
         else:
@@ -122,7 +149,14 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
     storage.publish(store.layout(request.name).model, fitted.to_bytes())
     making = Making(store.url, request.name, request.kind, fitted.digest)
     tasks = list(_span_tasks(request, making))
-    costs = _measure_spans(client, tasks, store=store)
+    costs = _measure_spans(client, [task for task in tasks if task.has_rows], store=store)
+    judge: _Judge = functools.partial(request.kind.measure, fitted=fitted)
+    fidelity: Mapping[str, Any] = {}
+    if request.extension is not None:
+        predictor = _fit_predictor(request, tasks)
+        judge, fidelity = predictor.measure, predictor.fidelity
+        tasks = predictor.tasks(tasks, url=store.layout(request.name).predictor)
+        costs.seconds["extend"] = sum(_measure_spans(client, tasks, store=store).seconds.values())
     parts = _build_parts(request, tasks, client=client)
     seconds = {"fit": fit_seconds, **costs.seconds, "total": monotonic() - started}
     annotation = store.publish(
@@ -130,14 +164,27 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
         kind=request.kind_name,
         parts=parts,
         overwrite=request.overwrite,
-        settings={**settings_of(request.kind), "seed": request.seed},
+        settings={**request.settings, "seed": request.seed},
         digests={**fitted.digests, **({"target": request.target.digest} if request.target else {})},
         seconds=seconds,
         units=costs.units,
-        enrichment=_enrichment(request, fitted, parts),
+        fidelity=fidelity,
+        enrichment=_enrichment(request, judge, fitted, parts),
     )
     _warn_if_constant(store, annotation)
     return annotation
+
+
+def _fit_predictor(request: Request, tasks: Sequence[SpanTask]) -> Predictor:
+    """Fit the predictor of the extension to the measured samples, and store it."""
+    assert request.extension is not None
+    with status("extending"):
+        predictor = fit_predictor(
+            tasks, extension=request.extension, seed=request.seed, sign=request.sign
+        )
+    url = request.store.layout(request.name).predictor
+    storage.publish(url, predictor.fitted.to_bytes())
+    return predictor
 
 
 def _derive(request: Request, *, client: Client, started: float) -> Annotation:
@@ -171,15 +218,17 @@ def _fit(request: Request) -> Fitted:
 
 
 def _span_tasks(request: Request, making: Making) -> Iterator[SpanTask]:
+    draw = None if request.extension is None else draw_of(request.extension, seed=request.seed)
     facts = {
         "kind": request.kind_name,
         "settings": settings_of(request.kind),
         "fit": making.fit_digest,
+        **({"draw": asdict(draw)} if draw else {}),
     }
     shards = request.store.corpus.shards
     spans = split_into_spans(shards, span_samples=request.span_samples)
     for shard, span, digest in with_digests(spans, measured_by=facts):
-        yield SpanTask(shard, span, digest, making)
+        yield SpanTask(shard, span, digest, making, draw)
 
 
 def _measure_spans(client: Client, tasks: Sequence[SpanTask], *, store: AnnotationStore) -> _Costs:
@@ -215,28 +264,29 @@ def _build_parts(request: Request, tasks: Sequence[SpanTask], *, client: Client)
     return build_parts(tasks, client=client, **sizes)
 
 
-def _enrichment(request: Request, fitted: Fitted, parts: Iterable[BuiltPart]) -> Mapping[str, Any]:
+def _enrichment(
+    request: Request, judge: _Judge, fitted: Fitted, parts: Iterable[BuiltPart]
+) -> Mapping[str, Any]:
     """Return the enrichment by the judging examples; empty without a target, or without numbers."""
     if request.target is None:
         return {}
     judging = request.target.judging
-    measured = request.kind.measure(judging.samples, fitted).rows
+    measured = judge(judging.samples).rows
     if not measured.schema[VALUE].is_numeric():
         return {}
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    largest_first = not getattr(request.kind, "smallest_first", False)
-    sign = 1 if largest_first else -1
+    sign = request.sign
     corpus = sample_values(
         _scan_of(request, parts), num_samples=request.store.corpus.num_samples, seed=request.seed
     )
-    held_out = fitted.arrays.get(HELD_OUT)
+    held_out = None if request.extension is not None else fitted.arrays.get(HELD_OUT)
     enrichment = enrichment_of(
         sign * corpus,
         sign * values,
         kinds=judging.kinds,
         held_out=None if held_out is None else sign * held_out,
     )
-    return enrichment | {LARGEST_FIRST: largest_first}
+    return enrichment | {LARGEST_FIRST: sign > 0}
 
 
 def _scan_of(request: Request, parts: Iterable[BuiltPart]) -> Scan:

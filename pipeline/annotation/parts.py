@@ -59,8 +59,9 @@ def build_parts(
     """Build all parts of finished spans."""
     groups = list(group_into_parts([task.span for task in tasks], part_samples=part_samples))
     making = tasks[0].making
-    spans = [tuple(tasks[position].digest for position in group) for group in groups]
-    files = [list(each) for each in spans]
+    files = [[tasks[position].digest for position in group] for group in groups]
+    known = [[d for position in group for d in tasks[position].measured or ()] for group in groups]
+    spans = [(*own, *own_known) for own, own_known in zip(files, known, strict=True)]
     if isinstance(making.kind, HasResolve):
         last_shards = tuple(tasks[group[-1]].span.shard_id for group in groups)
         buckets = list(_bucket_tasks(tasks, last_shards, bucket_rows=bucket_rows))

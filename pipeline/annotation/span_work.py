@@ -1,15 +1,17 @@
 """Measuring one span on a worker: read, measure, write the span file."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from attent_select import schema
 from attent_select.errors import InputError
+from attent_select.stats.randomness import numpy_sample_uniform
 from catalogs import AnnotationStore, storage
 from catalogs.corpus import read_shard
 from catalogs.losses.catalog import Span
@@ -18,8 +20,24 @@ from pipeline.cluster.worker_check import check_here, environment
 from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
 from trainers.annotation import FIELDS, AnnotationKind, Fitted
+from trainers.extending.ngram_regression import NgramRegression
 
 _BATCH_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random share of the samples; each sample is drawn for itself."""
+
+    share: float
+    key: int
+
+    def rows_of(self, shard_id: int, rows: range) -> list[int]:
+        """Return the drawn rows among `rows` of a shard."""
+        numbers = np.arange(rows.start, rows.stop, dtype=np.uint32)
+        shards = np.full(len(numbers), shard_id, np.uint32)
+        draws = numpy_sample_uniform(self.key, shards, numbers)
+        return numbers[draws <= self.share].tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -28,8 +46,9 @@ class Making:
 
     corpus: str
     name: str
-    kind: AnnotationKind
+    kind: AnnotationKind | NgramRegression
     fit_digest: str
+    fit_url: str = ""
     environment: Mapping[str, str] = field(default_factory=environment)
 
     @property
@@ -38,21 +57,38 @@ class Making:
 
     def read_fit(self) -> Fitted:
         """Return the fit, read once per process."""
-        return _read_fit(self.store.layout(self.name).model, self.fit_digest)
+        url = self.fit_url or self.store.layout(self.name).model
+        return _read_fit(url, self.fit_digest)
 
 
 @dataclass(frozen=True, slots=True)
 class SpanTask:
-    """Measure one span."""
+    """Measure one span, or the rows of it that `draw` has.
+
+    Values of the finished spans `measured` replace those of the same rows.
+    """
 
     shard: Shard
     span: Span
     digest: str
     making: Making
+    draw: Draw | None = None
+    measured: tuple[str, ...] | None = None
 
     @property
     def rows(self) -> range:
         return range(self.span.first_row, self.span.first_row + self.span.num_rows)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether any row is measured; almost certain for a draw from many rows."""
+        if self.draw is None or self.span.num_rows * self.draw.share > 100:
+            return True
+        return bool(self.rows_to_measure(self.rows))
+
+    def rows_to_measure(self, rows: range) -> Sequence[int]:
+        """Return those of `rows` that are measured."""
+        return rows if self.draw is None else self.draw.rows_of(self.span.shard_id, rows)
 
     def __str__(self) -> str:
         return f"rows {self.rows.start} to {self.rows.stop - 1} of {self.shard.uri}"
@@ -79,10 +115,13 @@ def measure_span(task: SpanTask) -> SpanResult:
     tokenise_seconds = 0.0
     for rows in _batches(task, journal.suspects.killers):
         journal.note_rows(rows)
-        measured, seconds = _measure(task, rows)
-        frames.append(measured)
-        tokenise_seconds += seconds
+        if measured := _measure(task, rows):
+            frames.append(measured[0])
+            tokenise_seconds += measured[1]
     span_rows = _with_killed(pl.concat(frames) if frames else None, journal.suspects.killers)
+    if task.measured is not None:
+        known = [store.read_span(name, digest) for digest in task.measured]
+        span_rows = _with_measured(span_rows, known)
     shard_id = pl.lit(task.span.shard_id, dtype=pl.UInt32).alias(schema.SHARD_ID)
     ordered = [pl.col(schema.ROW), pl.exclude(schema.ROW)]
     store.write_span(name, task.digest, span_rows.sort(schema.ROW).select(shard_id, *ordered))
@@ -92,23 +131,27 @@ def measure_span(task: SpanTask) -> SpanResult:
     return SpanResult(int(units or 0), taken)
 
 
-def _measure(task: SpanTask, rows: range) -> tuple[pl.DataFrame, float]:
-    kind = task.making.kind
-    samples = read_shard(task.shard, rows=rows, columns=kind.columns).values
+def _measure(task: SpanTask, rows: range) -> tuple[pl.DataFrame, float] | None:
+    """Return the values of rows and the seconds of tokenizing; None if no row is measured."""
+    kind, numbers = task.making.kind, task.rows_to_measure(rows)
+    if not numbers:
+        return None
+    samples = read_shard(task.shard, rows=numbers, columns=kind.columns).values
     try:
         measured, tokenise_seconds = kind.measure(samples, task.making.read_fit())
     except InputError as error:
         raise InputError(f"{task}: {error}") from error
-    if len(measured) != len(rows):
-        raise InputError(f"{task}: the kind returned {len(measured)} rows, expected {len(rows)}")
-    numbers = pl.Series(schema.ROW, rows, dtype=pl.UInt32)
-    return measured.with_columns(numbers), tokenise_seconds
+    if len(measured) != len(numbers):
+        raise InputError(f"{task}: the kind returned {len(measured)} rows, expected {len(numbers)}")
+    row = pl.Series(schema.ROW, numbers, dtype=pl.UInt32)
+    return measured.with_columns(row), tokenise_seconds
 
 
 def _batches(task: SpanTask, killers: tuple[int, ...]) -> Iterator[range]:
     """Yield the rows of the span in ranges of about 8 MiB, without those that ended processes."""
     sample_bytes = max(1, task.shard.num_bytes // max(1, task.shard.num_samples))
-    size = max(1, _BATCH_BYTES // sample_bytes)
+    share = 1.0 if task.draw is None else task.draw.share
+    size = max(1, int(_BATCH_BYTES / share) // sample_bytes)
     first = task.rows.start
     for end in (*sorted(killers), task.rows.stop):
         for start in range(first, end, size):
@@ -124,6 +167,28 @@ def _with_killed(rows: pl.DataFrame | None, killers: tuple[int, ...]) -> pl.Data
         schema={schema.ROW: pl.UInt32, schema.STATUS: pl.String},
     )
     return pl.concat([rows, killed], how="diagonal")
+
+
+def _with_measured(predicted: pl.DataFrame, known: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Replace predicted values by measured ones; `measured` says which rows have them.
+
+    A measured row without a value keeps its status. Further columns, which the other rows lack, are
+    left out.
+    """
+    measured = pl.lit(value=True).alias("measured")
+    value = pl.col("value").cast(pl.Float32)
+    rows = [frame.select(schema.ROW, value, schema.STATUS, measured) for frame in known]
+    if not rows:
+        return predicted.with_columns(~measured)
+    joined = predicted.join(pl.concat(rows), on=schema.ROW, how="left", suffix="_known")
+    is_measured = pl.col("measured").fill_null(value=False)
+    return joined.with_columns(
+        is_measured,
+        *(
+            pl.when(is_measured).then(pl.col(f"{name}_known")).otherwise(pl.col(name)).alias(name)
+            for name in ("value", schema.STATUS)
+        ),
+    ).drop("value_known", f"{schema.STATUS}_known")
 
 
 @functools.lru_cache(maxsize=2)

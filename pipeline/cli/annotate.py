@@ -36,12 +36,33 @@ Model = Annotated[
     str | None, typer.Option(metavar="PATH", help="Saved model: a folder, a URL, or a hub name.")
 ]
 Tokenizer = Annotated[str | None, typer.Option(metavar="PATH", help="Folder of a fast tokenizer.")]
+Sample = Annotated[
+    float | None, typer.Option(help="Share of the samples to measure; needs --extend.")
+]
+Extend = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="What the values of the others are predicted from: ngram."),
+]
+MinFidelity = Annotated[
+    float | None,
+    typer.Option(help="Smallest rank correlation of predicted and measured values. Default: 0.5."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of random parts of the corpus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an annotation of that name.")]
 # Characters of a text that are shown; JSON has all.
 _SHOWN_CHARACTERS = 100
 # Columns of the list; JSON has more.
-_SHOWN = ("name", "kind", "num_rows", "coverage", "seconds", "enrichment", "auc", "digest")
+_SHOWN = (
+    "name",
+    "kind",
+    "num_rows",
+    "coverage",
+    "seconds",
+    "enrichment",
+    "auc",
+    "fidelity",
+    "digest",
+)
 Drop = Annotated[bool, typer.Option("--drop", help="Delete the annotation.")]
 
 
@@ -57,6 +78,9 @@ def annotate(
     settings: KindSet = None,
     model: Model = None,
     tokenizer: Tokenizer = None,
+    sample: Sample = None,
+    extend: Extend = None,
+    min_fidelity: MinFidelity = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     drop: Drop = False,
@@ -69,7 +93,7 @@ def annotate(
 
     trust_formats(corpus, trust_run=trust_run)
     if drop:
-        making = (kind, target, kind_column, settings, model, tokenizer, overwrite)
+        making = (kind, target, kind_column, settings, model, tokenizer, sample, extend, overwrite)
         return commands.drop(corpus, name=name, is_making=any(making))
     return commands.annotate(
         corpus,
@@ -79,10 +103,17 @@ def annotate(
         model=model,
         tokenizer=tokenizer,
         target=target_settings(target, kind_column=kind_column, judge_share=judge_share),
+        extension=_extension_of(sample, extend, min_fidelity),
         seed=seed,
         overwrite=overwrite,
         scheduler=scheduler,
     )
+
+
+def _extension_of(sample: float | None, extend: str | None, min_fidelity: float | None) -> Any:
+    from pipeline.config.extension_settings import extension_of
+
+    return extension_of(sample=sample, extend=extend, min_fidelity=min_fidelity)
 
 
 def _show_list(listed: list[dict[str, Any]]) -> None:

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from attent_select.errors import InputError
 from attent_select.plugins import load_plugin, plugin_names
+from pipeline.config.extension_settings import EXTENSION_KEYS, MEASURED, extension_in
 from pipeline.config.validation import SETTINGS, check
-from trainers.annotation import AnnotationKind
+from trainers.annotation import FIELDS, AnnotationKind
 
 KINDS: Final = "trainers.annotations"
 # The key of an annotation in a configuration beside the settings of its kind.
@@ -35,7 +36,8 @@ def load_kind(name: str, settings: Mapping[str, Any]) -> AnnotationKind:
         InputError: there is no such kind, or a setting is wrong.
     """
     section = cast(type[_KindSection[Any]], _KindSection.__class_getitem__(kind_class(name)))
-    checked = check(section, {SETTINGS: settings}, source=f"annotation kind {name}")
+    values = {FIELDS.get(key, key): settings[key] for key in settings}
+    checked = check(section, {SETTINGS: values}, source=f"annotation kind {name}")
     return cast(AnnotationKind, checked.settings)
 
 
@@ -51,12 +53,16 @@ def kind_class(name: str) -> type[Any]:
 
 def kind_of(entry: Mapping[str, Any]) -> AnnotationKind:
     """Return the kind of one annotation of a configuration, `{kind: NAME, …settings…}`."""
-    return load_kind(entry[KIND], {key: entry[key] for key in entry if key != KIND})
+    extension_in(entry)  # checked with the kind
+    others = (KIND, *EXTENSION_KEYS)
+    return load_kind(entry[KIND], {key: entry[key] for key in entry if key not in others})
 
 
-def column_names(name: str, kind: AnnotationKind) -> list[str]:
-    """Return the columns that an annotation of that kind may have in SQL."""
-    return [name, *(f"{name}_{column}" for column in kind.further_columns)]
+def column_names(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return the columns that an annotation of a configuration may have in SQL."""
+    extended = extension_in(entry) is not None
+    columns = (MEASURED,) if extended else kind_of(entry).further_columns
+    return [name, *(f"{name}_{column}" for column in columns)]
 
 
 def with_tokenizers(annotations: Mapping[str, Any], *, tokenizer: str) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _annotation_schema(config: RunConfig) -> SchemaDict:
 def _configured_columns(config: RunConfig) -> list[str]:
     """Return the columns of the annotations that the configuration names."""
     entries = config.annotations.items()
-    return [column for name, entry in entries for column in column_names(name, kind_of(entry))]
+    return [column for name, entry in entries for column in column_names(name, entry)]
 
 
 def _selection_problems(config: RunConfig) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Extending an annotation: values of a sample are measured, the others predicted."""
