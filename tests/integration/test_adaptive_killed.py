@@ -27,7 +27,8 @@ ADAPTIVE = {
 def decisions(url: str) -> list[dict[str, Any]]:
     """Return all decisions without the cost of scoring, whose seconds vary."""
     files = sorted(Path(Layout(url).decisions).iterdir())
-    return [{**json.loads(file.read_text()), "cost": None} for file in files]
+    varying = {"cost": None, "content_digest": None}
+    return [{**json.loads(file.read_text()), **varying} for file in files]
 
 
 def final_state(url: str) -> dict[str, Any]:

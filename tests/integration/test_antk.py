@@ -126,7 +126,7 @@ def test_the_teaching_subset_is_where_the_functional_gradient_is_largest(finishe
         (["--probe", 241], "the corpus has only 240 samples"),
         (["--round", 7], "no finished checkpoint 00007"),
         (["--output", "logit"], "expected one of target, logits, loss"),
-        (["--dtype", "bfloat16"], "expected one of float32, float64"),
+        (["--dtype", "bfloat16"], "expected float32 or float64"),
     ],
 )
 def test_what_cannot_be_done_is_bad_input(

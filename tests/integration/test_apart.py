@@ -105,7 +105,9 @@ def test_the_configuration_is_the_same_and_the_subprocess_ends_before_scoring(
 
 
 def test_a_damaged_initial_model_is_an_error(tmp_path: Path, shards: Path) -> None:
-    source = written(tmp_path, small_run(tmp_path / "run", shards, **QUICK))
+    source = written(
+        tmp_path, small_run(tmp_path / "run", shards, **QUICK, scoring__max_failed_share=1.0)
+    )
     save_initial(run_config.load(source))
     next((tmp_path / "run").rglob("model.safetensors")).unlink()
     with (

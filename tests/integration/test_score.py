@@ -136,7 +136,7 @@ def test_too_many_failures_stop_the_run_until_the_share_is_raised(
 def test_a_column_missing_from_the_corpus_is_an_error_before_the_run_is_frozen(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
-    with pytest.raises(InputError, match="task: the corpus has no column picture; it has image"):
+    with pytest.raises(InputError, match="has no column picture; it has image"):
         scored(tmp_path / "run", shards, client, task__image="picture")
     assert scored(tmp_path / "run", shards, client).scored == 240
 
