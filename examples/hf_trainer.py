@@ -17,7 +17,7 @@ from trainers import OrderSettings, RankShare, TeachingStream, fit, ranks
 def main(run: str, index: str, checkpoint: str) -> None:
     """Set up the stream and the model from the configuration of the run, and train."""
     ranks.join()
-    config = run_config.load(run, trust_run=True)  # the run of whoever starts this program
+    config = run_config.load(run, trust_run=True)  # your own run
     corpus, task, training = Corpus.open(run), config.task.task, config.training
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),

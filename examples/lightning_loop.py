@@ -64,7 +64,7 @@ class Learner(lightning.LightningModule):
 def main(run: str, index: str, folder: Path) -> None:
     """Set up the stream and the model from the configuration of the run, and train."""
     ranks.join()
-    config = run_config.load(run, trust_run=True)  # the run of whoever starts this program
+    config = run_config.load(run, trust_run=True)  # your own run
     corpus, task, training = Corpus.open(run), config.task.task, config.training
     # Lightning accumulates the same number of micro-batches in every step.
     micro_batch_size = training.micro_batch_size or training.batch_size

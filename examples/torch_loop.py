@@ -43,7 +43,7 @@ class Learner(torch.nn.Module):
 def main(run: str, index: str, checkpoint: Path) -> None:
     """Set up the stream and the model from the configuration of the run, and train."""
     ranks.join()
-    config = run_config.load(run, trust_run=True)  # the run of whoever starts this program
+    config = run_config.load(run, trust_run=True)  # your own run
     corpus, task, training = Corpus.open(run), config.task.task, config.training
     stream = TeachingStream(
         IndexFile.open(index, corpus=corpus),
