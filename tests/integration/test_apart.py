@@ -12,7 +12,7 @@ import pytest
 import yaml
 from small_runs import small_run
 
-from attent_select.errors import AttentError, InputError, MissingError, StorageError
+from attent_select.errors import AttentError, InputError, MissingError
 from catalogs.layout import Layout
 from pipeline import score
 from pipeline.cluster import Client
