@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from attent_select.errors import InputError
@@ -58,8 +59,11 @@ def train_stage(
         measured = _train(run, round_, index, stream, held_out, earlier=earlier)
         numbers = {name: value for name, value in measured.items() if value is not None}
         unusable = _unusable(run, round_, stream, held_out)
-        if stream.share.rank == 0:
-            metrics.publish(run.config.run, round_.number, numbers, unusable=unusable)
+        publish = partial(
+            metrics.publish, run.config.run, round_.number, numbers, unusable=unusable
+        )
+        # The other ranks wait: what follows reads the metrics.
+        ranks.in_turn(publish, then=lambda: None)
     return numbers
 
 
