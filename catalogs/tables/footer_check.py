@@ -79,7 +79,7 @@ def _ask(helper: "subprocess.Popen[bytes]", tail: bytes, *, num_bytes: int) -> b
 
 
 def _answer(questions: IO[bytes], answers: IO[bytes]) -> None:
-    """Parse footers until there are no more."""
+    """Parse footers until the input ends."""
     from catalogs.tables import parquet_file
 
     while select.select([questions], [], [], _IDLE_SECONDS)[0]:

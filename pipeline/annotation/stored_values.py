@@ -21,7 +21,7 @@ def sample_values(rows: Scan, *, num_samples: int, seed: int = 0) -> Values:
     """Return the values float64 of all rows, or of about four million random ones; NaN for none.
 
     Raises:
-        InputError: there are no rows.
+        InputError: the annotation has no rows.
     """
     frame, share = rows.frame(), _CUT_ROWS / num_samples
     if share < 1:

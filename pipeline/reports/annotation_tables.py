@@ -42,7 +42,7 @@ class AnnotatedRows:
 
     @classmethod
     def of(cls, run: str) -> "AnnotatedRows | None":
-        """Return None if there are no annotations, or no round selected a part of the corpus."""
+        """Return None without annotations, or if every round selected the whole corpus."""
         store, corpus = AnnotationStore(run), Corpus.open(run)
         records = [store.read(name) for name in store.names()]
         shown = tuple(each for each in records if each.kind not in _WITHOUT_DISTRIBUTION)

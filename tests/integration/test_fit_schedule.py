@@ -63,7 +63,7 @@ def test_a_round_that_moves_faster_on_the_schedule_resumes_exactly(
     for name, tensor in weights_at(whole.checkpoint).items():
         assert torch.equal(tensor, weights_at(parts.checkpoint)[name])
     states = [Path(each.checkpoint) / "scheduler.pt" for each in (whole, parts)]
-    rates = [torch.load(path, weights_only=False)["_last_lr"][0] for path in states]
+    rates = [torch.load(path, weights_only=True)["_last_lr"][0] for path in states]
     assert rates == [pytest.approx(0, abs=1e-12)] * 2
 
 

@@ -91,7 +91,7 @@ def test_a_text_is_selected_by_its_tokens_and_the_learning_rate_decays_fully(
 
 
 def learning_rate_after(url: str, number: int) -> float:
-    state = torch.load(Path(Layout(url).checkpoint(number)) / "scheduler.pt", weights_only=False)
+    state = torch.load(Path(Layout(url).checkpoint(number)) / "scheduler.pt", weights_only=True)
     rate: float = state["_last_lr"][0]
     return rate
 

@@ -45,7 +45,7 @@ class Contamination:
         return Fitted({_HASHES: np.unique(np.concatenate(hashes))})
 
     def measure(self, samples: Samples, fitted: Fitted) -> Measured:
-        """Return whether each sample is among the examples; null where there is no content."""
+        """Return whether each sample is among the examples; null without content."""
         rows = self._content.measure(samples, fitted).rows
         known = pl.Series(fitted.arrays[_HASHES])
         return Measured(rows.select(pl.col("value").is_in(known.implode()), "status"))

@@ -42,7 +42,8 @@ class Loss:
         batch_units: most units of a forward pass, padding included.
         dtype: autocast of the forward pass; losses are float32.
         fitting: how the model is first fitted to the half of the target that makes annotations,
-            in a configuration under the key `fit`; default: it is not, and there is no target.
+            in a configuration under the key `fit`. Default: the model is used as it is, without a
+            target.
     """
 
     model: str
