@@ -527,7 +527,7 @@ def test_a_round_does_not_start_from_a_checkpoint_without_trainer_state(
     first = train("first", total_steps=10)
     marker = Path(first.checkpoint) / checkpoint.MARKER
     content = json.loads(marker.read_text())
-    del content["files"][name], content["content_digest"]
+    del content["files"][name], content["digests"][name], content["content_digest"]
     marker.write_text(json.dumps(content))
     (Path(first.checkpoint) / name).unlink()
     with pytest.raises(InputError, match=f"has no {name}: expected the state"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,7 +10,9 @@ from attent_select.errors import InputError
 from trainers import ranks
 from trainers.streaming.index_rows import Ids
 from trainers.streaming.order import Order
-from trainers.task import HasCountedUnits, Task
+
+if TYPE_CHECKING:
+    from trainers.task import Task
 
 # Units (tokens) of a micro-batch for tasks with samples of different length.
 DEFAULT_MICRO_BATCH_UNITS = 4096
@@ -50,10 +53,14 @@ class RankShare:
         """Return the share of this process, as its launcher (torchrun) numbers it."""
         return cls(ranks.rank(), ranks.world_size(), micro_batch_size, micro_batch_units)
 
-    def for_task(self, task: Task | None) -> "RankShare":
+    def for_task(self, task: "Task | None") -> "RankShare":
         """Return the share with the default of a task whose samples differ in length."""
         has_limit = self.micro_batch_size is not None or self.micro_batch_units is not None
-        if has_limit or not isinstance(task, HasCountedUnits):
+        if has_limit or task is None:
+            return self
+        from trainers.task import HasCountedUnits  # imports torch, which plans do without
+
+        if not isinstance(task, HasCountedUnits):
             return self
         return replace(self, micro_batch_units=DEFAULT_MICRO_BATCH_UNITS)
 
