@@ -1,39 +1,60 @@
-"""SQL expressions over the columns of one row: checks, and integers that do not wrap.
-
-polars computes with the dtype of its columns: `num_units - 30` of a u32 wraps around. So every
-integer of up to 32 bits, also the result of a function such as LENGTH, becomes Int64, and UInt64
-becomes Int128.
-"""
+"""SQL expressions over the columns of one row: checks, and integers that do not wrap."""
 
 import difflib
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 
 from attent_select.errors import InputError
+from attent_select.exact_integers import (
+    DECIMAL,
+    LARGEST,
+    PRODUCT_BOUND,
+    SUM_BOUND,
+    Bound,
+    bound_of,
+    exact_dtype,
+    wide_dtype,
+)
 
 # A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
 _SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
 # Nodes of a serialised polars expression that combine several rows. (`is_row_separable` accepts
 # `loss > avg(loss)` as a condition on one row, and fails on `loss > 0.5`.)
 _MULTI_ROW_NODES: Final = frozenset({"Agg", "Over", "Len", "Quantile", "Correlation", "Explode"})
-# Nodes whose result may be a narrow integer; the others get their dtype from these.
-_TYPED_NODES: Final = frozenset({"Column", "Function", "Cast"})
+# Nodes whose result may be a narrow integer; arithmetic gets its type from its operands.
+_TYPED_NODES: Final = frozenset({"Column", "Function", "Cast", "Ternary"})
+# Arithmetic by the names that polars gives to it: of two expressions, and of SQL.
+_ARITHMETIC: Final[Mapping[str, tuple[str, Bound]]] = {
+    "Plus": ("Plus", SUM_BOUND),
+    "Minus": ("Minus", SUM_BOUND),
+    "Multiply": ("Mul", PRODUCT_BOUND),
+    "Mul": ("Mul", PRODUCT_BOUND),
+}
 _MAX_CHARACTERS: Final = 200_000
 _MAX_OPERATORS: Final = 300
 _SHOWN_CHARACTERS: Final = 200
 _OPERATOR: Final = re.compile(
     r"[-+*/%<>=!|&^~(]+|\b(and|or|not|case|when|is|like|between)\b", re.IGNORECASE
 )
-_WIDE: Final[Mapping[pl.DataType, str]] = {
-    **dict.fromkeys((pl.Int8(), pl.Int16(), pl.Int32()), "Int64"),
-    **dict.fromkeys((pl.UInt8(), pl.UInt16(), pl.UInt32()), "Int64"),
-    pl.UInt64(): "Int128",
-}
+
+
+class _Widened(NamedTuple):
+    """A serialised expression without narrow integers.
+
+    Attributes:
+        tree: The expression.
+        bound: The largest absolute value if it has integers, or true and false.
+        dtype: Their type, where it is known.
+    """
+
+    tree: Any
+    bound: int | None = None
+    dtype: pl.DataType | None = None
 
 
 def columns_of(text: str, *, what: str) -> tuple[str, ...]:
@@ -77,12 +98,8 @@ def value(text: str, schema: pl.Schema, *, what: str) -> pl.Expr:
 
 
 def wide_columns(schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-    """Return the columns of a table for SQL: integers are wide enough that sums do not wrap."""
-    kinds = {"Int64": pl.Int64(), "Int128": pl.Int128()}
-    return [
-        pl.col(name).cast(kinds[_WIDE[dtype]]) if dtype in _WIDE else pl.col(name)
-        for name, dtype in schema.items()
-    ]
+    """Return the columns of a table for SQL, with integers that are wide enough for it."""
+    return [pl.col(name).cast(wide_dtype(dtype)) for name, dtype in schema.items()]
 
 
 def unknown_column(name: str, known: Sequence[str]) -> str:
@@ -129,7 +146,7 @@ def _checked_expression(text: str, schema: pl.Schema, *, what: str, kind: str) -
             f"{what}: {text!r} compares several rows, expected a {kind} on a single row"
         )
     _dtype(expression, schema, text=text, what=what, kind=kind)
-    return _expression(_widen(tree, schema))
+    return _expression(_widen(tree, pl.DataFrame(schema=schema)).tree)
 
 
 def _dtype(
@@ -157,20 +174,109 @@ def _node_names(tree: Any) -> Iterator[str]:
         yield tree
 
 
-def _widen(tree: Any, schema: pl.Schema) -> Any:
-    """Return a serialised expression in which no integer is narrow."""
+def _widen(tree: Any, empty: pl.DataFrame) -> _Widened:
+    """Return an expression over the columns of `empty` that computes without wrapping."""
     if isinstance(tree, list):
-        return [_widen(child, schema) for child in tree]
-    if not isinstance(tree, dict) or "Literal" in tree:
-        return tree
+        return _Widened([_widen(child, empty).tree for child in tree])
+    if not isinstance(tree, dict):
+        return _Widened(tree)
+    if "Literal" in tree:
+        return _Widened(tree, _literal_bound(tree["Literal"]))
+    if (operation := _operation(tree)) is not None:
+        name, operands = operation
+        return _arithmetic(name, [_operand(operand, empty) for operand in operands], tree)
+    if "Column" not in tree:
+        tree = {name: _widen(child, empty).tree for name, child in tree.items()}
     if len(tree) != 1 or not _TYPED_NODES.issuperset(tree):
-        return {name: _widen(child, schema) for name, child in tree.items()}
-    wide = tree if "Column" in tree else {n: _widen(child, schema) for n, child in tree.items()}
-    empty = pl.DataFrame(schema=schema)
-    (dtype,) = empty.select(_expression(wide).alias("value")).schema.values()
-    if dtype not in _WIDE:
-        return wide
-    return {"Cast": {"expr": wide, "dtype": {"Literal": _WIDE[dtype]}, "options": "Strict"}}
+        return _Widened(tree)
+    if _is_power(tree):  # a power of integers soon exceeds any type
+        return _Widened(_cast_power(tree))
+    return _typed(tree, empty)
+
+
+def _typed(tree: Any, empty: pl.DataFrame) -> _Widened:
+    (dtype,) = empty.select(_expression(tree).alias("value")).schema.values()
+    wide = wide_dtype(dtype)
+    return _Widened(tree if dtype == wide else _cast(tree, wide), bound_of(dtype), wide)
+
+
+def _operand(tree: Any, empty: pl.DataFrame) -> _Widened:
+    """Return an operand of arithmetic; a comparison, for example, counts as 0 or 1."""
+    operand = _widen(tree, empty)
+    if operand.bound is None and "BinaryExpr" in operand.tree:
+        return _typed(operand.tree, empty)
+    return operand
+
+
+def _operation(tree: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
+    """Return the name and the operands of a sum, a difference or a product."""
+    if "BinaryExpr" in tree:
+        node = tree["BinaryExpr"]
+        return (node["op"], [node["left"], node["right"]]) if node["op"] in _ARITHMETIC else None
+    match tree:
+        case {"Function": {"input": operands, "function": {"Sql": {"Binary": name}}}} if (
+            name in _ARITHMETIC
+        ):
+            return name, operands
+        case {"Function": {"input": [operand], "function": "Abs"}}:
+            return "Abs", [operand]
+    return None
+
+
+def _arithmetic(name: str, operands: Sequence[_Widened], tree: Any) -> _Widened:
+    """Return arithmetic on integers in a type that holds every result; other values as they are."""
+    trees = [operand.tree for operand in operands]
+    bounds = [operand.bound for operand in operands if operand.bound is not None]
+    if len(bounds) < len(operands):
+        return _Widened(_with_operands(tree, trees))
+    if name == "Abs":  # the smallest Int64 has no opposite among them
+        result = min(bounds[0], LARGEST)
+        dtype = exact_dtype(result)
+        return _Widened(_with_operands(tree, [_cast(trees[0], dtype)]), result, dtype)
+    sql_name, bound_after = _ARITHMETIC[name]
+    result = bound_after(*bounds)
+    dtype = exact_dtype(result)
+    trees = [
+        operand.tree if operand.dtype == dtype else _cast(operand.tree, dtype)
+        for operand in operands
+    ]
+    if dtype != DECIMAL:
+        return _Widened(_with_operands(tree, trees), result, dtype)
+    node = {"Function": {"input": trees, "function": {"Sql": {"Binary": sql_name}}}}
+    return _Widened(_cast(node, pl.Int128()), LARGEST, pl.Int128())
+
+
+def _with_operands(tree: Any, operands: Sequence[Any]) -> Any:
+    if "BinaryExpr" in tree:
+        left, right = operands
+        return {"BinaryExpr": {**tree["BinaryExpr"], "left": left, "right": right}}
+    return {"Function": {**tree["Function"], "input": list(operands)}}
+
+
+def _literal_bound(value: Any) -> int | None:
+    match value:
+        case {"Dyn": {"Int": int(number)}}:
+            return abs(number)
+    return None
+
+
+def _is_power(tree: Any) -> bool:
+    match tree:
+        case {"Function": {"function": {"Pow": "Generic"}}}:
+            return True
+    return False
+
+
+def _cast_power(tree: Any) -> Any:
+    operands = [_cast(operand, pl.Float64()) for operand in tree["Function"]["input"]]
+    return _with_operands(tree, operands)
+
+
+def _cast(tree: Any, dtype: pl.DataType) -> Any:
+    name = (
+        {"Decimal": [dtype.precision, dtype.scale]} if isinstance(dtype, pl.Decimal) else str(dtype)
+    )
+    return {"Cast": {"expr": tree, "dtype": {"Literal": name}, "options": "Strict"}}
 
 
 def _expression(tree: Any) -> pl.Expr:

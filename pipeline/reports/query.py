@@ -1,10 +1,10 @@
 """`attent query`: SQL over a run's tables, and the tables themselves as LazyFrames.
 
 The SQL of polars would read any file of the machine (`read_parquet('/…')`) and answer DELETE with
-success. So a statement is parsed and checked, and only the checked form is executed.
+success. So a statement is parsed and checked, and what is executed is written from the parsed tree.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
 import polars as pl
@@ -21,16 +21,19 @@ from catalogs.layout import Layout
 from pipeline import metrics
 from pipeline.adaptive import decision_log
 from pipeline.antk.drift_table import drift_table
+from pipeline.reports.exact_sql import exact_statement
 
 _MAX_CHARACTERS = 200_000
 # Beyond it, polars takes minutes or overflows its stack.
 _MAX_DEPTH = 250
 
 
-class _Dialect(DuckDB):
+class SqlDialect(DuckDB):
     """The dialect of DuckDB, which keeps the text of the SQL that polars knows."""
 
     class Tokenizer(DuckDB.Tokenizer):
+        """Its words."""
+
         # `row < 3` is about our column; it does not begin a type ROW<…>.
         KEYWORDS: ClassVar = {k: v for k, v in DuckDB.Tokenizer.KEYWORDS.items() if k != "ROW"}
 
@@ -47,12 +50,12 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
             cannot run it.
         MissingError: there is no run, or it does not have the table yet.
     """
-    checked, names = checked_select(sql, tables=TABLES)
+    statement, names = checked_select(sql, tables=TABLES)
     if not has_corpus(run):
         raise MissingError(f"{run}: no corpus there, so it is not a run: see `attent ingest`")
     tables = {name: _wide(TABLES[name](run)) for name in names}
     try:
-        rows = pl.SQLContext(frames=tables).execute(checked)
+        rows = pl.SQLContext(frames=tables).execute(_exact_text(statement, tables))
         return (rows if limit is None else rows.head(limit)).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
@@ -62,8 +65,22 @@ def _wide(table: pl.LazyFrame) -> pl.LazyFrame:
     return table.select(sql_expression.wide_columns(table.collect_schema()))
 
 
-def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]:
-    """Return the statement to execute, and the names of the `tables` that it reads.
+def _exact_text(statement: exp.Expression, tables: Mapping[str, pl.LazyFrame]) -> str:
+    """Return the statement to execute, in which no integer wraps."""
+    schemas = {name: table.collect_schema() for name, table in tables.items()}
+    try:
+        return text_of(exact_statement(statement, schemas, dialect=SqlDialect))
+    except RecursionError as error:
+        raise _too_deep() from error
+
+
+def text_of(statement: exp.Expression) -> str:
+    """Return the text of a statement, without comments."""
+    return statement.sql(dialect=SqlDialect, comments=False)
+
+
+def checked_select(sql: str, *, tables: Collection[str]) -> tuple[exp.Expression, set[str]]:
+    """Return the parsed statement, and the names of the `tables` that it reads.
 
     Raises:
         InputError: it is not one SELECT over these tables, or is too long or nested too deeply.
@@ -73,12 +90,16 @@ def checked_select(sql: str, *, tables: Collection[str]) -> tuple[str, set[str]]
     try:
         return _checked_select(sql, known=set(tables))
     except RecursionError as error:
-        raise InputError("the query is nested too deeply: write it with fewer operators") from error
+        raise _too_deep() from error
 
 
-def _checked_select(sql: str, *, known: set[str]) -> tuple[str, set[str]]:
+def _too_deep() -> InputError:
+    return InputError("the query is nested too deeply: write it with fewer operators")
+
+
+def _checked_select(sql: str, *, known: set[str]) -> tuple[exp.Expression, set[str]]:
     try:
-        statements = sqlglot.parse(sql, dialect=_Dialect, error_level=sqlglot.ErrorLevel.RAISE)
+        statements = sqlglot.parse(sql, dialect=SqlDialect, error_level=sqlglot.ErrorLevel.RAISE)
     except sqlglot.errors.SqlglotError as error:
         raise InputError(f"the query does not parse: {str(error).splitlines()[0]}") from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Select | exp.SetOperation):
@@ -94,8 +115,7 @@ def _checked_select(sql: str, *, known: set[str]) -> tuple[str, set[str]]:
     for table in statement.find_all(exp.Table):
         if table.name not in named:
             used.add(_known_name(table, known))
-    # Written from the parsed tree: what was checked is what runs.
-    return statement.sql(dialect=_Dialect, comments=False), used
+    return statement, used
 
 
 def _depth(statement: exp.Expression) -> int:
@@ -118,7 +138,7 @@ def _refuse_functions(statement: exp.Expression) -> None:
         else:
             allowed = False
         if not allowed:
-            raise InputError(f"{node.sql(dialect=_Dialect)}: table functions are not allowed")
+            raise InputError(f"{node.sql(dialect=SqlDialect)}: table functions are not allowed")
 
 
 def _known_name(table: exp.Table, known: set[str]) -> str:

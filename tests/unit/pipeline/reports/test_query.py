@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from attent_select.errors import InputError
-from pipeline.reports.query import TABLES, checked_select
+from pipeline.reports.query import TABLES, checked_select, text_of
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,15 @@ def test_anything_else_is_refused(sql: str, message: str) -> None:
 
 
 def test_what_runs_is_the_checked_statement_without_its_comments() -> None:
-    checked, _ = checked_select(
+    statement, _ = checked_select(
         "select row /* from read_parquet('x') */ from losses -- and more", tables=TABLES
     )
-    assert checked == "SELECT row FROM losses"
+    assert text_of(statement) == "SELECT row FROM losses"
 
 
 def test_a_table_written_in_capitals_is_the_same_table() -> None:
-    checked, used = checked_select("select T.row, b.row as other from T, T b", tables=["t"])
-    found = pl.SQLContext(t=pl.DataFrame({"row": [1]})).execute(checked, eager=True)
+    statement, used = checked_select("select T.row, b.row as other from T, T b", tables=["t"])
+    found = pl.SQLContext(t=pl.DataFrame({"row": [1]})).execute(text_of(statement), eager=True)
     assert (used, found.rows()) == ({"t"}, [(1, 1)])
 
 
@@ -92,10 +92,10 @@ def test_writing_the_statement_anew_does_not_change_its_answer(sql: str) -> None
     t = pl.DataFrame(
         {"row": [0, 1, 2, 3], "loss": [0.5, 1.5, None, 2.5], "status": ["ok", "ok", "empty", "ok"]}
     )
-    checked, _ = checked_select(sql, tables=["t"])
+    statement, _ = checked_select(sql, tables=["t"])
     context = pl.SQLContext(t=t)
     expected = context.execute(sql, eager=True)
-    assert context.execute(checked, eager=True).equals(expected)
+    assert context.execute(text_of(statement), eager=True).equals(expected)
     assert len(expected)
 
 
