@@ -191,10 +191,10 @@ def _widen(tree: Any, empty: pl.DataFrame) -> _Widened:
         return _Widened(tree)
     if _is_power(tree):  # a power of integers soon exceeds any type
         return _Widened(_cast_power(tree))
-    return _typed(tree, empty)
+    return _with_dtype(tree, empty)
 
 
-def _typed(tree: Any, empty: pl.DataFrame) -> _Widened:
+def _with_dtype(tree: Any, empty: pl.DataFrame) -> _Widened:
     (dtype,) = empty.select(_expression(tree).alias("value")).schema.values()
     wide = wide_dtype(dtype)
     return _Widened(tree if dtype == wide else _cast(tree, wide), bound_of(dtype), wide)
@@ -204,7 +204,7 @@ def _operand(tree: Any, empty: pl.DataFrame) -> _Widened:
     """Return an operand of arithmetic; a comparison, for example, counts as 0 or 1."""
     operand = _widen(tree, empty)
     if operand.bound is None and "BinaryExpr" in operand.tree:
-        return _typed(operand.tree, empty)
+        return _with_dtype(operand.tree, empty)
     return operand
 
 

@@ -180,7 +180,7 @@ class _Scope:
         text = node.sql(dialect=self.resolver.dialect)
         if text not in self._known:
             try:
-                self._known[text] = self._resolved(node)
+                self._known[text] = self._resolve(node)
             except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 if needed:
                     reason = str(error).splitlines()[0]
@@ -188,7 +188,7 @@ class _Scope:
                 return None
         return self._known[text]
 
-    def _resolved(self, node: exp.Expression) -> pl.DataType | None:
+    def _resolve(self, node: exp.Expression) -> pl.DataType | None:
         # Alone, beside its GROUP BY, and with the SELECT's own names in it, as ORDER BY has them.
         named = node.copy().transform(self._without_alias)
         for is_last, value, grouped in (
