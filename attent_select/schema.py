@@ -25,6 +25,12 @@ WEIGHT: Final = "weight"
 PROBABILITY: Final = "probability"
 # float32, null unless ok; a column of the losses if `scoring.functional_gradient` is true.
 FUNCTIONAL_GRADIENT: Final = "functional_gradient"
+# float32, null unless ok; columns of the losses of preference pairs.
+LOSS_CHOSEN: Final = "loss_chosen"
+LOSS_REJECTED: Final = "loss_rejected"
+MARGIN: Final = "margin"
+# Columns that change with the learner.
+LEARNER_COLUMNS: Final = (LOSS, FUNCTIONAL_GRADIENT, LOSS_CHOSEN, LOSS_REJECTED, MARGIN)
 
 # `ok` is the only status whose loss is not null; the others say why there is no loss. `killed`: the
 # sample ended the process that measured it. `unseen`: neither scored nor trained on.

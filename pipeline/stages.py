@@ -95,9 +95,11 @@ def train(
         MissingError: the selection needs losses and the round was not scored.
     """
     from trainers import ranks
+    from trainers.task import check_training
 
     origin = _Origin(source, overrides, trust_run=trust_run)
     config = origin.load()
+    check_training(config.task.task)
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         load = partial(prepare, config, cluster=cluster)
 
@@ -134,9 +136,11 @@ def run(
         process is missing.
     """
     from trainers import ranks
+    from trainers.task import check_training
 
     origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     config = origin.load()
+    check_training(config.task.task)
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         ready = ranks.in_turn(partial(_ready, config, cluster=cluster))
         if accept_annotations and ranks.rank() == 0:

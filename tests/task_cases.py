@@ -22,6 +22,7 @@ from trainers.tasks.dense_regression import DenseRegression
 from trainers.tasks.diffusion import Diffusion
 from trainers.tasks.image_text import ImageText
 from trainers.tasks.masked_image_modeling import MaskedImageModeling
+from trainers.tasks.preference_pairs import PreferencePairs
 from trainers.tasks.semantic_segmentation import SemanticSegmentation
 
 TEXTS = [
@@ -110,6 +111,39 @@ def causal_lm(folder: Path) -> TaskCase:
             ({"prompt": 3, "response": "three"}, "unreadable"),
             ({"prompt": "f()", "response": "\ud800"}, "unreadable"),
             ({"prompt": "long " * 200, "response": "never reached"}, "empty"),
+        ],
+    )
+
+
+def preference_pairs(folder: Path) -> TaskCase:
+    train_tokenizer((f"{prompt}\n{response}" for prompt, response in TEXTS), folder, vocab_size=300)
+    good = [
+        {"prompt": f"{prompt}\n", "chosen": response, "rejected": response[::-1] + "?"}
+        for prompt, response in TEXTS
+    ]
+
+    def reference_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        names = ("input_ids", "attention_mask", "labels")
+        losses = [
+            model(**{name: batch[name][row : row + 1] for name in names}).loss
+            for row in range(len(batch["labels"]))
+        ]
+        chosen, rejected = torch.stack(losses).chunk(2)
+        return -torch.nn.functional.logsigmoid(rejected - chosen).mean()
+
+    return TaskCase(
+        task=PreferencePairs(tokenizer=str(folder), prompt="prompt", max_length=96),
+        model_settings=LLAMA,
+        samples=good,
+        num_units=[1] * len(good),
+        reference_loss=reference_loss,
+        bad_samples=[
+            ({"prompt": "f()", "chosen": "", "rejected": "x"}, "empty"),
+            ({"prompt": "f()", "chosen": "x", "rejected": None}, "empty"),
+            ({"prompt": "f()", "chosen": "x", "rejected": "x"}, "empty"),
+            ({"prompt": "f()", "chosen": ["x"], "rejected": "y"}, "unreadable"),
+            ({"prompt": "f()", "chosen": "x", "rejected": "\ud800"}, "unreadable"),
+            ({"prompt": "long " * 200, "chosen": "never", "rejected": "reached"}, "empty"),
         ],
     )
 
@@ -381,6 +415,7 @@ CASES: dict[str, Callable[[Path], TaskCase]] = {
         image_classification,
         image_text,
         masked_image_modeling,
+        preference_pairs,
         semantic_segmentation,
     )
 }

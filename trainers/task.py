@@ -59,6 +59,7 @@ class Task(Protocol):
         check()   raises `InputError` for settings with which `prepare` would fail for every sample
                   (a missing tokenizer); called before a run starts
         check_model(model)  tries a model on its device, before it is trained
+        check_training()    raises `InputError` for a task that is only scored
         packing   whether samples are computed side by side: batches are then filled without padding
         draws     whether `prepare` uses its generator; False avoids seeding it for every sample
     """
@@ -199,3 +200,21 @@ class HasFunctionalGradient(Protocol):
         (`trainers/scoring/functional_gradient.py`).
         """
         ...
+
+
+@runtime_checkable
+class HasScoreColumns(Protocol):
+    """Optional: more columns beside the losses (float32), such as the parts of a loss."""
+
+    @property
+    def score_columns(self) -> tuple[str, ...]: ...
+
+    def loss_and_scores(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Return loss and units as `per_sample_loss`, and each column as float32[batch]."""
+        ...
+
+
+def check_training(task: Task) -> None:
+    """Raise `InputError` if samples of the task are only scored."""
+    if hasattr(task, "check_training"):
+        task.check_training()

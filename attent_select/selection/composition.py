@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from attent_select.errors import InputError
-from attent_select.schema import LOSS, VISITS
+from attent_select.schema import LEARNER_COLUMNS, LOSS, VISITS
 from attent_select.selection.quotas import Quotas
 from attent_select.sql_expression import columns_of
 from attent_select.strategy import Strategy, expression_of
@@ -82,4 +82,5 @@ class Composition:
 
 def is_static(strategy: Strategy) -> bool:
     """Whether the key is an expression that does not change with the learner."""
-    return expression_of(strategy) is not None and LOSS not in strategy.columns
+    has_expression = expression_of(strategy) is not None
+    return has_expression and not set(LEARNER_COLUMNS).intersection(strategy.columns)

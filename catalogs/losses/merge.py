@@ -9,15 +9,8 @@ from attent_select import schema
 from attent_select.stats.quantile_map import QuantileMap, Trend
 
 _KEY = [schema.SHARD_ID, schema.ROW]
-# Columns that a measurement replaces (the last is optional); the rest of a row stays.
-_MEASURED = [
-    schema.LOSS,
-    schema.NUM_UNITS,
-    schema.STATUS,
-    schema.MEASURED_STEP,
-    schema.ORIGIN,
-    schema.FUNCTIONAL_GRADIENT,
-]
+# Columns that a measurement does not replace.
+_KEPT = [*_KEY, schema.VISITS]
 # Ranges that a snapshot may have beyond twice the ideal before everything is rebuilt.
 _SPARE_RANGES = 16
 _MAX_VISITS = (1 << 16) - 1
@@ -34,7 +27,7 @@ def merge_losses(
 
     A newly scored row has its new loss. Otherwise, a row that was observed since it was measured
     has the last observed loss, calibrated: its origin is `observed` and its `measured_step` the
-    step of that observation. Its functional gradient, which training does not measure, stays.
+    step of that observation. Other columns, which training does not measure, stay.
 
     Args:
         old: dense, sorted, with `schema.LOSSES` and optionally more columns.
@@ -129,7 +122,7 @@ def _calibrate(observed: pl.DataFrame, calibration: QuantileMap | Trend) -> pl.D
 
 def _update(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Replace measurements in `old` by those in `new` of the same or a later step."""
-    renamed = {name: f"new {name}" for name in _MEASURED if name in new.columns}
+    renamed = {name: f"new {name}" for name in new.columns if name not in _KEPT}
     joined = old.join(
         new.select(*_KEY, *renamed).rename(renamed), on=_KEY, how="left", maintain_order="left"
     )

@@ -29,7 +29,7 @@ class RunHistory:
 
 def needs_decision(config: RunConfig, round_: Round) -> bool:
     """Whether the schedule alone does not determine the round's parameters."""
-    schedule, needs_losses = config.schedule, config.selection.needs_losses
+    schedule, needs_losses = config.schedule, config.needs_losses
     is_partial = schedule.rescore.kind != "full" and needs_losses
     return round_.phase == "teach" and (schedule.ratio.kind == "adaptive" or is_partial)
 
@@ -73,7 +73,7 @@ def _signals(history: RunHistory, values: Mapping[int, Mapping[str, float]]) -> 
         return Signals()  # no rule uses them
     last = history.decisions.get(len(history.before) - 1)
     return signals.measure(
-        LossCatalog(history.config.run, carry=history.config.scoring.carry_schema),
+        LossCatalog(history.config.run, carry=history.config.carry_schema),
         before=history.before,
         metrics=values,
         last=last.signals if last is not None else Signals(),
@@ -90,7 +90,7 @@ def _with_share(decision: Decision, config: RunConfig, *, fraction: float | None
         )
     if fraction is not None:
         share, reason = fraction, f"asked for: --fraction {fraction}"
-    elif not config.selection.needs_losses:
+    elif not config.needs_losses:
         share, reason = 0.0, "nothing: the selection needs no losses"
     else:
         return decision

@@ -115,6 +115,11 @@ def _annotation_problems(config: RunConfig) -> Iterator[str]:
             continue
         yield from _problem(f"{where}: ", partial(check_name, name))
         yield from _problem(f"{where}: ", partial(_check_kind, config, entry))
+    for name in config.carry_schema.keys() & {*config.annotations, *_annotation_schema(config)}:
+        yield (
+            f"annotations.{name}: the losses of this run have a column of that name: make the "
+            "annotation under another name"
+        )
     if config.target is not None:
         for pattern in config.target.shards:
             yield from _problem("target.shards: ", partial(storage.expand, [pattern]))
@@ -138,7 +143,7 @@ def shard_columns(config: RunConfig) -> list[str]:
         InputError: the selection names a column that nothing has.
     """
     annotations = [*_annotation_schema(config), *_configured_columns(config)]
-    known = [*LOSSES, *config.scoring.carry_schema, *annotations]
+    known = [*LOSSES, *config.carry_schema, *annotations]
     names = [name for name in config.selection.columns if name not in known]
     corpus_columns = _corpus_columns(config) if names else ()
     for name in names:
@@ -168,7 +173,7 @@ def check_selection(config: RunConfig) -> None:
         InputError: it cannot select from them.
     """
     select(
-        pl.LazyFrame(schema=LOSSES | config.scoring.carry_schema | _annotation_schema(config)),
+        pl.LazyFrame(schema=LOSSES | config.carry_schema | _annotation_schema(config)),
         strategy=config.selection.strategy,
         num_samples=0,
         composition=config.selection.composition,
@@ -196,7 +201,7 @@ def _selection_problems(config: RunConfig) -> Iterator[str]:
         yield "selection: the strategy needs `scoring.functional_gradient: true`"
         return
     try:
-        made = {*LOSSES, *config.scoring.carry_schema, *_annotation_schema(config)}
+        made = {*LOSSES, *config.carry_schema, *_annotation_schema(config)}
         if made.issuperset(config.selection.columns):
             check_selection(config)
         else:  # the types are known when the annotations are made

@@ -158,11 +158,6 @@ class SelectionSection(_Section, Generic[StrategyT]):
         strategy: Any = self.strategy
         return tuple(dict.fromkeys((*strategy.columns, *self.composition.columns)))
 
-    @property
-    def needs_losses(self) -> bool:
-        """Whether the selection reads a column of the losses; other columns are annotations."""
-        return any(name in LOSSES or name == FUNCTIONAL_GRADIENT for name in self.columns)
-
 
 class Adaptive(_Section):
     """Limits, in workers, between which a cluster that is started here grows and shrinks."""
@@ -276,10 +271,11 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
 
     @model_validator(mode="after")
     def _measured_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":
-        if self.scoring.functional_gradient and self.schedule.rescore.kind == "observed":
+        if self.carry_schema and self.schedule.rescore.kind == "observed":
+            key = "scoring.functional_gradient" if self.scoring.functional_gradient else "task"
             raise InputError(
-                "scoring.functional_gradient: its column is written by scoring, and with "
-                "schedule.rescore.kind observed nothing is scored: omit one of them"
+                f"{key}: its columns ({', '.join(self.carry_schema)}) are written by scoring, and "
+                "with schedule.rescore.kind observed nothing is scored: omit one of them"
             )
         return self
 
@@ -303,6 +299,17 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     @classmethod
     def _absolute(cls, run: str) -> str:
         return storage.normalise(run).rstrip("/")
+
+    @property
+    def carry_schema(self) -> dict[str, Any]:
+        """The columns beside the losses (polars dtypes) in every part of the catalog."""
+        return self.scoring.carry_schema(self.task.task)
+
+    @property
+    def needs_losses(self) -> bool:
+        """Whether the selection reads a column of the losses; other columns are annotations."""
+        names = {*LOSSES, FUNCTIONAL_GRADIENT, *self.carry_schema}
+        return not names.isdisjoint(self.selection.columns)
 
     def to_plain_values(self) -> dict[str, Any]:
         """Return every key with its value, defaults included, as plain YAML values."""

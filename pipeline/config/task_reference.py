@@ -23,6 +23,7 @@ class TaskReference(BaseModel):
         settings: the task's own, defaults included, as they stand in run.yaml.
         columns: of a sample, that the task reads.
         hashed: the task as digests have it (`canonical_json`).
+        score_columns: that the task measures beside the losses.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,6 +32,7 @@ class TaskReference(BaseModel):
     settings: dict[str, Any]
     columns: tuple[str, ...]
     hashed: dict[str, Any]
+    score_columns: tuple[str, ...] = ()
 
     @model_serializer
     def _as_in_the_file(self) -> dict[str, Any]:

@@ -138,12 +138,12 @@ def _budget_unit(config: RunConfig) -> str:
     if config.schedule.ratio.kind == "adaptive":
         return "samples"
     url = config.corpus.path or config.run
-    is_counted = config.selection.needs_losses or (has_corpus(url) and has_units(url))
+    is_counted = config.needs_losses or (has_corpus(url) and has_units(url))
     return "units" if is_counted else "samples"
 
 
 def _is_scored(config: RunConfig, round_: Round) -> bool:
-    return round_.phase == "teach" and config.selection.needs_losses
+    return round_.phase == "teach" and config.needs_losses
 
 
 def _ingested_samples(run: str) -> int | None:

@@ -88,6 +88,7 @@ def _describe(config: RunConfig) -> dict[str, Any]:
             "settings": settings,
             "columns": list(task.columns),
             "hashed": plain_values({"task": task})["task"],
+            "score_columns": list(getattr(task, "score_columns", ())),
         },
     }
 

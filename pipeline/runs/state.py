@@ -55,7 +55,7 @@ class Run:
 
     @property
     def catalog(self) -> LossCatalog:
-        return LossCatalog(self.config.run, carry=self.config.scoring.carry_schema)
+        return LossCatalog(self.config.run, carry=self.config.carry_schema)
 
     def round(self, number: int | None) -> Round:
         """Return the round with that number; without one, the first that is not finished.

@@ -45,7 +45,7 @@ class ScoringJob:
 
     @cached_property
     def catalog(self) -> LossCatalog:
-        return LossCatalog(self.config.run, carry=self.config.scoring.carry_schema)
+        return LossCatalog(self.config.run, carry=self.config.carry_schema)
 
     @cached_property
     def measurement(self) -> Measurement:

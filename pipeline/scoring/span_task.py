@@ -37,7 +37,7 @@ class Measurement:
 
     @property
     def catalog(self) -> LossCatalog:
-        return LossCatalog(self.run, carry=self.settings.carry_schema)
+        return LossCatalog(self.run, carry=self.settings.carry_schema(self.task))
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from trainers.round_hooks import Steps
 from trainers.settings import TrainingSettings
 from trainers.streaming.rank_share import RankShare
 from trainers.streaming.stream import TeachingStream
-from trainers.task import Models, Task
+from trainers.task import Models, Task, check_training
 
 # Files of the Trainer's state, each under one of its names: FSDP names the optimizer differently.
 _TRAINER_STATE = (("trainer_state.json",), ("optimizer.pt", "optimizer.bin"), ("scheduler.pt",))
@@ -101,6 +101,7 @@ def check_round(
     Raises:
         InputError: they do not, or there is nothing to train on.
     """
+    check_training(task)
     if stream.num_steps == 0:
         raise InputError("the index selects no full batch: nothing to train on")
     if stream.order.batch_size != settings.batch_size:

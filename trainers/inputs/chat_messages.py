@@ -41,6 +41,29 @@ class Chat:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
+def chat_in(
+    sample: Mapping[str, Any],
+    column: str,
+    *,
+    tools: str | None = None,
+    variables: str | Mapping[str, Any] | None = None,
+) -> Chat:
+    """Return the chat in a column of a sample.
+
+    `tools` is the column of its tools; `variables` are those of the template, or their column.
+
+    Raises:
+        SampleError: a column holds something else.
+    """
+    if isinstance(variables, str):
+        variables = variables_in(sample[variables], column=variables)
+    return Chat(
+        messages_in(sample[column], column=column),
+        None if tools is None else tools_in(sample[tools], column=tools),
+        variables or {},
+    )
+
+
 def messages_in(value: Any, *, column: str) -> list[Message]:
     """Return the messages in a value of a column: a list, or JSON text, of messages.
 

@@ -32,9 +32,9 @@ def check_template(tokenizer: Any, *, template: str | None) -> None:
 
 
 def rendered_chat(
-    tokenizer: Any, chat: Chat, *, template: str | None = None, only_last: bool = False
+    tokenizer: Any, chat: Chat, *, template: str | None = None, first: int = 0
 ) -> tuple[str, tuple[Span, ...]]:
-    """Return the text of a chat, and the characters of the assistant's turns (or of the last).
+    """Return the text of a chat, and the characters of the assistant's turns from message `first`.
 
     `template` replaces that of the tokenizer.
 
@@ -42,16 +42,22 @@ def rendered_chat(
         SampleError: the template rejects the messages, or a turn cannot be located.
         InputError: the tokenizer has no chat template.
     """
-    turns = [n for n, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    turns = turns_in(chat.messages)
+    chosen = [turn for turn in turns if turn >= first]
     rendering = _Rendering(
         tokenizer, chat, template or chat_template_of(tokenizer, tools=chat.tools)
     )
     text, spans = rendering.render(chat.messages)
-    if not turns or not has_markers(rendering.template):
-        spans = _locate(rendering, text, turns[-1:] if only_last else turns)
-    elif only_last and len(turns) > 1:
-        spans = spans[len(rendering.render(chat.messages[: turns[-1]])[1]) :]
+    if not chosen or not has_markers(rendering.template):
+        spans = _locate(rendering, text, chosen)
+    elif chosen[0] > turns[0]:
+        spans = spans[len(rendering.render(chat.messages[: chosen[0]])[1]) :]
     return text, tuple(spans)
+
+
+def turns_in(messages: Sequence[Message]) -> list[int]:
+    """Return the positions of the assistant's messages."""
+    return [n for n, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class _Turn:
         before, plain = self.rendering.text(earlier, prompt=True), self.rendering.text(earlier)
         if before is None or plain is None:
             return ""
-        return before[_common_prefix(before, plain) :]
+        return before[common_prefix(before, plain) :]
 
     def _end_before(self) -> int:
         """Return where the message before the turn ends."""
@@ -181,7 +187,7 @@ class _Turn:
         if rendered is None or body_alone is None:
             return None
         tail = rendered[body_alone[1] :]
-        length = _common_prefix(self.text[body[1] :], tail)
+        length = common_prefix(self.text[body[1] :], tail)
         if length < len(tail) and following is not None and following[0] > body[1]:
             # What ends the chat and what begins the next message may share characters.
             gap = self.text[body[1] : following[0]]
@@ -198,7 +204,7 @@ class _Turn:
         for other in (n for n in range(turn) if self._messages[n]["role"] == role):
             body = self._body(self._messages, other)
             before += [] if body is None else [self.text[: body[0]]]
-        lengths = [_common_prefix(gap[::-1], text[::-1]) for text in before]
+        lengths = [common_prefix(gap[::-1], text[::-1]) for text in before]
         return min((length for length in lengths if length), default=0)
 
     def _body(self, messages: Sequence[Message], turn: int) -> Span | None:
@@ -207,8 +213,8 @@ class _Turn:
         for variant in _variants(messages[turn]):
             other = self.rendering.text([*messages[:turn], variant, *messages[turn + 1 :]])
             if text is not None and other is not None and other.count(_MARK) == 1:
-                start = _common_prefix(text, other)
-                return start, len(text) - _common_prefix(text[start:][::-1], other[start:][::-1])
+                start = common_prefix(text, other)
+                return start, len(text) - common_prefix(text[start:][::-1], other[start:][::-1])
         return None
 
 
@@ -232,8 +238,8 @@ def _with_marked_arguments(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "arguments": json.dumps(marked, ensure_ascii=False) if is_text else marked}
 
 
-def _common_prefix(first: str, second: str) -> int:
-    """Return the number of characters with which both texts begin."""
+def common_prefix(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Return the number of characters, or of messages, with which both begin."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2

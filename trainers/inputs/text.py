@@ -66,6 +66,19 @@ def pad(items: Sequence[Item], *, padding: int) -> Batch:
     return batch
 
 
+def tokenizer_path(path: str | None) -> str:
+    """Return the folder or name of a task's tokenizer.
+
+    Raises:
+        InputError: neither the task nor the model names one.
+    """
+    if path is None:
+        raise InputError(
+            "the task has no tokenizer: set task.tokenizer, or model.path to use the model's"
+        )
+    return path
+
+
 def padding_of(tokenizer: Any, *, path: str) -> int:
     """Return the padding token, else the end token: attention and loss ignore padding.
 

@@ -4,7 +4,7 @@ A text is never tokenised in pieces: a tokenizer may start a text with a space, 
 of two pieces to one token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +74,46 @@ def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[tuple[list[int], l
     return encoded
 
 
+def text_or_error(make: Callable[[], Text]) -> Text | SampleError:
+    """Return the text that `make` returns, or the `SampleError` that it raises."""
+    try:
+        return make()
+    except SampleError as error:
+        return error
+
+
+def items_of(
+    tokenizer: Any,
+    texts: Sequence[Text | SampleError],
+    *,
+    max_length: int,
+    truncate: bool,
+) -> list[Item | SampleError]:
+    """Return the item of each text (`item_of`), all of them tokenised at once, or its error."""
+    encoded = iter(encode_all(tokenizer, [text for text in texts if isinstance(text, Text)]))
+    items: list[Item | SampleError] = []
+    for text in texts:
+        if isinstance(text, SampleError):
+            items.append(text)
+            continue
+        ids, labels = next(encoded)
+        try:
+            items.append(
+                item_of(tokenizer, text, ids, labels, max_length=max_length, truncate=truncate)
+            )
+        except SampleError as error:
+            items.append(error)
+    return items
+
+
 def item_of(
-    tokenizer: Any, text: Text, ids: list[int], labels: list[int], *, max_length: int
+    tokenizer: Any,
+    text: Text,
+    ids: list[int],
+    labels: list[int],
+    *,
+    max_length: int,
+    truncate: bool = True,
 ) -> Item:
     """Return `input_ids` and `labels` as lists, cut to `max_length`; `truncated`; `num_units`.
 
@@ -83,7 +121,7 @@ def item_of(
     does not. The end counts.
 
     Raises:
-        SampleError: no token that counts is left.
+        SampleError: no token that counts is left, or the text is too long and not to be truncated.
     """
     if all(label == IGNORED for label in labels):
         raise SampleError("no token counts", status="empty")
@@ -101,6 +139,8 @@ def item_of(
             else "a single token has no context to be predicted from",
             status="empty",
         )
+    if truncated and not truncate:
+        raise SampleError(f"more than {max_length} tokens", status="too_long")
     return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
 
 

@@ -26,7 +26,16 @@ from trainers.filling import cost
 from trainers.scoring.batching import batches
 from trainers.scoring.evaluation import eval_mode
 from trainers.settings import ScoringSettings
-from trainers.task import UNUSABLE, Batch, HasFunctionalGradient, Item, Task, packs, prepare_each
+from trainers.task import (
+    UNUSABLE,
+    Batch,
+    HasFunctionalGradient,
+    HasScoreColumns,
+    Item,
+    Task,
+    packs,
+    prepare_each,
+)
 
 # Samples that one thread prepares at a time, and batches collated ahead of the model.
 _CHUNK_SAMPLES = 64
@@ -35,8 +44,6 @@ _BATCHES_AHEAD = 4
 SCORES: schema.Schema = {
     name: schema.LOSSES[name] for name in ("row", "loss", "num_units", "status")
 }
-# The column of `scoring.functional_gradient`.
-_GRADIENT: schema.Schema = {schema.FUNCTIONAL_GRADIENT: pl.Float32}
 
 # Why the model has no loss for a sample.
 _REASONS = {
@@ -45,8 +52,8 @@ _REASONS = {
     "oom": "memory ran out with this sample alone",
 }
 
-# Row, loss, units, status, functional gradient.
-_Result = tuple[int, float | None, int, str, float | None]
+# Row, loss, units, status, and the columns beside the losses.
+_Result = tuple[int, float | None, int, str, *tuple[float | None, ...]]
 
 
 @dataclass
@@ -97,8 +104,8 @@ def score_rows(
         on_scored: called with rows that have their result, from any thread.
 
     Returns:
-        The columns of `scores_schema(settings)`, sorted by row. A sample that cannot be used has a
-        status and a null loss.
+        The columns of `scores_schema(task, settings)`, sorted by row. A sample that cannot be used
+        has a status and a null loss.
 
     Raises:
         InputError: the device does not support bfloat16, or the task the functional gradient.
@@ -130,13 +137,13 @@ def score_rows(
         for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
         scoring.finish_pending()
-    scores = pl.DataFrame(scoring.results, schema=SCORES | _GRADIENT, orient="row")
-    return scores.select(*scores_schema(settings)).sort(schema.ROW)
+    columns = scores_schema(task, settings)
+    return pl.DataFrame(scoring.results, schema=columns, orient="row").sort(schema.ROW)
 
 
-def scores_schema(settings: ScoringSettings) -> schema.Schema:
-    """Return the columns of the scores with these settings."""
-    return SCORES | (_GRADIENT if settings.functional_gradient else {})
+def scores_schema(task: Task, settings: ScoringSettings) -> schema.Schema:
+    """Return the columns of the scores of a task with these settings."""
+    return SCORES | settings.carry_schema(task)
 
 
 def check_gradient(task: Any) -> None:
@@ -168,6 +175,7 @@ class _Scoring:
         self._device = next(model.parameters()).device
         self._bfloat16 = settings.dtype == "bfloat16"
         self._measure = _measure_of(task, settings)
+        self._no_further: tuple[None, ...] = (None,) * len(settings.carry_schema(task))
         self._on_scored = on_scored
         # Rows and losses of the previous batch, which the device may still be computing.
         self._pending: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
@@ -181,7 +189,7 @@ class _Scoring:
         prepared = prepare_each(self._task, samples, repeat(None))
         for (row, _), item in zip(chunk, prepared, strict=True):
             if isinstance(item, SampleError):
-                self._store((row, None, 0, item.status, None), reason=str(item))
+                self._store((row, None, 0, item.status, *self._no_further), reason=str(item))
                 self._on_scored([row])
             else:
                 usable.append((row, item))
@@ -235,7 +243,7 @@ class _Scoring:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            self._store((rows[0], None, 0, "oom", None), reason=_REASONS["oom"])
+            self._store((rows[0], None, 0, "oom", *self._no_further), reason=_REASONS["oom"])
             self._on_scored(rows)
             return
         self._notes.num_splits += 1
@@ -288,18 +296,23 @@ def _check_dtype(dtype: str, device: torch.device) -> None:
 
 
 def _measure_of(task: Task, settings: ScoringSettings) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Return what measures the losses, and the columns of `carry_schema` after them."""
+    measure = task.loss_and_scores if isinstance(task, HasScoreColumns) else task.per_sample_loss
     if not settings.functional_gradient:
-        return task.per_sample_loss
+        return measure
     check_gradient(task)
-    return cast(HasFunctionalGradient, task).loss_and_gradient
+    with_gradient = cast(HasFunctionalGradient, task).loss_and_gradient
+    if not isinstance(task, HasScoreColumns):
+        return with_gradient
+    return lambda *inputs: (*with_gradient(*inputs), *measure(*inputs)[2:])
 
 
-def _result(row: int, loss: float, units: int, gradient: float | None = None) -> _Result:
+def _result(row: int, loss: float, units: int, *further: float) -> _Result:
     if not units:
-        return row, None, 0, "unreadable", None
-    if not math.isfinite(loss):
-        return row, None, units, "nonfinite", None
-    return row, loss, units, schema.OK, gradient
+        return row, None, 0, "unreadable", *(None for _ in further)
+    if not all(map(math.isfinite, (loss, *further))):
+        return row, None, units, "nonfinite", *(None for _ in further)
+    return row, loss, units, schema.OK, *further
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,7 +1,7 @@
 """Settings of scoring: spans, batches, arithmetic, and how many samples may fail."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 from annotated_types import Ge, Le
@@ -45,7 +45,9 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    @property
-    def carry_schema(self) -> dict[str, type[pl.DataType]]:
-        """The columns beside the losses in every part."""
-        return {FUNCTIONAL_GRADIENT: pl.Float32} if self.functional_gradient else {}
+    def carry_schema(self, task: Any) -> dict[str, type[pl.DataType]]:
+        """Return the columns beside the losses in every part: those of a task with
+        `score_columns`, too.
+        """
+        gradient = (FUNCTIONAL_GRADIENT,) if self.functional_gradient else ()
+        return dict.fromkeys((*gradient, *getattr(task, "score_columns", ())), pl.Float32)

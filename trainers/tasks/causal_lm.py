@@ -9,19 +9,20 @@ text, and in a chat those of its `apply_chat_template`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import load_tokenizer, model_store, packs_exactly
-from trainers.inputs import chat_messages, tokens
 from trainers.inputs import text as texts
-from trainers.inputs.chat_turns import check_template, rendered_chat
+from trainers.inputs import tokens
+from trainers.inputs.chat_messages import chat_in
+from trainers.inputs.chat_turns import check_template, rendered_chat, turns_in
 from trainers.scoring.evaluation import TokenSums, eval_mode
 from trainers.scoring.functional_gradient import rms_over_units
 from trainers.scoring.generation import count_matches
@@ -34,8 +35,6 @@ from trainers.scoring.token_loss import (
     token_scores,
 )
 from trainers.task import Batch, Item, Models
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -170,21 +169,12 @@ class CausalLm:
         """Return what `prepare` returns or raises for each sample, with all texts tokenised at
         once.
         """
-        rendered = [_or_error(partial(self._text, sample)) for sample in samples]
-        usable = [entry for entry in rendered if isinstance(entry, tokens.Text)]
-        encoded = iter(tokens.encode_all(self._tokenizer, usable))
-        return [
-            entry
-            if isinstance(entry, SampleError)
-            else _or_error(partial(self._item, entry, *next(encoded)))
-            for entry in rendered
-        ]
-
-    def _item(self, text: tokens.Text, ids: list[int], labels: list[int]) -> Item:
-        item = tokens.item_of(self._tokenizer, text, ids, labels, max_length=self.max_length)
-        if item["truncated"] and not self.truncate:
-            raise SampleError(f"more than {self.max_length} tokens", status="too_long")
-        return item
+        return tokens.items_of(
+            self._tokenizer,
+            [tokens.text_or_error(partial(self._text, sample)) for sample in samples],
+            max_length=self.max_length,
+            truncate=self.truncate,
+        )
 
     def length(self, sample: Sample) -> int:
         """Return the approximate length of a sample, without tokenising it."""
@@ -244,11 +234,15 @@ class CausalLm:
     def _text(self, sample: Sample) -> tokens.Text:
         """Return the whole text of a sample, and which of its characters count."""
         if self.messages is not None:
+            chat = chat_in(
+                sample, self.messages, tools=self.tools, variables=self.chat_template_kwargs
+            )
+            turns = turns_in(chat.messages) if self.train_on == "last" else []
             text, spans = rendered_chat(
                 self._tokenizer,
-                self._chat(sample, self.messages),
+                chat,
                 template=self.chat_template,
-                only_last=self.train_on == "last",
+                first=turns[-1] if turns else 0,
             )
             return tokens.Text(tokens.check_text(text), spans, has_ends=True)
         if self.text is not None:
@@ -261,28 +255,9 @@ class CausalLm:
         text = tokens.check_text(prompt + texts.text_in(sample, self.response))
         return tokens.Text(text, ((len(prompt), len(text)),))
 
-    def _chat(self, sample: Sample, column: str) -> chat_messages.Chat:
-        variables, tools = self.chat_template_kwargs, self.tools
-        if isinstance(variables, str):
-            variables = chat_messages.variables_in(sample[variables], column=variables)
-        return chat_messages.Chat(
-            chat_messages.messages_in(sample[column], column=column),
-            None if tools is None else chat_messages.tools_in(sample[tools], column=tools),
-            variables or {},
-        )
-
     @property
     def _path(self) -> str:
-        """Folder or name of the tokenizer.
-
-        Raises:
-            InputError: neither the task nor the model names one.
-        """
-        if self.tokenizer is None:
-            raise InputError(
-                "the task has no tokenizer: set task.tokenizer, or model.path to use the model's"
-            )
-        return self.tokenizer
+        return texts.tokenizer_path(self.tokenizer)
 
     @property
     def _tokenizer(self) -> Any:
@@ -296,10 +271,3 @@ class CausalLm:
             name: self.prompt if name == "prompt" and self.prompt is not None else name
             for name in names
         }
-
-
-def _or_error(make: Callable[[], T]) -> T | SampleError:
-    try:
-        return make()
-    except SampleError as error:
-        return error

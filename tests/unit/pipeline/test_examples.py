@@ -28,8 +28,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_preprocessing(str(folder / "tokenizer"), folder)
     # The columns of all examples.
     names = ("text", "question", "answer", "instruction", "input", "output", "category")
+    pairs = ("chosen", "rejected")
     images = ("image", "label", "mask", "png", "cls", "distance", "depth")
-    Parquet().write(folder / "shard.parquet", [dict.fromkeys((*names, *images), "x")])
+    Parquet().write(folder / "shard.parquet", [dict.fromkeys((*names, *pairs, *images), "x")])
     return folder
 
 
