@@ -226,9 +226,9 @@ class PreferencePairs:
             prompt = messages_in(sample[self.prompt], column=self.prompt)
             chats = [replace(chat, messages=[*prompt, *chat.messages]) for chat in chats]
             first = len(prompt)
-        return [self._rendered(chat, first=first) for chat in chats]
+        return [self._render(chat, first=first) for chat in chats]
 
-    def _rendered(self, chat: Chat, *, first: int) -> tokens.Text:
+    def _render(self, chat: Chat, *, first: int) -> tokens.Text:
         text, spans = rendered_chat(self._tokenizer, chat, template=self.chat_template, first=first)
         return tokens.Text(tokens.check_text(text), spans, has_ends=True)
 
