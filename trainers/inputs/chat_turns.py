@@ -183,14 +183,16 @@ class _Turn:
         if turn == len(self._messages) - 1:
             return len(self.text)
         alone, following = self._messages[: turn + 1], self._body(self._messages, turn + 1)
+        gap = "" if following is None else self.text[body[1] : following[0]]
         rendered, body_alone = self.rendering.text(alone), self._body(alone, turn)
         if rendered is None or body_alone is None:
-            return None
+            # A template may require a question: then the turn ends where the next message begins.
+            header = self._header_length(gap, turn + 1)
+            return body[1] + len(gap) - header if header else None
         tail = rendered[body_alone[1] :]
         length = common_prefix(self.text[body[1] :], tail)
-        if length < len(tail) and following is not None and following[0] > body[1]:
+        if length < len(tail) and gap:
             # What ends the chat and what begins the next message may share characters.
-            gap = self.text[body[1] : following[0]]
             length = min(length, len(gap) - self._header_length(gap, turn + 1) or length)
         return body[1] + length
 
