@@ -15,6 +15,7 @@ EXTRAS = {
     "altair": "report",
     "bitsandbytes": "quantize",
     "dask": "cluster",
+    "datasets": "hf",
     "distributed": "cluster",
     "gcsfs": "gcs",
     "jinja2": "train",

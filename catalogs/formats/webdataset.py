@@ -109,14 +109,42 @@ class Webdataset:
             for ordinal, sample in enumerate(samples):
                 if not sample:
                     raise InputError(f"cannot write {path}: sample {ordinal} has no columns")
-                members: dict[str, Any] = {"__key__": f"{ordinal:06d}"}
-                for column, value in sample.items():
-                    kind, data = _encode(value, f"{path}: {column!r} of {ordinal}")
-                    members[_extension(f"{ordinal:06d}", column, kind, path)] = data
-                archive.write(members)
+                archive.write(encode_members(sample, key=f"{ordinal:06d}", path=path))
         if ordinal < 0:
             path.unlink()
             raise InputError(f"no samples to write to {path}: expected at least one")
+
+
+def encode_members(sample: Sample, *, key: str, path: Path) -> dict[str, Any]:
+    """Return the bytes of a sample's columns by extension, and its `__key__`.
+
+    Raises:
+        InputError: a value or the name of a column cannot be in a tar file; names `path`.
+    """
+    members: dict[str, Any] = {"__key__": key}
+    for column, value in sample.items():
+        kind, data = _encode(value, f"{path}: {column!r} of {key}")
+        members[_extension(key, column, kind, path)] = data
+    return members
+
+
+def members_of_rows(
+    shard: Shard, *, rows: Sequence[int], columns: Sequence[str] | None = None
+) -> list[dict[str, bytes]]:
+    """Return members of the samples at `rows` as they are stored, by extension.
+
+    Those of `columns`; default: all. Raises what `Webdataset.read` raises.
+    """
+    row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+    names = _members_of(shard).unique_columns if columns is None else columns
+    index, _, chosen = _choose(shard, row_array, names)
+    fetched = _fetch(shard, _plan(shard, index, chosen, num_samples=len(row_array)))
+    members: list[dict[str, bytes]] = [{} for _ in row_array]
+    positions = np.searchsorted(row_array, index.rows[chosen.members]).tolist()
+    for position, member in zip(positions, chosen.members.tolist(), strict=True):
+        data = bytes(fetched.cut(int(index.offsets[member]), int(index.sizes[member])))
+        members[position][index.exts[index.codes[member]]] = data
+    return members
 
 
 def _choose(
@@ -209,7 +237,7 @@ def _decode(data: bytes, kind: str) -> Any:
 def _encode(value: Any, what: str) -> tuple[str, bytes]:
     """Return type and bytes of a value (a `bool` is JSON: as `cls` it would become a number)."""
     if isinstance(value, bytes | bytearray | memoryview):
-        return _detect_kind(bytes(value)), bytes(value)
+        return kind_of_bytes(bytes(value)), bytes(value)
     try:
         if isinstance(value, str):
             return "txt", value.encode()
@@ -220,7 +248,8 @@ def _encode(value: Any, what: str) -> tuple[str, bytes]:
         raise InputError(f"cannot write {what}: {error}") from error
 
 
-def _detect_kind(data: bytes) -> str:
+def kind_of_bytes(data: bytes) -> str:
+    """Return the type of an encoded image by its first bytes; `bin` for everything else."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), "bin")

@@ -5,7 +5,7 @@ import typer
 from pipeline.cli.annotate import annotate, annotations
 from pipeline.cli.antk import antk
 from pipeline.cli.demo import demo
-from pipeline.cli.export import export
+from pipeline.cli.export import export, export_subset
 from pipeline.cli.ingest import ingest
 from pipeline.cli.maintenance import doctor, gc
 from pipeline.cli.options import Version
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 for _command in (
     *(demo, ingest, annotate, annotations, score, select, stream, train, run),
-    *(export, query, antk, report, gc, doctor),
+    *(export, export_subset, query, antk, report, gc, doctor),
 ):
     app.command()(_command)
 

@@ -23,6 +23,8 @@ ROWS: list[tuple[tuple[str, ...], Change, tuple[str, ...]]] = [
     (("select",), {}, ("LOSSES",)),
     ((*SELECT, "--nosuch", "1"), {}, ("--nosuch",)),
     (("export", "{world}/run"), {}, ("--out",)),
+    (("export-subset", "{world}/run", "--out", "{world}/new"), {}, ("--to",)),
+    (("export-subset", "{world}/text.txt", "--to", "mds", "--out", "x"), {}, ("text.txt",)),
     (("ingest",), {}, ("SHARD_URL",)),
     (("ingest", "{world}/shards"), {}, ("--out",)),
     (("stream", "{world}/run"), {}, ("--index",)),

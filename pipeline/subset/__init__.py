@@ -1,0 +1,1 @@
+"""attent export-subset: the selected samples as files that other trainers read."""
