@@ -52,6 +52,8 @@ class FitContext:
         seed: of random numbers.
         judging: the other half of the target's examples; an annotation that is judged by it must
             not be fitted to it.
+        examples: yields all examples in batches, for a kind with `splits_target = False`, such as
+            one that looks for them in the corpus. There is no `target` then.
     """
 
     target: Examples | None
@@ -59,6 +61,7 @@ class FitContext:
     folder: str = ""
     seed: int = 0
     judging: Examples | None = None
+    examples: Callable[[], Iterator[Samples]] | None = None
 
 
 @dataclass(frozen=True)

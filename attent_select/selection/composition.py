@@ -26,7 +26,7 @@ class Composition:
         by: column of the catalog whose values are the strata; each gets its quota of the budget.
         quotas: `equal`, `proportional` (to the eligible rows of each stratum), or value → share.
         distinct: annotation of kind `duplicates`; only the first row of each of its clusters is
-            eligible.
+            eligible. `none` is None.
         explore: share of the budget drawn uniformly from the rows that the strategy did not select,
             in [0, 1]. None: `STATIC_EXPLORE` if the key is an expression without the loss, else 0.
         max_visits: exclude rows that are still hard after this many visits; None: no such guard.
@@ -71,7 +71,7 @@ class Composition:
     @property
     def rank_column(self) -> str | None:
         """Column with the rank of each row in its cluster of duplicates, from 0."""
-        return None if self.distinct is None else f"{self.distinct}_rank"
+        return None if self.distinct in (None, "none") else f"{self.distinct}_rank"
 
     def for_strategy(self, strategy: Strategy) -> "Composition":
         """Return the composition with `explore` resolved."""

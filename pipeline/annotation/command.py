@@ -17,7 +17,7 @@ from pipeline.annotation.judged_rows import WANTED, read_judged
 from pipeline.annotation.make import Request, make_annotation
 from pipeline.annotation.prospects import Prospect
 from pipeline.annotation.stored_values import rows_beside_cut, sample_values, values_of_rows
-from pipeline.annotation.targets import Target, check_columns, read_target
+from pipeline.annotation.targets import check_columns, target_for
 from pipeline.cluster import cluster_at, connect
 from pipeline.config import annotation_kinds, credentials
 from pipeline.config.extension_settings import Extension
@@ -93,8 +93,8 @@ def annotate(
     request = Request(corpus, name, kind, made_kind, seed=seed, overwrite=overwrite)
     request = dataclasses.replace(request, extension=extension)
     request.check()
-    examples = _read_target(target, made_kind)
-    request = dataclasses.replace(request, target=examples)
+    if target is not None:
+        request = dataclasses.replace(request, target=target_for(made_kind, target))
     if cluster.scheduler == "local" and _computes_on_gpu(made_kind):
         cluster = cluster.model_copy(update={"workers": 1})
     with connect(cluster) as client:
@@ -214,10 +214,6 @@ def _check_target(name: str, kind: AnnotationKind, target: TargetSettings | None
         )
     if target is not None and not kind.needs_target:
         raise InputError(f"the kind {name} does not use a target: leave out --target")
-
-
-def _read_target(target: TargetSettings | None, kind: AnnotationKind) -> Target | None:
-    return None if target is None else read_target(target, columns=kind.columns)
 
 
 def _list_entry(annotation: Annotation) -> dict[str, Any]:

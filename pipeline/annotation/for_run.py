@@ -2,23 +2,31 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import polars as pl
-
 from attent_select.errors import InputError
+from catalogs import AnnotationStore
+from catalogs.annotations.columns import has_units
 from catalogs.annotations.record import Annotation
-from catalogs.annotations.store import VALUE
 from pipeline.annotation.enrichment import at_top_share
 from pipeline.annotation.make import Request, make_annotation
-from pipeline.annotation.targets import read_target
+from pipeline.annotation.stored_values import Overlap
+from pipeline.annotation.targets import target_for
 from pipeline.config.annotation_kinds import KIND, kind_of
+from pipeline.config.automatic_annotations import (
+    CONTAMINATION,
+    DUPLICATES,
+    LENGTH,
+    automatic_annotations,
+)
 from pipeline.config.extension_settings import EXTENSION_KEYS, extension_in
 from pipeline.config.preflight import check_selection, shard_columns
 from pipeline.config.sections import RunConfig
+from pipeline.config.target_settings import TargetSettings
 from pipeline.runs.setup import Cluster
+from trainers.annotation import AnnotationKind
 
 _log = logging.getLogger("attent.pipeline.annotation.for_run")
 
@@ -27,7 +35,7 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
     """Make the annotations of a run that its ingested corpus lacks.
 
     Those of the section `annotations` in their order, then one of kind `column` for each column of
-    the shards that the selection reads.
+    the shards that the selection reads, then those of `automatic_annotations`.
 
     Raises:
         InputError: an annotation exists with other settings, or the selection cannot use one.
@@ -37,23 +45,69 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
     existing = set(requests[0].store.names()) if requests else set()
     for request in requests:
         if request.name in existing:
-            _check_same(request.store.read(request.name), request, config)
+            entry = config.annotations.get(request.name, {})
+            _check_same(request.store.read(request.name), request, config, entry)
     for request in requests:
         if request.name not in existing:
             _log.info(_describe(make_annotation(request, client=cluster())))
-        if request.kind_name == "contamination":
-            _warn_of_contamination(request)
+        if request.kind_name == CONTAMINATION:
+            _warn_of_overlap(request.store.read(request.name), request)
+    for name, entry in automatic_annotations(config).items():
+        _make_automatic(config, name, entry, cluster=cluster)
     check_selection(config)
 
 
 def _configured_requests(config: RunConfig) -> Iterator[Request]:
     for name, entry in config.annotations.items():
-        kind = kind_of(entry)
-        target = None
-        if kind.needs_target and config.target is not None:
-            target = read_target(config.target, columns=kind.columns)
-        request = Request(config.run, name, entry[KIND], kind, target)
-        yield replace(request, extension=extension_in(entry))
+        yield _request(config, name, entry)
+
+
+def _request(config: RunConfig, name: str, entry: Mapping[str, Any]) -> Request:
+    kind = kind_of(entry)
+    settings = _compared_with(config, kind)
+    target = target_for(kind, settings) if settings is not None else None
+    request = Request(config.run, name, entry[KIND], kind, target)
+    return replace(request, extension=extension_in(entry))
+
+
+def _compared_with(config: RunConfig, kind: AnnotationKind) -> TargetSettings | None:
+    """Return the target of a kind: that of the run, and its evaluation if none of them judges."""
+    if not kind.needs_target:
+        return None
+    if getattr(kind, "splits_target", True):
+        return config.target
+    sections = [section for section in (config.target, config.evaluation) if section is not None]
+    shards = [url for section in sections for url in section.shards]
+    return TargetSettings(tuple(shards)) if shards else None
+
+
+def _make_automatic(
+    config: RunConfig, name: str, entry: Mapping[str, Any], *, cluster: Cluster
+) -> None:
+    """Make an annotation that the configuration does not name, unless there is one.
+
+    Raises:
+        InputError: it cannot be made, and the selection reads it.
+    """
+    store = AnnotationStore(config.run)
+    is_made = name in store.names()
+    is_read = any(column.partition("_")[0] == name for column in config.selection.columns)
+    if name == LENGTH and (is_made or has_units(config.run)):
+        return
+    try:
+        request = _request(config, name, entry)
+        if not is_made:
+            _log.info(_describe(make_annotation(request, client=cluster())))
+        elif name == CONTAMINATION:
+            _check_same(store.read(name), request, config, entry)
+        if name == CONTAMINATION:
+            _warn_of_overlap(store.read(name), request)
+    except InputError as error:
+        if name == DUPLICATES:
+            raise InputError(f"{error}, or set selection.distinct: null") from error
+        if is_read or name == LENGTH:
+            raise
+        _log.warning(f"the overlap of the corpus with the target is not known: {error}")
 
 
 def _column_requests(config: RunConfig) -> Iterator[Request]:
@@ -62,7 +116,9 @@ def _column_requests(config: RunConfig) -> Iterator[Request]:
         yield Request(config.run, name, "column", kind)
 
 
-def _check_same(annotation: Annotation, request: Request, config: RunConfig) -> None:
+def _check_same(
+    annotation: Annotation, request: Request, config: RunConfig, entry: Mapping[str, Any]
+) -> None:
     """Check that an annotation was made as the configuration says; the seed may differ.
 
     Raises:
@@ -82,17 +138,19 @@ def _check_same(annotation: Annotation, request: Request, config: RunConfig) -> 
     ]
     if differences:
         url = config.corpus.path or config.run
+        command = _command(request, entry, _compared_with(config, request.kind), url)
         raise InputError(
             f"annotations.{request.name}: {url} has an annotation of that name that was made with"
             f" other settings ({'; '.join(differences)}). Use these, or another name, or replace"
-            f" it for all runs: {_command(request, config, url)}"
+            f" it for all runs: {command}"
         )
 
 
-def _command(request: Request, config: RunConfig, url: str) -> str:
+def _command(
+    request: Request, entry: Mapping[str, Any], target: TargetSettings | None, url: str
+) -> str:
     """Return the command that makes the annotation as configured."""
     words = [f"attent annotate {url} --name {request.name} --kind {request.kind_name} --overwrite"]
-    entry = config.annotations[request.name]
     words += [
         f"--{key.replace('_', '-')} {entry[key]}"
         if key in EXTENSION_KEYS
@@ -100,28 +158,25 @@ def _command(request: Request, config: RunConfig, url: str) -> str:
         for key in entry
         if key != KIND
     ]
-    if request.target is not None and (target := config.target) is not None:
+    if target is not None:
         words += [f"--target {shards}" for shards in target.shards]
         words += [f"--kind-column {target.kind_column}"] if target.kind_column else []
         words += [f"--judge-share {target.judge_share}"]
     return f"`{' '.join(words)}`"
 
 
-def _warn_of_contamination(request: Request) -> None:
-    rows = request.store.scan(request.name).frame()
-    count = rows.select(pl.col(VALUE).sum()).collect(engine="streaming").item()
-    if count:
-        _log.warning(
-            f"{count:,} of {request.store.corpus.num_samples:,} samples of the corpus are examples"
-            " of the target, which judge what they train: exclude them with"
-            f" `where: not {request.name}`"
-        )
+def _warn_of_overlap(annotation: Annotation, request: Request) -> None:
+    overlap = Overlap.of(request.store, annotation)
+    hint = f": exclude them with `where: not {annotation.name}`" if overlap.num_samples else ""
+    _log.log(logging.WARNING if hint else logging.INFO, f"{overlap}{hint}")
 
 
 def _describe(annotation: Annotation) -> str:
     entry: dict[str, Any] | None = at_top_share(dict(annotation.enrichment))
     gain = f", enrichment {entry['enrichment']:.1f} at the top 20 %" if entry else ""
+    seconds = annotation.seconds.get("tokenise", 0)
+    tokenizing = f" ({seconds:.1f} s of one core tokenizing)" if seconds else ""
     return (
         f"annotation {annotation.name}: {annotation.coverage:.1%} of {annotation.num_rows:,}"
-        f" samples have a value, {annotation.seconds['total']:.1f} s{gain}"
+        f" samples have a value, {annotation.seconds['total']:.1f} s{tokenizing}{gain}"
     )

@@ -28,7 +28,8 @@ def choose_judging(config: RunConfig) -> None:
         return
     kinds = [kind_of(entry) for entry in config.annotations.values()]
     column_sets = {tuple(config.task.task.columns)}
-    column_sets |= {tuple(kind.columns) for kind in kinds if kind.needs_target}
+    divided = [kind for kind in kinds if kind.needs_target and getattr(kind, "splits_target", True)]
+    column_sets |= {tuple(kind.columns) for kind in divided}
     examples = judging_rows(
         open_shards(target.shards, folder=layout.target), target, column_sets=column_sets
     )

@@ -213,7 +213,14 @@ def _fit(request: Request) -> Fitted:
     target = request.target
     making, judging = (target.making, target.judging) if target is not None else (None, None)
     folder = request.store.layout(request.name).fitted
-    context = FitContext(making, draw, folder=folder, seed=request.seed, judging=judging)
+    context = FitContext(
+        making,
+        draw,
+        folder=folder,
+        seed=request.seed,
+        judging=judging,
+        examples=target.examples if target is not None else None,
+    )
     return request.kind.fit(context)
 
 
@@ -268,9 +275,9 @@ def _enrichment(
     request: Request, judge: _Judge, fitted: Fitted, parts: Iterable[BuiltPart]
 ) -> Mapping[str, Any]:
     """Return the enrichment by the judging examples; empty without a target, or without numbers."""
-    if request.target is None:
+    judging = request.target.judging if request.target is not None else None
+    if judging is None or not judging.num_examples:
         return {}
-    judging = request.target.judging
     measured = judge(judging.samples).rows
     if not measured.schema[VALUE].is_numeric():
         return {}

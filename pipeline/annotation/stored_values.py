@@ -1,5 +1,8 @@
-"""Values of finished annotations: of random rows, of given rows, and of rows beside the cut."""
+"""Values of finished annotations: of random rows, of given rows, of rows beside the cut, and the
+overlap that they count.
+"""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -8,6 +11,8 @@ import polars as pl
 from attent_select.errors import InputError
 from attent_select.schema import ROW, SHARD_ID
 from attent_select.stats.randomness import Purpose, sample_uniform, stream_key
+from catalogs import AnnotationStore
+from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import VALUE
 from catalogs.tables.scan import Scan
 from pipeline.annotation.enrichment import Values
@@ -55,3 +60,38 @@ def rows_beside_cut(rows: Scan, *, cut: float, sign: int, count: int) -> pl.Data
     ]
     pairs = zip(GROUPS, pl.collect_all(queries, engine="streaming"), strict=True)
     return pl.concat(frame.with_columns(group=pl.lit(group)) for group, frame in pairs)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Samples of a corpus that are examples of a target or of an evaluation, or resemble them."""
+
+    name: str
+    num_samples: int
+    num_exact: int
+    num_rows: int
+
+    @classmethod
+    def of(cls, store: AnnotationStore, annotation: Annotation) -> "Overlap":
+        """Count the rows of an annotation of kind `contamination`."""
+        columns = [name for name in (VALUE, "exact") if name in annotation.columns]
+        sums = [pl.col(name).cast(pl.UInt64).sum() for name in columns]
+        counts = store.scan(annotation).frame().select(sums).collect(engine="streaming").row(0)
+        return cls(annotation.name, int(counts[0]), int(counts[-1]), annotation.num_rows)
+
+    def __str__(self) -> str:
+        """Return one line."""
+        if not self.num_samples:
+            return f"{self.name}: no sample of the corpus overlaps with the held-out examples"
+        return (
+            f"{self.name}: {self.num_samples:,} of {self.num_rows:,} samples of the corpus"
+            f" ({self.num_samples / self.num_rows:.2%}) are held-out examples"
+            f" ({self.num_exact:,}), or near duplicates of them"
+            f" ({self.num_samples - self.num_exact:,})"
+        )
+
+
+def overlaps_of(store: AnnotationStore) -> list[Overlap]:
+    """Return the overlap of each annotation of kind `contamination`."""
+    annotations = [store.read(name) for name in store.names()]
+    return [Overlap.of(store, each) for each in annotations if each.kind == "contamination"]

@@ -7,8 +7,9 @@ that duplicates stay together.
 import hashlib
 import logging
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -23,22 +24,28 @@ from catalogs.corpus import format_of, inspect_shard
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.validation import check, did_you_mean
 from pipeline.corpus.columns import missing_columns
-from trainers.annotation import Examples
+from trainers.annotation import AnnotationKind, Examples, Samples
 
 _log = logging.getLogger("attent.pipeline.annotation.targets")
 
 # Fewer examples are refused; with fewer than the second number the halves say little.
 _FEWEST: Final = 20
 _SENSIBLE: Final = 200
+# Encoded bytes of a batch of examples that are not kept.
+_BATCH_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True)
 class Target:
-    """The two halves of a target; `digest` identifies both."""
+    """The two halves of a target; `digest` identifies both.
+
+    `examples` yields all examples, of a target that is not divided; its halves are empty.
+    """
 
     making: Examples
     judging: Examples
     digest: str
+    examples: Callable[[], Iterator[Samples]] | None = None
 
 
 def target_settings(
@@ -55,6 +62,43 @@ def target_settings(
     if kind_column is not None:
         raise InputError("--kind-column is a column of the target: give --target URL too")
     return None
+
+
+def target_for(kind: AnnotationKind, settings: TargetSettings) -> Target:
+    """Return what a kind of annotation compares with: two halves, or all examples.
+
+    Raises:
+        InputError: a column is missing, or there are too few examples.
+    """
+    if getattr(kind, "splits_target", True):
+        return read_target(settings, columns=kind.columns)
+    return whole_target(settings.shards, columns=kind.columns)
+
+
+def whole_target(shards: Sequence[str], *, columns: Sequence[str]) -> Target:
+    """Return a target that is not divided, and read when it is needed, a batch at a time.
+
+    Its digest is that of the files: unchanged files are not read to recognise it.
+
+    Raises:
+        InputError: there are no such files.
+    """
+    files = storage.expand([storage.normalise(url) for url in shards])
+    facts = sorted(f"{stored.num_bytes} {stored.etag}" for stored in files)
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+    none = Examples({}, 0)
+    return Target(none, none, digest, partial(_batches, tuple(shards), tuple(columns)))
+
+
+def _batches(shards: Sequence[str], columns: Sequence[str]) -> Iterator[Samples]:
+    with tempfile.TemporaryDirectory(prefix="attent-") as folder:
+        corpus = open_shards(shards, folder=folder)
+        check_columns(corpus, columns, what="the target")
+        for shard in corpus.shards:
+            size = max(1, shard.num_samples * _BATCH_BYTES // max(1, shard.num_bytes))
+            for first in range(0, shard.num_samples, size):
+                rows = range(first, min(first + size, shard.num_samples))
+                yield corpus.read(shard.shard_id, rows=rows, columns=columns).values
 
 
 def read_target(settings: TargetSettings, *, columns: Sequence[str]) -> Target:
@@ -158,8 +202,20 @@ def check_columns(corpus: Corpus, names: Sequence[str], *, what: str) -> None:
 
 
 def _content_hash(values: Sequence[Any]) -> bytes:
-    content = repr([value if not isinstance(value, str) else value.strip() for value in values])
+    content = repr([_canonical(value) for value in values])
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _canonical(value: Any) -> Any:
+    """Return a value as every shard format has it: sorted keys, and no nulls of Arrow's structs."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return [_canonical(each) for each in value]
+    if isinstance(value, dict):
+        kept = sorted(name for name in value if value[name] is not None)
+        return {name: _canonical(value[name]) for name in kept}
+    return value
 
 
 def _check_counts(

@@ -18,6 +18,7 @@ from catalogs.corpus import format_of, has_corpus, inspect_shard
 from catalogs.layout import Layout
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
+from pipeline.config.automatic_annotations import automatic_columns
 from pipeline.config.memory_limit import check_memory_limit
 from pipeline.config.sections import CorpusSettings, RunConfig, ShardSettings
 
@@ -127,7 +128,8 @@ def _annotation_problems(config: RunConfig) -> Iterator[str]:
 
 def _check_kind(config: RunConfig, entry: Mapping[str, Any]) -> None:
     kind = kind_of(entry)
-    if kind.needs_target and config.target is None:
+    is_compared = not getattr(kind, "splits_target", True) and config.evaluation is not None
+    if kind.needs_target and config.target is None and not is_compared:
         raise InputError(
             f"the kind {entry[KIND]} compares with examples of what is wanted: add the section"
             " target with its shards"
@@ -190,9 +192,10 @@ def _annotation_schema(config: RunConfig) -> SchemaDict:
 
 
 def _configured_columns(config: RunConfig) -> list[str]:
-    """Return the columns of the annotations that the configuration names."""
+    """Return the columns of the annotations that the run makes."""
     entries = config.annotations.items()
-    return [column for name, entry in entries for column in column_names(name, entry)]
+    named = [column for name, entry in entries for column in column_names(name, entry)]
+    return [*named, *automatic_columns(config)]
 
 
 def _selection_problems(config: RunConfig) -> Iterator[str]:

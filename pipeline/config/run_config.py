@@ -15,6 +15,7 @@ from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials, trust
 from pipeline.config.annotation_kinds import KIND, with_carried_columns, with_tokenizers
+from pipeline.config.automatic_annotations import DUPLICATES
 from pipeline.config.preflight import preflight_problems
 from pipeline.config.sections import RunConfig, SelectionSection, run_settings_of
 from pipeline.config.task_reference import TASK_METHODS, TASKS, TaskReference
@@ -25,8 +26,8 @@ from trainers.settings import REPORTING, StreamingSettings
 _PACKAGES = {"task": TASKS, "selection": "attent_select.strategies"}
 # The top share of a key that does not change with the learner.
 _STATIC_RATIO = 0.2
-# Kind and name of the annotation that such a key skips duplicates by.
-_DUPLICATES = "duplicates"
+# Kinds of annotations that rank duplicates.
+_RANKED = ("duplicates", "near_duplicates")
 # May change when a run is resumed: where and how fast it runs, never its result.
 _CHANGEABLE = (
     "run",
@@ -203,7 +204,7 @@ def _with_annotation_tokenizers(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _with_static_defaults(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """Return the configuration with other defaults where the key does not change with the learner.
 
-    A smaller ratio, and the annotation `duplicates` as `distinct` if the configuration has one.
+    A smaller ratio, and exact duplicates, which the run finds, are skipped.
     """
     section = config.selection
     if not is_static(section.strategy):
@@ -213,9 +214,11 @@ def _with_static_defaults(config: RunConfig, values: Mapping[str, Any]) -> RunCo
             config.schedule, ratio=replace(config.schedule.ratio, start=_STATIC_RATIO)
         )
         config = config.model_copy(update={"schedule": schedule})
-    has_duplicates = (config.annotations.get(_DUPLICATES) or {}).get(KIND) == _DUPLICATES
-    if has_duplicates and "distinct" not in values["selection"] and section.granularity == "sample":
-        composition = replace(section.composition, distinct=_DUPLICATES)
+    entry = config.annotations.get(DUPLICATES, {})
+    # Another annotation, or a column of the shards, may have this name.
+    is_usable = entry.get(KIND, DUPLICATES) in _RANKED and DUPLICATES not in section.columns
+    if "distinct" not in values["selection"] and section.granularity == "sample" and is_usable:
+        composition = replace(section.composition, distinct=DUPLICATES)
         section = section.model_copy(update={"composition": composition})
         config = config.model_copy(update={"selection": section})
     return config

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 from packaging.requirements import Requirement
 
 from attent_select.errors import AttentError, InputError
-from catalogs import storage
-from catalogs.annotations.columns import AnnotationColumns
+from catalogs import AnnotationStore, storage
+from catalogs.annotations.columns import AnnotationColumns, has_units
 from catalogs.corpus import has_corpus
 from catalogs.shard_format import Shard
 from catalogs.storage.probe import probe
 from pipeline.annotation.prospects import Prospect
+from pipeline.annotation.stored_values import overlaps_of
 from pipeline.cluster import cluster_size, connect, scheduler_address, worker_check
 from pipeline.config import run_config, trust
+from pipeline.config.automatic_annotations import LENGTH, automatic_annotations
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
@@ -72,7 +74,7 @@ def examine(
         return Diagnosis(checks.ok, tuple(checks.findings), None)
     checks.run(f"storage of the run, {config.run}", lambda: _storage(config))
     checks.run("shards", lambda: _shards(config))
-    if config.annotations or config.corpus.path is not None:
+    if config.annotations or config.corpus.path is not None or automatic_annotations(config):
         checks.run("annotations", lambda: _annotations(config))
 
     def check_cluster() -> tuple[str, "Size"]:
@@ -167,15 +169,21 @@ def _shards(config: RunConfig) -> tuple[str, None]:
 
 
 def _annotations(config: RunConfig) -> tuple[str, None]:
-    """Say what selecting by each annotation promises, where examples of a target judged it."""
+    """Say what selecting by each annotation promises, where examples of a target judged it.
+
+    And which samples overlap with held-out examples, where an annotation says so.
+    """
     columns = {*config.annotations, *config.selection.columns}
-    missing = set(config.annotations)
+    missing = {*config.annotations, *automatic_annotations(config)}
     lines = []
     if has_corpus(url := config.corpus.path or config.run):
+        missing -= {LENGTH} if has_units(url) and LENGTH not in config.annotations else set()
+        missing.difference_update(AnnotationStore(url).names())
         for annotation, _ in AnnotationColumns.of(url, columns).annotations:
-            missing.discard(annotation.name)
             prospect = Prospect.of(annotation.enrichment)
-            lines.append(f"{annotation.name}: {prospect or 'not judged by a target'}")
+            if prospect is not None or annotation.name in config.annotations:
+                lines.append(f"{annotation.name}: {prospect or 'not judged by a target'}")
+        lines += map(str, overlaps_of(AnnotationStore(url)))
     if missing:
         lines.append(f"the run will make {', '.join(sorted(missing))}")
     return "; ".join(lines) or "the selection uses none", None

@@ -15,10 +15,11 @@ import polars as pl
 import vl_convert
 
 from attent_select.errors import InputError, MissingError
-from catalogs import Corpus, storage
+from catalogs import AnnotationStore, Corpus, storage
 from catalogs.layout import Layout, join
 from pipeline import charts, metrics
 from pipeline.adaptive import decision_log
+from pipeline.annotation.stored_values import overlaps_of
 from pipeline.antk.drift_table import drift_table
 from pipeline.config.run_config import load_frozen
 from pipeline.config.sections import RunConfig
@@ -67,7 +68,7 @@ def write_report(
         about=html.escape(_about(run, settings)),
         libraries=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # optional
         verdict=html.escape((verdict or verdict_on(run)).sentence),
-        summary=_summary(tables),
+        summary=_summary(tables) + _overlaps(run),
         decisions=_decisions(run),
         charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
         # A spec may hold user text: `</script>` must not end the script early.
@@ -242,6 +243,12 @@ def _waiting(table: pl.DataFrame) -> str:
     known = table.filter(pl.col("blocked_seconds").is_not_null())
     blocked, total = (float(known[n].sum()) for n in ("blocked_seconds", "train_seconds"))
     return f"{blocked / max(total, 1e-9):.2%}"
+
+
+def _overlaps(run: str) -> str:
+    """Return a line for each overlap of the corpus with held-out examples that is known."""
+    lines = (html.escape(str(overlap)) for overlap in overlaps_of(AnnotationStore(run)))
+    return "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _beside_cut(run: str, settings: RunConfig, annotated: AnnotatedRows | None) -> str:

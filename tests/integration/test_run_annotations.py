@@ -21,6 +21,7 @@ from pipeline.config.sections import RunConfig
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.yaml_values import read_yaml
 from pipeline.corpus.ingest import ingest
+from pipeline.doctor.checks import examine
 from pipeline.reports.html_report import write_report
 from pipeline.stages import train
 from trainers.inputs.tokenizer import train_tokenizer
@@ -105,8 +106,10 @@ def test_a_run_makes_its_annotations_and_trains_on_what_they_select_without_scor
         by_key = rows.filter(origin=0).select("shard_id", "row")
         assert by_key.rows() == sorted(best.select("shard_id", "row").rows())
     index = IndexFile.open(Layout(config.run).index(1))
-    record = AnnotationStore(config.run).read("relevance")
-    assert index.provenance["annotations"] == {"relevance": record.digest}
+    store = AnnotationStore(config.run)
+    digests = {name: store.read(name).digest for name in ("duplicates", "relevance")}
+    assert index.provenance["annotations"] == digests
+    assert store.names() == ["contamination", "duplicates", "relevance"]
     frozen = run_config.load(config.run)
     assert frozen == config
     assert frozen.annotations == {"relevance": {"kind": "ngram", "pool_samples": 1000}}
@@ -149,26 +152,84 @@ def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_
     assert "corpus loss" in page
 
 
-def test_samples_that_are_examples_of_the_target_are_counted_and_excluded(
+def test_samples_that_overlap_with_held_out_examples_are_reported_and_excluded(
     tmp_path: Path, texts: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = pl.read_parquet(texts / "shards" / "000.parquet")["text"]
+    longest = int(raw.str.len_chars().arg_max() or 0)
     copied = [raw[3].upper(), f" {raw[7]}  "]
     wanted = pl.read_parquet(texts / "target" / "0.parquet")["text"].to_list()
     write_texts(tmp_path / "target" / "0.parquet", [(text, "") for text in [*copied, *wanted]])
+    # A line is added to the longest text: that is a near duplicate.
+    write_texts(tmp_path / "held_out" / "0.parquet", [(f"Another line.\n{raw[longest]}", "")])
     config = text_run(
         tmp_path / "run",
         texts,
         target={"shards": [str(tmp_path / "target")]},
-        annotations={"contamination": {"kind": "contamination"}},
+        evaluation={"shards": [str(tmp_path / "held_out")]},
+        annotations={},
         selection={"strategy": "uniform", "where": "not contamination"},
         schedule={"epochs": 1, "ratio": {"start": 1.0}},
     )
     run(config, client=client)
-    seen = values_of(config, "contamination").filter(pl.col("value"))
-    assert {(0, 3), (0, 7)} <= {*seen.select("shard_id", "row").rows()}
+    rows = AnnotationStore(config.run).scan("contamination").frame().collect()
+    seen = rows.filter(pl.col("value"))
+    exact = seen.filter(pl.col("exact")).select("shard_id", "row").rows()
+    assert {(0, 3), (0, 7)} <= {*exact}
+    assert (0, longest) in {*seen.select("shard_id", "row").rows()} - {*exact}
     assert selected(config, 0).height == NUM_ROWS - len(seen)
-    assert f"{len(seen)} of 400 samples of the corpus are examples of the target" in caplog.text
+    line = (
+        f"contamination: {len(seen)} of 400 samples of the corpus ({len(seen) / 400:.2%}) are"
+        f" held-out examples ({len(exact)}), or near duplicates of them ({len(seen) - len(exact)})"
+    )
+    assert f"{line}: exclude them with `where: not contamination`" in caplog.text
+    assert line in Path(write_report(config.run)).read_text()
+    diagnosis = examine(config.run)
+    (found,) = [each for each in diagnosis.findings if each.name == "annotations"]
+    assert line in found.detail
+
+
+def test_a_shared_corpus_whose_overlap_was_measured_with_others_says_so(
+    tmp_path: Path, texts: Path, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = str(tmp_path / "corpus")
+    ingest([str(texts / "shards")], folder=shared, client=client)
+    other = TargetSettings((str(texts / "shards" / "000.parquet"),))
+    annotate(
+        shared,
+        name="contamination",
+        kind="contamination",
+        target=other,
+        scheduler=client.scheduler.address,  # type: ignore[union-attr]
+    )
+    values = {"corpus": {"path": shared}, "annotations": {}, "schedule": {"epochs": 1}}
+    selection = {"strategy": "uniform", "where": "not contamination"}
+    with pytest.raises(InputError, match=r"target was \w+, is \w+.*--kind contamination"):
+        run(text_run(tmp_path / "a", texts, selection=selection, **values), client=client)
+    run(text_run(tmp_path / "b", texts, selection={"strategy": "uniform"}, **values), client=client)
+    assert "the overlap of the corpus with the target is not known: annotations.con" in caplog.text
+
+
+def test_static_keys_skip_exact_duplicates_unless_that_is_switched_off(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    raw = pl.read_parquet(texts / "shards" / "000.parquet").unique("text", maintain_order=True)
+    rows = raw.head(90).rows()
+    write_texts(tmp_path / "data" / "0.parquet", [*rows, *rows[:20]])
+    shared = str(tmp_path / "corpus")
+    ingest([str(tmp_path / "data")], folder=shared, client=client)
+    once = {"corpus": {"path": shared}, "target": None, "annotations": {}}
+    once["schedule"] = {"epochs": 1, "ratio": {"start": 1.0}}
+    for name, distinct, expected in (("a", {}, 90), ("b", {"distinct": None}, 110)):
+        selection = {"strategy": "key", "key": "LENGTH(source)", "explore": 0, **distinct}
+        config = text_run(tmp_path / name, texts, selection=selection, **once)
+        run(config, client=client)
+        assert len(selected(config, 0)) == expected
+    assert set(AnnotationStore(shared).names()) == {"duplicates", "source"}
+    selection = {"strategy": "key", "key": "relevance", "distinct": "none"}
+    assert text_run(tmp_path / "c", texts, selection=selection).selection.columns == ("relevance",)
+    config = text_run(tmp_path / "c", texts, selection={"strategy": "uniform"})
+    assert config.selection.composition.distinct is None
 
 
 def test_the_example_selects_from_a_raw_corpus_without_scoring(
@@ -258,7 +319,7 @@ def test_a_replaced_annotation_selects_later_rounds_only_if_it_is_accepted(
         run(config, client=client)
     assert len(run(config, client=client, accept_annotations=True)["rounds"]) == 2
     index = IndexFile.open(Layout(config.run).index(1))
-    assert index.provenance["annotations"] == {"relevance": after}
+    assert index.provenance["annotations"]["relevance"] == after
 
 
 def test_a_reference_loss_may_be_an_annotation(
@@ -333,7 +394,7 @@ def test_an_annotation_made_by_hand_is_the_one_of_the_configuration(
     digest = make_relevance(config.run, texts, client)
     run(config, client=client)
     index = IndexFile.open(Layout(config.run).index(0))
-    assert index.provenance["annotations"] == {"relevance": digest}
+    assert index.provenance["annotations"]["relevance"] == digest
 
 
 def test_a_length_is_counted_by_the_tokenizer_of_the_task(

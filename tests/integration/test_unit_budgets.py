@@ -14,7 +14,7 @@ from task_cases import LLAMA
 from typer.testing import CliRunner
 
 from attent_select.errors import InputError
-from catalogs import IndexFile, LossCatalog
+from catalogs import AnnotationStore, IndexFile, LossCatalog
 from catalogs.layout import Layout
 from pipeline import run
 from pipeline.cli.app import app
@@ -108,18 +108,24 @@ def test_samples_are_counted_where_the_configuration_or_the_task_says_so(
 
 
 def test_units_of_an_annotation_are_a_budget_without_scoring(
-    tmp_path: Path, client: Client
+    tmp_path: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     corpus, values = str(tmp_path / "corpus"), text_run(tmp_path, selection__strategy="uniform")
     done = CliRunner().invoke(app, ["ingest", str(tmp_path / "data/parquet"), "--out", corpus])
     assert done.exit_code == 0, done.stderr
     values["corpus"] = {"path": corpus}
-    asked = values | {"run": str(tmp_path / "asked"), "selection": {"strategy": "uniform"}}
-    asked["selection"]["budget_unit"] = "units"
-    with pytest.raises(InputError, match=r"selection\.budget_unit: uniform scores nothing, so"):
-        run(run_config.parse(asked), client=client)
     rounds = run(run_config.parse(values), client=client)["rounds"]
     assert rounds[1]["num_samples"] == 24, "nothing counts units"
+    own = values | {"corpus": {"shards": [str(tmp_path / "data")]}, "run": str(tmp_path / "asked")}
+    own["selection"] = {"strategy": "uniform", "budget_unit": "units"}
+    asked = run(run_config.parse(own), client=client)["rounds"]
+    counted = AnnotationStore(own["run"]).scan("length").frame().collect()
+    total = counted["num_units"].sum()
+    assert asked[1]["num_units"] <= RATIO * total < asked[1]["num_units"] + 96
+    assert "annotation length: 100.0% of 96 samples have a value" in caplog.text
+    assert "s of one core tokenizing" in caplog.text
+    assert not LossCatalog(own["run"]).rounds()
 
     options = ["--kind", "length", "--set", f"tokenizer={tmp_path}/tokenizer"]
     done = CliRunner().invoke(app, ["annotate", corpus, "--name", "length", *options, "--json"])

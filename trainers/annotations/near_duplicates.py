@@ -34,7 +34,7 @@ class NearDuplicates:
     """Settings of the kind.
 
     Attributes:
-        column: column with the content: text, or encoded images.
+        column: column with the content: text, chats, or encoded images.
     """
 
     column: str = "text"
@@ -50,26 +50,45 @@ class NearDuplicates:
     def fit(self, context: FitContext) -> Fitted:
         """Decide between texts and images by a few random samples."""
         values = [v for batch in context.pool_sample(256) for v in batch[self.column]]
-        kinds = {_content_of(value, self.column) for value in values if value is not None}
-        if len(kinds) != 1:
-            raise InputError(
-                f"the column {self.column!r} has {' and '.join(sorted(kinds)) or 'no'} values:"
-                " expected text or encoded images; name another with --set column=COLUMN"
-            )
-        (content,) = kinds
-        return Fitted(notes={"content": content, "hash": _version(content)})
+        content = content_of(values, column=self.column)
+        return Fitted(notes={"content": content, "hash": hash_version(content)})
 
     def measure(self, samples: Samples, fitted: Fitted) -> Measured:
         """Return the hashes of each sample; samples that share one are linked."""
-        values = samples[self.column]
-        if fitted.notes["content"] == _TEXT:
-            bands, statuses = _bands_of_texts(values)
-        else:
-            bands, statuses = _bands_of_images(values)
+        bands, statuses = bands_of(samples[self.column], fitted.notes["content"])
         has_hash = pl.Series(statuses) == "ok"
         hashes = pl.DataFrame(bands, schema=list(self.links[: bands.shape[1]]), orient="row")
         rows = hashes.select(pl.when(has_hash).then(pl.all()))
         return Measured(rows.with_columns(value=pl.col(self.links[0]), status=pl.Series(statuses)))
+
+
+def content_of(values: Sequence[Any], *, column: str, what: str = "") -> str:
+    """Return whether values are texts or images.
+
+    Raises:
+        InputError: they are neither, or both; `what` names what has the column, as ` of the X`.
+    """
+    contents = {_content_of(value, f"{column!r}{what}") for value in values if value is not None}
+    if len(contents) != 1:
+        raise InputError(
+            f"the column {column!r}{what} has {' and '.join(sorted(contents)) or 'no'} values:"
+            " expected text or encoded images; name another with --set column=COLUMN"
+        )
+    return contents.pop()
+
+
+def bands_of(values: Sequence[Any], content: str) -> tuple[Bands, list[str]]:
+    """Return the bands of each value, zeros without content, and its status."""
+    return _bands_of_texts(values) if content == _TEXT else _bands_of_images(values)
+
+
+def hash_version(content: str) -> int:
+    """Return the version of the hash, so that hashes of two versions are not compared."""
+    if content == _IMAGE:
+        return 1
+    with missing_extras_named():
+        from rensa import RMinHash
+    return int(RMinHash.ALGORITHM_VERSION)
 
 
 def _bands_of_texts(values: Sequence[Any]) -> tuple[Bands, list[str]]:
@@ -96,20 +115,11 @@ def _bands_of_images(values: Sequence[Any]) -> tuple[Bands, list[str]]:
 
 
 def _content_of(value: Any, column: str) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str | list):
         return _TEXT
     if isinstance(value, bytes | Mapping):
         return _IMAGE
     raise InputError(
-        f"the column {column!r} has values of type {type(value).__name__}, expected text or"
+        f"the column {column} has values of type {type(value).__name__}, expected text or"
         " encoded images: name another with --set column=COLUMN"
     )
-
-
-def _version(content: str) -> int:
-    """Return the version of the hash, so that hashes of two versions are not compared."""
-    if content == _IMAGE:
-        return 1
-    with missing_extras_named():
-        from rensa import RMinHash
-    return int(RMinHash.ALGORITHM_VERSION)

@@ -4,9 +4,10 @@ Pure.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from attent_select.errors import SampleError
 
@@ -25,6 +26,7 @@ _SPEAKERS = {
     "function_response": "tool",
 }
 _ROLES = ("assistant", "user", "system", "developer", "tool")
+_CHAT: Final = re.compile(r"\s*\[\s*\{")
 # Where the assistant speaks in a message, besides `content`.
 _ANSWERS = ("tool_calls", "reasoning_content", "thinking", "reasoning", "function_call")
 
@@ -82,6 +84,37 @@ def messages_in(value: Any, *, column: str) -> list[Message]:
     if not value:
         raise SampleError(f"column {column!r} holds no message", status="empty")
     return [_message(entry, f"column {column!r}, message {n}") for n, entry in enumerate(value, 1)]
+
+
+def is_chat_text(text: str) -> bool:
+    """Whether a text may be a chat in JSON."""
+    return _CHAT.match(text) is not None
+
+
+def spoken_text(value: Any) -> str:
+    """Return what the messages of a chat say, in their order, separated by line breaks.
+
+    Without roles and without a template. Calls of tools are JSON; pictures are left out.
+
+    Raises:
+        SampleError: as `messages_in`.
+    """
+    messages = messages_in(value, column="of the chat")
+    return "\n".join(line for message in messages for line in _lines_of(message))
+
+
+def _lines_of(message: Message) -> Iterator[str]:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else None
+        if isinstance(text, str):
+            yield text
+    for name in _ANSWERS:
+        answer = message.get(name)
+        if answer:
+            is_text = isinstance(answer, str)
+            yield answer if is_text else json.dumps(answer, ensure_ascii=False, default=str)
 
 
 def tools_in(value: Any, *, column: str) -> list[Any] | None:

@@ -108,7 +108,8 @@ def fit(kind: AnnotationKind, samples: Samples) -> Fitted:
         yield samples
 
     target = Examples(samples, num_samples(samples)) if kind.needs_target else None
-    return kind.fit(FitContext(target=target, pool_sample=pool_sample))
+    examples = (lambda: pool_sample(0)) if kind.needs_target else None
+    return kind.fit(FitContext(target=target, pool_sample=pool_sample, examples=examples))
 
 
 def num_samples(samples: Samples) -> int:

@@ -1,18 +1,23 @@
 """Kinds of annotations: their values, and what they refuse."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from saved_models import save_language_model
 
 from attent_select.errors import InputError
 from trainers.annotation import Examples, FitContext, Fitted, Samples
 from trainers.annotations.column import Column
 from trainers.annotations.duplicates import Duplicates
 from trainers.annotations.length import Length
+from trainers.annotations.loss import Loss
+from trainers.annotations.near_duplicates import NearDuplicates
 from trainers.annotations.ngram import Ngram
+from trainers.inputs.chat_messages import spoken_text
 from trainers.inputs.tokenizer import train_tokenizer
 
 ENGLISH = [
@@ -178,5 +183,74 @@ def test_duplicates_are_numbered_in_the_order_of_the_corpus() -> None:
 
 
 def test_duplicates_of_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match="expected text or bytes"):
+    with pytest.raises(InputError, match="expected text, chats, bytes or images"):
         Duplicates().fit(context([1, 2]))
+
+
+CHAT = [
+    {"role": "user", "content": ENGLISH[0]},
+    {"role": "assistant", "content": [{"type": "text", "text": ENGLISH[1]}, {"type": "image"}]},
+]
+SHAREGPT = [{"from": "human", "value": ENGLISH[0]}, {"from": "gpt", "value": ENGLISH[1]}]
+SAID = f"{ENGLISH[0]}\n{ENGLISH[1]}"
+
+
+def test_a_chat_is_the_text_that_its_messages_say(tmp_path: Path) -> None:
+    train_tokenizer([*ENGLISH, *CODE], tmp_path, vocab_size=300)
+    chats = [SAID, CHAT, SHAREGPT, json.dumps(CHAT), [json.dumps(turn) for turn in CHAT]]
+    ngram = Ngram()
+    fitted = ngram.fit(context([*chats, *CODE], Examples({"text": chats}, len(chats))))
+    length = Length(str(tmp_path))
+    near = NearDuplicates()
+    measured = [
+        ngram.measure({"text": chats}, fitted),
+        length.measure({"text": chats}, length.fit(context(chats))),
+        near.measure({"text": chats}, near.fit(context(chats))),
+    ]
+    for rows in (each.rows for each in measured):
+        assert set(rows["status"]) == {"ok"}
+        assert rows.n_unique() == 1
+    lists = [CHAT, SHAREGPT, [*CHAT, CHAT[0]], None]
+    assert [size for *_, size in duplicates(Duplicates(), lists)] == [2, 2, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        ([], "empty"),
+        ([1, 2], "unreadable"),
+        ([{"role": "user"}], "unreadable"),
+        ('[{"a": 1}', "ok"),
+    ],
+)
+def test_a_list_that_is_not_a_chat_has_a_status(value: Any, status: str) -> None:
+    kind = Ngram()
+    rows = kind.measure({"text": [value]}, kind.fit(context(CODE, english()))).rows
+    assert rows["status"].to_list() == [status]
+
+
+def test_calls_of_tools_are_part_of_what_a_chat_says() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert "Oslo" in spoken_text([turn])
+
+
+def test_units_of_a_task_are_those_that_scoring_counts(tmp_path: Path) -> None:
+    model = save_language_model(tmp_path)
+    section = {"response": "answer", "max_length": 24, "tokenizer": str(model)}
+    samples = {"prompt": ["Say", "Say", "a", "a"], "answer": ["short", ENGLISH[0], None, ""]}
+    length = Length(str(model), task=section)
+    assert set(length.columns) == {"prompt", "answer"}
+    rows = length.measure(samples, length.fit(context([]))).rows
+    loss = Loss(str(model), task=section)
+    context_of_all = FitContext(None, lambda _: iter([samples]))
+    scored = loss.measure(samples, loss.fit(context_of_all)).rows
+    assert rows["status"].to_list() == scored["status"].to_list()
+    assert rows["num_units"].to_list() == scored["num_units"].to_list()
+    assert rows["value"].to_list()[2:] == [None, None]
+
+
+def test_a_task_without_units_is_refused() -> None:
+    kind = Length("", task={"name": "image_classification", "image_size": 8})
+    with pytest.raises(InputError, match="counts no units: set the budget in samples"):
+        kind.fit(context([]))
