@@ -52,7 +52,7 @@ class Contamination:
         if context.examples is None:
             raise InputError("the kind contamination compares with a target: give --target URL…")
         self._exact.fit(context)
-        notes = self._compared(context) if self.near else {}
+        notes = self._contents_to_compare(context) if self.near else {}
         hashes: list[npt.NDArray[np.int64]] = []
         bands: list[npt.NDArray[np.int64]] = []
         num_examples = 0
@@ -82,7 +82,7 @@ class Contamination:
         has_content = status == "ok"
         return Measured(rows.select(pl.when(has_content).then(pl.all())).with_columns(status))
 
-    def _compared(self, context: FitContext) -> dict[str, Any]:
+    def _contents_to_compare(self, context: FitContext) -> dict[str, Any]:
         """Return whether texts or images are compared, and the version of their hash.
 
         Raises:
