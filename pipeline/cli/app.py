@@ -15,7 +15,7 @@ from pipeline.cli.query import query
 from pipeline.cli.report import report
 from pipeline.cli.run import run, train
 from pipeline.cli.score import score
-from pipeline.cli.select import select
+from pipeline.cli.select import import_losses, select
 from pipeline.cli.stream import stream
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 for _command in (
-    *(demo, ingest, annotate, annotations, score, select, stream, train, run),
+    *(demo, ingest, annotate, annotations, score, import_losses, select, stream, train, run),
     *(export, export_subset, query, antk, report, gc, doctor),
 ):
     app.command()(_command)

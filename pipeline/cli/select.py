@@ -1,4 +1,4 @@
-"""`attent select`: the teaching subset of given losses."""
+"""`attent select` and `attent import-losses`: subsets of given losses; losses of other programs."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +9,7 @@ from pipeline.cli.output.command import command
 from pipeline.cli.output.show import show_values
 
 if TYPE_CHECKING:
+    from pipeline.selection.import_losses import ImportResult
     from pipeline.selection.select_command import SelectResult
 
 Losses = Annotated[
@@ -115,3 +116,36 @@ def select(
         scheduler=scheduler,
         own=OwnFiles(sample_id, loss, corpus),
     )
+
+
+@command(show_values)
+def import_losses(
+    *,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a corpus.")],
+    losses: Annotated[
+        str, typer.Argument(metavar="FILE", help="Parquet files with the losses of its samples.")
+    ],
+    sample_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            help="Column with ids, which the corpus has, too. Default: shard_id and row.",
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with the losses. Default: loss.")
+    ] = None,
+    round_number: Annotated[
+        int | None,
+        typer.Option(
+            "--round", min=0, help="Round of the losses. Default: after the last one with losses."
+        ),
+    ] = None,
+    trust_run: TrustRun = False,
+) -> "ImportResult":
+    """Make losses that another program measured those of a round."""
+    from pipeline.selection.import_losses import import_losses
+
+    trust_formats(run, trust_run=trust_run)
+    return import_losses(run, losses, sample_id=sample_id, loss=loss, round_number=round_number)

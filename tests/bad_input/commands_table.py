@@ -23,6 +23,8 @@ ROWS: list[tuple[tuple[str, ...], Change, tuple[str, ...]]] = [
     (("select",), {}, ("LOSSES",)),
     ((*SELECT, "--nosuch", "1"), {}, ("--nosuch",)),
     (("export", "{world}/run"), {}, ("--out",)),
+    (("import-losses", "{world}/run"), {}, ("FILE",)),
+    (("import-losses", "{world}/run", "{world}/text.txt"), {}, ("text.txt",)),
     (("export-subset", "{world}/run", "--out", "{world}/new"), {}, ("--to",)),
     (("export-subset", "{world}/text.txt", "--to", "mds", "--out", "x"), {}, ("text.txt",)),
     (("ingest",), {}, ("SHARD_URL",)),

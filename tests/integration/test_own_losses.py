@@ -1,5 +1,6 @@
 """Losses measured by other programs: selected, streamed and checked by the command line."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from commands import answer_here
 from typer.testing import CliRunner
 
-from catalogs import Corpus, IndexFile
+from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.corpus import inspect_shard
 from catalogs.storage import info
 from pipeline.cli.app import app
@@ -118,6 +119,53 @@ def test_losses_beside_their_samples_need_no_corpus_to_be_selected(
     said = refusal("stream", corpus, "--index", index, "--batch-size", 4)
     assert "numbers the samples of 1 files" in said
     assert "--corpus" in said
+
+
+def catalog_rows(corpus: Path) -> dict[tuple[int, int], float | None]:
+    rows = LossCatalog(str(corpus)).latest().select("shard_id", "row", "loss").collect()
+    return {(shard, row): loss for shard, row, loss in rows.rows()}
+
+
+def test_imported_losses_are_a_snapshot_that_later_ones_update(
+    corpus: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "corpus"
+    Corpus.open(str(corpus)).publish(str(own))
+    some = [(name, 2.0 + number) for number, name in enumerate(IDS[1])] + [("doc-0-3", math.nan)]
+    file = losses(tmp_path, {"name": [n for n, _ in some], "nll": [loss for _, loss in some]})
+    answer = answer_here("import-losses", own, file, "--id", "name", "--loss", "nll")
+    assert (answer["round"], answer["imported"], answer["without_loss"]) == (0, 40, 24)
+    first = catalog_rows(own)
+    assert len(first) == sum(SIZES)
+    assert all(first[1, row] == 2.0 + row for row in range(40))
+    assert first[0, 3] is None
+    status = LossCatalog(str(own)).latest().filter(shard_id=0, row=3).select("status").collect()
+    assert status.item() == "nonfinite"
+    columns = {"shard_id": [1, 2], "row": [0, 5], "loss": [0.5, 7.0], "num_units": [3, 4]}
+    answer = answer_here("import-losses", own, losses(tmp_path, columns))
+    assert (answer["round"], answer["imported"], answer["kept"]) == (1, 2, 39)
+    assert catalog_rows(own) == first | {(1, 0): 0.5, (2, 5): 7.0}
+    chosen = answer_here(
+        "select", own, "--strategy", "hard", "--num-samples", 3, "--out", tmp_path / "index.parquet"
+    )
+    assert chosen["threshold"] == 39.0
+    assert hardest(tmp_path / "index.parquet", 3) == [(1, 37), (1, 38), (1, 39)]
+
+
+def test_losses_that_cannot_be_imported_change_nothing(corpus: Path, tmp_path: Path) -> None:
+    own = tmp_path / "corpus"
+    Corpus.open(str(corpus)).publish(str(own))
+    rows = {"shard_id": [0, 0], "row": [1, 2], "loss": [1.0, 2.0]}
+    for columns, words in (
+        (rows | {"row": [1, 1]}, "twice"),
+        (rows | {"row": [1, 5]}, "no row 5"),
+        (rows | {"loss": ["a", "b"]}, "expected numbers"),
+        ({"shard_id": [0, 0], "row": [1, 2], "nll": [1.0, 2.0]}, "loss"),
+    ):
+        assert words in refusal("import-losses", own, losses(tmp_path, columns))
+    assert LossCatalog(str(own)).rounds() == []
+    answer_here("import-losses", own, losses(tmp_path, rows))
+    assert "--round" in refusal("import-losses", own, losses(tmp_path, rows), "--round", 0)
 
 
 @pytest.mark.parametrize(
