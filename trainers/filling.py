@@ -14,6 +14,17 @@ def cost(lengths: Sequence[int], *, is_packed: bool) -> int:
     return sum(lengths) if is_packed else len(lengths) * max(lengths, default=0)
 
 
+def computed_units(lengths: Sequence[int], *, is_packed: bool, pads: bool = False) -> int:
+    """Return the units that a model computes for a batch.
+
+    `pads`: it cannot keep packed samples apart, and pads parts of similar length instead.
+    """
+    if not (is_packed and pads):
+        return cost(lengths, is_packed=is_packed)
+    parts = fill_in_order(lengths, units=sum(lengths))
+    return sum(cost(lengths[part], is_packed=False) for part in parts)
+
+
 def fill(
     lengths: Sequence[int], *, units: int, max_samples: int | None = None, is_packed: bool = False
 ) -> list[list[int]]:

@@ -61,6 +61,8 @@ class Task(Protocol):
         check_model(model)  tries a model on its device, before it is trained
         check_training()    raises `InputError` for a task that is only scored
         packing   whether samples are computed side by side: batches are then filled without padding
+        pads(model)  whether a packed batch is padded nevertheless, because the model cannot keep
+                  packed samples apart
         draws     whether `prepare` uses its generator; False avoids seeding it for every sample
     """
 
@@ -103,6 +105,11 @@ class Task(Protocol):
 def packs(task: Task | None) -> bool:
     """Whether the task's samples are computed side by side, without padding."""
     return bool(getattr(task, "packing", False))
+
+
+def pads(task: Task, model: torch.nn.Module) -> bool:
+    """Whether packed samples of the task are padded for this model."""
+    return hasattr(task, "pads") and bool(task.pads(model))
 
 
 def draws(task: Task) -> bool:

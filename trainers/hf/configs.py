@@ -3,8 +3,10 @@
 No weights are read here.
 """
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -92,6 +94,7 @@ def _saved_config(settings: Mapping[str, Any]) -> PreTrainedConfig:
     overrides.pop("model_type", None)
     trusted = bool(settings.get("trust_remote_code", False))
     check_folder(path, what="model.path")
+    _check_no_adapter(Path(path).expanduser())
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             path, trust_remote_code=trusted, **overrides
@@ -99,6 +102,22 @@ def _saved_config(settings: Mapping[str, Any]) -> PreTrainedConfig:
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"model.path: no model can be loaded from {path}: {error}") from error
     return config
+
+
+def _check_no_adapter(folder: Path) -> None:
+    """Refuse the folder of an adapter: it holds no model."""
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file() or (folder / "config.json").is_file():
+        return
+    try:
+        base = json.loads(adapter.read_bytes()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    raise InputError(
+        f"model.path is {folder}: it holds an adapter of {base or 'an unnamed model'}, without its "
+        "base model. Set model.path to the base model, or merge the adapter into it (`attent "
+        "export` for a run, `merge_and_unload` of PEFT) and give the merged folder"
+    )
 
 
 def _check_heads(config_fields: Mapping[str, Any], *, config: PreTrainedConfig) -> None:

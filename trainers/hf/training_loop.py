@@ -33,7 +33,7 @@ from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings
 from trainers.step_counts import StepCounts
 from trainers.streaming.stream import TeachingStream
-from trainers.task import Batch, Models, Task, averages_tokens
+from trainers.task import Batch, Models, Task, averages_tokens, pads
 
 # Without this attribute the Trainer divides the loss by the accumulation steps, silently.
 if not hasattr(Trainer, "loss_is_scaled_for_ga"):
@@ -161,7 +161,9 @@ class _RoundTrainer(Trainer):
     def check_model(self, task: Any) -> None:
         """Let the task try the model, on the device that it will be trained on."""
         device = next(self._learner.parameters()).device
-        task.check_model(self._learner.model.to(self.args.device))
+        model = self._learner.model.to(self.args.device)
+        task.check_model(model)
+        self._stream.stats.pads = pads(task, model)
         self._learner.to(device)
 
     def get_train_dataloader(self) -> DataLoader[list[Batch]]:

@@ -22,7 +22,7 @@ from attent_select.errors import InputError, SampleError
 from catalogs.concurrency import ordered_map
 from catalogs.losses.unusable import Example, Unusable
 from catalogs.shard_format import Sample
-from trainers.filling import cost
+from trainers.filling import computed_units, cost
 from trainers.scoring.batching import batches
 from trainers.scoring.evaluation import eval_mode
 from trainers.settings import ScoringSettings
@@ -34,6 +34,7 @@ from trainers.task import (
     Item,
     Task,
     packs,
+    pads,
     prepare_each,
 )
 
@@ -217,7 +218,9 @@ class _Scoring:
     def _note(self, items: list[Item], batch: Batch) -> None:
         notes, lengths = self._notes, [item["num_units"] for item in items]
         notes.input_units += sum(lengths)
-        notes.padded_units += cost(lengths, is_packed=packs(self._task))
+        notes.padded_units += computed_units(
+            lengths, is_packed=packs(self._task), pads=pads(self._task, self._model)
+        )
         if "truncated" in batch:
             notes.num_truncated += int(batch["truncated"].sum())
 

@@ -18,7 +18,7 @@ from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from catalogs.concurrency import ordered_map
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Sample, samples_of
-from trainers.filling import cost, fill
+from trainers.filling import computed_units, fill
 from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import SAMPLE_OVERHEAD_BYTES, Ids
 from trainers.streaming.order import Order
@@ -202,7 +202,8 @@ class RankReader:
             positions = fill(lengths, units=units, is_packed=is_packed)
         for chosen in positions:
             of_batch = [lengths[k] for k in chosen]
-            self._stats.count_units(sum(of_batch), padded=cost(of_batch, is_packed=is_packed))
+            padded = computed_units(of_batch, is_packed=is_packed, pads=self._stats.pads)
+            self._stats.count_units(sum(of_batch), padded=padded)
         return positions
 
     def _count_and_pin(self, batch: Batch) -> Batch:

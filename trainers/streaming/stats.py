@@ -25,6 +25,7 @@ class StreamStats:
         num_truncated: samples that the task cut to its limit.
         num_units: units (tokens) of the samples handed out, whether they count in a loss or not.
         num_padded_units: the same with the padding of their micro-batches.
+        pads: whether the model pads packed samples.
         bytes_selected: extent of the samples that were read in their shards.
         padded, dropped: missing samples of the last global batches, and samples left out with them.
         blocked_seconds: time that the consumer waited for batches.
@@ -42,6 +43,7 @@ class StreamStats:
     num_truncated: int = 0
     num_units: int = 0
     num_padded_units: int = 0
+    pads: bool = False
     bytes_selected: int = 0
     padded: int = 0
     dropped: int = 0

@@ -146,8 +146,11 @@ class CausalLm:
 
     def check_model(self, model: torch.nn.Module) -> None:
         """Compare packed samples with single ones, before the model is trained."""
-        if self.packing:
-            packs_exactly(model)
+        self.pads(model)
+
+    def pads(self, model: torch.nn.Module) -> bool:
+        """Whether `packing` is set and the model cannot keep packed samples apart."""
+        return self.packing and not packs_exactly(model)
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Return the store for models of `AutoModelForCausalLM`."""

@@ -21,7 +21,7 @@ from torch.nn import functional
 from attent_select.errors import InputError, SampleError
 from attent_select.schema import LOSS_CHOSEN, LOSS_REJECTED, MARGIN
 from catalogs.shard_format import Sample
-from trainers.hf import load_tokenizer, model_store
+from trainers.hf import load_tokenizer, model_store, packs_exactly
 from trainers.inputs import text as texts
 from trainers.inputs import tokens
 from trainers.inputs.chat_messages import Chat, chat_in, messages_in
@@ -106,6 +106,10 @@ class PreferencePairs:
             "preference_pairs does not train: score and select the pairs here, then train on the "
             "selected ones with trl (DPOTrainer). See docs/preference_pairs.md"
         )
+
+    def pads(self, model: torch.nn.Module) -> bool:
+        """Whether `packing` is set and the model cannot keep packed samples apart."""
+        return self.packing and not packs_exactly(model)
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Return the store for models of `AutoModelForCausalLM`."""

@@ -26,6 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     models.save(models.build(1), folder)
     save_preprocessing(str(folder / "tokenizer"), folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     # The columns of all examples.
     names = ("text", "question", "answer", "instruction", "input", "output", "category")
     pairs = ("chosen", "rejected")
@@ -94,6 +95,20 @@ def test_an_error_about_a_model_or_tokenizer_is_one_line_before_the_run_starts(
         run_config.parse(changed_values("gsm8k_lora", base, tmp_path, section, **replaced))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "base_name"),
+    [('{"base_model_name_or_path": "/gone/base"}', "/gone/base"), ("[]", "an unnamed model")],
+)
+def test_the_folder_of_an_adapter_is_not_a_model(
+    base: Path, tmp_path: Path, content: str, base_name: str
+) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text(content)
+    values = changed_values("gsm8k_lora", base, tmp_path, "model", path=str(tmp_path / "adapter"))
+    with pytest.raises(InputError, match=rf"it holds an adapter of {base_name}, without its base"):
+        run_config.parse(values)
 
 
 def test_four_bit_quantization_without_bitsandbytes_is_one_line(

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from catalogs.shard_format import Sample
 from trainers.hf import packing
 from trainers.scoring.evaluation import held_out_batches
-from trainers.scoring.scorer import score_rows
+from trainers.scoring.scorer import ScoringNotes, score_rows
 from trainers.settings import ScoringSettings
 from trainers.tasks.causal_lm import CausalLm
 
@@ -123,6 +123,22 @@ def test_a_model_that_mixes_packed_samples_pads_them_and_says_so(
     with pytest.warns(UserWarning, match=rf"{kind.title()}ForCausalLM cannot .*its logits differ"):
         packed.check_model(model)
     assert_equal(measured(packed, model), measured(padded, model))
+
+
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+def test_the_padding_of_a_packed_batch_is_what_the_model_computes(
+    kind: str, packed: CausalLm, recwarn: pytest.WarningsRecorder
+) -> None:
+    model, shapes = model_of(kind), []
+    score_rows(packed, model, enumerate(SAMPLES))  # tries the model first
+    inner: Any = model
+    inner.base_model.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    notes = ScoringNotes()
+    score_rows(packed, model, enumerate(SAMPLES), notes=notes)
+    assert notes.padded_units == sum(shapes)
+    assert (notes.padded_units > notes.input_units) == (kind == "bloom")
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
