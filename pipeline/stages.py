@@ -17,6 +17,7 @@ from attent_select.schedule.rounds import Round
 from catalogs import storage
 from catalogs.corpus import format_of
 from catalogs.layout import CorpusLayout
+from catalogs.shard_search import find_shards
 from pipeline import metrics
 from pipeline.annotation.for_run import make_annotations
 from pipeline.annotation.judging import choose_judging
@@ -27,6 +28,7 @@ from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
 from pipeline.descriptions import describe_round
 from pipeline.loop import run_rounds, select_and_train
+from pipeline.runs.label_classes import with_frozen_classes
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.setup import Cluster, SaveInitial, ingest_corpora, save_initial
 from pipeline.runs.setup_process import setup_in_subprocess
@@ -181,7 +183,7 @@ def ingest_shards(
         shards = convert_samples(
             shards, to=folder, shard_format=convert, shard_samples=shard_samples
         )
-    for stored in storage.expand(shards):  # fails before a cluster is started
+    for stored in find_shards(shards):  # fails before a cluster is started
         format_of(stored.url)
     with connect(cluster) as client:
         result = ingest(shards, folder=corpus, client=client, skip_damaged=skip_damaged)
@@ -190,6 +192,7 @@ def ingest_shards(
 
 def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = save_initial) -> Run:
     """Prepare the run. Its annotations are made before its settings are frozen."""
+    config = with_frozen_classes(config)
     run_config.check_frozen(config)
     ingest_corpora(config, cluster=cluster)
     make_annotations(config, cluster=cluster)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attent_select.errors import InputError, StorageError
+from catalogs.concurrency import ordered_map
 from catalogs.layout import join
 from catalogs.storage.objects import (
     ObjectInfo,
@@ -41,6 +42,7 @@ _TIMES = ("mtime", "LastModified", "Last-Modified", "modified", "created", "modi
 _MORE_TIMES = ("modifiedTime", "lastModifiedDateTime", "server_modified", "last_modified", "modify")
 # In HTTP only where there is neither of them.
 _DIGESTS = ("Content-MD5", "Digest")
+_NUM_THREADS = 8
 _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
 
 
@@ -66,9 +68,7 @@ class FsspecFiles:
             _check_etag(files, url, path, etag)
             starts = [offset for offset, _ in ranges]
             ends = [offset + num_bytes for offset, num_bytes in ranges]
-            answers = retry(
-                lambda: files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
-            )
+            answers = _cat_ranges(files, path, starts, ends, is_hub=_is_hub(url))
             pairs = zip(answers, ranges, strict=True)
             return [check_length(url, _slice(data, extent), extent) for data, extent in pairs]
 
@@ -76,7 +76,7 @@ class FsspecFiles:
         with _translate_errors(prefix):
             files, path = _driver(prefix)
             try:
-                detail = retry(lambda: files.info(path))
+                detail = retry(lambda: _current(files, path, prefix).info(path))
             except FileNotFoundError:
                 return []
             if detail["type"] != "directory":
@@ -119,6 +119,35 @@ def _driver(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise InputError(f"{url} is not a URL of a known kind of storage: {error}") from error
     return files, path
+
+
+def _is_hub(url: str) -> bool:
+    return url.startswith("hf://")
+
+
+def _current(files: Any, path: str, url: str) -> Any:
+    """Return the driver for an answer of now: that of the hub keeps listings nevertheless.
+
+    (Its `refresh` leaves out the id of a file.)
+    """
+    if _is_hub(url):
+        files.invalidate_cache(path)
+    return files
+
+
+def _cat_ranges(
+    files: Any, path: str, starts: Sequence[int], ends: Sequence[int], *, is_hub: bool
+) -> list[bytes]:
+    if not is_hub:
+        return list(
+            retry(lambda: files.cat_ranges([path] * len(starts), starts, ends, on_error="raise"))
+        )
+
+    # One after the other, its `cat_ranges` reads 5 MiB more than every range.
+    def read(extent: tuple[int, int]) -> bytes:
+        return bytes(retry(lambda: files.cat_file(path, *extent, cache_type="none")))
+
+    return list(ordered_map(read, zip(starts, ends, strict=True), num_threads=_NUM_THREADS))
 
 
 def _url_of(name: str, path: str, prefix: str) -> str:
@@ -167,5 +196,5 @@ def _slice(data: bytes, extent: Range) -> bytes:
 
 def _check_etag(files: Any, url: str, path: str, etag: str | None) -> None:
     if etag is not None:
-        detail = retry(lambda: files.info(path))
+        detail = retry(lambda: _current(files, path, url).info(path))
         check_etag(url, actual=_info(url, detail).etag, expected=etag)

@@ -16,6 +16,7 @@ from catalogs.annotations.columns import AnnotationColumns
 from catalogs.annotations.store import check_name, is_name
 from catalogs.corpus import format_of, has_corpus, inspect_shard
 from catalogs.layout import Layout
+from catalogs.shard_search import find_shards
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.automatic_annotations import automatic_columns
@@ -59,7 +60,7 @@ def _problem(prefix: str, check: Callable[[], object]) -> Iterator[str]:
 
 def _shard_problems(section: str, settings: CorpusSettings | ShardSettings) -> Iterator[str]:
     for pattern in settings.shards or ():
-        yield from _problem(f"{section}.shards: ", partial(storage.expand, [pattern]))
+        yield from _problem(f"{section}.shards: ", partial(find_shards, [pattern]))
 
 
 def _corpus_problems(config: RunConfig) -> Iterator[str]:
@@ -86,7 +87,7 @@ def _first_columns(config: RunConfig) -> tuple[str, tuple[str, ...]]:
     for url in (config.run, config.corpus.path):
         if url is not None and has_corpus(url):
             return "the corpus", Corpus.open(url).columns
-    first = storage.expand(config.corpus.shards or ())[0]
+    first = find_shards(config.corpus.shards or ())[0]
     if format_of(first.url) != "parquet":
         return first.url, ()
     return first.url, inspect_shard(first.url, "parquet").columns
@@ -219,5 +220,5 @@ def _corpus_columns(config: RunConfig) -> tuple[str, ...]:
     url = config.corpus.path or config.run
     if has_corpus(url):
         return Corpus.open(url).columns
-    first = storage.expand([(config.corpus.shards or ())[0]])[0]
+    first = find_shards([(config.corpus.shards or ())[0]])[0]
     return inspect_shard(first.url, format_of(first.url)).columns

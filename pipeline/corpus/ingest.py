@@ -18,6 +18,7 @@ from catalogs.corpus import (
 )
 from catalogs.layout import CorpusLayout
 from catalogs.shard_format import Inspection
+from catalogs.shard_search import find_shards
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tars.compressed import is_compressed
 from pipeline.cluster import Client, run_tasks, worker_check
@@ -76,7 +77,7 @@ def ingest(
         ExistsError: the folder has another corpus.
     """
     started = monotonic()
-    objects = storage.expand(shards)
+    objects = find_shards(shards)
     if (existing := ingested_corpus(objects, folder=folder)) is not None:
         return _result(existing, seconds=0.0)
     worker_check.check_workers(client, objects={objects[0].url: objects[0].etag}, needs_gpu=False)
@@ -139,7 +140,7 @@ def shard_objects(corpus: CorpusSettings) -> list[ObjectInfo]:
         MissingError: there is no shared corpus, or a shard of it was deleted.
     """
     if corpus.path is None:
-        return storage.expand(corpus.shards or ())
+        return find_shards(corpus.shards or ())
     opened = Corpus.open(corpus.path)
     objects = ordered_map(lambda one: storage.expand([one.uri])[0], opened.shards, num_threads=16)
     return list(objects)

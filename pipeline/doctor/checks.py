@@ -25,6 +25,7 @@ from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
 from pipeline.doctor.estimate import Estimate, estimate, first_rows, inspect_first_shard
+from pipeline.runs.label_classes import with_frozen_classes, with_shard_classes
 
 if TYPE_CHECKING:
     from pipeline.cluster.size import Size
@@ -85,7 +86,7 @@ def examine(
     size = checks.run("cluster", check_cluster)
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         tried = checks.run("samples", lambda: _samples(config, folder)) if checks.ok else None
-        cost = estimate(config, *tried, tasks_at_a_time=size.threads) if tried and size else None
+        cost = estimate(*tried, tasks_at_a_time=size.threads) if tried and size else None
     return Diagnosis(checks.ok, tuple(checks.findings), cost)
 
 
@@ -111,7 +112,7 @@ class _Checks:
 
 
 def _configuration(source: str, load: Callable[[], RunConfig]) -> tuple[str, RunConfig]:
-    config = load()
+    config = with_frozen_classes(load())
     run_config.check_frozen(config)
     return f"{source} is valid", config
 
@@ -189,9 +190,13 @@ def _annotations(config: RunConfig) -> tuple[str, None]:
     return "; ".join(lines) or "the selection uses none", None
 
 
-def _samples(config: RunConfig, folder: str) -> tuple[str, tuple[Shard, Usability]]:
-    """Prepare the first samples of the first shard; `folder` keeps the list of its members."""
+def _samples(config: RunConfig, folder: str) -> tuple[str, tuple[RunConfig, Shard, Usability]]:
+    """Prepare the first samples of the first shard; `folder` keeps the list of its members.
+
+    Returns the configuration with the classes of this shard.
+    """
     shard = inspect_first_shard(config, folder)
+    config = with_shard_classes(config, shard)
     tried = try_samples(config.task.task, [(shard, first_rows(shard))])
     allowed = config.scoring.max_failed_share
     detail = (
@@ -200,7 +205,7 @@ def _samples(config: RunConfig, folder: str) -> tuple[str, tuple[Shard, Usabilit
     )
     if tried.failed_share > allowed or not tried.items:
         raise InputError(f"{detail}. Fix the corpus or the task settings")
-    return detail, (shard, tried)
+    return detail, (config, shard, tried)
 
 
 def _cluster(config: RunConfig) -> tuple[str, "Size"]:

@@ -10,6 +10,7 @@ from catalogs import Corpus, storage
 from catalogs.annotations.columns import has_units, loss_columns
 from catalogs.corpus import has_corpus
 from catalogs.layout import Layout, join
+from catalogs.shard_search import find_shards
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
@@ -37,7 +38,7 @@ def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
 def _ingest(
     shards: Sequence[str], run: str, *, cluster: Cluster, skip_damaged: bool = False
 ) -> None:
-    if ingested_corpus(storage.expand(shards), folder=run) is None:
+    if ingested_corpus(find_shards(shards), folder=run) is None:
         folder = Layout(run).corpus.folder
         ingest(shards, folder=folder, client=cluster(), skip_damaged=skip_damaged)
 

@@ -20,6 +20,7 @@ from pipeline.config import run_config
 from pipeline.config.canonical_json import plain_values
 from pipeline.config.sections import RunConfig
 from pipeline.config.task_reference import TaskReference
+from pipeline.runs.label_classes import classes_of, with_classes
 from pipeline.runs.setup import SaveInitial, save_initial
 
 
@@ -48,13 +49,13 @@ def setup_in_subprocess(
             answer = _ask(process, question)
             reference = TaskReference(**answer["task"])
             config = run_config.restore(answer["values"], task=reference)
-            yield config, lambda _: _save_initial(process)
+            yield config, lambda config: _save_initial(process, config)
         finally:
             process.terminate()
 
 
-def _save_initial(process: "subprocess.Popen[str]") -> None:
-    _ask(process, {})
+def _save_initial(process: "subprocess.Popen[str]", config: RunConfig) -> None:
+    _ask(process, {"classes": classes_of(config)})
     # The subprocess ends, so its memory is free before the first span.
     process.communicate()
 
@@ -98,8 +99,9 @@ def _answers() -> Iterator[dict[str, Any]]:
     question = json.loads(sys.stdin.readline())
     config = run_config.load(**question)
     yield _describe(config)
-    if sys.stdin.readline():
-        save_initial(config)
+    if line := sys.stdin.readline():
+        # The corpus, and with it the classes, was not known before.
+        save_initial(with_classes(config, json.loads(line)["classes"]))
         yield {}
 
 

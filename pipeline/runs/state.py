@@ -18,6 +18,7 @@ from pipeline.adaptive.round_decision import RunHistory, needs_decision, publish
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.descriptions import describe_decision
+from pipeline.runs.label_classes import with_corpus_classes, with_frozen_classes
 from pipeline.runs.setup import (
     Cluster,
     SaveInitial,
@@ -160,10 +161,12 @@ def prepare(
     Raises:
         InputError: the run was started with other settings, or a corpus cannot be used.
     """
+    config = with_frozen_classes(config)
     run_config.check_frozen(config)
     ingest_corpora(config, cluster=cluster)
     corpus = Corpus.open(config.run)
     check_columns(corpus, config)
+    config = with_corpus_classes(config, cluster=cluster)
     check_units(config)
     if config.selection.granularity == "row_group":
         corpus.check_row_groups()

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from attent_select.errors import InputError, SampleError
+from attent_select.errors import InputError
 from catalogs.shard_format import Sample
+from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.draws import draw_key, normals, uniforms
 from trainers.inputs.images import open_image
@@ -31,13 +32,14 @@ class Diffusion:
     """Settings of the task.
 
     `image` is a column; `label`, if set, is the column of the class that the model is conditioned
-    on. `num_timesteps` and `schedule` (`linear` or `cosine`) determine the noise of a timestep; a
-    score uses `score_timesteps` of them, evenly spaced. `seed` is the seed of the noise of scored
-    samples. The other settings are those of image classification.
+    on, and `classes` their names. `num_timesteps` and `schedule` (`linear` or `cosine`) determine
+    the noise of a timestep; a score uses `score_timesteps` of them, evenly spaced. `seed` is the
+    seed of the noise of scored samples. The other settings are those of image classification.
     """
 
     image: str = "image"
     label: str | None = None
+    classes: tuple[str, ...] | None = None
     num_timesteps: int = 1000
     schedule: str = "linear"
     score_timesteps: int = 4
@@ -52,7 +54,10 @@ class Diffusion:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
         object.__setattr__(self, "std", per_channel(self.std))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
         assert self._pixels
+        assert self._classes
         if self.schedule not in ("linear", "cosine"):
             raise InputError(f"schedule is {self.schedule!r}: expected linear or cosine")
         if not 1 <= self.score_timesteps <= self.num_timesteps:
@@ -77,14 +82,7 @@ class Diffusion:
         """Return `pixels` [channels, size, size], `label`, `key` (of the noise) and `timesteps`
         (their number; 0: one at random).
         """
-        label = 0 if self.label is None else sample[self.label]
-        if label is None:
-            raise SampleError(f"column {self.label!r} is empty", status="empty")
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 1 << 31:
-            raise SampleError(
-                f"column {self.label!r} holds {label!r}: expected a class number",
-                status="unreadable",
-            )
+        label = 0 if self.label is None else self._classes.number_of(sample[self.label])
         image = open_image(sample[self.image], num_channels=self.num_channels)
         pixels = self._pixels.prepare(image)
         key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
@@ -186,6 +184,10 @@ class Diffusion:
         angle = ((timesteps + 1) / self.num_timesteps + 0.008) / 1.008 * math.pi / 2
         start = math.cos(0.008 / 1.008 * math.pi / 2)
         return ((torch.cos(angle) / start) ** 2).clamp(1e-5, 1.0)[steps]
+
+    @cached_property
+    def _classes(self) -> Classes:
+        return Classes(self.label or "", self.classes)
 
     @cached_property
     def _pixels(self) -> Pixels:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from attent_select.errors import InputError, SampleError
+from attent_select.errors import InputError
 from catalogs.shard_format import Sample
+from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.images import open_image
 from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel
@@ -22,20 +23,21 @@ from trainers.scoring.precision import at_least_float32
 from trainers.task import Batch, Item, Models
 
 _IGNORED = -100
-_MAX_LABEL = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
 class ImageClassification:
     """Settings of the task.
 
-    `image` and `label` are columns; `image_size`, `num_channels`, `mean` and `std`, or `processor`
-    and `backend` are those of `Pixels`. In training, `augment` pads by an eighth and crops at
-    random, and with `flip` mirrors half of the images.
+    `image` and `label` are columns. `classes` are the names of the classes 0, 1, …; a new run takes
+    them from its corpus, if labels are names or the files name them. `image_size`, `num_channels`,
+    `mean` and `std`, or `processor` and `backend` are those of `Pixels`. In training, `augment`
+    pads by an eighth and crops at random, and with `flip` mirrors half of the images.
     """
 
     image: str = "image"
     label: str = "label"
+    classes: tuple[str, ...] | None = None
     image_size: int = 224
     num_channels: int = 3
     mean: PerChannel = 0.5
@@ -49,7 +51,10 @@ class ImageClassification:
         # YAML and JSON have lists; a frozen value needs a tuple.
         object.__setattr__(self, "mean", per_channel(self.mean))
         object.__setattr__(self, "std", per_channel(self.std))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
         assert self._pixels
+        assert self._classes
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,15 +80,7 @@ class ImageClassification:
 
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """Return `pixels` [channels, height, width] and `label`; an image costs one unit."""
-        label = sample[self.label]
-        if label is None:
-            raise SampleError(f"column {self.label!r} is empty", status="empty")
-        is_number = isinstance(label, int) and not isinstance(label, bool)
-        if not is_number or not 0 <= label <= _MAX_LABEL:
-            raise SampleError(
-                f"column {self.label!r} holds {label!r}: expected a class number",
-                status="unreadable",
-            )
+        label = self._classes.number_of(sample[self.label])
         image = open_image(sample[self.image], num_channels=self.num_channels)
         pixels = self._pixels.prepare(image)
         if self.augment and generator is not None:
@@ -146,6 +143,10 @@ class ImageClassification:
                 "the num_labels of the model's configuration"
             )
         return {"eval_loss": loss_sum / total, "accuracy": correct / total}
+
+    @cached_property
+    def _classes(self) -> Classes:
+        return Classes(self.label, self.classes)
 
     @cached_property
     def _pixels(self) -> Pixels:

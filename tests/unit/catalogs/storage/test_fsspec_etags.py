@@ -1,6 +1,5 @@
 """Etags of fsspec drivers: every driver calls the version of a file differently."""
 
-import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, ClassVar
@@ -8,59 +7,45 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from hub_server import Hub, hub_server
 
 from attent_select.errors import CorpusMismatchError, StorageError
 from catalogs import storage
 
-
-class Hub(MemoryFileSystem):
-    """Stand-in that answers like `HfFileSystem`: content ids, no time and no etag."""
-
-    protocol = "hf"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return "/" + path.removeprefix("hf://").strip("/")
-
-    def _answer(self, detail: dict[str, Any]) -> dict[str, Any]:
-        if detail["type"] == "directory":
-            return {**detail, "tree_id": "1234", "last_commit": None}
-        content = self.store[detail["name"]].getvalue()
-        sha = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-        plain = {name: detail[name] for name in ("name", "size", "type")}
-        # Files of repositories and of buckets are identified by different facts.
-        if "/buckets/" in detail["name"]:
-            return {**plain, "xet_hash": sha, "mtime": None, "uploaded_at": None}
-        return {**plain, "blob_id": sha, "lfs": None, "xet_hash": None, "last_commit": None}
-
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
-        return self._answer(super().info(path))
-
-    def find(self, path: str, **_: Any) -> dict[str, Any]:
-        entries = super().find(path, detail=True)
-        return {name: self._answer(entry) for name, entry in entries.items()}
+CONVERTED = "refs/convert/parquet"
 
 
 @pytest.fixture
-def hub() -> Iterator[type[Hub]]:
-    fsspec.register_implementation("hf", Hub, clobber=True)
-    yield Hub
-    Hub.store.clear()
-    fsspec.register_implementation("hf", "huggingface_hub.HfFileSystem", clobber=True)
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that the driver of `huggingface_hub` talks to."""
+    with hub_server() as server:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": server.endpoint})
+        yield server
 
 
-@pytest.mark.parametrize("root", ["hf://datasets/org/name", "hf://buckets/org/name"])
-def test_a_replaced_file_of_equal_size_on_the_hub_is_noticed(hub: type[Hub], root: str) -> None:
-    hub().pipe_file(f"{root}/data/a.bin", b"first")
+@pytest.mark.parametrize(
+    ("repository", "root"),
+    [
+        ("datasets/org/name@main", "hf://datasets/org/name"),
+        ("datasets/org/name@v1", "hf://datasets/org/name@v1"),
+        (f"datasets/org/name@{CONVERTED}", f"hf://datasets/org/name@{CONVERTED}"),
+        ("buckets/org/name", "hf://buckets/org/name"),
+    ],
+)
+def test_a_replaced_file_of_equal_size_on_the_hub_is_noticed(
+    hub: Hub, repository: str, root: str
+) -> None:
+    hub.put(repository, "data/a.bin", b"first")
     (listed,) = storage.list_objects(root)
     assert listed == storage.info(f"{root}/data/a.bin")
     assert listed.url == f"{root}/data/a.bin"
-    assert storage.read_ranges(listed.url, [(1, 2)], etag=listed.etag) == [b"ir"]
-    hub().pipe_file(f"{root}/data/a.bin", b"other")
+    assert storage.read_ranges(listed.url, [(1, 2), (4, 1)], etag=listed.etag) == [b"ir", b"t"]
+    assert sum(hub.ranges) == 3
+    hub.put(repository, "data/a.bin", b"other")
     with pytest.raises(CorpusMismatchError, match=r"a\.bin has changed"):
         storage.read(listed.url, etag=listed.etag)
+    hub.put(repository, "data/b.bin", b"later")
+    assert storage.info(f"{root}/data/b.bin") is not None
 
 
 class Other(MemoryFileSystem):

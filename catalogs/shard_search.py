@@ -1,0 +1,216 @@
+"""Shards that URLs name: files, folders and globs, and the training split of a dataset on the hub.
+
+A dataset `hf://datasets/ORG/NAME` is read as `load_dataset(…, split="train")` of `datasets` reads
+it: its README has the configurations, and splits are named there or in the paths of files.
+"""
+
+import fnmatch
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from attent_select.errors import InputError, MissingError
+from catalogs import storage
+from catalogs.layout import join
+from catalogs.storage.objects import ObjectInfo
+
+_log = logging.getLogger("attent.catalogs.shard_search")
+
+_REVISION: Final = r"@(?P<revision>refs/[^/]+/[^/]+|[^/]+)"
+_DATASET: Final = re.compile(rf"hf://datasets/[^/@]+/[^/@]+({_REVISION})?")
+# Where the hub keeps its own conversion, as `configuration/split/0000.parquet`.
+_CONVERTED: Final = "@refs/convert/parquet"
+_SHARD: Final = re.compile(r"\.(parquet|tar|tar\.gz|tgz|tar\.zst)$", re.IGNORECASE)
+_TRAIN: Final = "train"
+# The words for splits that `datasets` finds in paths, between other characters than letters.
+_SPLITS: Final = {
+    _TRAIN: ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_Shards = dict[str, ObjectInfo]
+
+
+def find_shards(patterns: Sequence[str]) -> list[ObjectInfo]:
+    """List the shards that URLs, folders, globs and datasets on the hub name, sorted by URL.
+
+    Raises:
+        InputError: a URL matches nothing, or a dataset has several configurations, no training
+            split, or no shards.
+    """
+    objects: _Shards = {}
+    others = [url for url in patterns if not is_dataset(url)]
+    for url in patterns:
+        if is_dataset(url):
+            objects |= _shards_of_dataset(storage.normalise(url))
+    if others or not patterns:
+        objects |= {stored.url: stored for stored in storage.expand(others)}
+    return sorted(objects.values(), key=lambda stored: stored.url)
+
+
+def is_dataset(url: str) -> bool:
+    """Whether a URL is that of a whole dataset on the hub."""
+    return _DATASET.fullmatch(url.rstrip("/")) is not None
+
+
+def split_of(path: str) -> str | None:
+    """Return the split that a path names (train, validation or test), as `datasets` does."""
+    words = re.split(r"[^a-z]+", path.lower())
+    for split, names in _SPLITS.items():
+        if not set(names).isdisjoint(words):
+            return split
+    return None
+
+
+def _shards_of_dataset(root: str) -> _Shards:
+    stored = storage.list_objects(root)
+    shards = _shards_among(stored, root)
+    readme = join(root, "README.md")
+    if shards and any(each.url == readme for each in stored):
+        return _training_split(_configuration(shards, _configurations(readme), root), root)
+    if shards:
+        return _training_split(_inferred(shards), root)
+    if "@" not in root and (converted := _converted_shards(root + _CONVERTED)):
+        _log.info("%s has no shards of its own: its Parquet conversion by the hub is read", root)
+        return converted
+    endings = Counter(each.url.rpartition("/")[2].rpartition(".")[2] for each in stored)
+    listed = ", ".join(f"{count} .{ending}" for ending, count in endings.most_common(5))
+    raise InputError(
+        f"{root}: no Parquet or tar files{f', only {listed}' if listed else ''}. Check the"
+        " spelling; files of other formats are converted by `attent ingest --convert`"
+    )
+
+
+def _converted_shards(root: str) -> _Shards:
+    try:
+        shards = _shards_among(storage.list_objects(root), root)
+    except MissingError:
+        return {}
+    configurations: dict[str, dict[str, _Shards]] = {}
+    for path, stored in shards.items():
+        name, split, *_ = [*path.split("/"), ""]
+        # The hub converts the beginning of a large dataset only, to `partial-train`.
+        splits = configurations.setdefault(name, {})
+        splits.setdefault(split.removeprefix("partial-"), {})[path] = stored
+    if not configurations:
+        return {}
+    name = _only(configurations, root, default="default")
+    return _training_split(configurations[name], root)
+
+
+def _shards_among(objects: Sequence[ObjectInfo], root: str) -> _Shards:
+    """Return the shards by their path below `root`, without hidden files."""
+    paths = {stored.url.removeprefix(root).strip("/"): stored for stored in objects}
+    return {
+        path: stored
+        for path, stored in paths.items()
+        if _SHARD.search(path) and not any(part.startswith((".", "_")) for part in path.split("/"))
+    }
+
+
+def _configurations(readme: str) -> list[Mapping[str, Any]]:
+    """Return the configurations in the front matter of a README."""
+    import yaml
+
+    text = storage.read(readme).decode("utf-8", "replace")
+    match = re.match(r"\s*---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    try:
+        matter = yaml.safe_load(match.group(1)) if match else None
+    except yaml.YAMLError as error:
+        raise InputError(f"{readme}: its front matter is not YAML: {error}") from error
+    configurations = matter.get("configs") if isinstance(matter, dict) else None
+    return [each for each in configurations or () if isinstance(each, dict)]
+
+
+def _configuration(
+    shards: _Shards, configurations: Sequence[Mapping[str, Any]], root: str
+) -> dict[str, _Shards]:
+    """Return the splits of the only configuration, or of the default one."""
+    named = {str(each.get("config_name", "default")): each for each in configurations}
+    if not named:
+        return _inferred(shards)
+    defaults = [name for name, each in named.items() if each.get("default") is True]
+    configuration = named[_only(named, root, default=defaults[0] if defaults else "default")]
+    files = configuration.get("data_files")
+    if files is None:
+        folder = str(configuration.get("data_dir") or "").strip("/")
+        inside = {
+            path: s for path, s in shards.items() if not folder or path.startswith(f"{folder}/")
+        }
+        return _inferred(inside)
+    entries = list(_data_files(files))
+    if any(split is not None for split, _ in entries):
+        splits: dict[str, _Shards] = {}
+        for split, pattern in entries:
+            splits.setdefault(split or _TRAIN, {}).update(_matching(shards, pattern, root))
+        return splits
+    matching: _Shards = {}
+    for _, pattern in entries:
+        matching |= _matching(shards, pattern, root)
+    return _inferred(matching)
+
+
+def _data_files(files: Any) -> Iterator[tuple[str | None, str]]:
+    """Yield (split or None, pattern) of `data_files`: text, a list, or lists by split."""
+    for entry in files if isinstance(files, list) else [files]:
+        if isinstance(entry, dict):
+            paths = entry.get("path", ())
+            for pattern in paths if isinstance(paths, list) else [paths]:
+                yield str(entry.get("split", _TRAIN)), str(pattern)
+        else:
+            yield None, str(entry)
+
+
+def _matching(shards: _Shards, pattern: str, root: str) -> _Shards:
+    expression = re.compile(_regex(pattern.strip("/")))
+    matching = {path: stored for path, stored in shards.items() if expression.fullmatch(path)}
+    if not matching:
+        raise InputError(
+            f"{root}: its README names {pattern}, which matches no Parquet or tar file. Name the"
+            " files themselves"
+        )
+    return matching
+
+
+def _regex(pattern: str) -> str:
+    """Return the regular expression of a glob in which `**` matches any folders."""
+    parts = re.split(r"(\*\*/|\*\*|\*)", pattern)
+    regexes = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+    return "".join(regexes.get(part, fnmatch.translate(part)[4:-3]) for part in parts)
+
+
+def _inferred(shards: _Shards) -> dict[str, _Shards]:
+    """Return the shards by the split in their paths; without any, all are for training."""
+    splits: dict[str, _Shards] = {}
+    for path, stored in shards.items():
+        splits.setdefault(split_of(path) or "", {})[path] = stored
+    return {_TRAIN: shards} if set(splits) == {""} else splits
+
+
+def _only(configurations: Mapping[str, Any], root: str, *, default: str) -> str:
+    if len(configurations) == 1:
+        return next(iter(configurations))
+    if default in configurations:
+        return default
+    names = ", ".join(sorted(configurations)[:8])
+    raise InputError(
+        f"{root} has {len(configurations)} configurations ({names}) and none is the default: name"
+        f" the files of one, such as {root}/data/*.parquet"
+    )
+
+
+def _training_split(splits: Mapping[str, _Shards], root: str) -> _Shards:
+    """Return the shards of the training split by URL; say what is left out."""
+    if _TRAIN not in splits:
+        names = ", ".join(sorted(name or "files without a split" for name in splits))
+        raise InputError(
+            f"{root} has no training split, only {names}: name the files, such as"
+            f" {root}/data/*.parquet"
+        )
+    others = {name or "no": len(shards) for name, shards in splits.items() if name != _TRAIN}
+    if others:
+        counts = ", ".join(f"{count} of {name} split" for name, count in sorted(others.items()))
+        _log.warning("%s: left out shards that are not for training: %s", root, counts)
+    return {stored.url: stored for stored in splits[_TRAIN].values()}
