@@ -71,9 +71,9 @@ def _shards_of_dataset(root: str) -> _Shards:
     if shards and any(each.url == readme for each in stored):
         return _training_split(_configuration(shards, _configurations(readme), root), root)
     if shards:
-        return _training_split(_inferred(shards), root)
+        return _training_split(_infer_splits(shards), root)
     if "@" not in root and (converted := _converted_shards(root + _CONVERTED)):
-        _log.info("%s has no shards of its own: its Parquet conversion by the hub is read", root)
+        _log.info("%s has no shards: the Parquet conversion of the hub is read", root)
         return converted
     endings = Counter(each.url.rpartition("/")[2].rpartition(".")[2] for each in stored)
     listed = ", ".join(f"{count} .{ending}" for ending, count in endings.most_common(5))
@@ -130,7 +130,7 @@ def _configuration(
     """Return the splits of the only configuration, or of the default one."""
     named = {str(each.get("config_name", "default")): each for each in configurations}
     if not named:
-        return _inferred(shards)
+        return _infer_splits(shards)
     defaults = [name for name, each in named.items() if each.get("default") is True]
     configuration = named[_only(named, root, default=defaults[0] if defaults else "default")]
     files = configuration.get("data_files")
@@ -139,7 +139,7 @@ def _configuration(
         inside = {
             path: s for path, s in shards.items() if not folder or path.startswith(f"{folder}/")
         }
-        return _inferred(inside)
+        return _infer_splits(inside)
     entries = list(_data_files(files))
     if any(split is not None for split, _ in entries):
         splits: dict[str, _Shards] = {}
@@ -149,7 +149,7 @@ def _configuration(
     matching: _Shards = {}
     for _, pattern in entries:
         matching |= _matching(shards, pattern, root)
-    return _inferred(matching)
+    return _infer_splits(matching)
 
 
 def _data_files(files: Any) -> Iterator[tuple[str | None, str]]:
@@ -181,7 +181,7 @@ def _regex(pattern: str) -> str:
     return "".join(regexes.get(part, fnmatch.translate(part)[4:-3]) for part in parts)
 
 
-def _inferred(shards: _Shards) -> dict[str, _Shards]:
+def _infer_splits(shards: _Shards) -> dict[str, _Shards]:
     """Return the shards by the split in their paths; without any, all are for training."""
     splits: dict[str, _Shards] = {}
     for path, stored in shards.items():
