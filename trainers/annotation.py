@@ -7,13 +7,15 @@ not import torch.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from attent_select.errors import InputError
 
 # Columns of plain Python values: column name → one value for each sample.
 Samples = Mapping[str, list[Any]]
@@ -37,6 +39,14 @@ class Examples:
     samples: Samples
     num_examples: int
     kinds: tuple[str, ...] | None = None
+
+    def by_kind(self) -> Iterator[tuple[str, Samples]]:
+        """Yield each kind of reference with its samples; without kinds, all under ''."""
+        if self.kinds is None:
+            yield "", self.samples
+            return
+        for kind in sorted(set(self.kinds)):
+            yield kind, part_of(self.samples, [own == kind for own in self.kinds])
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,18 @@ class FitContext:
     seed: int = 0
     judging: Examples | None = None
     examples: Callable[[], Iterator[Samples]] | None = None
+
+    def target_of(self, kind: str) -> Examples:
+        """Return the target. Raises `InputError` if there is none; names the kind."""
+        if self.target is None:
+            raise InputError(f"the kind {kind} compares with a target: give --target URL…")
+        return self.target
+
+    def read_pool(self, num_rows: int) -> Samples:
+        """Return all batches of `pool_sample` as one."""
+        batches = list(self.pool_sample(num_rows))
+        names = batches[0] if batches else {}
+        return {name: [value for batch in batches for value in batch[name]] for name in names}
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,35 @@ class Measured(NamedTuple):
 
     rows: pl.DataFrame
     tokenise_seconds: float = 0.0
+
+
+def part_of(samples: Samples, is_part: Sequence[bool] | npt.NDArray[np.bool_]) -> Samples:
+    """Return the samples where `is_part` is true."""
+    numbers = np.flatnonzero(is_part).tolist()
+    return {name: [values[number] for number in numbers] for name, values in samples.items()}
+
+
+def best_of_kinds(
+    scores: npt.NDArray[np.floating[Any]], *, names: Sequence[str], statuses: Sequence[str]
+) -> pl.DataFrame:
+    """Return `value` (float32), `status`, and with `names` the `kind` that fits each sample best.
+
+    Args:
+        scores: float[samples, kinds of reference], largest is best.
+        names: the kinds of reference; none if there is only one, without a name.
+        statuses: of the samples. A score that is not finite makes `ok` to `nonfinite`.
+    """
+    best = np.nan_to_num(scores, nan=-np.inf).argmax(axis=1)
+    values = scores[np.arange(len(scores)), best].astype(np.float32)
+    status = pl.Series("status", statuses, dtype=pl.String)
+    rows = pl.DataFrame({"value": values, "status": status}).with_columns(
+        status=pl.when((pl.col("status") == "ok") & ~pl.col("value").is_finite())
+        .then(pl.lit("nonfinite"))
+        .otherwise("status")
+    )
+    is_ok = pl.col("status") == "ok"
+    kind = {"kind": pl.when(is_ok).then(pl.Series(names).gather(best))} if names else {}
+    return rows.with_columns(value=pl.when(is_ok).then(pl.col("value")), **kind)
 
 
 class AnnotationKind(Protocol):
@@ -183,4 +234,46 @@ class FromAnnotations(Protocol):
         Raises:
             InputError: the columns do not fit the settings.
         """
+        ...
+
+
+@runtime_checkable
+class HasModelFiles(Protocol):
+    """Optional, for values that a saved model computes."""
+
+    def file_digests(self) -> Mapping[str, str]:
+        """Return the digests of the files that values depend on; none if no model is used.
+
+        The record of an annotation has them among its digests.
+        """
+        ...
+
+
+class Regression(Protocol):
+    """Predicts values of an annotation from samples, to extend them from a part of the samples."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a sample that are read."""
+        ...
+
+    @property
+    def most_samples(self) -> int:
+        """Number of measured samples that suffice; a random part of more of them is used."""
+        ...
+
+    def fit(self, samples: Samples, values: npt.NDArray[np.float64]) -> Fitted:
+        """Fit to measured values, float64[samples], none of which is NaN.
+
+        Raises:
+            InputError: nothing can be predicted from the samples.
+        """
+        ...
+
+    def measure(self, samples: Samples, fitted: Fitted) -> Measured:
+        """Predict the value of each sample, on a worker."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory that fitting and measuring keep in this process."""
         ...

@@ -221,6 +221,26 @@ class HasScoreColumns(Protocol):
         ...
 
 
+@runtime_checkable
+class HasModelInputs(Protocol):
+    """Optional: the inputs of the model without what it is to predict, for its hidden states
+    (`trainers/scoring/hidden_states.py`).
+    """
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns of a sample that `prepare_inputs` reads."""
+        ...
+
+    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
+        """Return each item with its `num_units`, or the error that says why it cannot be used."""
+        ...
+
+    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
+        """Return the keyword arguments of the model's forward pass, and the units int64[batch]."""
+        ...
+
+
 def check_training(task: Task) -> None:
     """Raise `InputError` if samples of the task are only scored."""
     if hasattr(task, "check_training"):

@@ -199,7 +199,7 @@ def load_kind(
 
 def _computes_on_gpu(kind: AnnotationKind) -> bool:
     """Whether a model is measured on the GPU of this machine, which one process uses at a time."""
-    if not hasattr(kind, "model"):
+    if getattr(kind, "model", None) is None:
         return False
     from trainers.scoring.scorer import best_device
 

@@ -7,21 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from attent_select.errors import InputError
+from attent_select.plugins import is_dotted
 from catalogs import AnnotationStore
 from catalogs.annotations.columns import has_units
 from catalogs.annotations.record import Annotation
 from pipeline.annotation.enrichment import at_top_share
 from pipeline.annotation.make import Request, make_annotation
+from pipeline.annotation.span_work import settings_of
 from pipeline.annotation.stored_values import Overlap
 from pipeline.annotation.targets import target_for
-from pipeline.config.annotation_kinds import KIND, kind_of
+from pipeline.config.annotation_kinds import KIND, kind_of, load_kind
 from pipeline.config.automatic_annotations import (
     CONTAMINATION,
     DUPLICATES,
     LENGTH,
     automatic_annotations,
 )
-from pipeline.config.extension_settings import EXTENSION_KEYS, extension_in
+from pipeline.config.extension_settings import EXTEND_MODEL, EXTENSION_KEYS, extension_in
 from pipeline.config.preflight import check_selection, shard_columns
 from pipeline.config.sections import RunConfig
 from pipeline.config.target_settings import TargetSettings
@@ -128,9 +130,12 @@ def _check_same(
     before = {KIND: annotation.kind, "target": annotation.digests.get("target")}
     after = {KIND: request.kind_name, "target": target}
     if before[KIND] == after[KIND]:
-        before |= annotation.settings
-        extension = {"sample": None, "extend": None}
-        after |= extension | json.loads(json.dumps(request.settings))
+        before |= _settings_before(annotation)
+        after |= dict.fromkeys(EXTENSION_KEYS) | request.settings
+        for name, digest in request.file_digests().items():
+            before[f"digest of the {name}"] = annotation.digests.get(name)
+            after[f"digest of the {name}"] = digest
+    before, after = (json.loads(json.dumps(values)) for values in (before, after))
     differences = [
         f"{key} was {before.get(key)}, is {after[key]}"
         for key in after
@@ -146,6 +151,21 @@ def _check_same(
         )
 
 
+def _settings_before(annotation: Annotation) -> dict[str, Any]:
+    """Return the settings that an annotation was made with, with today's defaults for new ones."""
+    own = {key: value for key, value in annotation.settings.items() if key not in EXTENSION_KEYS}
+    own.pop("seed", None)
+    extension = {key: annotation.settings.get(key) for key in EXTENSION_KEYS}
+    task = own.get("task")
+    name = task.get("name") if isinstance(task, dict) else task
+    if isinstance(name, str) and is_dotted(name):  # a record is data: it imports no code
+        return extension | own
+    try:
+        return extension | settings_of(load_kind(annotation.kind, own))
+    except InputError:  # a setting that the kind no longer has
+        return extension | own
+
+
 def _command(
     request: Request, entry: Mapping[str, Any], target: TargetSettings | None, url: str
 ) -> str:
@@ -153,7 +173,7 @@ def _command(
     words = [f"attent annotate {url} --name {request.name} --kind {request.kind_name} --overwrite"]
     words += [
         f"--{key.replace('_', '-')} {entry[key]}"
-        if key in EXTENSION_KEYS
+        if key in EXTENSION_KEYS and key != EXTEND_MODEL
         else f"--set {key}={json.dumps(entry[key])}"
         for key in entry
         if key != KIND

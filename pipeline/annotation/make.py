@@ -7,7 +7,7 @@ number of workers.
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Any
@@ -23,7 +23,12 @@ from catalogs.annotations.store import VALUE, BuiltPart
 from catalogs.tables.scan import Scan
 from pipeline.annotation.derived import columns_used, derive_parts
 from pipeline.annotation.enrichment import LARGEST_FIRST, enrichment_of
-from pipeline.annotation.extending.predictor import Predictor, draw_of, fit_predictor
+from pipeline.annotation.extending.predictor import (
+    Predictor,
+    draw_of,
+    fit_predictor,
+    regression_of,
+)
 from pipeline.annotation.linking import build_linked_parts
 from pipeline.annotation.parts import BUCKET_ROWS, build_parts
 from pipeline.annotation.pool_sample import pool_sample
@@ -41,15 +46,11 @@ from trainers.annotation import (
     Fitted,
     FromAnnotations,
     HasLinks,
+    HasModelFiles,
     HasResolve,
-    Measured,
-    Samples,
 )
 
 _log = logging.getLogger("attent.pipeline.annotation.make")
-
-# Measures the examples that judge, as the corpus was measured.
-_Judge = Callable[[Samples], Measured]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,15 @@ class Request:
         """The settings of the kind and of the extension."""
         return settings_of(self.kind) | (asdict(self.extension) if self.extension else {})
 
+    def file_digests(self) -> dict[str, str]:
+        """Return the digests of the models behind the values, as the record has them."""
+        kind, extension = self.kind, self.extension
+        regression = regression_of(extension, kind) if extension is not None else None
+        digests = dict(kind.file_digests()) if isinstance(kind, HasModelFiles) else {}
+        if isinstance(regression, HasModelFiles):
+            digests |= _of_extension(regression.file_digests())
+        return digests
+
     @property
     def sign(self) -> int:
         """−1 if the smallest values are the best ones."""
@@ -111,6 +121,9 @@ class Request:
                 f"--sample: the kind {self.kind_name} does not measure samples one by one: leave"
                 " out --sample and --extend"
             )
+        if self.extension is not None:
+            columns = regression_of(self.extension, self.kind).columns
+            check_columns(self.store.corpus, columns, what="the corpus")
         if isinstance(self.kind, FromAnnotations):
             columns_used(self.store, self.name, self.kind)
         else:
@@ -150,11 +163,9 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
     making = Making(store.url, request.name, request.kind, fitted.digest)
     tasks = list(_span_tasks(request, making))
     costs = _measure_spans(client, [task for task in tasks if task.has_rows], store=store)
-    judge: _Judge = functools.partial(request.kind.measure, fitted=fitted)
-    fidelity: Mapping[str, Any] = {}
+    predictor: Predictor | None = None
     if request.extension is not None:
         predictor = _fit_predictor(request, tasks)
-        judge, fidelity = predictor.measure, predictor.fidelity
         tasks = predictor.tasks(tasks, url=store.layout(request.name).predictor)
         costs.seconds["extend"] = sum(_measure_spans(client, tasks, store=store).seconds.values())
     parts = _build_parts(request, tasks, client=client)
@@ -165,11 +176,11 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
         parts=parts,
         overwrite=request.overwrite,
         settings={**request.settings, "seed": request.seed},
-        digests={**fitted.digests, **({"target": request.target.digest} if request.target else {})},
+        digests=_digests(request, fitted, predictor),
         seconds=seconds,
         units=costs.units,
-        fidelity=fidelity,
-        enrichment=_enrichment(request, judge, fitted, parts),
+        fidelity=predictor.fidelity if predictor is not None else {},
+        enrichment=_enrichment(request, fitted, predictor, parts),
     )
     _warn_if_constant(store, annotation)
     return annotation
@@ -180,11 +191,28 @@ def _fit_predictor(request: Request, tasks: Sequence[SpanTask]) -> Predictor:
     assert request.extension is not None
     with status("extending"):
         predictor = fit_predictor(
-            tasks, extension=request.extension, seed=request.seed, sign=request.sign
+            tasks,
+            regression_of(request.extension, request.kind),
+            extension=request.extension,
+            seed=request.seed,
+            sign=request.sign,
         )
     url = request.store.layout(request.name).predictor
     storage.publish(url, predictor.fitted.to_bytes())
     return predictor
+
+
+def _digests(request: Request, fitted: Fitted, predictor: Predictor | None) -> dict[str, str]:
+    """Return the digests for the record."""
+    digests = dict(fitted.digests)
+    if request.target is not None:
+        digests["target"] = request.target.digest
+    return digests | (_of_extension(predictor.fitted.digests) if predictor is not None else {})
+
+
+def _of_extension(digests: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of an extension's model under the names that the record has."""
+    return {f"extend_{name}": digest for name, digest in digests.items()}
 
 
 def _derive(request: Request, *, client: Client, started: float) -> Annotation:
@@ -272,13 +300,20 @@ def _build_parts(request: Request, tasks: Sequence[SpanTask], *, client: Client)
 
 
 def _enrichment(
-    request: Request, judge: _Judge, fitted: Fitted, parts: Iterable[BuiltPart]
+    request: Request, fitted: Fitted, predictor: Predictor | None, parts: Iterable[BuiltPart]
 ) -> Mapping[str, Any]:
-    """Return the enrichment by the judging examples; empty without a target, or without numbers."""
+    """Return the enrichment by the judging examples; empty without a target, or without numbers.
+
+    These examples are measured or predicted, as most of the corpus was.
+    """
     judging = request.target.judging if request.target is not None else None
     if judging is None or not judging.num_examples:
         return {}
-    measured = judge(judging.samples).rows
+    measured = (
+        request.kind.measure(judging.samples, fitted)
+        if predictor is None
+        else predictor.measure(judging.samples)
+    ).rows
     if not measured.schema[VALUE].is_numeric():
         return {}
     values = measured[VALUE].cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -286,7 +321,7 @@ def _enrichment(
     corpus = sample_values(
         _scan_of(request, parts), num_samples=request.store.corpus.num_samples, seed=request.seed
     )
-    held_out = None if request.extension is not None else fitted.arrays.get(HELD_OUT)
+    held_out = fitted.arrays.get(HELD_OUT) if predictor is None else None
     enrichment = enrichment_of(
         sign * corpus,
         sign * values,

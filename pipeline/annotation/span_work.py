@@ -19,8 +19,7 @@ from catalogs.shard_format import Shard
 from pipeline.cluster.worker_check import check_here, environment
 from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
-from trainers.annotation import FIELDS, AnnotationKind, Fitted
-from trainers.extending.ngram_regression import NgramRegression
+from trainers.annotation import FIELDS, AnnotationKind, Fitted, Regression
 
 _BATCH_BYTES: Final = 8 << 20
 
@@ -46,7 +45,7 @@ class Making:
 
     corpus: str
     name: str
-    kind: AnnotationKind | NgramRegression
+    kind: AnnotationKind | Regression
     fit_digest: str
     fit_url: str = ""
     environment: Mapping[str, str] = field(default_factory=environment)

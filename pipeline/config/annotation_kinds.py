@@ -36,8 +36,13 @@ def load_kind(name: str, settings: Mapping[str, Any]) -> AnnotationKind:
         InputError: there is no such kind, or a setting is wrong.
     """
     section = cast(type[_KindSection[Any]], _KindSection.__class_getitem__(kind_class(name)))
+    source = f"annotation kind {name}"
+    for key, field in FIELDS.items():
+        if field in settings:
+            raise InputError(f"{source}: {field}: unknown key, did you mean {key!r}?")
     values = {FIELDS.get(key, key): settings[key] for key in settings}
-    checked = check(section, {SETTINGS: values}, source=f"annotation kind {name}")
+    keys = {field: key for key, field in FIELDS.items()}
+    checked = check(section, {SETTINGS: values}, source=source, keys=keys)
     return cast(AnnotationKind, checked.settings)
 
 
@@ -65,25 +70,46 @@ def column_names(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [name, *(f"{name}_{column}" for column in columns)]
 
 
-def with_tokenizers(annotations: Mapping[str, Any], *, tokenizer: str) -> dict[str, Any]:
-    """Return the section `annotations` with `tokenizer` where a kind requires one and lacks it."""
+def with_run_defaults(
+    annotations: Mapping[str, Any], *, task: Mapping[str, Any], model: Any
+) -> dict[str, Any]:
+    """Return the section `annotations` with the run's tokenizer, model and task as defaults.
+
+    Args:
+        annotations: the section of a configuration.
+        task: the section `task`.
+        model: `path` in the section `model`; None for a model without saved weights.
+    """
     return {
-        name: {**entry, "tokenizer": tokenizer} if _lacks_tokenizer(entry) else entry
+        name: _with_run_defaults(entry, task=task, model=model)
         for name, entry in annotations.items()
     }
 
 
-def _lacks_tokenizer(entry: Any) -> bool:
+def _with_run_defaults(entry: Any, *, task: Mapping[str, Any], model: Any) -> Any:
+    """Return one annotation with the settings that its kind requires and the run has.
+
+    The task of a model that the entry names has the tokenizer of that model.
+    """
     if not isinstance(entry, Mapping) or not isinstance(entry.get(KIND), str):
-        return False
-    if "tokenizer" in entry:
-        return False
+        return entry
     try:
-        fields = dataclasses.fields(kind_class(entry[KIND]))
+        known = {field.name: field for field in dataclasses.fields(kind_class(entry[KIND]))}
     except InputError:  # reported with all other problems
-        return False
-    required = {field.name for field in fields if field.default is dataclasses.MISSING}
-    return "tokenizer" in required
+        return entry
+    required = {name for name in known if known[name].default is dataclasses.MISSING}
+    defaults = {}
+    if "tokenizer" in required and task.get("tokenizer") is not None:
+        defaults["tokenizer"] = task["tokenizer"]
+    uses_model = "model" in required or ("model" in known and entry.get("features") == "hidden")
+    if uses_model and "task" in known:
+        is_own = entry.get("model") not in (None, model)
+        defaults["task"] = {
+            key: value for key, value in task.items() if not (is_own and key == "tokenizer")
+        }
+    if uses_model and model is not None:
+        defaults["model"] = model
+    return {**entry, **{key: value for key, value in defaults.items() if key not in entry}}
 
 
 def with_carried_columns(values: Any) -> Any:

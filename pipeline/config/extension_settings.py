@@ -1,6 +1,6 @@
 """Settings of an extension: values that are measured on a sample and predicted for the others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Final, Literal
 
@@ -9,6 +9,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from attent_select.errors import InputError
 from pipeline.config.validation import check
 
+# Of the command line, `--set extend_model=PATH`.
+EXTEND_MODEL: Final = "extend_model"
+
 
 @dataclass(frozen=True)
 class Extension:
@@ -16,24 +19,36 @@ class Extension:
 
     Attributes:
         sample: share of the samples that are measured.
-        extend: what the others are predicted from: the n-grams of the columns that the kind reads.
+        extend: what the others are predicted from: the n-grams of the columns that the kind reads,
+            or the mean hidden states of a model.
         min_fidelity: smallest rank correlation (Spearman's) that is accepted.
+        extend_model: the model of the hidden states. Default: the one that annotates.
     """
 
     sample: Annotated[float, Gt(0), Lt(1)]
-    extend: Literal["ngram"] = "ngram"
+    extend: Literal["ngram", "hidden"] = "ngram"
     min_fidelity: Annotated[float, Ge(-1), Le(1)] = 0.5
+    extend_model: str | None = None
 
 
 def extension_of(
-    *, sample: float | None, extend: str | None, min_fidelity: float | None
+    *,
+    sample: float | None,
+    extend: str | None,
+    min_fidelity: float | None,
+    extend_model: str | None = None,
 ) -> Extension | None:
     """Return the extension that the options describe; None if all samples are measured.
 
     Raises:
         InputError: a value is outside its bounds, or an option is missing.
     """
-    values = {"sample": sample, "extend": extend, "min_fidelity": min_fidelity}
+    values = {
+        "sample": sample,
+        "extend": extend,
+        "min_fidelity": min_fidelity,
+        EXTEND_MODEL: extend_model,
+    }
     values = {key: value for key, value in values.items() if value is not None}
     if not values:
         return None
@@ -42,7 +57,17 @@ def extension_of(
             "--sample F measures a share of the samples and --extend KIND predicts the others: give"
             " both, such as --sample 0.1 --extend ngram"
         )
+    if extend_model is not None and extend != "hidden":
+        raise InputError(f"{EXTEND_MODEL} is the model of --extend hidden: leave it out")
     return check(Extension, values, source="the extension")
+
+
+def without_extension(settings: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the `key=value` of a kind, and the value of `extend_model` among `settings`."""
+    prefix = f"{EXTEND_MODEL}="
+    others = [setting for setting in settings if not setting.startswith(prefix)]
+    models = [setting.removeprefix(prefix) for setting in settings if setting.startswith(prefix)]
+    return others, models[-1] if models else None
 
 
 # Column that says which values of an extended annotation were measured.

@@ -14,7 +14,7 @@ from attent_select.selection.composition import is_static
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.config import credentials, trust
-from pipeline.config.annotation_kinds import KIND, with_carried_columns, with_tokenizers
+from pipeline.config.annotation_kinds import KIND, with_carried_columns, with_run_defaults
 from pipeline.config.automatic_annotations import DUPLICATES
 from pipeline.config.preflight import preflight_problems
 from pipeline.config.sections import RunConfig, SelectionSection, run_settings_of
@@ -53,7 +53,7 @@ def parse(values: Mapping[str, Any], *, source: str = "the configuration") -> Ru
         raise all_problems(lines, source=source)
     task = _load_plugin(values, "task", key="name", methods=TASK_METHODS, source=source)
     values = _with_model_tokenizer(values, task)
-    values = _with_annotation_tokenizers(values)
+    values = _with_annotation_defaults(values)
     values = _with_budget_unit(values, task)
     settings = run_settings_of(task, _load_strategy(values, source=source))
     config = _with_static_defaults(check(settings, values, source=source), values)
@@ -170,7 +170,7 @@ def check_frozen(config: RunConfig) -> None:
     url = Layout(config.run).config
     if storage.info(url) is None:
         return
-    frozen = with_carried_columns(read_yaml(url))
+    frozen = _with_annotation_defaults(with_carried_columns(read_yaml(url)))
     before, after = dict(_leaves(frozen)), dict(_leaves(config.to_plain_values()))
     lines = [
         f"{key}: the run was started with {before.get(key)!r}, now it is {after.get(key)!r}"
@@ -192,12 +192,13 @@ def _with_model_tokenizer(values: Mapping[str, Any], task: Any) -> Mapping[str, 
     return {**values, "task": {**section, "tokenizer": path}}
 
 
-def _with_annotation_tokenizers(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the values with the task's tokenizer, for annotations that require one."""
-    tokenizer = values["task"].get("tokenizer")
-    if tokenizer is None or not isinstance(values.get("annotations"), Mapping):
+def _with_annotation_defaults(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values with the run's tokenizer, model and task, for annotations without them."""
+    if not isinstance(values.get("annotations"), Mapping):
         return values
-    annotations = with_tokenizers(values["annotations"], tokenizer=tokenizer)
+    model = values.get("model")
+    path = model.get("path") if isinstance(model, Mapping) else None
+    annotations = with_run_defaults(values["annotations"], task=values["task"], model=path)
     return {**values, "annotations": annotations}
 
 

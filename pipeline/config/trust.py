@@ -87,8 +87,13 @@ def _settings_that_execute(values: Mapping[str, Any]) -> Iterator[tuple[str, Any
     A scheduler can execute what it likes in its clients, and a cluster class what its arguments say
     (`job_script_prologue`).
     """
-    kinds = [("annotations", name, "kind") for name in value_at(values, "annotations") or ()]
-    for keys in (("task", "name"), ("selection", "strategy"), *kinds):
+    annotations = [("annotations", name) for name in value_at(values, "annotations") or ()]
+    in_annotations = [
+        (*keys, *inner)
+        for keys in annotations
+        for inner in (("kind",), ("task",), ("task", "name"))
+    ]
+    for keys in (("task", "name"), ("selection", "strategy"), *in_annotations):
         name = value_at(values, *keys)
         if isinstance(name, str) and is_dotted(name):
             yield ".".join(keys), name

@@ -26,19 +26,32 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
 
-def check(model: type[SettingsT], values: Mapping[str, Any], *, source: str) -> SettingsT:
+def check(
+    model: type[SettingsT],
+    values: Mapping[str, Any],
+    *,
+    source: str,
+    keys: Mapping[str, str] | None = None,
+) -> SettingsT:
     """Return `values` as a `model`: a pydantic model or a dataclass.
 
+    Args:
+        model: what the values are.
+        values: of its fields.
+        source: names the values in messages.
+        keys: names that users write for fields, where they differ.
+
     Raises:
-        InputError: one line per problem, each with the key's path; `source` names the values.
+        InputError: one line per problem, each with the key's path.
     """
-    adapter = TypeAdapter(model)
+    adapter, names = TypeAdapter(model), keys or {}
     try:
         checked = adapter.validate_python(values)
     except ValidationError as error:
-        lines = [_line(model, problem) for problem in error.errors(include_url=False)]
+        problems = error.errors(include_url=False)
+        lines = [_line(model, problem, names) for problem in problems]
         raise all_problems(lines, source=source) from None
-    if lines := list(_coerce(values, adapter.dump_python(checked), path="")):
+    if lines := list(_coerce(values, adapter.dump_python(checked), names, path="")):
         raise all_problems(lines, source=source)
     return checked
 
@@ -62,11 +75,12 @@ def keys_of(section: type[BaseModel]) -> tuple[str, ...]:
     return tuple(field.alias or name for name, field in section.model_fields.items())
 
 
-def _line(model: type[Any], problem: Mapping[str, Any]) -> str:
+def _line(model: type[Any], problem: Mapping[str, Any], names: Mapping[str, str]) -> str:
     location, kind = problem["loc"], problem["type"]
-    path = ".".join(str(part) for part in location if part not in INSIDE) or "the file"
+    parts = [str(part) for part in location if part not in INSIDE]
+    path = ".".join(names.get(part, part) for part in parts) or "the file"
     if kind in _EXTRA:
-        known = _keys_at(model, location[:-1])
+        known = [names.get(key, key) for key in _keys_at(model, location[:-1])]
         return f"{path}: unknown key, {did_you_mean(str(location[-1]), known)}"
     if kind == "missing":
         return f"{path}: is missing"
@@ -76,17 +90,19 @@ def _line(model: type[Any], problem: Mapping[str, Any]) -> str:
     return f"{path}: {message}, found {problem['input']!r}"
 
 
-def _coerce(before: Any, after: Any, *, path: str) -> Iterator[str]:
+def _coerce(before: Any, after: Any, names: Mapping[str, str], *, path: str) -> Iterator[str]:
     """Yield values that pydantic converted to a number or a boolean from another type.
 
     Its strict mode would refuse them, but also a list for a tuple and a mapping for a dataclass.
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in before.keys() & after.keys():
-            yield from _coerce(before[key], after[key], path=f"{path}.{key}" if path else key)
+            name = names.get(key, key)
+            inner = f"{path}.{name}" if path else name
+            yield from _coerce(before[key], after[key], names, path=inner)
     elif isinstance(before, list | tuple) and isinstance(after, list | tuple):
         for old, new in zip(before, after, strict=False):
-            yield from _coerce(old, new, path=path)
+            yield from _coerce(old, new, names, path=path)
     elif type(after) in _WRITTEN and not _is_written_as(before, type(after)):
         yield f"{path}: expected {_WRITTEN[type(after)]}, found {before!r}"
 

@@ -27,14 +27,14 @@ class TestAnnotationKinds(AnnotationConformance):
         if name == "length":
             train_tokenizer(["A cat sat."], tmp_path, vocab_size=300)
             settings["tokenizer"] = str(tmp_path)
-        if name == "loss":
+        if name in ("loss", "similarity"):
             settings["model"] = str(save_language_model(tmp_path))
         kind: AnnotationKind = load_plugin(KINDS, name)(**settings)
         return kind
 
     @pytest.fixture
     def rel_tol(self, name: str) -> float:
-        return 1e-5 if name == "loss" else 0.0
+        return 1e-5 if name in ("loss", "similarity") else 0.0
 
     @pytest.fixture
     def samples(self) -> Samples:

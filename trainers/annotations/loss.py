@@ -13,6 +13,7 @@ are Learnable, Worth Learning, and Not Yet Learnt" (ICML 2022), and its perplexi
 "When Less is More: Investigating Data Pruning for Pretraining LLMs at Scale" (2023).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,7 +25,8 @@ from attent_select.schema import LOSS, NUM_UNITS, STATUS
 from catalogs.shard_format import Sample, samples_of
 from trainers.annotation import FitContext, Fitted, Measured, Samples
 from trainers.fitting.example_fit import ExampleFit, fit_to_examples
-from trainers.scoring.saved_model import SavedModel, task_of
+from trainers.scoring.hidden_states import HiddenStates
+from trainers.scoring.saved_model import SavedModel, resolved_section, task_of
 from trainers.scoring.scorer import score_rows
 from trainers.settings import ScoringSettings
 from trainers.settings.bounds import Dtype, Positive, check_fields
@@ -58,7 +60,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        assert self._saved  # the settings of the task are checked
+        object.__setattr__(self, "task", resolved_section(self.task, self._saved.task))
 
     @property
     def needs_target(self) -> bool:
@@ -68,6 +70,21 @@ class Loss:
     def columns(self) -> tuple[str, ...]:
         return self._saved.task.columns
 
+    @property
+    def hidden(self) -> HiddenStates:
+        """The hidden states of the model as it was saved, which extend losses of a sample."""
+        return HiddenStates.of(
+            self.model,
+            self.task,
+            tokenizer=self.tokenizer,
+            batch_units=self.batch_units,
+            dtype=self.dtype,
+        )
+
+    def file_digests(self) -> Mapping[str, str]:
+        """Return the digests of the model and of its tokenizer or processor."""
+        return self._saved.digests()
+
     def fit(self, context: FitContext) -> Fitted:
         """Check that the model fits the task and the corpus; fit it to the target if that is set.
 
@@ -76,7 +93,7 @@ class Loss:
         """
         samples = [sample for batch in context.pool_sample(256) for sample in _samples(batch)]
         self._saved.check(samples, self._scoring)
-        digests, notes = self._saved.digests(), {"task": repr(self._saved.task)}
+        digests, notes = dict(self.file_digests()), {"task": repr(self._saved.task)}
         if self.fitting is not None:
             assert context.target is not None
             checkpoint = fit_to_examples(

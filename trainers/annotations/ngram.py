@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from attent_select.errors import InputError
 from trainers.annotation import Examples, FitContext, Fitted, Measured, Samples
 from trainers.inputs.text_batches import check_text
-from trainers.inputs.text_ngrams import TextNgrams, as_integers, by_kind
+from trainers.inputs.text_ngrams import TextNgrams, as_integers
 
 # Occurrences that a bucket is given which the random part of the corpus does not have.
 _UNSEEN: Final = 0.5
@@ -57,9 +57,7 @@ class Ngram:
 
     def fit(self, context: FitContext) -> Fitted:
         """Count the n-grams of the target and of a random part of the corpus."""
-        target = context.target
-        if target is None:
-            raise InputError("the kind ngram compares with a target: give --target URL…")
+        target = context.target_of("ngram")
         check_text(target.samples[self.text], column=self.text, what="the target")
         corpus, num_samples = np.zeros(1 << self.bits, np.int64), 0
         has_text = False
@@ -97,8 +95,8 @@ class Ngram:
         expected = corpus + _UNSEEN
         expected /= expected.sum()
         names, weights = [], []
-        for name, values in by_kind(target, self.text):
-            counts = self._counts(values)
+        for name, samples in target.by_kind():
+            counts = self._counts(samples[self.text])
             if not (total := counts.sum()):
                 raise InputError(f"the target has no words{f' of kind {name!r}' if name else ''}")
             ratio = (1 - self.smoothing) * (counts / total) / expected + self.smoothing

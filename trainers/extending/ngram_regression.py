@@ -38,6 +38,8 @@ class NgramRegression:
 
     columns: tuple[str, ...]
 
+    most_samples = 1 << 15
+
     def fit(self, samples: Samples, values: Floats) -> Fitted:
         """Fit to measured values, float64[samples], none of which is NaN.
 
@@ -78,6 +80,9 @@ class NgramRegression:
             )
         )
 
+    def close(self) -> None:
+        """Do nothing: no memory is kept."""
+
     def _texts(self, samples: Samples) -> tuple[list[str], list[str]]:
         columns = [samples[name] for name in self.columns]
         if len(columns) == 1:
@@ -93,8 +98,8 @@ class NgramRegression:
             if not types & {"str", "list", "dict"}:
                 raise InputError(
                     f"the extension predicts from n-grams of text, but the column {name!r} has"
-                    f" {', '.join(sorted(types)) or 'no values'}: measure all samples, without"
-                    " --sample and --extend"
+                    f" {', '.join(sorted(types)) or 'no values'}: --extend hidden predicts from"
+                    " the hidden states of a model; or measure all samples, without --sample"
                 )
 
 

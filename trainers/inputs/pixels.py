@@ -14,6 +14,7 @@ from torch.nn import functional
 from attent_select.errors import InputError, SampleError
 from trainers.hf import load_image_processor
 from trainers.inputs.images import MODES, open_image, resize
+from trainers.task import Item
 
 # One number for all channels, or one per channel.
 PerChannel = float | tuple[float, ...]
@@ -88,6 +89,18 @@ class Pixels:
                 status="unreadable",
             ) from error
         return pixels
+
+    def items_of(self, images: Sequence[Any]) -> list[Item | SampleError]:
+        """Return `pixels` and `num_units` of encoded images, or the error of one that is none."""
+        items: list[Item | SampleError] = []
+        for image in images:
+            try:
+                pixels = self.prepare(open_image(image, num_channels=self.num_channels))
+            except SampleError as error:
+                items.append(error)
+            else:
+                items.append({"pixels": pixels, "num_units": units_of(pixels)})
+        return items
 
     def example(self, num_images: int = 1) -> torch.Tensor:
         """Return `pixel_values` of two samples with `num_images` each, on the device `meta`."""

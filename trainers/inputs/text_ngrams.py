@@ -3,17 +3,21 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trainers.annotation import Examples, Measured
+from attent_select.extras import missing_extras_named
+from trainers.annotation import Measured, best_of_kinds
 from trainers.inputs.ngrams import Ngrams
-from trainers.inputs.text_batches import small_batches, texts_of
+from trainers.inputs.text_batches import OK, small_batches, texts_of
 from trainers.inputs.token_ids import token_ids
 from trainers.inputs.words import word_hashes
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 # Sums of integers are exact, in any order: this many to a unit of a weight.
 _SCALE: Final = 1 << 16
@@ -30,6 +34,20 @@ class TextNgrams:
         """Yield the n-grams of consecutive values; what is not text has none."""
         for batch in small_batches(texts_of(values)[0]):
             yield Ngrams.of(*self._words(batch), bits=self.bits)
+
+    def shares(self, values: Sequence[Any]) -> "csr_matrix":
+        """Return the share of each bucket in the n-grams of each text, float64[values, 2^bits]."""
+        with missing_extras_named():
+            from scipy import sparse
+
+        rows = []
+        for ngrams in self.batches(values):
+            texts, buckets = ngrams.by_text()
+            shares = 1.0 / np.maximum(ngrams.num_ngrams, 1)
+            shape = (len(ngrams.num_ngrams), 1 << self.bits)
+            # Equal (text, bucket) pairs are added.
+            rows.append(sparse.csr_matrix((shares[texts], (texts, buckets)), shape=shape))
+        return sparse.vstack(rows, format="csr")
 
     def means(
         self,
@@ -61,40 +79,19 @@ class TextNgrams:
         scores = np.concatenate(scored)
         if offsets is not None:
             scores += offsets
-        rows = self._rows(scores, np.concatenate(counts), statuses)
-        if names:
-            kinds = pl.Series(names).gather(rows["best"])
-            rows = rows.with_columns(kind=pl.when(pl.col("value").is_not_null()).then(kinds))
-        return Measured(rows.drop("best"), tokenise_seconds)
+        num_words = np.concatenate(counts)
+        pairs = zip(statuses, num_words.tolist(), strict=True)
+        # A text of spaces and nothing else is empty, too.
+        statuses = ["empty" if status == OK and not words else status for status, words in pairs]
+        rows = best_of_kinds(scores, names=names, statuses=statuses)
+        if self.tokenizer:
+            rows = rows.with_columns(num_units=pl.Series(num_words, dtype=pl.UInt32))
+        return Measured(rows, tokenise_seconds)
 
     def _words(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         return word_hashes(texts) if self.tokenizer is None else token_ids(self.tokenizer, texts)
-
-    def _rows(
-        self, scores: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], statuses: list[str]
-    ) -> pl.DataFrame:
-        best = scores.argmax(axis=1)
-        values = scores[np.arange(len(scores)), best].astype(np.float32)
-        status = pl.Series("status", statuses)
-        # A text of spaces and nothing else.
-        status = pl.Series(np.where((counts == 0) & (status == "ok").to_numpy(), "empty", status))
-        units = {"num_units": pl.Series(counts, dtype=pl.UInt32)} if self.tokenizer else {}
-        rows = pl.DataFrame(
-            {"value": values, "best": best, "status": status.cast(pl.String)} | units
-        )
-        return rows.with_columns(value=pl.when(status == "ok").then(pl.col("value")))
 
 
 def as_integers(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     """Return weights as integers, in units of 2^-16."""
     return np.rint(weights * _SCALE).astype(np.int32)
-
-
-def by_kind(target: Examples, column: str) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the texts of each kind of reference; of a target without kinds, all under ''."""
-    values = target.samples[column]
-    if target.kinds is None:
-        yield "", values
-        return
-    for kind in sorted(set(target.kinds)):
-        yield kind, [v for v, own in zip(values, target.kinds, strict=True) if own == kind]

@@ -34,14 +34,27 @@ class SavedModel:
     path: str
     task: Task
 
-    def check(self, samples: Sequence[Sample], settings: ScoringSettings) -> None:
+    def check(
+        self,
+        samples: Sequence[Sample],
+        settings: ScoringSettings,
+        *,
+        task: Any = None,
+        measured: str = "loss",
+    ) -> None:
         """Load the model and measure some samples.
+
+        Args:
+            samples: of the corpus.
+            settings: how batches are made.
+            task: prepares and measures the samples. Default: the task of the model.
+            measured: what it measures, for messages.
 
         Raises:
             InputError: the model does not fit the task or the samples.
         """
-        model = self._load()
-        prepared = list(prepare_each(self.task, samples, [None] * len(samples)))
+        model, task = self._load(), task or self.task
+        prepared = list(prepare_each(task, samples, [None] * len(samples)))
         errors = [item for item in prepared if isinstance(item, SampleError)]
         if len(errors) == len(samples):
             raise InputError(
@@ -55,13 +68,13 @@ class SavedModel:
         ]
         notes, tried = ScoringNotes(), usable[:_TRIED]
         try:
-            scores = score_rows(self.task, model, enumerate(tried), settings=settings, notes=notes)
+            scores = score_rows(task, model, enumerate(tried), settings=settings, notes=notes)
         except _MISFITS as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self}: it does not take the samples: {reason}") from error
         if set(scores["status"]) <= {"unreadable", "nonfinite"}:
-            reason = notes.unusable.examples[0].reason
-            raise InputError(f"{self}: none of {len(tried)} samples has a loss: {reason}")
+            reason = notes.unusable.examples[0].reason.replace("its loss", f"its {measured}")
+            raise InputError(f"{self}: none of {len(tried)} samples has a {measured}: {reason}")
 
     def digests(self) -> dict[str, str]:
         """Return the digest of the model's files, and of the tokenizer's or processor's."""
@@ -84,6 +97,13 @@ class SavedModel:
                 self._check_files(digests)
                 _opened = ((self, dict(digests)), self._load().eval())
             return _opened[1]
+
+    def close(self) -> None:
+        """Free the model if it is the one that this process keeps."""
+        global _opened  # noqa: PLW0603
+        with _lock:
+            if _opened is not None and _opened[0][0] == self:
+                _opened = None
 
     def __str__(self) -> str:
         return f"the model {self.path} under the task {type(self.task).__name__}"
@@ -145,6 +165,14 @@ def task_of(section: str | Mapping[str, Any], *, model: str, tokenizer: str | No
     except TypeError as error:
         raise InputError(f"the task {name} cannot be made of {values}: {error}") from error
     return task
+
+
+def resolved_section(section: str | Mapping[str, Any], task: Task) -> str | dict[str, Any]:
+    """Return the section `task` with all settings of the task that was made of it."""
+    name = section if isinstance(section, str) else section.get("name", "causal_lm")
+    if not dataclasses.is_dataclass(task) or isinstance(task, type):
+        return name if isinstance(section, str) else dict(section)
+    return {"name": name, **dataclasses.asdict(task)}
 
 
 def _digest(path: str, patterns: tuple[str, ...], *, what: str) -> str:

@@ -189,6 +189,20 @@ class CausalLm:
         """
         return texts.pad(items, padding=texts.padding_of(self._tokenizer, path=self._path))
 
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return self.columns
+
+    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
+        """Return what `prepare_all` returns: the response is part of the text."""
+        return self.prepare_all(samples)
+
+    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
+        """Return tokens and mask, and the number of counted tokens int64[batch]."""
+        batch = self.collate(items)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return inputs, self.counted_units(batch)
+
     def counted_units(self, batch: Batch) -> torch.Tensor:
         """Return the number of counted tokens int64[batch]."""
         return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)

@@ -126,6 +126,19 @@ class DenseRegression:
             "targets": torch.stack([item["targets"] for item in items]),
         }
 
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return (self.image,)
+
+    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
+        """Return the `pixels` of each image, or the error that says why it cannot be read."""
+        return self._pixels.items_of([sample[self.image] for sample in samples])
+
+    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
+        """Return `pixel_values`, and one unit per image."""
+        pixels = self._pixels.stack([item["pixels"] for item in items])
+        return {"pixel_values": pixels}, torch.ones(len(items), dtype=torch.int64)
+
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:

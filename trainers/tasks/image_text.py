@@ -30,7 +30,7 @@ from trainers.scoring.token_loss import (
     token_losses,
     token_scores,
 )
-from trainers.task import Batch, Item, Models
+from trainers.task import Batch, Item, Models, prepare_each
 
 T = TypeVar("T")
 
@@ -159,6 +159,20 @@ class ImageText:
                     f"different shapes: expected one with a fixed image size ({error})"
                 ) from error
         return batch
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return self.columns
+
+    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
+        """Return what `prepare` returns or raises: the response is part of the text."""
+        return list(prepare_each(self, samples, [None] * len(samples)))
+
+    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
+        """Return the processor's outputs, and the number of counted tokens int64[batch]."""
+        batch = self.collate(items)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return inputs | _more_inputs(batch), self.counted_units(batch)
 
     def counted_units(self, batch: Batch) -> torch.Tensor:
         """Return the number of counted tokens int64[batch]."""

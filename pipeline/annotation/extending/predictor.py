@@ -23,14 +23,13 @@ from catalogs.annotations.store import VALUE
 from catalogs.concurrency import ordered_map
 from pipeline.annotation.span_work import Draw, SpanTask
 from pipeline.config.extension_settings import Extension
-from trainers.annotation import Fitted, Measured, Samples
+from trainers.annotation import AnnotationKind, Fitted, Measured, Regression, Samples, part_of
 from trainers.extending.ngram_regression import Floats, NgramRegression
 
 _TOP_SHARE: Final = 0.2
 _HELD_OUT: Final = 0.2
-# Fewer measured samples say too little; of more than the second number, a random part is used.
+# Fewer measured samples say too little.
 _FEWEST: Final = 200
-_MOST: Final = 1 << 15
 
 
 def draw_of(extension: Extension, *, seed: int) -> Draw:
@@ -38,11 +37,32 @@ def draw_of(extension: Extension, *, seed: int) -> Draw:
     return Draw(extension.sample, stream_key(seed, Purpose.ANNOTATE, 1))
 
 
+def regression_of(extension: Extension, kind: AnnotationKind) -> Regression:
+    """Return what predicts the values of a kind.
+
+    Raises:
+        InputError: hidden states are to predict them, and the kind uses no model.
+    """
+    if extension.extend == "ngram":
+        return NgramRegression(tuple(kind.columns))
+    # Only now: n-grams need no torch.
+    from trainers.extending.hidden_regression import HiddenRegression
+
+    hidden = getattr(kind, "hidden", None)
+    if hidden is None:
+        raise InputError(
+            f"--extend hidden predicts from the hidden states of the annotating model, and the kind"
+            f" {type(kind).__name__.lower()} has none: give --extend ngram"
+        )
+    model = extension.extend_model
+    return HiddenRegression(hidden if model is None else hidden.of_model(model))
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A regression that was fitted to measured values; `fidelity` is for the record."""
 
-    regression: NgramRegression
+    regression: Regression
     fitted: Fitted
     fidelity: dict[str, Any]
 
@@ -69,7 +89,12 @@ class Predictor:
 
 
 def fit_predictor(
-    tasks: Sequence[SpanTask], *, extension: Extension, seed: int, sign: int
+    tasks: Sequence[SpanTask],
+    regression: Regression,
+    *,
+    extension: Extension,
+    seed: int,
+    sign: int,
 ) -> Predictor:
     """Fit a regression to the values in measured spans; `sign` is −1 if small values are best.
 
@@ -78,19 +103,21 @@ def fit_predictor(
     """
     making = tasks[0].making
     spans = [task.digest for task in tasks if task.has_rows]
-    store, regression = making.store, NgramRegression(making.kind.columns)
+    store = making.store
     rows = _measured_rows(store, making.name, spans, seed=seed)
+    rows = rows.filter(pl.col("draw") <= regression.most_samples / max(len(rows), 1))
     if len(rows) < _FEWEST:
         raise InputError(
             f"{making.name}: {len(rows)} samples were measured that have a value, expected at least"
             f" {_FEWEST}: raise --sample, or measure all samples without it"
         )
-    samples = _read_samples(store, rows, columns=making.kind.columns)
+    samples = _read_samples(store, rows, columns=regression.columns)
     draws = rows["draw"].to_numpy()
     held_out = draws <= _HELD_OUT * draws.max()
     values = rows[VALUE].to_numpy()
-    fitted = regression.fit(_part_of(samples, ~held_out), values[~held_out])
-    predicted = regression.measure(_part_of(samples, held_out), fitted).rows[VALUE]
+    fitted = regression.fit(part_of(samples, ~held_out), values[~held_out])
+    predicted = regression.measure(part_of(samples, held_out), fitted).rows[VALUE]
+    regression.close()
     fidelity = _fidelity(sign * predicted.cast(pl.Float64).to_numpy(), sign * values[held_out])
     counts = {"num_fitted": int((~held_out).sum()), "num_held_out": int(held_out.sum())}
     predictor = Predictor(regression, fitted, {"extend": extension.extend, **fidelity, **counts})
@@ -101,7 +128,7 @@ def fit_predictor(
 def _measured_rows(
     store: AnnotationStore, name: str, spans: Sequence[str], *, seed: int
 ) -> pl.DataFrame:
-    """Return ids, draw and value (float64) of samples with a value, at most about `_MOST`."""
+    """Return ids, draw and value (float64) of samples with a value."""
     draw = sample_uniform(stream_key(seed, Purpose.SPLIT)).alias("draw")
 
     def read(span: str) -> pl.DataFrame:
@@ -113,8 +140,7 @@ def _measured_rows(
         value = pl.col(VALUE).cast(pl.Float64)
         return rows.select(SHARD_ID, ROW, draw, value).filter(value.is_finite())
 
-    rows = pl.concat(ordered_map(read, spans, num_threads=8)).sort(SHARD_ID, ROW)
-    return rows.filter(pl.col("draw") <= _MOST / max(len(rows), 1))
+    return pl.concat(ordered_map(read, spans, num_threads=8)).sort(SHARD_ID, ROW)
 
 
 def _read_samples(store: AnnotationStore, rows: pl.DataFrame, *, columns: Sequence[str]) -> Samples:
@@ -131,11 +157,6 @@ def _read_samples(store: AnnotationStore, rows: pl.DataFrame, *, columns: Sequen
 
     parts = list(ordered_map(read, by_shard, num_threads=4))
     return {name: [value for part in parts for value in part[name]] for name in columns}
-
-
-def _part_of(samples: Samples, is_part: "np.ndarray[Any, np.dtype[np.bool_]]") -> Samples:
-    numbers = np.flatnonzero(is_part).tolist()
-    return {name: [values[number] for number in numbers] for name, values in samples.items()}
 
 
 def _fidelity(predicted: Floats, measured: Floats) -> dict[str, Any]:
