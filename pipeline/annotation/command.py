@@ -20,7 +20,7 @@ from pipeline.annotation.stored_values import rows_beside_cut, sample_values, va
 from pipeline.annotation.targets import check_columns, target_for
 from pipeline.cluster import cluster_at, connect
 from pipeline.config import annotation_kinds, credentials
-from pipeline.config.extension_settings import Extension
+from pipeline.config.extension_settings import EXTEND_MODEL, Extension
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.yaml_values import replace_keys
 from trainers.annotation import AnnotationKind
@@ -70,7 +70,8 @@ def annotate(
         corpus: URL of a corpus or a run.
         name: of the annotation.
         kind: name of a kind, or the dotted path of a class.
-        settings: `key=value` for each setting of the kind that is not the default.
+        settings: `key=value` for each setting of the kind that is not the default; `extend_model`
+            is one of the extension.
         model: the kind's setting `model`.
         tokenizer: the kind's setting `tokenizer`.
         target: examples, for a kind that needs them.
@@ -192,6 +193,7 @@ def load_kind(
         InputError: there is no such kind, or a setting is wrong.
     """
     values = replace_keys({}, settings)
+    values.pop(EXTEND_MODEL, None)  # of the extension
     options = {"model": model, "tokenizer": tokenizer}
     values |= {key: value for key, value in options.items() if value is not None}
     return annotation_kinds.load_kind(name, values)

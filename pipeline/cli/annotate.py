@@ -90,27 +90,36 @@ def annotate(
     """Make a named column of a corpus, one value per sample, that all of its runs can use."""
     from pipeline.annotation import command as commands
     from pipeline.annotation.targets import target_settings
-    from pipeline.config.extension_settings import extension_of, without_extension
 
     trust_formats(corpus, trust_run=trust_run)
     if drop:
         making = (kind, target, kind_column, settings, model, tokenizer, sample, extend, overwrite)
         return commands.drop(corpus, name=name, is_making=any(making))
-    kind_settings, extend_model = without_extension(settings or ())
     return commands.annotate(
         corpus,
         name=name,
         kind=kind,
-        settings=kind_settings,
+        settings=settings or (),
         model=model,
         tokenizer=tokenizer,
         target=target_settings(target, kind_column=kind_column, judge_share=judge_share),
-        extension=extension_of(
-            sample=sample, extend=extend, min_fidelity=min_fidelity, extend_model=extend_model
-        ),
+        extension=_extension_of(sample, extend, min_fidelity, settings or []),
         seed=seed,
         overwrite=overwrite,
         scheduler=scheduler,
+    )
+
+
+def _extension_of(
+    sample: float | None, extend: str | None, min_fidelity: float | None, settings: list[str]
+) -> Any:
+    from pipeline.config.extension_settings import extend_model_of, extension_of
+
+    return extension_of(
+        sample=sample,
+        extend=extend,
+        min_fidelity=min_fidelity,
+        extend_model=extend_model_of(settings),
     )
 
 

@@ -52,22 +52,21 @@ def extension_of(
     values = {key: value for key, value in values.items() if value is not None}
     if not values:
         return None
+    if extend_model is not None and extend != "hidden":
+        raise InputError(f"{EXTEND_MODEL} is the model of --extend hidden: leave it out")
     if sample is None or extend is None:
         raise InputError(
             "--sample F measures a share of the samples and --extend KIND predicts the others: give"
             " both, such as --sample 0.1 --extend ngram"
         )
-    if extend_model is not None and extend != "hidden":
-        raise InputError(f"{EXTEND_MODEL} is the model of --extend hidden: leave it out")
     return check(Extension, values, source="the extension")
 
 
-def without_extension(settings: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return the `key=value` of a kind, and the value of `extend_model` among `settings`."""
-    prefix = f"{EXTEND_MODEL}="
-    others = [setting for setting in settings if not setting.startswith(prefix)]
-    models = [setting.removeprefix(prefix) for setting in settings if setting.startswith(prefix)]
-    return others, models[-1] if models else None
+def extend_model_of(settings: Sequence[str]) -> str | None:
+    """Return the value of `extend_model` among `key=value` settings of a kind; the last one."""
+    pairs = [setting.partition("=") for setting in settings]
+    models = [value for key, _, value in pairs if key == EXTEND_MODEL]
+    return models[-1] if models else None
 
 
 # Column that says which values of an extended annotation were measured.

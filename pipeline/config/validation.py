@@ -129,8 +129,17 @@ def _keys_at(model: type[Any], location: Sequence[str | int]) -> list[str]:
     section: Any = model
     for part in location:
         if part not in INSIDE:
-            section = _class_in(_fields(section).get(str(part)))
+            section = _class_at(section, str(part))
     return _flat_keys(section)
+
+
+def _class_at(section: Any, key: str) -> Any:
+    """Return the settings class of a key that the file may have in a section."""
+    known = _fields(section)
+    if key in known:
+        return _class_in(known[key])
+    inside = (_class_in(known[name]) for name in INSIDE if name in known)
+    return next((inner for each in inside if (inner := _class_at(each, key))), None)
 
 
 def _flat_keys(section: Any) -> list[str]:

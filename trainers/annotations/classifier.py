@@ -165,13 +165,13 @@ class Classifier:
         digests = dict(self.file_digests())
         background = self._features(corpus, digests, what="the corpus")
         scale, shift = (_FACTOR, None) if self.hidden is None else _scale_of(background)
-        background = _scaled(background, scale, shift)
+        background = _standardise(background, scale, shift)
         names: list[str] = []
         weights: list[npt.NDArray[np.float64]] = []
         offsets: list[float] = []
         for name, samples in target.by_kind():
             whose = f"the target{f' of kind {name!r}' if name else ''}"
-            examples = _scaled(self._features(samples, digests, what=whose), scale, shift)
+            examples = _standardise(self._features(samples, digests, what=whose), scale, shift)
             own_weights, offset = _logistic_regression(examples, background, strength=self.strength)
             names.append(name)
             weights.append(own_weights * scale)
@@ -205,7 +205,7 @@ def _scale_of(
     return 1.0 / np.where(deviations > 0, deviations, 1.0), corpus.mean(axis=0)
 
 
-def _scaled(features: Any, scale: Any, shift: npt.NDArray[np.float64] | None) -> Any:
+def _standardise(features: Any, scale: Any, shift: npt.NDArray[np.float64] | None) -> Any:
     """Return scale · (features − shift), or without a shift scale · features."""
     return features * scale if shift is None else (features - shift) * scale
 

@@ -1,1 +1,1 @@
-"""Regressions that extend values from a sample of measured texts to all of them."""
+"""Regressions that extend values from a sample of measured samples to all of them."""

@@ -40,7 +40,7 @@ _WHAT: Final = "mean hidden state"
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _unchanged(vectors: torch.Tensor) -> torch.Tensor:
+def _identity(vectors: torch.Tensor) -> torch.Tensor:
     return vectors
 
 
@@ -113,7 +113,7 @@ class HiddenStates:
         self.saved.check(rows, self.settings, task=task, measured=_WHAT)
 
     def map(
-        self, samples: Samples, digests: Mapping[str, str], reduce: Reduce = _unchanged
+        self, samples: Samples, digests: Mapping[str, str], reduce: Reduce = _identity
     ) -> Mapped:
         """Return `reduce` of the vectors float32[batch, width], a batch of samples at a time.
 
@@ -185,7 +185,7 @@ class _MeanStates:
 
     columns = ()
 
-    def __init__(self, task: HasModelInputs, reduce: Reduce = _unchanged) -> None:
+    def __init__(self, task: HasModelInputs, reduce: Reduce = _identity) -> None:
         self._task, self._reduce = task, reduce
         self._values: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]] = []
 

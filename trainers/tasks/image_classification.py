@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from attent_select.errors import InputError
+from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store

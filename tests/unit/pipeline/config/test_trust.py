@@ -30,6 +30,8 @@ CODE: list[tuple[str, Any]] = [
     ("task.name", "trap.ImageClassification"),
     ("selection.strategy", "trap.Uniform"),
     ("annotations.relevance.kind", "trap.Uniform"),
+    ("annotations.relevance.task", "trap.ImageClassification"),
+    ("annotations.relevance.task.name", "trap.ImageClassification"),
     ("model.trust_remote_code", True),
     ("model.config.attn_implementation", "somebody/kernels"),
     ("model.config.use_kernels", True),
