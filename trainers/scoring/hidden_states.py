@@ -206,7 +206,7 @@ class _MeanStates:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the reduced vectors; return 0 or NaN, and 1 unit at least."""
         inputs = {name: batch[name] for name in batch if name not in (_ROW, _UNITS)}
-        reduced = self._reduce(_mean_state(model, inputs))
+        reduced = self._reduce(mean_state(model, inputs))
         self._values.append((batch[_ROW].cpu().numpy(), reduced.cpu().numpy()))
         return (reduced * 0.0).sum(dim=1), batch[_UNITS].clamp(min=1)
 
@@ -221,8 +221,16 @@ class _MeanStates:
         return values
 
 
-def _mean_state(model: Any, inputs: Batch) -> torch.Tensor:
-    """Return the weighted mean of the last hidden states, float32[batch, width]."""
+def mean_state(model: Any, inputs: Batch) -> torch.Tensor:
+    """Return the weighted mean of the last hidden states, float32[batch, width].
+
+    Args:
+        model: of transformers, with or without a head.
+        inputs: of its forward pass.
+
+    Raises:
+        InputError: the model without its head returns no hidden states.
+    """
     backbone = getattr(model, "base_model", model)
     more_inputs = {"use_cache": False} if "input_ids" in inputs else {}
     hidden = getattr(backbone(**inputs, **more_inputs), "last_hidden_state", None)

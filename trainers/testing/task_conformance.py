@@ -14,9 +14,10 @@ from attent_select.errors import SampleError
 from attent_select.schema import OK, STATUSES
 from catalogs.shard_format import Sample
 from trainers.antk import Function, Output, eigenvalues, empirical_kernel
+from trainers.scoring.hidden_states import mean_state
 from trainers.scoring.scorer import score_rows
 from trainers.settings import ScoringSettings
-from trainers.task import Batch, HasFunctionalGradient, Item, Task, draws
+from trainers.task import Batch, HasFunctionalGradient, HasModelInputs, Item, Task, draws
 
 Dtype = Literal["float32", "bfloat16"]
 # Computes the model's own loss of a batch.
@@ -99,6 +100,29 @@ class TaskConformance:
             for batch_items in ([item], [items[-1], item, items[0]]):
                 loss = losses(batch_items)[len(batch_items) // 2]
                 torch.testing.assert_close(loss, expected[place], rtol=tolerance, atol=0)
+
+    def test_hidden_states_depend_on_the_input_columns_of_a_sample_only(
+        self, task: Task, model: torch.nn.Module, samples: Sequence[Sample]
+    ) -> None:
+        if not isinstance(task, HasModelInputs):
+            return
+        inputs = [{name: sample[name] for name in task.input_columns} for sample in samples]
+        items = [item for item in task.prepare_inputs(inputs) if not isinstance(item, SampleError)]
+        assert len(items) == len(samples)
+        assert all(item["num_units"] > 0 for item in items)
+
+        def states(batch_items: list[Item]) -> torch.Tensor:
+            batch, num_units = task.collate_inputs(batch_items)
+            assert (num_units.shape, num_units.dtype) == ((len(batch_items),), torch.int64)
+            with torch.inference_mode():
+                return mean_state(model, batch)
+
+        together = states(items)
+        assert together.dtype == torch.float32
+        assert together.isfinite().all()
+        alone = torch.cat([states([item]) for item in items])
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+        assert len(together.unique(dim=0)) > 1
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2e-3)])
     def test_scoring_returns_the_loss_of_the_task(
