@@ -33,7 +33,6 @@ _SHARED = "shared"
 _SKIPPED = "skipped"
 # Reason for leaving out a shard without samples.
 EMPTY = "no samples"
-_ROWS_PER_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,9 @@ class Corpus:
             digest.update(json.dumps(facts).encode() + b"\n")
         return digest.hexdigest()
 
+    def __repr__(self) -> str:
+        return f"Corpus({len(self.shards)} shards, {self.num_samples} samples, {self.folder!r})"
+
     @property
     def num_samples(self) -> int:
         return sum(shard.num_samples for shard in self.shards)
@@ -206,7 +208,7 @@ class Corpus:
             columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
         ) -> Iterator[pl.DataFrame]:
             names = list(kinds) if columns is None else columns
-            batches = (batch.select(names) for batch in _row_batches(counts))
+            batches = (batch.select(names) for batch in frames.row_batches(counts))
             return frames.filter_and_limit(batches, where=where, limit=limit)
 
         return register_io_source(source, schema=cast(frames.SchemaDict, kinds))
@@ -378,21 +380,3 @@ def _check_unique(shards: Sequence[Shard]) -> None:
         if shard.uri in uris:
             raise InputError(f"duplicate shard {shard.uri}: expected every shard once")
         uris.add(shard.uri)
-
-
-def _row_batches(counts: Sequence[int]) -> Iterator[pl.DataFrame]:
-    chunk: list[pl.DataFrame] = []
-    height = 0
-    for shard_id, count in enumerate(counts):
-        for first in range(0, count, _ROWS_PER_BATCH):
-            rows = pl.int_range(
-                first, min(count, first + _ROWS_PER_BATCH), dtype=pl.UInt32, eager=True
-            )
-            shard_ids = pl.lit(shard_id, dtype=pl.UInt32).alias(schema.SHARD_ID)
-            chunk.append(pl.DataFrame({schema.ROW: rows}).select(shard_ids, schema.ROW))
-            height += len(rows)
-            if height >= _ROWS_PER_BATCH:
-                yield pl.concat(chunk)
-                chunk, height = [], 0
-    if chunk:
-        yield pl.concat(chunk)

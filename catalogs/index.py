@@ -122,6 +122,9 @@ class IndexFile:
             check_corpus(index.provenance, corpus=corpus, what=f"the index {url}")
         return index
 
+    def __repr__(self) -> str:
+        return f"IndexFile({self.url!r}, {self.num_samples} samples, digest {self.digest[:8]})"
+
     def _check_unknown_corpus(self, corpus: Corpus) -> None:
         """Check an index of other programs' losses, which name no corpus, and warn."""
         hint = "Select again with --corpus, which checks it"

@@ -53,6 +53,9 @@ class LossCatalog:
         self._carry = carry
         self._layout = Layout(self.run)
 
+    def __repr__(self) -> str:
+        return f"LossCatalog({self.run!r})"
+
     @functools.cached_property
     def corpus(self) -> Corpus:
         """The corpus of the run. Raises `MissingError` if it was not ingested."""

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attent_select import schema
 from attent_select.errors import InputError, MissingError
 from catalogs import storage
 from catalogs.storage.objects import explain_full_disk
@@ -26,6 +27,8 @@ Notes = dict[str, Any]
 _NOTES = b"attent_select"
 # Note of a file in which every row group is one shard with the rows 0, 1, 2, …
 DENSE = "dense"
+# Rows of one batch of `row_batches`.
+_ROWS_PER_BATCH = 1 << 20
 _ORDER = ("shard_id", "row")
 _NEVER_NULL = (*_ORDER, "weight", "probability")
 
@@ -220,3 +223,22 @@ def from_arrow(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table.replace_schema_metadata(None))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def row_batches(counts: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Yield (shard_id u32, row u32) of shards with these numbers of rows, in order."""
+    chunk: list[pl.DataFrame] = []
+    height = 0
+    for shard_id, count in enumerate(counts):
+        for first in range(0, count, _ROWS_PER_BATCH):
+            rows = pl.int_range(
+                first, min(count, first + _ROWS_PER_BATCH), dtype=pl.UInt32, eager=True
+            )
+            shard_ids = pl.lit(shard_id, dtype=pl.UInt32).alias(schema.SHARD_ID)
+            chunk.append(pl.DataFrame({schema.ROW: rows}).select(shard_ids, schema.ROW))
+            height += len(rows)
+            if height >= _ROWS_PER_BATCH:
+                yield pl.concat(chunk)
+                chunk, height = [], 0
+    if chunk:
+        yield pl.concat(chunk)

@@ -98,6 +98,7 @@ class TeachingStream(IterableDataset[Batch]):
         padded, dropped = self.order.num_padded, self.order.num_dropped
         self.stats = StreamStats(corpus.shards, max_failed_share, padded=padded, dropped=dropped)
         self._identity = _identity(index, corpus, self.order)
+        self._sources = (index, corpus)
         columns = corpus.columns if task is None else task.columns
         self._source = self._open_source(corpus, compact, columns=columns, settings=settings)
         self._reader = RankReader(
@@ -234,6 +235,33 @@ class TeachingStream(IterableDataset[Batch]):
         step = state["samples_consumed"] // self.order.batch_size
         self._next_step = self._checked_step(step, num_passes=num_passes)
         self._num_passes = num_passes
+
+    def as_hf_iterable(self) -> Any:
+        """Return the samples from `next_step` as a `datasets.IterableDataset`, for other trainers.
+
+        A sample has the columns of the corpus, shard_id, row and weight. An iteration is the rest
+        of the pass, in the order of this stream; later ones repeat it. The data set has a
+        `state_dict` of its own.
+
+        Raises:
+            MissingExtraError: the library `datasets` is not installed.
+        """
+        from trainers.streaming.hf_iterable import SampleRanges, hf_iterable
+
+        order = self.order
+        share = RankShare(self.share.rank, self.share.world_size)
+        ranges = SampleRanges(*self._sources, order.settings, share, order.streaming)
+        first = self._next_step % max(self.num_steps, 1)
+        steps = range(first, self.num_steps)
+        return hf_iterable(ranges, self._sources[1], steps=steps, batch_size=order.batch_size)
+
+    def __repr__(self) -> str:
+        order, share = self.order, self.share
+        return (
+            f"TeachingStream({len(order.selected)} samples, {self.num_steps} steps of"
+            f" {order.batch_size}, rank {share.rank} of {share.world_size}, next_step"
+            f" {self.next_step})"
+        )
 
     def count_earlier(self, num_samples: int) -> None:
         """Count the steps before `next_step` after a resume: all ranks together trained on
