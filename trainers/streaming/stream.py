@@ -97,8 +97,7 @@ class TeachingStream(IterableDataset[Batch]):
         self.order = Order(Selected.of_index(index, corpus), order, settings)
         padded, dropped = self.order.num_padded, self.order.num_dropped
         self.stats = StreamStats(corpus.shards, max_failed_share, padded=padded, dropped=dropped)
-        self._identity = _identity(index, corpus, self.order)
-        self._sources = (index, corpus)
+        self._sources, self._identity = (index, corpus), _identity(index, corpus, self.order)
         columns = corpus.columns if task is None else task.columns
         self._source = self._open_source(corpus, compact, columns=columns, settings=settings)
         self._reader = RankReader(
