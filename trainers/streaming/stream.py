@@ -240,7 +240,7 @@ class TeachingStream(IterableDataset[Batch]):
 
         A sample has the columns of the corpus, shard_id, row and weight. An iteration is the rest
         of the pass, in the order of this stream; later ones repeat it. The data set has a
-        `state_dict` of its own.
+        separate `state_dict`.
 
         Raises:
             MissingExtraError: the library `datasets` is not installed.
