@@ -31,7 +31,7 @@ from learning_arms.summary import at_usual_pace, markdown, summarise
 from learning_arms.trial import held_out, run_trial
 
 from pipeline.cluster import connect, on_every_worker
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "learning.md"

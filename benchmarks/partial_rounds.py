@@ -29,7 +29,7 @@ from catalogs.layout import Layout
 from pipeline import stages
 from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.config import run_config
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.loop import select_and_train
 from pipeline.runs.state import prepare
 from pipeline.scoring.driver import ScoringJob, score_round

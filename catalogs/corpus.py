@@ -1,6 +1,5 @@
 """Corpus: the manifest of its shards, and access to samples by shard and row."""
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -105,17 +104,8 @@ class Corpus:
             MissingError: it was not ingested.
             InputError: the manifest names a shard format that this process has not imported.
         """
-        layout, frame, notes = _read_manifest(url)
-        _check_formats(frame, manifest=layout.manifest)
-        if "columns" not in notes:
-            raise InputError(
-                f"{layout.manifest} was not written by `attent ingest`: its footer has no notes."
-                " Another program may have rewritten it; ingest again"
-            )
-        layout = CorpusLayout(notes.get(_SHARED, layout.folder))
-        shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
-        skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
-        return cls(shards, tuple(notes["columns"]), folder=layout.folder, skipped=skipped)
+        layout, etag = _manifest(url)
+        return _open(layout, etag)
 
     def save(self, run: str) -> None:
         """Write the corpus of a run: its member indexes, then the manifest, which commits them."""
@@ -159,7 +149,7 @@ class Corpus:
     def __repr__(self) -> str:
         return f"Corpus({len(self.shards)} shards, {self.num_samples} samples, {self.folder!r})"
 
-    @property
+    @functools.cached_property
     def num_samples(self) -> int:
         return sum(shard.num_samples for shard in self.shards)
 
@@ -249,7 +239,8 @@ def foreign_formats(url: str) -> list[str]:
     """Return the shard formats of the corpus in a folder that are classes of other packages."""
     if not has_corpus(url):
         return []
-    return list(filter(plugins.is_dotted, _read_manifest(url)[1]["format"].unique().sort()))
+    formats = frames.read_frame(_manifest(url)[0].manifest, schema={"format": pl.String})[0]
+    return list(filter(plugins.is_dotted, formats.to_series().unique().sort()))
 
 
 def _check_formats(manifest_rows: pl.DataFrame, *, manifest: str) -> None:
@@ -267,14 +258,26 @@ def _layouts(url: str) -> tuple[CorpusLayout, CorpusLayout]:
     return Layout(folder).corpus, CorpusLayout(folder)
 
 
-def _read_manifest(url: str) -> tuple[CorpusLayout, pl.DataFrame, frames.Notes]:
+def _manifest(url: str) -> tuple[CorpusLayout, str]:
+    """Return where the manifest of the corpus in a folder is, and its etag."""
     for layout in _layouts(url):
-        with contextlib.suppress(MissingError):
-            return layout, *frames.read_frame(layout.manifest, schema=dict(schema.MANIFEST))
-    expected = " and ".join(layout.manifest for layout in _layouts(url))
-    raise MissingError(
-        f"{url} has no corpus ({expected} were not found): run `attent ingest` first"
-    )
+        if (stored := storage.info(layout.manifest)) is not None:
+            return layout, stored.etag
+    urls = " and ".join(layout.manifest for layout in _layouts(url))
+    raise MissingError(f"{url} has no corpus ({urls} were not found): run `attent ingest` first")
+
+
+@functools.lru_cache(maxsize=4)
+def _open(layout: CorpusLayout, _: str) -> Corpus:
+    """Return the corpus; every step of a run opens it, and it may have 10^5 shards."""
+    frame, notes = frames.read_frame(layout.manifest, schema=dict(schema.MANIFEST))
+    _check_formats(frame, manifest=layout.manifest)
+    if "columns" not in notes:
+        raise InputError(f"{layout.manifest} was not written by `attent ingest`: ingest again")
+    layout = CorpusLayout(notes.get(_SHARED, layout.folder))
+    shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
+    skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
+    return Corpus(shards, tuple(notes["columns"]), folder=layout.folder, skipped=skipped)
 
 
 def format_of(url: str) -> str:

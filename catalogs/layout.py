@@ -161,6 +161,26 @@ class Layout:
         return join(self.all_rescored, f"{round_number:05d}.parquet")
 
     @property
+    def all_candidates(self) -> str:
+        return join(self.run, "losses", "candidates")
+
+    def candidates(self, round_number: int) -> str:
+        """Rows that a round draws from a corpus larger than its budget: an index file."""
+        return join(self.all_candidates, f"{round_number:05d}.parquet")
+
+    @property
+    def pools(self) -> str:
+        return join(self.run, "losses", "pools")
+
+    def pool(self, round_number: int) -> str:
+        """Losses of a round's candidates, published last."""
+        return join(self.pools, f"{round_number:05d}.parquet")
+
+    def eligible(self, digest: str) -> str:
+        """One bit per row of the corpus: whether it may be drawn, by a condition's digest."""
+        return join(self.run, "losses", "eligible", f"{digest}.parquet")
+
+    @property
     def all_observed(self) -> str:
         return join(self.run, "losses", "observed")
 

@@ -5,10 +5,13 @@ All optimizer steps are known in advance, so the learning rate decays fully over
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from attent_select.errors import InputError
+from attent_select.schedule.budget import DEFAULT_ROUNDS, Amount, Pool
 from attent_select.schedule.rescoring import Rescore
 from attent_select.selection.select import num_samples_of
 
@@ -126,6 +129,9 @@ class SelectionInterval:
 class Schedule:
     """Training schedule: epochs, warm-up, annealing, selection ratio and interval, rescoring.
 
+    Or, for a corpus that is larger than what a run can train on, a budget: it is divided into
+    rounds of equal size, and replaces all settings of epochs and ratios.
+
     Attributes:
         epochs: total number of passes, each over the subset of its round; at least 1.
         warmup_epochs: first epochs, on all data, before any selection.
@@ -133,6 +139,12 @@ class Schedule:
         ratio: share of the corpus to train on in the epochs between.
         interval: epochs between selections.
         rescore: how much of the corpus is scored again before each selection.
+        budget: all that the run trains on, warm-up and annealing included.
+        warmup: with a budget, its first part: random samples, none of them scored.
+        anneal: with a budget, its last part: random samples, none of them scored.
+        rounds: with a budget, its number of teaching rounds; by default 10 with a pool, else 1.
+        pool: with a budget, the candidates that a teaching round chooses from. Without it, a round
+            chooses from the whole corpus.
     """
 
     epochs: int = 10
@@ -141,8 +153,14 @@ class Schedule:
     ratio: Ratio = field(default_factory=Ratio)
     interval: SelectionInterval = field(default_factory=SelectionInterval)
     rescore: Rescore = field(default_factory=Rescore)
+    budget: Amount | None = None
+    warmup: Amount | None = None
+    anneal: Amount | None = None
+    rounds: int | None = None
+    pool: Pool | None = None
 
     def __post_init__(self) -> None:
+        self._check_budget()
         if self.epochs < 1:
             raise InputError(f"epochs: {self.epochs} is less than 1")
         if self.epochs > _MAX_EPOCHS:
@@ -161,10 +179,41 @@ class Schedule:
                 "samples first: set warmup_epochs to 1, or rescore to `none`"
             )
 
+    def _check_budget(self) -> None:
+        if self.budget is None:
+            for name in ("warmup", "anneal", "rounds", "pool"):
+                if getattr(self, name) is not None:
+                    raise InputError(f"{name}: only used with `budget`: how much the run trains on")
+            return
+        if self.rounds is not None and self.rounds < 1:
+            raise InputError(f"rounds: {self.rounds} is less than 1")
+        replaced = {"warmup_epochs": "warmup", "anneal_epochs": "anneal"}
+        for name in ("warmup_epochs", "anneal_epochs", "ratio", "interval", "rescore"):
+            # `epochs` has a default that cannot be told from a given value.
+            if getattr(self, name) != getattr(_CLASSICAL, name):
+                instead = replaced.get(name)
+                hint = f", set `{instead}` instead" if instead else ""
+                raise InputError(f"{name}: not used with `budget`: omit it{hint}")
+
+    @property
+    def num_rounds(self) -> int:
+        """Number of teaching rounds of a budget."""
+        return self.rounds or (DEFAULT_ROUNDS if self.pool is not None else 1)
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether an amount is in units, so that their mean per sample must be known."""
+        amounts = (self.budget, self.warmup, self.anneal)
+        return any(each is not None and each.units is not None for each in amounts)
+
     @property
     def teach_epochs(self) -> int:
         """Number of epochs between warm-up and annealing."""
         return self.epochs - self.warmup_epochs - self.anneal_epochs
+
+
+# What a budget replaces has these values.
+_CLASSICAL = Schedule()
 
 
 @dataclass(frozen=True)
@@ -179,6 +228,8 @@ class Round:
         epochs: passes over the subset.
         first_step: number of optimizer steps before this round.
         num_steps: number of optimizer steps of this round, ⌈num_samples / batch_size⌉ per epoch.
+        num_units: size of the subset of a budget in units; then `num_samples` is estimated until
+            the subset is selected.
     """
 
     number: int
@@ -188,15 +239,19 @@ class Round:
     epochs: int
     first_step: int
     num_steps: int
+    num_units: int | None = None
 
 
-def plan_rounds(schedule: Schedule, *, num_samples: int, batch_size: int) -> tuple[Round, ...]:
+def plan_rounds(
+    schedule: Schedule, *, num_samples: int, batch_size: int, mean_units: float | None = None
+) -> tuple[Round, ...]:
     """Return the rounds of a run over `num_samples` samples with global batches of `batch_size`.
 
     An adaptive ratio is planned as if it were fixed, which gives its budget of optimizer steps.
+    `mean_units` is the mean number of units of a sample, where the schedule counts units.
 
     Raises:
-        InputError: there are no samples, or the batch size is below 1.
+        InputError: there are no samples, the batch size is below 1, or a budget is too small.
     """
     if num_samples < 1:
         raise InputError("the corpus has no samples: expected at least 1")
@@ -204,12 +259,57 @@ def plan_rounds(schedule: Schedule, *, num_samples: int, batch_size: int) -> tup
         raise InputError(f"batch_size: {batch_size} is less than 1")
     rounds: list[Round] = []
     step = 0
-    for phase, ratio, epochs in _phases(schedule):
-        m = num_samples_of(ratio, total=num_samples)
+    if schedule.budget is not None:
+        sizes = _budget_sizes(schedule, num_samples=num_samples, mean_units=mean_units)
+    else:
+        sizes = [
+            (phase, ratio, num_samples_of(ratio, total=num_samples), epochs, None)
+            for phase, ratio, epochs in _phases(schedule)
+        ]
+    for phase, ratio, m, epochs, num_units in sizes:
         num_steps = epochs * math.ceil(m / batch_size)
-        rounds.append(Round(len(rounds), phase, ratio, m, epochs, step, num_steps))
+        rounds.append(Round(len(rounds), phase, ratio, m, epochs, step, num_steps, num_units))
         step += num_steps
     return tuple(rounds)
+
+
+def _budget_sizes(
+    schedule: Schedule, *, num_samples: int, mean_units: float | None
+) -> list[tuple[Phase, float, int, int, int | None]]:
+    """Return phase, ratio, samples, epochs and, of a budget in units, units of each round."""
+    budget = schedule.budget
+    assert budget is not None
+
+    def samples_of(amount: Amount | None) -> int:
+        if amount is None:
+            return 0
+        return amount.num_samples(total=num_samples, mean_units=mean_units)
+
+    total, warmup, anneal = map(samples_of, (budget, schedule.warmup, schedule.anneal))
+    teach, count = total - warmup - anneal, schedule.num_rounds
+    if teach < count:
+        raise InputError(
+            f"schedule.budget: {total:,} samples, of which warm-up takes {warmup:,} and annealing "
+            f"{anneal:,}, are too few for {count} rounds: raise it, or lower schedule.rounds"
+        )
+    sizes: list[tuple[Phase, int]] = [("warmup", warmup)]
+    sizes += [("teach", size) for size in _equal_parts(teach, count)]
+    sizes.append(("anneal", anneal))
+    units: Iterator[int] | None = None
+    if budget.units is not None and mean_units is not None:
+        random_units = round((warmup + anneal) * mean_units)
+        units = iter(_equal_parts(budget.units - random_units, count))
+    return [
+        (phase, size / num_samples, size, 1, next(units) if units and phase == "teach" else None)
+        for phase, size in sizes
+        if size
+    ]
+
+
+def _equal_parts(total: int, count: int) -> list[int]:
+    """Divide `total` into `count` whole numbers that differ by 1 at most."""
+    bounds = [total * edge // count for edge in range(count + 1)]
+    return [end - first for first, end in pairwise(bounds)]
 
 
 def _phases(schedule: Schedule) -> list[tuple[Phase, float, int]]:

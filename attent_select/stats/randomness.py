@@ -41,6 +41,8 @@ class Purpose(IntEnum):
     SKETCH = 10
     ANNOTATE = 11
     JUDGE = 12
+    BLOCKS = 13
+    BLOCK_ROWS = 14
 
 
 def stream_key(seed: int, *purposes: int) -> int:

@@ -99,6 +99,12 @@ class LossCatalog:
             return None
         return rows, BatchSplits(**notes["batching"])
 
+    def batch_splits_in(self, spans: Sequence[str]) -> list[BatchSplits]:
+        """Return the batch splits of each of some spans that are finished."""
+        urls = [self._layout.span(digest) for digest in spans]
+        footers = ordered_map(frames.footer_of, urls, num_threads=8)
+        return [BatchSplits(**frames.notes_of(footer)["batching"]) for footer in footers]
+
     def unusable_in(self, spans: Sequence[str]) -> Unusable:
         """Return the samples without a loss in spans that are finished."""
         result = Unusable()
@@ -258,19 +264,7 @@ class LossCatalog:
 
         Equal losses have equal digests, however they are split into parts.
         """
-        # An Enum, because `replace_strict` would hold the whole column in memory.
-        status = pl.col(schema.STATUS).cast(pl.Enum(schema.STATUSES)).to_physical()
-        rows = self.latest(round_number).select(
-            schema.SHARD_ID,
-            schema.ROW,
-            pl.col(schema.LOSS).fill_null(float("nan")),
-            schema.NUM_UNITS,
-            status.cast(pl.UInt8),
-        )
-        digest = frames.ColumnDigest(rows.collect_schema().names())
-        for batch in rows.collect_batches(maintain_order=True, engine="streaming"):
-            digest.update(batch)
-        return digest.hexdigest()
+        return loss_parts.digest_of(self.latest(round_number))
 
     # Losses observed in training.
 

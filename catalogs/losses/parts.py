@@ -79,6 +79,23 @@ def check_losses(rows: pl.DataFrame, *, what: str) -> None:
         )
 
 
+def digest_of(losses: pl.LazyFrame) -> str:
+    """Digest of sorted losses: shard_id, row, loss bits, num_units and status of each row."""
+    # An Enum, because `replace_strict` would hold the whole column in memory.
+    status = pl.col(schema.STATUS).cast(pl.Enum(schema.STATUSES)).to_physical()
+    rows = losses.select(
+        schema.SHARD_ID,
+        schema.ROW,
+        pl.col(schema.LOSS).fill_null(float("nan")),
+        schema.NUM_UNITS,
+        status.cast(pl.UInt8),
+    )
+    digest = frames.ColumnDigest(rows.collect_schema().names())
+    for batch in rows.collect_batches(maintain_order=True, engine="streaming"):
+        digest.update(batch)
+    return digest.hexdigest()
+
+
 def check_parts(snapshot: pl.DataFrame, *, run: str, corpus: Corpus) -> None:
     """Raise `InputError` unless every part in `snapshot` is complete and belongs to `corpus`.
 

@@ -132,6 +132,10 @@ class JoinedScan:
         bounds = [num_shards * i // count for i in range(count + 1)]
         return [self._shards(slice(a, b)) for a, b in itertools.pairwise(bounds) if a < b]
 
+    def of_shards(self, shard_ids: Sequence[int]) -> "JoinedScan":
+        """Return the rows of some shards of a corpus that all are in the tables, ids ascending."""
+        return self._only([[table.shards[number] for number in shard_ids] for table in self.tables])
+
     def read(self, chunk: Sequence[list[RowGroups]]) -> pl.DataFrame:
         """Read the row groups of consecutive shards, a list for each table."""
         pairs = zip(self.tables, chunk, strict=True)
@@ -146,9 +150,13 @@ class JoinedScan:
         return pl.thread_pool_size() + 1 if self._is_local else scan.REMOTE_THREADS
 
     def _shards(self, part: slice) -> "JoinedScan":
+        return self._only([table.shards[part] for table in self.tables])
+
+    def _only(self, shards: Sequence[Sequence[File]]) -> "JoinedScan":
+        """Return the rows of some shards: the row groups of each, a sequence for each table."""
         tables = (
-            replace(table, rows=replace(table.rows, files=_merge_groups(table.shards[part])))
-            for table in self.tables
+            replace(table, rows=replace(table.rows, files=_merge_groups(files)))
+            for table, files in zip(self.tables, shards, strict=True)
         )
         return replace(self, tables=tuple(tables))
 

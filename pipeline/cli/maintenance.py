@@ -6,22 +6,14 @@ import typer
 
 from pipeline.cli.options import Run, Scheduler, Set, TrustRun, trust_formats
 from pipeline.cli.output.command import command
-from pipeline.cli.output.show import show_values
+from pipeline.cli.output.show import show_diagnosis, show_values
 
 if TYPE_CHECKING:
     from pipeline.doctor.checks import Diagnosis
     from pipeline.runs.garbage_collection import GarbageReport
 
 
-def _show(diagnosis: "Diagnosis") -> None:
-    for finding in diagnosis.findings:
-        typer.echo(f"{'ok    ' if finding.ok else 'FAILED'} {finding.name}: {finding.detail}")
-    if diagnosis.estimate is not None:
-        for line in diagnosis.estimate.lines():
-            typer.echo(line)
-
-
-@command(_show, exit_code=lambda diagnosis: 0 if diagnosis.ok else 2)
+@command(show_diagnosis, exit_code=lambda diagnosis: 0 if diagnosis.ok else 2)
 def doctor(
     *,
     config: Annotated[

@@ -1,15 +1,29 @@
 """`attent run` and `attent train`: all rounds of a run, or one."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set, TrustRun
 from pipeline.cli.output.command import command
-from pipeline.cli.output.show import show_rounds
+from pipeline.cli.output.show import show_diagnosis, show_rounds
+
+if TYPE_CHECKING:
+    from pipeline.doctor.checks import Diagnosis
 
 
-@command(show_rounds)
+def _show(result: "dict[str, Any] | Diagnosis") -> None:
+    if isinstance(result, dict):
+        show_rounds(result)
+    else:
+        show_diagnosis(result)
+
+
+def _exit_code(result: "dict[str, Any] | Diagnosis") -> int:
+    return 0 if isinstance(result, dict) or result.ok else 2
+
+
+@command(_show, exit_code=_exit_code)
 def run(
     *,
     config: Annotated[
@@ -24,9 +38,19 @@ def run(
             help="Select the rounds to come by annotations that were replaced since the last one.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only check, and show what each round would score, train on and cost."
+        ),
+    ] = False,
     trust_run: TrustRun = False,
-) -> dict[str, Any]:
+) -> "dict[str, Any] | Diagnosis":
     """Do all rounds: score, select, train. Run it again to resume after an interruption."""
+    if dry_run:
+        from pipeline.doctor.checks import examine
+
+        return examine(config, scheduler=scheduler, overrides=overrides or (), trust_run=trust_run)
     from pipeline.stages import run
 
     return run(

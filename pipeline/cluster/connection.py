@@ -14,7 +14,7 @@ from distributed import Client
 from attent_select.errors import ClusterError, InputError
 from pipeline.cluster.lost_cluster import RESUME
 from pipeline.cluster.new_cluster import security_of, start_cluster
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.validation import check
 
 

@@ -13,7 +13,7 @@ from distributed.deploy.cluster import Cluster
 from attent_select.errors import InputError
 from attent_select.plugins import load_class
 from pipeline.cluster.main_guard import check_main_guard
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 
 _DASK_CONFIG = {
     # The driver handles the death of a worker: it searches for the cause.

@@ -44,7 +44,8 @@ def _entries(config: RunConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     is_read = any(name.partition("_")[0] == CONTAMINATION for name in section.columns)
     if config.target is not None or (is_read and has_examples):
         yield CONTAMINATION, {KIND: "contamination", "column": _content_column(config)}
-    if section.budget_unit == "units" and not config.needs_losses:
+    counts_units = section.budget_unit == "units" and not config.needs_losses
+    if counts_units or config.schedule.counts_units:
         yield LENGTH, _length_entry(config)
 
 

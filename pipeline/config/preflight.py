@@ -20,7 +20,7 @@ from catalogs.shard_search import find_shards
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.automatic_annotations import automatic_columns
-from pipeline.config.memory_limit import check_memory_limit
+from pipeline.config.cluster_settings import check_memory_limit
 from pipeline.config.sections import CorpusSettings, RunConfig, ShardSettings
 
 

@@ -210,7 +210,7 @@ def _with_static_defaults(config: RunConfig, values: Mapping[str, Any]) -> RunCo
     section = config.selection
     if not is_static(section.strategy):
         return config
-    if "ratio" not in (values.get("schedule") or {}):
+    if "ratio" not in (values.get("schedule") or {}) and config.schedule.budget is None:
         schedule = replace(
             config.schedule, ratio=replace(config.schedule.ratio, start=_STATIC_RATIO)
         )

@@ -4,14 +4,12 @@ Frozen models. The settings of a task, a strategy, the schedule, scoring, stream
 are frozen dataclasses of other packages; the file has their fields under the same names.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     field_validator,
     model_serializer,
@@ -19,14 +17,16 @@ from pydantic import (
 )
 
 from attent_select.errors import InputError
+from attent_select.schedule.budget import Pool
 from attent_select.schedule.rounds import Schedule
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from catalogs import storage
 from pipeline.config.annotation_kinds import with_carried_columns
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.target_settings import TargetSettings
-from pipeline.config.validation import INSIDE, SETTINGS, keys_of
+from pipeline.config.validation import INSIDE, SETTINGS, Section, keys_of
 from trainers.settings import ScoringSettings, StreamingSettings, TrainingSettings
 
 BudgetUnit = Literal["samples", "units"]
@@ -39,15 +39,8 @@ _COMPOSED = frozenset(field.name for field in fields(Composition))
 # Keys of plug-ins whose field has another name: a strategy has a method `key`.
 _FIELDS = {"key": "expression"}
 
-_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://.+")
-_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class ShardSettings(_Section):
+class ShardSettings(Section):
     """Shards of a corpus: URLs, folders or globs of Parquet files or WebDataset tars."""
 
     shards: tuple[str, ...] = Field(min_length=1)
@@ -58,7 +51,7 @@ class ShardSettings(_Section):
         return tuple(storage.normalise(url) for url in shards)
 
 
-class CorpusSettings(_Section):
+class CorpusSettings(Section):
     """The corpus of a run: shards that it ingests itself, or the folder of a shared corpus.
 
     Attributes:
@@ -88,7 +81,7 @@ class CorpusSettings(_Section):
         return self
 
 
-class TaskSection(_Section, Generic[TaskT]):
+class TaskSection(Section, Generic[TaskT]):
     """The task by name; in the file its own settings stand beside the name."""
 
     name: str
@@ -104,7 +97,7 @@ class TaskSection(_Section, Generic[TaskT]):
         return _flatten_settings(serialise(self), type(self))
 
 
-class SelectionSection(_Section, Generic[StrategyT]):
+class SelectionSection(Section, Generic[StrategyT]):
     """Selection of the teaching subset.
 
     In the file, the settings of the strategy and of its composition (`where`, `by`, `explore`, …)
@@ -159,94 +152,7 @@ class SelectionSection(_Section, Generic[StrategyT]):
         return tuple(dict.fromkeys((*strategy.columns, *self.composition.columns)))
 
 
-class Adaptive(_Section):
-    """Limits, in workers, between which a cluster that is started here grows and shrinks."""
-
-    minimum: int = Field(default=1, ge=1)
-    maximum: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Adaptive":
-        if self.maximum < self.minimum:
-            raise InputError(f"maximum is {self.maximum}: expected at least {self.minimum}")
-        return self
-
-
-class SecurityFiles(_Section):
-    """PEM files for TLS: their paths, never their content."""
-
-    ca_file: str
-    cert_file: str
-    key_file: str
-
-
-class ClusterSettings(_Section):
-    """The Dask cluster for scoring and ingesting.
-
-    Attributes:
-        scheduler: `local` (processes on this machine), the address of a Dask scheduler, or the
-            dotted path of a cluster class (`dask_jobqueue.SLURMCluster`).
-        arguments: arguments of the cluster class.
-        workers: processes of a local cluster (default: one per core), or workers of a cluster
-            class (default: by its arguments).
-        adaptive: replaces `workers`; the cluster grows and shrinks with the work.
-        security: files for TLS.
-        resources: resources of its worker that a scoring task takes, such as `{GPU: 1}`.
-        threads_per_worker: concurrent tasks in each process of a local cluster.
-        memory_limit: per local worker, in Dask's notation (`auto`, `4GB`).
-        dashboard: address of the Dask dashboard of a local cluster, such as `:8787`.
-        window: tasks in flight per thread of the cluster.
-        patience_seconds: the run ends if the cluster has no worker for this long.
-        connect_timeout_seconds: timeout for the scheduler to answer.
-        worker_timeout_seconds: timeout for the first worker to appear.
-    """
-
-    scheduler: str = "local"
-    arguments: dict[str, Any] = {}
-    workers: int | None = Field(default=None, ge=1)
-    adaptive: Adaptive | None = None
-    security: SecurityFiles | None = None
-    resources: dict[str, float] = {}
-    threads_per_worker: int = Field(default=1, ge=1)
-    memory_limit: str = "auto"
-    dashboard: str | None = None
-    window: int = Field(default=2, ge=1)
-    patience_seconds: float = Field(default=60.0, gt=0)
-    connect_timeout_seconds: float = Field(default=10.0, gt=0)
-    worker_timeout_seconds: float = Field(default=120.0, gt=0)
-
-    @field_validator("scheduler")
-    @classmethod
-    def _known_scheduler(cls, scheduler: str) -> str:
-        if scheduler != "local" and not (_ADDRESS.match(scheduler) or _CLASS.fullmatch(scheduler)):
-            raise InputError(
-                "expected `local`, an address such as tcp://10.0.0.1:8786, or the dotted path of a "
-                "cluster class such as dask_jobqueue.SLURMCluster"
-            )
-        return scheduler
-
-    @field_validator("resources")
-    @classmethod
-    def _positive(cls, resources: dict[str, float]) -> dict[str, float]:
-        for name, amount in resources.items():
-            if not amount > 0:
-                raise InputError(f"{name} is {amount}: expected more than 0")
-        return resources
-
-    @model_validator(mode="after")
-    def _fits_scheduler(self) -> "ClusterSettings":
-        if self.arguments and (self.scheduler == "local" or self.is_address):
-            raise InputError("arguments need a cluster class in scheduler")
-        if self.adaptive is not None and self.is_address:
-            raise InputError("adaptive needs a cluster that is started here, not an address")
-        return self
-
-    @property
-    def is_address(self) -> bool:
-        return _ADDRESS.match(self.scheduler) is not None
-
-
-class RunSettings(_Section, Generic[TaskT, StrategyT]):
+class RunSettings(Section, Generic[TaskT, StrategyT]):
     """All sections of a run."""
 
     run: str = Field(min_length=1)
@@ -254,7 +160,7 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
     corpus: CorpusSettings
     evaluation: ShardSettings | None = None
     target: TargetSettings | None = None
-    annotations: dict[str, dict[str, Any]] = {}
+    annotations: dict[str, dict[str, Any]] = Field(default_factory=dict)
     task: TaskSection[TaskT]
     model: dict[str, Any]
     selection: SelectionSection[StrategyT]
@@ -294,6 +200,45 @@ class RunSettings(_Section, Generic[TaskT, StrategyT]):
                 "the key"
             )
         return self
+
+    @model_validator(mode="after")
+    def _budget_is_selected(self) -> "RunSettings[TaskT, StrategyT]":
+        schedule, selection = self.schedule, self.selection
+        if schedule.budget is None:
+            return self
+        if schedule.counts_units and selection.budget_unit == "samples":
+            raise InputError(
+                "schedule.budget: units are asked for, and selection.budget_unit is samples, the"
+                " only unit of tasks without text: give samples or epochs"
+            )
+        if selection.budget_unit == "units" and schedule.budget.units is None:
+            raise InputError("selection.budget_unit: schedule.budget has its own unit: omit it")
+        if self.pool is None:
+            if schedule.num_rounds > 1 and not self.needs_losses:
+                raise InputError(
+                    "schedule.rounds: the key does not change, so that each round would select the"
+                    " same samples: set it to 1, or add `pool: {multiple: 3}`"
+                )
+            return self
+        if selection.granularity != "sample":
+            raise InputError(
+                "selection.granularity: rounds with a pool select single samples; the rows that are"
+                " drawn together are schedule.pool.block_rows"
+            )
+        if selection.composition.max_visits is not None:
+            raise InputError("selection.max_visits: a pool draws a sample once a pass: omit it")
+        return self
+
+    @property
+    def pool(self) -> Pool | None:
+        """The pool that rounds choose from; None if they choose from the whole corpus.
+
+        Where the choice reads no column, a budget is drawn without more candidates than it takes.
+        """
+        if self.schedule.budget is None or self.schedule.pool is not None:
+            return self.schedule.pool
+        strategy: Any = self.selection.strategy
+        return None if strategy.columns else Pool(multiple=1)
 
     @field_validator("run")
     @classmethod

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from attent_select.errors import InputError
 
@@ -24,6 +24,12 @@ _WRITTEN = {bool: "true or false", int: "a whole number", float: "a number"}
 # YAML 1.1 reads `1.0e-3` as a number and `1e-3` as a string.
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 _FIRST_WORD = re.compile(r"[a-z_]+")
+
+
+class Section(BaseModel):
+    """A frozen section of settings, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 def check(

@@ -19,7 +19,7 @@ from catalogs.shard_format import Sample
 from pipeline import stages
 from pipeline.cluster import Client, connect, on_every_worker
 from pipeline.config import run_config
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.demo import data as demo_data
 from pipeline.reports.html_report import write_report
 from pipeline.reports.run_results import verdict_on

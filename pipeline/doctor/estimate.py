@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from attent_select.schedule.rounds import Round, plan_rounds
+from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus
 from catalogs.annotations.columns import has_units
 from catalogs.corpus import format_of, has_corpus, inspect_shard, read_shard
@@ -18,6 +18,7 @@ from catalogs.shard_format import Sample, Shard
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
+from pipeline.doctor.round_costs import Rates, RoundCost, cost_lines, round_costs, time_of
 from trainers.filling import fill
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Estimate:
         places: scoring tasks at a time.
         score_samples_per_second: rate of one task on the device of this process, with reading.
         train_samples_per_second: rate of one device, without reading.
-        budget_unit: what `schedule.ratio` is a share of, `samples` or `units`.
+        budget_unit: what the size of a round is in, `samples` or `units`.
+        rounds: the cost of each round.
     """
 
     num_samples: int
@@ -60,6 +62,7 @@ class Estimate:
     num_spans: int
     span_seconds: float
     budget_unit: str
+    rounds: tuple[RoundCost, ...]
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate as lines of text."""
@@ -70,16 +73,17 @@ class Estimate:
         )
         yield (
             f"scoring: {self.score_samples_per_second:,.0f} samples/s per task measured here; with "
-            f"{self.places} tasks at a time {_time(self.score_seconds_per_round)} per round, "
-            f"{_time(self.score_seconds)} for {self.num_scored_rounds} scored rounds, reading "
+            f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
+            f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds, reading "
             f"{self.read_bytes / 1e9:,.3f} GB and writing {self.catalog_bytes / 1e9:,.3f} GB"
         )
         yield (
             f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
-            f"{_time(self.train_seconds)} on one such device; schedule.ratio is a share of "
+            f"{time_of(self.train_seconds)} on one such device; a round's size is in "
             f"{self.budget_unit}"
         )
-        yield f"a span takes {_time(self.span_seconds)}{self._advice()}"
+        yield from cost_lines(self.rounds)
+        yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
     def _advice(self) -> str:
         if self.span_seconds >= _SPAN_SECONDS or self.num_spans <= self.places:
@@ -107,11 +111,16 @@ def estimate(
     score_rate = _score_rate(config, model, first, tried.num_samples)
     train_rate = _train_rate(config, model, tried.items)
     rounds = plan_rounds(
-        config.schedule, num_samples=num_samples, batch_size=config.training.batch_size
+        config.schedule,
+        num_samples=num_samples,
+        batch_size=config.training.batch_size,
+        mean_units=sum(item["num_units"] for item in tried.items) / max(1, len(tried.items)),
     )
-    scored = sum(_is_scored(config, round_) for round_ in rounds)
-    trained = sum(round_.num_samples * round_.epochs for round_ in rounds)
-    per_round = num_samples / score_rate / max(tasks_at_a_time, 1)
+    rates = Rates(
+        num_samples, num_bytes / num_samples, score_rate * max(tasks_at_a_time, 1), train_rate
+    )
+    costs = round_costs(config, rounds, rates)
+    scored = [cost for cost in costs if cost.scored]
     span_samples = config.scoring.span_samples
     return Estimate(
         num_samples=num_samples,
@@ -120,19 +129,22 @@ def estimate(
         places=tasks_at_a_time,
         score_samples_per_second=score_rate,
         train_samples_per_second=train_rate,
-        num_scored_rounds=scored,
-        score_seconds_per_round=per_round,
-        score_seconds=per_round * scored,
-        train_seconds=trained / train_rate,
-        read_bytes=num_bytes * scored + round(num_bytes * trained / num_samples),
-        catalog_bytes=num_samples * scored * _ROW_BYTES,
+        num_scored_rounds=len(scored),
+        score_seconds_per_round=max((cost.score_seconds for cost in scored), default=0.0),
+        score_seconds=sum(cost.score_seconds for cost in scored),
+        train_seconds=sum(cost.train_seconds for cost in costs),
+        read_bytes=sum(cost.read_bytes for cost in costs),
+        catalog_bytes=sum(cost.scored for cost in scored) * _ROW_BYTES,
         num_spans=max(len(shards), -(-num_samples // span_samples)),
         span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
         budget_unit=_budget_unit(config),
+        rounds=tuple(costs),
     )
 
 
 def _budget_unit(config: RunConfig) -> str:
+    if config.schedule.budget is not None:
+        return "samples" if config.schedule.budget.units is None else "units"
     if config.selection.budget_unit is not None:
         return config.selection.budget_unit
     if config.schedule.ratio.kind == "adaptive":
@@ -140,10 +152,6 @@ def _budget_unit(config: RunConfig) -> str:
     url = config.corpus.path or config.run
     is_counted = config.needs_losses or (has_corpus(url) and has_units(url))
     return "units" if is_counted else "samples"
-
-
-def _is_scored(config: RunConfig, round_: Round) -> bool:
-    return round_.phase == "teach" and config.needs_losses
 
 
 def _ingested_samples(run: str) -> int | None:
@@ -233,9 +241,3 @@ def _micro_batches(config: RunConfig, items: "Sequence[Item]") -> "list[list[Ite
     lengths = [item["num_units"] for item in batch]
     filled = fill(lengths, units=share.micro_batch_units)
     return [[batch[position] for position in positions] for positions in filled]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

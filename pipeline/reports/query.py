@@ -18,6 +18,7 @@ from catalogs import AnnotationStore, Corpus, IndexFile, LossCatalog, storage
 from catalogs.annotations.columns import AnnotationColumns
 from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
+from catalogs.losses import pools
 from pipeline import metrics
 from pipeline.adaptive import decision_log
 from pipeline.antk.drift_table import drift_table
@@ -41,9 +42,10 @@ class SqlDialect(DuckDB):
 def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
     """Return the rows of one SELECT or WITH … SELECT over a run's tables, at most `limit`.
 
-    Tables: `losses` (the newest of every sample), `index` (all rounds, with `round`), `corpus` (the
-    manifest), `metrics` and `scoring` (a row per round), `decisions` (a row per adaptive round),
-    `antk` (a row per kernel and parameter group).
+    Tables: `losses` (the newest of every sample), `pools` (of the candidates of each round, with
+    `round`), `index` (all rounds, with `round`), `corpus` (the manifest), `metrics` and `scoring`
+    (a row per round), `decisions` (a row per adaptive round), `antk` (a row per kernel and
+    parameter group).
 
     Raises:
         InputError: it is not one SELECT, it names another table or a table function, or polars
@@ -169,9 +171,29 @@ def _annotations(run: str) -> pl.LazyFrame:
 
 
 def losses(run: str) -> pl.LazyFrame:
-    """Return the newest loss of every sample, with the carried columns and annotations."""
-    scan, columns = LossCatalog(run).scan(), AnnotationColumns.of(run)
+    """Return the newest loss of every sample, with the carried columns and annotations.
+
+    Of a run with pools: of every candidate, without annotations.
+    """
+    catalog, columns = LossCatalog(run), AnnotationColumns.of(run)
+    if not catalog.rounds() and pools.pool_rounds(run):
+        newest = _pools(run).unique(["shard_id", "row"], keep="last").drop("round")
+        return newest.sort("shard_id", "row")
+    scan = catalog.scan()
     return columns.join(scan).frame() if columns.annotations else scan.frame()
+
+
+def _pools(run: str) -> pl.LazyFrame:
+    """Return the losses of the candidates of each round: `round` u32, then `schema.LOSSES`."""
+    catalog = LossCatalog(run)
+    drawn = [
+        pools.pool_losses(catalog, number)
+        .frame()
+        .select(pl.lit(number, dtype=pl.UInt32).alias("round"), *schema.LOSSES)
+        for number in pools.pool_rounds(run)
+    ]
+    empty = pl.LazyFrame(schema={"round": pl.UInt32, **schema.LOSSES})
+    return pl.concat([empty, *drawn])
 
 
 def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
@@ -227,6 +249,7 @@ def _antk(run: str) -> pl.LazyFrame:
 
 TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "losses": losses,
+    "pools": _pools,
     "index": index,
     "corpus": corpus,
     "samples": _samples,

@@ -11,6 +11,7 @@ from pipeline import metrics
 from pipeline.config.run_config import load_frozen
 from pipeline.config.sections import RunConfig
 from pipeline.reports.verdict import NOT_SHOWN, RunResult, Verdict, judge
+from pipeline.runs.mean_units import mean_units_of
 
 # Sections that must be equal in runs that are compared; the other sections may differ.
 _EQUAL_SECTIONS = ("task", "model", "training", "evaluation")
@@ -75,6 +76,7 @@ def _gap(config: RunConfig, table: pl.DataFrame) -> str | None:
         config.schedule,
         num_samples=Corpus.open(config.run).num_samples,
         batch_size=config.training.batch_size,
+        mean_units=mean_units_of(config),
     )
     if config.schedule.ratio.kind == "adaptive":
         total = sum(each.num_steps for each in rounds)
@@ -117,8 +119,13 @@ def _default_metric(table: pl.DataFrame) -> str:
     return next((name for name in _PREFERRED_METRICS if name in table.columns), "eval_loss")
 
 
-def _estimated_saving(config: RunConfig, table: pl.DataFrame) -> float:
-    """Return how many seconds longer the same number of epochs on all data would take."""
+def _estimated_saving(config: RunConfig, table: pl.DataFrame) -> float | None:
+    """Return how many seconds longer the same number of epochs on all data would take.
+
+    None with a budget, which is there because all data take too long.
+    """
+    if config.schedule.budget is not None:
+        return None
     per_sample = _sum(table, "train_seconds") / _sum(table, "samples_seen")
     num_samples = Corpus.open(config.run).num_samples
     return per_sample * num_samples * config.schedule.epochs - _seconds(table)

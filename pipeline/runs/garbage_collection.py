@@ -15,6 +15,7 @@ from attent_select.errors import MissingError
 from catalogs import AnnotationStore, Corpus, LossCatalog, storage
 from catalogs.corpus import has_corpus
 from catalogs.layout import CorpusLayout, Layout, join
+from catalogs.losses.pools import pool_rounds
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tables import frames
 from pipeline import metrics
@@ -123,9 +124,12 @@ class _Garbage:
             self._parts |= set() if snapshot is None else set(snapshot["part"])
         self._spans = set(self._unfinished_spans())
         # A partial round has no plan: only its own driver knows which spans it will resume with.
-        self._is_rescoring = any(
-            int(_stem(file)) not in self._scored
-            for file in storage.list_objects(self._layout.all_rescored)
+        self._is_rescoring = (
+            any(
+                int(_stem(file)) not in self._scored
+                for file in storage.list_objects(self._layout.all_rescored)
+            )
+            or self._is_scoring_a_pool()
         )
 
     def by_kind(self) -> dict[str, list[ObjectInfo]]:
@@ -146,6 +150,12 @@ class _Garbage:
             ],
             "leftovers": storage.leftovers(self._run),
         }
+
+    def _is_scoring_a_pool(self) -> bool:
+        """Whether the candidates of an unfinished round may be in measurement."""
+        measured = pool_rounds(self._run)
+        drawn = (int(_stem(file)) for file in storage.list_objects(self._layout.all_candidates))
+        return any(n not in measured and metrics.read(self._run, n) is None for n in drawn)
 
     def _orphans(self, folder: str) -> list[ObjectInfo]:
         return [] if self._is_rescoring else _all_except(folder, self._spans)

@@ -19,6 +19,7 @@ from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.descriptions import describe_decision
 from pipeline.runs.label_classes import with_corpus_classes, with_frozen_classes
+from pipeline.runs.mean_units import mean_units_of
 from pipeline.runs.setup import (
     Cluster,
     SaveInitial,
@@ -42,6 +43,7 @@ class Run:
         total_steps: optimizer steps of the original schedule, with budgets in samples: the learning
             rate's horizon.
         decisions: by round number, for rounds that the schedule alone does not determine.
+        mean_units: units of a sample on average, where the schedule counts units.
     """
 
     config: RunConfig
@@ -49,6 +51,7 @@ class Run:
     rounds: tuple[Round, ...]
     total_steps: int
     decisions: Mapping[int, Decision] = field(default_factory=dict)
+    mean_units: float | None = None
 
     @property
     def layout(self) -> Layout:
@@ -110,6 +113,7 @@ class Run:
             self.config.schedule,
             num_samples=self.corpus.num_samples,
             batch_size=self.config.training.batch_size,
+            mean_units=self.mean_units,
         )
 
     def after_selecting(self, number: int, index: IndexFile) -> "Run":
@@ -170,11 +174,16 @@ def prepare(
     check_units(config)
     if config.selection.granularity == "row_group":
         corpus.check_row_groups()
+    mean_units = mean_units_of(config)
     rounds = plan_rounds(
-        config.schedule, num_samples=corpus.num_samples, batch_size=config.training.batch_size
+        config.schedule,
+        num_samples=corpus.num_samples,
+        batch_size=config.training.batch_size,
+        mean_units=mean_units,
     )
     save_initial(config)
-    return _with_progress(Run(config, corpus, rounds, sum(each.num_steps for each in rounds)))
+    total_steps = sum(each.num_steps for each in rounds)
+    return _with_progress(Run(config, corpus, rounds, total_steps, mean_units=mean_units))
 
 
 def ensure_decision(run: Run, number: int, *, fraction: float | None = None) -> Run:

@@ -155,12 +155,11 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
         ClusterError: the cluster was lost.
     """
     started = monotonic()
-    measurement, catalog = job.measurement, job.catalog
+    catalog = job.catalog
     if job.round_number in catalog.rounds():
         return _published_result(job, scored=0, seconds=0.0)
-    _check_workers(job)
     plan = method.plan()
-    stats = _measure_spans(job, plan.tasks)
+    stats = measure_spans(job, plan.tasks)
     part_build = method.part_build(plan)
     parts = [part for _, part in job.run_tasks(part_build.build_part, part_build.tasks)]
     # Tasks complete in any order; a snapshot lists its shards in order.
@@ -172,19 +171,26 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
         BatchSplits.sum(part.batch_splits for part in parts),
         monotonic() - started,
     )
-    provenance = {
+    provenance = provenance_of(plan.measurement, stats, batch_splits, seconds=seconds)
+    provenance |= part_build.provenance
+    catalog.publish(job.round_number, parts, provenance=provenance, keep=part_build.kept_round)
+    return replace(_published_result(job, scored=scored, seconds=seconds), numbers=numbers)
+
+
+def provenance_of(
+    measurement: Measurement, stats: ScoringStats, batch_splits: BatchSplits, *, seconds: float
+) -> dict[str, Any]:
+    """Return what measured the losses of a round, and what that took, for the published file."""
+    return {
         "checkpoint": measurement.checkpoint.url,
         "checkpoint_digest": measurement.checkpoint.weights_digest,
         "measured_step": measurement.checkpoint.step,
-        "scored": scored,
+        "scored": stats.sums["samples"],
         "seconds": seconds,
         "unusable": stats.unusable.to_dict(),
         "num_splits": batch_splits.num_splits,
-        "fitting_units": batch_splits.fitting_units or plan.measurement.settings.batch_units,
-        **part_build.provenance,
+        "fitting_units": batch_splits.fitting_units or measurement.settings.batch_units,
     }
-    catalog.publish(job.round_number, parts, provenance=provenance, keep=part_build.kept_round)
-    return replace(_published_result(job, scored=scored, seconds=seconds), numbers=numbers)
 
 
 def _check_workers(job: ScoringJob) -> None:
@@ -196,8 +202,14 @@ def _check_workers(job: ScoringJob) -> None:
     )
 
 
-def _measure_spans(job: ScoringJob, tasks: Sequence[SpanTask]) -> ScoringStats:
-    """Measure every span that has no file yet."""
+def measure_spans(job: ScoringJob, tasks: Sequence[SpanTask]) -> ScoringStats:
+    """Measure every span that has no file yet.
+
+    Raises:
+        InputError: a shard has changed, or too many samples have no loss.
+        ClusterError: the cluster was lost.
+    """
+    _check_workers(job)
     finished, config = job.catalog.span_digests(), job.config
     waiting = [task for task in tasks if task.digest not in finished]
     earlier = job.catalog.unusable_in([task.digest for task in tasks if task.digest in finished])
@@ -217,7 +229,7 @@ def _measure_spans(job: ScoringJob, tasks: Sequence[SpanTask]) -> ScoringStats:
             advance(task.num_rows, stats.line())
             # Fail early, not after the whole corpus.
             unusable = stats.unusable
-            _check_share(unusable.counts.total(), num_samples, config=config, unusable=unusable)
+            check_share(unusable.counts.total(), num_samples, config=config, unusable=unusable)
     stats.end()
     return stats
 
@@ -226,10 +238,11 @@ def _check_failed(parts: Iterable[PartSummary], *, config: RunConfig, unusable: 
     shards = [shard for part in parts for shard in part.shards]
     total = sum(shard.num_rows for shard in shards)
     failed = total - sum(shard.num_ok for shard in shards)
-    _check_share(failed, total, config=config, unusable=unusable)
+    check_share(failed, total, config=config, unusable=unusable)
 
 
-def _check_share(failed: int, total: int, *, config: RunConfig, unusable: Unusable) -> None:
+def check_share(failed: int, total: int, *, config: RunConfig, unusable: Unusable) -> None:
+    """Raise `InputError` if more samples have no loss than the configuration allows."""
     allowed = config.scoring.max_failed_share
     if failed > allowed * total:
         raise InputError(

@@ -22,9 +22,8 @@ from catalogs.losses import merge
 from catalogs.losses.catalog import PartSummary
 from pipeline.scoring.calibration import UNSCORED, Calibration, fit_calibration, fit_warm_up_trend
 from pipeline.scoring.driver import PartBuild, ScoringJob
-from pipeline.scoring.scoring_plan import ScoringPlan, with_learned_batch_units
-from pipeline.scoring.span_task import Measurement, RowSubset, SpanTask
-from pipeline.scoring.spans import split_into_spans, with_digests
+from pipeline.scoring.scoring_plan import ScoringPlan, subset_tasks, with_learned_batch_units
+from pipeline.scoring.span_task import Measurement
 
 _WEIGHTS = (schema.WEIGHT, schema.PROBABILITY)
 
@@ -87,7 +86,7 @@ class PartialRescoring:
         if self.kept_round is None or self.share == 0:
             return ScoringPlan(measurement, ())
         rows = self._rows_to_measure(self.kept_round)
-        tasks = _span_tasks(rows, measurement, span_samples=self.job.config.scoring.span_samples)
+        tasks = subset_tasks(rows, measurement)
         return ScoringPlan(measurement, tuple(tasks))
 
     def part_build(self, plan: ScoringPlan) -> PartBuild:
@@ -169,23 +168,6 @@ class PartialRescoring:
                 snapshot["part"], {*changed, *observed}, ideal_ranges=ideal
             )
         return merge.shard_ranges(shards, num_samples=num_samples, most=most)
-
-
-def _span_tasks(
-    rows: IndexFile, measurement: Measurement, *, span_samples: int
-) -> Iterator[SpanTask]:
-    """Yield one task per span that has rows to measure, in order."""
-    corpus = measurement.catalog.corpus
-    one = pl.lit(1, dtype=pl.UInt32).alias("num_rows")
-    counts = rows.frame().select(schema.SHARD_ID, one).group_by(schema.SHARD_ID).sum()
-    facts = dict(measurement.facts) | {"picked": rows.digest}
-    for shard_id, num_rows in counts.collect(engine="streaming").sort(schema.SHARD_ID).iter_rows():
-        shard = corpus.shard(shard_id)
-        most = -(-span_samples * shard.num_samples // num_rows)
-        spans = list(split_into_spans([shard], span_samples=most))
-        for number, (_, span, digest) in enumerate(with_digests(spans, measured_by=facts)):
-            first, end = (num_rows * edge // len(spans) for edge in (number, number + 1))
-            yield SpanTask(shard, span, digest, measurement, RowSubset(rows.url, end - first))
 
 
 def _shard_ages(catalog: LossCatalog, kept_round: int) -> pl.DataFrame:

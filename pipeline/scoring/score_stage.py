@@ -1,11 +1,13 @@
 """The score stage of a round: the losses that its selection needs."""
 
 from attent_select.schedule.rounds import Round
+from pipeline.candidates.draw import draw_candidates
 from pipeline.runs.setup import Cluster
 from pipeline.runs.state import Run
 from pipeline.scoring.driver import ScoreResult, ScoringJob, ScoringMethod, score_round
 from pipeline.scoring.full_scoring import FullScoring
 from pipeline.scoring.partial_rescoring import PartialRescoring
+from pipeline.scoring.pool_scoring import score_pool
 
 
 def score_stage(
@@ -13,11 +15,15 @@ def score_stage(
 ) -> ScoreResult:
     """Score the round with the weights at the URL `checkpoint`, by default those it starts from.
 
-    Raises what `score_round` raises.
+    With a pool, only the candidates of the round are scored.
+
+    Raises what `score_round` and `draw_candidates` raise.
     """
     job = ScoringJob(
         run.config, cluster(), round_.number, checkpoint or run.start_checkpoint(round_)
     )
+    if run.config.pool is not None:
+        return score_pool(job, draw_candidates(run, round_))
     return score_round(job, _method(run, round_, job))
 
 

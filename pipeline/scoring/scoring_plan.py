@@ -13,12 +13,13 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import MissingError
-from catalogs import Corpus, LossCatalog
+from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.layout import Layout
+from catalogs.losses import pools
 from catalogs.losses.catalog import Span
 from catalogs.tables import frames
 from pipeline.config.canonical_json import plain_values
-from pipeline.scoring.span_task import Measurement, SpanTask
+from pipeline.scoring.span_task import Measurement, RowSubset, SpanTask
 from pipeline.scoring.spans import split_into_spans, with_digests
 
 _log = logging.getLogger("attent.pipeline.scoring.scoring_plan")
@@ -84,6 +85,21 @@ def span_tasks(corpus: Corpus, measurement: Measurement) -> Iterator[SpanTask]:
         yield SpanTask(shard, span, digest, measurement)
 
 
+def subset_tasks(rows: IndexFile, measurement: Measurement) -> Iterator[SpanTask]:
+    """Yield one task for each span that has some of `rows`, in order."""
+    corpus, span_samples = measurement.catalog.corpus, measurement.settings.span_samples
+    one = pl.lit(1, dtype=pl.UInt32).alias("num_rows")
+    counts = rows.frame().select(schema.SHARD_ID, one).group_by(schema.SHARD_ID).sum()
+    facts = dict(measurement.facts) | {"picked": rows.digest}
+    for shard_id, num_rows in counts.collect(engine="streaming").sort(schema.SHARD_ID).iter_rows():
+        shard = corpus.shard(shard_id)
+        most = -(-span_samples * shard.num_samples // num_rows)
+        spans = list(split_into_spans([shard], span_samples=most))
+        for number, (_, span, digest) in enumerate(with_digests(spans, measured_by=facts)):
+            first, end = (num_rows * edge // len(spans) for edge in (number, number + 1))
+            yield SpanTask(shard, span, digest, measurement, RowSubset(rows.url, end - first))
+
+
 def _read_plan(
     url: str, *, about: Mapping[str, Any], corpus: Corpus, measurement: Measurement
 ) -> ScoringPlan | None:
@@ -110,8 +126,7 @@ def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None
     """Return the units of a batch that fitted when the round before was scored, if larger ones
     did not.
     """
-    rounds = catalog.rounds()
-    learned_units = catalog.provenance(rounds[-1]).get("fitting_units") if rounds else None
+    learned_units = _provenance_before(catalog).get("fitting_units")
     if learned_units is None or learned_units >= measurement.settings.batch_units:
         return None
     _log.warning(
@@ -119,6 +134,14 @@ def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None
         f"{measurement.settings.batch_units}: larger ones did not fit into memory before"
     )
     return int(learned_units)
+
+
+def _provenance_before(catalog: LossCatalog) -> dict[str, Any]:
+    """Return what the newest scoring has noted about itself: nothing if there is none."""
+    if rounds := catalog.rounds():
+        return catalog.provenance(rounds[-1])
+    drawn = pools.pool_rounds(catalog.run)
+    return pools.pool_provenance(catalog, drawn[-1]) if drawn else {}
 
 
 def _with_batch_units(measurement: Measurement, units: int | None) -> Measurement:

@@ -15,12 +15,15 @@ from attent_select.selection.columns import COST
 from attent_select.selection.select import num_samples_of
 from catalogs import Corpus, IndexFile, storage
 from catalogs.annotations.columns import has_units
+from catalogs.losses import pools
+from pipeline.candidates.draw import draw_candidates
 from pipeline.config.sections import SelectionSection
 from pipeline.runs.state import Run
 from pipeline.selection import loss_tables
 from pipeline.selection.annotation_digests import check_annotations
 from pipeline.selection.choice import Budget, Draw, SelectionRequest, SubsetChoice, choose
 from pipeline.selection.loss_tables import LossTable
+from pipeline.selection.pool_table import pool_table
 
 _log = logging.getLogger("attent.pipeline.selection.select_stage")
 
@@ -39,6 +42,9 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
         return IndexFile.open(url, corpus=run.corpus)
     if round_.phase != "teach":
         rows, num_samples = _all_rows(run.corpus), run.corpus.num_samples
+        if run.config.schedule.budget is not None:
+            drawn = draw_candidates(run, round_)
+            rows, num_samples = drawn.frame(), drawn.num_samples
         return _write(run, round_, rows, num_samples=num_samples, provenance={})
     in_units = _is_in_units(run, round_)
     table = _loss_table(run, round_, in_units=in_units)
@@ -55,7 +61,9 @@ def select_stage(run: Run, round_: Round) -> IndexFile:
 
 
 def _is_in_units(run: Run, round_: Round) -> bool:
-    """Whether the round's ratio is a share of units: as it was in the first teaching round."""
+    """Whether the round's size is in units: as it was in the first teaching round."""
+    if run.config.schedule.budget is not None:
+        return round_.num_units is not None
     unit = run.config.selection.budget_unit
     if unit is None and run.config.schedule.ratio.kind != "adaptive":
         for each in run.rounds[: round_.number]:
@@ -69,6 +77,10 @@ def _is_in_units(run: Run, round_: Round) -> bool:
 def _loss_table(run: Run, round_: Round, *, in_units: bool) -> LossTable | None:
     """Return what the round is selected by; None where it reads no column."""
     columns = (*run.config.selection.columns, *((NUM_UNITS,) if in_units else ()))
+    if run.config.pool is not None:
+        table = pool_table(run, round_, columns)
+        check_annotations(run, round_.number, table.annotations)
+        return table
     if not columns:
         return None
     if not run.needs_losses(round_):
@@ -95,7 +107,8 @@ def _choose(run: Run, round_: Round, table: LossTable | None, *, in_units: bool)
     if in_units:
         assert table is not None
         total = _sum_of(NUM_UNITS, table.rows)
-        budget = Budget(num_units=num_samples_of(round_.ratio, total=total), at_most=True)
+        num_units = round_.num_units or num_samples_of(round_.ratio, total=total)
+        budget = Budget(num_units=num_units, at_most=True)
     steps = [each.first_step for each in run.rounds[: round_.number + 1]]
     choice = choose(
         SelectionRequest(
@@ -110,13 +123,13 @@ def _choose(run: Run, round_: Round, table: LossTable | None, *, in_units: bool)
     selection = choice.selection
     if in_units:
         _log.info(
-            f"round {round_.number}: {selection.num_samples:,} samples hold {round_.ratio:.1%} of "
-            f"all {total:,} units ({budget.num_units:,})"
+            f"round {round_.number}: {selection.num_samples:,} samples hold {budget.num_units:,} "
+            f"of {total:,} units"
         )
         if not selection.num_samples:
             raise InputError(
                 f"round {round_.number}: no sample fits into {budget.num_units:,} units: raise "
-                "schedule.ratio, or set selection.budget_unit to samples"
+                "schedule.ratio or schedule.budget, or count samples instead"
             )
     elif selection.num_samples < round_.num_samples:
         _log.warning(
@@ -124,6 +137,12 @@ def _choose(run: Run, round_: Round, table: LossTable | None, *, in_units: bool)
             f"{selection.num_samples:,} are eligible; it trains on these"
         )
     return choice
+
+
+def _measured_by(run: Run, round_: Round) -> dict[str, Any]:
+    if run.config.pool is not None:
+        return pools.pool_provenance(run.catalog, round_.number)
+    return run.catalog.provenance(round_.number)
 
 
 def _section(run: Run, round_: Round) -> SelectionSection[Any]:
@@ -152,7 +171,7 @@ def _provenance(
     if table is not None:
         provenance["annotations"] = dict(table.annotations)
     if table is not None and run.needs_losses(round_):
-        provenance["losses"] = run.catalog.provenance(round_.number)["checkpoint_digest"]
+        provenance["losses"] = _measured_by(run, round_)["checkpoint_digest"]
     selection = choice.selection
     if in_units:
         # Of blocks the rows are not known here, only their number.

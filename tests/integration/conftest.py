@@ -7,7 +7,7 @@ import pytest
 from small_runs import write_shards
 
 from pipeline.cluster import Client, connect
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from pipeline.annotation.command import load_kind
 from pipeline.annotation.make import Request, make_annotation
 from pipeline.annotation.targets import TargetSettings, read_target
 from pipeline.cluster import Client, connect
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.corpus.ingest import ingest
 from trainers.annotations.duplicates import Duplicates
 

@@ -12,7 +12,7 @@ from pipeline.annotation.command import load_kind
 from pipeline.annotation.make import Request, make_annotation
 from pipeline.annotation.targets import target_for
 from pipeline.cluster import connect
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.target_settings import TargetSettings
 from pipeline.corpus.ingest import ingest
 from trainers.inputs.tokenizer import train_tokenizer

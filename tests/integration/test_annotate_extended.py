@@ -17,8 +17,8 @@ from catalogs import AnnotationStore
 from pipeline.annotation.command import annotate
 from pipeline.cli.app import app
 from pipeline.cluster import Client, connect, scheduler_address
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.extension_settings import Extension
-from pipeline.config.sections import ClusterSettings
 from pipeline.corpus.ingest import ingest
 from trainers.fitting.example_fit import ExampleFit, fit_to_examples
 from trainers.scoring.saved_model import SavedModel

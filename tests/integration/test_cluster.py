@@ -22,7 +22,7 @@ from attent_select.errors import (
     StorageError,
 )
 from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 
 
 def double(number: int) -> int:

@@ -26,7 +26,7 @@ from pipeline import score
 from pipeline.cli.app import app
 from pipeline.cluster import Client, cluster_size, connect, run_tasks, worker_check
 from pipeline.config import run_config
-from pipeline.config.sections import Adaptive, ClusterSettings, SecurityFiles
+from pipeline.config.cluster_settings import Adaptive, ClusterSettings, SecurityFiles
 from pipeline.corpus.ingest import ingest
 from pipeline.selection.choice import Budget
 from pipeline.selection.select_command import select_losses

@@ -16,7 +16,7 @@ from catalogs.layout import Layout
 from pipeline import score
 from pipeline.cluster import Client, connect
 from pipeline.config import run_config
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.runs.state import Run, prepare
 from pipeline.scoring.score_stage import score_stage
 from trainers import checkpoint

@@ -18,7 +18,7 @@ from catalogs import LossCatalog, storage
 from pipeline import score
 from pipeline.cluster import connect
 from pipeline.config import run_config
-from pipeline.config.sections import ClusterSettings
+from pipeline.config.cluster_settings import ClusterSettings
 
 
 def test_a_poison_sample_is_found_and_the_others_are_scored(

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from attent_select.errors import InputError
 from catalogs import AnnotationStore, IndexFile, LossCatalog
 from catalogs.layout import Layout
+from catalogs.losses import pools
 from pipeline import run
 from pipeline.cli.app import app
 from pipeline.cluster import Client
@@ -142,3 +143,22 @@ def test_an_adaptive_ratio_has_no_budget_in_units(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an adaptive ratio has a budget of optimizer steps"):
         run_config.parse(values | {"selection": {"budget_unit": "units"}})
     assert run_config.parse(values).selection.budget_unit is None
+
+
+def test_a_budget_in_units_is_divided_into_rounds_of_equal_units(
+    tmp_path: Path, client: Client
+) -> None:
+    values = text_run(
+        tmp_path,
+    )
+    values["schedule"] = {"budget": {"units": 90}, "rounds": 3, "pool": {"multiple": 2}}
+    run(run_config.parse(values), client=client)
+    layout, catalog = Layout(values["run"]), LossCatalog(values["run"])
+    for number in range(3):
+        index = IndexFile.open(layout.index(number))
+        units = pools.pool_losses(catalog, number).frame().select("shard_id", "row", "num_units")
+        rows = index.frame().collect().join(units.collect(), on=["shard_id", "row"])
+        assert len(rows) == index.num_samples
+        # As many of the hardest as fit: the next one would not.
+        assert 30 - 24 < rows["num_units"].sum() <= 30
+    assert units.select(pl.col("num_units").max()).collect().item() <= 24

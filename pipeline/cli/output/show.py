@@ -12,6 +12,8 @@ from pipeline.cli.output.plain import plain
 if TYPE_CHECKING:
     import polars as pl
 
+    from pipeline.doctor.checks import Diagnosis
+
 # Rows of a table that are shown.
 SHOWN_ROWS = 200
 
@@ -30,6 +32,15 @@ def show_rounds(result: Mapping[str, Any]) -> None:
     for round_ in result["rounds"]:
         typer.echo(describe_round(round_))
     typer.echo(f"checkpoint: {result['checkpoint']}")
+
+
+def show_diagnosis(diagnosis: "Diagnosis") -> None:
+    """Print a line per check, and the estimate of a run's cost."""
+    for finding in diagnosis.findings:
+        typer.echo(f"{'ok    ' if finding.ok else 'FAILED'} {finding.name}: {finding.detail}")
+    if diagnosis.estimate is not None:
+        for line in diagnosis.estimate.lines():
+            typer.echo(line)
 
 
 def show_frame(frame: "pl.DataFrame") -> None:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from pipeline.config.sections import ClusterSettings, RunConfig
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.config.sections import RunConfig
 from trainers.settings import ScoringSettings
 
 ROOT = Path(__file__).parents[3]

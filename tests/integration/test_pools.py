@@ -1,0 +1,163 @@
+"""Runs whose budget is smaller than the corpus: what they draw, score, select and train on."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from small_runs import small_run
+
+from attent_select.errors import InputError
+from catalogs import IndexFile, LossCatalog
+from catalogs.layout import Layout
+from catalogs.losses import pools
+from pipeline import run
+from pipeline.cluster import Client
+from pipeline.config import run_config
+
+IDS = ["shard_id", "row"]
+
+
+def pool_run(folder: Path, shards: Path, **replaced: Any) -> dict[str, Any]:
+    schedule = {
+        "budget": {"samples": 64},
+        "warmup": {"samples": 16},
+        "rounds": 3,
+        "pool": {"multiple": 3, "block_rows": 4},
+    }
+    values = small_run(folder, shards, schedule=schedule, selection__strategy="hard")
+    for path, value in replaced.items():
+        section, key = path.split("__")
+        values.setdefault(section, {})[key] = value
+    return values
+
+
+def ids(rows: pl.LazyFrame) -> set[tuple[int, int]]:
+    return set(rows.select(IDS).collect().iter_rows())
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, client: Client
+) -> tuple[str, dict[str, Any]]:
+    """A finished run and what `run` returned."""
+    folder = tmp_path_factory.mktemp("pools") / "run"
+    return str(folder), run(run_config.parse(pool_run(folder, shards)), client=client)
+
+
+def test_only_the_candidates_are_scored_and_each_row_is_drawn_once(
+    finished: tuple[str, dict[str, Any]],
+) -> None:
+    url, result = finished
+    layout, catalog = Layout(url), LossCatalog(url)
+    assert [each["samples_seen"] for each in result["rounds"]] == [16, 16, 16, 16]
+    drawn = [ids(IndexFile.open(layout.candidates(n)).frame()) for n in range(4)]
+    assert [len(rows) for rows in drawn] == [16, 48, 48, 48]
+    assert len(set.union(*drawn)) == 160
+    assert catalog.rounds() == []
+    assert pools.pool_rounds(url) == [1, 2, 3]
+    for number in (1, 2, 3):
+        assert ids(pools.pool_losses(catalog, number).frame()) == drawn[number]
+        assert pools.pool_provenance(catalog, number)["scored"] == 48
+
+
+def test_the_hardest_candidates_are_selected(finished: tuple[str, dict[str, Any]]) -> None:
+    url, _ = finished
+    layout, catalog = Layout(url), LossCatalog(url)
+    assert ids(IndexFile.open(layout.index(0)).frame()) == ids(
+        IndexFile.open(layout.candidates(0)).frame()
+    )
+    for number in (1, 2, 3):
+        losses = pools.pool_losses(catalog, number).frame()
+        hardest = losses.sort("loss", descending=True).head(16)
+        assert ids(IndexFile.open(layout.index(number)).frame()) == ids(hardest)
+
+
+def test_the_walk_draws_what_where_allows(tmp_path: Path, shards: Path, client: Client) -> None:
+    values = pool_run(
+        tmp_path / "run", shards, selection__where="label < 5", selection__strategy="uniform"
+    )
+    del values["schedule"]["pool"]
+    run(run_config.parse(values), client=client)
+    layout = Layout(values["run"])
+    selected = [ids(IndexFile.open(layout.index(number)).frame()) for number in range(4)]
+    # Without a choice, a round takes what it draws, and nothing is scored.
+    assert [len(rows) for rows in selected] == [16] * 4
+    assert selected == [ids(IndexFile.open(layout.candidates(n)).frame()) for n in range(4)]
+    assert len(set.union(*selected)) == 64
+    labels = pl.concat(
+        pl.read_parquet(shards / "parquet" / name, columns=["label"]).with_row_index("row")
+        .select(pl.lit(number).alias("shard_id"), "row", "label")
+        for number, name in enumerate(sorted(p.name for p in (shards / "parquet").iterdir()))
+    )  # fmt: skip
+    allowed = {(shard, row) for shard, row, label in labels.iter_rows() if label < 5}
+    assert set.union(*selected) <= allowed
+
+
+def test_candidates_that_were_not_taken_compete_again(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    values = pool_run(tmp_path / "run", shards)
+    values["schedule"]["pool"] |= {"multiple": 2, "keep_rounds": 2}
+    run(run_config.parse(values), client=client)
+    layout, catalog = Layout(values["run"]), LossCatalog(values["run"])
+    taken: set[tuple[int, int]] = set()
+    fresh: list[pl.DataFrame] = []
+    for number in (1, 2, 3):
+        fresh.append(pools.pool_losses(catalog, number).frame().collect())
+        kinds = {"shard_id": pl.UInt32, "row": pl.UInt32}
+        rows = pl.concat(fresh).join(pl.DataFrame(list(taken), kinds, orient="row"), IDS, "anti")
+        hardest = rows.sort("loss", descending=True).head(16)
+        selected = ids(IndexFile.open(layout.index(number)).frame())
+        assert selected == ids(hardest.lazy())
+        taken |= selected
+    earlier = ids(IndexFile.open(layout.candidates(1)).frame())
+    assert earlier & ids(IndexFile.open(layout.index(3)).frame()) | earlier & ids(
+        IndexFile.open(layout.index(2)).frame()
+    ), "none of the kept candidates was taken: the test shows nothing"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "selection", "message"),
+    [
+        ({"pool": {"multiple": 0.5}, "budget": {"samples": 8}}, {}, "multiple: 0.5 is less than 1"),
+        ({"pool": {"multiple": 2}}, {}, "pool: only used with `budget`"),
+        ({"budget": {"samples": 8, "epochs": 1}}, {}, "exactly one of samples, units and epochs"),
+        ({"budget": {"samples": 0}}, {}, "samples: 0 is not positive"),
+        ({"budget": {"samples": 8}, "warmup_epochs": 1}, {}, "set `warmup` instead"),
+        ({"budget": {"samples": 8}, "ratio": {"start": 0.1}}, {}, "ratio: not used with `budget`"),
+        (
+            {"budget": {"samples": 64}, "pool": {"multiple": 3}},
+            {"granularity": "row_group"},
+            "selection.granularity: rounds with a pool select single samples",
+        ),
+        (
+            {"budget": {"samples": 64}, "rounds": 2},
+            {"strategy": "key", "key": "label"},
+            "schedule.rounds: the key does not change",
+        ),
+        ({"budget": {"units": 64}}, {}, "selection.budget_unit is samples"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    tmp_path: Path,
+    shards: Path,
+    schedule: dict[str, Any],
+    selection: dict[str, Any],
+    message: str,
+) -> None:
+    values = small_run(tmp_path / "run", shards, schedule=schedule, selection=selection)
+    with pytest.raises(InputError) as error:
+        run_config.parse(values)
+    assert message in str(error.value)
+
+
+def test_a_budget_beyond_what_is_eligible_is_refused(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    values = pool_run(tmp_path / "run", shards, schedule__budget={"samples": 300})
+    with pytest.raises(InputError, match=r"draws 282 candidates, and only 240 of 240 samples"):
+        run(run_config.parse(values), client=client)
+    few = pool_run(tmp_path / "few", shards, schedule__budget={"samples": 17})
+    with pytest.raises(InputError, match=r"17 samples, of which warm-up takes 16 .* 3 rounds"):
+        run(run_config.parse(few), client=client)
