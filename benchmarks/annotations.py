@@ -7,10 +7,11 @@ in it (`raw_pool.py`). Measured are:
 * `filters`: the wanted share of the top of the pool by each kind and setting, with its processor
   seconds, tokenizing included;
 * `cost`: hashing and exact duplicates against training a small language model on the top 20 %;
-* `selection`: time and memory of selecting by an annotation and by the loss, in subprocesses that
-  alternate, over files of the same layout.
+* `selection`: time, processor time and peak memory of selecting by an annotation and by the loss,
+  in subprocesses that alternate, over files of the same layout. 10^8 rows take about 1 GB of disk.
 
     python benchmarks/annotations.py
+    python benchmarks/annotations.py --only selection --rows 1e8
 """
 
 import argparse
@@ -239,9 +240,9 @@ def write_tables(folder: Path, num_rows: int) -> None:
 
 
 def select_by(name: str, folder: Path) -> dict[str, float]:
-    """Select 20 % by one of the tables, into an index file, and return the time and memory."""
+    """Select 20 % by one of the tables, into an index file, and return times and memory."""
     paths = sorted(map(str, (folder / name).glob("*.parquet")))
-    started = time.perf_counter()
+    started, started_processor = time.perf_counter(), time.process_time()
     rows: Scan | JoinedScan
     if name == "loss":
         rows = Scan.of(paths, schema=schema.LOSSES)
@@ -261,6 +262,7 @@ def select_by(name: str, folder: Path) -> dict[str, float]:
     seconds = time.perf_counter() - started
     return {
         "seconds": seconds,
+        "processor_seconds": time.process_time() - started_processor,
         "peak_rss_mib": peak_rss_bytes() / 2**20,
         "selected": index.num_samples,
     }
@@ -283,7 +285,7 @@ def selection(num_rows: int, *, repeats: int) -> dict[str, Any]:
     }
     ratios = {
         key: round(medians["annotation"][key] / medians["loss"][key], 3)
-        for key in ("seconds", "peak_rss_mib")
+        for key in ("seconds", "processor_seconds", "peak_rss_mib")
     }
     return {"rows": num_rows, "runs": runs, "medians": medians, "annotation / loss": ratios}
 
