@@ -289,7 +289,10 @@ def _warn_if_constant(store: AnnotationStore, annotation: Annotation) -> None:
     if low is None:
         _log.warning(f"no sample has a value of {annotation.name}: {annotation.statuses}")
     elif low == high:
-        _log.warning(f"all values of {annotation.name} are equal: selecting by it is a random draw")
+        _log.warning(
+            f"all values of {annotation.name} are equal: the first rows of the corpus would be"
+            " selected by it"
+        )
 
 
 def _build_parts(request: Request, tasks: Sequence[SpanTask], *, client: Client) -> list[BuiltPart]:

@@ -3,6 +3,7 @@
 Used by `attent select` and by the rounds of a run.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +15,12 @@ from attent_select.selection.block_table import Granularity, RowGroupBlocks
 from attent_select.selection.blocks import select_blocks, share_by_samples
 from attent_select.selection.chunks import Chunks
 from attent_select.selection.select import Preview, Selection, select
+from attent_select.sql_expression import number
+from attent_select.strategy import expression_of
 from catalogs import Corpus
 from pipeline.config.sections import SelectionSection
+
+_log = logging.getLogger("attent.pipeline.selection.choice")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def choose(request: SelectionRequest) -> SubsetChoice:
         InputError: what `select` raises, or `granularity: row_group` without a corpus.
         TooFewError: fewer rows are eligible than the budget takes, or none.
     """
+    _warn_if_constant(request)
     try:
         return _choose(request)
     except TooFewError as error:
@@ -125,6 +131,25 @@ def _choose(request: SelectionRequest) -> SubsetChoice:
     granularity = _granularity(section.granularity, request.corpus)
     blocks = select_blocks(request.losses, granularity=granularity, **arguments)
     return SubsetChoice(blocks.selection, blocks.loss_share)
+
+
+def _warn_if_constant(request: SelectionRequest) -> None:
+    """Warn if a key without noise has the same value in all rows of the preview."""
+    strategy, preview = request.section.strategy, request.preview
+    text = expression_of(strategy)
+    if text is None or preview is None or getattr(strategy, "noise", "none") != "none":
+        return
+    key = number(text, preview.rows.collect_schema(), what="key")
+    finite = preview.rows.select(value=key).filter(pl.col("value").is_finite())
+    value = pl.col("value")
+    ends = (value.min().alias("low"), value.max().alias("high"), value.count().alias("count"))
+    low, high, count = finite.select(ends).collect().row(0)
+    if count > 1 and low == high:
+        _log.warning(
+            f"key: {text!r} is {low:g} in all of {count:,} rows that were looked at: of rows with"
+            " equal keys the first ones of the corpus are selected; choose another key, or"
+            " strategy uniform"
+        )
 
 
 def _granularity(granularity: str | int, corpus: Corpus | None) -> Granularity:
