@@ -16,6 +16,7 @@ from pipeline.cli.app import app
 SHARD_ROWS = [8, 4]
 KINDS = ["prose", "code", "prose", "prose", None, "code", "prose", "prose", *["prose"] * 4]
 VALUES = [1.0, 9.0, 3.0, 4.0, None, 2.0, float("nan"), 8.0, 5.0, 6.0, 7.0, 0.0]
+ONLY_CODE = ["--by", "relevance_kind", "--set", "quotas={code: 1}"]
 
 
 @pytest.fixture
@@ -84,16 +85,7 @@ def test_rows_whose_key_is_not_a_number_are_not_eligible(corpus: str, tmp_path: 
             "11 samples requested, but only 10 are eligible: request at most 10, or give --at-most",
         ),
         (
-            [
-                "--set",
-                "key=relevance",
-                "--by",
-                "relevance_kind",
-                "--set",
-                "quotas={code:1}",
-                "--num-samples",
-                "3",
-            ],
+            ["--set", "key=relevance", *ONLY_CODE, "--num-samples", "3"],
             "3 requested, but the strata with a quota have only 2: request at most 2",
         ),
         (["--set", "key=relevance_kind", "--num-samples", "2"], "gives String, expected a number"),
