@@ -7,7 +7,7 @@ process with one thread:
     default      fit as configured by default: micro-batches filled to a number of tokens
     packed       fit with `task.packing`
     collator     a plain loop over DataCollatorForLanguageModeling, in random order
-    trl          SFTTrainer of trl
+    trl          SFTTrainer of trl (of the extra `test`; without it, its arms are skipped)
     trl_packed   SFTTrainer with packing, in rows of `--max-length` tokens
 
 Processor seconds are those from the first step to the last, all threads together; `fit` tokenizes
@@ -16,7 +16,7 @@ Writes a table, and JSON to benchmarks/results/.
 
     python benchmarks/padding.py                       # generated texts, as long as those of Dolly
     python benchmarks/padding.py --data FOLDER         # dolly15k, gsm8k_train, eltec_prose_train
-    python benchmarks/padding.py --trl PACKAGES        # a folder for trl; installed if missing
+    python benchmarks/padding.py --quick               # a few short texts: does it run?
 """
 
 import argparse
@@ -24,6 +24,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -40,7 +41,6 @@ OURS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 ARMS = (*OURS, "collator", "trl", "trl_packed")
 BATCH_SIZE, RATE, SEED = 16, 1e-3, 7
-TRL = ("trl==1.16.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "pandas==3.1.1")
 COLUMNS = {
     "dolly15k": ("instruction", "input", "output"),
     "gsm8k_train": ("question", "answer"),
@@ -260,19 +260,6 @@ def run_arm(arm: str, folder: Path, max_length: int) -> dict[str, float]:
     return collator(folder, max_length) if arm == "collator" else sft(arm, folder, max_length)
 
 
-def install_trl(packages: Path | None) -> str | None:
-    """Install trl into a folder, unless it is there; return why its arms are skipped, if so."""
-    if packages is None:
-        return "trl is not measured: give --trl"
-    if (packages / "trl").is_dir():
-        return None
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
-    done = subprocess.run(
-        [*command, str(packages), *TRL, "xxhash"], capture_output=True, text=True, check=False
-    )
-    return None if done.returncode == 0 else f"trl cannot be installed: {done.stderr[-300:]}"
-
-
 def measure(arm: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float] | None:
     """Run an arm in separate processes, and return the figures of the median one."""
     runs = [_run_once(arm, folder, arguments) for _ in range(arguments.repeats)]
@@ -292,8 +279,6 @@ def measure(arm: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
 def _run_once(arm: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float] | None:
     command = [sys.executable, __file__, "--arm", arm, "--folder", str(folder)]
     command += ["--max-length", str(arguments.max_length)]
-    if arm.startswith("trl"):
-        command += ["--trl", str(arguments.trl)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{arm} failed: {done.stderr[-1000:]}", file=sys.stderr)
@@ -309,7 +294,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--samples", type=int, default=480)
     parser.add_argument("--max-length", type=int, default=2048)
-    parser.add_argument("--trl", type=Path, help="folder with trl; it is installed if missing")
+    parser.add_argument("--quick", action="store_true", help="32 texts of at most 128 tokens")
     parser.add_argument("--repeats", type=int, default=1, help="of each arm; the median counts")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--name", default="padding", help="of the results file")
@@ -317,12 +302,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.arm:
-        sys.path += [str(arguments.trl)] if arguments.trl else []
         print(json.dumps(run_arm(arguments.arm, arguments.folder, arguments.max_length)))
         return
+    if arguments.quick:
+        arguments.samples, arguments.max_length = 32, 128
     arms = arguments.arms
-    if any(arm.startswith("trl") for arm in arms) and (why := install_trl(arguments.trl)):
-        print(why)
+    if find_spec("trl") is None:
+        print("trl is not installed and not measured: run make install")
         arms = [arm for arm in arms if not arm.startswith("trl")]
     path = arguments.results / f"{arguments.name}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
