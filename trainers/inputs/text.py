@@ -1,5 +1,6 @@
 """Text for language models: templates and columns of text, and padding of tokenised samples."""
 
+import functools
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from trainers.scoring.token_loss import IGNORED
 from trainers.task import Batch, Item
 
 
+@functools.lru_cache
 def template_fields(template: str) -> tuple[str, ...]:
     """Return the names in braces, each once.
 

@@ -4,6 +4,7 @@ A text is never tokenised in pieces: a tokenizer may start a text with a space, 
 of two pieces to one token.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,8 @@ def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[tuple[list[int], l
             encoded.append((ids, list(ids)))
         else:
             encoding = next(with_offsets)
-            encoded.append((encoding.ids, _labels(encoding.ids, encoding.offsets, entry.counted)))
+            labels = _labels(encoding, entry.counted, num_characters=len(entry.text))
+            encoded.append((encoding.ids, labels))
     return encoded
 
 
@@ -90,6 +92,7 @@ def items_of(
     truncate: bool,
 ) -> list[Item | SampleError]:
     """Return the item of each text (`item_of`), all of them tokenised at once, or its error."""
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     encoded = iter(encode_all(tokenizer, [text for text in texts if isinstance(text, Text)]))
     items: list[Item | SampleError] = []
     for text in texts:
@@ -99,7 +102,7 @@ def items_of(
         ids, labels = next(encoded)
         try:
             items.append(
-                item_of(tokenizer, text, ids, labels, max_length=max_length, truncate=truncate)
+                item_of(text, ids, labels, ends=ends, max_length=max_length, truncate=truncate)
             )
         except SampleError as error:
             items.append(error)
@@ -107,32 +110,32 @@ def items_of(
 
 
 def item_of(
-    tokenizer: Any,
     text: Text,
     ids: list[int],
     labels: list[int],
     *,
+    ends: tuple[int | None, int | None],
     max_length: int,
-    truncate: bool = True,
+    truncate: bool,
 ) -> Item:
     """Return `input_ids` and `labels` as lists, cut to `max_length`; `truncated`; `num_units`.
 
-    A text without ends gets the tokenizer's begin and end tokens, where it has them and the text
-    does not. The end counts.
+    A text without ends gets `ends`, the tokenizer's begin and end tokens, where it has them and the
+    text does not. The end counts.
 
     Raises:
         SampleError: no token that counts is left, or the text is too long and not to be truncated.
     """
-    if all(label == IGNORED for label in labels):
+    if labels.count(IGNORED) == len(labels):
         raise SampleError("no token counts", status="empty")
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    start, end = ends
     if not text.has_ends and start is not None and ids[0] != start:
         ids, labels = [start, *ids], [IGNORED, *labels]
     if not text.has_ends and end is not None and (ids[-1] != end or len(ids) == 1):
         ids, labels = [*ids, end], [*labels, end]
     truncated = len(ids) > max_length
     ids, labels = ids[:max_length], labels[:max_length]
-    if all(label == IGNORED for label in labels[1:]):
+    if labels[1:].count(IGNORED) == len(labels) - 1:
         raise SampleError(
             f"none of the first {max_length} tokens counts"
             if truncated
@@ -144,16 +147,38 @@ def item_of(
     return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
 
 
-def _labels(ids: Sequence[int], offsets: Sequence[Span], counted: Sequence[Span]) -> list[int]:
-    """Return the label of each token from the characters that it was made of."""
+def _labels(encoding: Any, counted: Sequence[Span], *, num_characters: int) -> list[int]:
+    """Return the label of each token from the characters that it was made of.
+
+    Tokens are in the order of their characters, so that a few of them are looked up instead of the
+    offsets of all.
+    """
+    ids: list[int] = encoding.ids
     labels = [IGNORED] * len(ids)
-    position, previous_end = 0, 0
-    for number, (first, end) in enumerate(offsets):
-        # Some tokenizers leave the spaces out of a token's characters; of spaces none are left.
-        start = min(first, previous_end) if first == end else first
-        previous_end = max(previous_end, end)
-        while position < len(counted) and counted[position][1] <= start:
-            position += 1
-        if position < len(counted) and end > counted[position][0]:
-            labels[number] = ids[number]
+    offsets = _Offsets(encoding)
+    for first, end in counted:
+        start = bisect_right(range(len(ids)), first, key=offsets.end)
+        stop = len(ids)
+        if end < num_characters:
+            stop = bisect_left(range(len(ids)), end, lo=start, key=offsets.start)
+            # Some tokenizers leave the spaces out of a token's characters; of spaces none are left.
+            while stop < len(ids) and offsets.is_empty(stop) and offsets.end(stop - 1) < end:
+                stop += 1
+        labels[start:stop] = ids[start:stop]
     return labels
+
+
+@dataclass(frozen=True)
+class _Offsets:
+    """Where the characters of a token begin and end; special tokens have none."""
+
+    encoding: Any
+
+    def start(self, token: int) -> int:
+        return int((self.encoding.token_to_chars(token) or (0, 0))[0])
+
+    def end(self, token: int) -> int:
+        return int((self.encoding.token_to_chars(token) or (0, 0))[1])
+
+    def is_empty(self, token: int) -> bool:
+        return self.start(token) == self.end(token)

@@ -122,11 +122,12 @@ class ImageText:
                 status="unreadable",
             )
         item = tokens.item_of(
-            processor.tokenizer,
             tokens.Text(prompt + response, has_ends=True),
             ids,
             [IGNORED] * (len(ids) - len(answer)) + answer,
+            ends=(None, None),
             max_length=self.max_length,
+            truncate=True,
         )
         return {**item, **_other_outputs(processor, outputs, num_tokens=len(item["input_ids"]))}
 

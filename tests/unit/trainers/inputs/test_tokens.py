@@ -1,5 +1,6 @@
 """Tokens of a whole text, with tokenizers of every family."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,33 @@ def test_every_token_with_a_character_of_the_response_counts_and_no_other(family
         for is_counted, (start, end) in zip(counted, encoding.offsets, strict=True):
             if end > start:
                 assert is_counted == (end > cut)
+
+
+def labels_one_by_one(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """The labels of all tokens from their offsets: a token counts if any of its characters does."""
+    labels, previous_end = [], 0
+    for token, (first, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        start = min(first, previous_end) if first == end else first
+        previous_end = max(previous_end, end)
+        is_counted = any(start < stop and end > begin for begin, stop in spans)
+        labels.append(token if is_counted else IGNORED)
+    return labels
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    text=st.text(st.sampled_from(" \nab7é👩漢\u200d"), min_size=1, max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=6, unique=True),
+)
+def test_the_counted_tokens_of_several_spans_are_those_of_their_characters(
+    family: Any, text: str, cuts: list[int]
+) -> None:
+    edges = sorted({min(cut, len(text)) for cut in cuts})
+    spans = tuple(zip(edges[::2], edges[1::2], strict=False))
+    tokenizer: Any = load_tokenizer(family[1])
+    ((_, labels),) = encode_all(tokenizer, [Text(text, spans)])
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    assert labels == labels_one_by_one(encoding, spans)
 
 
 def test_trailing_spaces_of_a_response_count(family: Any) -> None:
