@@ -30,6 +30,8 @@ _FORMATS = "catalogs.formats"
 _SHARED = "shared"
 # Note in a manifest: [uri, etag, reason] of each shard that was left out.
 _SKIPPED = "skipped"
+# Column of a mixture's manifest, and the note that it is there.
+_NAME = "name"
 # Reason for leaving out a shard without samples.
 EMPTY = "no samples"
 
@@ -55,6 +57,8 @@ class Corpus:
     columns: tuple[str, ...]
     folder: str = field(default="", compare=False)
     skipped: tuple[SkippedShard, ...] = field(default=(), repr=False, compare=False)
+    # Of a mixture, the name of each shard's part.
+    names: tuple[str, ...] = field(default=(), repr=False, compare=False)
     # Member indexes that `save` writes, by shard id.
     unsaved_members: Mapping[int, pa.Table] = field(default_factory=dict, repr=False, compare=False)
 
@@ -127,15 +131,17 @@ class Corpus:
             "schema_version": schema.SCHEMA_VERSION,
             "corpus_id": self.corpus_id,
             "columns": list(self.columns),
+            **({_NAME: True} if self.names else {}),
         }
         if self.skipped:
             notes |= {_SKIPPED: [[each.uri, each.etag, each.reason] for each in self.skipped]}
         frames.publish_frame(layout.manifest, self.manifest(), notes=notes)
 
     def manifest(self) -> pl.DataFrame:
-        """Return one row per shard, `schema.MANIFEST`."""
+        """Return one row per shard, `schema.MANIFEST`; of a mixture with the column `name`."""
         rows = [{name: getattr(shard, name) for name in schema.MANIFEST} for shard in self.shards]
-        return pl.DataFrame(rows, schema=dict(schema.MANIFEST))
+        frame = pl.DataFrame(rows, schema=dict(schema.MANIFEST))
+        return frame.with_columns(pl.Series(_NAME, self.names)) if self.names else frame
 
     @functools.cached_property
     def corpus_id(self) -> str:
@@ -274,10 +280,18 @@ def _open(layout: CorpusLayout, _: str) -> Corpus:
     _check_formats(frame, manifest=layout.manifest)
     if "columns" not in notes:
         raise InputError(f"{layout.manifest} was not written by `attent ingest`: ingest again")
+    names = _names(layout, notes)
     layout = CorpusLayout(notes.get(_SHARED, layout.folder))
     shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
     skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
-    return Corpus(shards, tuple(notes["columns"]), folder=layout.folder, skipped=skipped)
+    columns = tuple(notes["columns"])
+    return Corpus(shards, columns, folder=layout.folder, skipped=skipped, names=names)
+
+
+def _names(layout: CorpusLayout, notes: frames.Notes) -> tuple[str, ...]:
+    if _NAME not in notes:
+        return ()
+    return tuple(frames.read_frame(layout.manifest, schema={_NAME: pl.String})[0][_NAME])
 
 
 def format_of(url: str) -> str:

@@ -16,6 +16,7 @@ from catalogs.annotations.columns import AnnotationColumns
 from catalogs.annotations.store import check_name, is_name
 from catalogs.corpus import format_of, has_corpus, inspect_shard
 from catalogs.layout import Layout
+from catalogs.mixture import NAME
 from catalogs.shard_search import find_shards
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
@@ -147,6 +148,7 @@ def shard_columns(config: RunConfig) -> list[str]:
     """
     annotations = [*_annotation_schema(config), *_configured_columns(config)]
     known = [*LOSSES, *config.carry_schema, *annotations]
+    known += [NAME] if config.corpus.mixture else []
     names = [name for name in config.selection.columns if name not in known]
     corpus_columns = _corpus_columns(config) if names else ()
     for name in names:

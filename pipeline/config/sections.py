@@ -23,6 +23,7 @@ from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from catalogs import storage
+from catalogs.mixture import MixturePart, check_parts, with_mixture, with_quotas
 from pipeline.config.annotation_kinds import with_carried_columns
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.target_settings import TargetSettings
@@ -57,12 +58,31 @@ class CorpusSettings(Section):
     Attributes:
         shards: URLs, folders or globs of Parquet files or WebDataset tars.
         path: folder of a corpus that `attent ingest` wrote; many runs can share it.
+        mixture: named parts, whose shards are `shards`; the section may be the list itself.
         skip_damaged: leave out shards that cannot be read, instead of ending with an error.
     """
 
     shards: tuple[str, ...] | None = Field(default=None, min_length=1)
+    mixture: tuple[MixturePart, ...] | None = None
     path: str | None = None
     skip_damaged: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, values: Any) -> Any:
+        return with_mixture(values)
+
+    @field_validator("mixture")
+    @classmethod
+    def _absolute_parts(
+        cls, parts: tuple[MixturePart, ...] | None
+    ) -> tuple[MixturePart, ...] | None:
+        if parts is None:
+            return None
+        check_parts(parts)
+        return tuple(
+            replace(part, shards=tuple(map(storage.normalise, part.shards))) for part in parts
+        )
 
     @field_validator("shards")
     @classmethod
@@ -173,7 +193,7 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
     @model_validator(mode="before")
     @classmethod
     def _annotate_carried_columns(cls, values: Any) -> Any:
-        return with_carried_columns(values)
+        return with_quotas(with_carried_columns(values))
 
     @model_validator(mode="after")
     def _measured_columns_need_scoring(self) -> "RunSettings[TaskT, StrategyT]":

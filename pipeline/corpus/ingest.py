@@ -1,8 +1,8 @@
 """Ingestion: find the shards of a corpus, inspect each on the cluster, write the manifest."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from attent_select.errors import CorpusMismatchError, ExistsError, InputError
@@ -65,11 +65,13 @@ def ingest(
     folder: str,
     client: Client,
     skip_damaged: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> IngestResult:
     """Write the manifest of the corpus of `shards` (URLs, folders, globs) into `folder`.
 
     Shard ids follow the sorted URLs. Shards without samples are skipped, with `skip_damaged` also
-    those that cannot be read. Ingesting the same shards again does nothing.
+    those that cannot be read. `names` are those of the parts of a mixture, by URL. Ingesting the
+    same shards again does nothing.
 
     Raises:
         InputError: a URL matches nothing, no shard has samples, a shard is damaged, or a worker has
@@ -89,6 +91,8 @@ def ingest(
         else:
             kept.append((stored, kind, inspection))
     corpus = Corpus.from_inspections(kept, skipped=damaged)
+    if names is not None:
+        corpus = replace(corpus, names=tuple(names[shard.uri] for shard in corpus.shards))
     _renumber_members(corpus, objects, folder=folder)
     corpus.publish(folder)
     result = _result(corpus, seconds=monotonic() - started)

@@ -13,9 +13,10 @@ from catalogs.layout import Layout, join
 from catalogs.shard_search import find_shards
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.config.sections import RunConfig
+from pipeline.config.sections import CorpusSettings, RunConfig
 from pipeline.corpus.columns import missing_columns
 from pipeline.corpus.ingest import ingest, ingested_corpus
+from pipeline.corpus.part_names import annotate_names, names_of_shards
 from pipeline.corpus.usability import check_some_usable
 
 # Saves the initial model and freezes the configuration.
@@ -29,18 +30,30 @@ def ingest_corpora(config: RunConfig, *, cluster: Cluster) -> None:
     if config.corpus.path is not None:
         _use_shared_corpus(config.corpus.path, config.run)
     else:
-        skip = config.corpus.skip_damaged
-        _ingest(config.corpus.shards or (), config.run, cluster=cluster, skip_damaged=skip)
+        _ingest_own(config.corpus, config.run, cluster=cluster)
     if config.evaluation is not None:
         _ingest(config.evaluation.shards, Layout(config.run).held_out, cluster=cluster)
 
 
-def _ingest(
-    shards: Sequence[str], run: str, *, cluster: Cluster, skip_damaged: bool = False
-) -> None:
+def _ingest(shards: Sequence[str], run: str, *, cluster: Cluster) -> None:
     if ingested_corpus(find_shards(shards), folder=run) is None:
-        folder = Layout(run).corpus.folder
-        ingest(shards, folder=folder, client=cluster(), skip_damaged=skip_damaged)
+        ingest(shards, folder=Layout(run).corpus.folder, client=cluster())
+
+
+def _ingest_own(corpus: CorpusSettings, run: str, *, cluster: Cluster) -> None:
+    """Ingest the shards of a run's corpus; of a mixture, with the names of its parts."""
+    names = names_of_shards(corpus.mixture) if corpus.mixture else None
+    objects = find_shards(corpus.shards or ())
+    if ingested_corpus(objects, folder=run) is None:
+        ingest(
+            corpus.shards or (),
+            folder=Layout(run).corpus.folder,
+            client=cluster(),
+            skip_damaged=corpus.skip_damaged,
+            names=names,
+        )
+    if names is not None:
+        annotate_names(run)
 
 
 def _use_shared_corpus(url: str, run: str) -> None:
