@@ -70,8 +70,8 @@ class Contamination:
 
     def measure(self, samples: Samples, fitted: Fitted) -> Measured:
         """Return whether each sample is among the examples; null without content."""
-        status = self._exact.measure(samples, fitted).rows["status"]
-        hashes = self._hashes(samples).fill_null(0).to_numpy()
+        hashed = self._exact.measure(samples, fitted).rows
+        status, hashes = hashed["status"], hashed["value"].fill_null(0).to_numpy()
         is_exact = _are_among(hashes, fitted.arrays[_HASHES])
         is_near = np.zeros(len(status), bool)
         if self.near:
