@@ -21,9 +21,10 @@ from catalogs.shard_search import find_shards
 from pipeline import metrics
 from pipeline.annotation.for_run import make_annotations
 from pipeline.annotation.judging import choose_judging
-from pipeline.cluster import Client, cluster_at, connect, connect_when_needed
+from pipeline.cluster import Client, cluster_at, connect_when_needed
 from pipeline.config import credentials, run_config, trust
 from pipeline.config.sections import RunConfig
+from pipeline.corpus.conversion import Conversion
 from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
 from pipeline.descriptions import describe_round
@@ -160,13 +161,17 @@ def ingest_shards(
     out: str,
     convert: str | None = None,
     shard_samples: int = 10_000,
+    row_group_samples: int | None = None,
+    drop: Sequence[str] = (),
+    types: Sequence[str] = (),
     skip_damaged: bool = False,
     scheduler: str | None = None,
 ) -> IngestResult:
     """Ingest shards into the corpus `out`, on a new local cluster or on the one at `scheduler`.
 
-    With `convert` (the name of a shard format), `shards` are Parquet files, JSON Lines or a folder
-    of images; new shards of `shard_samples` samples are first written to `out`/shards. With
+    With `convert` (the name of a shard format), `shards` are Parquet, JSON or tar files or a folder
+    of images; new shards are first written to `out`/shards, as `Conversion` says: without the
+    columns `drop`, with the `types` (`NAME=TYPE`) instead of those of the values. With
     `skip_damaged`, shards that cannot be read are left out and named in the result.
 
     Raises:
@@ -175,18 +180,19 @@ def ingest_shards(
     credentials.check_urls([*shards, out], what="ingest")
     if not all(shards):
         raise InputError("the URL of the shards is empty: expected files, a folder or a glob")
-    started, cluster = monotonic(), cluster_at(scheduler or "local")
+    started, settings = monotonic(), cluster_at(scheduler or "local")
     corpus = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
-    if convert is not None:
-        folder = CorpusLayout(corpus).converted_shards
-        shards = convert_samples(
-            shards, to=folder, shard_format=convert, shard_samples=shard_samples
-        )
-    for stored in find_shards(shards):  # fails before a cluster is started
-        format_of(stored.url)
-    with connect(cluster) as client:
-        result = ingest(shards, folder=corpus, client=client, skip_damaged=skip_damaged)
+    with connect_when_needed(settings) as cluster:
+        if convert is not None:
+            conversion = Conversion(
+                convert, shard_samples, row_group_samples, drop=tuple(drop), schema=tuple(types)
+            )
+            folder = CorpusLayout(corpus).converted_shards
+            shards = convert_samples(shards, to=folder, settings=conversion, cluster=cluster)
+        for stored in find_shards(shards):  # fails before a cluster is started
+            format_of(stored.url)
+        result = ingest(shards, folder=corpus, client=cluster(), skip_damaged=skip_damaged)
     return replace(result, seconds=monotonic() - started)
 
 

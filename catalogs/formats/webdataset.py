@@ -31,7 +31,7 @@ from catalogs.tables import frames
 from catalogs.tables.byte_cache import BoundedCache
 from catalogs.tars import compressed
 from catalogs.tars.headers import BLOCK, member_table, split_name
-from catalogs.tars.members import Alternative, Chosen, Members
+from catalogs.tars.members import KEY, Alternative, Chosen, Members
 
 _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
     "cls": int,
@@ -58,12 +58,18 @@ class Webdataset:
         return Inspection(index.num_samples, index.unique_columns, table)
 
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-        """Read the members `columns` of the samples at `rows`; None if a sample lacks one."""
+        """Read the members `columns` of the samples at `rows`; None if a sample lacks one.
+
+        The column `__key__` has the keys of the samples.
+        """
         row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        names, columns = columns, [name for name in columns if name != KEY]
         index, resolved, chosen = _choose(shard, row_array, columns)
         plan = _plan(shard, index, chosen, num_samples=len(row_array))
         fetched = _fetch(shard, plan)
-        values: dict[str, list[Any]] = {name: [None] * len(row_array) for name in columns}
+        values: dict[str, list[Any]] = {name: [None] * len(row_array) for name in names}
+        if KEY in names:
+            values[KEY] = index.keys.take(row_array).to_pylist()
         members = zip(
             np.searchsorted(row_array, index.rows[chosen.members]).tolist(),
             chosen.columns.tolist(),
@@ -84,6 +90,7 @@ class Webdataset:
     def plan(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
         """Plan the cheapest requests for the members `columns`."""
         row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
+        columns = [name for name in columns if name != KEY]
         index, _, chosen = _choose(shard, row_array, columns)
         return _plan(shard, index, chosen, num_samples=len(row_array))
 

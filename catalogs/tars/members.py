@@ -4,11 +4,12 @@ The column of `000012.image.png` is `image`, its type `png`; a single extension 
 Where that would give two members of a sample one column (`a.jpg` and `a.jpg.json`), the column has
 the whole extension as its name, as in the webdataset library: `jpg` and `jpg.json`.
 
-A column can be named in three more ways, none of which changes what a shard has:
+A column can be named in more ways, none of which changes what a shard has:
 
     jpg;jpeg;png    the first of these that the sample has
     image.png       by the whole extension
     json.label.id   a value inside of a JSON member
+    __key__         the key of the sample
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from attent_select import schema
 from attent_select.errors import InputError
 
 Positions = npt.NDArray[np.int64]
+# The name of the column of keys, as in the webdataset library.
+KEY = "__key__"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Members:
     """Member index in memory, in the order of the tar file.
 
     `rows`, `offsets` and `sizes` of the data, and `codes` (positions in `exts`) are int64[members];
-    `exts` are the extensions in the shard, `columns` and `kinds` the column and type of each.
+    `exts` are the extensions in the shard, `columns` and `kinds` the column and type of each, and
+    `keys` those of the samples.
     """
 
     rows: Positions
@@ -59,6 +63,7 @@ class Members:
     exts: list[str]
     columns: list[str]
     kinds: list[str]
+    keys: pa.StringArray
 
     @classmethod
     def of(cls, table: pa.Table) -> "Members":
@@ -78,6 +83,7 @@ class Members:
             exts=exts,
             columns=_columns(exts, rows, codes),
             kinds=[ext.rpartition(".")[2] for ext in exts],
+            keys=table["key"].combine_chunks().take(np.flatnonzero(np.diff(rows, prepend=-1))),
         )
 
     @property
@@ -87,7 +93,7 @@ class Members:
     @property
     def num_bytes(self) -> int:
         """Approximate memory of this index."""
-        return self.rows.nbytes * 4
+        return self.rows.nbytes * 4 + int(self.keys.nbytes)
 
     @property
     def unique_columns(self) -> tuple[str, ...]:

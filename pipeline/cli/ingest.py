@@ -26,13 +26,32 @@ def ingest(
     shard_samples: Annotated[
         int, typer.Option(min=1, help="Number of samples in a new shard.")
     ] = 10_000,
+    row_group_samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows in a row group of new Parquet shards; by default at most 1024 and 8 MiB.",
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", metavar="COLUMN", help="Column to leave out of new shards."),
+    ] = None,
+    schema: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--schema",
+            metavar="NAME=TYPE",
+            help="Type of a column in new shards: json, string, int64, float32, bool, ….",
+        ),
+    ] = None,
     skip_damaged: Annotated[
         bool,
         typer.Option("--skip-damaged", help="Leave out shards that cannot be read, and name them."),
     ] = False,
     scheduler: Scheduler = None,
 ) -> "IngestResult":
-    """Build the manifest of a corpus (from JSONL, Parquet or image folders with --convert)."""
+    """Build the manifest of a corpus (from JSON, Parquet, tars, image folders with --convert)."""
     from pipeline.stages import ingest_shards
 
     return ingest_shards(
@@ -40,6 +59,9 @@ def ingest(
         out=out,
         convert=convert,
         shard_samples=shard_samples,
+        row_group_samples=row_group_samples,
+        drop=drop or (),
+        types=schema or (),
         skip_damaged=skip_damaged,
         scheduler=scheduler,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from catalogs import Corpus
 from catalogs.corpus import keeps_members
+from catalogs.tars.members import KEY
 
 
 def missing_columns(corpus: Corpus, names: Iterable[str]) -> list[str]:
@@ -17,7 +18,7 @@ def missing_columns(corpus: Corpus, names: Iterable[str]) -> list[str]:
 
     def is_possible(name: str) -> bool:
         # Alternatives may be in different shards, and so in none of the common columns.
-        return ";" in name or name.lower().split(".")[0] in known
+        return ";" in name or name == KEY or name.lower().split(".")[0] in known
 
     return [
         name

@@ -1,53 +1,110 @@
-"""Conversion of Parquet files, JSON Lines or image folders into shards of a chosen size.
+"""Conversion of Parquet, JSON, image folders and tar files into shards of a chosen size.
 
-One pass in the order of the inputs, with one record batch in memory. Equal inputs give
-byte-identical shards, so that an interrupted conversion can be resumed.
+Two passes over the sources, each on the workers of a cluster if there is one: the first counts rows
+and finds the types of columns, the second writes shards. Equal inputs give byte-identical shards,
+so that an interrupted conversion can be resumed.
 """
 
-import codecs
-import collections
+import bisect
 import functools
-import gzip
-import io
 import itertools
 import json
 import logging
-import re
-import tempfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from attent_select.errors import ExistsError, InputError
 from attent_select.plugins import load_plugin, plugin_names
 from catalogs import storage
 from catalogs.layout import join
-from catalogs.shard_format import Sample
 from catalogs.storage.objects import ObjectInfo
-from pipeline.corpus.resharding import reshard
-
-_BATCH_ROWS = 1024
-# The formats that tasks read (`trainers/inputs/images.py`).
-_IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif"),
-    *(".bmp", ".dib", ".tif", ".tiff", ".avif"),
+from catalogs.tars.compressed import SUFFIXES
+from pipeline.cluster import Client, run_tasks
+from pipeline.corpus import image_folders, json_lines, parquet_source, shard_writing, tar_samples
+from pipeline.corpus.column_types import (
+    JSON,
+    Types,
+    common_types,
+    parse_types,
+    storable_types,
 )
-_JSON_LINES = re.compile(r"\.(jsonl|ndjson)(\.gz|\.zst)?$")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+from pipeline.corpus.shard_writing import Rows
+from pipeline.progress import progress
+
+# Shards of one source that a task writes: it reads the source once for them.
+_SHARDS_PER_TASK: Final = 8
+_IMAGES_PER_SOURCE: Final = 4096
+_TARS: Final = (".tar", *SUFFIXES)
+# Starts the cluster on the first call.
+Cluster = Callable[[], Client]
 
 _log = logging.getLogger("attent.pipeline.conversion")
 
 
-def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples: int) -> list[str]:
-    """Write `to/shard-000000.…`, … of `shard_samples` samples each, and return their URLs.
+@dataclass(frozen=True)
+class Conversion:
+    """Settings of a conversion.
 
-    `sources` are URLs, folders or globs of Parquet files, of JSON Lines (`.jsonl`), or folders
-    with one subfolder of images per class (columns `image`, `label`, `class_name`; labels are
-    numbered in the order of the names).
+    Attributes:
+        shard_format: of the new shards.
+        shard_samples: samples in each of them.
+        row_group_samples: rows in a row group of Parquet; None: at most 1024, and about 8 MiB.
+        drop: columns to leave out.
+        schema: `NAME=TYPE`, types of columns instead of those that their values have.
+    """
+
+    shard_format: str
+    shard_samples: int = 10_000
+    row_group_samples: int | None = None
+    drop: tuple[str, ...] = ()
+    schema: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file, or some images of a folder."""
+
+    kind: str
+    url: str
+    images: image_folders.Images | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def contents(self) -> tuple[int, Any]:
+        """Return the number of rows, and a schema (Parquet) or the types of the columns."""
+        num_rows, columns = _CONTENTS[self.kind](self.url)
+        return num_rows, columns
+
+    def tables(self, start: int, stop: int, types: Types) -> Iterator[pa.Table]:
+        if self.images is not None:
+            return self.images.tables(start=start, stop=stop, types=types)
+        return _TABLES[self.kind](self.url, start=start, stop=stop, types=types)
+
+
+_CONTENTS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "parquet": parquet_source.contents_of,
+    "json": json_lines.contents_of,
+    "tar": tar_samples.contents_of,
+}
+_TABLES: Final[Mapping[str, Callable[..., Iterator[pa.Table]]]] = {
+    "parquet": parquet_source.tables_of,
+    "json": json_lines.tables_of,
+    "tar": tar_samples.tables_of,
+}
+
+
+def convert(
+    sources: Sequence[str], *, to: str, settings: Conversion, cluster: Cluster | None = None
+) -> list[str]:
+    """Write `to/shard-000000.…`, … and return their URLs.
+
+    `sources` are URLs, folders or globs of Parquet files, of JSON Lines or JSON, of tar files, or
+    folders of images (`image_folders`). Without a cluster, this process does all work.
 
     The same call resumes after an interruption: existing shards are not written again.
 
@@ -55,77 +112,177 @@ def convert(sources: Sequence[str], *, to: str, shard_format: str, shard_samples
         InputError: a source cannot be read, kinds of sources are mixed, or there is no sample.
         ExistsError: `to` has shards of another conversion.
     """
-    if shard_samples < 1:
-        raise InputError(f"--shard-samples: {shard_samples} is not a positive number of samples")
-    writer = load_plugin("catalogs.formats", shard_format)()
+    _check_settings(settings)
+    suffix = load_plugin("catalogs.formats", settings.shard_format)().suffixes[0]
     objects = storage.expand(sources)
     kind = _kind_of(objects, sources=sources)
     plan = {
         "sources": [[source.url, source.num_bytes, source.etag] for source in objects],
-        "format": shard_format,
-        "shard_samples": shard_samples,
+        **{name: value for name, value in asdict(settings).items() if value not in (None, ())},
     }
     text = json.dumps(plan, indent=1).encode()
     existing = _existing_shards(to, plan=text)
-    inputs = [stored.url for stored in objects if _kind(stored.url) is not None]
-
-    url_of = functools.partial(_shard_url, to, writer.suffixes[0])
-    publish = functools.partial(_publish, f"{to}.json", text)
-    if kind == shard_format == "parquet":
-        urls = reshard(
-            inputs,
-            url_of=url_of,
-            existing=existing,
-            shard_samples=shard_samples,
-            publish=publish,
-        )
-    else:
-        write = functools.partial(_write, writer=writer, publish=publish)
-        urls = _write_all(
-            _READERS[kind](inputs),
-            url_of=url_of,
-            existing=existing,
-            shard_samples=shard_samples,
-            write=write,
-        )
-    if not urls:
+    inputs, counts, schema = _inspect(objects, kind, cluster)
+    schema = _apply_settings(schema, settings)
+    num_rows = sum(counts)
+    if not num_rows:
         raise InputError(f"{', '.join(sources)}: no sample to convert")
+    if storage.info(f"{to}.json") is None:
+        storage.publish(f"{to}.json", text)
+    sizes = [
+        min(settings.shard_samples, num_rows - first)
+        for first in range(0, num_rows, settings.shard_samples)
+    ]
+    urls = [join(to, f"shard-{number:06d}{suffix}") for number in range(len(sizes))]
+    shards = [_Shard(url, size) for url, size in zip(urls, sizes, strict=True)]
+    tasks = list(_write_tasks(shards, inputs, counts, existing, schema, settings))
+    with progress("converting", total=len(shards), unit="shards") as advance:
+        advance(len(shards) - sum(len(task.missing) for task in tasks))
+        for task, _ in _map(_write, tasks, cluster):
+            advance(len(task.missing))
     return urls
-
-
-def _write_all(
-    samples: Iterator[Sample],
-    *,
-    url_of: Callable[[int], str],
-    existing: set[str],
-    shard_samples: int,
-    write: Callable[[str, Iterable[Sample]], None],
-) -> list[str]:
-    urls: list[str] = []
-    while (first := next(samples, None)) is not None:
-        shard = itertools.chain([first], itertools.islice(samples, shard_samples - 1))
-        urls.append(url_of(len(urls)))
-        if urls[-1] in existing:
-            collections.deque(shard, maxlen=0)
-        else:
-            write(urls[-1], shard)
-    return urls
-
-
-def _shard_url(to: str, suffix: str, number: int) -> str:
-    return join(to, f"shard-{number:06d}{suffix}")
-
-
-def _publish(plan_url: str, plan: bytes, url: str, path: Path) -> None:
-    """Publish a shard; the plan before the first one."""
-    if storage.info(plan_url) is None:
-        storage.publish(plan_url, plan)
-    storage.publish(url, path)
 
 
 def formats() -> list[str]:
     """Return the names of the shard formats that `convert` can write."""
     return plugin_names("catalogs.formats")
+
+
+def _check_settings(settings: Conversion) -> None:
+    for name in ("shard_samples", "row_group_samples"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option}: {value} is not a positive number of samples")
+    parse_types(settings.schema)
+
+
+def _inspect(
+    objects: Sequence[ObjectInfo], kind: str, cluster: Cluster | None
+) -> tuple[list[_Source], list[int], pa.Schema]:
+    """Return the sources, the number of rows of each, and their columns."""
+    if kind == "images":
+        images, types = image_folders.images_in(objects, chunk=_IMAGES_PER_SOURCE)
+        sources = [_Source("images", part.urls[0], part) for part in images]
+        return sources, [len(part.urls) for part in images], pa.schema(list(types.items()))
+    sources = [_Source(kind, stored.url) for stored in objects if _kind(stored.url) == kind]
+    with progress("reading types", total=len(sources), unit="files") as advance:
+        contents_of: dict[_Source, Any] = {}
+        for source, contents in _map(_Source.contents, sources, cluster):
+            contents_of[source] = contents
+            advance(1)
+    counts = [contents_of[source][0] for source in sources]
+    if kind == "parquet":
+        schemas = [(source.url, contents_of[source][1]) for source in sources]
+        return sources, counts, parquet_source.common_schema(schemas)
+    every_type = (contents_of[source][1] for source in sources)
+    types = storable_types(functools.reduce(common_types, every_type))
+    if mixed := [name for name, dtype in types.items() if dtype == JSON]:
+        _log.warning(
+            "stored as JSON text, because the values have no common type: %s", ", ".join(mixed)
+        )
+    return sources, counts, pa.schema(list(types.items()))
+
+
+def _apply_settings(schema: pa.Schema, settings: Conversion) -> pa.Schema:
+    """Return the columns without the dropped ones, in the types of the settings."""
+    types = parse_types(settings.schema)
+    for option, names in (("--drop", settings.drop), ("--schema", tuple(types))):
+        if unknown := [name for name in names if name not in schema.names]:
+            raise InputError(
+                f"{option}: no column {unknown[0]!r}; there are {', '.join(schema.names)}"
+            )
+    fields = [
+        field.with_type(types.get(field.name, field.type))
+        for field in schema
+        if field.name not in settings.drop
+    ]
+    if not fields:
+        raise InputError("--drop: no column is left")
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    url: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class _WriteTask:
+    """Consecutive shards, those to write among them, and the rows that they consist of."""
+
+    shards: tuple[_Shard, ...]
+    missing: frozenset[str]
+    pieces: tuple[tuple[_Source, int, int], ...]
+    schema: pa.Schema
+    settings: Conversion
+
+    def __str__(self) -> str:
+        return f"{len(self.shards)} shards from {self.shards[0].url}"
+
+
+def _write_tasks(
+    shards: Sequence[_Shard],
+    sources: Sequence[_Source],
+    counts: Sequence[int],
+    existing: set[str],
+    schema: pa.Schema,
+    settings: Conversion,
+) -> Iterator[_WriteTask]:
+    starts = [0, *itertools.accumulate(counts)]
+    firsts = [0, *itertools.accumulate(shard.num_rows for shard in shards)]
+
+    def source_of(number: int) -> int:
+        return bisect.bisect_right(starts, firsts[number]) - 1
+
+    for _, numbers in itertools.groupby(range(len(shards)), source_of):
+        for group in _chunks(list(numbers)):
+            missing = [number for number in group if shards[number].url not in existing]
+            if not missing:
+                continue
+            first, end = firsts[missing[0]], firsts[missing[-1] + 1]
+            pieces = tuple(
+                (source, max(first, start) - start, min(end, start + count) - start)
+                for source, start, count in zip(sources, starts, counts, strict=False)
+                if start < end and start + count > first
+            )
+            written = tuple(shards[missing[0] : missing[-1] + 1])
+            urls = frozenset(shards[number].url for number in missing)
+            yield _WriteTask(written, urls, pieces, schema, settings)
+
+
+def _chunks(numbers: list[int]) -> Iterator[list[int]]:
+    for first in range(0, len(numbers), _SHARDS_PER_TASK):
+        yield numbers[first : first + _SHARDS_PER_TASK]
+
+
+def _write(task: _WriteTask) -> None:
+    types = {field.name: field.type for field in task.schema}
+    tables = (source.tables(start, stop, types) for source, start, stop in task.pieces)
+    rows = Rows(itertools.chain.from_iterable(tables), task.schema)
+    for shard in task.shards:
+        if shard.url not in task.missing:
+            rows.skip(shard.num_rows)
+            continue
+        shard_writing.write_shard(
+            shard.url,
+            rows,
+            num_rows=shard.num_rows,
+            shard_format=task.settings.shard_format,
+            group_rows=task.settings.row_group_samples,
+            schema=task.schema,
+        )
+
+
+def _map(
+    function: Callable[[Any], Any], items: Iterable[Any], cluster: Cluster | None
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (item, result), in any order."""
+    if cluster is None:
+        yield from ((item, function(item)) for item in items)
+    else:
+        yield from run_tasks(cluster(), function, items)
 
 
 def _existing_shards(to: str, *, plan: bytes) -> set[str]:
@@ -141,34 +298,31 @@ def _existing_shards(to: str, *, plan: bytes) -> set[str]:
     return existing
 
 
-def _write(
-    url: str, shard: Iterable[Sample], *, writer: Any, publish: Callable[[str, Path], None]
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "shard")
-        try:
-            writer.write(path, shard)
-        except InputError as error:  # it names the temporary path
-            raise InputError(str(error).replace(str(path), url)) from error
-        publish(url, path)
-
-
 def _kind_of(objects: Sequence[ObjectInfo], *, sources: Sequence[str]) -> str:
     """Return the kind of the sources, and warn about other files."""
-    kinds = {kind for stored in objects if (kind := _kind(stored.url)) is not None}
+    kinds = Counter(kind for stored in objects if (kind := _kind(stored.url)) is not None)
+    if "images" in kinds and any(_is_metadata(stored.url) for stored in objects):
+        kinds.pop("json", None)
     if len(kinds) != 1:
         mixed = " and ".join(sorted(kinds)) or "none of them"
         raise InputError(
-            f"{', '.join(sources)}: expected Parquet files, JSON Lines files or a folder of "
-            f"images, all of one kind; found {mixed}"
+            f"{', '.join(sources)}: expected Parquet files, JSON Lines files, tar files or a folder"
+            f" of images, all of one kind; found {mixed}"
         )
-    others = collections.Counter(
-        _suffix(stored.url) for stored in objects if _kind(stored.url) is None
+    (kind,) = kinds
+    others = Counter(
+        _suffix(stored.url)
+        for stored in objects
+        if _kind(stored.url) != kind and not (kind == "images" and _is_metadata(stored.url))
     )
     if others:
         names = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(others.items()))
         _log.warning("left out files that cannot be converted: %s", names)
-    return kinds.pop()
+    return kind
+
+
+def _is_metadata(url: str) -> bool:
+    return url.rpartition("/")[2] in image_folders.METADATA
 
 
 def _suffix(url: str) -> str:
@@ -177,89 +331,10 @@ def _suffix(url: str) -> str:
 
 
 def _kind(url: str) -> str | None:
-    suffix = _suffix(url)
-    if suffix == ".parquet":
+    if _suffix(url) == ".parquet":
         return "parquet"
-    if _JSON_LINES.search(url.lower()):
-        return "jsonl"
-    return "images" if suffix in _IMAGE_SUFFIXES else None
-
-
-def _parquet(urls: Sequence[str]) -> Iterator[Sample]:
-    for url in urls:
-        with storage.local_copy(url) as path:
-            yield from _rows(path, url=url)
-
-
-def _rows(path: Path, *, url: str) -> Iterator[Sample]:
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text is not UTF-8
-        raise InputError(f"{url}: not a readable Parquet file: {error}") from error
-
-
-def _json_lines(urls: Sequence[str]) -> Iterator[Sample]:
-    for url in urls:
-        with storage.local_copy(url) as path, _open_lines(path, url) as lines:
-            try:
-                for number, line in enumerate(lines, start=1):
-                    text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                    if text.strip():
-                        yield _json_object(text, where=f"{url}, line {number}")
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{url} cannot be read: {error}. It may be truncated") from error
-
-
-def _open_lines(path: Path, url: str) -> Any:
-    if url.lower().endswith(".gz"):
-        return gzip.open(path)
-    if url.lower().endswith(".zst"):
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-    return path.open("rb")
-
-
-def _json_object(line: bytes, *, where: str) -> Sample:
-    try:
-        value: Any = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
-        raise InputError(f"{where}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    # Half of a surrogate pair, from a text cut in the middle of an emoji, has no UTF-8.
-    if _SURROGATE.search(line):
-        cleaned: Sample = _without_surrogates(value)
-        if cleaned != value:
-            _log.warning("%s: replaced half of a surrogate pair by U+FFFD", where)
-        return cleaned
-    return value
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
-    return value
-
-
-def _images(urls: Sequence[str]) -> Iterator[Sample]:
-    classes = sorted({_class_name(url) for url in urls})
-    labels = {name: label for label, name in enumerate(classes)}
-    for url in urls:
-        name = _class_name(url)
-        yield {"image": storage.read(url), "label": labels[name], "class_name": name}
-
-
-def _class_name(url: str) -> str:
-    return url.split("/")[-2]
-
-
-_READERS: dict[str, Callable[[Sequence[str]], Iterator[Sample]]] = {
-    "parquet": _parquet,
-    "jsonl": _json_lines,
-    "images": _images,
-}
+    if json_lines.is_json(url):
+        return "json"
+    if url.lower().endswith(_TARS):
+        return "tar"
+    return "images" if image_folders.is_image(url) else None

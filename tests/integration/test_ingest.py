@@ -15,7 +15,7 @@ from attent_select.plugins import load_plugin
 from catalogs import Corpus
 from catalogs.layout import CorpusLayout
 from pipeline.cluster import Client
-from pipeline.corpus.conversion import convert
+from pipeline.corpus.conversion import Conversion, convert
 from pipeline.corpus.ingest import ingest
 
 COLUMNS = ["image", "label"]
@@ -151,7 +151,7 @@ def test_conversion_writes_shards_of_the_requested_size(
 ) -> None:
     run = str(tmp_path / "run")
     url = source(tmp_path / "source")
-    urls = convert([url], to=str(tmp_path / "shards"), shard_format=kind, shard_samples=4)
+    urls = convert([url], to=str(tmp_path / "shards"), settings=Conversion(kind, shard_samples=4))
     result = ingest(urls, folder=run, client=client)
     corpus = Corpus.open(run)
     assert [shard.num_samples for shard in corpus.shards] == [4, 4, 1]
@@ -175,8 +175,7 @@ def test_an_image_folder_becomes_images_with_class_labels(tmp_path: Path) -> Non
     urls = convert(
         [str(tmp_path / "images")],
         to=str(tmp_path / "shards"),
-        shard_format="parquet",
-        shard_samples=10,
+        settings=Conversion("parquet", shard_samples=10),
     )
     table = pq.read_table(urls[0]).to_pylist()
     assert [(row["class_name"], row["label"]) for row in table] == [
@@ -192,7 +191,7 @@ def test_an_image_folder_becomes_images_with_class_labels(tmp_path: Path) -> Non
 def test_a_second_conversion_writes_the_same_bytes(tmp_path: Path, kind: str) -> None:
     url = json_lines(tmp_path / "source")
     runs = [
-        convert([url], to=str(tmp_path / name), shard_format=kind, shard_samples=5)
+        convert([url], to=str(tmp_path / name), settings=Conversion(kind, shard_samples=5))
         for name in ("one", "two")
     ]
     first, second = ([Path(url).read_bytes() for url in urls] for urls in runs)
@@ -203,14 +202,14 @@ def test_unsupported_sources_are_refused_with_one_line(tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     (mixed / "a.jsonl").write_text('{"a": 1}\n[2]\n')
-    options: dict[str, Any] = {"to": str(tmp_path / "out"), "shard_format": "parquet"}
+    to, settings = str(tmp_path / "out"), Conversion("parquet", shard_samples=5)
     with pytest.raises(InputError, match=r"a\.jsonl, line 2: expected a JSON object, found list"):
-        convert([str(mixed)], shard_samples=5, **options)
+        convert([str(mixed)], to=to, settings=settings)
     (mixed / "b.parquet").touch()
-    with pytest.raises(InputError, match="found jsonl and parquet"):
-        convert([str(mixed)], shard_samples=5, **options)
+    with pytest.raises(InputError, match="found json and parquet"):
+        convert([str(mixed)], to=to, settings=settings)
     with pytest.raises(InputError, match="not a positive number"):
-        convert([str(mixed)], shard_samples=0, **options)
+        convert([str(mixed)], to=to, settings=Conversion("parquet", shard_samples=0))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
@@ -218,24 +217,24 @@ def test_an_interrupted_conversion_resumes_and_keeps_finished_shards(
     tmp_path: Path, kind: str
 ) -> None:
     url = json_lines(tmp_path / "source")
-    options: dict[str, Any] = {"shard_format": kind, "shard_samples": 4}
-    urls = convert([url], to=str(tmp_path / "shards"), **options)
+    settings = Conversion(kind, shard_samples=4)
+    urls = convert([url], to=str(tmp_path / "shards"), settings=settings)
     shard_bytes = [Path(url).read_bytes() for url in urls]
     first_stat = Path(urls[0]).stat()
     Path(urls[1]).unlink()
-    assert convert([url], to=str(tmp_path / "shards"), **options) == urls
+    assert convert([url], to=str(tmp_path / "shards"), settings=settings) == urls
     assert [Path(url).read_bytes() for url in urls] == shard_bytes
     assert Path(urls[0]).stat() == first_stat
 
 
 def test_shards_of_other_sources_or_settings_are_never_mixed(tmp_path: Path) -> None:
     url, to = json_lines(tmp_path / "source"), str(tmp_path / "shards")
-    convert([url], to=to, shard_format="parquet", shard_samples=4)
+    convert([url], to=to, settings=Conversion("parquet", shard_samples=4))
     with pytest.raises(ExistsError, match="other sources or settings"):
-        convert([url], to=to, shard_format="parquet", shard_samples=5)
+        convert([url], to=to, settings=Conversion("parquet", shard_samples=5))
     (tmp_path / "source" / "a.jsonl").write_text('{"label": 1}')
     with pytest.raises(ExistsError, match="other sources or settings"):
-        convert([url], to=to, shard_format="parquet", shard_samples=4)
+        convert([url], to=to, settings=Conversion("parquet", shard_samples=4))
 
 
 @pytest.mark.parametrize(
@@ -252,4 +251,4 @@ def test_a_damaged_source_is_an_input_error_that_names_it(
     (tmp_path / name).write_bytes(data)
     out = str(tmp_path / "out")
     with pytest.raises(InputError, match=message):
-        convert([str(tmp_path / name)], to=out, shard_format="parquet", shard_samples=5)
+        convert([str(tmp_path / name)], to=out, settings=Conversion("parquet", shard_samples=5))

@@ -1,0 +1,72 @@
+"""Tar files of the webdataset library as rows of columns, with their keys."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from attent_select.errors import InputError
+from catalogs import storage
+from catalogs.corpus import format_of, inspect_shard, read_shard
+from catalogs.shard_format import Sample, Shard
+from catalogs.tars.members import KEY
+from pipeline.corpus.column_types import Types, column_of, common_types, types_of
+
+_BATCH_ROWS = 128
+
+
+def contents_of(url: str) -> tuple[int, Types]:
+    """Return the number of samples and the types of the columns.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    shard, columns = _shard(url)
+    types = Types()
+    for _, samples in _batches(shard, columns, start=0, stop=shard.num_samples):
+        types = common_types(types, types_of(samples))
+    return shard.num_samples, types
+
+
+def tables_of(url: str, *, start: int, stop: int, types: Types) -> Iterator[pa.Table]:
+    """Yield the samples from `start` to `stop` with columns of these types.
+
+    Raises:
+        InputError: a value does not have its column's type; names the sample.
+    """
+    shard, columns = _shard(url)
+    for first, samples in _batches(shard, columns, start=start, stop=stop):
+        yield pa.table(
+            {name: _column(samples, name, dtype, url, first) for name, dtype in types.items()}
+        )
+
+
+def _column(samples: list[Sample], name: str, dtype: pa.DataType, url: str, first: int) -> pa.Array:
+    try:
+        return column_of([sample.get(name) for sample in samples], dtype)
+    except ValueError as error:
+        raise InputError(
+            f"{url}, samples from {samples[0][KEY]!r} (row {first}): column {name!r} is not"
+            f" {dtype}: {error}. Store it as JSON text with `--schema {name}=json`, or drop it"
+        ) from error
+
+
+@cache
+def _shard(url: str) -> tuple[Shard, tuple[str, ...]]:
+    stored = storage.info(url)
+    kind = format_of(url)
+    inspection = inspect_shard(url, kind)
+    if stored is None or not inspection.num_samples:
+        return Shard(0, url, kind, 0, 0, ""), ()
+    facts: dict[str, Any] = {"num_bytes": stored.num_bytes, "etag": stored.etag}
+    shard = Shard(shard_id=0, uri=url, format=kind, num_samples=inspection.num_samples, **facts)
+    return shard, (KEY, *inspection.columns)
+
+
+def _batches(
+    shard: Shard, columns: tuple[str, ...], *, start: int, stop: int
+) -> Iterator[tuple[int, list[Sample]]]:
+    for first in range(start, stop, _BATCH_ROWS):
+        rows = range(first, min(stop, first + _BATCH_ROWS))
+        yield first, read_shard(shard, rows=rows, columns=columns).samples
