@@ -136,7 +136,7 @@ def test_the_size_of_a_member_index_in_memory_is_known(tmp_path: Path) -> None:
     assert table is not None
     tracemalloc.start()
     index = Members.of(table)
-    taken = tracemalloc.get_traced_memory()[0]
+    taken = tracemalloc.get_traced_memory()[0] + index.keys.nbytes  # Arrow's are not traced
     tracemalloc.stop()
     assert taken == pytest.approx(index.num_bytes, rel=0.1)
 
@@ -238,7 +238,7 @@ def test_images_get_the_extension_of_their_format(tmp_path: Path) -> None:
 
 
 def test_a_value_that_a_tar_cannot_hold_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.tar: 'when' of 1"):
+    with pytest.raises(InputError, match=r"a\.tar: 'when' of 000001"):
         Webdataset().write(tmp_path / "a.tar", [{"when": 1}, {"when": {1, 2}}])
     with pytest.raises(InputError, match="sample 0 has no columns"):
         Webdataset().write(tmp_path / "a.tar", [{}])
