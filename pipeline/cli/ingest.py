@@ -12,6 +12,26 @@ if TYPE_CHECKING:
     from pipeline.corpus.ingest import IngestResult
 
 
+RowGroupSamples = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Rows in a row group of new Parquet shards; by default at most 1024 and 8 MiB."
+    ),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option("--drop", metavar="COLUMN", help="Column to leave out of new shards."),
+]
+Schema = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--schema",
+        metavar="NAME=TYPE",
+        help="Type of a column in new shards: json, string, int64, float32, bool, ….",
+    ),
+]
+
+
 @command(show_values)
 def ingest(
     *,
@@ -26,25 +46,9 @@ def ingest(
     shard_samples: Annotated[
         int, typer.Option(min=1, help="Number of samples in a new shard.")
     ] = 10_000,
-    row_group_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Rows in a row group of new Parquet shards; by default at most 1024 and 8 MiB.",
-        ),
-    ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option("--drop", metavar="COLUMN", help="Column to leave out of new shards."),
-    ] = None,
-    schema: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--schema",
-            metavar="NAME=TYPE",
-            help="Type of a column in new shards: json, string, int64, float32, bool, ….",
-        ),
-    ] = None,
+    row_group_samples: RowGroupSamples = None,
+    drop: Drop = None,
+    schema: Schema = None,
     skip_damaged: Annotated[
         bool,
         typer.Option("--skip-damaged", help="Leave out shards that cannot be read, and name them."),

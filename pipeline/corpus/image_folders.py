@@ -103,7 +103,7 @@ def _of_training(urls: Sequence[str]) -> list[str]:
 
 def _class_rows(images: Sequence[str]) -> list[tuple[str, Sample]]:
     names = [url.split("/")[-2] for url in images]
-    if len(set(names)) == 1 and split_of(names[0]):  # the folder of a split is no class
+    if len(set(names)) == 1 and split_of(names[0]):  # the folder of a split names no class
         return [(url, {}) for url in images]
     labels = {name: label for label, name in enumerate(sorted(set(names)))}
     return [

@@ -224,7 +224,7 @@ def test_only_the_training_split_of_an_image_folder_is_read(
     assert [row["class_name"] for row in test] == ["cat"]
 
 
-def test_a_folder_of_a_split_is_no_class(tmp_path: Path) -> None:
+def test_images_in_the_folder_of_a_split_have_no_class(tmp_path: Path) -> None:
     write_images(tmp_path / "in", "train/0.png", "train/1.png")
     result = rows_of(converted(tmp_path / "in", tmp_path / "out"))
     assert [list(row) for row in result] == [["image"], ["image"]]
