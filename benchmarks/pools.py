@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 import machine
 import polars as pl
 
-from catalogs import Corpus, IndexFile
+from catalogs import Corpus, IndexFile, storage
 from catalogs.losses import pools
 from catalogs.shard_format import Shard
 from pipeline.cluster import connect
@@ -33,6 +34,8 @@ from pipeline.scoring.score_stage import score_stage
 from pipeline.selection.select_stage import select_stage
 
 RESULTS = Path(__file__).parent / "results"
+# Of one file, on ext4.
+_MOST_LINKS = 50_000
 BUDGET, MULTIPLE, ROUNDS, SHARD_ROWS = 10_000, 3, 3, 10_000
 
 
@@ -46,23 +49,26 @@ def write_corpus(folder: Path, *, num_rows: int) -> None:
         # Few names in a folder.
         path = folder / f"{number // 1000:04d}" / f"{number:08d}.parquet"
         path.parent.mkdir(exist_ok=True)
-        os.link(first, path)
+        if number % _MOST_LINKS == 0:
+            shutil.copyfile(first, path)
+            first = path
+        else:
+            os.link(first, path)
         shards.append((number, path))
-    from catalogs import storage
-
     num_bytes = first.stat().st_size
     corpus = Corpus(
         tuple(
-            Shard(n, str(path), "parquet", SHARD_ROWS, num_bytes, _etag(storage.info(str(path))))
-            for n, path in shards
+            Shard(n, str(path), "parquet", SHARD_ROWS, num_bytes, _etag(path)) for n, path in shards
         ),
         ("number",),
     )
     corpus.publish(str(folder / "corpus"))
 
 
-def _etag(stored: Any) -> str:
-    return str(stored.etag)
+def _etag(path: Path) -> str:
+    stored = storage.info(str(path))
+    assert stored is not None
+    return stored.etag
 
 
 def measure(folder: Path) -> dict[str, Any]:
