@@ -59,6 +59,8 @@ def test_pairs_are_scored_selected_by_their_margin_and_streamed(
     assert rows.select("shard_id", "row").equals(smallest.select("shard_id", "row"))
     streamed = answer_here("stream", config.run, "--index", index, "--batch-size", 4)
     assert streamed["num_samples"] == 8
+    exported = ("export-subset", index, "--corpus", config.run, "--to", "jsonl")
+    assert answer_here(*exported, "--out", tmp_path / "exported")["num_samples"] == 8
     asked = answer_here("query", config.run, "SELECT max(margin) AS margin FROM losses")
     assert asked["rows"] == [[losses.select(pl.max("margin")).item()]]
 

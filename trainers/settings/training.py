@@ -103,6 +103,12 @@ class TrainingSettings:
         return next(chosen, self.dtype)
 
     def _check_arguments(self) -> None:
+        if "deepspeed" in self.arguments:
+            raise InputError(
+                "training.arguments.deepspeed is not supported: every rank writes its own part of "
+                "the optimizer state, and checkpoints are written by one rank. Set fsdp instead, "
+                "which shards weights, gradients and optimizer state as ZeRO-3 does"
+            )
         if refused := sorted(self.arguments.keys() - ARGUMENTS):
             raise InputError(
                 f"training.arguments may not set {', '.join(refused)}: the training section has "
