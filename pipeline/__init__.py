@@ -4,6 +4,7 @@
 
     run("config.yaml")               # all rounds; call it again to resume
     score("config.yaml", fraction=0.1)
+    ingest_rows(rows, out="corpus")  # of a data frame, a data set, or dicts
 
 Messages are logged by the logger `attent` and its children; nothing is printed.
 """
@@ -15,15 +16,20 @@ from attent_select.extras import missing_extras_named
 from attent_select.siblings import check_siblings
 
 if TYPE_CHECKING:
+    from pipeline.corpus.python_rows import ingest_rows
     from pipeline.stages import run, score
 
-__all__ = ["__version__", "run", "score"]
+__all__ = ["__version__", "ingest_rows", "run", "score"]
 
 check_siblings(__file__, "trainers", "catalogs", "attent_select")
 
 
 def __getattr__(name: str) -> Any:
     """Import Dask only where it is used: `attent --help` must be quick."""
+    if name == "ingest_rows":
+        from pipeline.corpus.python_rows import ingest_rows
+
+        return ingest_rows
     if name not in ("run", "score"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with missing_extras_named():
