@@ -97,6 +97,9 @@ def _groups(rows: Rows, num_rows: int, group_rows: int | None) -> Iterator[pa.Ta
         limit = min(num_rows, group_rows or _GROUP_ROWS)
         blocks = [rows.take(min(limit, _BLOCK_ROWS)).combine_chunks()]
         count = blocks[0].num_rows
+        if 0 < count < limit and blocks[0].nbytes * limit < _GROUP_BYTES * count:
+            blocks.append(rows.take(limit - count))  # small rows: the others at once
+            count += blocks[-1].num_rows
         while count < limit and (
             group_rows is not None or sum(block.nbytes for block in blocks) < _GROUP_BYTES
         ):
