@@ -51,6 +51,11 @@ def s3_endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
+def is_set(name: str) -> bool:
+    """Whether a variable of the environment is true; `requester` is a value of AWS's own tools."""
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "requester")
+
+
 class FsspecFiles:
     """Storage through fsspec drivers."""
 
@@ -110,6 +115,9 @@ def _driver(url: str) -> tuple[Any, str]:
     if url.startswith("s3://"):
         # Explicit, because fsspec caches clients by their options, not by the environment.
         options |= {"endpoint_url": s3_endpoint() or None, "config_kwargs": _TIMEOUTS}
+        # As obstore reads them.
+        options |= {"anon": is_set("AWS_SKIP_SIGNATURE")}
+        options |= {"requester_pays": is_set("AWS_REQUEST_PAYER")}
     try:
         import fsspec  # here, because most commands start without it
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from catalogs.concurrency import DaemonPool
 from catalogs.layout import join
 from catalogs.storage import s3_credentials
 from catalogs.storage.endpoints import check_endpoints
-from catalogs.storage.fsspec_files import FsspecFiles, s3_endpoint
+from catalogs.storage.fsspec_files import FsspecFiles, is_set, s3_endpoint
 from catalogs.storage.objects import (
     ObjectInfo,
     Range,
@@ -32,6 +33,8 @@ from catalogs.storage.objects import (
     unquote_etag,
 )
 from catalogs.storage.retry import retry
+
+_log = logging.getLogger("attent.catalogs.storage")
 
 SCHEMES: Final = ("s3", "gs", "az")
 
@@ -65,6 +68,8 @@ class ObjectStore:
         self._root = root
         self.answers_ranges = True
         config: Any = {"endpoint": endpoint} if endpoint else {}
+        if root.startswith("s3://") and is_set("AWS_REQUEST_PAYER"):
+            config["request_payer"] = True
         provider = s3_credentials.provider() if root.startswith("s3://") else None
         credentials: Any = {} if provider is None else {"credential_provider": provider}
         options: Any = _OPTIONS | {"allow_http": endpoint.startswith("http://")}
@@ -92,7 +97,13 @@ class ObjectStore:
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
         key = self._key(prefix)
         with translate_errors(prefix, BaseError):
-            return retry(lambda: self._list(key))
+            try:
+                return retry(lambda: self._list(key))
+            except BaseError as error:
+                # obstore ends a listing at a key with `//`, which it cannot read either.
+                if "empty path segment" not in str(error) or not self._root.startswith("s3://"):
+                    raise
+            return retry(lambda: self._list_without_double_slashes(key))
 
     def publish(self, url: str, data: bytes | Path) -> None:
         # One PUT, or a multipart upload of large data, which is visible once it is complete.
@@ -122,6 +133,18 @@ class ObjectStore:
         metas = (meta for page in pages for meta in page)
         # The empty marker object `folder/` is listed as `folder`, which does not exist.
         return [self._info(meta) for meta in metas if meta["size"] or self._head(meta["path"])]
+
+    def _list_without_double_slashes(self, key: str) -> list[ObjectInfo]:
+        bucket = self._root.removeprefix("s3://")
+        folder = f"{key.rstrip('/')}/" if key else ""
+        objects, num_ignored = [], 0
+        for name, num_bytes, etag in s3_credentials.list_keys(bucket, folder, s3_endpoint()):
+            if "//" in name or name.startswith("/"):
+                num_ignored += 1
+            elif not name.endswith("/"):
+                objects.append(ObjectInfo(join(self._root, name), num_bytes, unquote_etag(etag)))
+        _log.warning("%s: ignored %d objects with `//` in their keys", self._root, num_ignored)
+        return objects
 
     def _ranges(self, url: str, ranges: Sequence[Range], etag: str | None) -> list[bytes]:
         def fetch(extent: Range) -> bytes:

@@ -1,10 +1,11 @@
-"""S3 credentials from every source that botocore supports, refreshed before they expire.
+"""S3 through botocore: credentials from all of its sources, and listings with any key.
 
 Profiles, processes, containers, web identities and instance roles; obstore alone supports only some
 of them.
 """
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,3 +47,23 @@ def provider() -> Provider | None:
         return Provider()
     except ImportError:
         return None
+
+
+def list_keys(bucket: str, prefix: str, endpoint: str) -> Iterator[tuple[str, int, str]]:
+    """Yield key, bytes and etag of every object whose key begins with `prefix`.
+
+    Raises:
+        ImportError: botocore is not installed (`attent-select[s3]`).
+    """
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.session import get_session
+
+    is_anonymous = bool(os.environ.get("AWS_SKIP_SIGNATURE"))
+    config = Config(signature_version=UNSIGNED) if is_anonymous else None
+    client = get_session().create_client("s3", endpoint_url=endpoint or None, config=config)
+    payer = {"RequestPayer": "requester"} if os.environ.get("AWS_REQUEST_PAYER") else {}
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **payer)
+    for page in pages:
+        for stored in page.get("Contents", ()):
+            yield stored["Key"], stored["Size"], stored["ETag"]

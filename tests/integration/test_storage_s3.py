@@ -4,7 +4,10 @@ import multiprocessing
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import boto3
 import polars as pl
@@ -20,6 +23,7 @@ from catalogs.corpus import format_of, inspect_shard
 from catalogs.layout import Layout
 from catalogs.losses.catalog import PartSummary
 from catalogs.shard_format import Sample, ShardFormat
+from catalogs.storage.fsspec_files import FsspecFiles
 
 SERVERS = {"moto": moto_s3, "rclone": rclone_s3}
 
@@ -91,6 +95,78 @@ def test_the_marker_of_a_folder_is_not_an_object(server: S3Server, folder: str) 
     names = [f"{folder}/a.bin", f"{folder}/empty.bin"]
     assert [one.url for one in storage.expand([folder])] == names
     assert storage.info(folder) is None
+
+
+def test_keys_with_two_slashes_disturb_no_listing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with moto_s3() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=server.endpoint)
+        for key in ("f/a.parquet", "f//b.parquet", "f/", "f/g/", "f/g/c.parquet", "fa.parquet"):
+            client.put_object(Bucket=BUCKET, Key=key, Body=key.encode() * (key[-1] != "/"))
+        listed = storage.list_objects(f"{server.url}/f")
+        urls = [f"{server.url}/f/{name}.parquet" for name in ("a", "g/c")]
+        assert [stored.url for stored in listed] == urls
+        assert "ignored 1 objects with `//`" in caplog.text
+        for stored in listed:
+            assert storage.info(stored.url) == stored
+            key = stored.url.removeprefix(f"{server.url}/")
+            assert storage.read(stored.url, etag=stored.etag) == key.encode()
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
+    """Headers of the requests to a server of S3 that has no object."""
+    headers: list[dict[str, str]] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            headers.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    yield headers
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("client", [storage, FsspecFiles()])
+def test_a_public_bucket_is_read_without_credentials(
+    client: Any, requests: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    with pytest.raises(MissingError):
+        client.read("s3://open-data/a.parquet")
+    assert ["authorization" in each for each in requests] == [False] * len(requests) != []
+
+
+@pytest.mark.parametrize("client", [storage, FsspecFiles()])
+def test_a_requester_pays_bucket_is_read_at_the_readers_cost(
+    client: Any, requests: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    with pytest.raises(MissingError):
+        client.read("s3://paid-data/a.parquet")
+    assert requests
+    assert all(each["x-amz-request-payer"] == "requester" for each in requests)
+    assert all("x-amz-request-payer" in each["authorization"] for each in requests)
 
 
 def test_an_absent_object_is_missing(folder: str) -> None:
