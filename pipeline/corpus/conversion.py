@@ -99,12 +99,18 @@ _TABLES: Final[Mapping[str, Callable[..., Iterator[pa.Table]]]] = {
 
 
 def convert(
-    sources: Sequence[str], *, to: str, settings: Conversion, cluster: Cluster | None = None
+    sources: Sequence[str],
+    *,
+    to: str,
+    settings: Conversion | None = None,
+    cluster: Cluster | None = None,
+    **fields: Any,
 ) -> list[str]:
     """Write `to/shard-000000.…`, … and return their URLs.
 
     `sources` are URLs, folders or globs of Parquet files, of JSON Lines or JSON, of tar files, or
-    folders of images (`image_folders`). Without a cluster, this process does all work.
+    folders of images (`image_folders`). Without a cluster, this process does all work. `fields` are
+    those of `Conversion`, instead of `settings`.
 
     The same call resumes after an interruption: existing shards are not written again.
 
@@ -112,6 +118,7 @@ def convert(
         InputError: a source cannot be read, kinds of sources are mixed, or there is no sample.
         ExistsError: `to` has shards of another conversion.
     """
+    settings = settings or Conversion(**fields)
     _check_settings(settings)
     suffix = load_plugin("catalogs.formats", settings.shard_format)().suffixes[0]
     objects = storage.expand(sources)

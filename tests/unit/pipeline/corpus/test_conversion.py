@@ -19,9 +19,7 @@ from pipeline.corpus.conversion import Conversion, convert
 
 
 def converted(source: Path, out: Path, *, shard_samples: int = 10) -> pa.Table:
-    urls = convert(
-        [str(source)], to=str(out), settings=Conversion("parquet", shard_samples=shard_samples)
-    )
+    urls = convert([str(source)], to=str(out), shard_format="parquet", shard_samples=shard_samples)
     return pa.concat_tables([pq.read_table(url) for url in urls])
 
 
