@@ -148,6 +148,15 @@ class IndexFile:
         """Return the rows (`schema.INDEX`, without the origin) in order, lazily."""
         return Scan.of([self.url], schema=dict(schema.INDEX)).frame()
 
+    def frame_with_origin(self) -> pl.LazyFrame:
+        """Return the rows with `origin` u8, which is null if the index has none, lazily."""
+        kinds = schema.INDEX | schema.INDEX_ORIGIN
+        if self.has_origin:
+            return Scan.of([self.url], schema=dict(kinds)).frame()
+        return self.frame().with_columns(
+            pl.lit(None, dtype=kinds[schema.ORIGIN]).alias(schema.ORIGIN)
+        )
+
     @property
     def has_origin(self) -> bool:
         """Whether the rows have an origin: some were drawn uniformly."""

@@ -31,7 +31,8 @@ class AnnotatedRows:
     """Random rows of a corpus with the values of its annotations.
 
     Attributes:
-        rows: shard_id, row, a column for each annotation, and `is_selected`.
+        rows: shard_id, row, a column for each annotation, `is_selected`, and `is_uniform`: whether
+            the row was selected by the uniform draw instead of its key.
         annotations: those that have a distribution.
         round_number: the last round that selected a part of the corpus.
     """
@@ -59,9 +60,11 @@ class AnnotatedRows:
         rows = columns.filter(is_drawn).collect(engine="streaming")
         chosen = index(run, rounds=rounds[-1:]).filter(is_drawn)
         ids = [schema.SHARD_ID, schema.ROW]
-        selected = chosen.select(*ids, is_selected=pl.lit(True)).collect(engine="streaming")
+        is_uniform = pl.col(schema.ORIGIN).eq_missing(pl.lit(schema.FROM_UNIFORM, pl.UInt8))
+        marks = {"is_selected": pl.lit(True), "is_uniform": is_uniform}
+        selected = chosen.select(*ids, **marks).collect(engine="streaming")
         marked = rows.join(selected, on=ids, how="left", maintain_order="left")
-        return cls(marked.with_columns(pl.col("is_selected").fill_null(False)), shown, rounds[-1])
+        return cls(marked.with_columns(pl.col(*marks).fill_null(False)), shown, rounds[-1])
 
 
 def distributions(annotated: AnnotatedRows) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -96,9 +99,11 @@ def samples_beside_cut(
 ) -> tuple[list[ShownSample], list[ShownSample]]:
     """Return the selected samples with the smallest values, and the others with the largest.
 
-    If the selected samples have the smaller values, the other way round.
+    Samples of the uniform draw (`explore`) are on neither side. If the selected samples have the
+    smaller values, the other way round.
     """
-    rows = annotated.rows.select(schema.SHARD_ID, schema.ROW, "is_selected", value=name)
+    by_key = annotated.rows.filter(pl.col("is_uniform").not_())
+    rows = by_key.select(schema.SHARD_ID, schema.ROW, "is_selected", value=name)
     rows = rows.drop_nulls().sort("value", schema.SHARD_ID, schema.ROW)
     selected, others = rows.filter("is_selected"), rows.filter(pl.col("is_selected").not_())
     means = [float(np.mean(each["value"].to_numpy())) if len(each) else 0.0

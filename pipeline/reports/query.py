@@ -197,14 +197,19 @@ def _pools(run: str) -> pl.LazyFrame:
 
 
 def index(run: str, *, rounds: Sequence[int] | None = None) -> pl.LazyFrame:
-    """Return the index rows of `rounds` (default: all): `round` u32, then `schema.INDEX`."""
+    """Return the index rows of `rounds` (default: all): `round` u32, `schema.INDEX`, `origin` u8.
+
+    `origin` is 0 for rows selected by key and 1 for rows drawn uniformly; null if all rows of a
+    round are of one origin.
+    """
+    kinds = schema.INDEX | schema.INDEX_ORIGIN
     indexes = [
         IndexFile.open(Layout(run).index(number))
-        .frame()
-        .select(pl.lit(number, dtype=pl.UInt32).alias("round"), *schema.INDEX)
+        .frame_with_origin()
+        .select(pl.lit(number, dtype=pl.UInt32).alias("round"), *kinds)
         for number in (selected_rounds(run) if rounds is None else rounds)
     ]
-    empty = pl.LazyFrame(schema={"round": pl.UInt32, **schema.INDEX})
+    empty = pl.LazyFrame(schema={"round": pl.UInt32, **kinds})
     return pl.concat([empty, *indexes])
 
 

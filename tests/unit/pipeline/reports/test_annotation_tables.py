@@ -1,6 +1,8 @@
 """Annotations in the report: the selected samples against the corpus, and both sides of the cut."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,11 +12,12 @@ from digits import VIT, samples, write_corpus
 
 from attent_select import Composition, select
 from attent_select.strategies.key import Key
-from catalogs import IndexFile
+from catalogs import Corpus, IndexFile
 from catalogs.layout import Layout
 from pipeline import metrics
 from pipeline.reports.annotation_tables import AnnotatedRows, distributions, samples_beside_cut
 from pipeline.reports.html_report import write_report
+from pipeline.reports.query import query
 from tests.annotated import annotate, rows_of
 
 NUM_SAMPLES = 100
@@ -53,6 +56,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return run
 
 
+def provenance(run: str) -> dict[str, Any]:
+    return {"corpus_id": Corpus.open(run).corpus_id}
+
+
 def annotated(run: str) -> AnnotatedRows:
     rows = AnnotatedRows.of(run)
     assert rows is not None
@@ -80,6 +87,26 @@ def test_the_samples_nearest_the_cut_come_from_both_of_its_sides(run: str) -> No
     assert [one.value for one in taken] == [82, 81, 80]
     assert [one.value for one in left_out] == [79, 78, 77]
     assert left_out[0].sample["image"] == samples(80)[79]["image"]
+
+
+def test_rows_of_the_uniform_draw_are_on_neither_side_of_the_cut(run: str, tmp_path: Path) -> None:
+    explored = str(tmp_path / "run")
+    shutil.copytree(run, explored)
+    Path(Layout(explored).index(1)).unlink()
+    candidates = annotated(run).rows.lazy().select("shard_id", "row", "relevance")
+    chosen = select(
+        candidates, strategy=Key("relevance"), ratio=0.2, composition=Composition(explore=0.5)
+    )
+    IndexFile.write(Layout(explored).index(1), chosen.rows, provenance=provenance(run))
+    shown = annotated(explored)
+    assert shown.rows["is_selected"].sum() == 20
+    taken, left_out = samples_beside_cut(
+        explored, shown, name="relevance", columns=("image",), count=2
+    )
+    assert [one.value for one in taken] == [91, 90]
+    assert all(one.value < 90 for one in left_out)
+    origins = query(explored, "SELECT round, origin, count(*) AS n FROM index GROUP BY ALL")
+    assert sorted(origins.rows(), key=str) == [(0, None, 100), (1, 0, 10), (1, 1, 10)]
 
 
 def test_a_selection_of_the_smallest_values_is_cut_at_its_largest(run: str) -> None:
