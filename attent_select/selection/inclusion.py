@@ -4,12 +4,14 @@ The strategy's share of each budget first, then exploration: a uniform draw from
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
 
+from attent_select.errors import TooFewError
 from attent_select.schema import (
     FROM_KEY,
     FROM_UNIFORM,
@@ -157,7 +159,8 @@ def include_rows(
         TooFewError: fewer rows are eligible than the budget needs.
     """
     budgets, available = allocation.strategy_budgets, allocation.available
-    edges, num_rows, bitmap = _find_edges(keyed, budgets, pilot=pilot)
+    with _budget_in_errors(allocation):
+        edges, num_rows, bitmap = _find_edges(keyed, budgets, pilot=pilot)
     if num_rows is not None:
         require_rows(allocation.budgets[0], eligible=num_rows)
         available = {0: num_rows}
@@ -185,6 +188,16 @@ def include_rows(
     if isinstance(rows, MarkedChunks) and set(probability.meta.root_names()) <= _AMOUNTS.keys():
         ids = replace(rows, chunks=rows.chunks.only([SHARD_ID, ROW]), finish=finish)
     return IncludedRows(rows, ids, edges, available)
+
+
+@contextmanager
+def _budget_in_errors(allocation: Allocation) -> Iterator[None]:
+    """Name the whole budget where the strategy's share of it is more than what is eligible."""
+    try:
+        yield
+    except TooFewError as error:
+        require_rows(sum(allocation.budgets.values()), eligible=error.eligible)
+        raise
 
 
 def _find_edges(

@@ -196,6 +196,10 @@ def load_kind(
     values.pop(EXTEND_MODEL, None)  # of the extension
     options = {"model": model, "tokenizer": tokenizer}
     values |= {key: value for key, value in options.items() if value is not None}
+    for key in annotation_kinds.required_settings(name):
+        if key not in values:
+            option = f"--{key} PATH" if key in options else f"--set {key}=…"
+            raise InputError(f"the kind {name} needs the setting {key}: give {option}")
     return annotation_kinds.load_kind(name, values)
 
 

@@ -56,6 +56,20 @@ def kind_class(name: str) -> type[Any]:
     return plugin
 
 
+def required_settings(name: str) -> list[str]:
+    """Return the settings of a kind that have no default.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    keys = {field: key for key, field in FIELDS.items()}
+    return [
+        keys.get(field.name, field.name)
+        for field in dataclasses.fields(kind_class(name))
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+
+
 def kind_of(entry: Mapping[str, Any]) -> AnnotationKind:
     """Return the kind of one annotation of a configuration, `{kind: NAME, …settings…}`."""
     extension_in(entry)  # checked with the kind
@@ -94,10 +108,10 @@ def _with_run_defaults(entry: Any, *, task: Mapping[str, Any], model: Any) -> An
     if not isinstance(entry, Mapping) or not isinstance(entry.get(KIND), str):
         return entry
     try:
-        known = {field.name: field for field in dataclasses.fields(kind_class(entry[KIND]))}
+        known = {field.name for field in dataclasses.fields(kind_class(entry[KIND]))}
     except InputError:  # reported with all other problems
         return entry
-    required = {name for name in known if known[name].default is dataclasses.MISSING}
+    required = required_settings(entry[KIND])
     defaults = {}
     if "tokenizer" in required and task.get("tokenizer") is not None:
         defaults["tokenizer"] = task["tokenizer"]

@@ -12,9 +12,10 @@ from typing import Any
 import polars as pl
 
 from attent_select.errors import ExistsError, InputError, TooFewError
-from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID
+from attent_select.schema import LEARNER_COLUMNS, LOSS, NUM_UNITS, ROW, SHARD_ID
 from attent_select.selection.chunks import FrameChunks
 from attent_select.selection.select import Selection
+from attent_select.strategy import expression_of
 from catalogs import Corpus, IndexFile, storage
 from catalogs.index import UnsortedError, digest_of
 from catalogs.tables.joined import AnyScan
@@ -214,9 +215,9 @@ def _choose(table: LossTable, request: SelectionRequest) -> SubsetChoice:
     except TooFewError as error:
         if error.eligible:
             raise InputError(f"{table.url}: {error}, or give --at-most to take all") from error
-        raise _none_eligible(table) from error
+        raise _none_eligible(table, request) from error
     if not choice.selection.eligible:
-        raise _none_eligible(table)
+        raise _none_eligible(table, request)
     if not choice.selection.num_samples:
         raise InputError(
             f"{table.url}: no sample fits into {request.budget.num_units} units: raise --num-units"
@@ -224,7 +225,15 @@ def _choose(table: LossTable, request: SelectionRequest) -> SubsetChoice:
     return choice
 
 
-def _none_eligible(table: LossTable) -> InputError:
+def _none_eligible(table: LossTable, request: SelectionRequest) -> InputError:
+    section = request.section
+    if not set(LEARNER_COLUMNS).intersection(section.columns):
+        expression = expression_of(section.strategy)
+        key = "" if expression is None else f", with a finite value of the key {expression!r}"
+        return InputError(
+            f"{table.url}: no row is eligible: expected rows that fulfil `where`{key}; relax the"
+            " condition, or choose another key"
+        )
     counts = ", ".join(f"{count} {reason}" for reason, count in table.without_loss().items())
     return InputError(
         f"{table.url}: no row is eligible (rows without a finite loss: {counts or 'none'}): "

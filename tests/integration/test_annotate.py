@@ -210,7 +210,10 @@ TARGET = ["--target", "TARGET"]
             ["--name", "a", "--kind", "column", "--set", "column=source", *TARGET],
             "does not use a target: leave out --target",
         ),
-        (["--name", "a", "--kind", "column"], "column: is missing"),
+        (
+            ["--name", "a", "--kind", "column"],
+            "the kind column needs the setting column: give --set column=…",
+        ),
         (["--name", "a", "--kind", "length", "--tokenizer", "/nothing"], "there is no such folder"),
         (["--name", "taken", "--kind", "column", "--set", "column=source"], "give --overwrite"),
         (["--name", "a", "--drop"], "no annotation 'a'"),

@@ -197,7 +197,7 @@ def test_annotations_of_a_run_use_its_model_and_task_and_notice_other_weights(
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("similarity", ["--target", "TARGET"], "model: is missing"),
+        ("similarity", ["--target", "TARGET"], "needs the setting model: give --model PATH"),
         ("similarity", ["--model", "MODEL"], "compares with examples of what is wanted"),
         ("similarity", ["--model", "MODEL", "--target", "IMAGES"], "the target has no column"),
         (

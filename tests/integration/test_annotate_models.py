@@ -134,7 +134,7 @@ def test_models_are_read_from_s3_and_fitted_ones_are_stored_there(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "model: is missing"),
+        ([], "the kind loss needs the setting model: give --model PATH"),
         (["--model", "/nothing", "--tokenizer", "MODEL"], "there is no such folder"),
         (["--model", "MODEL", "--set", "task=causal"], "expected causal_lm, "),
         (["--model", "MODEL", "--set", "task.text=txt"], "no column 'txt': did you mean 'text'?"),

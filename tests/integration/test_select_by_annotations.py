@@ -81,12 +81,16 @@ def test_rows_whose_key_is_not_a_number_are_not_eligible(corpus: str, tmp_path: 
             "unknown column 'relevance_kin', did you mean relevance_kind?",
         ),
         (
-            ["--set", "key=relevance", "--num-samples", "11"],
-            "11 samples requested, but only 10 are eligible: request at most 10, or give --at-most",
+            ["--set", "key=relevance", "--num-samples", "20"],
+            "20 samples requested, but only 10 are eligible: request at most 10, or give --at-most",
         ),
         (
             ["--set", "key=relevance", *ONLY_CODE, "--num-samples", "3"],
             "3 requested, but the strata with a quota have only 2: request at most 2",
+        ),
+        (
+            ["--set", "key=relevance", "--where", "relevance > 1000", "--num-samples", "2"],
+            "no row is eligible: expected rows that fulfil `where`, with a finite value of the key",
         ),
         (["--set", "key=relevance_kind", "--num-samples", "2"], "gives String, expected a number"),
     ],
