@@ -33,6 +33,7 @@ class Prospect:
         times_uniform: k, `times_low` to `times_high`: how many times as many uniform samples visit
             the wanted ones as often.
         pays: whether the whole interval promises a gain.
+        recall_by_kind: recall of each kind of reference; None if the target has no kinds.
     """
 
     share: float
@@ -46,6 +47,7 @@ class Prospect:
     times_low: float
     times_high: float
     pays: bool
+    recall_by_kind: Mapping[str, float] | None = None
 
     @classmethod
     def of(cls, enrichment: Mapping[str, Any]) -> "Prospect | None":
@@ -62,12 +64,15 @@ class Prospect:
             times_low=times[1],
             times_high=times[2],
             pays=times[1] >= _LEAST_TIMES,
+            recall_by_kind=entry.get("recall_by_kind"),
         )
 
     def __str__(self) -> str:
+        by_kind = [f"{name} {recall:.0%}" for name, recall in (self.recall_by_kind or {}).items()]
+        kinds = f" ({', '.join(by_kind)})" if by_kind else ""
         facts = (
-            f"the top {self.share:.0%} has {self.recall:.0%} of the held-out examples, enrichment"
-            f" {self.enrichment:.1f} ({self.low:.1f} to {self.high:.1f}, at most"
+            f"the top {self.share:.0%} has {self.recall:.0%} of the held-out examples{kinds},"
+            f" enrichment {self.enrichment:.1f} ({self.low:.1f} to {self.high:.1f}, at most"
             f" {self.ceiling:.1f})"
         )
         if not self.pays:

@@ -133,7 +133,7 @@ def _show_list(listed: list[dict[str, Any]]) -> None:
         short = ({name: _shorten(entry[name]) for name in entry} for entry in listed)
         show_frame(pl.DataFrame(list(short)))
         return
-    show_frame(pl.DataFrame(listed).select(_SHOWN))
+    show_frame(pl.DataFrame([{name: entry[name] for name in _SHOWN} for entry in listed]))
     for entry in listed:
         if entry["prospect"] is not None:
             typer.echo(f"{entry['name']}: {entry['prospect']}.")

@@ -51,6 +51,14 @@ def test_uniform_training_visits_the_wanted_samples_as_often_with_k_times_the_sa
     assert found.times_high <= (1 - explore) / share + explore
 
 
+def test_the_recall_of_each_kind_of_reference_is_said() -> None:
+    corpus, judging = np.arange(100.0), np.array([99.0, 98.0, 97.0, 1.0])
+    found = Prospect.of(enrichment_of(corpus, judging, kinds=["code", "code", "prose", "prose"]))
+    assert found is not None
+    assert found.recall_by_kind == {"code": 1.0, "prose": 0.5}
+    assert "has 75% of the held-out examples (code 100%, prose 50%), enrichment" in str(found)
+
+
 def test_few_wanted_rows_are_said_to_be_few() -> None:
     rng = np.random.default_rng(0)
     assert "of the corpus looks like" in str(
