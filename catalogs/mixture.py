@@ -39,7 +39,7 @@ def with_mixture(values: Any) -> Any:
         entries.append({**part, "shards": shards} if isinstance(part, Mapping) else part)
     rest = {} if isinstance(values, Sequence) else dict(values)
     every = [url for part in entries if isinstance(part, Mapping) for url in part["shards"]]
-    return {**rest, "mixture": entries, "shards": rest.get("shards", every)}
+    return {**rest, "mixture": entries, "shards": rest.get("shards", every or None)}
 
 
 def with_quotas(values: Any) -> Any:

@@ -129,7 +129,7 @@ def convert(
     }
     text = json.dumps(plan, indent=1).encode()
     existing = _existing_shards(to, plan=text)
-    inputs, counts, schema = _inspect(objects, kind, cluster)
+    inputs, counts, schema = _inspect(objects, kind, cluster, settings)
     schema = _apply_settings(schema, settings)
     num_rows = sum(counts)
     if not num_rows:
@@ -143,10 +143,15 @@ def convert(
     urls = [join(to, f"shard-{number:06d}{suffix}") for number in range(len(sizes))]
     shards = [_Shard(url, size) for url, size in zip(urls, sizes, strict=True)]
     tasks = list(_write_tasks(shards, inputs, counts, existing, schema, settings))
-    with progress("converting", total=len(shards), unit="shards") as advance:
-        advance(len(shards) - sum(len(task.missing) for task in tasks))
-        for task, _ in _map(_write, tasks, cluster):
-            advance(len(task.missing))
+    try:
+        with progress("converting", total=len(shards), unit="shards") as advance:
+            advance(len(shards) - sum(len(task.missing) for task in tasks))
+            for task, _ in _map(_write, tasks, cluster):
+                advance(len(task.missing))
+    except InputError:
+        # A value that does not fit now will not fit in another attempt.
+        storage.delete_all([f"{to}.json", *urls])
+        raise
     return urls
 
 
@@ -165,7 +170,7 @@ def _check_settings(settings: Conversion) -> None:
 
 
 def _inspect(
-    objects: Sequence[ObjectInfo], kind: str, cluster: Cluster | None
+    objects: Sequence[ObjectInfo], kind: str, cluster: Cluster | None, settings: Conversion
 ) -> tuple[list[_Source], list[int], pa.Schema]:
     """Return the sources, the number of rows of each, and their columns."""
     if kind == "images":
@@ -184,7 +189,8 @@ def _inspect(
         return sources, counts, parquet_source.common_schema(schemas)
     every_type = (contents_of[source][1] for source in sources)
     types = storable_types(functools.reduce(common_types, every_type))
-    if mixed := [name for name, dtype in types.items() if dtype == JSON]:
+    decided = {*settings.drop, *parse_types(settings.schema)}
+    if mixed := [name for name, dtype in types.items() if dtype == JSON and name not in decided]:
         _log.warning(
             "stored as JSON text, because the values have no common type: %s", ", ".join(mixed)
         )

@@ -23,7 +23,7 @@ _BINS: Final = 40
 _CATEGORIES: Final = 12
 _OTHERS: Final = "(others)"
 # Their values are names of clusters.
-_WITHOUT_DISTRIBUTION: Final = ("duplicates",)
+_WITHOUT_DISTRIBUTION: Final = ("duplicates", "near_duplicates")
 
 
 @dataclass(frozen=True)
