@@ -14,6 +14,9 @@ import torch
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 
+# Metadata of a setting that is newer than stored digests, which lack it at its default.
+NEWER = {"is_newer": True}
+
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
 Item = dict[str, Any]
 # Reason for a loss without units.

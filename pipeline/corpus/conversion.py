@@ -144,15 +144,19 @@ def convert(
     shards = [_Shard(url, size) for url, size in zip(urls, sizes, strict=True)]
     tasks = list(_write_tasks(shards, inputs, counts, existing, schema, settings))
     try:
-        with progress("converting", total=len(shards), unit="shards") as advance:
-            advance(len(shards) - sum(len(task.missing) for task in tasks))
-            for task, _ in _map(_write, tasks, cluster):
-                advance(len(task.missing))
+        _write_all(tasks, cluster, num_shards=len(shards))
     except InputError:
         # A value that does not fit now will not fit in another attempt.
         storage.delete_all([f"{to}.json", *urls])
         raise
     return urls
+
+
+def _write_all(tasks: Sequence["_WriteTask"], cluster: Cluster | None, *, num_shards: int) -> None:
+    with progress("converting", total=num_shards, unit="shards") as advance:
+        advance(num_shards - sum(len(task.missing) for task in tasks))
+        for task, _ in _map(_write, tasks, cluster):
+            advance(len(task.missing))
 
 
 def formats() -> list[str]:

@@ -7,7 +7,7 @@ the sample, so that a score is reproducible. Works with `dit` (`trainers/hf/arch
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from trainers.inputs.images import open_image
 from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel, units_of
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
-from trainers.task import Batch, Item, Models
+from trainers.task import NEWER, Batch, Item, Models
 
 _NOISE, _TIMESTEP = 2, 3
 
@@ -39,7 +39,7 @@ class Diffusion:
 
     image: str = "image"
     label: str | None = None
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = field(default=None, metadata=NEWER)
     num_timesteps: int = 1000
     schedule: str = "linear"
     score_timesteps: int = 4

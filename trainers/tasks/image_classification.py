@@ -4,7 +4,7 @@ Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, â€
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channe
 from trainers.scoring import functional_gradient
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
-from trainers.task import Batch, Item, Models
+from trainers.task import NEWER, Batch, Item, Models
 
 _IGNORED = -100
 
@@ -37,7 +37,7 @@ class ImageClassification:
 
     image: str = "image"
     label: str = "label"
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = field(default=None, metadata=NEWER)
     image_size: int = 224
     num_channels: int = 3
     mean: PerChannel = 0.5
