@@ -64,5 +64,5 @@ def test_columns_are_joined_and_bytes_are_refused() -> None:
     samples = {"prompt": texts, "messages": [[{"content": "boat"}]] * 30}
     fitted = regression.fit(samples, np.arange(30.0))
     assert regression.measure(samples, fitted).rows["status"].to_list() == ["ok"] * 30
-    with pytest.raises(InputError, match="the column 'image' has bytes: measure all"):
+    with pytest.raises(InputError, match="the column 'image' has bytes: --extend hidden"):
         NgramRegression(("image",)).fit({"image": [b"png"]}, np.zeros(1))
