@@ -98,11 +98,13 @@ def _row_groups(catalog: LossCatalog, spans: Sequence[str]) -> Iterator[pl.DataF
         return finished[0]
 
     buffer: list[pl.DataFrame] = []
+    num_rows = 0
     for rows in ordered_map(read, spans, num_threads=8):
         buffer.append(rows)
-        if sum(map(len, buffer)) >= _ROWS_PER_GROUP:
+        num_rows += len(rows)
+        if num_rows >= _ROWS_PER_GROUP:
             yield _join_pieces(buffer)
-            buffer = []
+            buffer, num_rows = [], 0
     if buffer:
         yield _join_pieces(buffer)
 

@@ -4,15 +4,15 @@ A draw reads the bits of the shards that it visits.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from attent_select import sql_expression
-from attent_select.schedule.candidate_walk import Ids
+from attent_select.schedule.candidate_walk import Ids, IsEligible
 from attent_select.schema import SHARD_ID
 from attent_select.selection.composition import Composition
 from catalogs import storage
@@ -27,42 +27,7 @@ _NUM_ELIGIBLE = "num_eligible"
 _KINDS: frames.SchemaDict = {SHARD_ID: pl.UInt32, _NUM_ELIGIBLE: pl.UInt32, _BITS: pl.Binary}
 
 
-@dataclass
-class EligibleRows:
-    """Which rows may be drawn, by the file at `url`."""
-
-    url: str
-    _bits: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
-
-    def __call__(self, shards: Ids, rows: Ids) -> npt.NDArray[np.bool_]:
-        """Return for each row whether it may be drawn."""
-        order = np.argsort(shards, kind="stable")
-        visited, first = np.unique(shards[order], return_index=True)
-        self._load([shard for shard in visited.tolist() if shard not in self._bits])
-        is_eligible = np.zeros(len(rows), np.bool_)
-        for shard, places in zip(visited.tolist(), np.split(order, first[1:]), strict=True):
-            is_eligible[places] = self._bits[shard][rows[places]]
-        return is_eligible
-
-    def _load(self, shards: Sequence[int]) -> None:
-        """Read the bits of shards, ascending: only the row groups that have some of them."""
-        footer = frames.footer_of(self.url)
-        ids = np.array(shards, np.int64)
-        self._bits.clear()  # of shards that earlier blocks were in
-        columns = [SHARD_ID, _BITS]
-        for group in range(footer.num_groups):
-            bounds = parquet_file.min_and_max(footer, group=group, column=SHARD_ID)
-            assert bounds is not None, "we write statistics of ids"
-            if np.searchsorted(ids, bounds[0]) == np.searchsorted(ids, bounds[1], "right"):
-                continue
-            table = parquet_file.read_groups(
-                self.url, footer=footer, groups=[group], columns=columns
-            )
-            for shard, bits in frames.from_arrow(table).iter_rows():
-                self._bits[shard] = np.unpackbits(np.frombuffer(bits, np.uint8)).astype(np.bool_)
-
-
-def eligible_rows(run: Run) -> EligibleRows | None:
+def eligible_rows(run: Run) -> IsEligible | None:
     """Return which rows of the corpus may be drawn; None if all may.
 
     `where` counts if it reads annotations only, and so does `distinct`. What `where` says about
@@ -83,7 +48,33 @@ def eligible_rows(run: Run) -> EligibleRows | None:
             schema=frames.arrow_schema(_KINDS),
             notes=lambda: {"corpus_id": run.corpus.corpus_id},
         )
-    return EligibleRows(url)
+    return partial(_are_eligible, url)
+
+
+def _are_eligible(url: str, shards: Ids, rows: Ids) -> npt.NDArray[np.bool_]:
+    """Return for each row whether it may be drawn, by the file at `url`."""
+    order = np.argsort(shards, kind="stable")
+    visited, first = np.unique(shards[order], return_index=True)
+    bits = _read_bits(url, visited)
+    is_eligible = np.zeros(len(rows), np.bool_)
+    for shard, places in zip(visited.tolist(), np.split(order, first[1:]), strict=True):
+        is_eligible[places] = bits[shard][rows[places]]
+    return is_eligible
+
+
+def _read_bits(url: str, shards: Ids) -> dict[int, npt.NDArray[np.bool_]]:
+    """Return the bits of shards, ascending: only the row groups that have some of them are read."""
+    footer, bits_of = frames.footer_of(url), {}
+    columns = [SHARD_ID, _BITS]
+    for group in range(footer.num_groups):
+        bounds = parquet_file.min_and_max(footer, group=group, column=SHARD_ID)
+        assert bounds is not None, "we write statistics of ids"
+        if np.searchsorted(shards, bounds[0]) == np.searchsorted(shards, bounds[1], "right"):
+            continue
+        table = parquet_file.read_groups(url, footer=footer, groups=[group], columns=columns)
+        for shard, bits in frames.from_arrow(table).iter_rows():
+            bits_of[shard] = np.unpackbits(np.frombuffer(bits, np.uint8)).astype(np.bool_)
+    return bits_of
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 from small_runs import small_run
 
 from attent_select.errors import InputError
+from attent_select.schedule import candidate_walk
 from catalogs import IndexFile, LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses import pools
@@ -73,7 +74,11 @@ def test_the_hardest_candidates_are_selected(finished: tuple[str, dict[str, Any]
         assert ids(IndexFile.open(layout.index(number)).frame()) == ids(hardest)
 
 
-def test_the_walk_draws_what_where_allows(tmp_path: Path, shards: Path, client: Client) -> None:
+def test_the_walk_draws_what_where_allows(
+    tmp_path: Path, shards: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A draw looks at a few blocks at a time, and comes back to the same shards.
+    monkeypatch.setattr(candidate_walk, "_MAX_ROWS", 8)
     values = pool_run(
         tmp_path / "run", shards, selection__where="label < 5", selection__strategy="uniform"
     )
