@@ -78,7 +78,7 @@ def shares(weights: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def check_parts(parts: Sequence[MixturePart]) -> None:
-    """Raise `InputError` if there is no part, a name occurs twice, or a part has no shards."""
+    """Raise `InputError` for an empty list, a name that occurs twice, or a part without shards."""
     names = [part.name for part in parts]
     if not parts:
         raise InputError("expected at least one part, {name, shards, weight}")

@@ -251,7 +251,7 @@ def plan_rounds(
     `mean_units` is the mean number of units of a sample, where the schedule counts units.
 
     Raises:
-        InputError: there are no samples, the batch size is below 1, or a budget is too small.
+        InputError: the corpus is empty, the batch size is below 1, or a budget is too small.
     """
     if num_samples < 1:
         raise InputError("the corpus has no samples: expected at least 1")

@@ -62,7 +62,7 @@ def open_source(
         seed: of the teaching order; default: that of the round in its run, else 0.
 
     Raises:
-        MissingError: there is no index, or no corpus.
+        MissingError: the index or the corpus was not found.
         InputError: the index selects no row, or `corpus` or `round_number` do not apply.
     """
     is_run = has_corpus(target)

@@ -186,7 +186,7 @@ class PreferencePairs:
         `margin`.
 
         Raises:
-            InputError: there is no batch.
+            InputError: `batches` is empty.
         """
         with eval_mode(model) as to_device:
             scores = [self.loss_and_scores(model, to_device(batch)) for batch in batches]
