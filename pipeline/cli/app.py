@@ -2,21 +2,21 @@
 
 import typer
 
-from pipeline.cli.annotate import annotate, annotations
-from pipeline.cli.antk import antk
-from pipeline.cli.demo import demo
-from pipeline.cli.export import export, export_subset
-from pipeline.cli.ingest import ingest
-from pipeline.cli.maintenance import doctor, gc
+from pipeline.cli.commands.annotate import annotate, annotations
+from pipeline.cli.commands.antk import antk
+from pipeline.cli.commands.demo import demo
+from pipeline.cli.commands.export import export, export_subset
+from pipeline.cli.commands.ingest import ingest
+from pipeline.cli.commands.maintenance import doctor, gc
+from pipeline.cli.commands.query import query
+from pipeline.cli.commands.report import report
+from pipeline.cli.commands.run import run, train
+from pipeline.cli.commands.score import score
+from pipeline.cli.commands.select import import_losses, select
+from pipeline.cli.commands.stream import stream
 from pipeline.cli.options import Version
 from pipeline.cli.output.command import LogFile, Quiet, Verbose
 from pipeline.cli.output.logs import LogOptions
-from pipeline.cli.query import query
-from pipeline.cli.report import report
-from pipeline.cli.run import run, train
-from pipeline.cli.score import score
-from pipeline.cli.select import import_losses, select
-from pipeline.cli.stream import stream
 
 app = typer.Typer(
     name="attent",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from digits import VIT, samples
 
-from pipeline.cli.demo import show_comparison
+from pipeline.cli.commands.demo import show_comparison
 from pipeline.demo.run import Demo, DemoResult, compare
 
 SCHEDULE = {"epochs": 3, "warmup_epochs": 1, "ratio": {"start": 0.5}}
