@@ -64,8 +64,9 @@ def texts_of(data: Path | None, name: str, number: int) -> list[str]:
 def prepare(folder: Path, texts: list[str]) -> None:
     """Write corpus, index, tokenizer and model of all arms."""
     from catalogs import storage
-    from catalogs.corpus import Corpus, inspect_shard
+    from catalogs.corpus import Corpus
     from catalogs.index import IndexFile
+    from catalogs.shards import inspect_shard
     from trainers.inputs.tokenizer import train_tokenizer
     from trainers.tasks.causal_lm import CausalLm
 

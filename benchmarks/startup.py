@@ -58,7 +58,7 @@ def make_losses(folder: Path) -> str:
 def make_run(folder: Path) -> str:
     """Write a run that has only a corpus, of one shard."""
     from catalogs import Corpus, storage
-    from catalogs.corpus import inspect_shard
+    from catalogs.shards import inspect_shard
 
     shard, run = folder / "shard.parquet", folder / "run"
     pl.DataFrame({"text": ["a", "b"]}).write_parquet(shard)

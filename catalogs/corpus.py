@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -20,12 +19,11 @@ from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import storage
 from catalogs.concurrency import ordered_map
 from catalogs.layout import CorpusLayout, Layout
-from catalogs.read_plan import ReadPlan
-from catalogs.shard_format import Inspection, Reading, Sample, Shard, ShardFormat
+from catalogs.shard_format import Inspection, Reading, Shard
+from catalogs.shards import format_named, read_shard, save_members
 from catalogs.storage.objects import ObjectInfo, check_etag
 from catalogs.tables import frames
 
-_FORMATS = "catalogs.formats"
 # Note in a run's copy of a manifest: the folder of the shared corpus.
 _SHARED = "shared"
 # Note in a manifest: [uri, etag, reason] of each shard that was left out.
@@ -185,7 +183,7 @@ class Corpus:
         self.check_row_groups()  # before thousands of footers are read
 
         def first_keys(shard: Shard) -> npt.NDArray[np.uint64]:
-            rows = np.array(_format(shard.format).row_groups(shard), np.uint64)
+            rows = np.array(format_named(shard.format).row_groups(shard), np.uint64)
             return rows + (np.uint64(shard.shard_id) << np.uint64(32))
 
         return np.concatenate(list(ordered_map(first_keys, self.shards, num_threads=16)))
@@ -193,7 +191,7 @@ class Corpus:
     def check_row_groups(self) -> None:
         """Raise `InputError` if the shards' format has no row groups."""
         for shard in {shard.format: shard for shard in self.shards}.values():
-            _format(shard.format).row_groups(shard)
+            format_named(shard.format).row_groups(shard)
 
     def rows(self) -> pl.LazyFrame:
         """Return every (shard_id u32, row u32) in order, lazily, in bounded memory."""
@@ -212,7 +210,7 @@ class Corpus:
     def shard_without(self, column: str) -> Shard | None:
         """Return the first shard that lacks `column`, or None; inspects them in order."""
         for shard in self.shards:
-            if column not in _format(shard.format).inspect(shard.uri).columns:
+            if column not in format_named(shard.format).inspect(shard.uri).columns:
                 return shard
         return None
 
@@ -294,55 +292,6 @@ def _names(layout: CorpusLayout, notes: frames.Notes) -> tuple[str, ...]:
     return tuple(frames.read_frame(layout.manifest, schema={_NAME: pl.String})[0][_NAME])
 
 
-def format_of(url: str) -> str:
-    """Return the shard format for a URL's suffix. Raises `InputError` for an unknown suffix."""
-    formats: dict[str, str] = {}
-    for name in plugins.plugin_names(_FORMATS):
-        formats.update((suffix, name) for suffix in _format(name).suffixes)
-    # Without the query of a web address.
-    path = url.partition("?")[0] if url.startswith(("http://", "https://")) else url
-    for suffix, name in formats.items():
-        if path.lower().endswith(suffix):
-            return name
-    raise InputError(
-        f"{url} is not a shard: expected a name that ends in {' or '.join(sorted(formats))}."
-        " Convert other files with `attent ingest --convert`"
-    )
-
-
-def inspect_shard(url: str, format_name: str, *, members_url: str | None = None) -> Inspection:
-    """Inspect one shard in the caller's process.
-
-    With `members_url`, the member index (if the format keeps one) is published there instead of
-    returned, so that a driver never holds the indexes of all shards.
-    """
-    inspection = _format(format_name).inspect(url)
-    if inspection.members is None or members_url is None:
-        return inspection
-    save_members(members_url, inspection.members)
-    return Inspection(inspection.num_samples, inspection.columns)
-
-
-def keeps_members(format_name: str) -> bool:
-    """Whether shards of a format have a member index."""
-    return _format(format_name).keeps_members
-
-
-def read_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
-    """Read samples of one shard without its corpus (on Dask workers); see `ShardFormat.read`."""
-    return _format(shard.format).read(shard, rows=rows, columns=columns)
-
-
-def plan_shard(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> ReadPlan:
-    """Plan the requests for samples of one shard; see `ShardFormat.plan`."""
-    return _format(shard.format).plan(shard, rows=rows, columns=columns)
-
-
-def write_shard(path: Path, samples: Iterable[Sample], *, format_name: str) -> None:
-    """Write a local shard; see `ShardFormat.write`."""
-    _format(format_name).write(path, samples)
-
-
 def check_corpus(notes: Mapping[str, object], *, corpus: Corpus, what: str) -> None:
     """Raise `CorpusMismatchError` unless the notes of the file `what` name this corpus."""
     corpus_id = notes.get("corpus_id")
@@ -361,18 +310,6 @@ def check_corpus(notes: Mapping[str, object], *, corpus: Corpus, what: str) -> N
     )
 
 
-def save_members(url: str, members: pa.Table) -> None:
-    """Publish a member index (`schema.MEMBERS`)."""
-    notes = {"schema_version": schema.SCHEMA_VERSION}
-    frames.publish_tables(url, [members], schema=members.schema, notes=lambda: notes)
-
-
-@functools.cache
-def _format(name: str) -> ShardFormat:
-    plugin = plugins.load_plugin(_FORMATS, name, methods=("inspect", "read", "plan", "write"))
-    return cast(ShardFormat, plugin())
-
-
 def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection) -> Shard:
     return Shard(
         shard_id=shard_id,
@@ -385,7 +322,7 @@ def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection)
 
 
 def _with_members(shard: Shard, layout: CorpusLayout) -> Shard:
-    if not _format(shard.format).keeps_members:
+    if not format_named(shard.format).keeps_members:
         return shard
     facts = {name: getattr(shard, name) for name in schema.MANIFEST}
     return Shard(**facts, members_uri=layout.members(shard.shard_id))

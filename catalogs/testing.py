@@ -28,8 +28,8 @@ from typing import Any
 from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import storage
 from catalogs.concurrency import ordered_map
-from catalogs.corpus import save_members
 from catalogs.shard_format import Sample, Shard, ShardFormat
+from catalogs.shards import save_members
 
 __all__ = ["ShardFormatConformance", "check_round_trip", "ingest"]
 

@@ -15,9 +15,9 @@ from typing import Any
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
 from catalogs import storage
-from catalogs.corpus import format_of
 from catalogs.layout import CorpusLayout
 from catalogs.shard_search import find_shards
+from catalogs.shards import format_of
 from pipeline import metrics
 from pipeline.annotation.for_run import make_annotations
 from pipeline.annotation.judging import choose_judging

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from catalogs import AnnotationStore, Corpus, storage
 from catalogs.annotations.record import Annotation
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 
 
 def write_corpus(folder: Path, shard_rows: Sequence[int]) -> str:

@@ -14,8 +14,9 @@ from sklearn.datasets import load_digits
 
 from attent_select import plugins
 from catalogs import storage
-from catalogs.corpus import Corpus, inspect_shard
+from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
+from catalogs.shards import inspect_shard
 from trainers import OrderSettings, RankShare, TeachingStream
 from trainers.settings import StreamingSettings
 from trainers.tasks.image_classification import ImageClassification

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from attent_select import schema
 from catalogs import Corpus, LossCatalog, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 
 GROUP_ROWS = 20
 PAYLOAD_BYTES = 8 << 10

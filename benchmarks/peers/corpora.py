@@ -17,7 +17,7 @@ from samples import COLUMNS, MEMBERS
 
 from attent_select import plugins, schema
 from catalogs import Corpus, IndexFile, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 
 HERE = Path(__file__).parent
 # Method → its environment (None: attent-select) and the writer of its format, if any.

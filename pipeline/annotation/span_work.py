@@ -13,9 +13,9 @@ from attent_select import schema
 from attent_select.errors import InputError
 from attent_select.stats.randomness import numpy_sample_uniform
 from catalogs import AnnotationStore, storage
-from catalogs.corpus import read_shard
 from catalogs.losses.catalog import Span
 from catalogs.shard_format import Shard
+from catalogs.shards import read_shard
 from pipeline.cluster.worker_check import check_here, environment
 from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal

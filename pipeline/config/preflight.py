@@ -14,10 +14,11 @@ from attent_select.strategy import expression_of
 from catalogs import Corpus, storage
 from catalogs.annotations.columns import AnnotationColumns
 from catalogs.annotations.store import check_name, is_name
-from catalogs.corpus import format_of, has_corpus, inspect_shard
+from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from catalogs.mixture import NAME
 from catalogs.shard_search import find_shards
+from catalogs.shards import format_of, inspect_shard
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.automatic_annotations import automatic_columns

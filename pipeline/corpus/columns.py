@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from catalogs import Corpus
-from catalogs.corpus import keeps_members
+from catalogs.shards import keeps_members
 from catalogs.tars.members import KEY
 
 

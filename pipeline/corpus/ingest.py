@@ -8,17 +8,11 @@ from time import monotonic
 from attent_select.errors import CorpusMismatchError, ExistsError, InputError
 from catalogs import Corpus, storage
 from catalogs.concurrency import ordered_map
-from catalogs.corpus import (
-    EMPTY,
-    SkippedShard,
-    format_of,
-    has_corpus,
-    inspect_shard,
-    keeps_members,
-)
+from catalogs.corpus import EMPTY, SkippedShard, has_corpus
 from catalogs.layout import CorpusLayout
 from catalogs.shard_format import Inspection
 from catalogs.shard_search import find_shards
+from catalogs.shards import format_of, inspect_shard, keeps_members
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tars.compressed import is_compressed
 from pipeline.cluster import Client, run_tasks, worker_check

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from attent_select.errors import ExistsError, InputError
 from catalogs import Corpus, storage
-from catalogs.corpus import has_corpus, inspect_shard
-from catalogs.corpus import write_shard as write_samples
+from catalogs.corpus import has_corpus
 from catalogs.layout import CorpusLayout, join
 from catalogs.shard_format import Sample
+from catalogs.shards import inspect_shard
+from catalogs.shards import write_shard as write_samples
 from catalogs.storage.objects import ObjectInfo
 from pipeline.corpus.ingest import IngestResult
 from pipeline.corpus.shard_writing import Rows, write_shard

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import storage
-from catalogs.corpus import format_of, inspect_shard, read_shard
 from catalogs.shard_format import Sample, Shard
+from catalogs.shards import format_of, inspect_shard, read_shard
 from catalogs.tars.members import KEY
 from pipeline.corpus.column_types import Types, column_of, common_types, types_of
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attent_select.errors import InputError, SampleError
-from catalogs.corpus import read_shard
 from catalogs.losses.unusable import Example, Unusable
 from catalogs.shard_format import Shard
+from catalogs.shards import read_shard
 
 if TYPE_CHECKING:
     from trainers.task import Item

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus
 from catalogs.annotations.columns import has_units
-from catalogs.corpus import format_of, has_corpus, inspect_shard, read_shard
+from catalogs.corpus import has_corpus
 from catalogs.shard_format import Sample, Shard
+from catalogs.shards import format_of, inspect_shard, read_shard
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from attent_select.errors import InputError
 from catalogs import Corpus, storage
-from catalogs.corpus import read_shard
 from catalogs.layout import Layout
 from catalogs.shard_format import Shard
+from catalogs.shards import read_shard
 from catalogs.tables import parquet_file
 from catalogs.tables.class_labels import class_names, label_text, sorted_classes
 from pipeline.cluster import run_tasks

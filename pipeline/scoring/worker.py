@@ -25,12 +25,12 @@ from attent_select.schema import (
     VISITS,
 )
 from catalogs.concurrency import ordered_map
-from catalogs.corpus import read_shard
 from catalogs.index import rows_of_shard
 from catalogs.layout import Layout
 from catalogs.losses.catalog import BatchSplits
 from catalogs.losses.unusable import Example, Unusable
 from catalogs.shard_format import Sample
+from catalogs.shards import read_shard
 from pipeline.cluster.worker_check import check_here
 from pipeline.config.task_reference import TaskReference
 from pipeline.scoring.allocator import keep_freed_memory

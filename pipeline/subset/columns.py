@@ -9,9 +9,9 @@ import pyarrow as pa
 from attent_select.errors import InputError
 from catalogs import Corpus, stored_rows
 from catalogs.concurrency import ordered_map
-from catalogs.corpus import read_shard
 from catalogs.formats.webdataset import kind_of_bytes
 from catalogs.shard_format import Shard
+from catalogs.shards import read_shard
 from pipeline.subset.part import SubsetColumns
 
 # Types are taken from this many shards, and for tar files from this many samples of each.

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import stored_rows
-from catalogs.corpus import read_shard
 from catalogs.shard_format import Sample, Shard
+from catalogs.shards import read_shard
 from catalogs.tables import plain_values
 from pipeline.subset.part import ADDED, Part
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from attent_select.errors import InputError
 from catalogs import Corpus, IndexFile, storage
-from catalogs.corpus import has_corpus, inspect_shard, plan_shard, read_shard, write_shard
+from catalogs.corpus import has_corpus
 from catalogs.index import rows_of_shard
 from catalogs.layout import CorpusLayout, Layout
 from catalogs.shard_format import Inspection, Sample, Shard
+from catalogs.shards import inspect_shard, plan_shard, read_shard, write_shard
 from catalogs.storage.objects import ObjectInfo
 from pipeline.cluster import Client, run_tasks
 from pipeline.progress import progress

@@ -15,7 +15,7 @@ from small_runs import small_run
 
 import pipeline.cli
 from catalogs import Corpus, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from pipeline.selection.choice import Budget
 from pipeline.selection.select_command import select_losses
 from pipeline.selection.selection_options import SelectionOptions

@@ -18,7 +18,7 @@ from scored_runs import score
 from typer.testing import CliRunner
 
 from catalogs import Corpus, IndexFile, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from pipeline.cli.app import app
 from pipeline.cluster import Client
 from pipeline.cluster.connection import scheduler_address

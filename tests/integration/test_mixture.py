@@ -11,7 +11,7 @@ from small_runs import small_run
 
 from attent_select.errors import InputError
 from catalogs import Corpus, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.reports.query import query

@@ -12,7 +12,7 @@ from commands import answer_here
 from typer.testing import CliRunner
 
 from catalogs import Corpus, IndexFile, LossCatalog
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from catalogs.storage import info
 from pipeline.cli.app import app
 

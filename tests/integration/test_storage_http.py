@@ -10,9 +10,9 @@ import pytest
 
 from attent_select.errors import InputError, MissingError, StorageError
 from catalogs import Corpus, storage
-from catalogs.corpus import format_of, inspect_shard
 from catalogs.formats.parquet import Parquet
 from catalogs.formats.webdataset import Webdataset
+from catalogs.shards import format_of, inspect_shard
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -19,10 +19,10 @@ from servers import BUCKET, S3Server, moto_s3, rclone_s3
 from attent_select import plugins
 from attent_select.errors import CorpusMismatchError, InputError, MissingError, StorageError
 from catalogs import Corpus, IndexFile, LossCatalog, storage
-from catalogs.corpus import format_of, inspect_shard
 from catalogs.layout import Layout
 from catalogs.losses.catalog import PartSummary
 from catalogs.shard_format import Sample, ShardFormat
+from catalogs.shards import format_of, inspect_shard
 from catalogs.storage.fsspec_files import FsspecFiles
 
 SERVERS = {"moto": moto_s3, "rclone": rclone_s3}

@@ -13,7 +13,7 @@ from servers import moto_s3
 
 from attent_select.errors import CorpusMismatchError, MissingError, StorageError
 from catalogs import Corpus, IndexFile, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from catalogs.storage import retry
 
 

@@ -14,9 +14,9 @@ from annotated_types import Ge, Gt
 from attent_select.errors import InputError, SampleError
 from attent_select.plugins import load_plugin
 from catalogs import Corpus, IndexFile, storage
-from catalogs.corpus import inspect_shard
 from catalogs.layout import join
 from catalogs.shard_format import Sample
+from catalogs.shards import inspect_shard
 from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Checkpoint
 from trainers.fitting.training_round import fit

@@ -9,9 +9,10 @@ import numpy as np
 
 from attent_select.errors import InputError, StorageError
 from catalogs import storage
-from catalogs.corpus import Corpus, plan_shard, read_shard
+from catalogs.corpus import Corpus
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Reading, Shard
+from catalogs.shards import plan_shard, read_shard
 from trainers.settings import StreamingSettings
 from trainers.streaming.index_rows import Ids, Selected
 

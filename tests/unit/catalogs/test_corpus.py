@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from attent_select import plugins
 from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import Corpus, storage
-from catalogs.corpus import check_corpus, format_of, inspect_shard, read_shard
+from catalogs.corpus import check_corpus
 from catalogs.layout import Layout
 from catalogs.shard_format import Inspection, Sample, Shard, ShardFormat
+from catalogs.shards import format_of, inspect_shard, read_shard
 from catalogs.storage.objects import ObjectInfo
 
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}

@@ -15,9 +15,9 @@ from webdataset.writer import TarWriter
 
 from attent_select.errors import InputError
 from catalogs import storage
-from catalogs.corpus import format_of
 from catalogs.formats.webdataset import Webdataset
 from catalogs.shard_format import Shard
+from catalogs.shards import format_of
 
 Members = list[tuple[str, bytes]]
 

@@ -9,7 +9,7 @@ import pytest
 
 from attent_select.errors import InputError
 from catalogs import Corpus, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from catalogs.tables import decoded_size
 
 NUM_ROWS = 300_000

@@ -11,7 +11,7 @@ import pytest
 from pyarrow.parquet import encryption
 
 from attent_select.errors import InputError
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 
 TABLE = pa.table({"label": list(range(300)), "text": [f"text {n}" for n in range(300)]})
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from attent_select.errors import InputError
 from catalogs import Corpus, storage
-from catalogs.corpus import inspect_shard
 from catalogs.layout import Layout
+from catalogs.shards import inspect_shard
 from pipeline.cli.app import app
 from pipeline.config import run_config, trust
 

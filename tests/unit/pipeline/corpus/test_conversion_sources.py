@@ -17,8 +17,8 @@ from PIL import Image
 
 from attent_select.errors import InputError
 from catalogs import Corpus, storage
-from catalogs.corpus import inspect_shard
 from catalogs.formats.webdataset import Webdataset
+from catalogs.shards import inspect_shard
 from pipeline.corpus.column_types import JSON, column_of, common_types, storable_types, types_of
 from pipeline.corpus.conversion import Conversion, convert
 

@@ -10,7 +10,7 @@ import pytest
 
 from attent_select.errors import SampleError
 from catalogs import Corpus, storage
-from catalogs.corpus import inspect_shard
+from catalogs.shards import inspect_shard
 from trainers.inputs.chat_messages import messages_in, tools_in, variables_in
 
 PLAIN = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "fine"}]
