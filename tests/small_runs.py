@@ -25,7 +25,7 @@ def small_run(run: Path | str, shards: Path, **replaced: Any) -> dict[str, Any]:
         "task": {"name": "image_classification", "image_size": 8, "num_channels": 1},
         "model": copy.deepcopy(VIT),
         "schedule": {"epochs": 3, "warmup_epochs": 1, "ratio": {"start": 0.5}},
-        "scoring": {"span_samples": 50, "part_samples": 100},
+        "scoring": {"span_samples": 50, "part_samples": 100, "dtype": "float32"},
         "training": {"batch_size": 16, "save_steps": 2, "torch_threads": 1},
         "cluster": {"workers": 2},
     }

@@ -6,6 +6,7 @@ tests every file in `tasks/`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -241,6 +242,30 @@ class HasModelInputs(Protocol):
 
     def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
         """Return the keyword arguments of the model's forward pass, and the units int64[batch]."""
+        ...
+
+
+@runtime_checkable
+class HasItemShares(Protocol):
+    """Optional, for samples of different length (text): the loss of a part of each sample."""
+
+    def share_of(self, item: Item, *, share: float) -> Item:
+        """Return the shortest item that has the first `share` of the counted units, at least one;
+        its `num_counted` is the number of all.
+        """
+        ...
+
+
+@runtime_checkable
+class HasModelShares(Protocol):
+    """Optional: the loss of a part of each sample, of which the model leaves out the rest."""
+
+    def on_share(self, model: torch.nn.Module, *, share: float) -> AbstractContextManager[None]:
+        """Return a context in which the model takes a share of its input.
+
+        Raises:
+            InputError: the model cannot.
+        """
         ...
 
 

@@ -1,5 +1,6 @@
 """Agreement of two sets of losses: Kolmogorov–Smirnov distance and rank correlation."""
 
+import math
 from typing import Final
 
 import numpy as np
@@ -40,3 +41,18 @@ def rank_correlation(one: Values, other: Values) -> float | None:
     if len(ranks[0]) < MIN_VALUES or min(float(np.std(side)) for side in ranks) == 0:
         return None
     return float(np.clip(np.corrcoef(ranks[0], ranks[1])[0, 1], -1.0, 1.0))
+
+
+def correlation_interval(correlation: float, *, count: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of Spearman's ρ of `count` > 3 pairs.
+
+    tanh(artanh ρ ± 1.96·√((1 + ρ²/2) / (n − 3))), and ρ itself where |ρ| = 1.
+
+    Source: Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and
+    Spearman correlations", Psychometrika 2000.
+    """
+    if abs(correlation) == 1:
+        return correlation, correlation
+    half = 1.959964 * math.sqrt((1 + correlation**2 / 2) / (count - 3))
+    middle = math.atanh(correlation)
+    return math.tanh(middle - half), math.tanh(middle + half)

@@ -43,6 +43,8 @@ class Purpose(IntEnum):
     JUDGE = 12
     BLOCKS = 13
     BLOCK_ROWS = 14
+    COMPARE = 15
+    QUOTAS = 16
 
 
 def stream_key(seed: int, *purposes: int) -> int:

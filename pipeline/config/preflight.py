@@ -46,6 +46,7 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     yield from _model_problems(config)
     if config.scoring.functional_gradient:
         yield from _problem("", lambda: check_gradient(config.task.task))
+    yield from _cheap_problems(config)
     yield from _problem("training.", lambda: check_training_arguments(config.training))
     task, training = config.task.task, config.training
     yield from _problem("training.", lambda: averages_tokens(task, training.average))
@@ -109,6 +110,18 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
             models.check()
     except InputError as error:
         yield str(error) if str(error).startswith("model.") else f"model: {error}"
+
+
+def _cheap_problems(config: RunConfig) -> Iterator[str]:
+    """Yield why the losses cannot be measured as cheaply as configured."""
+    from trainers.scoring.saved_model import check_proxy
+    from trainers.scoring.scorer import check_units_share
+
+    scoring, task = config.scoring, config.task.task
+    if scoring.units_share is not None:
+        yield from _problem("", lambda: check_units_share(task, model=config.model))
+    if scoring.proxy is not None:
+        yield from _problem("scoring.proxy: ", lambda: check_proxy(str(scoring.proxy), task))
 
 
 def _annotation_problems(config: RunConfig) -> Iterator[str]:

@@ -28,6 +28,8 @@ _PACKAGES = {"task": TASKS, "selection": "attent_select.strategies"}
 _STATIC_RATIO = 0.2
 # Kinds of annotations that rank duplicates.
 _RANKED = ("duplicates", "near_duplicates")
+# Its default was float32 before it was that of the device.
+_DTYPE = "scoring.dtype"
 # May change when a run is resumed: where and how fast it runs, never its result.
 _CHANGEABLE = (
     "run",
@@ -172,6 +174,8 @@ def check_frozen(config: RunConfig) -> None:
         return
     frozen = _with_annotation_defaults(with_carried_columns(read_yaml(url)))
     before, after = dict(_leaves(frozen)), dict(_leaves(config.to_plain_values()))
+    if after[_DTYPE] is None:  # a run keeps the dtype of its losses
+        after[_DTYPE] = before.get(_DTYPE)
     lines = [
         f"{key}: the run was started with {before.get(key)!r}, now it is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

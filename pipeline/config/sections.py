@@ -205,6 +205,16 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
             )
         return self
 
+    @model_validator(mode="after")
+    def _proxy_scores_everything(self) -> "RunSettings[TaskT, StrategyT]":
+        kind = self.schedule.rescore.kind
+        if self.scoring.proxy is not None and kind != "full":
+            raise InputError(
+                f"scoring.proxy: with schedule.rescore.kind {kind}, its losses would be mixed with"
+                " those that training observes, which are of another model: omit one of them"
+            )
+        return self
+
     @field_validator("target")
     @classmethod
     def _absolute_target(cls, target: TargetSettings | None) -> TargetSettings | None:

@@ -4,7 +4,7 @@ Nothing is written into the run.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, cycle, islice
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +20,9 @@ from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
 from pipeline.doctor.round_costs import Rates, RoundCost, cost_lines, round_costs, time_of
+from pipeline.scoring.cheap.method import is_bfloat16_fast
 from trainers.filling import fill
+from trainers.settings import ScoringSettings
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +111,7 @@ def estimate(
     counted = _ingested_samples(config.run)
     num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
     model = config.task.task.models(config.model).build(config.seed)
-    score_rate = _score_rate(config, model, first, tried.num_samples)
+    score_rate = _score_rate(config, _scoring_model(config, model), first, tried.num_samples)
     train_rate = _train_rate(config, model, tried.items)
     rounds = plan_rounds(
         config.schedule,
@@ -187,6 +189,24 @@ def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:
     return zip(rows, reading.samples, strict=True)
 
 
+def _scoring_model(config: RunConfig, model: "torch.nn.Module") -> "torch.nn.Module":
+    """Return the model that measures the losses: the proxy, or that of the run."""
+    from trainers.scoring.saved_model import SavedModel
+
+    proxy = config.scoring.proxy
+    if proxy is None:
+        return model
+    saved = SavedModel(proxy, config.task.task)
+    return saved.open(saved.digests())
+
+
+def _scoring_settings(config: RunConfig) -> ScoringSettings:
+    """Return the settings with the dtype that this machine would have."""
+    if config.scoring.dtype is not None:
+        return config.scoring
+    return replace(config.scoring, dtype="bfloat16" if is_bfloat16_fast() else "float32")
+
+
 def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count: int) -> float:
     """Return the samples per second of one task, with reading."""
     import torch
@@ -194,15 +214,14 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
     from trainers.scoring.scorer import score_rows
 
     before = torch.get_num_threads()
-    torch.set_num_threads(config.scoring.torch_threads)
+    settings = _scoring_settings(config)
+    torch.set_num_threads(settings.torch_threads)
     try:
         small = list(islice(_samples(config, shard), max(1, count // 8)))
-        score_rows(config.task.task, model, small, settings=config.scoring)  # warm-up
+        score_rows(config.task.task, model, small, settings=settings)  # warm-up
         started, scored = perf_counter(), 0
         while perf_counter() - started < _SECONDS and scored < 4 * count:
-            rows = score_rows(
-                config.task.task, model, _samples(config, shard), settings=config.scoring
-            )
+            rows = score_rows(config.task.task, model, _samples(config, shard), settings=settings)
             scored += len(rows)
         return scored / (perf_counter() - started)
     finally:

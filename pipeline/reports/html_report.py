@@ -27,6 +27,7 @@ from pipeline.reports import html_parts
 from pipeline.reports.annotation_tables import AnnotatedRows, distributions, samples_beside_cut
 from pipeline.reports.report_tables import coverage, hardest_samples, loss_histograms, overlaps
 from pipeline.reports.run_results import verdict_on
+from pipeline.reports.scored_rounds import TITLES, scored_rounds
 from pipeline.reports.verdict import Verdict
 
 _THIS = "this run"
@@ -69,7 +70,7 @@ def write_report(
         libraries=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # optional
         verdict=html.escape((verdict or verdict_on(run)).sentence),
         summary=_summary(tables) + _overlaps(run),
-        decisions=_decisions(run),
+        decisions=_decisions(run) + _scored_rounds(run),
         charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
         # A spec may hold user text: `</script>` must not end the script early.
         specs=json.dumps(specs).replace("<", "\\u003c"),
@@ -285,6 +286,13 @@ def _decisions(run: str) -> str:
     ]
     table = html_parts.table(["round", "ratio", "explore", "rescore", "why"], rows)
     return f'<h2>Decisions</h2><div class="decisions">{table}</div>'
+
+
+def _scored_rounds(run: str) -> str:
+    """Return a table of what each round drew, scored and selected, where it says more than that."""
+    if not (rows := scored_rounds(run)):
+        return ""
+    return f"<h2>Drawn, scored, selected</h2>{html_parts.table(list(TITLES), rows)}"
 
 
 def _publish_pngs(specs: list[dict[str, Any]], *, folder: str) -> None:

@@ -7,7 +7,7 @@ is the same for every method. A driver that is killed at any moment redoes only 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -15,15 +15,20 @@ import polars as pl
 
 from attent_select.errors import InputError, MissingError
 from attent_select.schema import OK, STATUS
+from attent_select.stats.randomness import Purpose, stream_key
 from catalogs import LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses.catalog import BatchSplits, PartSummary
+from catalogs.losses.fidelity import Fidelity, fidelity_in, with_fidelity
+from catalogs.losses.method import METHOD
 from catalogs.losses.unusable import Example, Unusable
 from pipeline import metrics
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.sections import RunConfig
 from pipeline.progress import progress
-from pipeline.scoring.scoring_plan import ScoringPlan
+from pipeline.scoring.cheap.fidelity import measure_fidelity
+from pipeline.scoring.cheap.method import proxy_digests, with_dtype
+from pipeline.scoring.scoring_plan import ScoringPlan, provenance_before
 from pipeline.scoring.scoring_stats import ScoringStats
 from pipeline.scoring.span_task import Measurement, SpanTask
 from pipeline.scoring.worker import measure_span
@@ -62,12 +67,16 @@ class ScoringJob:
                 f"there is no finished checkpoint at {self.checkpoint}: train the round before "
                 "this first"
             )
+        settings = with_dtype(
+            self.config.scoring, self.client, before=provenance_before(self.catalog)
+        )
         return Measurement(
             run=self.config.run,
             task=self.config.task.task,
             model=self.config.model,
             checkpoint=opened,
-            settings=self.config.scoring,
+            settings=settings,
+            proxy=proxy_digests(settings, self.config.task.task),
         )
 
     def run_tasks(
@@ -129,6 +138,7 @@ class ScoreResult:
         seconds: of this call.
         snapshot: URL of the round's snapshot.
         catalog_digest: of the sorted rows.
+        fidelity: of cheap losses; None for whole ones.
         numbers: what `metrics/scoring` has about this call.
     """
 
@@ -140,6 +150,7 @@ class ScoreResult:
     seconds: float
     snapshot: str
     catalog_digest: str
+    fidelity: Fidelity | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -160,19 +171,20 @@ def score_round(job: ScoringJob, method: ScoringMethod) -> ScoreResult:
         return _published_result(job, scored=0, seconds=0.0)
     plan = method.plan()
     stats = measure_spans(job, plan.tasks)
+    fidelity = compare_with_whole(job, plan.measurement, plan.tasks)
     part_build = method.part_build(plan)
     parts = [part for _, part in job.run_tasks(part_build.build_part, part_build.tasks)]
     # Tasks complete in any order; a snapshot lists its shards in order.
     parts.sort(key=lambda part: part.shards[0].shard_id)
     _check_failed(parts, config=job.config, unusable=stats.unusable)
-    scored, numbers = stats.sums["samples"], stats.numbers()
+    scored, numbers = stats.sums["samples"], numbers_of(stats, fidelity)
     metrics.publish_scoring(job.config.run, job.round_number, numbers)
     batch_splits, seconds = (
         BatchSplits.sum(part.batch_splits for part in parts),
         monotonic() - started,
     )
     provenance = provenance_of(plan.measurement, stats, batch_splits, seconds=seconds)
-    provenance |= part_build.provenance
+    provenance = with_fidelity({**provenance, **part_build.provenance}, fidelity)
     catalog.publish(job.round_number, parts, provenance=provenance, keep=part_build.kept_round)
     return replace(_published_result(job, scored=scored, seconds=seconds), numbers=numbers)
 
@@ -185,12 +197,30 @@ def provenance_of(
         "checkpoint": measurement.checkpoint.url,
         "checkpoint_digest": measurement.checkpoint.weights_digest,
         "measured_step": measurement.checkpoint.step,
+        METHOD: measurement.method,
         "scored": stats.sums["samples"],
         "seconds": seconds,
         "unusable": stats.unusable.to_dict(),
         "num_splits": batch_splits.num_splits,
         "fitting_units": batch_splits.fitting_units or measurement.settings.batch_units,
     }
+
+
+def compare_with_whole(
+    job: ScoringJob, measurement: Measurement, tasks: Sequence[SpanTask]
+) -> Fidelity | None:
+    """Return how the measured losses compare with whole ones; None if they are whole."""
+    return measure_fidelity(
+        measurement,
+        tasks,
+        key=stream_key(job.config.seed, Purpose.COMPARE, job.round_number),
+        run=partial(job.run_tasks, resources=job.config.cluster.resources),
+    )
+
+
+def numbers_of(stats: ScoringStats, fidelity: Fidelity | None) -> dict[str, float]:
+    """Return the numbers that `metrics/scoring` keeps about a round."""
+    return stats.numbers() | ({} if fidelity is None else fidelity.numbers())
 
 
 def _check_workers(job: ScoringJob) -> None:
@@ -273,6 +303,7 @@ def _published_result(job: ScoringJob, *, scored: int, seconds: float) -> ScoreR
         seconds=seconds,
         snapshot=Layout(job.config.run).snapshot(job.round_number),
         catalog_digest=job.catalog.digest(job.round_number),
+        fidelity=fidelity_in(job.catalog.provenance(job.round_number)),
     )
 
 

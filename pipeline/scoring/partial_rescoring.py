@@ -20,6 +20,7 @@ from catalogs import IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
 from catalogs.losses import merge
 from catalogs.losses.catalog import PartSummary
+from catalogs.losses.method import check_same, method_of
 from pipeline.scoring.calibration import UNSCORED, Calibration, fit_calibration, fit_warm_up_trend
 from pipeline.scoring.driver import PartBuild, ScoringJob
 from pipeline.scoring.scoring_plan import ScoringPlan, subset_tasks, with_learned_batch_units
@@ -70,7 +71,7 @@ class PartialRescoring:
         """The last scored round, whose losses are kept; None if losses come from training only.
 
         Raises:
-            InputError: no earlier round was scored.
+            InputError: no earlier round was scored, or it was by another method.
         """
         job = self.job
         earlier = [number for number in job.catalog.rounds() if number < job.round_number]
@@ -79,7 +80,12 @@ class PartialRescoring:
                 f"{job.config.run}: no round before {job.round_number} was scored, so all samples "
                 "must be scored first"
             )
-        return max(earlier, default=None)
+        kept = max(earlier, default=None)
+        if kept is not None:
+            before = method_of(job.catalog.provenance(kept))
+            what = f"the losses of round {kept}, of which some are kept,"
+            check_same(job.measurement.method, before, what=what)
+        return kept
 
     def plan(self) -> ScoringPlan:
         measurement = with_learned_batch_units(self.job.catalog, self.job.measurement)

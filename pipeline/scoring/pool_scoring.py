@@ -8,13 +8,16 @@ from catalogs import IndexFile
 from catalogs.layout import Layout
 from catalogs.losses import pools
 from catalogs.losses.catalog import BatchSplits
+from catalogs.losses.fidelity import fidelity_in, with_fidelity
 from catalogs.losses.unusable import Unusable
 from pipeline import metrics
 from pipeline.scoring.driver import (
     ScoreResult,
     ScoringJob,
     check_share,
+    compare_with_whole,
     measure_spans,
+    numbers_of,
     provenance_of,
 )
 from pipeline.scoring.scoring_plan import subset_tasks, with_learned_batch_units
@@ -35,12 +38,14 @@ def score_pool(job: ScoringJob, candidates: IndexFile) -> ScoreResult:
     stats = measure_spans(job, tasks)
     failed = stats.unusable.counts.total()
     check_share(failed, candidates.num_samples, config=job.config, unusable=stats.unusable)
-    numbers, scored = stats.numbers(), stats.sums["samples"]
+    fidelity = compare_with_whole(job, measurement, tasks)
+    numbers, scored = numbers_of(stats, fidelity), stats.sums["samples"]
     metrics.publish_scoring(job.config.run, job.round_number, numbers)
     digests = [task.digest for task in tasks]
     splits = BatchSplits.sum(job.catalog.batch_splits_in(digests))
     seconds = monotonic() - started
     provenance = provenance_of(measurement, stats, splits, seconds=seconds)
+    provenance = with_fidelity(provenance, fidelity)
     pools.publish_pool(job.catalog, job.round_number, digests, provenance=provenance)
     return replace(_published_result(job, scored=scored, seconds=seconds), numbers=numbers)
 
@@ -51,7 +56,8 @@ def _published_result(job: ScoringJob, *, scored: int, seconds: float) -> ScoreR
     rows = pools.pool_losses(catalog, number).frame()
     statuses = rows.group_by(STATUS).len().sort(STATUS).collect(engine="streaming")
     counts = dict(statuses.iter_rows())
-    measured = Unusable.of(pools.pool_provenance(catalog, number)["unusable"])
+    provenance = pools.pool_provenance(catalog, number)
+    measured = Unusable.of(provenance["unusable"])
     return ScoreResult(
         scored=scored,
         skipped=sum(counts.values()) - scored,
@@ -61,5 +67,6 @@ def _published_result(job: ScoringJob, *, scored: int, seconds: float) -> ScoreR
         seconds=seconds,
         snapshot=Layout(job.config.run).pool(number),
         catalog_digest=pools.pool_digest(catalog, number),
+        fidelity=fidelity_in(provenance),
         numbers={},
     )

@@ -126,7 +126,7 @@ def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None
     """Return the units of a batch that fitted when the round before was scored, if larger ones
     did not.
     """
-    learned_units = _provenance_before(catalog).get("fitting_units")
+    learned_units = provenance_before(catalog).get("fitting_units")
     if learned_units is None or learned_units >= measurement.settings.batch_units:
         return None
     _log.warning(
@@ -136,7 +136,7 @@ def _learned_units(catalog: LossCatalog, measurement: Measurement) -> int | None
     return int(learned_units)
 
 
-def _provenance_before(catalog: LossCatalog) -> dict[str, Any]:
+def provenance_before(catalog: LossCatalog) -> dict[str, Any]:
     """Return what the newest scoring has noted about itself: nothing if there is none."""
     if rounds := catalog.rounds():
         return catalog.provenance(rounds[-1])

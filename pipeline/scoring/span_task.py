@@ -4,7 +4,7 @@ Small picklable values; importing this module does not import torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from catalogs import LossCatalog
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Settings that change what is accepted and stored, not what is measured.
 _NOT_MEASURED = ("max_failed_share", "part_samples")
+# Settings that digests lack where they are not set: they are newer than stored ones.
+_NEWER = ("units_share", "proxy")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Measurement:
     """Everything except the sample that a loss depends on: the same for all spans of a round.
 
     `task` is a task or a `TaskReference`; `environment` holds the driver's package versions.
+    `proxy` has the digests of the files of the model at `settings.proxy`, which then measures.
     """
 
     run: str
@@ -34,6 +37,7 @@ class Measurement:
     checkpoint: "Checkpoint"
     settings: ScoringSettings
     environment: Mapping[str, str] = field(default_factory=environment)
+    proxy: Mapping[str, str] | None = None
 
     @property
     def catalog(self) -> LossCatalog:
@@ -43,14 +47,29 @@ class Measurement:
     def facts(self) -> Mapping[str, Any]:
         """The part of a span's digest that does not depend on the span."""
         settings = asdict(self.settings)
-        for name in _NOT_MEASURED:
+        newer = (name for name in _NEWER if settings[name] is None)
+        for name in (*_NOT_MEASURED, *newer):
             del settings[name]
+        if self.proxy is not None:
+            settings["proxy"] = dict(self.proxy)
         return {
             "weights": self.checkpoint.weights_digest,
             "step": self.checkpoint.step,
             "task": self.task,
             "settings": settings,
         }
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """How the losses are measured, for their provenance (`catalogs/losses/method.py`)."""
+        proxy = None if self.proxy is None else self.proxy["model"]
+        settings = self.settings
+        return {"dtype": settings.dtype, "units_share": settings.units_share, "proxy": proxy}
+
+    @property
+    def at_full_cost(self) -> "Measurement":
+        """The measurement of whole samples, by the model of the run in float32."""
+        return replace(self, settings=self.settings.at_full_cost, proxy=None)
 
 
 @dataclass(frozen=True)

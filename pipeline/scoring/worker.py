@@ -113,8 +113,8 @@ def _score_rows(task: SpanTask, reader: "_RowReader") -> "tuple[pl.DataFrame, Sc
 
     measurement, notes = task.measurement, ScoringNotes()
     scores = score_rows(
-        _load_task(measurement),
-        _model(measurement),
+        task_of(measurement),
+        model_of(measurement),
         reader.samples(),
         settings=measurement.settings,
         notes=notes,
@@ -183,7 +183,8 @@ def _rows_to_measure(task: SpanTask, rows: range) -> Sequence[int]:
     return [row for row in subset.tolist() if row in rows]
 
 
-def _load_task(measurement: Measurement) -> Any:
+def task_of(measurement: Measurement) -> Any:
+    """Return the task, created once per process."""
     task = measurement.task
     return task.load() if isinstance(task, TaskReference) else task
 
@@ -192,12 +193,20 @@ _models: dict[str, "torch.nn.Module"] = {}
 _models_lock = threading.Lock()
 
 
-def _model(measurement: Measurement) -> "torch.nn.Module":
-    """Return the checkpoint's model; a worker keeps one model, that of the latest checkpoint."""
+def model_of(measurement: Measurement) -> "torch.nn.Module":
+    """Return the model that measures: the proxy, or the checkpoint's.
+
+    A worker keeps the model of the latest checkpoint, and one proxy.
+    """
+    if measurement.proxy is not None:
+        from trainers.scoring.saved_model import SavedModel
+
+        assert measurement.settings.proxy is not None
+        return SavedModel(measurement.settings.proxy, task_of(measurement)).open(measurement.proxy)
     key = f"{measurement.checkpoint.url} {measurement.checkpoint.weights_digest}"
     with _models_lock:
         if key not in _models:
             _models.clear()
-            models = _load_task(measurement).models(measurement.model)
+            models = task_of(measurement).models(measurement.model)
             _models[key] = measurement.checkpoint.load(models).eval()
         return _models[key]

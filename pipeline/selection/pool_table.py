@@ -12,6 +12,7 @@ from attent_select.selection.chunks import FrameChunks
 from catalogs import IndexFile
 from catalogs.annotations.columns import AnnotationColumns
 from catalogs.losses import pools
+from catalogs.losses.method import check_same, method_of
 from pipeline.candidates.draw import draw_candidates
 from pipeline.runs.state import Run
 from pipeline.selection.loss_tables import LossTable
@@ -32,7 +33,7 @@ def pool_table(run: Run, round_: Round, columns: tuple[str, ...]) -> LossTable:
     needs_losses = run.needs_losses(round_)
     if needs_losses:
         _check_scored(run, round_)
-        pieces = [_fresh_losses(run, number) for number in _kept_rounds(run, round_)]
+        pieces = [_fresh_losses(run, round_, number) for number in _kept_rounds(run, round_)]
         rows = pl.concat([*pieces, pools.pool_losses(run.catalog, round_.number).frame().collect()])
     else:
         pieces = [_fresh_ids(run, number) for number in _kept_rounds(run, round_)]
@@ -70,8 +71,13 @@ def _kept_rounds(run: Run, round_: Round) -> list[int]:
     return [each.number for each in run.rounds[first : round_.number] if each.phase == "teach"]
 
 
-def _fresh_losses(run: Run, number: int) -> pl.DataFrame:
+def _fresh_losses(run: Run, round_: Round, number: int) -> pl.DataFrame:
     """Return the losses of an earlier round's candidates that no round since has taken."""
+    check_same(
+        method_of(pools.pool_provenance(run.catalog, round_.number)),
+        method_of(pools.pool_provenance(run.catalog, number)),
+        what=f"the candidates of round {number}, which compete again,",
+    )
     losses = pools.pool_losses(run.catalog, number).frame().collect()
     return _not_taken(run, number, losses)
 

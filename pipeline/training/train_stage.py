@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
 from attent_select.schema import NUM_UNITS
 from attent_select.stats.randomness import stream_key
 from catalogs import Corpus, IndexFile, storage
+from catalogs.losses import pools
+from catalogs.losses.fidelity import fidelity_in
 from catalogs.losses.unusable import Unusable
 from pipeline import metrics
 from pipeline.progress import progress
@@ -203,17 +206,34 @@ def _unusable(
     training = Unusable()
     for of_rank in ranks.gather(stream.stats.unusable):
         training.update(of_rank)
-    is_scored = round_.number in run.catalog.rounds()
-    provenance = run.catalog.provenance(round_.number) if is_scored else {}
     return {
-        "scoring": Unusable.of(provenance.get("unusable", {})),
+        "scoring": Unusable.of(_scored_by(run, round_).get("unusable", {})),
         "training": training,
         "evaluation": evaluation,
     }
 
 
 def _scoring_metrics(run: Run, round_: Round) -> dict[str, float | None]:
-    if round_.number not in run.catalog.rounds():
+    provenance = _scored_by(run, round_)
+    if not provenance:
         return {"score_seconds": 0.0}
-    provenance = run.catalog.provenance(round_.number)
-    return {"score_seconds": provenance["seconds"], "samples_scored": provenance.get("scored")}
+    fidelity = fidelity_in(provenance)
+    numbers: dict[str, float | None] = {
+        "score_seconds": provenance["seconds"],
+        "samples_scored": provenance.get("scored"),
+    }
+    if fidelity is not None:
+        numbers |= {
+            "score_rank_correlation": fidelity.rank_correlation,
+            "score_cost_share": fidelity.cost_share,
+        }
+    return numbers
+
+
+def _scored_by(run: Run, round_: Round) -> dict[str, Any]:
+    """Return the provenance of the losses of a round; nothing if it was not scored."""
+    if round_.number in run.catalog.rounds():
+        return run.catalog.provenance(round_.number)
+    if run.config.pool is not None and round_.number in pools.pool_rounds(run.config.run):
+        return pools.pool_provenance(run.catalog, round_.number)
+    return {}

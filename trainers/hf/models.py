@@ -107,6 +107,11 @@ class HuggingFaceModels:
         elif self._attention:
             self.without_weights()  # raises if the implementation is not installed
 
+    def check_saved(self) -> None:
+        """Check that the model at `path` can be used as it is saved. Raises what `load` raises."""
+        self.check()
+        self._check_limits(load_config(self.settings))
+
     def build(self, seed: int) -> torch.nn.Module:
         """Return a new model on the CPU, bit-identical for the same seed.
 

@@ -38,6 +38,22 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_same_tokens(folder: Path, tokenizer: str) -> None:
+    """Check that a saved model, if a tokenizer lies beside it, has the tokens of `tokenizer`.
+
+    Raises:
+        InputError: a text has other tokens for the model.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return
+    own, ours = (load_tokenizer(path).get_vocab() for path in (str(folder), tokenizer))
+    if own != ours:
+        raise InputError(
+            f"the tokenizer of the model has other tokens ({len(own):,}) than the task's in "
+            f"{tokenizer} ({len(ours):,}): expected a model with the same tokenizer"
+        )
+
+
 @lru_cache(maxsize=8)
 def load_image_processor(path: str, *, backend: str) -> Any:
     """Return the image processor saved at `path`, in that backend (`pil` or `torchvision`).

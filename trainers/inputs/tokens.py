@@ -4,6 +4,7 @@ A text is never tokenised in pieces: a tokenizer may start a text with a space, 
 of two pieces to one token.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,23 @@ def item_of(
     if truncated and not truncate:
         raise SampleError(f"more than {max_length} tokens", status="too_long")
     return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
+
+
+def first_share(item: Item, *, share: float) -> Item:
+    """Return the item with its tokens up to the last of the first `share` of those that count.
+
+    A prompt is kept whole, and at least one token that counts; `num_counted` is the number of all.
+    """
+    labels = item["labels"]
+    counted = [place for place in range(1, len(labels)) if labels[place] != IGNORED]
+    end = counted[math.ceil(share * len(counted)) - 1] + 1
+    return {
+        **item,
+        "input_ids": item["input_ids"][:end],
+        "labels": labels[:end],
+        "num_units": end,
+        "num_counted": len(counted),
+    }
 
 
 def _labels(encoding: Any, counted: Sequence[Span], *, num_characters: int) -> list[int]:

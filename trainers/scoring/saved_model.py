@@ -15,6 +15,7 @@ import torch
 from attent_select.errors import InputError, SampleError
 from attent_select.plugins import load_plugin
 from catalogs.shard_format import Sample
+from trainers.hf.processors import check_same_tokens
 from trainers.hf.saved_files import MODEL_FILES, PREPROCESSING_FILES, files_digest, local_files
 from trainers.scoring.scorer import ScoringNotes, score_rows
 from trainers.settings import ScoringSettings
@@ -173,6 +174,20 @@ def resolved_section(section: str | Mapping[str, Any], task: Task) -> str | dict
     if not dataclasses.is_dataclass(task) or isinstance(task, type):
         return name if isinstance(section, str) else dict(section)
     return {"name": name, **dataclasses.asdict(task)}
+
+
+def check_proxy(path: str, task: Task) -> None:
+    """Check without weights that a saved model can measure the losses of a run.
+
+    Raises:
+        InputError: there is none, it does not take the task's inputs, or its tokenizer is another.
+    """
+    with local_files(path, what="model") as folder:
+        models: Any = task.models({"path": str(folder)})
+        if hasattr(models, "check_saved"):
+            models.check_saved()
+        if isinstance(tokenizer := getattr(task, "tokenizer", None), str):
+            check_same_tokens(folder, tokenizer)
 
 
 def _digest(path: str, patterns: tuple[str, ...], *, what: str) -> str:

@@ -6,7 +6,7 @@ settings, because a loss can differ in its last bits with the batch it was compu
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from threading import Lock
@@ -30,6 +30,8 @@ from trainers.task import (
     UNUSABLE,
     Batch,
     HasFunctionalGradient,
+    HasItemShares,
+    HasModelShares,
     HasScoreColumns,
     Item,
     Task,
@@ -109,7 +111,8 @@ def score_rows(
         has a status and a null loss.
 
     Raises:
-        InputError: the device does not support bfloat16, or the task the functional gradient.
+        InputError: the device does not support bfloat16, or the task the functional gradient, or
+            the task or the model a share of a sample.
     """
     settings = settings or ScoringSettings()
     _place_model(model, settings)
@@ -134,7 +137,8 @@ def score_rows(
         budget=_BATCHES_AHEAD,
         cost=lambda _: 1,
     )
-    with eval_mode(model) as to_device, closing(collated):
+    on_share = _on_share(task, model, settings)
+    with eval_mode(model) as to_device, closing(collated), on_share:
         for rows, items, batch in collated:
             scoring.score(rows, items, to_device(batch))
         scoring.finish_pending()
@@ -160,6 +164,37 @@ def check_gradient(task: Any) -> None:
         )
 
 
+def check_units_share(task: Any, *, model: dict[str, Any] | None = None) -> None:
+    """Check that a task, and a model with the settings `model`, can measure a share of a sample.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not isinstance(task, HasItemShares | HasModelShares):
+        raise InputError(
+            f"scoring.units_share: the task {type(task).__name__} needs whole samples: implement "
+            "`share_of`, or remove the key"
+        )
+    if model is None or not isinstance(task, HasModelShares):
+        return
+    models: Any = task.models(model)  # type: ignore[attr-defined]  # of a task
+    if hasattr(models, "without_weights"):
+        with task.on_share(models.without_weights(), share=1.0):
+            pass
+
+
+def _on_share(
+    task: Task, model: torch.nn.Module, settings: ScoringSettings
+) -> AbstractContextManager[None]:
+    """Return the context in which the model takes the share of a sample that is configured."""
+    if settings.units_share is None:
+        return nullcontext()
+    check_units_share(task)
+    if not isinstance(task, HasModelShares):
+        return nullcontext()
+    return task.on_share(model, share=settings.units_share)
+
+
 class _Scoring:
     """Scoring of one span, and its results so far."""
 
@@ -178,8 +213,9 @@ class _Scoring:
         self._measure = _measure_of(task, settings)
         self._no_further: tuple[None, ...] = (None,) * len(settings.carry_schema(task))
         self._on_scored = on_scored
-        # Rows and losses of the previous batch, which the device may still be computing.
-        self._pending: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
+        self._share = settings.units_share
+        # Rows, counted units and losses of the previous batch, which may still be computed.
+        self._pending: tuple[list[int], list[int | None], tuple[torch.Tensor, ...]] | None = None
         self.results: list[_Result] = []
         self._lock = Lock()
 
@@ -193,8 +229,13 @@ class _Scoring:
                 self._store((row, None, 0, item.status, *self._no_further), reason=str(item))
                 self._on_scored([row])
             else:
-                usable.append((row, item))
+                usable.append((row, self._share_of(item)))
         return usable
+
+    def _share_of(self, item: Item) -> Item:
+        if self._share is None or not isinstance(self._task, HasItemShares):
+            return item
+        return self._task.share_of(item, share=self._share)
 
     def collate(self, entries: Sequence[tuple[int, Item]]) -> tuple[list[int], list[Item], Batch]:
         rows, items = [row for row, _ in entries], [item for _, item in entries]
@@ -210,7 +251,7 @@ class _Scoring:
         self.finish_pending()  # after `_losses`, so that the device already has the next batch
         if losses is not None:
             self._note(items, batch)
-            self._pending = (rows, losses)
+            self._pending = (rows, [item.get("num_counted") for item in items], losses)
         self._notes.busy_seconds += perf_counter() - started
         if losses is None:
             self._split(rows, items)
@@ -228,10 +269,13 @@ class _Scoring:
         """Wait for the losses of the previous batch, and store them."""
         if self._pending is None:
             return
-        rows, measured = self._pending
+        rows, counted, measured = self._pending
         self._pending = None
-        for values in zip(rows, *(column.tolist() for column in measured), strict=True):
-            result = _result(*values)
+        columns = (column.tolist() for column in measured)
+        for row, num_counted, loss, units, *further in zip(rows, counted, *columns, strict=True):
+            # Of a part of a sample, the units of the whole.
+            num_units = units if num_counted is None or not units else num_counted
+            result = _result(row, loss, num_units, *further)
             self._store(result, reason=_REASONS.get(result[3]))
         self._on_scored(rows)
 
@@ -290,7 +334,7 @@ def _place_model(model: torch.nn.Module, settings: ScoringSettings) -> None:
         backbone.compile(dynamic=True)  # lengths differ from batch to batch
 
 
-def _check_dtype(dtype: str, device: torch.device) -> None:
+def _check_dtype(dtype: str | None, device: torch.device) -> None:
     if dtype == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError(
             f"{torch.cuda.get_device_name(device)} does not support bfloat16: set scoring.dtype to "

@@ -207,6 +207,10 @@ class CausalLm:
         """Return the number of counted tokens int64[batch]."""
         return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
 
+    def share_of(self, item: Item, *, share: float) -> Item:
+        """Return the item up to the last of the first `share` of its counted tokens."""
+        return tokens.first_share(item, share=share)
+
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,7 @@ Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, â€
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.images import open_image
 from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel
-from trainers.scoring import functional_gradient
+from trainers.scoring import functional_gradient, patches
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import NEWER, Batch, Item, Models
@@ -114,6 +115,10 @@ class ImageClassification:
         that the model lacks.
         """
         return _cross_entropy(*self.class_logits(model, batch))
+
+    def on_share(self, model: torch.nn.Module, *, share: float) -> AbstractContextManager[None]:
+        """Return a context in which the model takes a share of the patches of each image."""
+        return patches.on_share(model, share=share)
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch

@@ -179,6 +179,12 @@ class ImageText:
         """Return the number of counted tokens int64[batch]."""
         return (batch["labels"][:, 1:] != IGNORED).sum(dim=1)
 
+    def share_of(self, item: Item, *, share: float) -> Item:
+        """Return the item up to the last of the first `share` of its counted tokens."""
+        part = tokens.first_share(item, share=share)
+        per_token = (name for name in part if name.startswith(_PER_TOKEN))
+        return part | {name: part[name][:, : part["num_units"]] for name in per_token}
+
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:

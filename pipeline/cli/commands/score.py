@@ -19,7 +19,9 @@ def _show(result: "ScoreResult") -> None:
 
     values = {field.name: getattr(result, field.name) for field in fields(result)}
     examples = list(values.pop("examples"))
-    show_values(values | {"failed": str(Unusable(Counter(result.failed), examples))})
+    fidelity = None if result.fidelity is None else str(result.fidelity)
+    failed = str(Unusable(Counter(result.failed), examples))
+    show_values(values | {"failed": failed, "fidelity": fidelity})
 
 
 @command(_show)

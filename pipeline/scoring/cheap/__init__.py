@@ -1,0 +1,1 @@
+"""Cheap losses: what measures them, and what is lost against whole losses."""
