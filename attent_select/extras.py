@@ -19,6 +19,8 @@ EXTRAS = {
     "distributed": "cluster",
     "gcsfs": "gcs",
     "jinja2": "train",
+    "kornia": "augment",
+    "kornia_rs": "augment",
     "peft": "train",
     "PIL": "vision",
     "pynvml": "cuda",

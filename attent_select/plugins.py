@@ -7,8 +7,8 @@ that name in CamelCase (`Soft`, `ImageClassification`). A dotted path such as
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from attent_select.errors import AttentError, InputError
 from attent_select.extras import missing_extras_named
@@ -61,14 +61,35 @@ def load_class(path: str) -> type[Any]:
     Raises:
         InputError: the module cannot be imported, or has no such class.
     """
-    module_name, _, class_name = path.rpartition(".")
+    loaded = _load(path)
+    if not isinstance(loaded, type):
+        raise InputError(f"{path!r} is a {type(loaded).__name__}, expected a class")
+    return loaded
+
+
+def load_callable(path: str) -> Callable[..., Any]:
+    """Return the function at a dotted path (`package.module.function`, or with a colon before the
+    function). Imports its module, which executes its code.
+
+    Raises:
+        InputError: the module cannot be imported, or has no such function.
+    """
+    dotted = path.replace(":", ".")
+    if not all(part.isidentifier() for part in dotted.split(".")) or not is_dotted(dotted):
+        raise InputError(f"{path!r} is not the dotted path of a function: package.module.function")
+    loaded = _load(dotted)
+    if not callable(loaded):
+        raise InputError(f"{path!r} is a {type(loaded).__name__}, expected a function")
+    return cast(Callable[..., Any], loaded)
+
+
+def _load(path: str) -> Any:
+    """Return what a dotted path names in its module."""
+    module_name, _, name = path.rpartition(".")
     try:
         with missing_extras_named():
-            loaded = getattr(importlib.import_module(module_name), class_name)
+            return getattr(importlib.import_module(module_name), name)
     except AttentError:
         raise
     except Exception as error:  # importing a module can raise anything
         raise InputError(f"cannot load {path}: {type(error).__name__}: {error}") from error
-    if not isinstance(loaded, type):
-        raise InputError(f"{path!r} is a {type(loaded).__name__}, expected a class")
-    return loaded

@@ -7,7 +7,13 @@ from attent_select import schema
 from attent_select.errors import InputError
 from trainers.task import Batch
 
-_COLUMNS = (schema.SHARD_ID, schema.ROW, schema.LOSS, schema.NUM_UNITS, "step", schema.WEIGHT)
+# Column beside those of the catalog: the loss is that of two mixed samples.
+IS_MIXED = "is_mixed"
+
+_COLUMNS = (
+    *(schema.SHARD_ID, schema.ROW, schema.LOSS, schema.NUM_UNITS, "step", schema.WEIGHT),
+    IS_MIXED,
+)
 
 
 class ObservedLosses:
@@ -25,12 +31,13 @@ class ObservedLosses:
             num_units,
             torch.full_like(loss, step, dtype=torch.float64),
             batch["weight"],
+            batch.get(IS_MIXED, torch.zeros_like(loss)),
         ]
         # float64 holds u32 and float32 exactly, so one tensor carries a row between ranks.
         self._rows.append(torch.stack([column.to(torch.float64) for column in columns], dim=1))
 
     def take(self, *, device: torch.device) -> torch.Tensor:
-        """Return what was collected since the last call: float64[rows, 6] on `device`."""
+        """Return what was collected since the last call: float64[rows, 7] on `device`."""
         rows, self._rows = self._rows, []
         empty = torch.zeros(0, len(_COLUMNS), dtype=torch.float64, device=device)
         return torch.cat([empty, *rows])
@@ -44,8 +51,8 @@ def unusable_rows(rows: torch.Tensor) -> list[tuple[int, int]]:
 
 
 def to_frame(rows: torch.Tensor) -> pl.DataFrame:
-    """Return the rows of all ranks as columns of `OBSERVED_LOSSES` and `weight`, in (step, shard,
-    row) order.
+    """Return the rows of all ranks as columns of `OBSERVED_LOSSES`, `weight` and `is_mixed`, in
+    (step, shard, row) order.
 
     Rows with a negative shard (padding between ranks), with weight 0 (stand-ins) or without units
     (unusable) are left out.
@@ -64,5 +71,9 @@ def to_frame(rows: torch.Tensor) -> pl.DataFrame:
             f"{first['shard_id']:.0f}, row {first['row']:.0f} is {first['loss']}; lower the "
             "learning rate or warm up longer, and start the round again"
         )
-    dtypes: schema.Schema = {**schema.OBSERVED_LOSSES, schema.WEIGHT: pl.Float32}
+    dtypes: schema.Schema = {
+        **schema.OBSERVED_LOSSES,
+        schema.WEIGHT: pl.Float32,
+        IS_MIXED: pl.Boolean,
+    }
     return table.cast(pl.Schema(dtypes)).sort("step", schema.SHARD_ID, schema.ROW)

@@ -24,7 +24,7 @@ Item = dict[str, Any]
 UNUSABLE = "nothing in it counts for this model (a label that it lacks?)"
 # One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
 # `row`, `weight`, `denominator`, `step` and `micro_batches` belong to the stream; `truncated` is
-# counted if present.
+# counted if present; the losses of samples with `is_mixed` (bool[batch]) are not recorded.
 Batch = dict[str, torch.Tensor]
 
 
@@ -68,6 +68,7 @@ class Task(Protocol):
         pads(model)  whether a packed batch is padded nevertheless, because the model cannot keep
                   packed samples apart
         draws     whether `prepare` uses its generator; False avoids seeding it for every sample
+        mixes     whether samples are mixed in pairs in training: then it has `mix` (`HasMixing`)
     """
 
     @property
@@ -119,6 +120,21 @@ def pads(task: Task, model: torch.nn.Module) -> bool:
 def draws(task: Task) -> bool:
     """Whether `task.prepare` uses its generator; the default is that it does."""
     return bool(getattr(task, "draws", True))
+
+
+def mixes(task: Task | None) -> bool:
+    """Whether samples of the task are mixed in pairs in training."""
+    return bool(getattr(task, "mixes", False))
+
+
+class HasMixing(Protocol):
+    """Optional: mix prepared samples in pairs, in training."""
+
+    def mix(
+        self, items: Sequence[Item | SampleError], generators: Iterable[torch.Generator]
+    ) -> list[Item | SampleError]:
+        """Return the items, each mixed with its partner: 0 with 1, 2 with 3, …"""
+        ...
 
 
 @runtime_checkable

@@ -45,6 +45,7 @@ class Purpose(IntEnum):
     BLOCK_ROWS = 14
     COMPARE = 15
     QUOTAS = 16
+    MIX = 17
 
 
 def stream_key(seed: int, *purposes: int) -> int:

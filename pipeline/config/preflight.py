@@ -49,9 +49,23 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     yield from _cheap_problems(config)
     yield from _problem("training.", lambda: check_training_arguments(config.training))
     task, training = config.task.task, config.training
+    yield from _problem("", lambda: _check_mixing(config))
     yield from _problem("training.", lambda: averages_tokens(task, training.average))
     if not problems:  # else the columns are unknown
         yield from _selection_problems(config)
+
+
+def _check_mixing(config: RunConfig) -> None:
+    from trainers.streaming.rank_share import RankShare
+    from trainers.task import mixes
+
+    limits = (config.training.micro_batch_size, config.training.micro_batch_units)
+    RankShare(0, 1, *limits).for_task(config.task.task)
+    if mixes(config.task.task) and config.schedule.rescore.kind == "observed":
+        raise InputError(
+            "task.augment: losses of mixed samples (mixup, cutmix) are not recorded, and "
+            "schedule.rescore.kind is observed: set another kind, or do not mix samples"
+        )
 
 
 def _problem(prefix: str, check: Callable[[], object]) -> Iterator[str]:

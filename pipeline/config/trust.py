@@ -18,6 +18,9 @@ from pipeline.config.yaml_values import read_yaml
 # Sections of run.yaml that a process needs to load the configuration.
 CONFIGURED: Final = ("task", "model", "selection", "annotations", "training")
 
+# Key of a task that names a function.
+_TRANSFORM = "transform"
+
 # Arguments of transformers that load compiled code from a hub.
 _KERNELS = (
     *("attn_implementation", "experts_implementation"),
@@ -91,11 +94,12 @@ def _settings_that_execute(values: Mapping[str, Any]) -> Iterator[tuple[str, Any
     in_annotations = [
         (*keys, *inner)
         for keys in annotations
-        for inner in (("kind",), ("task",), ("task", "name"))
+        for inner in (("kind",), ("task",), ("task", "name"), ("task", _TRANSFORM))
     ]
-    for keys in (("task", "name"), ("selection", "strategy"), *in_annotations):
+    in_sections = (("task", "name"), ("task", _TRANSFORM), ("selection", "strategy"))
+    for keys in (*in_sections, *in_annotations):
         name = value_at(values, *keys)
-        if isinstance(name, str) and is_dotted(name):
+        if isinstance(name, str) and (is_dotted(name) or keys[-1] == _TRANSFORM):
             yield ".".join(keys), name
     if value_at(values, "model", "trust_remote_code"):
         yield "model.trust_remote_code", value_at(values, "model", "trust_remote_code")

@@ -54,7 +54,7 @@ def check(
     try:
         checked = adapter.validate_python(values)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        problems = _of_chosen_types(error.errors(include_url=False))
         lines = [_line(model, problem, names) for problem in problems]
         raise all_problems(lines, source=source) from None
     if lines := list(_coerce(values, adapter.dump_python(checked), names, path="")):
@@ -82,7 +82,7 @@ def keys_of(section: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _line(model: type[Any], problem: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    location, kind = problem["loc"], problem["type"]
+    location, kind = _without_types(model, problem["loc"]), problem["type"]
     parts = [str(part) for part in location if part not in INSIDE]
     path = ".".join(names.get(part, part) for part in parts) or "the file"
     if kind in _EXTRA:
@@ -94,6 +94,34 @@ def _line(model: type[Any], problem: Mapping[str, Any], names: Mapping[str, str]
         return _own_message(model, location, path, str(problem["ctx"]["error"]))
     message = problem["msg"].replace("Input should be", "expected").replace("tuple", "list")
     return f"{path}: {message}, found {problem['input']!r}"
+
+
+def _of_chosen_types(problems: Sequence[Any]) -> list[Any]:
+    """Return the problems without those of the other type where a value may be a boolean or a
+    mapping: a mapping is not a wrong boolean.
+    """
+
+    def has_other(problem: Any) -> bool:
+        place = problem["loc"][:-1]
+        return any(p["loc"][: len(place)] == place and p is not problem for p in problems)
+
+    unmeant = [
+        problem
+        for problem in problems
+        if (problem["type"] == "bool_type" and isinstance(problem["input"], Mapping))
+        or problem["type"] == "dataclass_type"
+    ]
+    return [each for each in problems if each not in unmeant or not has_other(each)]
+
+
+def _without_types(model: type[Any], location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return a location without the names of types, which it has where there is a choice."""
+    keys: list[str | int] = []
+    for part in location:
+        section = _section_at(model, keys) if keys else None
+        if section is None or part not in ("bool", section.__name__):
+            keys.append(part)
+    return tuple(keys)
 
 
 def _coerce(before: Any, after: Any, names: Mapping[str, str], *, path: str) -> Iterator[str]:
@@ -132,11 +160,16 @@ def _own_message(model: type[Any], location: Sequence[str | int], path: str, mes
 
 def _keys_at(model: type[Any], location: Sequence[str | int]) -> list[str]:
     """Return the keys that the file may have in the section at `location`."""
+    return _flat_keys(_section_at(model, location))
+
+
+def _section_at(model: type[Any], location: Sequence[str | int]) -> Any:
+    """Return the settings class at `location`; None if there is none."""
     section: Any = model
     for part in location:
         if part not in INSIDE:
             section = _class_at(section, str(part))
-    return _flat_keys(section)
+    return section
 
 
 def _class_at(section: Any, key: str) -> Any:

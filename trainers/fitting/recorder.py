@@ -18,6 +18,7 @@ from trainers import checkpoint as checkpoints
 from trainers import ranks
 from trainers.checkpoint import Checkpoint, digest_of
 from trainers.fitting.result import FitResult, to_json
+from trainers.observed_losses import IS_MIXED
 from trainers.round_hooks import Hooks, Steps
 from trainers.streaming.stream import TeachingStream
 from trainers.task import Models
@@ -111,7 +112,8 @@ class RoundRecorder:
         )
         self._last_time = now
         if self._callbacks.on_losses is not None and ranks.rank() == 0:
-            self._callbacks.on_losses(first_step, frame.select(list(OBSERVED_LOSSES)))
+            observed = frame.filter(~pl.col(IS_MIXED)).select(list(OBSERVED_LOSSES))
+            self._callbacks.on_losses(first_step, observed)
 
     def _add_checkpoint(self, step: int, folder: Path) -> None:
         """Publish a checkpoint inside the round; keep the folder of the last one."""

@@ -66,9 +66,22 @@ def resize(image: Any, *, image_size: int) -> torch.Tensor:
 
     if image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return pixels_in(image)
+
+
+def pixels_in(image: Any) -> torch.Tensor:
+    """Return a grey or RGB Pillow image as uint8[channels, height, width]."""
     # A writable copy; for small images a detour through numpy takes 1.5 × as long.
     tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return tensor.view(image_size, image_size, -1).permute(2, 0, 1)
+    return tensor.view(image.height, image.width, -1).permute(2, 0, 1)
+
+
+def image_of(pixels: torch.Tensor) -> Any:
+    """Return uint8[channels, height, width] as a grey or RGB Pillow image."""
+    from PIL import Image
+
+    channels_last = pixels.permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(channels_last[..., 0] if len(pixels) == 1 else channels_last)
 
 
 def decode_map(data: Any) -> torch.Tensor:

@@ -28,7 +28,7 @@ from trainers.streaming.sample_buffer import Columns, SampleBuffer
 from trainers.streaming.sources import Source
 from trainers.streaming.stats import StreamStats
 from trainers.streaming.turns import Turns
-from trainers.task import Batch, HasLength, Item, Task, draws, packs, prepare_each
+from trainers.task import Batch, HasLength, Item, Task, draws, mixes, packs, prepare_each
 
 # Samples that are tried as the stand-in for a part without a usable sample.
 _STAND_IN_ATTEMPTS = 100
@@ -220,6 +220,10 @@ class RankReader:
         unusable: list[int] = []
         generators = self._generators(ids, step=part.step)
         prepared = self._prepare_each(part.samples, generators)
+        if mixes(self._task):
+            task: Any = self._task  # has `mix`, see `HasMixing`
+            generators = self._generators(ids, step=part.step, purpose=Purpose.MIX)
+            prepared = iter(task.mix(list(prepared), generators))
         for position, item in enumerate(prepared):
             if isinstance(item, SampleError):
                 unusable.append(position)
@@ -228,7 +232,9 @@ class RankReader:
                 items.append(item)
         return np.delete(ids, unusable) if unusable else ids, items
 
-    def _generators(self, ids: Ids, *, step: int) -> Iterator[torch.Generator]:
+    def _generators(
+        self, ids: Ids, *, step: int, purpose: Purpose = Purpose.AUGMENT
+    ) -> Iterator[torch.Generator]:
         """Yield the generator for each sample's augmentation: it depends on the sample and the
         epoch, not on step or rank. All are one object, seeded again for each sample.
         """
@@ -236,7 +242,7 @@ class RankReader:
         if self._task is None or not draws(self._task):
             return repeat(generator, len(ids))
         epoch = step // self._order.steps_per_epoch
-        key = stream_key(self._order.settings.seed, Purpose.AUGMENT, epoch)
+        key = stream_key(self._order.settings.seed, purpose, epoch)
         seeds = numpy_bits(key, self._order.selected.sample_keys(ids)).tolist()
         return (generator.manual_seed(seed) for seed in seeds)
 

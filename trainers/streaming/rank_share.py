@@ -28,12 +28,15 @@ class RankShare:
         micro_batch_size: most samples of one forward pass; default: the rank's whole share.
         micro_batch_units: most units (tokens) of one forward pass, padding included, instead: then
             the number of micro-batches differs from step to step and from rank to rank.
+        in_pairs: samples 0 and 1, 2 and 3, … of a global batch stay together, so that a task can
+            mix them.
     """
 
     rank: int = 0
     world_size: int = 1
     micro_batch_size: int | None = None
     micro_batch_units: int | None = None
+    in_pairs: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -45,6 +48,10 @@ class RankShare:
                 raise InputError(f"{name} is {value}: expected at least 1")
         if self.micro_batch_size is not None and self.micro_batch_units is not None:
             raise InputError("micro_batch_size and micro_batch_units: expected only one of them")
+        if self.in_pairs and self.micro_batch_size == 1:
+            raise InputError(
+                "micro_batch_size is 1, and the task mixes samples in pairs: expected at least 2"
+            )
 
     @classmethod
     def of_process(
@@ -54,13 +61,17 @@ class RankShare:
         return cls(ranks.rank(), ranks.world_size(), micro_batch_size, micro_batch_units)
 
     def for_task(self, task: "Task | None") -> "RankShare":
-        """Return the share with the default of a task whose samples differ in length."""
-        has_limit = self.micro_batch_size is not None or self.micro_batch_units is not None
-        if has_limit or task is None:
+        """Return the share of a task that mixes samples, or with the default of one whose samples
+        differ in length.
+        """
+        if task is None:
             return self
-        from trainers.task import HasCountedUnits  # imports torch, which plans do without
+        from trainers.task import HasCountedUnits, mixes  # imports torch, which plans do without
 
-        if not isinstance(task, HasCountedUnits):
+        if mixes(task):
+            return replace(self, in_pairs=True)
+        has_limit = self.micro_batch_size is not None or self.micro_batch_units is not None
+        if has_limit or not isinstance(task, HasCountedUnits):
             return self
         return replace(self, micro_batch_units=DEFAULT_MICRO_BATCH_UNITS)
 
@@ -69,19 +80,27 @@ class RankShare:
 
         With `micro_batch_units` it is one, which is divided once its samples are prepared.
         """
-        size = -(-batch_size // self.world_size)
-        return -(-size // min(self.micro_batch_size or size, size))
+        width = 1 + self.in_pairs
+        size = -(-batch_size // width // self.world_size)
+        most = max((self.micro_batch_size or batch_size) // width, 1)
+        return -(-size // min(most, size))
 
     def of_batch(self, ids: Ids, *, batch_size: int) -> list[Ids]:
         """Return the rank's micro-batches of a global batch; of a short batch some may be empty.
 
         Each rank takes neighbours in the index, so that few ranks read the same row group. Within
-        the share, the order of the batch stays.
+        the share, the order of the batch stays. In pairs, the first of each pair decides.
         """
+        width = 1 + self.in_pairs
+        numbers = np.arange(-(-len(ids) // width))
         if self.world_size > 1:
-            positions = np.array_split(np.argsort(ids), self.world_size)[self.rank]
-            ids = ids[np.sort(positions)]
-        return np.array_split(ids, self.num_micro_batches(batch_size))
+            chosen = np.array_split(np.argsort(ids[::width]), self.world_size)[self.rank]
+            numbers = np.sort(chosen)
+        parts = np.array_split(numbers, self.num_micro_batches(batch_size))
+        if width == 1:
+            return [ids[part] for part in parts]
+        pairs = [(part[:, None] * width + np.arange(width)).ravel() for part in parts]
+        return [ids[part[part < len(ids)]] for part in pairs]
 
     def num_samples(self, order: Order) -> int:
         """Count the samples of the rank in all epochs of `order`."""

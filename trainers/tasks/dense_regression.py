@@ -6,8 +6,7 @@ The loss of a sample is the mean over its valid pixels. Works with every model o
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,19 +15,19 @@ from torch.nn import functional
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import model_store
+from trainers.inputs.augmentation import Augmentation
 from trainers.inputs.images import decode_map
 from trainers.inputs.pixels import (
+    OneImage,
     PerChannel,
-    Pixels,
-    crop_and_flip,
-    image_and_map,
+    Resize,
     per_channel,
     units_of,
 )
 from trainers.scoring import functional_gradient
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
-from trainers.task import Batch, Item, Models
+from trainers.task import NEWER, Batch, Item, Models
 
 _LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "l1": lambda error: error.abs(),
@@ -45,7 +44,7 @@ _SLOPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @dataclass(frozen=True)
-class DenseRegression:
+class DenseRegression(OneImage):
     """Settings of the task.
 
     `image` and `target` are columns: the target is an image of one channel as large as the image,
@@ -67,13 +66,15 @@ class DenseRegression:
     std: PerChannel = 0.5
     processor: str | None = None
     backend: str = "pil"
-    augment: bool = False
+    resize: Resize = field(default="stretch", metadata=NEWER)
+    augment: bool | Augmentation = False
     flip: bool = False
+    transform: str | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
         object.__setattr__(self, "std", per_channel(self.std))
-        assert self._pixels
+        self._pixels.check_unmixed()
         if self.loss not in _LOSSES:
             raise InputError(f"loss is {self.loss!r}: expected one of {', '.join(_LOSSES)}")
         if not math.isfinite(self.scale) or self.scale == 0:
@@ -82,11 +83,6 @@ class DenseRegression:
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.target, *([self.valid] if self.valid is not None else []))
-
-    @property
-    def draws(self) -> bool:
-        """Whether `prepare` draws random numbers: for augmentation only."""
-        return self.augment
 
     def check(self) -> None:
         """Check the image processor.
@@ -105,14 +101,13 @@ class DenseRegression:
         """Return `pixels` [channels, height, width] and `targets` float32[height, width], NaN where
         invalid.
         """
-        pixels, numbers = image_and_map(
-            sample[self.image], self._valid_numbers(sample), pixels=self._pixels
+        pixels, numbers = self._pixels.prepare_with_map(
+            sample[self.image],
+            self._valid_numbers(sample),
+            fill=math.nan,
+            generator=generator,
         )
         targets = numbers * self.scale
-        if self.augment and generator is not None:
-            pixels, targets = crop_and_flip(
-                (pixels, 0.0), (targets, math.nan), flip=self.flip, generator=generator
-            )
         if bool(targets.isnan().all()):
             raise SampleError("no pixel of the target is valid", status="empty")
         return {"pixels": pixels, "targets": targets, "num_units": units_of(pixels)}
@@ -125,19 +120,6 @@ class DenseRegression:
             "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
             "targets": torch.stack([item["targets"] for item in items]),
         }
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.image,)
-
-    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
-        """Return the `pixels` of each image, or the error that says why it cannot be read."""
-        return self._pixels.items_of([sample[self.image] for sample in samples])
-
-    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
-        """Return `pixel_values`, and one unit per image."""
-        pixels = self._pixels.stack([item["pixels"] for item in items])
-        return {"pixel_values": pixels}, torch.ones(len(items), dtype=torch.int64)
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
@@ -205,12 +187,6 @@ class DenseRegression:
                 )
             valid &= mask != 0
         return torch.where(valid, numbers, math.nan)
-
-    @cached_property
-    def _pixels(self) -> Pixels:
-        return Pixels(
-            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
-        )
 
 
 def _errors(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,9 +17,10 @@ from attent_select.errors import InputError
 from catalogs.shard_format import Sample
 from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
+from trainers.inputs.augmentation import Augmentation
 from trainers.inputs.draws import draw_key, normals, uniforms
 from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel, units_of
+from trainers.inputs.pixels import PerChannel, Pixels, Resize, per_channel, units_of
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import NEWER, Batch, Item, Models
@@ -48,15 +49,17 @@ class Diffusion:
     num_channels: int = 3
     mean: PerChannel = 0.5
     std: PerChannel = 0.5
-    augment: bool = False
+    resize: Resize = field(default="stretch", metadata=NEWER)
+    augment: bool | Augmentation = False
     flip: bool = False
+    transform: str | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
         object.__setattr__(self, "std", per_channel(self.std))
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
-        assert self._pixels
+        self._pixels.check_unmixed()
         assert self._classes
         if self.schedule not in ("linear", "cosine"):
             raise InputError(f"schedule is {self.schedule!r}: expected linear or cosine")
@@ -69,6 +72,14 @@ class Diffusion:
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.image, *([self.label] if self.label is not None else []))
+
+    def check(self) -> None:
+        """Check what augmentation needs.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        self._pixels.check()
 
     def models(self, settings: dict[str, Any]) -> Models:
         """Return the store for models of type `dit`."""
@@ -84,10 +95,10 @@ class Diffusion:
         """
         label = 0 if self.label is None else self._classes.number_of(sample[self.label])
         image = open_image(sample[self.image], num_channels=self.num_channels)
-        pixels = self._pixels.prepare(image)
-        key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
-        if self.augment and generator is not None:
-            (pixels,) = crop_and_flip((pixels, 0.0), flip=self.flip, generator=generator)
+        key = None if generator is None else draw_key(seed=self.seed, generator=generator)
+        (pixels,), _ = self._pixels.prepare([image], generator=generator)
+        if key is None:
+            key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=None)
         passes = self.score_timesteps if generator is None else 1
         return {
             "pixels": pixels,
@@ -191,4 +202,4 @@ class Diffusion:
 
     @cached_property
     def _pixels(self) -> Pixels:
-        return Pixels(self.image_size, self.num_channels, self.mean, self.std, None, "pil")
+        return Pixels.of(self)

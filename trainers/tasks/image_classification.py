@@ -16,8 +16,9 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
+from trainers.inputs.augmentation import Augmentation, mix_pairs
 from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel
+from trainers.inputs.pixels import OneImage, PerChannel, Resize, per_channel
 from trainers.scoring import functional_gradient, patches
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
@@ -27,7 +28,7 @@ _IGNORED = -100
 
 
 @dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(OneImage):
     """Settings of the task.
 
     `image` and `label` are columns. `classes` are the names of the classes 0, 1, …; a new run takes
@@ -45,8 +46,10 @@ class ImageClassification:
     std: PerChannel = 0.5
     processor: str | None = None
     backend: str = "pil"
-    augment: bool = False
+    resize: Resize = field(default="stretch", metadata=NEWER)
+    augment: bool | Augmentation = False
     flip: bool = False
+    transform: str | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
         # YAML and JSON have lists; a frozen value needs a tuple.
@@ -60,11 +63,6 @@ class ImageClassification:
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.label)
-
-    @property
-    def draws(self) -> bool:
-        """Whether `prepare` draws random numbers: for augmentation only."""
-        return self.augment
 
     def check(self) -> None:
         """Check the image processor.
@@ -83,38 +81,54 @@ class ImageClassification:
         """Return `pixels` [channels, height, width] and `label`; an image costs one unit."""
         label = self._classes.number_of(sample[self.label])
         image = open_image(sample[self.image], num_channels=self.num_channels)
-        pixels = self._pixels.prepare(image)
-        if self.augment and generator is not None:
-            (pixels,) = crop_and_flip((pixels, 0.0), flip=self.flip, generator=generator)
+        (pixels,), _ = self._pixels.prepare([image], generator=generator)
         return {"pixels": pixels, "label": label, "num_units": 1}
 
-    def collate(self, items: Sequence[Item]) -> Batch:
-        """Return `pixel_values` float32[batch, channels, height, width], `labels` int64[batch]."""
-        return {
-            "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
-            "labels": torch.tensor([item["label"] for item in items], dtype=torch.int64),
-        }
-
     @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.image,)
+    def mixes(self) -> bool:
+        """Whether samples are mixed in pairs in training (mixup, CutMix)."""
+        return isinstance(self.augment, Augmentation) and self.augment.mixes
 
-    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
-        """Return the `pixels` of each image, or the error that says why it cannot be read."""
-        return self._pixels.items_of([sample[self.image] for sample in samples])
+    def mix(
+        self, items: Sequence[Item | SampleError], generators: Iterable[torch.Generator]
+    ) -> list[Item | SampleError]:
+        """Return the items, each mixed with its partner, see `mix_pairs`."""
+        assert isinstance(self.augment, Augmentation)
+        return mix_pairs(items, generators, how=self.augment)
 
-    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
-        """Return `pixel_values`, and one unit per image."""
-        pixels = self._pixels.stack([item["pixels"] for item in items])
-        return {"pixel_values": pixels}, torch.ones(len(items), dtype=torch.int64)
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Return `pixel_values` float32[batch, channels, height, width], `labels` int64[batch].
+
+        Of mixed samples also `shares` float32[batch], `other_labels` int64[batch], and `is_mixed`
+        bool[batch].
+        """
+        labels = [item["label"] for item in items]
+        batch = {
+            "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+        }
+        if not any("share" in item for item in items):
+            return batch
+        shares = torch.tensor([item.get("share", 1.0) for item in items])
+        others = [item.get("other_label", item["label"]) for item in items]
+        other_labels = torch.tensor(others, dtype=torch.int64)
+        return batch | {"shares": shares, "other_labels": other_labels, "is_mixed": shares < 1.0}
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cross-entropy float32[batch] in nats, and units int64[batch]: 1, or 0 for a label
         that the model lacks.
+
+        The loss of a sample with the share λ in its mixture is λ·ℓ(its label) + (1 − λ)·ℓ(its
+        partner's label), the second of which is 0 for a label that the model lacks.
         """
-        return _cross_entropy(*self.class_logits(model, batch))
+        logits, targets = self.class_logits(model, batch)
+        losses, known = _cross_entropy(logits, targets)
+        if "shares" not in batch:
+            return losses, known
+        others, _ = _cross_entropy(logits, _known_labels(batch["other_labels"], logits))
+        return (batch["shares"] * losses + (1.0 - batch["shares"]) * others) * known, known
 
     def on_share(self, model: torch.nn.Module, *, share: float) -> AbstractContextManager[None]:
         """Return a context in which the model takes a share of the patches of each image."""
@@ -134,9 +148,7 @@ class ImageClassification:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits float[batch, classes], and the labels, -100 for one outside the head."""
         logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
-        labels = batch["labels"]
-        # Masked, because on a GPU such a label fails an assertion, which ends the process.
-        return logits, labels.masked_fill(labels >= logits.shape[1], _IGNORED)
+        return logits, _known_labels(batch["labels"], logits)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the logit of the image's class, float[batch]."""
@@ -166,11 +178,11 @@ class ImageClassification:
     def _classes(self) -> Classes:
         return Classes(self.label, self.classes)
 
-    @cached_property
-    def _pixels(self) -> Pixels:
-        return Pixels(
-            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
-        )
+
+def _known_labels(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return the labels, -100 for one outside the head."""
+    # Masked, because on a GPU such a label fails an assertion, which ends the process.
+    return labels.masked_fill(labels >= logits.shape[1], _IGNORED)
 
 
 def _cross_entropy(

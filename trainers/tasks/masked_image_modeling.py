@@ -7,7 +7,7 @@ is scored, so that a score is reproducible, and from (seed, epoch, sample) in tr
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +16,13 @@ import torch
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import model_store
+from trainers.inputs.augmentation import Augmentation
 from trainers.inputs.draws import draw_key, uniforms
 from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, crop_and_flip, per_channel, units_of
+from trainers.inputs.pixels import PerChannel, Pixels, Resize, per_channel, units_of
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
-from trainers.task import Batch, Item, Models
+from trainers.task import NEWER, Batch, Item, Models
 
 _MASK = 1
 
@@ -43,8 +44,10 @@ class MaskedImageModeling:
     std: PerChannel = 0.5
     processor: str | None = None
     backend: str = "pil"
-    augment: bool = False
+    resize: Resize = field(default="stretch", metadata=NEWER)
+    augment: bool | Augmentation = False
     flip: bool = False
+    transform: str | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
@@ -53,7 +56,7 @@ class MaskedImageModeling:
             object.__setattr__(self, "image", tuple(self.image))
         if not self.columns:
             raise InputError("image is an empty list: expected at least one column")
-        assert self._pixels
+        self._pixels.check_unmixed()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -87,10 +90,10 @@ class MaskedImageModeling:
             raise SampleError(
                 f"{' and '.join(self.columns)} have different sizes", status="unreadable"
             )
-        pixels = torch.cat([self._pixels.prepare(image) for image in images])
-        key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=generator)
-        if self.augment and generator is not None:
-            (pixels,) = crop_and_flip((pixels, 0.0), flip=self.flip, generator=generator)
+        key = None if generator is None else draw_key(seed=self.seed, generator=generator)
+        pixels = torch.cat(self._pixels.prepare(images, generator=generator)[0])
+        if key is None:
+            key = draw_key(pixels.numpy().tobytes(), seed=self.seed, generator=None)
         return {
             "pixels": pixels,
             "key": key,
@@ -158,6 +161,4 @@ class MaskedImageModeling:
 
     @cached_property
     def _pixels(self) -> Pixels:
-        return Pixels(
-            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
-        )
+        return Pixels.of(self)

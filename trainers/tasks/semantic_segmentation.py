@@ -4,8 +4,7 @@ Works with every model of `AutoModelForSemanticSegmentation` (SegFormer, UperNet
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,25 +13,25 @@ from torch.nn import functional
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import model_store
+from trainers.inputs.augmentation import Augmentation
 from trainers.inputs.images import decode_map
 from trainers.inputs.pixels import (
+    OneImage,
     PerChannel,
-    Pixels,
-    crop_and_flip,
-    image_and_map,
+    Resize,
     per_channel,
     units_of,
 )
 from trainers.scoring import functional_gradient
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
-from trainers.task import Batch, Item, Models
+from trainers.task import NEWER, Batch, Item, Models
 
 _IGNORED = -100
 
 
 @dataclass(frozen=True)
-class SemanticSegmentation:
+class SemanticSegmentation(OneImage):
     """Settings of the task.
 
     `image` and `mask` are columns: the mask is an image of class numbers, as large as the image.
@@ -51,22 +50,19 @@ class SemanticSegmentation:
     std: PerChannel = 0.5
     processor: str | None = None
     backend: str = "pil"
-    augment: bool = False
+    resize: Resize = field(default="stretch", metadata=NEWER)
+    augment: bool | Augmentation = False
     flip: bool = False
+    transform: str | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
         object.__setattr__(self, "std", per_channel(self.std))
-        assert self._pixels
+        self._pixels.check_unmixed()
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (self.image, self.mask)
-
-    @property
-    def draws(self) -> bool:
-        """Whether `prepare` draws random numbers: for augmentation only."""
-        return self.augment
 
     def check(self) -> None:
         """Check the image processor.
@@ -85,14 +81,13 @@ class SemanticSegmentation:
         """Return `pixels` [channels, height, width] and `labels` int64[height, width], -100 where
         not counted.
         """
-        pixels, numbers = image_and_map(
-            sample[self.image], decode_map(sample[self.mask]), pixels=self._pixels
+        pixels, numbers = self._pixels.prepare_with_map(
+            sample[self.image],
+            decode_map(sample[self.mask]),
+            fill=self.ignore_index,
+            generator=generator,
         )
         labels = self._labels(numbers)
-        if self.augment and generator is not None:
-            pixels, labels = crop_and_flip(
-                (pixels, 0.0), (labels, _IGNORED), flip=self.flip, generator=generator
-            )
         if not bool((labels != _IGNORED).any()):
             raise SampleError("no pixel of the mask counts", status="empty")
         return {"pixels": pixels, "labels": labels, "num_units": units_of(pixels)}
@@ -105,19 +100,6 @@ class SemanticSegmentation:
             "pixel_values": self._pixels.stack([item["pixels"] for item in items]),
             "labels": torch.stack([item["labels"] for item in items]),
         }
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.image,)
-
-    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
-        """Return the `pixels` of each image, or the error that says why it cannot be read."""
-        return self._pixels.items_of([sample[self.image] for sample in samples])
-
-    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
-        """Return `pixel_values`, and one unit per image."""
-        pixels = self._pixels.stack([item["pixels"] for item in items])
-        return {"pixel_values": pixels}, torch.ones(len(items), dtype=torch.int64)
 
     def per_sample_loss(
         self, model: torch.nn.Module, batch: Batch
@@ -182,12 +164,6 @@ class SemanticSegmentation:
             ignored |= labels == 0
             labels = labels - 1
         return labels.masked_fill(ignored, _IGNORED)
-
-    @cached_property
-    def _pixels(self) -> Pixels:
-        return Pixels(
-            self.image_size, self.num_channels, self.mean, self.std, self.processor, self.backend
-        )
 
 
 def _logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

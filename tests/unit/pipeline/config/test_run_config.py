@@ -117,6 +117,21 @@ PROBLEMS = [
     ("selection.reference", "yes", "selection.reference: expected true or false, found 'yes'"),
     ("selection.explore", True, "selection.explore: expected a number, found True"),
     ("task.image_size", "8", "task.image_size: expected a whole number, found '8'"),
+    ("task.resize", "squash", "task.resize: expected 'stretch', 'crop' or 'pad', found 'squash'"),
+    ("task.transform", "nowhere.shift", "task: cannot load nowhere.shift: ModuleNotFoundError"),
+    ("task.augment", "yes", "task.augment: expected true or false, found 'yes'"),
+    ("task.augment", {"flip": 2}, "task.augment.flip is 2.0: expected a probability, 0 to 1"),
+    ("task.augment", {"flipp": 1}, "task.augment.flipp: unknown key, did you mean 'flip'?"),
+    (
+        "task.augment",
+        {"random_resized_crop": {"scale": [0.5, 0.1]}},
+        "task.augment.random_resized_crop.scale is [0.5, 0.1]: expected two numbers in (0, 1]",
+    ),
+    (
+        "task.augment",
+        {"rand_augment": {"magnitude": 31}},
+        "task.augment.rand_augment.magnitude is 31.0: expected 0 to 30",
+    ),
     ("training.batch_size", "8", "training.batch_size: expected a whole number, found '8'"),
     ("scoring.span_samples", "8", "scoring.span_samples: expected a whole number, found '8'"),
     ("model.config.model_type", "nope", "model.config: the model cannot be built: "),
@@ -364,6 +379,31 @@ def test_columns_written_by_scoring_need_rounds_that_score(
     values["schedule"] = {"epochs": 3, "warmup_epochs": 1, "rescore": {"kind": "observed"}}
     with pytest.raises(InputError, match=rf"scoring.{next(iter(column))}: .*nothing is scored"):
         run_config.parse(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "schedule.rescore",
+            {"kind": "observed"},
+            "task.augment: losses of mixed samples .*observed",
+        ),
+        (
+            "training.micro_batch_size",
+            1,
+            "micro_batch_size is 1, and the task mixes samples in pai",
+        ),
+    ],
+)
+def test_samples_can_be_mixed_if_their_losses_are_not_needed(
+    values: dict[str, Any], key: str, value: Any, message: str
+) -> None:
+    values["task"]["augment"] = {"mixup": 0.2}
+    values["schedule"] = {"epochs": 3, "warmup_epochs": 1}
+    assert run_config.parse(values).task.task.mixes
+    with pytest.raises(InputError, match=message):
+        run_config.parse(replaced(values, key, value))
 
 
 def test_a_run_may_be_resumed_on_another_cluster(values: dict[str, Any]) -> None:

@@ -29,6 +29,9 @@ Path({mark!r}).write_text("executed")
 CODE: list[tuple[str, Any]] = [
     ("task.name", "trap.ImageClassification"),
     ("selection.strategy", "trap.Uniform"),
+    ("task.transform", "trap.transform"),
+    ("task.transform", "trap:transform"),
+    ("annotations.relevance.task.transform", "trap.transform"),
     ("annotations.relevance.kind", "trap.Uniform"),
     ("annotations.relevance.task", "trap.ImageClassification"),
     ("annotations.relevance.task.name", "trap.ImageClassification"),

@@ -114,6 +114,23 @@ def test_the_ranks_shares_are_the_global_batches_and_of_equal_size(
         assert max(len(part) for part in chain(*taken)) <= (micro_batch_size or order.batch_size)
 
 
+@given(orders(), WORLD_SIZES, st.none() | st.integers(2, 5))
+def test_the_same_pairs_stay_together_for_any_number_of_ranks_and_micro_batches(
+    order: Order, world_size: int, micro_batch_size: int | None
+) -> None:
+    shares = [
+        RankShare(rank, world_size, micro_batch_size, in_pairs=True) for rank in range(world_size)
+    ]
+    for _, ids in order.steps():
+        parts = [
+            part for share in shares for part in share.of_batch(ids, batch_size=order.batch_size)
+        ]
+        pairs = [tuple(part[k : k + 2]) for part in parts for k in range(0, len(part), 2)]
+        assert sorted(pairs) == sorted(tuple(ids[k : k + 2]) for k in range(0, len(ids), 2))
+        assert max(map(len, parts)) <= (micro_batch_size or order.batch_size)
+        assert len(parts) == world_size * shares[0].num_micro_batches(order.batch_size)
+
+
 @given(orders(), WORLD_SIZES, st.data())
 def test_what_a_rank_reads_of_the_blocks_is_what_it_trains_on(
     order: Order, world_size: int, data: st.DataObject
