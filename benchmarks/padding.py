@@ -261,20 +261,25 @@ def run_arm(arm: str, folder: Path, max_length: int) -> dict[str, float]:
     return collator(folder, max_length) if arm == "collator" else sft(arm, folder, max_length)
 
 
-def measure(arm: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float] | None:
-    """Run an arm in separate processes, and return the figures of the median one."""
-    runs = [_run_once(arm, folder, arguments) for _ in range(arguments.repeats)]
-    finished = [figures for figures in runs if figures is not None]
-    finished.sort(key=lambda figures: figures["microseconds_per_token"])
-    if not finished:
-        return None
-    figures = finished[len(finished) // 2]
-    print(
-        f"  {arm:<10} {figures['microseconds_per_token']:7.1f} µs per token, "
-        f"padding {figures['padding']:.1%}",
-        flush=True,
-    )
-    return figures
+def measure(arms: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run all arms in turns, each in a process of its own, and return the median run of each."""
+    runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    for _ in range(arguments.repeats):
+        for arm in arms:
+            if (figures := _run_once(arm, folder, arguments)) is not None:
+                runs[arm].append(figures)
+                print(
+                    f"  {arm:<10} {figures['microseconds_per_token']:7.1f} µs per token, "
+                    f"padding {figures['padding']:.1%}",
+                    flush=True,
+                )
+    return {arm: _median(figures) for arm, figures in runs.items() if figures}
+
+
+def _median(runs: list[dict[str, float]]) -> dict[str, Any]:
+    runs = sorted(runs, key=lambda figures: figures["microseconds_per_token"])
+    each = [round(figures["microseconds_per_token"], 1) for figures in runs]
+    return {**runs[len(runs) // 2], "microseconds_per_token_of_each_run": each}
 
 
 def _run_once(arm: str, folder: Path, arguments: argparse.Namespace) -> dict[str, float] | None:
@@ -296,7 +301,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=480)
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--quick", action="store_true", help="32 texts of at most 128 tokens")
-    parser.add_argument("--repeats", type=int, default=1, help="of each arm; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="turns of all arms; the median counts"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--name", default="padding", help="of the results file")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
@@ -319,12 +326,10 @@ def main() -> None:
             prepare(Path(temporary), texts_of(arguments.data, name, arguments.samples))
             of_data = results.setdefault(name, {"arms": {}})
             of_data |= {"samples": arguments.samples, "max_length": arguments.max_length}
-            for arm in arms:
-                if (figures := measure(arm, Path(temporary), arguments)) is not None:
-                    of_data["arms"][arm] = figures
-                results["machine"] = machine.describe()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(results, indent=1) + "\n")
+            of_data["arms"] |= measure(arms, Path(temporary), arguments)
+        results["machine"] = machine.describe()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Each turn prepares the same texts, 64 at a time in one thread, in four ways:
 
     bare       encode_batch_fast of the tokenizer alone: no labels, no begin and end token
     text       the task with `text`: every token counts, so that no offsets are needed
-    response   the task with a prompt and a response, whose tokens are found by offsets
+    response   the task with a prompt and a response, whose tokens are located in the text
     offsets    encode_batch of the tokenizer alone: what offsets cost
 
 Processor seconds of the process; the median turn counts. Writes JSON to benchmarks/results/.

@@ -5,13 +5,14 @@ of two pieces to one token.
 """
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from attent_select.errors import SampleError
 from trainers.hf import Span
+from trainers.inputs.tokenising.byte_level import TokenBytes, token_bytes
+from trainers.inputs.tokenising.offsets import counted_by_offsets
 from trainers.scoring.token_loss import IGNORED
 from trainers.task import Item
 
@@ -42,39 +43,81 @@ def check_text(text: str) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of a text, and the positions (first, end) of those that count."""
+
+    ids: list[int]
+    counted: Sequence[Span]
+
+    @property
+    def labels(self) -> list[int]:
+        """Label of each token (-100: does not count)."""
+        labels = [IGNORED] * len(self.ids)
+        for start, stop in self.counted:
+            labels[start:stop] = self.ids[start:stop]
+        return labels
+
+    def has_counted(self, *, first: int = 0) -> bool:
+        """Whether a token at position `first` or later counts."""
+        last = len(self.ids)
+        return any(min(stop, last) > max(start, first) for start, stop in self.counted)
+
+    def with_ends(self, start: int | None, end: int | None) -> "Tokens":
+        """Return the tokens with a begin and an end token, which counts, unless they have them."""
+        ids, counted = self.ids, self.counted
+        if start is not None and ids[0] != start:
+            ids, counted = [start, *ids], [(first + 1, last + 1) for first, last in counted]
+        if end is not None and (ids[-1] != end or len(ids) == 1):
+            ids, counted = [*ids, end], [*counted, (len(ids), len(ids) + 1)]
+        return Tokens(ids, counted)
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return the tokens of one text, without special tokens.
 
     Raises:
         SampleError: the text is not valid Unicode.
     """
-    ((ids, _),) = encode_all(tokenizer, [Text(check_text(text))])
-    return ids
+    (encoded,) = encode_all(tokenizer, [Text(check_text(text))])
+    return encoded.ids
 
 
-def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[tuple[list[int], list[int]]]:
-    """Return the tokens of each text, and its labels (-100: does not count).
+def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[Tokens]:
+    """Return the tokens of each text.
 
     A token counts if any of its characters does. The tokens are those of the tokenizer itself for
     the whole text; special tokens are neither added nor removed.
     """
     # The backend, because the tokenizer itself changes shared state without a lock.
     backend = tokenizer.backend_tokenizer
-    whole = [entry.text for entry in texts if entry.counted is None]
-    partly = [entry.text for entry in texts if entry.counted is not None]
-    # Without offsets where no token needs them, which is faster.
-    without_offsets = iter(backend.encode_batch_fast(whole, add_special_tokens=False))
-    with_offsets = iter(backend.encode_batch(partly, add_special_tokens=False))
-    encoded = []
-    for entry in texts:
-        if entry.counted is None:
-            ids: list[int] = next(without_offsets).ids
-            encoded.append((ids, list(ids)))
-        else:
-            encoding = next(with_offsets)
-            labels = _labels(encoding, entry.counted, num_characters=len(entry.text))
-            encoded.append((encoding.ids, labels))
-    return encoded
+    place = token_bytes(tokenizer)
+    # Without offsets where they are not needed, which is faster.
+    fast = [entry.counted is None or place is not None for entry in texts]
+    chosen = [entry.text for entry, is_fast in zip(texts, fast, strict=True) if is_fast]
+    encodings = iter(backend.encode_batch_fast(chosen, add_special_tokens=False))
+    tokens = [
+        _without_offsets(entry, next(encodings).ids, place) if is_fast else None
+        for entry, is_fast in zip(texts, fast, strict=True)
+    ]
+    missing = [entry for entry, found in zip(texts, tokens, strict=True) if found is None]
+    encodings = backend.encode_batch([entry.text for entry in missing], add_special_tokens=False)
+    by_offsets = map(_by_offsets, missing, encodings)
+    return [next(by_offsets) if found is None else found for found in tokens]
+
+
+def _without_offsets(entry: Text, ids: list[int], place: TokenBytes | None) -> Tokens | None:
+    if entry.counted is None:
+        return Tokens(ids, [(0, len(ids))])
+    assert place is not None
+    counted = place.counted(entry.text, ids, entry.counted)
+    return None if counted is None else Tokens(ids, counted)
+
+
+def _by_offsets(entry: Text, encoding: Any) -> Tokens:
+    assert entry.counted is not None
+    counted = counted_by_offsets(encoding, entry.counted, num_characters=len(entry.text))
+    return Tokens(encoding.ids, counted)
 
 
 def text_or_error(make: Callable[[], Text]) -> Text | SampleError:
@@ -100,10 +143,10 @@ def items_of(
         if isinstance(text, SampleError):
             items.append(text)
             continue
-        ids, labels = next(encoded)
+        of_text = next(encoded)
         try:
             items.append(
-                item_of(text, ids, labels, ends=ends, max_length=max_length, truncate=truncate)
+                item_of(text, of_text, ends=ends, max_length=max_length, truncate=truncate)
             )
         except SampleError as error:
             items.append(error)
@@ -112,8 +155,7 @@ def items_of(
 
 def item_of(
     text: Text,
-    ids: list[int],
-    labels: list[int],
+    tokens: Tokens,
     *,
     ends: tuple[int | None, int | None],
     max_length: int,
@@ -127,16 +169,14 @@ def item_of(
     Raises:
         SampleError: no token that counts is left, or the text is too long and not to be truncated.
     """
-    if labels.count(IGNORED) == len(labels):
+    if not tokens.has_counted():
         raise SampleError("no token counts", status="empty")
-    start, end = ends
-    if not text.has_ends and start is not None and ids[0] != start:
-        ids, labels = [start, *ids], [IGNORED, *labels]
-    if not text.has_ends and end is not None and (ids[-1] != end or len(ids) == 1):
-        ids, labels = [*ids, end], [*labels, end]
-    truncated = len(ids) > max_length
-    ids, labels = ids[:max_length], labels[:max_length]
-    if labels[1:].count(IGNORED) == len(labels) - 1:
+    if not text.has_ends:
+        tokens = tokens.with_ends(*ends)
+    truncated = len(tokens.ids) > max_length
+    tokens = Tokens(tokens.ids[:max_length], tokens.counted)
+    # The first token has no context to be predicted from.
+    if not tokens.has_counted(first=1):
         raise SampleError(
             f"none of the first {max_length} tokens counts"
             if truncated
@@ -145,7 +185,12 @@ def item_of(
         )
     if truncated and not truncate:
         raise SampleError(f"more than {max_length} tokens", status="too_long")
-    return {"input_ids": ids, "labels": labels, "truncated": truncated, "num_units": len(ids)}
+    return {
+        "input_ids": tokens.ids,
+        "labels": tokens.labels,
+        "truncated": truncated,
+        "num_units": len(tokens.ids),
+    }
 
 
 def first_share(item: Item, *, share: float) -> Item:
@@ -163,40 +208,3 @@ def first_share(item: Item, *, share: float) -> Item:
         "num_units": end,
         "num_counted": len(counted),
     }
-
-
-def _labels(encoding: Any, counted: Sequence[Span], *, num_characters: int) -> list[int]:
-    """Return the label of each token from the characters that it was made of.
-
-    Tokens are in the order of their characters, so that a few of them are looked up instead of the
-    offsets of all.
-    """
-    ids: list[int] = encoding.ids
-    labels = [IGNORED] * len(ids)
-    offsets = _Offsets(encoding)
-    for first, end in counted:
-        start = bisect_right(range(len(ids)), first, key=offsets.end)
-        stop = len(ids)
-        if end < num_characters:
-            stop = bisect_left(range(len(ids)), end, lo=start, key=offsets.start)
-            # Some tokenizers leave the spaces out of a token's characters; of spaces none are left.
-            while stop < len(ids) and offsets.is_empty(stop) and offsets.end(stop - 1) < end:
-                stop += 1
-        labels[start:stop] = ids[start:stop]
-    return labels
-
-
-@dataclass(frozen=True)
-class _Offsets:
-    """Where the characters of a token begin and end; special tokens have none."""
-
-    encoding: Any
-
-    def start(self, token: int) -> int:
-        return int((self.encoding.token_to_chars(token) or (0, 0))[0])
-
-    def end(self, token: int) -> int:
-        return int((self.encoding.token_to_chars(token) or (0, 0))[1])
-
-    def is_empty(self, token: int) -> bool:
-        return self.start(token) == self.end(token)

@@ -123,8 +123,7 @@ class ImageText:
             )
         item = tokens.item_of(
             tokens.Text(prompt + response, has_ends=True),
-            ids,
-            [IGNORED] * (len(ids) - len(answer)) + answer,
+            tokens.Tokens(ids, [(len(ids) - len(answer), len(ids))]),
             ends=(None, None),
             max_length=self.max_length,
             truncate=True,
@@ -138,8 +137,8 @@ class ImageText:
         """
         span = (len(prompt), len(prompt) + len(response))
         text = tokens.Text(prompt + response, (span,))
-        ((_, labels),) = tokens.encode_all(self._processor.tokenizer, [text])
-        return [label for label in labels if label != IGNORED]
+        (encoded,) = tokens.encode_all(self._processor.tokenizer, [text])
+        return [label for label in encoded.labels if label != IGNORED]
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Collate as `causal_lm` does; concatenate the processor's other outputs."""

@@ -1,0 +1,1 @@
+"""Which tokens of a text count, from where in the text their characters are."""
