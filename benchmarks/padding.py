@@ -262,7 +262,7 @@ def run_arm(arm: str, folder: Path, max_length: int) -> dict[str, float]:
 
 
 def measure(arms: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run all arms in turns, each in a process of its own, and return the median run of each."""
+    """Run all arms in turns, each in a separate process, and return the median run of each."""
     runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for _ in range(arguments.repeats):
         for arm in arms:

@@ -97,10 +97,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def takes_text(folder: Path, template: str) -> bool:
+    """Whether the template renders content that is text, and not only parts."""
+    rendered = of_trl(folder, template, SINGLE)
+    return rendered is not None and "hello" in decoded(folder, rendered["input_ids"])
+
+
+def decoded(folder: Path, ids: list[int]) -> str:
+    return str(load_tokenizer(str(folder)).decode(ids))
+
+
 def conversations_for(folder: Path, template: str) -> dict[str, Messages]:
     """Return the conversations, with parts as content for templates that lose content as text."""
-    rendered = of_trl(folder, template, SINGLE)
-    if rendered and "hello" in load_tokenizer(str(folder)).decode(rendered["input_ids"]):
+    if takes_text(folder, template):
         return CONVERSATIONS
     return {name: [with_parts(m) for m in messages] for name, messages in CONVERSATIONS.items()}
 
@@ -174,6 +183,26 @@ def test_a_chat_is_accepted_without_markers_and_has_the_same_tokens(
             assert any(label != IGNORED for label in item["labels"]), name
             compared += 1
     assert compared >= 3
+
+
+@pytest.mark.parametrize("path", TEMPLATES.values(), ids=TEMPLATES)
+def test_content_as_text_and_as_parts_has_the_same_tokens(folder: Path, path: Path) -> None:
+    template = path.read_text(encoding="utf-8")
+    as_text = prepare(folder, template, MULTI)
+    as_parts = prepare(folder, template, [with_parts(message) for message in MULTI])
+    text = decoded(folder, as_parts["input_ids"])
+    assert "how are you" in text
+    assert "'text'" not in text
+    assert as_text["input_ids"] == as_parts["input_ids"]
+    assert as_text["labels"] == as_parts["labels"]
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma"])
+def test_a_picture_is_refused_by_templates_that_take_only_text(folder: Path, name: str) -> None:
+    template = TEMPLATES[name].read_text(encoding="utf-8")
+    picture = {"role": "user", "content": [{"type": "text", "text": "what"}, {"type": "image"}]}
+    with pytest.raises(SampleError, match=r"part of type image, .* takes only text"):
+        prepare(folder, template, [picture, SINGLE[1]])
 
 
 @pytest.mark.parametrize("path", MODELS.values(), ids=MODELS)

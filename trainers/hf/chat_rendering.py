@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, Final, Literal
 
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import (
@@ -17,6 +18,9 @@ from attent_select.errors import InputError, SampleError
 Span = tuple[int, int]
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Content of the message with which a template is tried; no template contains it.
+_PROBE: Final = "\ue0a7probe\ue0a7"
+_SPECIAL_TOKENS: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # transformers stores the characters between the markers in the compiled template, for all threads.
 _marker_lock = Lock()
 
@@ -66,12 +70,17 @@ def render_chat(
 ) -> tuple[str, list[Span]]:
     """Return the text of a chat, and the characters that the template marks as generated.
 
+    Content is given as the parts or the text that the template takes.
+
     Raises:
-        SampleError: the template rejects the messages.
+        SampleError: the template rejects the messages, or takes only text, and there is more.
     """
-    is_marked = has_markers(template)
+    is_marked, form = has_markers(template), content_form(template)
     # As `apply_chat_template`: absent keys, because templates write null as "None".
-    present = [{k: v for k, v in message.items() if v is not None} for message in messages]
+    present = [
+        {k: _in_form(v, form) if k == "content" else v for k, v in message.items() if v is not None}
+        for message in messages
+    ]
     render: Any = render_jinja_template  # annotated as returning one text
     try:
         with _marker_lock:
@@ -88,3 +97,52 @@ def render_chat(
             f"the chat template rejects the messages: {error}", status="unreadable"
         ) from error
     return texts[0], [(start, end) for start, end in spans[0]] if is_marked else []
+
+
+@lru_cache(maxsize=64)
+def content_form(template: str) -> Literal["parts", "text"] | None:
+    """Return the only form of content that a template renders; None: both, or it cannot be told.
+
+    Templates of some models with images leave content out that is text (Idefics3). Many templates
+    for text leave parts out (Qwen3), reject them, or write them as the source code of a list
+    (Llama 3).
+    """
+    of_text = _render_probe(template, _PROBE)
+    of_parts = _render_probe(template, [{"type": "text", "text": _PROBE}])
+    takes_text = _PROBE in of_text
+    # The name of a key appears in source code only.
+    takes_parts = _PROBE in of_parts and of_parts.count("type") <= of_text.count("type")
+    if takes_text == takes_parts:
+        return None
+    return "text" if takes_text else "parts"
+
+
+def _render_probe(template: str, content: Any) -> str:
+    """Return the text of a question; empty if the template rejects it."""
+    tokens = {f"{name}_token": "" for name in _SPECIAL_TOKENS}
+    render: Any = render_jinja_template
+    try:
+        texts, _ = render(
+            conversations=[[{"role": "user", "content": content}]],
+            chat_template=template,
+            **tokens,
+        )
+    except Exception:  # noqa: BLE001  (a template is a program, which can raise anything)
+        return ""
+    return str(texts[0])
+
+
+def _in_form(content: Any, form: str | None) -> Any:
+    """Return the content of a message in the form that a template takes."""
+    if form == "parts" and isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if form != "text" or not isinstance(content, list):
+        return content
+    for part in content:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise SampleError(
+                f"a message has a part of type {kind}, and the chat template takes only text",
+                status="unreadable",
+            )
+    return "".join(part["text"] for part in content)
