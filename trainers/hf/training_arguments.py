@@ -1,6 +1,7 @@
 """`transformers.TrainingArguments` from our training settings."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -9,8 +10,11 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
+    is_flyte_deck_standard_available,
+    is_flytekit_available,
 )
 from transformers.integrations.liger import apply_liger_kernel
+from transformers.training_args import OptimizerNames
 from transformers.utils.import_utils import is_liger_kernel_available
 
 from attent_select.errors import InputError
@@ -28,6 +32,13 @@ _NUMBERS: Final = {
 _MACHINE_DEPENDENT = frozenset({"tf32"})
 # Used by `use_kernels`: the Trainer would look for the layers in its own model, which has a loss.
 _KERNELS = ("use_liger_kernel", "liger_kernel_config")
+# Packages of the programs that metrics are reported to, where they have another name.
+_PACKAGES: Final = {
+    "azure_ml": "azureml-core",
+    "comet_ml": "comet-ml",
+    "dagshub": "dagshub mlflow",
+    "flyte": "flytekit flytekitplugins-deck-standard",
+}
 _TENSORBOARD_FOLDER = "TENSORBOARD_LOGGING_DIR"
 
 
@@ -77,16 +88,30 @@ def check_training_arguments(settings: TrainingSettings) -> None:
     portable = {
         name: value for name, value in settings.arguments.items() if name not in _MACHINE_DEPENDENT
     }
-    training_arguments(
+    arguments = training_arguments(
         TrainingSettings(lr_scheduler=settings.lr_scheduler, arguments=portable),
         use_cpu=True,
     )
+    _check_optimizer(arguments)
     _check_reports(_reports(settings.arguments))
     if settings.arguments.get("use_liger_kernel") and not is_liger_kernel_available():
         raise InputError(
             "arguments.use_liger_kernel: liger-kernel is not installed: run pip install "
             "liger-kernel, or remove the argument"
         )
+
+
+def _check_optimizer(arguments: TrainingArguments) -> None:
+    """Check that the package of the optimizer is installed: the Trainer imports it in training."""
+    from transformers import Trainer
+
+    try:
+        any_model: Any = torch.nn.Linear(1, 1)
+        Trainer.get_optimizer_cls_and_kwargs(arguments, any_model)
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ImportError) or re.search(r"install|import", str(error)):
+            name, reason = OptimizerNames(arguments.optim).value, " ".join(str(error).split())
+            raise InputError(f"arguments.optim is {name}: {reason}") from error
 
 
 def use_kernels(model: torch.nn.Module, settings: TrainingSettings) -> None:
@@ -109,14 +134,19 @@ def _check_reports(names: list[str]) -> None:
             raise InputError(
                 f"arguments.report_to: {name!r} is unknown: expected one of {', '.join(known)}"
             )
-        # `flyte` is not in the list of those that are available.
-        if name not in (*get_available_reporting_integrations(), "all", "none", "flyte"):
+        if not _is_available(name):
             raise InputError(
-                f"arguments.report_to: the package of {name} is not installed: install it, or "
-                "remove the name"
+                f"arguments.report_to: the package of {name} is not installed, or its environment "
+                f"turns it off: run pip install {_PACKAGES.get(name, name)}, or remove the name"
             )
         if name == "tensorboard" and not os.environ.get(_TENSORBOARD_FOLDER):
             raise InputError(
                 "arguments.report_to: tensorboard needs a folder for its files: set "
                 f"{_TENSORBOARD_FOLDER} in the environment"
             )
+
+
+def _is_available(name: str) -> bool:
+    if name == "flyte":  # is not in the list of those that are available
+        return bool(is_flytekit_available() and is_flyte_deck_standard_available())
+    return name in (*get_available_reporting_integrations(), "all", "none")
