@@ -12,7 +12,7 @@ from typing import Any
 from attent_select.errors import SampleError
 from trainers.hf import Span
 from trainers.inputs.tokenising.byte_level import TokenBytes, token_bytes
-from trainers.inputs.tokenising.offsets import counted_by_offsets
+from trainers.inputs.tokenising.offsets import tokens_by_offsets
 from trainers.scoring.token_loss import IGNORED
 from trainers.task import Item
 
@@ -110,13 +110,13 @@ def _without_offsets(entry: Text, ids: list[int], place: TokenBytes | None) -> T
     if entry.counted is None:
         return Tokens(ids, [(0, len(ids))])
     assert place is not None
-    counted = place.counted(entry.text, ids, entry.counted)
+    counted = place.counted_tokens(entry.text, ids, entry.counted)
     return None if counted is None else Tokens(ids, counted)
 
 
 def _by_offsets(entry: Text, encoding: Any) -> Tokens:
     assert entry.counted is not None
-    counted = counted_by_offsets(encoding, entry.counted, num_characters=len(entry.text))
+    counted = tokens_by_offsets(encoding, entry.counted, num_characters=len(entry.text))
     return Tokens(encoding.ids, counted)
 
 

@@ -29,7 +29,9 @@ class TokenBytes:
 
     num_bytes: list[int]
 
-    def counted(self, text: str, ids: Sequence[int], spans: Sequence[Span]) -> list[Span] | None:
+    def counted_tokens(
+        self, text: str, ids: Sequence[int], spans: Sequence[Span]
+    ) -> list[Span] | None:
         """Return the positions of the tokens with a byte in each span of characters of `text`.
 
         None if the tokens do not have all bytes of the text, as where a special token takes the

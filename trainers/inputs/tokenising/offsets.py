@@ -8,7 +8,7 @@ from typing import Any
 from trainers.hf import Span
 
 
-def counted_by_offsets(encoding: Any, spans: Sequence[Span], *, num_characters: int) -> list[Span]:
+def tokens_by_offsets(encoding: Any, spans: Sequence[Span], *, num_characters: int) -> list[Span]:
     """Return the positions of the tokens with a character in each span.
 
     Tokens are in the order of their characters, so that a few of them are looked up instead of the
