@@ -100,10 +100,10 @@ def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[Tokens]:
         _without_offsets(entry, next(encodings).ids, place) if is_fast else None
         for entry, is_fast in zip(texts, fast, strict=True)
     ]
-    missing = [entry for entry, found in zip(texts, tokens, strict=True) if found is None]
+    missing = [entry for entry, encoded in zip(texts, tokens, strict=True) if encoded is None]
     encodings = backend.encode_batch([entry.text for entry in missing], add_special_tokens=False)
     by_offsets = map(_by_offsets, missing, encodings)
-    return [next(by_offsets) if found is None else found for found in tokens]
+    return [next(by_offsets) if encoded is None else encoded for encoded in tokens]
 
 
 def _without_offsets(entry: Text, ids: list[int], place: TokenBytes | None) -> Tokens | None:
