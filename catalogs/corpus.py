@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ _SHARED = "shared"
 _SKIPPED = "skipped"
 # Column of a mixture's manifest, and the note that it is there.
 _NAME = "name"
+# Shards in a row group of a manifest.
+_MANIFEST_ROWS = 1 << 14
 # Reason for leaving out a shard without samples.
 EMPTY = "no samples"
 
@@ -133,13 +135,26 @@ class Corpus:
         }
         if self.skipped:
             notes |= {_SKIPPED: [[each.uri, each.etag, each.reason] for each in self.skipped]}
-        frames.publish_frame(layout.manifest, self.manifest(), notes=notes)
+        # A row group at a time: plain Python values take several times the memory of a manifest.
+        tables = (frames.to_arrow(rows) for rows in self._manifest_pieces())
+        empty = frames.to_arrow(self._manifest_of(slice(0, 0)))
+        frames.publish_tables(layout.manifest, tables, schema=empty.schema, notes=lambda: notes)
 
     def manifest(self) -> pl.DataFrame:
         """Return one row per shard, `schema.MANIFEST`; of a mixture with the column `name`."""
-        rows = [{name: getattr(shard, name) for name in schema.MANIFEST} for shard in self.shards]
-        frame = pl.DataFrame(rows, schema=dict(schema.MANIFEST))
-        return frame.with_columns(pl.Series(_NAME, self.names)) if self.names else frame
+        return pl.concat(self._manifest_pieces())
+
+    def _manifest_pieces(self) -> Iterator[pl.DataFrame]:
+        for first in range(0, max(1, len(self.shards)), _MANIFEST_ROWS):
+            yield self._manifest_of(slice(first, first + _MANIFEST_ROWS))
+
+    def _manifest_of(self, part: slice) -> pl.DataFrame:
+        shards = self.shards[part]
+        columns = {name: [getattr(shard, name) for shard in shards] for name in schema.MANIFEST}
+        frame = pl.DataFrame(columns, schema=dict(schema.MANIFEST))
+        if not self.names:
+            return frame
+        return frame.with_columns(pl.Series(_NAME, self.names[part], dtype=pl.String))
 
     @functools.cached_property
     def corpus_id(self) -> str:
@@ -280,10 +295,16 @@ def _open(layout: CorpusLayout, _: str) -> Corpus:
         raise InputError(f"{layout.manifest} was not written by `attent ingest`: ingest again")
     names = _names(layout, notes)
     layout = CorpusLayout(notes.get(_SHARED, layout.folder))
-    shards = tuple(_with_members(Shard(**row), layout) for row in frame.iter_rows(named=True))
+    shards = tuple(_with_members(_shard_of(row), layout) for row in frame.iter_rows(named=True))
     skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
     columns = tuple(notes["columns"])
     return Corpus(shards, columns, folder=layout.folder, skipped=skipped, names=names)
+
+
+def _shard_of(row: dict[str, Any]) -> Shard:
+    """Return a shard; other corpora in memory, such as that of a run, share its strings."""
+    texts = {name: sys.intern(row[name]) for name in ("uri", "format", "etag")}
+    return Shard(**(row | texts))
 
 
 def _names(layout: CorpusLayout, notes: frames.Notes) -> tuple[str, ...]:

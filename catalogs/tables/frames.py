@@ -56,6 +56,10 @@ def arrow_schema(schema: SchemaDict) -> pa.Schema:
     return to_arrow(pl.DataFrame(schema=schema)).schema
 
 
+# Strings that differ in every row: a dictionary of them takes memory when it is read.
+_DISTINCT = ("uri", "etag")
+
+
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Open a writer for tables in (shard_id, row) order: delta ids, byte-split floats, zstd."""
     encodings = {}
@@ -70,7 +74,7 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         schema,
         compression="zstd",
         column_encoding=encodings,
-        use_dictionary=[name for name in schema.names if name not in encodings],
+        use_dictionary=[name for name in schema.names if name not in (*encodings, *_DISTINCT)],
         sorting_columns=pq.SortingColumn.from_ordering(schema, order) if order else None,
     )
 
