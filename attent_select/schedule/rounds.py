@@ -187,9 +187,12 @@ class Schedule:
             return
         if self.rounds is not None and self.rounds < 1:
             raise InputError(f"rounds: {self.rounds} is less than 1")
-        replaced = {"warmup_epochs": "warmup", "anneal_epochs": "anneal"}
-        for name in ("warmup_epochs", "anneal_epochs", "ratio", "interval", "rescore"):
-            # `epochs` has a default that cannot be told from a given value.
+        replaced = {
+            "epochs": "budget: {epochs: …}",
+            "warmup_epochs": "warmup",
+            "anneal_epochs": "anneal",
+        }
+        for name in ("epochs", "warmup_epochs", "anneal_epochs", "ratio", "interval", "rescore"):
             if getattr(self, name) != getattr(_CLASSICAL, name):
                 instead = replaced.get(name)
                 hint = f", set `{instead}` instead" if instead else ""

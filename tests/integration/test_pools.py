@@ -129,6 +129,7 @@ def test_candidates_that_were_not_taken_compete_again(
         ({"pool": {"multiple": 2}}, {}, "pool: only used with `budget`"),
         ({"budget": {"samples": 8, "epochs": 1}}, {}, "exactly one of samples, units and epochs"),
         ({"budget": {"samples": 0}}, {}, "samples: 0 is not positive"),
+        ({"budget": {"samples": 8}, "epochs": 3}, {}, "epochs: not used with `budget`"),
         ({"budget": {"samples": 8}, "warmup_epochs": 1}, {}, "set `warmup` instead"),
         ({"budget": {"samples": 8}, "ratio": {"start": 0.1}}, {}, "ratio: not used with `budget`"),
         (

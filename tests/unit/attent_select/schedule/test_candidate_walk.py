@@ -101,3 +101,28 @@ def test_blocks_are_drawn_together() -> None:
     assert drawn(walk_of([64] * 3, block_rows=16).draw(48, start=Place())) == drawn(candidates)
     others = walk_of([64] * 3, block_rows=16, seed=1).draw(48, start=Place())
     assert drawn(others) != drawn(candidates)
+
+
+@given(SHARDS, st.lists(st.tuples(st.integers(0, 3), st.integers(1, 25)), max_size=25))
+def test_every_pass_of_a_growing_corpus_draws_each_row_of_its_beginning_once(
+    shard_rows: list[int], steps: list[tuple[int, int]]
+) -> None:
+    """Each step appends some shards, then another process continues the walk at its place."""
+    rows, place, number = list(shard_rows), Place(), -1
+    of_pass: dict[int, list[int]] = {-1: []}
+    seen: dict[int, list[tuple[int, int]]] = {-1: []}
+    for appended, size in steps:
+        rows = [*rows, *range(5, 5 + appended)]
+        left = sum(of_pass[number]) - len(seen[number])
+        if not left:  # the next draw begins a pass, with all shards that are there
+            number += 1
+            of_pass[number], seen[number] = list(rows), []
+            left = sum(rows)
+        candidates = walk_of(rows, seed=3).draw(min(size, left), start=place)
+        place = candidates.place
+        seen[number] += drawn(candidates)
+    for number, pairs in seen.items():
+        assert len(set(pairs)) == len(pairs)
+        assert set(pairs) <= rows_of(of_pass[number])
+        if len(pairs) == sum(of_pass[number]):
+            assert set(pairs) == rows_of(of_pass[number])
