@@ -146,12 +146,12 @@ def measure(data: Path, name: str, folder: Path, *, steps: int, count: int) -> d
     if name in TEXT:
         texts = [" ".join(str(v) for v in sample.values()) for sample in samples[:2000]]
         train_tokenizer(texts, folder, vocab_size=VOCABULARY)
-        task = CausalLm(tokenizer=str(folder), max_length=256, **TEXT[name])
-        settings = {"student": llama(192, 4), "proxy": llama(96, 2)}
+        task = CausalLm(tokenizer=str(folder), max_length=192, **TEXT[name])
+        settings = {"student": llama(128, 3), "proxy": llama(64, 2)}
         samples = [s for s in samples if _is_usable(task, s)]
     else:
         task = ImageClassification(image_size=28, num_channels=1)
-        settings = {"student": vit(128, 4), "proxy": vit(64, 2)}
+        settings = {"student": vit(96, 3), "proxy": vit(64, 1)}
     models = {each: task.models(values).build(SEED) for each, values in settings.items()}
     for model in models.values():
         learn(task, model, samples[:-count], steps=steps)

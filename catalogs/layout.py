@@ -203,6 +203,19 @@ class Layout:
         return join(self.decisions, f"{round_number:05d}.json")
 
     @property
+    def quotas(self) -> str:
+        return join(self.run, "quotas")
+
+    @property
+    def first_quotas(self) -> str:
+        """Shares of the strata before the first round that moves them."""
+        return join(self.quotas, "start.json")
+
+    def round_quotas(self, round_number: int) -> str:
+        """Shares of the strata in a round, and why, written before its index."""
+        return join(self.quotas, f"{round_number:05d}.json")
+
+    @property
     def indexes(self) -> str:
         return join(self.run, "index")
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from attent_select.errors import InputError
 from attent_select.schema import LEARNER_COLUMNS, LOSS, VISITS
-from attent_select.selection.quotas import Quotas
+from attent_select.selection.quotas import MovingQuotas, Quotas
 from attent_select.sql_expression import columns_of
 from attent_select.strategy import Strategy, expression_of
 
@@ -24,7 +24,8 @@ class Composition:
     Attributes:
         where: polars SQL condition that eligible rows fulfil, such as `num_units > 10`.
         by: column of the catalog whose values are the strata; each gets its quota of the budget.
-        quotas: `equal`, `proportional` (to the eligible rows of each stratum), or value → share.
+        quotas: `equal`, `proportional` (to the eligible rows of each stratum), value → share, or
+            those that move to the strata with the largest excess loss.
         distinct: annotation of kind `duplicates`; only the first row of each of its clusters is
             eligible. `none` is None.
         explore: share of the budget drawn uniformly from the rows that the strategy did not select,
@@ -47,7 +48,8 @@ class Composition:
     def __post_init__(self) -> None:
         if self.by is None and self.quotas != "proportional":
             raise InputError("quotas: also set `by`, the column whose values are the strata")
-        if not (isinstance(self.quotas, Mapping) or self.quotas in ("equal", "proportional")):
+        is_known = isinstance(self.quotas, Mapping | MovingQuotas)
+        if not is_known and self.quotas not in ("equal", "proportional"):
             raise InputError(
                 f"quotas: {self.quotas!r}; expected equal, proportional, or value: share"
             )
@@ -66,6 +68,8 @@ class Composition:
         columns = columns_of(self.where, what="where") if self.where is not None else ()
         columns += (self.by,) if self.by is not None else ()
         columns += (VISITS, LOSS) if self.max_visits is not None else ()
+        if isinstance(self.quotas, MovingQuotas):
+            columns += (self.quotas.reference, LOSS)
         return columns + ((self.rank_column,) if self.rank_column is not None else ())
 
     @property

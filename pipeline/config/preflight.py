@@ -8,6 +8,7 @@ import polars as pl
 
 from attent_select.errors import AttentError, InputError
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
+from attent_select.selection.quotas import MovingQuotas
 from attent_select.selection.select import select
 from attent_select.sql_expression import unknown_column
 from attent_select.strategy import expression_of
@@ -47,6 +48,7 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     if config.scoring.functional_gradient:
         yield from _problem("", lambda: check_gradient(config.task.task))
     yield from _cheap_problems(config)
+    yield from _problem("selection.quotas.reference: ", lambda: _check_reference(config))
     yield from _problem("training.", lambda: check_training_arguments(config.training))
     task, training = config.task.task, config.training
     yield from _problem("", lambda: _check_mixing(config))
@@ -138,6 +140,22 @@ def _cheap_problems(config: RunConfig) -> Iterator[str]:
         yield from _problem("scoring.proxy: ", lambda: check_proxy(str(scoring.proxy), task))
 
 
+def _check_reference(config: RunConfig) -> None:
+    """Check that the reference of moving quotas, if the run makes it, has the task's tokens."""
+    from trainers.hf import load_tokenizer
+
+    quotas, ours = config.selection.composition.quotas, getattr(config.task.task, "tokenizer", None)
+    entry = config.annotations.get(quotas.reference) if isinstance(quotas, MovingQuotas) else None
+    theirs = None if entry is None else entry.get("tokenizer") or entry.get("model")
+    if not isinstance(theirs, str) or not isinstance(ours, str) or ours == theirs:
+        return
+    if load_tokenizer(theirs).get_vocab() != load_tokenizer(ours).get_vocab():
+        raise InputError(
+            f"the reference's tokenizer in {theirs} has other tokens than the task's in {ours}, so"
+            " that losses cannot be compared: expected a reference with the same tokenizer"
+        )
+
+
 def _annotation_problems(config: RunConfig) -> Iterator[str]:
     for name, entry in config.annotations.items():
         where = f"annotations.{name}"
@@ -196,6 +214,8 @@ def _key_that_reads(config: RunConfig, column: str) -> str:
     if column in strategy.columns:
         return "strategy" if expression_of(strategy) is None else "key"
     keys = {composition.by: "by", composition.rank_column: "distinct"}
+    if isinstance(composition.quotas, MovingQuotas):
+        keys[composition.quotas.reference] = "quotas.reference"
     return keys.get(column, "where")
 
 

@@ -22,8 +22,9 @@ from attent_select.schedule.rounds import Schedule
 from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
+from attent_select.selection.quotas import MovingQuotas
 from catalogs import storage
-from catalogs.mixture import MixturePart, check_parts, with_mixture, with_quotas
+from catalogs.mixture import NAME, MixturePart, check_parts, with_mixture, with_quotas
 from pipeline.config.annotation_kinds import with_carried_columns
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.target_settings import TargetSettings
@@ -206,6 +207,16 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
         return self
 
     @model_validator(mode="after")
+    def _quotas_of_a_mixture(self) -> "RunSettings[TaskT, StrategyT]":
+        composition, parts = self.selection.composition, self.corpus.mixture
+        if isinstance(composition.quotas, MovingQuotas) and parts and composition.by == NAME:
+            try:
+                composition.quotas.check_strata(len(parts))
+            except InputError as error:
+                raise InputError(f"selection.quotas.{error}") from error
+        return self
+
+    @model_validator(mode="after")
     def _proxy_scores_everything(self) -> "RunSettings[TaskT, StrategyT]":
         kind = self.schedule.rescore.kind
         if self.scoring.proxy is not None and kind != "full":
@@ -325,7 +336,34 @@ def _nest_settings(values: Any, section: type[BaseModel]) -> Any:
 def _by_stratum(quotas: Any) -> Any:
     if not isinstance(quotas, Mapping):
         return quotas
+    if isinstance(kind := quotas.get("kind"), str):
+        return _of_kind(kind, {name: quotas[name] for name in quotas if name != "kind"})
     return {_stratum(name): quotas[name] for name in quotas}
+
+
+def _of_kind(kind: str, values: Mapping[str, Any]) -> Any:
+    """Return the quotas of a kind with these settings.
+
+    Raises:
+        InputError: there is no such kind, or a setting is missing or wrong.
+    """
+    if kind in ("equal", "proportional"):
+        known, expected = {"kind"}, "no more keys"
+    else:
+        known = {field.name for field in fields(MovingQuotas)}
+        expected = f"some of {', '.join(sorted(known))}"
+    if unknown := sorted(map(str, values.keys() - known)):
+        raise InputError(f"quotas.{unknown[0]}: unknown key of kind {kind}: expected {expected}")
+    if kind in ("equal", "proportional"):
+        return kind
+    if kind == "excess" and not isinstance(values.get("reference"), str):
+        raise InputError(
+            "quotas.reference: name an annotation with the losses of a reference model"
+        )
+    try:
+        return MovingQuotas(kind=kind, **values)  # type: ignore[arg-type]  # it is checked
+    except (InputError, TypeError) as error:
+        raise InputError(f"quotas.{error}") from error
 
 
 def _stratum(name: Any) -> str:

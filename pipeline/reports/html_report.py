@@ -18,7 +18,7 @@ from attent_select.errors import InputError, MissingError
 from catalogs import AnnotationStore, Corpus, storage
 from catalogs.layout import Layout, join
 from pipeline import charts, metrics
-from pipeline.adaptive import decision_log
+from pipeline.adaptive import decision_log, quota_log
 from pipeline.annotation.stored_values import overlaps_of
 from pipeline.antk.drift_table import drift_table
 from pipeline.config.run_config import load_frozen
@@ -70,7 +70,7 @@ def write_report(
         libraries=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # optional
         verdict=html.escape((verdict or verdict_on(run)).sentence),
         summary=_summary(tables) + _overlaps(run),
-        decisions=_decisions(run) + _scored_rounds(run),
+        decisions=_decisions(run) + _quotas(run) + _scored_rounds(run),
         charts="".join(f'<div id="chart{i}"></div>' for i in range(len(specs))),
         # A spec may hold user text: `</script>` must not end the script early.
         specs=json.dumps(specs).replace("<", "\\u003c"),
@@ -286,6 +286,19 @@ def _decisions(run: str) -> str:
     ]
     table = html_parts.table(["round", "ratio", "explore", "rescore", "why"], rows)
     return f'<h2>Decisions</h2><div class="decisions">{table}</div>'
+
+
+def _quotas(run: str) -> str:
+    """Return a table of moving quotas and their reasons, or nothing."""
+    rows = [
+        [f"{each.round_number}", name, f"{one.before:.1%}", f"{one.share:.1%}", one.why]
+        for each in quota_log.read_all(run)
+        for name, one in each.strata.items()
+    ]
+    if not rows:
+        return ""
+    table = html_parts.table(["round", "stratum", "before", "share", "why"], rows)
+    return f'<h2>Quotas</h2><div class="decisions">{table}</div>'
 
 
 def _scored_rounds(run: str) -> str:

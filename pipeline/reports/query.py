@@ -20,7 +20,7 @@ from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from catalogs.losses import pools
 from pipeline import metrics
-from pipeline.adaptive import decision_log
+from pipeline.adaptive import decision_log, quota_log
 from pipeline.antk.drift_table import drift_table
 from pipeline.reports.exact_sql import exact_statement
 
@@ -44,8 +44,8 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
 
     Tables: `losses` (the newest of every sample), `pools` (of the candidates of each round, with
     `round`), `index` (all rounds, with `round`), `corpus` (the manifest), `metrics` and `scoring`
-    (a row per round), `decisions` (a row per adaptive round), `antk` (a row per kernel and
-    parameter group).
+    (a row per round), `decisions` (a row per adaptive round), `quotas` (a row per round and stratum
+    of moving quotas), `antk` (a row per kernel and parameter group).
 
     Raises:
         InputError: it is not one SELECT, it names another table or a table function, or polars
@@ -247,6 +247,11 @@ def _decisions(run: str) -> pl.LazyFrame:
     return decision_log.table(run).lazy()
 
 
+def _quotas(run: str) -> pl.LazyFrame:
+    """Return a row per round and stratum of moving quotas; see `quota_log.table`."""
+    return quota_log.table(run).lazy()
+
+
 def _antk(run: str) -> pl.LazyFrame:
     """Return a row per kernel and parameter group; see `drift_table`."""
     return drift_table(run).lazy()
@@ -262,5 +267,6 @@ TABLES: dict[str, Callable[[str], pl.LazyFrame]] = {
     "metrics": _metrics,
     "scoring": _scoring,
     "decisions": _decisions,
+    "quotas": _quotas,
     "antk": _antk,
 }

@@ -1,7 +1,7 @@
 """The select stage of a round: its index file, the rows that the round trains on."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.selection import loss_tables
 from pipeline.selection.annotation_digests import check_annotations
 from pipeline.selection.choice import Budget, Draw, SelectionRequest, SubsetChoice, choose
 from pipeline.selection.loss_tables import LossTable
+from pipeline.selection.moving_quotas import decided_shares
 from pipeline.selection.pool_table import pool_table
 
 _log = logging.getLogger("attent.pipeline.selection.select_stage")
@@ -110,10 +111,13 @@ def _choose(run: Run, round_: Round, table: LossTable | None, *, in_units: bool)
         num_units = round_.num_units or num_samples_of(round_.ratio, total=total)
         budget = Budget(num_units=num_units, at_most=True)
     steps = [each.first_step for each in run.rounds[: round_.number + 1]]
+    section = _section(run, round_)
+    if table is not None and (shares := decided_shares(run, round_, table.rows)) is not None:
+        section = _with_quotas(section, shares)
     choice = choose(
         SelectionRequest(
             losses=run.corpus.rows() if table is None else table.rows,
-            section=_section(run, round_),
+            section=section,
             budget=budget,
             draw=Draw(run.config.seed, round_.number, steps),
             corpus=run.corpus,
@@ -152,6 +156,13 @@ def _section(run: Run, round_: Round) -> SelectionSection[Any]:
     if decision is None:
         return section
     composition = replace(section.composition, explore=decision.explore)
+    return section.model_copy(update={"composition": composition})
+
+
+def _with_quotas(
+    section: SelectionSection[Any], shares: Mapping[str, float]
+) -> SelectionSection[Any]:
+    composition = replace(section.composition, quotas=shares)
     return section.model_copy(update={"composition": composition})
 
 

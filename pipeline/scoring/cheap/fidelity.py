@@ -15,9 +15,9 @@ import polars as pl
 from attent_select.schema import LOSS, OK, ROW, SHARD_ID, STATUS
 from attent_select.stats.agreement import correlation_interval, rank_correlation
 from attent_select.stats.randomness import sample_uniform
-from catalogs.corpus import read_shard
 from catalogs.losses.fidelity import LEAST_CORRELATION, Fidelity
 from catalogs.shard_format import Sample
+from catalogs.shards import read_shard
 from pipeline.scoring.span_task import Measurement, SpanTask
 from pipeline.scoring.worker import model_of, task_of
 
