@@ -136,9 +136,9 @@ VALUES: list[tuple[str, str, tuple[str, ...]]] = [
     ("schedule.rescore", "{kind: partial, share: 2}", ("schedule.rescore",)),
     ("schedule.budget", "{samples: 0}", ("samples", "not positive")),
     ("schedule.budget", "{samples: 8, epochs: 1}", ("exactly one",)),
-    ("schedule", "{budget: {samples: 8}, pool: {multiple: 0.5}}", ("multiple", "less than 1")),
+    ("schedule", "{budget: {samples: 8}, pool: {multiple: 0.5} }", ("multiple", "less than 1")),
     ("schedule", "{budget: {samples: 8}, epochs: 3}", ("epochs", "not used with `budget`")),
-    ("schedule", "{pool: {multiple: 3}}", ("pool", "budget")),
+    ("schedule", "{pool: {multiple: 3} }", ("pool", "budget")),
     ("schedule.nosuch", "1", ("schedule.nosuch", "unknown key")),
     # scoring
     ("scoring.span_samples", "0", ("span_samples",)),
