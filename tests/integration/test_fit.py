@@ -502,11 +502,6 @@ def test_an_argument_that_would_break_a_round_is_refused_by_name(wrong: dict[str
         replace(SGD, arguments=wrong)
 
 
-def test_deepspeed_is_refused_and_another_way_to_shard_is_named() -> None:
-    with pytest.raises(InputError, match=r"deepspeed is not supported: .* Set fsdp"):
-        TrainingSettings(arguments={"deepspeed": {"zero_optimization": {"stage": 2}}})
-
-
 @pytest.mark.parametrize(
     "allowed",
     [{"activation_checkpointing": True}, {"logging_strategy": "steps", "logging_steps": 1}],

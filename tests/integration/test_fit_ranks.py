@@ -10,6 +10,7 @@ import torch
 from digits import VIT, samples, write_corpus, write_index
 from fit_process import FitRequest, launch, observed, result
 from safetensors.torch import load_file
+from transformers.integrations.deepspeed import is_deepspeed_available
 
 PLAIN = {
     "config": VIT["config"] | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -118,6 +119,30 @@ def test_a_model_sharded_over_two_ranks_and_killed_gives_the_weights_of_one_rank
     # Not the Trainer's optimizer.pt: it is written from the parts of both ranks.
     assert Path(spread.out, "optimizer.bin").is_file()
     assert not list(Path(spread.out).glob("pytorch_model*"))
+
+
+@pytest.mark.skipif(
+    not is_deepspeed_available(), reason="deepspeed is not installed: run pip install deepspeed"
+)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_deepspeed_killed_and_resumed_gives_the_weights_of_one_rank(
+    folder: Path, stage: int
+) -> None:
+    def with_adam(name: str, **arguments: Any) -> FitRequest:
+        request = request_for(folder, f"{name} {stage}", micro_batch_units=5)
+        adam = {"learning_rate": 0.003, "arguments": {"optim": "adamw_torch", **arguments}}
+        return replace(request, training=request.training | adam | {"max_grad_norm": 1.0})
+
+    alone = with_adam("adam")
+    assert launch(alone) == 0
+    sharding = {"deepspeed": {"zero_optimization": {"stage": stage}}}
+    whole, killed = (with_adam(name, **sharding) for name in ("zero", "zero killed"))
+    assert launch(whole, num_ranks=2) == 0
+    assert launch(replace(killed, kill_after_step=4), num_ranks=2) != 0
+    assert launch(killed, num_ranks=2) == 0
+    assert_close_weights(alone, whole, tolerance=2e-4)
+    assert_close_weights(whole, killed, tolerance=0)
+    torch.load(Path(whole.out, "optimizer.pt"), weights_only=True)
 
 
 def test_gradient_checkpointing_works_on_two_ranks(folder: Path, alone: FitRequest) -> None:

@@ -18,6 +18,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils.import_utils import is_liger_kernel_available
 
 from attent_select.errors import InputError
+from trainers.hf.zero.config import check_deepspeed, deepspeed_config
 from trainers.settings import TrainingSettings
 
 _NUMBERS: Final = {
@@ -28,8 +29,9 @@ _NUMBERS: Final = {
     "ddp_timeout": (1, 1e9),
     "torch_empty_cache_steps": (1, 1e9),
 }
-# Refused without a certain GPU: a run may be checked on another machine than it is trained on.
-_MACHINE_DEPENDENT = frozenset({"tf32"})
+# Refused without a certain GPU, or without several processes: a run may be checked on another
+# machine than it is trained on.
+_NOT_PORTABLE = frozenset({"tf32", "deepspeed"})
 # Used by `use_kernels`: the Trainer would look for the layers in its own model, which has a loss.
 _KERNELS = ("use_liger_kernel", "liger_kernel_config")
 # Packages of the programs that metrics are reported to, where they have another name.
@@ -64,6 +66,8 @@ def training_arguments(settings: TrainingSettings, **loop_arguments: Any) -> Tra
         "logging_strategy": "steps" if _reports(arguments) else "no",
     }
     _check_numbers(settings.arguments)
+    if "deepspeed" in arguments:
+        arguments["deepspeed"] = deepspeed_config(settings)
     try:
         return TrainingArguments(**values | arguments)
     except (TypeError, ValueError) as error:
@@ -85,8 +89,10 @@ def check_training_arguments(settings: TrainingSettings) -> None:
     Raises:
         InputError: `training_arguments` would refuse them, or a package that they need is missing.
     """
+    if "deepspeed" in settings.arguments:
+        check_deepspeed(settings)
     portable = {
-        name: value for name, value in settings.arguments.items() if name not in _MACHINE_DEPENDENT
+        name: value for name, value in settings.arguments.items() if name not in _NOT_PORTABLE
     }
     arguments = training_arguments(
         TrainingSettings(lr_scheduler=settings.lr_scheduler, arguments=portable),

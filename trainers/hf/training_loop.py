@@ -28,6 +28,7 @@ from transformers import (
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
 from trainers.hf.training_arguments import training_arguments, use_kernels
+from trainers.hf.zero.state import load_zero, save_zero, without_pickles
 from trainers.observed_losses import ObservedLosses, to_frame, unusable_rows
 from trainers.round_hooks import Hooks, Steps
 from trainers.settings import TrainingSettings
@@ -81,7 +82,8 @@ def train_steps(
     if hasattr(task, "check_model"):
         # Here, because the weights of a sharded model (FSDP) are incomplete later.
         trainer.check_model(task)
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    with without_pickles():
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
 
 
 class _Learner(torch.nn.Module):
@@ -259,7 +261,7 @@ class _RoundTrainer(Trainer):
         if not self.args.should_save:
             return
         assert output_dir is not None
-        if state_dict is None:
+        if state_dict is None or self.is_deepspeed_enabled:
             self._models.save(self._learner.model, Path(output_dir))
             return
         # FSDP: `state_dict` holds the weights gathered from the ranks that they are sharded over.
@@ -267,7 +269,16 @@ class _RoundTrainer(Trainer):
         models: Any = self._models  # a store that works with FSDP takes `weights`, see `Models`
         models.save(self._learner.model, Path(output_dir), weights=weights)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_deepspeed_enabled and checkpoint is not None:
+            load_zero(self.model_wrapped, self.lr_scheduler, Path(checkpoint))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            save_zero(self.model_wrapped, self.lr_scheduler, Path(output_dir))
+            return
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -348,11 +359,12 @@ def _check_devices(stream: TeachingStream, arguments: TrainingArguments) -> None
             f"the stream is for rank {share.rank} of {share.world_size}, this process is rank "
             f"{rank} of {world_size}: build the stream with the launcher's RANK and WORLD_SIZE"
         )
-    if arguments.fsdp and world_size == 1:
-        raise InputError(
-            "training.arguments.fsdp shards a model over processes, and this is the only one: "
-            "start several (torchrun), or remove it"
-        )
+    for name in ("fsdp", "deepspeed"):
+        if getattr(arguments, name) and world_size == 1:
+            raise InputError(
+                f"training.arguments.{name} shards a model over processes, and this is the only "
+                "one: start several (torchrun), or remove it"
+            )
     if arguments.fp16 and arguments.device.type == "cpu":  # the Trainer would silently ignore it
         raise InputError(
             "training.arguments.fp16 is for GPUs, and this process has none: set training.dtype to "

@@ -26,7 +26,7 @@ ARGUMENTS = REPORTING | frozenset({
     "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
     "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
     "ddp_static_graph", "ddp_backend",
-    "fsdp", "fsdp_config", "bf16", "fp16", "use_liger_kernel", "liger_kernel_config",
+    "deepspeed", "fsdp", "fsdp_config", "bf16", "fp16", "use_liger_kernel", "liger_kernel_config",
 })  # fmt: skip
 
 
@@ -103,12 +103,6 @@ class TrainingSettings:
         return next(chosen, self.dtype)
 
     def _check_arguments(self) -> None:
-        if "deepspeed" in self.arguments:
-            raise InputError(
-                "training.arguments.deepspeed is not supported: every rank writes its own part of "
-                "the optimizer state, and checkpoints are written by one rank. Set fsdp instead, "
-                "which shards weights, gradients and optimizer state as ZeRO-3 does"
-            )
         if refused := sorted(self.arguments.keys() - ARGUMENTS):
             raise InputError(
                 f"training.arguments may not set {', '.join(refused)}: the training section has "

@@ -1,0 +1,1 @@
+"""DeepSpeed ZeRO: optimizer state and gradients are sharded over the ranks."""
