@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +32,8 @@ _SKIPPED = "skipped"
 _NAME = "name"
 # Shards in a row group of a manifest.
 _MANIFEST_ROWS = 1 << 14
+# Note in a manifest: [corpus_id, num_shards] of each earlier version.
+_VERSIONS = "versions"
 # Reason for leaving out a shard without samples.
 EMPTY = "no samples"
 
@@ -46,17 +48,27 @@ class SkippedShard:
 
 
 @dataclass(frozen=True)
+class CorpusVersion:
+    """An earlier version of a corpus: its first `num_shards` shards."""
+
+    corpus_id: str
+    num_shards: int
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Set of shards, immutable once ingested. `columns` are those that every shard has.
 
     `folder` is where its member indexes and annotations are; empty until it is saved and opened.
-    `skipped` are the shards that ingestion left out.
+    `skipped` are the shards that ingestion left out. `versions` are the earlier ones, oldest first:
+    a new version has all shards of those before it, with the same ids, and more.
     """
 
     shards: tuple[Shard, ...]
     columns: tuple[str, ...]
     folder: str = field(default="", compare=False)
     skipped: tuple[SkippedShard, ...] = field(default=(), repr=False, compare=False)
+    versions: tuple[CorpusVersion, ...] = field(default=(), repr=False, compare=False)
     # Of a mixture, the name of each shard's part.
     names: tuple[str, ...] = field(default=(), repr=False, compare=False)
     # Member indexes that `save` writes, by shard id.
@@ -100,6 +112,34 @@ class Corpus:
         _check_unique(shards)
         return cls(tuple(shards), columns, skipped=tuple(left_out), unsaved_members=members)
 
+    def append(self, added: "Corpus") -> "Corpus":
+        """Return the next version: the shards of `added` get the ids after those of this one.
+
+        Raises:
+            InputError: a shard is in both.
+        """
+        first = len(self.shards)
+        later = (replace(shard, shard_id=first + shard.shard_id) for shard in added.shards)
+        shards = (*self.shards, *later)
+        _check_unique(shards)
+        added_uris = {shard.uri for shard in added.shards}
+        before = (each for each in self.skipped if each.uri not in added_uris)
+        return replace(
+            self,
+            shards=shards,
+            skipped=(*before, *added.skipped),
+            versions=(*self.versions, CorpusVersion(self.corpus_id, first)),
+            names=(*self.names, *added.names),
+        )
+
+    def num_shards_of(self, corpus_id: object) -> int | None:
+        """Return the number of shards of this version or an earlier one; None for other corpora.
+
+        What was made for an earlier version holds for the same rows of this one.
+        """
+        known = {version.corpus_id: version.num_shards for version in self.versions}
+        return (known | {self.corpus_id: len(self.shards)}).get(str(corpus_id))
+
     @classmethod
     def open(cls, url: str) -> "Corpus":
         """Open the corpus in a folder with `manifest.parquet` or `corpus/manifest.parquet` (a run).
@@ -108,7 +148,7 @@ class Corpus:
             MissingError: it was not ingested.
             InputError: the manifest names a shard format that this process has not imported.
         """
-        layout, etag = _manifest(url)
+        layout, etag = manifest_of(url)
         return _open(layout, etag)
 
     def save(self, run: str) -> None:
@@ -133,6 +173,8 @@ class Corpus:
             "columns": list(self.columns),
             **({_NAME: True} if self.names else {}),
         }
+        if self.versions:
+            notes |= {_VERSIONS: [[each.corpus_id, each.num_shards] for each in self.versions]}
         if self.skipped:
             notes |= {_SKIPPED: [[each.uri, each.etag, each.reason] for each in self.skipped]}
         # A row group at a time: plain Python values take several times the memory of a manifest.
@@ -258,7 +300,7 @@ def foreign_formats(url: str) -> list[str]:
     """Return the shard formats of the corpus in a folder that are classes of other packages."""
     if not has_corpus(url):
         return []
-    formats = frames.read_frame(_manifest(url)[0].manifest, schema={"format": pl.String})[0]
+    formats = frames.read_frame(manifest_of(url)[0].manifest, schema={"format": pl.String})[0]
     return list(filter(plugins.is_dotted, formats.to_series().unique().sort()))
 
 
@@ -277,7 +319,7 @@ def _layouts(url: str) -> tuple[CorpusLayout, CorpusLayout]:
     return Layout(folder).corpus, CorpusLayout(folder)
 
 
-def _manifest(url: str) -> tuple[CorpusLayout, str]:
+def manifest_of(url: str) -> tuple[CorpusLayout, str]:
     """Return where the manifest of the corpus in a folder is, and its etag."""
     for layout in _layouts(url):
         if (stored := storage.info(layout.manifest)) is not None:
@@ -297,8 +339,14 @@ def _open(layout: CorpusLayout, _: str) -> Corpus:
     layout = CorpusLayout(notes.get(_SHARED, layout.folder))
     shards = tuple(_with_members(_shard_of(row), layout) for row in frame.iter_rows(named=True))
     skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
-    columns = tuple(notes["columns"])
-    return Corpus(shards, columns, folder=layout.folder, skipped=skipped, names=names)
+    return Corpus(
+        shards,
+        tuple(notes["columns"]),
+        folder=layout.folder,
+        skipped=skipped,
+        versions=tuple(CorpusVersion(*facts) for facts in notes.get(_VERSIONS, ())),
+        names=names,
+    )
 
 
 def _shard_of(row: dict[str, Any]) -> Shard:
@@ -314,9 +362,11 @@ def _names(layout: CorpusLayout, notes: frames.Notes) -> tuple[str, ...]:
 
 
 def check_corpus(notes: Mapping[str, object], *, corpus: Corpus, what: str) -> None:
-    """Raise `CorpusMismatchError` unless the notes of the file `what` name this corpus."""
+    """Raise `CorpusMismatchError` unless the notes of the file `what` name this corpus, or an
+    earlier version of it.
+    """
     corpus_id = notes.get("corpus_id")
-    if corpus_id == corpus.corpus_id:
+    if corpus.num_shards_of(corpus_id) is not None:
         return
     counts = {"num_shards": len(corpus.shards), "num_samples": corpus.num_samples}
     differences = [

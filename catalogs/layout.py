@@ -48,6 +48,14 @@ class AnnotationLayout:
         return join(self.folder, "annotation.json")
 
     @property
+    def versions(self) -> str:
+        """Records for earlier versions of the corpus."""
+        return join(self.folder, "versions")
+
+    def version(self, corpus_id: str) -> str:
+        return join(self.versions, f"{corpus_id}.json")
+
+    @property
     def model(self) -> str:
         """Arrays that fitting the annotation produced."""
         return join(self.folder, "model.safetensors")

@@ -3,6 +3,7 @@
 Each opens what its stage needs (configuration, lease, cluster) and describes the result.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
 from catalogs import storage
-from catalogs.layout import CorpusLayout
+from catalogs.layout import CorpusLayout, join
 from catalogs.shard_search import find_shards
 from catalogs.shards import format_of
 from pipeline import metrics
@@ -24,6 +25,7 @@ from pipeline.annotation.judging import choose_judging
 from pipeline.cluster import Client, cluster_at, connect_when_needed
 from pipeline.config import credentials, run_config, trust
 from pipeline.config.sections import RunConfig
+from pipeline.corpus.append import append_shards, check_appendable
 from pipeline.corpus.conversion import Conversion
 from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
@@ -165,6 +167,8 @@ def ingest_shards(
     drop: Sequence[str] = (),
     types: Sequence[str] = (),
     skip_damaged: bool = False,
+    append: bool = False,
+    name: str | None = None,
     scheduler: str | None = None,
 ) -> IngestResult:
     """Ingest shards into the corpus `out`, on a new local cluster or on the one at `scheduler`.
@@ -172,7 +176,8 @@ def ingest_shards(
     With `convert` (the name of a shard format), `shards` are Parquet, JSON or tar files or a folder
     of images; new shards are first written to `out`/shards, as `Conversion` says: without the
     columns `drop`, with the `types` (`NAME=TYPE`) instead of those of the values. With
-    `skip_damaged`, shards that cannot be read are left out and named in the result.
+    `skip_damaged`, shards that cannot be read are left out and named in the result. With `append`,
+    they are added to the corpus `out` or that of the run `out`, of a mixture to its part `name`.
 
     Raises:
         InputError: a URL holds a credential, there is no such scheduler, or what `ingest` raises.
@@ -183,16 +188,28 @@ def ingest_shards(
     started, settings = monotonic(), cluster_at(scheduler or "local")
     corpus = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
-    with connect_when_needed(settings) as cluster:
+    if name is not None and not append:
+        raise InputError(f"--name {name} is the part that --append adds to: give both, or neither")
+    with contextlib.ExitStack() as stack:
+        if append:
+            known = check_appendable(corpus, name=name)
+            stack.enter_context(hold_lease(corpus))
+        cluster = stack.enter_context(connect_when_needed(settings))
         if convert is not None:
             conversion = Conversion(
                 convert, shard_samples, row_group_samples, drop=tuple(drop), schema=tuple(types)
             )
             folder = CorpusLayout(corpus).converted_shards
+            if append:  # beside those of earlier calls
+                folder = join(folder, f"from-{len(known.shards):06d}")
             shards = convert_samples(shards, to=folder, settings=conversion, cluster=cluster)
         for stored in find_shards(shards):  # fails before a cluster is started
             format_of(stored.url)
-        result = ingest(shards, folder=corpus, client=cluster(), skip_damaged=skip_damaged)
+        making: dict[str, Any] = {"client": cluster(), "skip_damaged": skip_damaged}
+        if append:
+            result = append_shards(shards, folder=corpus, name=name, **making)
+        else:
+            result = ingest(shards, folder=corpus, **making)
     return replace(result, seconds=monotonic() - started)
 
 

@@ -25,11 +25,14 @@ class AnnotationColumns:
         """Find the annotations of the corpus at `url` that have `columns` (None: all of them)."""
         store = AnnotationStore(url)
         annotations = []
-        for name in store.names():
-            # Only records that can have a needed column are read.
-            if columns is not None and not any(_may_have(name, column) for column in columns):
-                continue
-            record = store.read(name)
+        if columns is None:
+            records = store.records()
+        else:  # only records that can have a needed column
+            needed = (
+                name for name in store.names() if any(_may_have(name, each) for each in columns)
+            )
+            records = [store.read(name) for name in needed]
+        for record in records:
             names = sql_columns(record)
             if columns is not None:
                 names = {name: names[name] for name in names if name in columns}
@@ -63,16 +66,17 @@ class AnnotationColumns:
             columns = {name: name for name in losses.schema if name not in ("shard_id", "row")}
             tables.append(JoinedTable(losses, {n: n for n in columns if n not in self.names}))
         for record, names in self.annotations:
-            tables.append(JoinedTable(self.store.scan(record), names))
+            table = JoinedTable(self.store.scan(record), names)
+            # Losses may be of an earlier version of the corpus.
+            tables.append(table if losses is None else table.first(len(tables[0].shards)))
         return JoinedScan.of(tables)
 
     def with_units(self) -> "AnnotationColumns":
         """Also name the units of the first annotation that has them `num_units`."""
-        for name in self.store.names():
-            record = self.store.read(name)
+        for record in self.store.records():
             if NUM_UNITS in record.columns:
                 units = (record, {NUM_UNITS: NUM_UNITS})
-                same = [r for r, _ in self.annotations if r.name == name]
+                same = [r for r, _ in self.annotations if r.name == record.name]
                 rest = [
                     (r, columns | {NUM_UNITS: NUM_UNITS} if r in same else columns)
                     for r, columns in self.annotations

@@ -67,6 +67,11 @@ class Annotation:
     created_by: str = __version__
     schema_version: int = RECORD_VERSION
 
+    @property
+    def num_shards(self) -> int:
+        """Number of shards of the corpus that it was made for."""
+        return max(part.last_shard for part in self.parts) + 1
+
     def to_json(self) -> str:
         """Return the text of `annotation.json`."""
         return checked_json.dump(asdict(self)).decode()

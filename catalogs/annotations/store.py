@@ -6,6 +6,7 @@ annotation. Replaced and removed parts stay for their readers until `attent gc`.
 
 import difflib
 import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +16,18 @@ from typing import Any, Final
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import CorpusMismatchError, ExistsError, InputError, MissingError
+from attent_select.errors import ExistsError, InputError, MissingError
 from catalogs import storage
 from catalogs.annotations.record import Annotation, AnnotationPart
+from catalogs.annotations.record_versions import IncompleteAnnotationError, read_record
 from catalogs.annotations.row_digest import RowDigest
 from catalogs.concurrency import ordered_map
 from catalogs.corpus import Corpus, check_corpus
 from catalogs.layout import AnnotationLayout, CorpusLayout
 from catalogs.tables import dense_parts, frames
 from catalogs.tables.scan import File, Scan
+
+_log = logging.getLogger("attent.catalogs.annotations")
 
 VALUE: Final = "value"
 VALUE_TYPES: Final = ("Float32", "Int64", "String", "Boolean")
@@ -134,6 +138,7 @@ class AnnotationStore:
         kind: str,
         parts: Iterable[BuiltPart],
         overwrite: bool = False,
+        completes: Annotation | None = None,
         **facts: Any,
     ) -> Annotation:
         """Commit an annotation: write its record, then delete the spans of its parts.
@@ -143,6 +148,7 @@ class AnnotationStore:
             kind: what made it.
             parts: parts of all shards of the corpus.
             overwrite: replace an annotation of that name.
+            completes: its record for an earlier version of the corpus, which stays.
             facts: further fields of `Annotation`: settings, digests, seconds, units, ….
 
         Raises:
@@ -169,9 +175,12 @@ class AnnotationStore:
             statuses=dict(sorted(statuses.items())),
             **facts,
         )
-        self._check_unpublished(annotation, overwrite=overwrite)
-        storage.publish(self.layout(name).record, annotation.to_json().encode())
         layout = self.layout(name)
+        if completes is None:
+            self._check_unpublished(annotation, overwrite=overwrite)
+        else:
+            storage.publish(layout.version(completes.corpus_id), completes.to_json().encode())
+        storage.publish(layout.record, annotation.to_json().encode())
         digests = {digest for each in built for digest in each.spans}
         storage.delete_all(map(layout.span, digests))
         storage.delete_all(map(layout.journal, digests))
@@ -187,8 +196,9 @@ class AnnotationStore:
         Raises:
             MissingError: there is no such annotation.
         """
-        self.read(name)
-        storage.delete(self.layout(name).record)
+        if self.incomplete(name) is not None or self.read(name):
+            storage.delete(self.layout(name).record)
+            storage.delete_folder(self.layout(name).versions)
 
     # Reading.
 
@@ -203,21 +213,35 @@ class AnnotationStore:
 
         Raises:
             MissingError: there is no such annotation.
+            IncompleteAnnotationError: it lacks the shards that were appended since.
             CorpusMismatchError: it was made for another corpus.
         """
-        url = self.layout(name).record
         try:
-            text = storage.read(url)
+            return read_record(self.layout(name), name=name, corpus=self.corpus, url=self.url)
         except MissingError as error:
             raise MissingError(self._unknown(name)) from error
-        annotation = Annotation.from_json(text, url=url)
-        if annotation.corpus_id != self.corpus.corpus_id:
-            raise CorpusMismatchError(
-                f"annotation {name} was made for corpus {annotation.corpus_id}, but this is corpus"
-                f" {self.corpus.corpus_id}: make it again with `attent annotate {self.url} --name"
-                f" {name} --overwrite …`"
-            )
-        return annotation
+
+    def incomplete(self, name: str) -> Annotation | None:
+        """Return the record of an annotation that lacks the shards that were appended since; None
+        if it has them.
+
+        Raises what `read` raises.
+        """
+        try:
+            self.read(name)
+        except IncompleteAnnotationError as error:
+            return error.annotation
+        return None
+
+    def records(self) -> list[Annotation]:
+        """Return the records of all annotations; warn about those that are incomplete."""
+        records = []
+        for name in self.names():
+            try:
+                records.append(self.read(name))
+            except IncompleteAnnotationError as error:
+                _log.warning("left out: %s", error)
+        return records
 
     def scan(self, name: str | Annotation) -> Scan:
         """Return all rows of an annotation as a `Scan`; its columns are `columns` and the ids.

@@ -299,13 +299,20 @@ class LossCatalog:
         return frames.polars_schema(frames.footer_of(self._layout.part(part)))
 
     def _losses_of(self, shards: range, since: int | None) -> pl.DataFrame:
-        """Return the losses of consecutive shards as of round `since` (None: all unseen)."""
-        if since is None:
-            counts = [self.corpus.shard(shard_id).num_samples for shard_id in shards]
-            return merge.unseen_losses(shards, counts)
-        segments = (one.within(shards.start, shards.stop - 1) for one in self._segments(since))
-        scan = self._scan([one for one in segments if one is not None], self._kinds())
-        return scan.frame().collect()
+        """Return the losses of consecutive shards as of round `since` (None: all unseen).
+
+        Shards that were appended since then are unseen.
+        """
+        segments = [] if since is None else list(self._segments(since))
+        num_known = max((one.last + 1 for one in segments), default=0)
+        known = [one.within(shards.start, shards.stop - 1) for one in segments]
+        new = range(max(shards.start, num_known), shards.stop)
+        counts = [self.corpus.shard(shard_id).num_samples for shard_id in new]
+        rows = merge.unseen_losses(new, counts)
+        if scanned := [one for one in known if one is not None]:
+            old = self._scan(scanned, self._kinds()).frame().collect()
+            rows = pl.concat([old, rows], how="diagonal") if new else old
+        return rows
 
     def _notes(self, round_number: int) -> frames.Notes:
         return {

@@ -39,6 +39,13 @@ class JoinedTable:
         columns = {name: stored for name, stored in self.columns.items() if name in names}
         return replace(self, columns=columns)
 
+    def first(self, num_shards: int) -> "JoinedTable":
+        """Return the rows of the first shards."""
+        if num_shards >= len(self.shards):
+            return self
+        files = _merge_groups(self.shards[:num_shards])
+        return replace(self, rows=replace(self.rows, files=files))
+
     @property
     def kinds(self) -> SchemaDict:
         return {name: self.rows.schema[stored] for name, stored in self.columns.items()}

@@ -12,17 +12,19 @@ from attent_select.errors import InputError
 from catalogs import AnnotationStore
 from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import VALUE
+from catalogs.mixture import NAME
 from pipeline.annotation.enrichment import LARGEST_FIRST, TOP_SHARE, enrichment_of, top_cut
 from pipeline.annotation.judged_rows import WANTED, read_judged
-from pipeline.annotation.make import Request, make_annotation
+from pipeline.annotation.make import Request, complete_annotation, make_annotation
 from pipeline.annotation.prospects import Prospect
 from pipeline.annotation.stored_values import rows_beside_cut, sample_values, values_of_rows
 from pipeline.annotation.targets import check_columns, target_for
 from pipeline.cluster import cluster_at, connect
-from pipeline.config import annotation_kinds, credentials
-from pipeline.config.extension_settings import EXTEND_MODEL, Extension
+from pipeline.config import annotation_kinds, credentials, trust
+from pipeline.config.extension_settings import EXTEND_MODEL, EXTENSION_KEYS, Extension, extension_in
 from pipeline.config.target_settings import TargetSettings
 from pipeline.config.yaml_values import replace_keys
+from pipeline.corpus.part_names import annotate_names
 from trainers.annotation import AnnotationKind
 
 # Types of values that have an order.
@@ -102,6 +104,39 @@ def annotate(
         return AnnotationResult.of(make_annotation(request, client=client))
 
 
+def complete(
+    corpus: str, *, name: str, scheduler: str | None = None, trust_run: bool = False
+) -> AnnotationResult:
+    """Give an annotation values for the shards that were appended to its corpus since.
+
+    Raises:
+        InputError: its record names code of another package, and `trust_run` is not set.
+        MissingError: there is no such annotation.
+        ClusterError: the cluster was lost; call again to resume.
+    """
+    store = AnnotationStore(corpus)
+    known = store.incomplete(name)
+    if known is None:
+        return AnnotationResult.of(store.read(name))
+    cluster = cluster_at(scheduler or "local")
+    if name == NAME and store.corpus.names:
+        annotate_names(corpus)
+        return AnnotationResult.of(store.read(name))
+    settings = {key: known.settings[key] for key in known.settings if key != "seed"}
+    if not trust_run:
+        entry = {annotation_kinds.KIND: known.kind, **settings}
+        trust.check_annotation(store.layout(name).record, entry)
+    extension = extension_in(settings)
+    own = {key: settings[key] for key in settings if key not in EXTENSION_KEYS}
+    kind = annotation_kinds.load_kind(known.kind, own)
+    seed = known.settings.get("seed", 0)
+    request = Request(corpus, name, known.kind, kind, seed=seed, extension=extension)
+    if cluster.scheduler == "local" and _computes_on_gpu(kind):
+        cluster = cluster.model_copy(update={"workers": 1})
+    with connect(cluster) as client:
+        return AnnotationResult.of(complete_annotation(request, client=client))
+
+
 def drop(corpus: str, *, name: str, is_making: bool = False) -> dict[str, Any]:
     """Delete an annotation; `attent gc` deletes its parts.
 
@@ -127,7 +162,7 @@ def list_annotations(corpus: str, *, judged: str | None = None) -> list[dict[str
         InputError: `judged` is not what `read_judged` expects.
     """
     store = AnnotationStore(corpus)
-    annotations = [store.read(name) for name in store.names()]
+    annotations = store.records()
     if judged is not None:
         rows = read_judged(judged, corpus=store.corpus)
         annotations = [_with_judged(store, each, rows) for each in annotations]

@@ -12,7 +12,7 @@ from catalogs import AnnotationStore
 from catalogs.annotations.columns import has_units
 from catalogs.annotations.record import Annotation
 from pipeline.annotation.enrichment import at_top_share
-from pipeline.annotation.make import Request, make_annotation
+from pipeline.annotation.make import Request, complete_annotation, make_annotation
 from pipeline.annotation.span_work import settings_of
 from pipeline.annotation.stored_values import Overlap
 from pipeline.annotation.targets import target_for
@@ -48,15 +48,28 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
     for request in requests:
         if request.name in existing:
             entry = config.annotations.get(request.name, {})
-            _check_same(request.store.read(request.name), request, config, entry)
+            _check_same(_known(request), request, config, entry)
     for request in requests:
-        if request.name not in existing:
-            _log.info(_describe(make_annotation(request, client=cluster())))
+        _make_or_complete(request, cluster=cluster, exists=request.name in existing)
         if request.kind_name == CONTAMINATION:
             _warn_of_overlap(request.store.read(request.name), request)
     for name, entry in automatic_annotations(config).items():
         _make_automatic(config, name, entry, cluster=cluster)
     check_selection(config)
+
+
+def _known(request: Request) -> Annotation:
+    """Return an annotation, for this version of the corpus or an earlier one."""
+    return request.store.incomplete(request.name) or request.store.read(request.name)
+
+
+def _make_or_complete(request: Request, *, cluster: Cluster, exists: bool) -> None:
+    """Make an annotation, or complete one that lacks shards which were appended since."""
+    if not exists:
+        _log.info(_describe(make_annotation(request, client=cluster())))
+    elif (known := request.store.incomplete(request.name)) is not None:
+        request = replace(request, seed=known.settings.get("seed", request.seed))
+        _log.info(_describe(complete_annotation(request, client=cluster())))
 
 
 def _configured_requests(config: RunConfig) -> Iterator[Request]:
@@ -98,10 +111,9 @@ def _make_automatic(
         return
     try:
         request = _request(config, name, entry)
-        if not is_made:
-            _log.info(_describe(make_annotation(request, client=cluster())))
-        elif name == CONTAMINATION:
-            _check_same(store.read(name), request, config, entry)
+        if is_made and name == CONTAMINATION:
+            _check_same(_known(request), request, config, entry)
+        _make_or_complete(request, cluster=cluster, exists=is_made)
         if name == CONTAMINATION:
             _warn_of_overlap(store.read(name), request)
     except InputError as error:

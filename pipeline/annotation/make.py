@@ -33,7 +33,7 @@ from pipeline.annotation.linking import build_linked_parts
 from pipeline.annotation.parts import BUCKET_ROWS, build_parts
 from pipeline.annotation.pool_sample import pool_sample
 from pipeline.annotation.span_work import Making, SpanTask, measure_span, settings_of
-from pipeline.annotation.stored_values import sample_values
+from pipeline.annotation.stored_values import sample_values, warn_if_constant
 from pipeline.annotation.targets import Target, check_columns
 from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.extension_settings import Extension
@@ -182,8 +182,72 @@ def make_annotation(request: Request, *, client: Client) -> Annotation:
         fidelity=predictor.fidelity if predictor is not None else {},
         enrichment=_enrichment(request, fitted, predictor, parts),
     )
-    _warn_if_constant(store, annotation)
+    warn_if_constant(store, annotation)
     return annotation
+
+
+def complete_annotation(request: Request, *, client: Client) -> Annotation:
+    """Measure the shards that were appended since an annotation was made, with what it was fitted
+    to then, and publish it for the new version of the corpus.
+
+    Kinds that compare samples measure all shards again. An annotation that is complete is returned.
+
+    Raises:
+        MissingError: there is no such annotation.
+        InputError: it was made with other files of its model.
+        ClusterError: the cluster was lost; call again to resume.
+    """
+    started, store = monotonic(), request.store
+    known = store.incomplete(request.name)
+    if known is None:
+        return store.read(request.name)
+    shard = store.corpus.shards[-1]
+    worker_check.check_workers(client, objects={shard.uri: shard.etag}, needs_gpu=False)
+    if isinstance(request.kind, FromAnnotations):
+        return _derive(request, client=client, started=started, completes=known)
+    _check_same_files(request, known)
+    layout = store.layout(request.name)
+    fitted = Fitted.from_bytes(storage.read(layout.model))
+    making = Making(store.url, request.name, request.kind, fitted.digest)
+    compares = isinstance(request.kind, HasLinks | HasResolve)
+    first = 0 if compares else known.num_shards
+    tasks = [t for t in _span_tasks(request, making) if t.shard.shard_id >= first]
+    costs = _measure_spans(client, [task for task in tasks if task.has_rows], store=store)
+    if request.extension is not None:
+        regression = regression_of(request.extension, request.kind)
+        fitted = Fitted.from_bytes(storage.read(layout.predictor))
+        predictor = Predictor(regression, fitted, dict(known.fidelity))
+        tasks = predictor.tasks(tasks, url=layout.predictor)
+        _measure_spans(client, tasks, store=store)
+    parts = _build_parts(request, tasks, client=client)
+    return store.publish(
+        request.name,
+        kind=request.kind_name,
+        parts=parts if compares else [*_kept_parts(known), *parts],
+        completes=known,
+        settings=known.settings,
+        digests=known.digests,
+        seconds={**known.seconds, "complete": monotonic() - started},
+        units=costs.units if compares else known.units + costs.units,
+        fidelity=known.fidelity,
+        enrichment=known.enrichment,
+    )
+
+
+def _kept_parts(known: Annotation) -> Iterator[BuiltPart]:
+    """Yield the parts of an annotation; the first has the statuses of all."""
+    for number, part in enumerate(known.parts):
+        yield BuiltPart(part, statuses={} if number else known.statuses)
+
+
+def _check_same_files(request: Request, known: Annotation) -> None:
+    for name, digest in request.file_digests().items():
+        if known.digests.get(name) != digest:
+            raise InputError(
+                f"annotation {request.name} was made with another {name} (digest"
+                f" {known.digests.get(name)}, now {digest}): restore it, or make the annotation"
+                " again with --overwrite"
+            )
 
 
 def _fit_predictor(request: Request, tasks: Sequence[SpanTask]) -> Predictor:
@@ -215,7 +279,9 @@ def _of_extension(digests: Mapping[str, str]) -> dict[str, str]:
     return {f"extend_{name}": digest for name, digest in digests.items()}
 
 
-def _derive(request: Request, *, client: Client, started: float) -> Annotation:
+def _derive(
+    request: Request, *, client: Client, started: float, completes: Annotation | None = None
+) -> Annotation:
     """Make an annotation of others."""
     store, kind = request.store, request.kind
     used = columns_used(store, request.name, kind)
@@ -226,11 +292,12 @@ def _derive(request: Request, *, client: Client, started: float) -> Annotation:
         kind=request.kind_name,
         parts=parts,
         overwrite=request.overwrite,
+        completes=completes,
         settings=settings_of(kind),
         annotations=used.digests,
         seconds={"total": monotonic() - started},
     )
-    _warn_if_constant(store, annotation)
+    warn_if_constant(store, annotation)
     return annotation
 
 
@@ -280,19 +347,6 @@ def _measure_spans(client: Client, tasks: Sequence[SpanTask], *, store: Annotati
 
 def _warn(task: SpanTask) -> None:
     _log.warning(f"the worker that measured {task} ended: trying again")
-
-
-def _warn_if_constant(store: AnnotationStore, annotation: Annotation) -> None:
-    value, rows = pl.col(VALUE), store.scan(annotation).frame()
-    ends = rows.select(value.min().alias("low"), value.max().alias("high"))
-    low, high = ends.collect(engine="streaming").row(0)
-    if low is None:
-        _log.warning(f"no sample has a value of {annotation.name}: {annotation.statuses}")
-    elif low == high:
-        _log.warning(
-            f"all values of {annotation.name} are equal: the first rows of the corpus would be"
-            " selected by it"
-        )
 
 
 def _build_parts(request: Request, tasks: Sequence[SpanTask], *, client: Client) -> list[BuiltPart]:

@@ -2,6 +2,7 @@
 overlap that they count.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,8 @@ from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import VALUE
 from catalogs.tables.scan import Scan
 from pipeline.annotation.enrichment import Values
+
+_log = logging.getLogger("attent.pipeline.annotation.stored_values")
 
 # Values of the corpus from which the cut of a top share is taken.
 _CUT_ROWS: Final = 1 << 22
@@ -93,5 +96,19 @@ class Overlap:
 
 def overlaps_of(store: AnnotationStore) -> list[Overlap]:
     """Return the overlap of each annotation of kind `contamination`."""
-    annotations = [store.read(name) for name in store.names()]
+    annotations = store.records()
     return [Overlap.of(store, each) for each in annotations if each.kind == "contamination"]
+
+
+def warn_if_constant(store: AnnotationStore, annotation: Annotation) -> None:
+    """Warn if an annotation has no values, or equal ones."""
+    value, rows = pl.col(VALUE), store.scan(annotation).frame()
+    ends = rows.select(value.min().alias("low"), value.max().alias("high"))
+    low, high = ends.collect(engine="streaming").row(0)
+    if low is None:
+        _log.warning(f"no sample has a value of {annotation.name}: {annotation.statuses}")
+    elif low == high:
+        _log.warning(
+            f"all values of {annotation.name} are equal: the first rows of the corpus would be"
+            " selected by it"
+        )

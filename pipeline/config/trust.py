@@ -67,6 +67,23 @@ def check_run(
         )
 
 
+def check_annotation(url: str, entry: Mapping[str, Any]) -> None:
+    """Check that the settings in the record of an annotation, at `url`, execute no code.
+
+    Raises:
+        InputError: one does; names each setting and `--trust-run`.
+    """
+    name = url.split("/")[-2]
+    lines = [
+        f"{key}: {value!r}"
+        for key, value in _settings_that_execute({"annotations": {name: dict(entry)}})
+    ]
+    if lines:
+        raise InputError(
+            f"{url}: {'; '.join(lines)} would execute code: add --trust-run if you trust its author"
+        )
+
+
 def import_formats(run: str) -> None:
     """Import the modules of shard formats that the manifests of a trusted run name.
 

@@ -75,37 +75,68 @@ def ingest(
     started = monotonic()
     objects = find_shards(shards)
     if (existing := ingested_corpus(objects, folder=folder)) is not None:
-        return _result(existing, seconds=0.0)
-    worker_check.check_workers(client, objects={objects[0].url: objects[0].etag}, needs_gpu=False)
-    inspections = _inspections(objects, folder=folder, client=client, skip_damaged=skip_damaged)
-    kept, damaged = [], []
-    for stored, kind, inspection in inspections:
-        if isinstance(inspection, str):
-            damaged.append(SkippedShard(stored.url, stored.etag, inspection))
-        else:
-            kept.append((stored, kind, inspection))
-    corpus = Corpus.from_inspections(kept, skipped=damaged)
+        return result_of(existing, seconds=0.0)
+    corpus = inspect_corpus(objects, folder=folder, client=client, skip_damaged=skip_damaged)
     if names is not None:
         corpus = replace(corpus, names=tuple(names[shard.uri] for shard in corpus.shards))
-    _renumber_members(corpus, objects, folder=folder)
     corpus.publish(folder)
-    result = _result(corpus, seconds=monotonic() - started)
+    return result_of(corpus, seconds=monotonic() - started)
+
+
+def inspect_corpus(
+    objects: Sequence[ObjectInfo],
+    *,
+    folder: str,
+    client: Client,
+    skip_damaged: bool,
+    first_id: int = 0,
+    columns: Sequence[str] = (),
+) -> Corpus:
+    """Return a corpus of shards; member indexes are written, for ids from `first_id`.
+
+    Warns about shards that are skipped. Each of the others must have `columns`.
+
+    Raises:
+        InputError: no shard has samples, or a shard is damaged or lacks a column.
+    """
+    worker_check.check_workers(client, objects={objects[0].url: objects[0].etag}, needs_gpu=False)
+    kept, damaged = [], []
+    for stored, kind, inspection in _inspections(
+        objects, folder=folder, client=client, skip_damaged=skip_damaged, first_id=first_id
+    ):
+        if isinstance(inspection, str):
+            damaged.append(SkippedShard(stored.url, stored.etag, inspection))
+            continue
+        missing = [name for name in columns if name not in inspection.columns]
+        if missing and inspection.num_samples:
+            raise InputError(
+                f"{stored.url} has no column {', '.join(missing)}, which every shard of the corpus"
+                f" has; it has {', '.join(inspection.columns)}"
+            )
+        kept.append((stored, kind, inspection))
+    corpus = Corpus.from_inspections(kept, skipped=damaged)
+    _renumber_members(corpus, objects, folder=folder, first_id=first_id)
+    _warn(corpus)
+    return corpus
+
+
+def _warn(corpus: Corpus) -> None:
     if num_compressed := sum(is_compressed(shard.uri) for shard in corpus.shards):
         _log.warning(
             "%d shards are compressed tars: every read of samples takes a whole shard. Plain tars"
             " or Parquet are read in parts (--convert)",
             num_compressed,
         )
-    if result.empty:
-        _log.warning("skipped %d shards without samples", result.empty)
-    for uri, reason in result.damaged.items():
-        _log.warning("skipped %s, which cannot be read: %s", uri, reason)
-    return result
+    if num_empty := sum(each.reason == EMPTY for each in corpus.skipped):
+        _log.warning("skipped %d shards without samples", num_empty)
+    for each in corpus.skipped:
+        if each.reason != EMPTY:
+            _log.warning("skipped %s, which cannot be read: %s", each.uri, each.reason)
 
 
 def ingested_corpus(objects: Sequence[ObjectInfo], *, folder: str) -> Corpus | None:
-    """Return the corpus in `folder` if it was ingested; its shards must be exactly `objects`,
-    skipped ones included.
+    """Return the corpus in `folder` if it was ingested; its shards must be `objects`, skipped ones
+    included, and those that were appended.
 
     Raises:
         ExistsError: the folder has a corpus of other shards.
@@ -116,10 +147,18 @@ def ingested_corpus(objects: Sequence[ObjectInfo], *, folder: str) -> Corpus | N
     corpus = Corpus.open(folder)
     known = {shard.uri: shard.etag for shard in corpus.shards}
     known |= {each.uri: each.etag for each in corpus.skipped}
-    if sorted(known) != sorted(stored.url for stored in objects):
+    urls = {stored.url for stored in objects}
+    if added := sorted(urls - known.keys()):
         raise ExistsError(
             f"{folder} has a corpus of {len(corpus.shards)} other shards (corpus "
-            f"{corpus.corpus_id}), and a corpus cannot be changed: choose another folder"
+            f"{corpus.corpus_id}), without {added[0]}: add new shards with `attent ingest --append"
+            f" --out {folder}`, or choose another folder"
+        )
+    first = corpus.versions[0].num_shards if corpus.versions else len(corpus.shards)
+    if missing := [shard.uri for shard in corpus.shards[:first] if shard.uri not in urls]:
+        raise ExistsError(
+            f"{folder} has a corpus with {missing[0]}, which is not among the shards to ingest: a"
+            " corpus keeps its shards. Choose another folder"
         )
     for stored in objects:
         if known[stored.url] != stored.etag:
@@ -145,13 +184,18 @@ def shard_objects(corpus: CorpusSettings) -> list[ObjectInfo]:
 
 
 def _inspections(
-    objects: Sequence[ObjectInfo], *, folder: str, client: Client, skip_damaged: bool
+    objects: Sequence[ObjectInfo],
+    *,
+    folder: str,
+    client: Client,
+    skip_damaged: bool,
+    first_id: int,
 ) -> list[tuple[ObjectInfo, str, Inspection | str]]:
     """Return object, format and inspection of each shard, or why it cannot be read."""
     layout = CorpusLayout(folder)
     tasks = [
         _ShardTask(shard_id, stored, format_of(stored.url), layout.members(shard_id), skip_damaged)
-        for shard_id, stored in enumerate(objects)
+        for shard_id, stored in enumerate(objects, start=first_id)
     ]
     inspections: dict[int, Inspection | str] = {}
     with progress("ingesting", total=len(tasks), unit="shards") as advance:
@@ -170,7 +214,9 @@ def _inspect(task: _ShardTask) -> Inspection | str:
         return str(error)
 
 
-def _renumber_members(corpus: Corpus, objects: Sequence[ObjectInfo], *, folder: str) -> None:
+def _renumber_members(
+    corpus: Corpus, objects: Sequence[ObjectInfo], *, folder: str, first_id: int
+) -> None:
     """Move the member indexes, named by position in `objects`, to the ids without skipped shards.
 
     In ascending order, in which no index replaces one that is still to be moved.
@@ -178,15 +224,17 @@ def _renumber_members(corpus: Corpus, objects: Sequence[ObjectInfo], *, folder: 
     if not corpus.skipped:
         return
     layout = CorpusLayout(folder)
-    position_of = {stored.url: position for position, stored in enumerate(objects)}
+    id_of = {stored.url: number for number, stored in enumerate(objects, start=first_id)}
     for shard in corpus.shards:
-        if (position := position_of[shard.uri]) != shard.shard_id and keeps_members(shard.format):
-            storage.publish(layout.members(shard.shard_id), storage.read(layout.members(position)))
-    for position in range(len(corpus.shards), len(objects)):
-        storage.delete(layout.members(position))
+        written, shard_id = id_of[shard.uri], first_id + shard.shard_id
+        if written != shard_id and keeps_members(shard.format):
+            storage.publish(layout.members(shard_id), storage.read(layout.members(written)))
+    for number in range(len(corpus.shards), len(objects)):
+        storage.delete(layout.members(first_id + number))
 
 
-def _result(corpus: Corpus, *, seconds: float) -> IngestResult:
+def result_of(corpus: Corpus, *, seconds: float) -> IngestResult:
+    """Return the size of a corpus."""
     return IngestResult(
         num_shards=len(corpus.shards),
         num_samples=corpus.num_samples,

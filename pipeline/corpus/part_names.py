@@ -25,12 +25,18 @@ def names_of_shards(parts: Sequence[MixturePart]) -> dict[str, str]:
 
 
 def annotate_names(url: str) -> None:
-    """Make the annotation `name` of the mixture at `url`, unless there is one."""
+    """Make the annotation `name` of the mixture at `url`, or complete it."""
     store = AnnotationStore(url)
-    if NAME in store.names():
+    known = store.incomplete(NAME) if NAME in store.names() else None
+    if known is None and NAME in store.names():
         return
-    settings = {"column": NAME}
-    store.publish(NAME, kind="column", parts=list(_parts(store)), settings=settings)
+    store.publish(
+        NAME,
+        kind="column",
+        parts=list(_parts(store)),
+        completes=known,
+        settings={"column": NAME},
+    )
 
 
 def _parts(store: AnnotationStore) -> Iterator[BuiltPart]:

@@ -45,7 +45,7 @@ class AnnotatedRows:
     def of(cls, run: str) -> "AnnotatedRows | None":
         """Return None without annotations, or if every round selected the whole corpus."""
         store, corpus = AnnotationStore(run), Corpus.open(run)
-        records = [store.read(name) for name in store.names()]
+        records = store.records()
         shown = tuple(each for each in records if each.kind not in _WITHOUT_DISTRIBUTION)
         rounds = [
             number

@@ -165,7 +165,7 @@ def _annotations(run: str) -> pl.LazyFrame:
     """Return one row per annotation."""
     store = AnnotationStore(run)
     kinds = ("name", "kind", "value_type", "num_rows", "coverage", "units", "digest")
-    rows = [[getattr(store.read(name), key) for key in kinds] for name in store.names()]
+    rows = [[getattr(record, key) for key in kinds] for record in store.records()]
     types = (pl.String, pl.String, pl.String, pl.Int64, pl.Float64, pl.Int64, pl.String)
     return pl.LazyFrame(rows, schema=dict(zip(kinds, types, strict=True)), orient="row")
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from attent_select.errors import MissingError
 from catalogs import AnnotationStore, Corpus, LossCatalog, storage
+from catalogs.annotations.record_versions import versions_of
 from catalogs.corpus import has_corpus
 from catalogs.layout import CorpusLayout, Layout, join
 from catalogs.losses.pools import pool_rounds
@@ -96,11 +97,14 @@ def _annotation_garbage(url: str) -> dict[str, list[ObjectInfo]]:
         paths = layout.annotation(name)
         if storage.list_objects(paths.spans) or storage.list_objects(paths.journals):
             continue  # in the making
-        record = store.read(name) if name in finished else None
-        parts += _all_except(paths.parts, {part.part for part in record.parts} if record else set())
-        kept = join(paths.fitted, record.digests.get("fit", "none") if record else "none")
+        # Those for earlier versions of the corpus have readers: runs that go on with them.
+        records = versions_of(paths)
+        if name in finished:
+            records.append(store.incomplete(name) or store.read(name))
+        parts += _all_except(paths.parts, {part.part for one in records for part in one.parts})
+        kept = tuple(join(paths.fitted, one.digests.get("fit", "none")) + "/" for one in records)
         models = storage.list_objects(paths.fitted)
-        fitted += [file for file in models if not file.url.startswith(f"{kept}/")]
+        fitted += [file for file in models if not file.url.startswith(kept)]
     leftovers = storage.leftovers(layout.folder)
     return {"annotation_parts": parts, "annotation_models": fitted, "leftovers": leftovers}
 

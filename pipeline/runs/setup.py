@@ -3,6 +3,7 @@
 Each is made unless it exists.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 from attent_select.errors import CorpusMismatchError, InputError
@@ -18,6 +19,8 @@ from pipeline.corpus.columns import missing_columns
 from pipeline.corpus.ingest import ingest, ingested_corpus
 from pipeline.corpus.part_names import annotate_names, names_of_shards
 from pipeline.corpus.usability import check_some_usable
+
+_log = logging.getLogger("attent.pipeline.runs.setup")
 
 # Saves the initial model and freezes the configuration.
 SaveInitial = Callable[[RunConfig], None]
@@ -57,15 +60,29 @@ def _ingest_own(corpus: CorpusSettings, run: str, *, cluster: Cluster) -> None:
 
 
 def _use_shared_corpus(url: str, run: str) -> None:
-    """Copy the manifest of the corpus at `url` to the run, or check that it has not changed.
+    """Copy the manifest of the corpus at `url` to the run. A new version replaces an earlier one.
 
     Raises:
-        CorpusMismatchError: the run was started with another version of the corpus.
+        CorpusMismatchError: the run was started with another corpus.
     """
     shared = Corpus.open(url)
     if not has_corpus(run):
         shared.share_with(run)
-    elif (known := Corpus.open(run)).corpus_id != shared.corpus_id:
+        return
+    known = Corpus.open(run)
+    if known.corpus_id == shared.corpus_id:
+        return
+    if shared.num_shards_of(known.corpus_id) is not None:
+        shared.share_with(run)
+        num_shards, num_samples = (
+            len(shared.shards) - len(known.shards),
+            shared.num_samples - known.num_samples,
+        )
+        _log.info(
+            f"{url} has {num_samples:,} more samples in {num_shards:,} new shards: the run"
+            " continues with them"
+        )
+    else:
         raise CorpusMismatchError(
             f"corpus.path: {url} is now corpus {shared.corpus_id}, but {run} was started with"
             f" corpus {known.corpus_id}: restore the corpus, or start a new run"

@@ -120,13 +120,16 @@ class Run:
     def after_selecting(self, number: int, index: IndexFile) -> "Run":
         """Give the round the size of its index; later rounds then start earlier or later.
 
-        The size follows from an index with a budget in units, or of all eligible rows; any other
-        size than the scheduled one is an error in training.
+        The size follows from an index with a budget in units, of all eligible rows, or of an
+        earlier version of the corpus; any other size than the scheduled one is an error in
+        training.
         """
         scheduled = self.rounds[number]
         eligible = index.provenance.get("eligible", -1)
         is_short = index.num_samples == eligible < scheduled.num_samples
-        if not is_short and NUM_UNITS not in index.provenance:
+        num_shards = self.corpus.num_shards_of(index.provenance.get("corpus_id"))
+        is_earlier = num_shards not in (None, len(self.corpus.shards))
+        if not is_short and not is_earlier and NUM_UNITS not in index.provenance:
             return self
         batches = math.ceil(index.num_samples / self.config.training.batch_size)
         return self._with_round(

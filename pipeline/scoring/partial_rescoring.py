@@ -5,6 +5,7 @@ since, else the loss of the last scored round. The rows to measure are written d
 a restarted driver measures the same ones.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,6 +114,7 @@ class PartialRescoring:
         config, catalog = self.job.config, self.job.catalog
         url = Layout(config.run).rescored(self.job.round_number)
         by, corpus = config.schedule.rescore.by, catalog.corpus
+        num_known = self._num_known(kept_round)
         facts = {
             "corpus_id": corpus.corpus_id,
             "by": by,
@@ -124,7 +126,9 @@ class PartialRescoring:
             if index.provenance == facts:
                 return index
         draw: dict[str, Any] = {
-            "num_samples": num_samples_of(self.share, total=corpus.num_samples),
+            "num_samples": num_samples_of(
+                self.share, total=sum(shard.num_samples for shard in corpus.shards[:num_known])
+            ),
             "seed": config.seed,
             "round_number": self.job.round_number,
         }
@@ -134,7 +138,14 @@ class PartialRescoring:
         else:
             rows = _index_rows(catalog, stalest_shards(_shard_ages(catalog, kept_round), **draw))
         # An existing file is from a withdrawn decision, or from another process: the same rows.
-        return IndexFile.write(url, rows, provenance=facts, overwrite=True)
+        every = itertools.chain(_frames_of(rows), _rows_after(catalog, num_known))
+        return IndexFile.write(url, every, provenance=facts, overwrite=True)
+
+    def _num_known(self, kept_round: int) -> int:
+        """Return the number of shards with losses; those appended since are measured completely."""
+        snapshot = self.job.catalog.snapshot(kept_round)
+        assert snapshot is not None
+        return len(snapshot)
 
     def _calibration(self, digests: Sequence[str]) -> Calibration:
         catalog, number = self.job.catalog, self.job.round_number
@@ -170,9 +181,11 @@ class PartialRescoring:
             snapshot = catalog.snapshot(self.kept_round)
             assert snapshot is not None
             ideal = -(-sum(num_samples) // most)
+            known = range(len(snapshot))
             shards = merge.shards_to_rebuild(
-                snapshot["part"], {*changed, *observed}, ideal_ranges=ideal
+                snapshot["part"], {*changed, *observed} & {*known}, ideal_ranges=ideal
             )
+            shards = [*shards, *range(len(snapshot), len(num_samples))]
         return merge.shard_ranges(shards, num_samples=num_samples, most=most)
 
 
@@ -196,6 +209,21 @@ def _index_rows(catalog: LossCatalog, shards: pl.DataFrame) -> pl.LazyFrame:
         schema.ROW,
         *(pl.lit(1.0).cast(schema.INDEX[name]).alias(name) for name in _WEIGHTS),
     )
+
+
+def _rows_after(catalog: LossCatalog, num_known: int) -> Iterator[pl.DataFrame]:
+    """Yield all rows of each shard that was appended, in the schema of an index."""
+    weights = [pl.lit(1.0).cast(schema.INDEX[name]).alias(name) for name in _WEIGHTS]
+    for shard in catalog.corpus.shards[num_known:]:
+        rows = pl.int_range(shard.num_samples, dtype=pl.UInt32, eager=True).alias(schema.ROW)
+        shard_id = pl.lit(shard.shard_id, pl.UInt32).alias(schema.SHARD_ID)
+        yield rows.to_frame().select(shard_id, schema.ROW, *weights)
+
+
+def _frames_of(rows: pl.LazyFrame | Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    if isinstance(rows, pl.LazyFrame):
+        rows = rows.collect_batches(maintain_order=True, engine="streaming")
+    yield from rows
 
 
 def _observed_shards(catalog: LossCatalog, rounds: range) -> pl.Series:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from attent_select.errors import CorpusMismatchError
 from catalogs import AnnotationStore, IndexFile, storage
+from catalogs.annotations.record_versions import versions_of
 from catalogs.layout import Layout
 from pipeline.runs.state import Run
 
@@ -12,7 +13,7 @@ from pipeline.runs.state import Run
 def accept_annotations(run: str) -> None:
     """Accept the annotations that the corpus of a run has now, for the rounds to come."""
     store = AnnotationStore(run)
-    digests = {name: store.read(name).digest for name in store.names()}
+    digests = {record.name: record.digest for record in store.records()}
     storage.publish(Layout(run).accepted_annotations, json.dumps(digests, indent=2).encode())
 
 
@@ -27,6 +28,9 @@ def check_annotations(run: Run, round_number: int, digests: Mapping[str, str]) -
     for name, digest in digests.items():
         number, before = _last_use(run, name, before=round_number)
         if before not in (None, digest) and accepted.get(name) != digest:
+            versions = versions_of(AnnotationStore(run.config.run).layout(name))
+            if any(version.digest == before for version in versions):
+                continue  # completed for a new version of the corpus
             folder = run.config.run
             raise CorpusMismatchError(
                 f"annotation {name} is now {digest}, but round {number} of {folder} was selected by"

@@ -317,7 +317,8 @@ class TeachingStream(IterableDataset[Batch]):
 def _identity(index: IndexFile, corpus: Corpus, order: Order) -> dict[str, Any]:
     """Return everything that the sequence of global batches depends on."""
     return {
-        "corpus_id": corpus.corpus_id,
+        # Rows never move: an index of an earlier version of the corpus has the same order.
+        "corpus_id": index.provenance.get("corpus_id") or corpus.corpus_id,
         "index_digest": index.digest,
         **({"num_uniform": len(order.selected.uniform_ids)} if index.has_origin else {}),
         **asdict(order.settings),

@@ -63,6 +63,10 @@ _SHOWN = (
     "fidelity",
     "digest",
 )
+Complete = Annotated[
+    bool,
+    typer.Option("--complete", help="Measure the shards that were appended since it was made."),
+]
 Drop = Annotated[bool, typer.Option("--drop", help="Delete the annotation.")]
 
 
@@ -83,6 +87,7 @@ def annotate(
     min_fidelity: MinFidelity = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    complete: Complete = False,
     drop: Drop = False,
     scheduler: Scheduler = None,
     trust_run: TrustRun = False,
@@ -92,8 +97,12 @@ def annotate(
     from pipeline.annotation.targets import target_settings
 
     trust_formats(corpus, trust_run=trust_run)
+    making = (kind, target, kind_column, settings, model, tokenizer, sample, extend, overwrite)
+    if complete:
+        if drop or any(making):
+            raise InputError("--complete uses the settings of the annotation: leave out others")
+        return commands.complete(corpus, name=name, scheduler=scheduler, trust_run=trust_run)
     if drop:
-        making = (kind, target, kind_column, settings, model, tokenizer, sample, extend, overwrite)
         return commands.drop(corpus, name=name, is_making=any(making))
     return commands.annotate(
         corpus,

@@ -30,6 +30,13 @@ Schema = Annotated[
         help="Type of a column in new shards: json, string, int64, float32, bool, ….",
     ),
 ]
+Append = Annotated[
+    bool, typer.Option("--append", help="Append the shards to the corpus at --out, or to a run's.")
+]
+Name = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Part of a mixture that appended shards belong to."),
+]
 
 
 @command(show_values)
@@ -53,6 +60,8 @@ def ingest(
         bool,
         typer.Option("--skip-damaged", help="Leave out shards that cannot be read, and name them."),
     ] = False,
+    append: Append = False,
+    name: Name = None,
     scheduler: Scheduler = None,
 ) -> "IngestResult":
     """Build the manifest of a corpus (from JSON, Parquet, tars, image folders with --convert)."""
@@ -67,5 +76,7 @@ def ingest(
         drop=drop or (),
         types=schema or (),
         skip_damaged=skip_damaged,
+        append=append,
+        name=name,
         scheduler=scheduler,
     )

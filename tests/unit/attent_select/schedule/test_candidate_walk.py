@@ -93,6 +93,27 @@ def test_shards_that_are_appended_are_visited_in_the_next_pass() -> None:
     assert set(drawn(grown.draw(60, start=rest.place))) == rows_of([20, 20, 20])
 
 
+@given(SHARDS, SHARDS, st.integers(1, 9), st.data())
+def test_a_growing_corpus_draws_every_row_once_a_pass(
+    shard_rows: list[int], appended: list[int], block_rows: int, data: st.DataObject
+) -> None:
+    old, new = sum(shard_rows), sum(appended)
+    before = data.draw(st.integers(1, old))
+    first = walk_of(shard_rows, block_rows=block_rows).draw(before, start=Place())
+    grown = walk_of([*shard_rows, *appended], block_rows=block_rows)
+    seen, place = drawn(first), first.place
+    sizes = data.draw(st.lists(st.integers(1, 30), max_size=6))
+    # The rest of the pass over the old rows, then a whole pass over all rows, in any pieces.
+    for end, rows in ((old, shard_rows), (old + old + new, [*shard_rows, *appended])):
+        passed: list[tuple[int, int]] = seen if end == old else []
+        while len(passed) < sum(rows):
+            size = min(sizes.pop() if sizes else 40, sum(rows) - len(passed))
+            candidates = grown.draw(size, start=place)
+            place, passed = candidates.place, passed + drawn(candidates)
+        assert len(passed) == len(set(passed))
+        assert set(passed) == rows_of(rows)
+
+
 def test_blocks_are_drawn_together() -> None:
     candidates = walk_of([64, 64, 64], block_rows=16).draw(48, start=Place())
     blocks = {(shard, row // 16) for shard, row in drawn(candidates)}
