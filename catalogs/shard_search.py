@@ -5,10 +5,11 @@ it: its README has the configurations, and splits are named there or in the path
 """
 
 import fnmatch
+import functools
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from attent_select.errors import InputError, MissingError
@@ -24,6 +25,10 @@ _DATASET: Final = re.compile(rf"hf://datasets/[^/@]+/[^/@]+({_REVISION})?")
 _CONVERTED: Final = "@refs/convert/parquet"
 _SHARD: Final = re.compile(r"\.(parquet|tar|tar\.gz|tgz|tar\.zst)$", re.IGNORECASE)
 _TRAIN: Final = "train"
+# Files about a dataset, which `datasets` does not read as samples.
+_DESCRIPTIONS: Final = frozenset(
+    {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+)
 # The words for splits that `datasets` finds in paths, between other characters than letters.
 _SPLITS: Final = {
     _TRAIN: ("train", "training"),
@@ -33,8 +38,17 @@ _SPLITS: Final = {
 _Shards = dict[str, ObjectInfo]
 
 
-def find_shards(patterns: Sequence[str]) -> list[ObjectInfo]:
+def is_shard(url: str) -> bool:
+    """Whether a file is a shard, by its name."""
+    return _SHARD.search(url) is not None
+
+
+def find_shards(
+    patterns: Sequence[str], *, is_wanted: Callable[[str], bool] = is_shard
+) -> list[ObjectInfo]:
     """List the shards that URLs, folders, globs and datasets on the hub name, sorted by URL.
+
+    Other files in folders are left out, if there are shards; `is_wanted` says what a shard is.
 
     Raises:
         InputError: a URL matches nothing, or a dataset has several configurations, no training
@@ -44,10 +58,38 @@ def find_shards(patterns: Sequence[str]) -> list[ObjectInfo]:
     others = [url for url in patterns if not is_dataset(url)]
     for url in patterns:
         if is_dataset(url):
-            objects |= _shards_of_dataset(storage.normalise(url))
+            objects |= _shards_of_dataset(storage.normalise(url), is_wanted)
     if others or not patterns:
-        objects |= {stored.url: stored for stored in storage.expand(others)}
+        found = storage.expand(others)
+        objects |= {stored.url: stored for stored in _without_others(found, others, is_wanted)}
     return sorted(objects.values(), key=lambda stored: stored.url)
+
+
+def _without_others(
+    found: list[ObjectInfo], patterns: Sequence[str], is_wanted: Callable[[str], bool]
+) -> list[ObjectInfo]:
+    """Return files without those that are no shards and that only a folder names."""
+    others = [stored for stored in found if not is_wanted(stored.url)]
+    if not others or len(others) == len(found):
+        return found
+    folders = tuple(
+        folder.rstrip("/") + "/"
+        for folder in map(storage.normalise, patterns)
+        if not any(sign in folder for sign in "*?[{")
+    )
+    left_out = [stored for stored in others if stored.url.startswith(folders)]
+    if left_out:
+        _warn_of_others(tuple(stored.url for stored in left_out))
+    left_out_urls = {stored.url for stored in left_out}
+    return [stored for stored in found if stored.url not in left_out_urls]
+
+
+@functools.cache
+def _warn_of_others(urls: tuple[str, ...]) -> None:
+    """Warn once: shards are looked for several times."""
+    endings = Counter(url.rpartition("/")[2].rpartition(".")[2] for url in urls)
+    listed = ", ".join(f"{count} × .{ending}" for ending, count in endings.most_common(5))
+    _log.warning("left out files that are not shards: %s (%s)", listed, urls[0])
 
 
 def is_dataset(url: str) -> bool:
@@ -64,9 +106,9 @@ def split_of(path: str) -> str | None:
     return None
 
 
-def _shards_of_dataset(root: str) -> _Shards:
+def _shards_of_dataset(root: str, is_wanted: Callable[[str], bool]) -> _Shards:
     stored = storage.list_objects(root)
-    shards = _shards_among(stored, root)
+    shards = _shards_among(stored, root, is_wanted)
     readme = join(root, "README.md")
     if shards and any(each.url == readme for each in stored):
         return _training_split(_configuration(shards, _configurations(readme), root), root)
@@ -85,7 +127,7 @@ def _shards_of_dataset(root: str) -> _Shards:
 
 def _converted_shards(root: str) -> _Shards:
     try:
-        shards = _shards_among(storage.list_objects(root), root)
+        shards = _shards_among(storage.list_objects(root), root, is_shard)
     except MissingError:
         return {}
     configurations: dict[str, dict[str, _Shards]] = {}
@@ -100,13 +142,17 @@ def _converted_shards(root: str) -> _Shards:
     return _training_split(configurations[name], root)
 
 
-def _shards_among(objects: Sequence[ObjectInfo], root: str) -> _Shards:
-    """Return the shards by their path below `root`, without hidden files."""
+def _shards_among(
+    objects: Sequence[ObjectInfo], root: str, is_wanted: Callable[[str], bool]
+) -> _Shards:
+    """Return the shards by their path below `root`, without hidden files and descriptions."""
     paths = {stored.url.removeprefix(root).strip("/"): stored for stored in objects}
     return {
         path: stored
         for path, stored in paths.items()
-        if _SHARD.search(path) and not any(part.startswith((".", "_")) for part in path.split("/"))
+        if is_wanted(path)
+        and path.rpartition("/")[2] not in _DESCRIPTIONS
+        and not any(part.startswith((".", "_")) for part in path.split("/"))
     }
 
 

@@ -41,6 +41,13 @@ _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 }
 _MAGIC: Final = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif"}
 
+# Types of bytes, and columns that are named as the library names members of such types.
+_OF_BYTES: Final = frozenset({*_MAGIC.values(), "webp", "bin"})
+_FILE_TYPES: Final = frozenset(
+    {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jxl"}
+    | {"npy", "npz", "pth", "mp3", "wav", "flac", "ogg", "mp4", "webm", "pdf"}
+)
+
 
 class Webdataset:
     """The WebDataset shard format."""
@@ -102,10 +109,13 @@ class Webdataset:
         )
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
-        """Write ordinals as keys, columns in the order of their names, times and owners as 0."""
+        """Write columns in the order of their names, times and owners as 0.
+
+        Keys are those in the column `__key__`, else ordinals.
+        """
         from webdataset.writer import TarWriter  # here, because it imports torch
 
-        ordinal = -1
+        ordinal, keys = -1, set[str]()
         with (
             path.open("wb") as file,
             # Encoded here: nothing is pickled.
@@ -114,12 +124,31 @@ class Webdataset:
             ) as archive,
         ):
             for ordinal, sample in enumerate(samples):
-                if not sample:
+                key = _key_of(sample, ordinal, keys, path=path)
+                columns = {name: value for name, value in sample.items() if name != KEY}
+                if not columns:
                     raise InputError(f"cannot write {path}: sample {ordinal} has no columns")
-                archive.write(encode_members(sample, key=f"{ordinal:06d}", path=path))
+                archive.write(encode_members(columns, key=key, path=path))
         if ordinal < 0:
             path.unlink()
             raise InputError(f"no samples to write to {path}: expected at least one")
+
+
+def _key_of(sample: Sample, ordinal: int, keys: set[str], *, path: Path) -> str:
+    """Return the key of a sample that is not among the earlier `keys`, and add it to them."""
+    key = sample.get(KEY)
+    if key is None:
+        key = f"{ordinal:06d}"
+    base = str(key).rpartition("/")[2]
+    if not isinstance(key, str) or not base or "." in base or not key.isprintable():
+        raise InputError(
+            f"cannot write {path}: sample {ordinal} has the {KEY} {key!r}, expected a name without"
+            f" dots, as the name of a member ends there. Drop the column {KEY}, or rename it"
+        )
+    if key in keys:  # of another file
+        key = f"{key}-{ordinal:06d}"
+    keys.add(key)
+    return key
 
 
 def encode_members(sample: Sample, *, key: str, path: Path) -> dict[str, Any]:
@@ -224,7 +253,8 @@ def _members_of(shard: Shard) -> Members:
 
 def _extension(key: str, column: str, kind: str, path: Path) -> str:
     """Return the extension of a column. Raises `InputError` if it would not be read as that."""
-    ext = f"{column}.{kind}"
+    is_file_type = column == kind or (kind in _OF_BYTES and column in _FILE_TYPES)
+    ext = column if is_file_type else f"{column}.{kind}"
     is_reversible = split_name(f"{key}.{ext}") == (key, ext) and column.isprintable()
     if not column or not is_reversible:
         raise InputError(

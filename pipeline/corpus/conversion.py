@@ -1,4 +1,4 @@
-"""Conversion of Parquet, JSON, image folders and tar files into shards of a chosen size.
+"""Conversion of Parquet, JSON, CSV, image folders and tar files into shards of a chosen size.
 
 Two passes over the sources, each on the workers of a cluster if there is one: the first counts rows
 and finds the types of columns, the second writes shards. Equal inputs give byte-identical shards,
@@ -21,10 +21,11 @@ from attent_select.errors import ExistsError, InputError
 from attent_select.plugins import load_plugin, plugin_names
 from catalogs import storage
 from catalogs.layout import join
+from catalogs.shard_search import find_shards, is_dataset
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tars.compressed import SUFFIXES
 from pipeline.cluster import Client, run_tasks
-from pipeline.corpus import image_folders, json_lines, parquet_source, shard_writing, tar_samples
+from pipeline.corpus import shard_writing
 from pipeline.corpus.column_types import (
     JSON,
     Types,
@@ -33,6 +34,13 @@ from pipeline.corpus.column_types import (
     storable_types,
 )
 from pipeline.corpus.shard_writing import Rows
+from pipeline.corpus.sources import (
+    csv_files,
+    image_folders,
+    json_lines,
+    parquet_source,
+    tar_samples,
+)
 from pipeline.progress import progress
 
 # Shards of one source that a task writes: it reads the source once for them.
@@ -89,11 +97,13 @@ class _Source:
 _CONTENTS: Final[Mapping[str, Callable[[str], Any]]] = {
     "parquet": parquet_source.contents_of,
     "json": json_lines.contents_of,
+    "csv": csv_files.contents_of,
     "tar": tar_samples.contents_of,
 }
 _TABLES: Final[Mapping[str, Callable[..., Iterator[pa.Table]]]] = {
     "parquet": parquet_source.tables_of,
     "json": json_lines.tables_of,
+    "csv": csv_files.tables_of,
     "tar": tar_samples.tables_of,
 }
 
@@ -108,9 +118,9 @@ def convert(
 ) -> list[str]:
     """Write `to/shard-000000.…`, … and return their URLs.
 
-    `sources` are URLs, folders or globs of Parquet files, of JSON Lines or JSON, of tar files, or
-    folders of images (`image_folders`). Without a cluster, this process does all work. `fields` are
-    those of `Conversion`, instead of `settings`.
+    `sources` are URLs, folders or globs of Parquet files, of JSON Lines or JSON, of CSV or tar
+    files, or folders of images (`image_folders`). Without a cluster, this process does all work.
+    `fields` are those of `Conversion`, instead of `settings`.
 
     The same call resumes after an interruption: existing shards are not written again.
 
@@ -121,7 +131,7 @@ def convert(
     settings = settings or Conversion(**fields)
     _check_settings(settings)
     suffix = load_plugin("catalogs.formats", settings.shard_format)().suffixes[0]
-    objects = storage.expand(sources)
+    objects = _find_sources(sources)
     kind = _kind_of(objects, sources=sources)
     plan = {
         "sources": [[source.url, source.num_bytes, source.etag] for source in objects],
@@ -130,10 +140,10 @@ def convert(
     text = json.dumps(plan, indent=1).encode()
     existing = _existing_shards(to, plan=text)
     inputs, counts, schema = _inspect(objects, kind, cluster, settings)
-    schema = _apply_settings(schema, settings)
     num_rows = sum(counts)
     if not num_rows:
         raise InputError(f"{', '.join(sources)}: no sample to convert")
+    schema = _apply_settings(schema, settings)
     if storage.info(f"{to}.json") is None:
         storage.publish(f"{to}.json", text)
     sizes = [
@@ -150,6 +160,18 @@ def convert(
         storage.delete_all([f"{to}.json", *urls])
         raise
     return urls
+
+
+def _find_sources(sources: Sequence[str]) -> list[ObjectInfo]:
+    """Return the files that are converted, and others beside them; of a dataset on the hub, those
+    of its training split.
+    """
+    datasets = [url for url in sources if is_dataset(url)]
+    others = [url for url in sources if not is_dataset(url)]
+    objects = storage.expand(others) if others or not sources else []
+    if datasets:
+        objects += find_shards(datasets, is_wanted=lambda url: _kind(url) is not None)
+    return sorted({each.url: each for each in objects}.values(), key=lambda each: each.url)
 
 
 def _write_all(tasks: Sequence["_WriteTask"], cluster: Cluster | None, *, num_shards: int) -> None:
@@ -192,7 +214,8 @@ def _inspect(
         schemas = [(source.url, contents_of[source][1]) for source in sources]
         return sources, counts, parquet_source.common_schema(schemas)
     every_type = (contents_of[source][1] for source in sources)
-    types = storable_types(functools.reduce(common_types, every_type))
+    common = csv_files.common_types if kind == "csv" else common_types
+    types = storable_types(functools.reduce(common, every_type))
     decided = {*settings.drop, *parse_types(settings.schema)}
     if mixed := [name for name, dtype in types.items() if dtype == JSON and name not in decided]:
         _log.warning(
@@ -319,12 +342,12 @@ def _kind_of(objects: Sequence[ObjectInfo], *, sources: Sequence[str]) -> str:
     """Return the kind of the sources, and warn about other files."""
     kinds = Counter(kind for stored in objects if (kind := _kind(stored.url)) is not None)
     if "images" in kinds and any(_is_metadata(stored.url) for stored in objects):
-        kinds.pop("json", None)
+        kinds = Counter({"images": kinds["images"]})
     if len(kinds) != 1:
         mixed = " and ".join(sorted(kinds)) or "none of them"
         raise InputError(
-            f"{', '.join(sources)}: expected Parquet files, JSON Lines files, tar files or a folder"
-            f" of images, all of one kind; found {mixed}"
+            f"{', '.join(sources)}: expected Parquet files, JSON Lines, CSV or tar files, or a"
+            f" folder of images, all of one kind; found {mixed}"
         )
     (kind,) = kinds
     others = Counter(
@@ -352,6 +375,8 @@ def _kind(url: str) -> str | None:
         return "parquet"
     if json_lines.is_json(url):
         return "json"
+    if csv_files.is_csv(url):
+        return "csv"
     if url.lower().endswith(_TARS):
         return "tar"
     return "images" if image_folders.is_image(url) else None

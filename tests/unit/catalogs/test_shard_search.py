@@ -1,6 +1,7 @@
 """The shards of a dataset on the hub: what `datasets` would load as its training split."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -138,3 +139,29 @@ def test_a_split_is_a_word_of_the_path(path: str, split: str | None) -> None:
 def test_only_the_root_of_a_dataset_is_a_dataset() -> None:
     urls = ["datasets/org/name", "datasets/org/name@a/", "datasets/org/name/data", "buckets/o/n"]
     assert [is_dataset(f"hf://{url}") for url in urls] == [True, True, False, False]
+
+
+def test_other_files_in_a_folder_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.parquet", "b.tar", "README.md", "c/notes.txt", "c/d.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+
+    def names(*patterns: str) -> list[str]:
+        found = find_shards([str(tmp_path / pattern) for pattern in patterns])
+        return [stored.url.removeprefix(f"{tmp_path}/") for stored in found]
+
+    assert names("") == ["a.parquet", "b.tar", "c/d.parquet"]
+    assert "left out files that are not shards: 1 × .md, 1 × .txt" in caplog.text
+    # Files that are named are not left out, so that ingestion says what they are.
+    assert names("README.md", "a.parquet") == ["README.md", "a.parquet"]
+    assert names("c/notes.*", "c/d.*") == ["c/d.parquet", "c/notes.txt"]
+    (tmp_path / "c" / "d.parquet").unlink()
+    assert names("c") == ["c/notes.txt"]
+
+
+def test_files_of_other_formats_are_those_of_the_training_split(hub: Hub) -> None:
+    put(hub, MAIN, "train.jsonl", "dev.jsonl", "dataset_info.json", "a.txt")
+    found = find_shards([ROOT], is_wanted=lambda url: ".json" in url)
+    assert [stored.url for stored in found] == [f"{ROOT}/train.jsonl"]

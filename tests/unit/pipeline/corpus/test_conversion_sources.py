@@ -281,3 +281,17 @@ def test_an_image_that_is_only_a_path_is_named(tmp_path: Path) -> None:
     source = write_structs(tmp_path / "in", {"bytes": None, "path": "/data/a.png"})
     with pytest.raises(InputError, match=r"only the path '/data/a\.png', without bytes"):
         converted(source, tmp_path / "out", "webdataset")
+
+
+def test_keys_of_tars_are_those_of_new_tars(tmp_path: Path) -> None:
+    write = Webdataset().write
+    (tmp_path / "in").mkdir()
+    for name, keys in {"a": ["x/1", "x/2"], "b": ["x/2", "y"]}.items():
+        rows = [{"__key__": key, "txt": f"{name} {key}"} for key in keys]
+        write(tmp_path / "in" / f"{name}.tar", rows)
+    (url,) = converted(tmp_path / "in", tmp_path / "out", "webdataset")
+    with tarfile.open(url) as archive:
+        # A key that another file has as well is made unique.
+        assert archive.getnames() == ["x/1.txt", "x/2.txt", "x/2-000002.txt", "y.txt"]
+    with pytest.raises(InputError, match=r"__key__ 'a\.b', expected a name without dots"):
+        write(tmp_path / "c.tar", [{"__key__": "a.b", "txt": ""}])

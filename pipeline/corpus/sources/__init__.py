@@ -1,0 +1,1 @@
+"""Files and folders that a conversion reads, as rows of columns."""
