@@ -73,7 +73,11 @@ class ImageClassification(OneImage):
         self._pixels.check()
 
     def models(self, settings: dict[str, Any]) -> Models:
-        """Return the store for models of `AutoModelForImageClassification`."""
+        """Return the store for models of `AutoModelForImageClassification`.
+
+        The model has the names of the classes, unless `settings` have another number of labels.
+        """
+        settings = _with_class_names(settings, self.classes)
         example = {"pixel_values": self._pixels.example()}
         return model_store("AutoModelForImageClassification", settings, example=example)
 
@@ -196,3 +200,18 @@ def _cross_entropy(
         ignore_index=_IGNORED,
     )
     return losses, (targets != _IGNORED).to(torch.int64)
+
+
+def _with_class_names(settings: dict[str, Any], classes: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return the settings of a model with `id2label` and `label2id`, which export keeps."""
+    config = settings.get("config") or {}
+    if classes is None or "id2label" in config:
+        return settings
+    if config.get("num_labels", len(classes)) != len(classes):
+        return settings
+    names = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+    }
+    rest = {key: value for key, value in config.items() if key != "num_labels"}
+    return {**settings, "config": {**rest, **names}}
