@@ -20,6 +20,12 @@ def contents_of(url: str) -> tuple[int, pa.Schema]:
         InputError: the file is damaged.
     """
     with storage.local_copy(url) as path, _open(path, url) as file:
+        names = file.schema_arrow.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(
+                f"{url} has {names.count(twice[0])} columns named {twice[0]!r}, expected one: write"
+                " the file again with other names"
+            )
         return int(file.metadata.num_rows), file.schema_arrow
 
 

@@ -45,11 +45,17 @@ def tables_of(url: str, *, start: int, stop: int, types: Types) -> Iterator[pa.T
 def _column(samples: list[Sample], name: str, dtype: pa.DataType, url: str, first: int) -> pa.Array:
     try:
         return column_of([sample.get(name) for sample in samples], dtype)
-    except ValueError as error:
-        raise InputError(
-            f"{url}, samples from {samples[0][KEY]!r} (row {first}): column {name!r} is not"
-            f" {dtype}: {error}. Store it as JSON text with `--schema {name}=json`, or drop it"
-        ) from error
+    except ValueError:
+        for row, sample in enumerate(samples, start=first):
+            try:
+                column_of([sample.get(name)], dtype)
+            except ValueError as error:
+                raise InputError(
+                    f"{url}, sample {sample[KEY]!r} (row {row}): {name} is"
+                    f" {str(sample.get(name))[:40]!r}, expected {dtype}. Correct the member, or"
+                    f" leave the column out with `--drop {name}`"
+                ) from error
+        raise
 
 
 @cache

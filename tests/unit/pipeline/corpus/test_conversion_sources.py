@@ -295,3 +295,22 @@ def test_keys_of_tars_are_those_of_new_tars(tmp_path: Path) -> None:
         assert archive.getnames() == ["x/1.txt", "x/2.txt", "x/2-000002.txt", "y.txt"]
     with pytest.raises(InputError, match=r"__key__ 'a\.b', expected a name without dots"):
         write(tmp_path / "c.tar", [{"__key__": "a.b", "txt": ""}])
+
+
+def test_a_member_that_is_not_of_its_type_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as archive:
+        for number, data in enumerate([b"1", b"x"]):
+            member = tarfile.TarInfo(f"{number}.cls")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(InputError, match=r"a\.tar, sample '1' \(row 1\): cls is .*--drop cls"):
+        converted(tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet has 2 columns named 'a', expected one"):
+        converted(tmp_path / "a.parquet", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
