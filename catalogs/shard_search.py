@@ -60,18 +60,18 @@ def find_shards(
         if is_dataset(url):
             objects |= _shards_of_dataset(storage.normalise(url), is_wanted)
     if others or not patterns:
-        found = storage.expand(others)
-        objects |= {stored.url: stored for stored in _without_others(found, others, is_wanted)}
+        listed = storage.expand(others)
+        objects |= {stored.url: stored for stored in _without_others(listed, others, is_wanted)}
     return sorted(objects.values(), key=lambda stored: stored.url)
 
 
 def _without_others(
-    found: list[ObjectInfo], patterns: Sequence[str], is_wanted: Callable[[str], bool]
+    listed: list[ObjectInfo], patterns: Sequence[str], is_wanted: Callable[[str], bool]
 ) -> list[ObjectInfo]:
-    """Return files without those that are no shards and that only a folder names."""
-    others = [stored for stored in found if not is_wanted(stored.url)]
-    if not others or len(others) == len(found):
-        return found
+    """Return files that are shards, or that are named by more than a folder."""
+    others = [stored for stored in listed if not is_wanted(stored.url)]
+    if not others or len(others) == len(listed):
+        return listed
     folders = tuple(
         folder.rstrip("/") + "/"
         for folder in map(storage.normalise, patterns)
@@ -81,7 +81,7 @@ def _without_others(
     if left_out:
         _warn_of_others(tuple(stored.url for stored in left_out))
     left_out_urls = {stored.url for stored in left_out}
-    return [stored for stored in found if stored.url not in left_out_urls]
+    return [stored for stored in listed if stored.url not in left_out_urls]
 
 
 @functools.cache

@@ -182,14 +182,10 @@ def ingest_shards(
     Raises:
         InputError: a URL holds a credential, there is no such scheduler, or what `ingest` raises.
     """
-    credentials.check_urls([*shards, out], what="ingest")
-    if not all(shards):
-        raise InputError("the URL of the shards is empty: expected files, a folder or a glob")
+    _check_ingest(shards, out, name=name, append=append)
     started, settings = monotonic(), cluster_at(scheduler or "local")
     corpus = storage.normalise(out)
     shards = [storage.normalise(url) for url in shards]
-    if name is not None and not append:
-        raise InputError(f"--name {name} is the part that --append adds to: give both, or neither")
     with contextlib.ExitStack() as stack:
         if append:
             known = check_appendable(corpus, name=name)
@@ -203,14 +199,41 @@ def ingest_shards(
             if append:  # beside those of earlier calls
                 folder = join(folder, f"from-{len(known.shards):06d}")
             shards = convert_samples(shards, to=folder, settings=conversion, cluster=cluster)
-        for stored in find_shards(shards):  # fails before a cluster is started
-            format_of(stored.url)
-        making: dict[str, Any] = {"client": cluster(), "skip_damaged": skip_damaged}
-        if append:
-            result = append_shards(shards, folder=corpus, name=name, **making)
-        else:
-            result = ingest(shards, folder=corpus, **making)
+        result = _ingest_or_append(
+            shards,
+            corpus,
+            client=cluster,
+            skip_damaged=skip_damaged,
+            name=name,
+            append=append,
+        )
     return replace(result, seconds=monotonic() - started)
+
+
+def _check_ingest(shards: Sequence[str], out: str, *, name: str | None, append: bool) -> None:
+    credentials.check_urls([*shards, out], what="ingest")
+    if not all(shards):
+        raise InputError("the URL of the shards is empty: expected files, a folder or a glob")
+    if name is not None and not append:
+        raise InputError(f"--name {name} is the part that --append adds to: give both, or neither")
+
+
+def _ingest_or_append(
+    shards: Sequence[str],
+    folder: str,
+    *,
+    client: Cluster,
+    skip_damaged: bool,
+    name: str | None,
+    append: bool,
+) -> IngestResult:
+    for stored in find_shards(shards):  # fails before a cluster is started
+        format_of(stored.url)
+    if append:
+        return append_shards(
+            shards, folder=folder, client=client(), skip_damaged=skip_damaged, name=name
+        )
+    return ingest(shards, folder=folder, client=client(), skip_damaged=skip_damaged)
 
 
 def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = save_initial) -> Run:

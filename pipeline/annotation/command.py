@@ -105,15 +105,23 @@ def annotate(
 
 
 def complete(
-    corpus: str, *, name: str, scheduler: str | None = None, trust_run: bool = False
+    corpus: str,
+    *,
+    name: str,
+    is_making: bool = False,
+    scheduler: str | None = None,
+    trust_run: bool = False,
 ) -> AnnotationResult:
     """Give an annotation values for the shards that were appended to its corpus since.
 
     Raises:
-        InputError: its record names code of another package, and `trust_run` is not set.
+        InputError: its record names code of another package, and `trust_run` is not set; or the
+            command also says how to make one.
         MissingError: there is no such annotation.
         ClusterError: the cluster was lost; call again to resume.
     """
+    if is_making:
+        raise InputError("--complete uses the settings of the annotation: leave out others")
     store = AnnotationStore(corpus)
     known = store.incomplete(name)
     if known is None:

@@ -48,7 +48,7 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
     for request in requests:
         if request.name in existing:
             entry = config.annotations.get(request.name, {})
-            _check_same(_known(request), request, config, entry)
+            _check_same(_find_annotation(request), request, config, entry)
     for request in requests:
         _make_or_complete(request, cluster=cluster, exists=request.name in existing)
         if request.kind_name == CONTAMINATION:
@@ -58,7 +58,7 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
     check_selection(config)
 
 
-def _known(request: Request) -> Annotation:
+def _find_annotation(request: Request) -> Annotation:
     """Return an annotation, for this version of the corpus or an earlier one."""
     return request.store.incomplete(request.name) or request.store.read(request.name)
 
@@ -112,7 +112,7 @@ def _make_automatic(
     try:
         request = _request(config, name, entry)
         if is_made and name == CONTAMINATION:
-            _check_same(_known(request), request, config, entry)
+            _check_same(_find_annotation(request), request, config, entry)
         _make_or_complete(request, cluster=cluster, exists=is_made)
         if name == CONTAMINATION:
             _warn_of_overlap(store.read(name), request)

@@ -97,7 +97,7 @@ def _annotation_garbage(url: str) -> dict[str, list[ObjectInfo]]:
         paths = layout.annotation(name)
         if storage.list_objects(paths.spans) or storage.list_objects(paths.journals):
             continue  # in the making
-        # Those for earlier versions of the corpus have readers: runs that go on with them.
+        # Those for earlier versions of the corpus have readers: runs that continue with them.
         records = versions_of(paths)
         if name in finished:
             records.append(store.incomplete(name) or store.read(name))

@@ -94,16 +94,11 @@ def annotate(
 ) -> Any:
     """Make a named column of a corpus, one value per sample, that all of its runs can use."""
     from pipeline.annotation import command as commands
-    from pipeline.annotation.targets import target_settings
 
     trust_formats(corpus, trust_run=trust_run)
     making = (kind, target, kind_column, settings, model, tokenizer, sample, extend, overwrite)
-    if complete:
-        if drop or any(making):
-            raise InputError("--complete uses the settings of the annotation: leave out others")
-        return commands.complete(corpus, name=name, scheduler=scheduler, trust_run=trust_run)
-    if drop:
-        return commands.drop(corpus, name=name, is_making=any(making))
+    if complete or drop:
+        return _change(corpus, name=name, drop=drop, making=making, at=(scheduler, trust_run))
     return commands.annotate(
         corpus,
         name=name,
@@ -111,12 +106,31 @@ def annotate(
         settings=settings or (),
         model=model,
         tokenizer=tokenizer,
-        target=target_settings(target, kind_column=kind_column, judge_share=judge_share),
+        target=_target_of(target, kind_column, judge_share),
         extension=_extension_of(sample, extend, min_fidelity, settings or []),
         seed=seed,
         overwrite=overwrite,
         scheduler=scheduler,
     )
+
+
+def _change(
+    corpus: str, *, name: str, drop: bool, making: tuple[Any, ...], at: tuple[str | None, bool]
+) -> Any:
+    from pipeline.annotation import command as commands
+
+    if drop:
+        return commands.drop(corpus, name=name, is_making=any(making))
+    scheduler, trust_run = at
+    return commands.complete(
+        corpus, name=name, is_making=any(making), scheduler=scheduler, trust_run=trust_run
+    )
+
+
+def _target_of(shards: list[str] | None, kind_column: str | None, judge_share: float) -> Any:
+    from pipeline.annotation.targets import target_settings
+
+    return target_settings(shards, kind_column=kind_column, judge_share=judge_share)
 
 
 def _extension_of(
