@@ -19,7 +19,7 @@ from attent_select.errors import CorpusMismatchError, InputError, MissingError
 from catalogs import storage
 from catalogs.concurrency import ordered_map
 from catalogs.layout import CorpusLayout, Layout
-from catalogs.shard_format import Inspection, Reading, Shard
+from catalogs.shard_format import CorpusVersion, Inspection, Reading, Shard
 from catalogs.shards import format_named, read_shard, save_members
 from catalogs.storage.objects import ObjectInfo, check_etag
 from catalogs.tables import frames
@@ -45,14 +45,6 @@ class SkippedShard:
     uri: str
     etag: str
     reason: str
-
-
-@dataclass(frozen=True)
-class CorpusVersion:
-    """An earlier version of a corpus: its first `num_shards` shards."""
-
-    corpus_id: str
-    num_shards: int
 
 
 @dataclass(frozen=True)

@@ -113,3 +113,11 @@ class ShardFormat(Protocol):
     def write(self, path: Path, samples: Iterable[Sample]) -> None:
         """Write a local shard; equal samples give equal bytes."""
         ...
+
+
+@dataclass(frozen=True)
+class CorpusVersion:
+    """An earlier version of a corpus: its first `num_shards` shards."""
+
+    corpus_id: str
+    num_shards: int

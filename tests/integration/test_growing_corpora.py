@@ -14,8 +14,8 @@ from small_runs import small_run
 
 from attent_select.errors import AttentError, CorpusMismatchError, ExistsError, InputError
 from catalogs import AnnotationStore, Corpus, IndexFile, LossCatalog
-from catalogs.corpus import CorpusVersion
 from catalogs.layout import CorpusLayout, Layout
+from catalogs.shard_format import CorpusVersion
 from pipeline import run, stages
 from pipeline.annotation import make
 from pipeline.annotation.make import Request, complete_annotation, make_annotation
