@@ -81,6 +81,7 @@ def let_cpus_shard() -> None:
 
 def main(request: FitRequest) -> None:
     from digits import TASK, stream_of
+    from pydantic import TypeAdapter
 
     from catalogs.corpus import Corpus
     from catalogs.index import IndexFile
@@ -92,7 +93,7 @@ def main(request: FitRequest) -> None:
     if request.shard_on_cpu:
         let_cpus_shard()
     corpus = Corpus.open(request.run)
-    settings = TrainingSettings(**request.training)
+    settings = TypeAdapter(TrainingSettings).validate_python(request.training)
     stream = stream_of(
         IndexFile.open(request.index, corpus=corpus),
         corpus,

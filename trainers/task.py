@@ -197,6 +197,19 @@ def averages_tokens(task: Task, average: str | None) -> bool:
 
 
 @runtime_checkable
+class HasTokenLosses(Protocol):
+    """Optional, for text: the loss of every token (`training.token_selection`)."""
+
+    def token_losses(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return nats float32[batch, tokens], 0 for tokens that do not count, and which count
+        bool[batch, tokens].
+        """
+        ...
+
+
+@runtime_checkable
 class HasTargetLogits(Protocol):
     """Optional, for cross-entropies: the logit of the target."""
 

@@ -52,6 +52,7 @@ def preflight_problems(config: RunConfig) -> Iterator[str]:
     yield from _problem("training.", lambda: check_training_arguments(config.training))
     task, training = config.task.task, config.training
     yield from _problem("", lambda: _check_mixing(config))
+    yield from _problem("training.", lambda: _check_token_selection(config))
     yield from _problem("training.", lambda: averages_tokens(task, training.average))
     if not problems:  # else the columns are unknown
         yield from _selection_problems(config)
@@ -68,6 +69,20 @@ def _check_mixing(config: RunConfig) -> None:
             "task.augment: losses of mixed samples (mixup, cutmix) are not recorded, and "
             "schedule.rescore.kind is observed: set another kind, or do not mix samples"
         )
+
+
+def _check_token_selection(config: RunConfig) -> None:
+    from trainers.scoring.saved_model import check_proxy
+    from trainers.token_selection import check_tokens
+
+    selection, task = config.training.token_selection, config.task.task
+    if selection is None:
+        return
+    check_tokens(task)
+    try:
+        check_proxy(selection.reference, task)
+    except InputError as error:
+        raise InputError(f"token_selection.reference: {error}") from error
 
 
 def _problem(prefix: str, check: Callable[[], object]) -> Iterator[str]:

@@ -229,14 +229,22 @@ def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count
 
 
 def _train_rate(config: RunConfig, model: "torch.nn.Module", items: "Sequence[Item]") -> float:
-    """Return the samples per second of one device: forward and backward, without optimizer."""
+    """Return the samples per second of one device: forward and backward, and that of the reference
+    of a token selection, without optimizer.
+    """
+    from trainers.fitting.training_round import load_selector
+    from trainers.token_selection import step_losses
+
     task, micro_batches = config.task.task, _micro_batches(config, items)
     device = next(model.parameters()).device
+    selector = load_selector(task, config.training)
+    if selector is not None:
+        selector.reference.to(device)
     model.train()
     started, trained = perf_counter(), 0
     for micro_batch in islice(cycle(micro_batches), 4 * len(micro_batches)):
         batch = {name: value.to(device) for name, value in task.collate(micro_batch).items()}
-        losses, _ = task.per_sample_loss(model, batch)
+        losses = step_losses(task, model, batch, selector=selector).learned
         losses.mean().backward()
         losses.detach().sum().item()  # waits for the device
         trained += sum(item["num_units"] for item in micro_batch)

@@ -14,9 +14,11 @@ from trainers.fitting.recorder import Callbacks, Progress, RoundRecorder
 from trainers.fitting.result import FitResult, result_of
 from trainers.fitting.start import Start, check_round, find_start
 from trainers.round_hooks import Steps
+from trainers.scoring.saved_model import SavedModel
 from trainers.settings import TrainingSettings
 from trainers.streaming.stream import TeachingStream
 from trainers.task import Batch, Models, Task, averages_tokens
+from trainers.token_selection import TokenSelector, check_tokens
 
 
 def fit(
@@ -103,7 +105,7 @@ def _train(
     """Train the remaining steps, publish, complete."""
     from trainers.hf.training_loop import train_steps
 
-    settings, models = completion.settings, completion.models
+    task, settings, models = completion.task, completion.settings, completion.models
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
@@ -116,22 +118,37 @@ def _train(
             out=out,
             progress=_restore(stream, start),
             callbacks=callbacks,
-            averages_tokens=averages_tokens(completion.task, settings.average),
+            averages_tokens=averages_tokens(task, settings.average),
         )
         train_steps(
             model,
             stream=stream,
-            task=completion.task,
+            task=task,
             models=models,
             settings=settings,
             steps=steps,
             resume=start.trainer_state(folder),
             work=Path(work),
             hooks=recorder.hooks,
+            selector=load_selector(task, settings),
         )
         if ranks.rank() == 0:
-            published = recorder.publish_result(is_evaluated=not completion.held_out)
-            completion.complete(published, model=recorder.final_model())
+            _publish(recorder, completion)
+
+
+def _publish(recorder: RoundRecorder, completion: Completion) -> None:
+    published = recorder.publish_result(is_evaluated=not completion.held_out)
+    completion.complete(published, model=recorder.final_model())
+
+
+def load_selector(task: Task, settings: TrainingSettings) -> TokenSelector | None:
+    """Return the reference model and the share of tokens of `token_selection`, if it is set."""
+    selection = settings.token_selection
+    if selection is None:
+        return None
+    check_tokens(task)
+    reference = SavedModel(selection.reference, task).load().eval().requires_grad_(False)
+    return TokenSelector(reference, selection.keep)
 
 
 def _restore(stream: TeachingStream, start: Start) -> Progress:

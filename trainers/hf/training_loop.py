@@ -35,6 +35,7 @@ from trainers.settings import TrainingSettings
 from trainers.step_counts import StepCounts
 from trainers.streaming.stream import TeachingStream
 from trainers.task import Batch, Models, Task, averages_tokens, pads
+from trainers.token_selection import TokenSelector, num_kept, step_losses
 
 # Without this attribute the Trainer divides the loss by the accumulation steps, silently.
 if not hasattr(Trainer, "loss_is_scaled_for_ga"):
@@ -62,16 +63,18 @@ def train_steps(
     resume: Path | None,
     work: Path,
     hooks: Hooks,
+    selector: TokenSelector | None = None,
 ) -> None:
     """Train `model` in place.
 
     `resume` is a folder that a previous call saved: it gives optimizer, scheduler and step; the
-    weights are already in `model`. Every rank must call this. `hooks.checkpoint` is called every
-    `settings.save_steps` steps and at the end, with a folder under `work`.
+    weights are already in `model`. With `selector`, only the tokens that it keeps are learned.
+    Every rank must call this. `hooks.checkpoint` is called every `settings.save_steps` steps and at
+    the end, with a folder under `work`.
     """
     use_kernels(model, settings)
     trainer = _RoundTrainer(
-        _Learner(model, task),
+        _Learner(model, task, selector),
         stream,
         settings=settings,
         steps=steps,
@@ -89,13 +92,16 @@ def train_steps(
 class _Learner(torch.nn.Module):
     """Model with its task's loss as `forward`, so that DDP and autocast cover both."""
 
-    def __init__(self, model: torch.nn.Module, task: Task) -> None:
+    def __init__(self, model: torch.nn.Module, task: Task, selector: TokenSelector | None) -> None:
         super().__init__()
         self.model = model
         self.task = task
+        # Not a module: the reference model is not trained, saved or sharded.
+        self.selector = selector
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.task.per_sample_loss(self.model, batch)
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        losses = step_losses(self.task, self.model, batch, selector=self.selector)
+        return losses.learned, losses.num_learned, losses.whole, losses.num_units
 
     @property
     def _no_split_modules(self) -> Any:
@@ -159,6 +165,8 @@ class _RoundTrainer(Trainer):
         self._observed_from = steps.first + stream.next_step
         self._step_counts = StepCounts(self.args.world_size)
         self._averages_tokens = averages_tokens(learner.task, settings.average)
+        if learner.selector is not None:
+            learner.selector.reference.to(self.args.device)
 
     def check_model(self, task: Any) -> None:
         """Let the task try the model, on the device that it will be trained on."""
@@ -196,8 +204,7 @@ class _RoundTrainer(Trainer):
                 "would not follow the stream's order (this is a bug; please report it)"
             )
         if self._averages_tokens:
-            task: Any = self._learner.task
-            counts = [task.counted_units(batch)[batch["weight"] > 0] for batch in micro_batches]
+            counts = [self._num_learned(batch) for batch in micro_batches]
             total = self._step_counts.sum(sum(int(count.sum()) for count in counts))
             denominator = torch.tensor(float(max(total, 1)))
             micro_batches = [batch | {"denominator": denominator} for batch in micro_batches]
@@ -210,6 +217,13 @@ class _RoundTrainer(Trainer):
             with self._sync_context(model, is_last=number == len(micro_batches) - 1):
                 losses.append(super().training_step(model, batch))
         return torch.stack(losses).sum()
+
+    def _num_learned(self, batch: Batch) -> torch.Tensor:
+        """Return the number of units of each sample that will be learned, without the model."""
+        task: Any = self._learner.task
+        num_units: torch.Tensor = task.counted_units(batch)[batch["weight"] > 0]
+        selector = self._learner.selector
+        return num_units if selector is None else num_kept(num_units, keep=selector.keep)
 
     def _sync_context(
         self, model: torch.nn.Module, *, is_last: bool
@@ -231,10 +245,10 @@ class _RoundTrainer(Trainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002  (the Trainer's signature)
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
-        losses, num_units = model(inputs)
-        self._observed.add(inputs, loss=losses, num_units=num_units, step=self.state.global_step)
+        losses, num_learned, whole, num_units = model(inputs)
+        self._observed.add(inputs, loss=whole, num_units=num_units, step=self.state.global_step)
         # DDP averages the gradients over ranks; multiplied by their number, they add up.
-        weights = inputs["weight"] * num_units if self._averages_tokens else inputs["weight"]
+        weights = inputs["weight"] * num_learned if self._averages_tokens else inputs["weight"]
         total: torch.Tensor = (weights * losses).sum() / inputs["denominator"]
         return total * int(self.accelerator.num_processes)
 

@@ -54,7 +54,7 @@ class SavedModel:
         Raises:
             InputError: the model does not fit the task or the samples.
         """
-        model, task = self._load(), task or self.task
+        model, task = self.load(), task or self.task
         prepared = list(prepare_each(task, samples, [None] * len(samples)))
         errors = [item for item in prepared if isinstance(item, SampleError)]
         if len(errors) == len(samples):
@@ -96,7 +96,7 @@ class SavedModel:
             if _opened is None or _opened[0] != (self, dict(digests)):
                 _opened = None
                 self._check_files(digests)
-                _opened = ((self, dict(digests)), self._load().eval())
+                _opened = ((self, dict(digests)), self.load().eval())
             return _opened[1]
 
     def close(self) -> None:
@@ -109,7 +109,12 @@ class SavedModel:
     def __str__(self) -> str:
         return f"the model {self.path} under the task {type(self.task).__name__}"
 
-    def _load(self) -> torch.nn.Module:
+    def load(self) -> torch.nn.Module:
+        """Return the model, newly loaded on the CPU.
+
+        Raises:
+            InputError: it cannot be loaded, or does not fit the task.
+        """
         if hasattr(self.task, "check"):
             self.task.check()
         with local_files(self.path, what="model") as folder:

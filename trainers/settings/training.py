@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from attent_select.errors import InputError
 from trainers.settings.bounds import MAX_BATCH_SIZE, Dtype
@@ -31,6 +31,28 @@ ARGUMENTS = REPORTING | frozenset({
 
 
 @dataclass(frozen=True)
+class TokenSelection:
+    """Which tokens of a text are learned.
+
+    Attributes:
+        reference: a saved model with the tokenizer of the task: a folder, a URL or a name on the
+            hub.
+        keep: share of the counted tokens of each sample that is learned: those whose loss exceeds
+            the reference's the most.
+    """
+
+    # Unknown keys are errors also where these settings stand alone.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    reference: str
+    keep: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise InputError(f"keep is {self.keep}: expected a share, above 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """How a round trains.
 
@@ -41,6 +63,7 @@ class TrainingSettings:
             the default for text is 4096.
         average: what a step's loss is the mean over: `tokens` Σ wᵢnᵢℓᵢ / Σ nᵢ (nᵢ: the counted
             units of a sample), or `samples` Σ wᵢℓᵢ / batch_size; the default for text is `tokens`.
+        token_selection: learn some of the tokens only; default: all that count.
         learning_rate: peak of the schedule.
         weight_decay: of the optimizer; 0 turns it off.
         lr_scheduler: a schedule of transformers, over all rounds.
@@ -57,6 +80,7 @@ class TrainingSettings:
     micro_batch_size: int | None = None
     micro_batch_units: int | None = None
     average: Literal["tokens", "samples"] | None = None
+    token_selection: TokenSelection | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     lr_scheduler: str = "cosine"

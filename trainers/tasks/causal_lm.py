@@ -215,7 +215,15 @@ class CausalLm:
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean nats per counted token float32[batch], and their number int64[batch]."""
-        return mean_over_tokens(*token_losses(model, batch, packing=self.packing))
+        return mean_over_tokens(*self.token_losses(model, batch))
+
+    def token_losses(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return nats float32[batch, tokens - 1], 0 for tokens that do not count, and which count
+        bool[batch, tokens - 1].
+        """
+        return token_losses(model, batch, packing=self.packing)
 
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
