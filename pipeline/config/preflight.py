@@ -276,7 +276,7 @@ def _selection_problems(config: RunConfig) -> Iterator[str]:
         else:  # the types are known when the annotations are made
             shard_columns(config)
     except InputError as error:
-        names_a_key = str(error).partition(":")[0].isidentifier()
+        names_a_key = str(error).partition(":")[0].replace(".", "_").isidentifier()
         yield f"selection.{error}" if names_a_key else f"selection: {error}"
 
 

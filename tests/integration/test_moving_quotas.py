@@ -155,7 +155,10 @@ def test_weights_of_a_mixture_are_the_first_shares(
         ({"by": None}, "quotas: also set `by`"),
         ({"quotas": {"kind": "excess"}}, "quotas.reference: name an annotation"),
         ({"quotas": QUOTAS | {"reference": "loss"}}, "reference: loss changes with the learner"),
-        ({"quotas": QUOTAS | {"reference": "nothing"}}, "quotas.reference: no column 'nothing'"),
+        (
+            {"quotas": QUOTAS | {"reference": "nothing"}},
+            "selection.quotas.reference: unknown column 'nothing'",
+        ),
         ({"quotas": QUOTAS | {"samples": 0}}, "samples: 0 is less than 1"),
         ({"quotas": QUOTAS | {"min_share": 1.5}}, "min_share: 1.5 is outside"),
         ({"quotas": QUOTAS | {"rate": 0}}, "rate: 0 is not positive"),

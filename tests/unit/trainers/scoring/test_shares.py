@@ -1,6 +1,7 @@
 """Losses of a share of each sample: which share, and the same loss as an independent reference."""
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import torch
 from digits import TASK, VIT, samples
 from hypothesis import given
 from hypothesis import strategies as st
-from task_cases import causal_lm
+from raw_text import junk, prose
+from task_cases import LLAMA, causal_lm
 from torch.nn import functional
 
 from attent_select.errors import InputError
+from attent_select.stats.agreement import rank_correlation
+from trainers.inputs.tokenizer import train_tokenizer
 from trainers.inputs.tokens import first_share
 from trainers.scoring import patches
 from trainers.scoring.scorer import ScoringNotes, score_rows
 from trainers.settings import ScoringSettings
+from trainers.tasks.causal_lm import CausalLm
 from trainers.tasks.dense_regression import DenseRegression
 
 IGNORED = -100
@@ -138,3 +143,32 @@ def test_what_needs_whole_samples_is_refused() -> None:
     task: Any = DenseRegression(image_size=8)
     with pytest.raises(InputError, match=r"the task DenseRegression needs whole samples"):
         score_rows(task, model, [], settings=settings)
+
+
+def test_half_of_a_text_ranks_a_raw_pool_almost_as_its_whole_does(tmp_path: Path) -> None:
+    """Sources, data files and prose of installed packages, by a model that has learned some."""
+    torch.set_num_threads(1)
+    texts = [*prose(250), *junk(350)]
+    random.Random(0).shuffle(texts)
+    train_tokenizer(texts, tmp_path, vocab_size=1024)
+    task = CausalLm(tokenizer=str(tmp_path), text="text", max_length=192)
+    config = LLAMA["config"] | {"vocab_size": 1024, "max_position_embeddings": 192}
+    model = task.models({"config": config}).build(0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    rows = [{"text": text} for text in texts]
+    for step in range(40):
+        items = [task.prepare(row, generator=None) for row in rows[8 * step : 8 * step + 8]]
+        loss = task.per_sample_loss(model, task.collate(items))[0].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    losses, padded = {}, {}
+    for share in (None, 0.5):
+        notes = ScoringNotes()
+        settings = ScoringSettings(units_share=share)
+        scores = score_rows(task, model, enumerate(rows[320:]), settings=settings, notes=notes)
+        losses[share], padded[share] = scores["loss"].to_numpy(), notes.padded_units
+    correlation = rank_correlation(losses[0.5], losses[None])
+    assert correlation is not None
+    assert correlation >= 0.9
+    assert padded[0.5] <= 0.55 * padded[None]
