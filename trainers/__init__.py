@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from trainers.settings import OrderSettings, TrainingSettings
     from trainers.streaming.rank_share import RankShare
     from trainers.streaming.stream import TeachingStream
+    from trainers.teacher import Teacher
 
 __all__ = [
     "FitResult",
     "OrderSettings",
     "RankShare",
+    "Teacher",
     "TeachingStream",
     "TrainingSettings",
     "__version__",
@@ -37,6 +39,7 @@ _MODULES = {
     "FitResult": "trainers.fitting",
     "OrderSettings": "trainers.settings",
     "RankShare": "trainers.streaming.rank_share",
+    "Teacher": "trainers.teacher",
     "TeachingStream": "trainers.streaming.stream",
     "TrainingSettings": "trainers.settings",
     "fit": "trainers.fitting",

@@ -6,6 +6,7 @@ from pipeline.cli.commands.annotate import annotate, annotations
 from pipeline.cli.commands.antk import antk
 from pipeline.cli.commands.demo import demo
 from pipeline.cli.commands.export import export, export_subset
+from pipeline.cli.commands.first_steps import examples, init, schema
 from pipeline.cli.commands.ingest import ingest
 from pipeline.cli.commands.maintenance import doctor, gc
 from pipeline.cli.commands.query import query
@@ -22,12 +23,13 @@ app = typer.Typer(
     name="attent",
     help="Train attention models on the part of a huge corpus that teaches the most right now.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 for _command in (
-    *(demo, ingest, annotate, annotations, score, import_losses, select, stream, train, run),
+    *(demo, init, examples, schema),
+    *(ingest, annotate, annotations, score, import_losses, select, stream, train, run),
     *(export, export_subset, query, antk, report, gc, doctor),
 ):
     app.command()(_command)

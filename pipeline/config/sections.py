@@ -39,7 +39,7 @@ StrategyT = TypeVar("StrategyT")
 _COMPOSED = frozenset(field.name for field in fields(Composition))
 
 # Keys of plug-ins whose field has another name: a strategy has a method `key`.
-_FIELDS = {"key": "expression"}
+PLUGIN_FIELDS = {"key": "expression"}
 
 
 class ShardSettings(Section):
@@ -122,9 +122,16 @@ class SelectionSection(Section, Generic[StrategyT]):
     """Selection of the teaching subset.
 
     In the file, the settings of the strategy and of its composition (`where`, `by`, `explore`, …)
-    stand beside its name, under the key `strategy`. `granularity` is what is selected as a whole:
-    `sample`, `row_group`, `shard`, or the number of rows per block. `budget_unit` is what
-    `schedule.ratio` is a share of; None: units where they are counted.
+    stand beside its name, under the key `strategy`.
+
+    Attributes:
+        strategy_name: a strategy, or the dotted path of a class; the key `strategy`.
+        granularity: what is selected as a whole: `sample`, `row_group`, `shard`, or the number of
+            rows per block.
+        budget_unit: what `schedule.ratio` is a share of, `samples` or `units` (tokens); default:
+            units where they are counted.
+        composition: settings around the strategy.
+        strategy: settings of the strategy.
     """
 
     strategy_name: str = Field(default="soft", alias="strategy")
@@ -174,7 +181,26 @@ class SelectionSection(Section, Generic[StrategyT]):
 
 
 class RunSettings(Section, Generic[TaskT, StrategyT]):
-    """All sections of a run."""
+    """All sections of a run.
+
+    Attributes:
+        run: URL or folder of the run.
+        seed: seed of all random draws.
+        corpus: the samples to choose from: shards, the folder of a shared corpus, or a list of
+            named parts (a mixture).
+        evaluation: held-out shards, evaluated after every round.
+        target: examples of what the model should be good at.
+        annotations: annotations of the corpus by name; those it lacks are made before the first
+            round.
+        task: the task, and its settings.
+        model: the model to start from.
+        selection: how each round's subset is selected.
+        schedule: rounds, their ratio or budget, and what is scored before each.
+        scoring: how losses are measured.
+        training: how a round trains.
+        streaming: how training reads the subset.
+        cluster: the Dask cluster for scoring and ingesting.
+    """
 
     run: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
@@ -329,7 +355,7 @@ def _nest_settings(values: Any, section: type[BaseModel]) -> Any:
             composed = _by_stratum(value) if key == "quotas" else value
             nested.setdefault("composition", {})[key] = composed
         else:
-            nested[SETTINGS][_FIELDS.get(key, key)] = value
+            nested[SETTINGS][PLUGIN_FIELDS.get(key, key)] = value
     return nested
 
 
@@ -376,6 +402,6 @@ def _stratum(name: Any) -> str:
 def _flatten_settings(values: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
     by_key = dict(zip(keys_of(section), values.values(), strict=True))
     settings, composition = by_key.pop(SETTINGS), by_key.pop("composition", {})
-    keys = {field: key for key, field in _FIELDS.items()}
+    keys = {field: key for key, field in PLUGIN_FIELDS.items()}
     settings = {keys.get(name, name): settings[name] for name in settings}
     return dict(by_key | composition | settings)

@@ -195,7 +195,7 @@ def _samples(config: RunConfig, folder: str) -> tuple[str, tuple[RunConfig, Shar
 
     Returns the configuration with the classes of this shard.
     """
-    shard = inspect_first_shard(config, folder)
+    shard, _ = inspect_first_shard(config.corpus, folder)
     config = with_shard_classes(config, shard)
     tried = try_samples(config.task.task, [(shard, first_rows(shard))])
     allowed = config.scoring.max_failed_share

@@ -16,7 +16,7 @@ from catalogs.annotations.columns import has_units
 from catalogs.corpus import has_corpus
 from catalogs.shard_format import Sample, Shard
 from catalogs.shards import format_of, inspect_shard, read_shard
-from pipeline.config.sections import RunConfig
+from pipeline.config.sections import CorpusSettings, RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
 from pipeline.doctor.round_costs import Rates, RoundCost, cost_lines, round_costs, time_of
@@ -167,12 +167,17 @@ def first_rows(shard: Shard) -> range:
     return range(min(_SAMPLES, shard.num_samples))
 
 
-def inspect_first_shard(config: RunConfig, folder: str) -> Shard:
-    """Return the first shard; the list of a tar's members is written to `folder`."""
-    stored = shard_objects(config.corpus)[0]
+def inspect_first_shard(corpus: CorpusSettings, folder: str) -> tuple[Shard, tuple[str, ...]]:
+    """Return the first shard with its columns; the list of a tar's members is written to `folder`.
+
+    Raises:
+        InputError: the URLs match nothing, or the shard is damaged.
+        MissingError: there is no shared corpus, or a shard of it was deleted.
+    """
+    stored = shard_objects(corpus)[0]
     kind, members = format_of(stored.url), str(Path(folder) / "members.parquet")
     inspection = inspect_shard(stored.url, kind, members_url=members)
-    return Shard(
+    shard = Shard(
         shard_id=0,
         uri=stored.url,
         format=kind,
@@ -181,6 +186,7 @@ def inspect_first_shard(config: RunConfig, folder: str) -> Shard:
         etag=stored.etag,
         members_uri=members if Path(members).exists() else None,
     )
+    return shard, inspection.columns
 
 
 def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:

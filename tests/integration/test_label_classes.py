@@ -68,7 +68,8 @@ def test_labels_of_tars_and_of_the_first_shard_have_classes(tmp_path: Path, clie
     rows = [{"image": row["image"], "txt": row["label"]} for row in labelled(WORDS.__getitem__)]
     write_corpus(tmp_path / "shards", rows, kind="webdataset")
     config = configuration(tmp_path, task__label="txt")
-    first = with_shard_classes(config, inspect_first_shard(config, str(tmp_path)))
+    shard, _ = inspect_first_shard(config.corpus, str(tmp_path))
+    first = with_shard_classes(config, shard)
     assert classes_of(first) == tuple(sorted({row["txt"] for row in rows[:20]}))
     ready = prepare(config, cluster=lambda: client)
     assert classes_of(ready.config) == tuple(sorted(WORDS))

@@ -41,12 +41,18 @@ _ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Settings of `model.lora`.
+    """Settings of an adapter (LoRA) that is trained on a frozen model.
 
-    `targets` are names of linear layers (`q_proj`), or `all-linear`: all except the head. `dora`
-    also trains the magnitude of every weight column. `also_train` names modules that are trained
-    and saved whole (a new head). `base_dtype` is the dtype of the frozen weights; with
-    `quantize: 4bit` (QLoRA, needs bitsandbytes) it is the dtype of the computation.
+    Attributes:
+        rank: rank of the adapter's matrices.
+        alpha: scale of the adapter, divided by the rank.
+        dropout: dropout of the adapter's input.
+        targets: names of linear layers (`q_proj`), or `all-linear`: all except the head.
+        dora: also train the magnitude of every weight column.
+        also_train: modules that are trained and saved whole, such as a new head.
+        base_dtype: dtype of the frozen weights, `float32` or `bfloat16`; with `quantize` that of
+            the computation.
+        quantize: `4bit` (QLoRA) stores the frozen weights in 4 bits; needs bitsandbytes.
     """
 
     rank: int = 8

@@ -4,7 +4,7 @@ The only place that calls `from_pretrained` for a model.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,14 @@ from trainers.hf.configs import check_decoder, check_positions, check_vocabulary
 from trainers.hf.embeddings import grow_embeddings
 from trainers.hf.new_weights import Loading, check_new_weights
 from trainers.hf.paths import check_folder
+from trainers.settings.model import ModelSettings
 
 # What transformers raises for a configuration from which no model can be built.
 _BUILD_ERRORS = (
     *(ValueError, TypeError, ImportError, RuntimeError, ArithmeticError),
     *(LookupError, AttributeError),
 )
-_SETTINGS = {
-    "path",
-    "config",
-    "new_weights",
-    "trust_remote_code",
-    "lora",
-    "attn_implementation",
-    "torch_dtype",
-}
+_SETTINGS = {each.name for each in fields(ModelSettings)}
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -39,19 +32,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 class HuggingFaceModels:
     """Model store for one auto class (`AutoModelForImageClassification`, …).
 
-    `settings` is the `model:` section of the configuration:
-        config: the fields of a transformers configuration, with `model_type`: a new model.
-        path: a saved model (a local folder, or a name on the hub) to start from; fields of `config`
-            then override its configuration.
-        new_weights: with `path`, initialise weights at random that the saved model lacks or has in
-            another shape. `true`: those of a new head; a list: the tensors that it names, which
-            may be embeddings, position tables and patch projections; default false.
-        trust_remote_code: run code that comes with `path`; default false.
-        attn_implementation: an implementation of attention that transformers and the model have
-            (`eager`, `sdpa`, `flash_attention_2`, …); default: transformers' choice.
-        torch_dtype: dtype of the weights, at rest and in training, `float32` (default), `bfloat16`
-            or `float16`.
-        lora: train an adapter instead of the model, see `trainers/hf/lora.py`.
+    `settings` is the section `model` of a configuration: see `ModelSettings`.
     """
 
     auto_class: str

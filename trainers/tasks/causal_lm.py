@@ -39,31 +39,30 @@ from trainers.task import Batch, Item, Models
 
 @dataclass(frozen=True)
 class CausalLm:
-    """Settings of the task.
+    """Causal language modelling: a text, a prompt with its response, or a chat.
 
-    `tokenizer` is a folder with a fast tokenizer, or a name on the hub; the default is that of the
-    model. A sample is one of
-        text                  a column of text, all of which is learned
-        response, template    a column that is learned, after the template filled with others:
-                              `{prompt}` is the column `prompt`, any other name is a column itself
-        messages              a column of chat messages, formatted by the tokenizer's chat template
+    A sample is one of `text`, `response` and `messages`. With `packing`, samples are computed side
+    by side instead of padded, without attention across them: with the same losses and gradients. A
+    sample without counted tokens, before or after truncation, is `empty`.
 
-    With `messages`,
-        train_on              `all_assistant` messages count, or only the `last` of them
-        chat_template         a Jinja template that replaces the tokenizer's
-        tools                 a column of tools (JSON schemas) that the template describes
-        chat_template_kwargs  other variables of the template: a column, or the same for all
-
-    With `packing`, samples are computed side by side instead of padded, without attention across
-    them: with the same losses and gradients.
-
-    A sample longer than `max_length` tokens is truncated at its end and counted; with
-    `truncate: false` it is `too_long`. One without counted tokens, before or after truncation, is
-    `empty`.
-
-    With `answer`, a regular expression, evaluation also generates at most `max_new_tokens` for
-    every held-out prompt and compares the last match (its group, if it has one) with that of the
-    response.
+    Attributes:
+        tokenizer: a folder with a fast tokenizer, or a name on the hub; default: that of the model.
+        text: a column of text, all of which is learned.
+        prompt: the column that `{prompt}` in the template stands for.
+        response: a column that is learned, after the template filled with other columns.
+        template: text before the response; names in braces are columns.
+        messages: a column of chat messages, formatted by the tokenizer's chat template.
+        train_on: of messages, `all_assistant` count, or only the `last` of them.
+        chat_template: a Jinja template that replaces the tokenizer's.
+        tools: a column of tools (JSON schemas) that the chat template describes.
+        chat_template_kwargs: other variables of the chat template: a column, or the same for all.
+        max_length: most tokens of a sample.
+        truncate: truncate longer samples at their end, and count them; `false`: they are
+            `too_long`.
+        packing: compute samples side by side instead of padded.
+        answer: a regular expression. Evaluation also generates for every held-out prompt, and
+            compares the last match (its group, if it has one) with that of the response.
+        max_new_tokens: most tokens that evaluation generates for a prompt.
     """
 
     tokenizer: str | None = None

@@ -44,13 +44,18 @@ _processor_lock = Lock()
 
 @dataclass(frozen=True)
 class ImageText:
-    """Settings of the task.
+    """Image and text: an image, a prompt about it, and the response that is learned.
 
-    `processor` is a folder with a processor (tokenizer and image processor), or a name on the hub;
-    `backend` is that of its image processor. `image`, `response` and the names in `template` are
-    columns; the template contains the processor's image token. Without `template`, the column
-    `prompt` is formatted by the processor's chat template. Samples longer than `max_length` tokens,
-    including those of the image, are truncated at the end.
+    Attributes:
+        processor: a folder with a processor (tokenizer and image processor), or a name on the hub.
+        image: a column of images.
+        prompt: the column of the prompt, formatted by the processor's chat template.
+        response: the column that is learned.
+        template: text before the response, instead of the chat template: it contains the
+            processor's image token, and names in braces are columns.
+        max_length: most tokens of a sample, those of the image included; longer ones are truncated
+            at the end.
+        backend: backend of the image processor, `pil` or `torchvision`.
     """
 
     processor: str

@@ -33,25 +33,26 @@ from trainers.task import Batch, Item, Models
 
 @dataclass(frozen=True)
 class PreferencePairs:
-    """Settings of the task.
+    """Preference pairs: two answers to one prompt, of which the first was preferred. Only scored.
 
-    `tokenizer` is a folder with a fast tokenizer, or a name on the hub; the default is that of the
-    model. `chosen` and `rejected` are columns, whose values are text or, with `chats`, lists of
-    chat messages. What both answer is
-        prompt                in this column, formatted by `template`; or messages
-        without prompt        what the values of both columns begin with: the same characters, or
-                              the same messages
+    Without `prompt`, both answers begin with the same characters or messages: these are the
+    prompt. With `chats`, the assistant's messages after the prompt count. A pair is `empty` if an
+    answer has no token, before or after truncation, or both are the same.
 
-    With `chats`, the assistant's messages after the prompt count, and
-        chat_template         a Jinja template that replaces the tokenizer's
-        tools                 a column of tools (JSON schemas) that the template describes
-        chat_template_kwargs  other variables of the template: a column, or the same for all
-
-    With `packing`, answers are computed side by side instead of padded.
-
-    A pair with an answer longer than `max_length` tokens, prompt included, is truncated at its end
-    and counted; with `truncate: false` it is `too_long`. A pair is `empty` if an answer has no
-    token, before or after truncation, or both are the same.
+    Attributes:
+        tokenizer: a folder with a fast tokenizer, or a name on the hub; default: that of the model.
+        prompt: a column: text, formatted by `template`, or messages.
+        chosen: the column of the preferred answer.
+        rejected: the column of the other answer.
+        template: text before an answer; `{prompt}` is the column `prompt`.
+        chats: answers are lists of chat messages instead of text.
+        chat_template: a Jinja template that replaces the tokenizer's.
+        tools: a column of tools (JSON schemas) that the chat template describes.
+        chat_template_kwargs: other variables of the chat template: a column, or the same for all.
+        max_length: most tokens of an answer with its prompt.
+        truncate: truncate longer answers at their end, and count them; `false`: the pair is
+            `too_long`.
+        packing: compute answers side by side instead of padded.
     """
 
     tokenizer: str | None = None

@@ -1,0 +1,1 @@
+"""First steps: the configuration's JSON schema, examples of it, and a new one for given data."""

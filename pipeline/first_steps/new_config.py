@@ -1,0 +1,140 @@
+"""A commented configuration for given shards, whose task follows from their columns."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from attent_select.errors import InputError
+from pipeline.first_steps.examples import SCHEMA_LINE
+from pipeline.first_steps.first_rows import IMAGE_TASKS, FirstRows, look_at, suggest_task
+from pipeline.first_steps.small_models import MAX_LENGTH, image_model, image_settings, text_model
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user has said about a new run.
+
+    Attributes:
+        shards: URLs, folders or globs of the corpus.
+        run: URL or folder of the run.
+        task: a task; None: the one that the columns suggest.
+        model: a saved model to start from; None: a small one from scratch.
+        tokenizer: folder of the tokenizer of a model from scratch.
+        target: shards of examples of what is wanted.
+        evaluation: held-out shards.
+    """
+
+    shards: Sequence[str]
+    run: str
+    task: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    target: Sequence[str] = ()
+    evaluation: Sequence[str] = ()
+
+
+def new_configuration(wishes: Wishes) -> str:
+    """Return a commented configuration in YAML for a corpus.
+
+    Raises:
+        InputError: the corpus cannot be read, no task fits, or a model or tokenizer is missing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows = look_at(wishes.shards, folder=folder)
+        suggested = suggest_task(rows, task=wishes.task)
+        task = {"name": suggested.task, **suggested.settings}
+        task |= _inputs(wishes, task, rows)
+        model = _model(wishes, task, rows)
+    return "\n".join(_sections(wishes, task, model, reason=suggested.reason)) + "\n"
+
+
+def _inputs(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str, Any]:
+    """Return the settings of how a task reads its columns."""
+    if task["name"] in IMAGE_TASKS:
+        is_saved = wishes.model is not None
+        return {"processor": wishes.model} if is_saved else image_settings(rows, task["image"])
+    if task["name"] == "image_text":
+        if wishes.model is None:
+            raise InputError("a task on images and text needs --model PATH (a folder, or a name)")
+        return {"processor": wishes.model}
+    if wishes.model is None and wishes.tokenizer is None:
+        raise InputError(
+            "a task on text needs --model PATH (a folder, or a name on the hub), or --tokenizer"
+            " PATH for a small model from scratch"
+        )
+    tokenizer = {} if wishes.tokenizer is None else {"tokenizer": wishes.tokenizer}
+    return {**tokenizer, "max_length": MAX_LENGTH}
+
+
+def _model(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str, Any]:
+    if wishes.model is not None:
+        return {"path": wishes.model}
+    if task["name"] in IMAGE_TASKS:
+        return {"config": image_model(task, rows)}
+    return {"config": text_model(task["tokenizer"])}
+
+
+def _sections(
+    wishes: Wishes, task: Mapping[str, Any], model: Mapping[str, Any], *, reason: str
+) -> Iterator[str]:
+    yield SCHEMA_LINE
+    yield "# Keys that are not here have defaults: `attent schema` describes every key."
+    yield from _section({"run": wishes.run, "seed": 0})
+    yield from _section(
+        {"corpus": {"shards": [*wishes.shards]}}, "Parquet files or WebDataset tars to choose from."
+    )
+    if wishes.evaluation:
+        held_out = {"evaluation": {"shards": [*wishes.evaluation]}}
+        yield from _section(held_out, "Held-out shards, evaluated after every round.")
+    if wishes.target:
+        examples = {"target": {"shards": [*wishes.target]}, "annotations": _RELEVANCE}
+        yield from _section(examples, "Examples of what is wanted; samples are compared with them.")
+    yield from _section({"task": task}, f"Suggested by {reason}.")
+    yield from _section({"model": model}, _FROM_SAVED if "path" in model else _FROM_SCRATCH)
+    yield from _selection(wishes)
+    yield from _section({"training": _training(model)}, "Samples per optimizer step, and its rate.")
+    yield from _section({"cluster": {"scheduler": "local"}}, _WORKERS)
+
+
+def _selection(wishes: Wishes) -> Iterator[str]:
+    if wishes.target:
+        selection = {"strategy": "key", "key": "relevance"}
+        comment = "The samples most like the examples; no loss is measured."
+        ratio, warmup = 0.2, {}
+    else:
+        selection, comment = {"strategy": "soft"}, "Samples with a larger loss are more likely."
+        ratio, warmup = 0.5, {"warmup_epochs": 1}
+    yield from _section({"selection": selection}, comment)
+    schedule = {"epochs": 2, **warmup, "ratio": {"kind": "fixed", "start": ratio}}
+    yield from _section({"schedule": schedule}, "Each epoch trains on this share of the corpus.")
+
+
+def _training(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {"batch_size": 32, "learning_rate": 5e-5 if "path" in model else 1e-3}
+
+
+def _section(values: Mapping[str, Any], comment: str = "") -> Iterator[str]:
+    yield ""
+    if comment:
+        yield f"# {comment}"
+    yield yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip("\n")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of plain values on one line, as people write them."""
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, values: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", values, flow_style=True
+    ),
+)
+
+_RELEVANCE = {"relevance": {"kind": "ngram"}}
+_FROM_SAVED = "The saved model to start from; `lora: {rank: 8}` beside it trains an adapter."
+_FROM_SCRATCH = "A small model from scratch; `path: FOLDER` instead starts from a saved one."
+_WORKERS = "One worker process per core; or tcp://…, or the class of a Dask cluster."

@@ -1,0 +1,145 @@
+"""attent init, attent examples and attent schema: a first configuration that works."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from commands import answer, attent
+from digits import png, samples
+from task_cases import TEXTS
+
+from catalogs.formats.parquet import Parquet
+from catalogs.formats.webdataset import Webdataset
+from catalogs.shard_format import Sample
+from trainers.inputs.tokenizer import train_tokenizer
+
+CHATS = [
+    {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+    for a, b in TEXTS
+]
+TEXT_ROWS: dict[str, list[Sample]] = {
+    "text": [{"id": i, "title": "short", "text": b} for i, (_, b) in enumerate(TEXTS)],
+    "prompts": [{"Instruction": a, "output": b} for a, b in TEXTS],
+    "preferences": [{"prompt": a, "chosen": b, "rejected": b[:-1]} for a, b in TEXTS[:6]],
+}
+COLUMNS = {
+    "text": {"text": "text"},
+    "prompts": {"prompt": "Instruction", "response": "output"},
+    "preferences": {"chosen": "chosen", "rejected": "rejected", "prompt": "prompt"},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer([text for pair in TEXTS for text in pair], folder, vocab_size=300)
+    return folder
+
+
+def new_config(folder: Path, *options: object) -> dict[str, Any]:
+    """The configuration that `attent init` writes, which `attent doctor` finds right."""
+    path = folder / "new" / "my.yaml"
+    found = answer("init", path, "--run", folder / "run", *options)
+    assert found == {"path": str(path)}
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    schema = json.loads((path.parent / "attent.schema.json").read_text())
+    jsonschema.Draft7Validator(schema).validate(values)
+    assert answer("doctor", path)["ok"]
+    return values
+
+
+def shard_of(folder: Path, rows: list[Sample]) -> Path:
+    Parquet().write(folder / "shard.parquet", rows)
+    return folder / "shard.parquet"
+
+
+@pytest.mark.parametrize("kind", TEXT_ROWS)
+def test_the_columns_of_text_suggest_a_task(tmp_path: Path, tokenizer: Path, kind: str) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS[kind])
+    values = new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer)
+    assert values["task"].items() >= COLUMNS[kind].items()
+    assert values["task"]["name"] == ("preference_pairs" if kind == "preferences" else "causal_lm")
+    assert values["model"]["config"]["vocab_size"] == 300
+
+
+def test_examples_of_what_is_wanted_select_by_relevance(tmp_path: Path, tokenizer: Path) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS["text"])
+    values = new_config(tmp_path, "--shards", shard, "--target", shard, "--tokenizer", tokenizer)
+    assert values["selection"] == {"strategy": "key", "key": "relevance"}
+    assert values["target"] == {"shards": [str(shard)]}
+
+
+def test_images_with_labels_in_a_tar_are_classified(tmp_path: Path) -> None:
+    rows = [{"png": each["image"], "cls": each["label"]} for each in samples(12)]
+    Webdataset().write(tmp_path / "shard.tar", rows)
+    values = new_config(tmp_path, "--shards", tmp_path / "*.tar")
+    assert values["task"] == {
+        "name": "image_classification",
+        "image": "png",
+        "label": "cls",
+        "image_size": 8,
+        "num_channels": 1,
+    }
+    assert values["model"]["config"]["num_labels"] == 1 + max(row["cls"] for row in rows)
+
+
+def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) -> None:
+    images = [each["image"] for each in samples(8)]
+    rows = [{"picture": image, "mask": png([[0, 1], [2, 255]] * 4)} for image in images]
+    shard = shard_of(tmp_path, rows)
+    found = answer("init", tmp_path / "maps.yaml", "--shards", shard)
+    values = yaml.safe_load(Path(found["path"]).read_text())
+    assert values["task"]["name"] == "semantic_segmentation"
+    assert values["task"]["image"] == "picture"
+    assert values["model"]["config"]["num_labels"] == 3
+    alone = ("--shards", shard, "--task", "masked_image_modeling")
+    assert new_config(tmp_path, *alone)["model"]["config"]["model_type"] == "vit_mae"
+
+
+def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path, CHATS)
+    found = answer("init", tmp_path / "my.yaml", "--shards", shard, "--model", "org/name")
+    values = yaml.safe_load(Path(found["path"]).read_text())
+    assert values["task"] == {"name": "causal_lm", "messages": "messages", "max_length": 512}
+    assert values["model"] == {"path": "org/name"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (TEXT_ROWS["text"], [], "needs --model PATH"),
+        (TEXT_ROWS["text"], ["--task", "image_classification"], "not what the task image_class"),
+        (TEXT_ROWS["text"], ["--task", "classify"], "--task classify: expected one of"),
+        ([{"id": 1}], [], "has the columns id: not what any task reads"),
+    ],
+)
+def test_what_cannot_be_suggested_is_one_line(
+    tmp_path: Path, rows: list[Sample], options: list[str], message: str
+) -> None:
+    shard = shard_of(tmp_path, rows)
+    done = attent("init", tmp_path / "my.yaml", "--shards", shard, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "my.yaml").exists()
+
+
+def test_without_shards_a_program_is_told_the_option(tmp_path: Path) -> None:
+    done = attent("init", tmp_path / "my.yaml")
+    assert (done.returncode, done.stderr) == (2, "attent: --shards is missing\n")
+
+
+def test_an_example_is_written_once_with_the_schema_beside_it(tmp_path: Path) -> None:
+    assert "raw_text" in answer("examples")["examples"]
+    assert answer("examples", "raw_text", "--out", tmp_path) == {
+        "path": str(tmp_path / "raw_text.yaml")
+    }
+    assert json.loads((tmp_path / "attent.schema.json").read_text()) == answer("schema")
+    again = attent("examples", "raw_text", "--out", tmp_path)
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+    unknown = attent("examples", "raw_txt")
+    assert "did you mean 'raw_text'?" in unknown.stderr
