@@ -15,7 +15,12 @@ _AMOUNT = re.compile(r"(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?([kmgtp]i?)?b?|[kmgtp]i?b?
 
 
 class Adaptive(Section):
-    """Limits, in workers, between which a cluster that is started here grows and shrinks."""
+    """Limits between which a cluster that is started here grows and shrinks.
+
+    Attributes:
+        minimum: fewest workers.
+        maximum: most workers.
+    """
 
     minimum: int = Field(default=1, ge=1)
     maximum: int = Field(ge=1)
@@ -28,7 +33,13 @@ class Adaptive(Section):
 
 
 class SecurityFiles(Section):
-    """PEM files for TLS: their paths, never their content."""
+    """PEM files for TLS: their paths, never their content.
+
+    Attributes:
+        ca_file: certificate of the authority.
+        cert_file: certificate of this process.
+        key_file: its private key.
+    """
 
     ca_file: str
     cert_file: str

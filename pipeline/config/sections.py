@@ -43,7 +43,11 @@ PLUGIN_FIELDS = {"key": "expression"}
 
 
 class ShardSettings(Section):
-    """Shards of a corpus: URLs, folders or globs of Parquet files or WebDataset tars."""
+    """Shards of held-out samples.
+
+    Attributes:
+        shards: URLs, folders or globs of Parquet files or WebDataset tars.
+    """
 
     shards: tuple[str, ...] = Field(min_length=1)
 

@@ -22,6 +22,7 @@ from pipeline.first_steps.docstrings import attributes_of, described_attributes,
 from pipeline.first_steps.examples import SCHEMA_FILE, examples_folder
 from trainers.annotation import FIELDS
 from trainers.hf.lora import LoraSettings
+from trainers.inputs.pixels import Pixels
 from trainers.settings.model import ModelSettings
 
 Schema = dict[str, Any]
@@ -155,7 +156,9 @@ def _schema_of(kind: Any, definitions: Schema) -> Schema:
     schema = TypeAdapter(kind).json_schema()
     for name, inner in schema.pop("$defs", {}).items():
         definitions[name] = _describe(inner, described_attributes(inner.get("description", "")))
-    return _describe(schema, attributes_of(kind) if isinstance(kind, type) else {})
+    # Tasks on images have the settings of `Pixels` under the same names.
+    own = attributes_of(kind) if isinstance(kind, type) else {}
+    return _describe(schema, {**attributes_of(Pixels), **own})
 
 
 def _describe(schema: Schema, attributes: Mapping[str, str]) -> Schema:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 from commands import answer, attent
@@ -25,6 +26,8 @@ TEXT_ROWS: dict[str, list[Sample]] = {
     "prompts": [{"Instruction": a, "output": b} for a, b in TEXTS],
     "preferences": [{"prompt": a, "chosen": b, "rejected": b[:-1]} for a, b in TEXTS[:6]],
 }
+# Three classes, and pixels that do not count.
+MASK = np.array([[0, 1, 2, 255]] * 8, np.uint8).repeat(2, axis=1)
 COLUMNS = {
     "text": {"text": "text"},
     "prompts": {"prompt": "Instruction", "response": "output"},
@@ -88,7 +91,7 @@ def test_images_with_labels_in_a_tar_are_classified(tmp_path: Path) -> None:
 
 def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) -> None:
     images = [each["image"] for each in samples(8)]
-    rows = [{"picture": image, "mask": png([[0, 1], [2, 255]] * 4)} for image in images]
+    rows = [{"picture": image, "mask": png(MASK)} for image in images]
     shard = shard_of(tmp_path, rows)
     found = answer("init", tmp_path / "maps.yaml", "--shards", shard)
     values = yaml.safe_load(Path(found["path"]).read_text())

@@ -38,7 +38,9 @@ def test_a_trainer_sees_half_of_the_samples_and_learns(name: str) -> None:
 @pytest.mark.parametrize("name", ["torch", "accelerate"])
 def test_two_ranks_train_on_the_samples_of_one(name: str) -> None:
     one, two = run(name), run(name, *RANKS)
-    assert one[0] == two[0]
-    assert one[0] == HALF if name == "torch" else HALF < one[0] < 20 * 1500
+    if name == "torch":
+        assert one[0] == two[0] == HALF
+    else:  # which repeats samples for ranks whose last batch is not full
+        assert HALF < one[0] <= two[0] <= 1.02 * one[0] < 20 * 1500
     assert two[1] == pytest.approx(one[1], abs=0.02)
     assert one[1] > 0.85

@@ -93,15 +93,21 @@ class Frame:
 class Pixels:
     """How images of one column become `pixel_values`.
 
-    Without `processor`: resized to `image_size` (bilinear), scaled to [0, 1], normalised by `mean`
-    and `std`. With it (a folder with preprocessor_config.json, or a name on the hub), the model's
-    image processor does all of that, in its `backend`; backends give different pixels.
+    In training, `transform` comes first, then `augment`.
 
-    `resize` says how an image becomes square: `stretch` changes its ratio, `crop` takes the largest
-    square in its middle, `pad` keeps all of it, in the middle of black pixels.
-
-    In training, `transform` (`OwnTransform`) comes first, then `augment`: an `Augmentation`, or
-    true, which pads by an eighth and crops at random, and with `flip` mirrors half of the images.
+    Attributes:
+        image_size: height and width of what the model sees, in pixels.
+        num_channels: 1 (grey) or 3 (RGB).
+        mean: subtracted from pixels in [0, 1]: one number, or one per channel.
+        std: divides them afterwards.
+        processor: a folder with the model's image processor, or a name on the hub, which resizes
+            and normalises instead.
+        backend: `pil` or `torchvision`: implementation of the image processor. Their pixels differ.
+        resize: how an image becomes square: `stretch` changes its ratio, `crop` takes the largest
+            square in its middle, `pad` keeps all of it, in the middle of black pixels.
+        augment: random changes in training, or true, which pads by an eighth and crops at random.
+        flip: mirror half of the images in training.
+        transform: dotted path of a function that changes images in training.
     """
 
     image_size: int

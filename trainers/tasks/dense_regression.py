@@ -45,13 +45,15 @@ _SLOPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class DenseRegression(OneImage):
-    """Settings of the task.
+    """Dense regression: one image, one number per pixel. See `Pixels` for other settings.
 
-    `image` and `target` are columns: the target is an image of one channel as large as the image,
-    or rows of numbers. It is multiplied by `scale`. A pixel is valid where the stored number is
-    finite and not `invalid`, and the column `valid` (an image, if it is named) is not 0. `loss` is
-    `l1`, `l2` or `huber` (with δ = 1), of scaled numbers. The other settings are those of image
-    classification.
+    Attributes:
+        image: a column of images.
+        target: a column of images of one channel, as large as the image, or of rows of numbers.
+        valid: a column of images; pixels with 0 in it do not count.
+        invalid: stored number of pixels that do not count, as those that are not finite.
+        scale: factor of the stored numbers.
+        loss: `l1`, `l2` or `huber` (δ = 1), of scaled numbers.
     """
 
     image: str = "image"

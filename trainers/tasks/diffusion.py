@@ -30,12 +30,16 @@ _NOISE, _TIMESTEP = 2, 3
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Settings of the task.
+    """Diffusion: the model predicts the noise of an image. See `Pixels` for other settings.
 
-    `image` is a column; `label`, if set, is the column of the class that the model is conditioned
-    on, and `classes` their names. `num_timesteps` and `schedule` (`linear` or `cosine`) determine
-    the noise of a timestep; a score uses `score_timesteps` of them, evenly spaced. `seed` is the
-    seed of the noise of scored samples. The other settings are those of image classification.
+    Attributes:
+        image: a column of images.
+        label: the column of the class that the model is conditioned on.
+        classes: names of the classes 0, 1, …, as of image classification.
+        num_timesteps: timesteps of the noise.
+        schedule: `linear` or `cosine`: noise of a timestep.
+        score_timesteps: timesteps, evenly spaced, that a score is the mean over.
+        seed: seed of the noise of scored samples.
     """
 
     image: str = "image"

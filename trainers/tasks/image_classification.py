@@ -29,12 +29,13 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class ImageClassification(OneImage):
-    """Settings of the task.
+    """Image classification: one image, one label, cross-entropy. See `Pixels` for other settings.
 
-    `image` and `label` are columns. `classes` are the names of the classes 0, 1, …; a new run takes
-    them from its corpus, if labels are names or the files name them. `image_size`, `num_channels`,
-    `mean` and `std`, or `processor` and `backend` are those of `Pixels`. In training, `augment`
-    pads by an eighth and crops at random, and with `flip` mirrors half of the images.
+    Attributes:
+        image: a column of images.
+        label: a column of class numbers or names.
+        classes: names of the classes 0, 1, …; a new run takes them from its corpus, if labels are
+            names or the files name them.
     """
 
     image: str = "image"

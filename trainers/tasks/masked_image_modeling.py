@@ -29,11 +29,12 @@ _MASK = 1
 
 @dataclass(frozen=True)
 class MaskedImageModeling:
-    """Settings of the task.
+    """Masked image modelling: the model predicts hidden patches. See `Pixels` for other settings.
 
-    `image` is a column, or a list of them: the modalities of a sample, all of `num_channels`
-    channels, of which `multi_mae` hides patches independently. `seed` is the seed of the masks of
-    scored samples. The other settings are those of image classification.
+    Attributes:
+        image: a column of images, or a list of them: the modalities of a sample, all of
+            `num_channels` channels, of which `multi_mae` hides patches independently.
+        seed: seed of the masks of scored samples.
     """
 
     image: str | tuple[str, ...] = "image"

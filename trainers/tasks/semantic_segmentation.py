@@ -32,12 +32,13 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class SemanticSegmentation(OneImage):
-    """Settings of the task.
+    """Semantic segmentation: one image, one class per pixel. See `Pixels` for other settings.
 
-    `image` and `mask` are columns: the mask is an image of class numbers, as large as the image.
-    Pixels of class `ignore_index` do not count. With `reduce_labels`, class 0 does not count
-    either and class c is output c − 1 (ADE20k). The other settings are those of image
-    classification.
+    Attributes:
+        image: a column of images.
+        mask: a column of images of class numbers, as large as the image.
+        ignore_index: class of pixels that do not count.
+        reduce_labels: class 0 does not count either, and class c is output c − 1 (ADE20k).
     """
 
     image: str = "image"

@@ -82,3 +82,21 @@ def test_a_wrong_section_is_found(
     schema: dict[str, Any], section: dict[str, Any], where: str
 ) -> None:
     assert where in problems(schema, {**MINIMAL, **section})
+
+
+def keys_without_description(schema: Any, path: str = "") -> list[str]:
+    if isinstance(schema, list):
+        return [key for each in schema for key in keys_without_description(each, path)]
+    if not isinstance(schema, dict):
+        return []
+    keys = []
+    for name, each in schema.get("properties", {}).items():
+        if isinstance(each, dict) and "const" not in each and not each.get("description"):
+            keys.append(f"{path}.{name}")
+    for name, each in schema.items():
+        keys += keys_without_description(each, f"{path}.{name}")
+    return keys
+
+
+def test_every_key_is_described(schema: dict[str, Any]) -> None:
+    assert keys_without_description(schema) == []
