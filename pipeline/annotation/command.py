@@ -22,7 +22,7 @@ from pipeline.annotation.targets import check_columns, target_for
 from pipeline.cluster import cluster_at, connect
 from pipeline.config import annotation_kinds, credentials, trust
 from pipeline.config.extension_settings import EXTEND_MODEL, EXTENSION_KEYS, Extension, extension_in
-from pipeline.config.target_settings import TargetSettings
+from pipeline.config.shard_settings import TargetSettings
 from pipeline.config.yaml_values import replace_keys
 from pipeline.corpus.part_names import annotate_names
 from trainers.annotation import AnnotationKind

@@ -26,7 +26,7 @@ from pipeline.config.automatic_annotations import (
 from pipeline.config.extension_settings import EXTEND_MODEL, EXTENSION_KEYS, extension_in
 from pipeline.config.preflight import check_selection, shard_columns
 from pipeline.config.sections import RunConfig
-from pipeline.config.target_settings import TargetSettings
+from pipeline.config.shard_settings import TargetSettings
 from pipeline.runs.setup import Cluster
 from trainers.annotation import AnnotationKind
 

@@ -21,7 +21,7 @@ from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from catalogs import Corpus, storage
 from catalogs.concurrency import ordered_map
 from catalogs.shards import format_of, inspect_shard
-from pipeline.config.target_settings import TargetSettings
+from pipeline.config.shard_settings import TargetSettings
 from pipeline.config.validation import check, did_you_mean
 from pipeline.corpus.columns import missing_columns
 from trainers.annotation import AnnotationKind, Examples, Samples

@@ -24,7 +24,8 @@ from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.automatic_annotations import automatic_columns
 from pipeline.config.cluster_settings import check_memory_limit
-from pipeline.config.sections import CorpusSettings, RunConfig, ShardSettings
+from pipeline.config.sections import RunConfig
+from pipeline.config.shard_settings import CorpusSettings, ShardSettings
 
 
 def preflight_problems(config: RunConfig) -> Iterator[str]:

@@ -24,10 +24,10 @@ from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from attent_select.selection.quotas import MovingQuotas
 from catalogs import storage
-from catalogs.mixture import NAME, MixturePart, check_parts, with_mixture, with_quotas
+from catalogs.mixture import NAME, with_quotas
 from pipeline.config.annotation_kinds import with_carried_columns
 from pipeline.config.cluster_settings import ClusterSettings
-from pipeline.config.target_settings import TargetSettings
+from pipeline.config.shard_settings import CorpusSettings, ShardSettings, TargetSettings
 from pipeline.config.validation import INSIDE, SETTINGS, Section, keys_of
 from trainers.settings import ScoringSettings, StreamingSettings, TrainingSettings
 
@@ -40,70 +40,6 @@ _COMPOSED = frozenset(field.name for field in fields(Composition))
 
 # Keys of plug-ins whose field has another name: a strategy has a method `key`.
 PLUGIN_FIELDS = {"key": "expression"}
-
-
-class ShardSettings(Section):
-    """Shards of held-out samples.
-
-    Attributes:
-        shards: URLs, folders or globs of Parquet files or WebDataset tars.
-    """
-
-    shards: tuple[str, ...] = Field(min_length=1)
-
-    @field_validator("shards")
-    @classmethod
-    def _absolute(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(storage.normalise(url) for url in shards)
-
-
-class CorpusSettings(Section):
-    """The corpus of a run: shards that it ingests itself, or the folder of a shared corpus.
-
-    Attributes:
-        shards: URLs, folders or globs of Parquet files or WebDataset tars.
-        path: folder of a corpus that `attent ingest` wrote; many runs can share it.
-        mixture: named parts, whose shards are `shards`; the section may be the list itself.
-        skip_damaged: leave out shards that cannot be read, instead of ending with an error.
-    """
-
-    shards: tuple[str, ...] | None = Field(default=None, min_length=1)
-    mixture: tuple[MixturePart, ...] | None = None
-    path: str | None = None
-    skip_damaged: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_list(cls, values: Any) -> Any:
-        return with_mixture(values)
-
-    @field_validator("mixture")
-    @classmethod
-    def _absolute_parts(
-        cls, parts: tuple[MixturePart, ...] | None
-    ) -> tuple[MixturePart, ...] | None:
-        if parts is None:
-            return None
-        check_parts(parts)
-        return tuple(
-            replace(part, shards=tuple(map(storage.normalise, part.shards))) for part in parts
-        )
-
-    @field_validator("shards")
-    @classmethod
-    def _absolute_shards(cls, shards: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if shards is None else tuple(storage.normalise(url) for url in shards)
-
-    @field_validator("path")
-    @classmethod
-    def _absolute_path(cls, path: str | None) -> str | None:
-        return None if path is None else storage.normalise(path).rstrip("/")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "CorpusSettings":
-        if (self.shards is None) == (self.path is None):
-            raise InputError("expected exactly one of shards and path (of a shared corpus)")
-        return self
 
 
 class TaskSection(Section, Generic[TaskT]):

@@ -16,7 +16,7 @@ from catalogs.shards import format_of, inspect_shard, keeps_members
 from catalogs.storage.objects import ObjectInfo
 from catalogs.tars.compressed import is_compressed
 from pipeline.cluster import Client, run_tasks, worker_check
-from pipeline.config.sections import CorpusSettings
+from pipeline.config.shard_settings import CorpusSettings
 from pipeline.progress import progress
 
 _log = logging.getLogger("attent.pipeline.ingest")

@@ -16,7 +16,8 @@ from catalogs.annotations.columns import has_units
 from catalogs.corpus import has_corpus
 from catalogs.shard_format import Sample, Shard
 from catalogs.shards import format_of, inspect_shard, read_shard
-from pipeline.config.sections import CorpusSettings, RunConfig
+from pipeline.config.sections import RunConfig
+from pipeline.config.shard_settings import CorpusSettings
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
 from pipeline.doctor.round_costs import Rates, RoundCost, cost_lines, round_costs, time_of

@@ -11,7 +11,7 @@ from catalogs.formats.webdataset import kind_of_bytes
 from catalogs.shard_format import Shard
 from catalogs.shards import read_shard
 from catalogs.tars.members import KEY
-from pipeline.config.sections import CorpusSettings
+from pipeline.config.shard_settings import CorpusSettings
 from pipeline.doctor.estimate import first_rows, inspect_first_shard
 
 Settings = dict[str, Any]

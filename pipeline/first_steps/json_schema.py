@@ -16,7 +16,8 @@ from attent_select.selection.composition import Composition
 from catalogs.mixture import MixturePart
 from pipeline.config.annotation_kinds import KIND, KINDS
 from pipeline.config.extension_settings import Extension
-from pipeline.config.sections import PLUGIN_FIELDS, CorpusSettings, RunConfig, SelectionSection
+from pipeline.config.sections import PLUGIN_FIELDS, RunConfig, SelectionSection
+from pipeline.config.shard_settings import CorpusSettings
 from pipeline.config.task_reference import TASKS
 from pipeline.first_steps.docstrings import attributes_of, described_attributes, first_sentence
 from pipeline.first_steps.examples import SCHEMA_FILE, examples_folder

@@ -14,7 +14,8 @@ from catalogs.layout import Layout, join
 from catalogs.shard_search import find_shards
 from pipeline.cluster import Client
 from pipeline.config import run_config
-from pipeline.config.sections import CorpusSettings, RunConfig
+from pipeline.config.sections import RunConfig
+from pipeline.config.shard_settings import CorpusSettings
 from pipeline.corpus.columns import missing_columns
 from pipeline.corpus.ingest import ingest, ingested_corpus
 from pipeline.corpus.part_names import annotate_names, names_of_shards

@@ -13,7 +13,7 @@ from pipeline.annotation.make import Request, make_annotation
 from pipeline.annotation.targets import target_for
 from pipeline.cluster import connect
 from pipeline.config.cluster_settings import ClusterSettings
-from pipeline.config.target_settings import TargetSettings
+from pipeline.config.shard_settings import TargetSettings
 from pipeline.corpus.ingest import ingest
 from trainers.inputs.tokenizer import train_tokenizer
 

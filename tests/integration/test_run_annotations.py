@@ -18,7 +18,7 @@ from pipeline.annotation.targets import read_target
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
-from pipeline.config.target_settings import TargetSettings
+from pipeline.config.shard_settings import TargetSettings
 from pipeline.config.yaml_values import read_yaml
 from pipeline.corpus.ingest import ingest
 from pipeline.doctor.checks import examine
