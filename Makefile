@@ -42,7 +42,7 @@ bench: install
 
 docs: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict
 
 clean:
 	rm -rf .venv .venv-lowest demo site build .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

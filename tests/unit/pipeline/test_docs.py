@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from pipeline.cli.reference_pages import commands_page, keys_page
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.sections import RunConfig
 from trainers.settings import ScoringSettings
@@ -114,3 +115,10 @@ def test_the_layers_of_a_package_are_those_of_its_contract(package: str, layers:
     page = (DOCS / "architecture.md").read_text()
     shown = " → ".join(layer.replace(" | ", " · ").replace(" : ", " · ") for layer in layers)
     assert f"| `{package}` | {shown} |" in page
+
+
+@pytest.mark.parametrize("page", ["commands", "keys"])
+def test_a_page_that_is_made_from_the_code_is_up_to_date(page: str) -> None:
+    # After a change of a command or a key: python -m pipeline.cli.reference_pages docs
+    made = {"commands": commands_page, "keys": keys_page}[page]()
+    assert (DOCS / f"{page}.md").read_text() == made
