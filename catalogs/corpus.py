@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from catalogs import storage
 from catalogs.concurrency import ordered_map
 from catalogs.layout import CorpusLayout, Layout
 from catalogs.shard_format import CorpusVersion, Inspection, Reading, Shard
+from catalogs.shard_table import ShardTable, manifest_of_shards
 from catalogs.shards import format_named, read_shard, save_members
 from catalogs.storage.objects import ObjectInfo, check_etag
 from catalogs.tables import frames
@@ -56,7 +57,7 @@ class Corpus:
     a new version has all shards of those before it, with the same ids, and more.
     """
 
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     columns: tuple[str, ...]
     folder: str = field(default="", compare=False)
     skipped: tuple[SkippedShard, ...] = field(default=(), repr=False, compare=False)
@@ -183,9 +184,7 @@ class Corpus:
             yield self._manifest_of(slice(first, first + _MANIFEST_ROWS))
 
     def _manifest_of(self, part: slice) -> pl.DataFrame:
-        shards = self.shards[part]
-        columns = {name: [getattr(shard, name) for shard in shards] for name in schema.MANIFEST}
-        frame = pl.DataFrame(columns, schema=dict(schema.MANIFEST))
+        frame = manifest_of_shards(self.shards[part])
         if not self.names:
             return frame
         return frame.with_columns(pl.Series(_NAME, self.names[part], dtype=pl.String))
@@ -203,8 +202,14 @@ class Corpus:
         return f"Corpus({len(self.shards)} shards, {self.num_samples} samples, {self.folder!r})"
 
     @functools.cached_property
+    def shard_rows(self) -> npt.NDArray[np.int64]:
+        """Number of samples of every shard, int64[shards]."""
+        counts = (shard.num_samples for shard in self.shards)
+        return np.fromiter(counts, np.int64, count=len(self.shards))
+
+    @functools.cached_property
     def num_samples(self) -> int:
-        return sum(shard.num_samples for shard in self.shards)
+        return int(self.shard_rows.sum())
 
     @property
     def num_bytes(self) -> int:
@@ -245,13 +250,14 @@ class Corpus:
     def rows(self) -> pl.LazyFrame:
         """Return every (shard_id u32, row u32) in order, lazily, in bounded memory."""
         kinds = {schema.SHARD_ID: pl.UInt32, schema.ROW: pl.UInt32}
-        counts = [shard.num_samples for shard in self.shards]
 
         def source(
             columns: list[str] | None, where: pl.Expr | None, limit: int | None, _: int | None
         ) -> Iterator[pl.DataFrame]:
             names = list(kinds) if columns is None else columns
-            batches = (batch.select(names) for batch in frames.row_batches(counts))
+            batches = (
+                batch.select(names) for batch in frames.row_batches(self.shard_rows.tolist())
+            )
             return frames.filter_and_limit(batches, where=where, limit=limit)
 
         return register_io_source(source, schema=cast(frames.SchemaDict, kinds))
@@ -329,7 +335,8 @@ def _open(layout: CorpusLayout, _: str) -> Corpus:
         raise InputError(f"{layout.manifest} was not written by `attent ingest`: ingest again")
     names = _names(layout, notes)
     layout = CorpusLayout(notes.get(_SHARED, layout.folder))
-    shards = tuple(_with_members(_shard_of(row), layout) for row in frame.iter_rows(named=True))
+    kinds = (kind for kind in frame["format"].unique() if format_named(kind).keeps_members)
+    shards = ShardTable(frame, layout, frozenset(kinds))
     skipped = tuple(SkippedShard(*facts) for facts in notes.get(_SKIPPED, ()))
     return Corpus(
         shards,
@@ -339,12 +346,6 @@ def _open(layout: CorpusLayout, _: str) -> Corpus:
         versions=tuple(CorpusVersion(*facts) for facts in notes.get(_VERSIONS, ())),
         names=names,
     )
-
-
-def _shard_of(row: dict[str, Any]) -> Shard:
-    """Return a shard; other corpora in memory, such as that of a run, share its strings."""
-    texts = {name: sys.intern(row[name]) for name in ("uri", "format", "etag")}
-    return Shard(**(row | texts))
 
 
 def _names(layout: CorpusLayout, notes: frames.Notes) -> tuple[str, ...]:
@@ -382,13 +383,6 @@ def _shard(shard_id: int, stored: ObjectInfo, kind: str, inspection: Inspection)
         num_bytes=stored.num_bytes,
         etag=stored.etag,
     )
-
-
-def _with_members(shard: Shard, layout: CorpusLayout) -> Shard:
-    if not format_named(shard.format).keeps_members:
-        return shard
-    facts = {name: getattr(shard, name) for name in schema.MANIFEST}
-    return Shard(**facts, members_uri=layout.members(shard.shard_id))
 
 
 def _check_unique(shards: Sequence[Shard]) -> None:

@@ -122,8 +122,13 @@ def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
         )
     # `pq.read_table` would import pyarrow.dataset, which takes longer than opening a run.
     with pq.ParquetFile(pa.BufferReader(data), metadata=footer.metadata) as file:
-        table = file.read(columns=list(schema)).select(list(schema))
-    return from_arrow(table).cast(pl.Schema(schema)), notes_of(footer)
+        # A row group at a time: polars' strings are a copy of Arrow's.
+        groups = (
+            file.read_row_group(group, columns=list(schema), use_threads=False).select(list(schema))
+            for group in range(footer.num_groups)
+        )
+        pieces = [from_arrow(group).cast(pl.Schema(schema)) for group in groups]
+    return pl.concat([pl.DataFrame(schema=schema), *pieces]), notes_of(footer)
 
 
 def footer_of(url: str) -> parquet_file.Footer:

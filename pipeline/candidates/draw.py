@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 
-import numpy as np
 import polars as pl
 
 from attent_select.errors import InputError, TooFewError
@@ -31,8 +30,7 @@ def draw_candidates(run: Run, round_: Round) -> IndexFile:
     pool = run.config.pool or Pool(multiple=1)
     is_chosen_from = round_.phase == "teach"
     count = pool.num_candidates(round_.num_samples) if is_chosen_from else round_.num_samples
-    shard_rows = np.array([shard.num_samples for shard in run.corpus.shards], np.int64)
-    walk = CandidateWalk(shard_rows, pool.block_rows, run.config.seed)
+    walk = CandidateWalk(run.corpus.shard_rows, pool.block_rows, run.config.seed)
     start = _place_before(run, round_.number)
     try:
         drawn = walk.draw(count, start=start, is_eligible=eligible_rows(run))
