@@ -26,7 +26,11 @@ def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
         names = archive.namelist()
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         about = Metadata.from_email(archive.read(metadata))
-    assert {name.split("/")[0] for name in names} == {*PACKAGES, metadata.split("/")[0]}
+    dist_info = metadata.split("/")[0]
+    shared = dist_info.replace(".dist-info", ".data")
+    assert {name.split("/")[0] for name in names} == {*PACKAGES, dist_info, shared}
+    examples = {path.name for path in (ROOT / "examples").glob("*.[yj]*")}
+    assert {Path(name).name for name in names if name.startswith(f"{shared}/")} == examples
     assert {"pipeline/reports/template.html", *(f"{name}/py.typed" for name in PACKAGES)} < {*names}
     assert about.license_files == ["LICENSE"]
     assert about.maintainer == "attent-select maintainers"
@@ -77,6 +81,8 @@ def test_the_base_selects_queries_and_plans(
         SELECT,
         ("query", "demo/soft", "SELECT count(*) FROM losses"),
         ("stream", "demo/soft", "--index", "demo/hardest.parquet", "--batch-size", "4", "--plan"),
+        ("examples", "raw_text"),
+        ("schema",),
     ]
     for command in commands:
         done = installed.run("attent", *command, cwd=reader, path=[base_only])
@@ -93,6 +99,7 @@ def test_the_base_selects_queries_and_plans(
         (("report", "demo/soft"), "report"),
         (("select", *SELECT[1:], "--scheduler", "local"), "cluster"),
         (("antk", "demo/soft"), "train"),
+        (("init", "--shards", "demo/soft/corpus"), r"(train|cluster)"),
     ],
 )
 def test_a_command_names_the_extra_that_it_lacks(
