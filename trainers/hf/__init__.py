@@ -2,6 +2,10 @@
 
 import logging
 
+# On a CPU, every process logs on import of bitsandbytes what could be faster.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+# ruff: noqa: E402
 import transformers
 
 from trainers.hf.chat_rendering import (
@@ -24,8 +28,6 @@ from trainers.hf.processors import (
 # Progress bars and messages of loading and saving repeat what our own checks report.
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-# On a CPU, every process logs that it could be faster on a GPU.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = [
     "HuggingFaceModels",
