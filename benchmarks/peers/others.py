@@ -32,12 +32,12 @@ _IMPORTS = {
 
 def load(method: str) -> None:
     if method == "mosaicml streaming":
-        _do_without_torchvision()
+        do_without_torchvision()
     for name in _IMPORTS[method]:
         importlib.import_module(name)
 
 
-def _do_without_torchvision() -> None:
+def do_without_torchvision() -> None:
     """Replace torchvision, whose wheel may not load with this build of torch; mosaicml streaming
     imports it for data sets that are not used here.
     """

@@ -76,6 +76,9 @@ def write(folder: Path) -> None:
 
 def read(folder: Path) -> None:
     """Compare every sample, and print the versions and counts."""
+    import others
+
+    others.do_without_torchvision()
     import streaming
     from streaming import StreamingDataset
 
