@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from attent_select import plugins, schema
 from attent_select.errors import InputError
+from catalogs import storage
+from catalogs.file_contents import HEAD_BYTES, check_contents
 from catalogs.read_plan import ReadPlan
 from catalogs.shard_format import Inspection, Reading, Sample, Shard, ShardFormat
 from catalogs.tables import frames
@@ -37,12 +39,26 @@ def inspect_shard(url: str, format_name: str, *, members_url: str | None = None)
 
     With `members_url`, the member index (if the format keeps one) is published there instead of
     returned, so that a driver never holds the indexes of all shards.
+
+    Raises:
+        InputError: the shard is damaged, or a file of another kind.
     """
-    inspection = format_named(format_name).inspect(url)
+    try:
+        inspection = format_named(format_name).inspect(url)
+    except InputError:
+        _check_kind(url)
+        raise
     if inspection.members is None or members_url is None:
         return inspection
     save_members(members_url, inspection.members)
     return Inspection(inspection.num_samples, inspection.columns)
+
+
+def _check_kind(url: str) -> None:
+    stored = storage.info(url)
+    num_bytes = min(HEAD_BYTES, stored.num_bytes) if stored is not None else 0
+    if num_bytes:
+        check_contents(storage.read_ranges(url, [(0, num_bytes)])[0], url)
 
 
 def keeps_members(format_name: str) -> bool:

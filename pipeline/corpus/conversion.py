@@ -10,7 +10,6 @@ import functools
 import itertools
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -23,7 +22,6 @@ from catalogs import storage
 from catalogs.layout import join
 from catalogs.shard_search import find_shards, is_dataset
 from catalogs.storage.objects import ObjectInfo
-from catalogs.tars.compressed import SUFFIXES
 from pipeline.cluster import Client, run_tasks
 from pipeline.corpus import shard_writing
 from pipeline.corpus.column_types import (
@@ -41,12 +39,12 @@ from pipeline.corpus.sources import (
     parquet_source,
     tar_samples,
 )
+from pipeline.corpus.sources.kinds import common_kind, kind_of
 from pipeline.progress import progress
 
 # Shards of one source that a task writes: it reads the source once for them.
 _SHARDS_PER_TASK: Final = 8
 _IMAGES_PER_SOURCE: Final = 4096
-_TARS: Final = (".tar", *SUFFIXES)
 # Starts the cluster on the first call.
 Cluster = Callable[[], Client]
 
@@ -132,7 +130,7 @@ def convert(
     _check_settings(settings)
     suffix = load_plugin("catalogs.formats", settings.shard_format)().suffixes[0]
     objects = _find_sources(sources)
-    kind = _kind_of(objects, sources=sources)
+    kind = common_kind(objects, sources=sources)
     plan = {
         "sources": [[source.url, source.num_bytes, source.etag] for source in objects],
         **{name: value for name, value in asdict(settings).items() if value not in (None, ())},
@@ -170,7 +168,7 @@ def _find_sources(sources: Sequence[str]) -> list[ObjectInfo]:
     others = [url for url in sources if not is_dataset(url)]
     objects = storage.expand(others) if others or not sources else []
     if datasets:
-        objects += find_shards(datasets, is_wanted=lambda url: _kind(url) is not None)
+        objects += find_shards(datasets, is_wanted=lambda url: kind_of(url) is not None)
     return sorted({each.url: each for each in objects}.values(), key=lambda each: each.url)
 
 
@@ -203,13 +201,15 @@ def _inspect(
         images, types = image_folders.images_in(objects, chunk=_IMAGES_PER_SOURCE)
         sources = [_Source("images", part.urls[0], part) for part in images]
         return sources, [len(part.urls) for part in images], pa.schema(list(types.items()))
-    sources = [_Source(kind, stored.url) for stored in objects if _kind(stored.url) == kind]
+    sources = [_Source(kind, stored.url) for stored in objects if kind_of(stored.url) == kind]
     with progress("reading types", total=len(sources), unit="files") as advance:
         contents_of: dict[_Source, Any] = {}
         for source, contents in _map(_Source.contents, sources, cluster):
             contents_of[source] = contents
             advance(1)
     counts = [contents_of[source][0] for source in sources]
+    if kind == "json":
+        _warn_about_wrapped(contents_of)
     if kind == "parquet":
         schemas = [(source.url, contents_of[source][1]) for source in sources]
         return sources, counts, parquet_source.common_schema(schemas)
@@ -224,8 +224,29 @@ def _inspect(
     return sources, counts, pa.schema(list(types.items()))
 
 
+def _warn_about_wrapped(contents_of: Mapping[_Source, tuple[int, Types]]) -> None:
+    """Warn if every file is one object, with a list of objects that may be the samples."""
+    wrapped = {
+        source.url: name
+        for source, (num_rows, types) in contents_of.items()
+        for name, dtype in types.items()
+        if num_rows == 1 and pa.types.is_list(dtype) and pa.types.is_struct(dtype.value_type)
+    }
+    if len(wrapped) == len(contents_of):
+        url, name = next(iter(wrapped.items()))
+        _log.warning(
+            "every file is one sample: %s is an object with a list of objects in %r. If these are"
+            " the samples, store the list alone (`jq .%s FILE`)",
+            url,
+            name,
+            name,
+        )
+
+
 def _apply_settings(schema: pa.Schema, settings: Conversion) -> pa.Schema:
     """Return the columns without the dropped ones, in the types of the settings."""
+    if not schema.names:
+        raise InputError("no sample has a column: every object is empty ({})")
     types = parse_types(settings.schema)
     for option, names in (("--drop", settings.drop), ("--schema", tuple(types))):
         if unknown := [name for name in names if name not in schema.names]:
@@ -336,47 +357,3 @@ def _existing_shards(to: str, *, plan: bytes) -> set[str]:
             f"or delete them and {url}"
         )
     return existing
-
-
-def _kind_of(objects: Sequence[ObjectInfo], *, sources: Sequence[str]) -> str:
-    """Return the kind of the sources, and warn about other files."""
-    kinds = Counter(kind for stored in objects if (kind := _kind(stored.url)) is not None)
-    if "images" in kinds and any(_is_metadata(stored.url) for stored in objects):
-        kinds = Counter({"images": kinds["images"]})
-    if len(kinds) != 1:
-        mixed = " and ".join(sorted(kinds)) or "none of them"
-        raise InputError(
-            f"{', '.join(sources)}: expected Parquet files, JSON Lines, CSV or tar files, or a"
-            f" folder of images, all of one kind; found {mixed}"
-        )
-    (kind,) = kinds
-    others = Counter(
-        _suffix(stored.url)
-        for stored in objects
-        if _kind(stored.url) != kind and not (kind == "images" and _is_metadata(stored.url))
-    )
-    if others:
-        names = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(others.items()))
-        _log.warning("left out files that cannot be converted: %s", names)
-    return kind
-
-
-def _is_metadata(url: str) -> bool:
-    return url.rpartition("/")[2] in image_folders.METADATA
-
-
-def _suffix(url: str) -> str:
-    base = url.rpartition("/")[2]
-    return "." + base.rpartition(".")[2].lower() if "." in base else base
-
-
-def _kind(url: str) -> str | None:
-    if _suffix(url) == ".parquet":
-        return "parquet"
-    if json_lines.is_json(url):
-        return "json"
-    if csv_files.is_csv(url):
-        return "csv"
-    if url.lower().endswith(_TARS):
-        return "tar"
-    return "images" if image_folders.is_image(url) else None

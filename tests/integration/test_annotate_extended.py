@@ -1,5 +1,6 @@
 """Values that are measured on a tenth of the samples and predicted for the others."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from trainers.tasks.causal_lm import CausalLm
 # Those of the corpus, and some more that train the model.
 NUM_ROWS, NUM_TEXTS = 4000, 4600
 TENTH = Extension(sample=0.1)
+LENIENT = Extension(sample=0.1, min_fidelity=-1)
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +101,35 @@ def test_a_tenth_extended_by_ngrams_ranks_like_the_full_column(
     assert store.read("extended").digest == record.digest
 
 
+def test_new_shards_are_measured_in_part_and_predicted_for_the_rest(
+    tmp_path: Path, texts: list[str], client: Client
+) -> None:
+    folder, corpus = tmp_path / "shards", str(tmp_path / "corpus")
+    folder.mkdir()
+    for shard, rows in enumerate(np.array_split(np.arange(NUM_ROWS), 4)):
+        table = pa.table({"text": [texts[row] for row in rows]})
+        pq.write_table(table, folder / f"{shard}.parquet")
+    scheduler = ("--scheduler", scheduler_address(client))
+    ingest([str(folder / f"{shard}.parquet") for shard in range(3)], folder=corpus, client=client)
+    before = make(corpus, client, "sum", kind="noisy.Noisy", extension=LENIENT)
+    answer_here("ingest", folder / "3.parquet", "--append", "--out", corpus, *scheduler)
+    model = Path(AnnotationStore(corpus).layout("sum").predictor).read_bytes()
+    answer_here("annotate", corpus, "--name", "sum", "--complete", "--trust-run", *scheduler)
+    store = AnnotationStore(corpus)
+    after = store.scan("sum").frame().collect()
+    assert after.head(len(before)).equals(before)
+    new = after.tail(NUM_ROWS // 4)
+    assert new["shard_id"].unique().to_list() == [3]
+    assert new["value"].null_count() == 0
+    assert new["measured"].sum() == pytest.approx(NUM_ROWS / 40, rel=0.3)
+    assert Path(store.layout("sum").predictor).read_bytes() == model
+
+
 def test_what_cannot_be_predicted_is_refused_unless_asked_for(corpus: str, client: Client) -> None:
     with pytest.raises(InputError, match=r"less than --min-fidelity 0\.5"):
         make(corpus, client, "noise", kind="noisy.Noisy", extension=TENTH)
     assert AnnotationStore(corpus).names().count("noise") == 0
-    accepted = Extension(sample=0.1, min_fidelity=-1)
-    rows = make(corpus, client, "noise", kind="noisy.Noisy", extension=accepted)
+    rows = make(corpus, client, "noise", kind="noisy.Noisy", extension=LENIENT)
     assert rows["measured"].sum() == pytest.approx(NUM_ROWS / 10, rel=0.2)
 
 

@@ -1,6 +1,8 @@
 """Growing corpora: appended shards, and what was made for an earlier version."""
 
+import json
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from catalogs.shard_format import CorpusVersion
 from pipeline import run, stages
 from pipeline.annotation import make
 from pipeline.annotation.make import Request, complete_annotation, make_annotation
-from pipeline.cluster import Client
+from pipeline.cluster import Client, scheduler_address
 from pipeline.config import run_config
 from pipeline.config.annotation_kinds import kind_of
 from pipeline.corpus import append as appending
@@ -224,11 +226,43 @@ def test_the_command_completes_an_annotation_from_its_record(
 ) -> None:
     make_annotation(request_of(corpus, "class", "column", column="label"), client=client)
     append_shards([str(tmp_path / "new")], folder=corpus, client=client)
-    scheduler = ("--scheduler", client.scheduler_info()["address"])
+    scheduler = ("--scheduler", scheduler_address(client))
     answer = answer_here("annotate", corpus, "--name", "class", "--complete", *scheduler)
     assert answer["num_rows"] == 50
     values = AnnotationStore(corpus).scan("class").frame().collect()["value"]
     assert values.to_list() == [sample["label"] for sample in samples(50)]
+
+
+def test_converted_files_are_appended_beside_those_of_earlier_calls(
+    tmp_path: Path, client: Client
+) -> None:
+    def write_lines(name: str, numbers: range) -> Path:
+        lines = "".join(json.dumps({"text": f"text {n}", "n": n}) + "\n" for n in numbers)
+        (tmp_path / name).write_text(lines)
+        return tmp_path / name
+
+    def ingest_lines(path: Path, *options: str) -> dict[str, Any]:
+        convert = ("--convert", "parquet", "--shard-samples", 4)
+        scheduler = ("--scheduler", scheduler_address(client))
+        return answer_here("ingest", path, "--out", corpus, *convert, *options, *scheduler)
+
+    corpus = str(tmp_path / "corpus")
+    # The names of the shards of each call are the same.
+    ends = (6, 10, 13)
+    ingest_lines(write_lines("0.jsonl", range(ends[0])))
+    for first, end in pairwise(ends):
+        lines = write_lines(f"{end}.jsonl", range(first, end))
+        assert ingest_lines(lines, "--append")["num_samples"] == end
+    opened = Corpus.open(corpus)
+    assert [shard.num_samples for shard in opened.shards] == [4, 2, 4, 3]
+    read = [
+        number
+        for shard in opened.shards
+        for number in opened.read(
+            shard.shard_id, rows=range(shard.num_samples), columns=["n"]
+        ).values["n"]
+    ]
+    assert read == list(range(13))
 
 
 @pytest.mark.parametrize("source", ["path", "shards"])

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import storage
+from catalogs.file_contents import HEAD_BYTES, check_contents
 from pipeline.corpus.column_types import JSON, Types, column_of
 
 _NAME: Final = re.compile(r"\.(csv|tsv)(\.gz)?$")
@@ -179,6 +180,8 @@ def _header(names: list[str], url: str) -> list[str]:
 
 
 def _open(path: Path, url: str) -> IO[str]:
+    with path.open("rb") as file:
+        check_contents(file.read(HEAD_BYTES), url)
     if url.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import storage
+from catalogs.file_contents import HEAD_BYTES, check_contents
 from catalogs.shard_format import Sample
 from catalogs.shard_search import split_of
 from catalogs.storage.objects import ObjectInfo
@@ -43,10 +44,14 @@ class Images:
         return f"images from {self.urls[0]}"
 
     def tables(self, *, start: int, stop: int, types: Types) -> Iterator[pa.Table]:
-        """Yield the images from `start` to `stop` with columns of these types."""
+        """Yield the images from `start` to `stop` with columns of these types.
+
+        Raises:
+            InputError: a file is not an image, such as a pointer of Git LFS.
+        """
         for first in range(start, stop, _BATCH_ROWS):
             rows = range(first, min(stop, first + _BATCH_ROWS))
-            images = {_IMAGE: pa.array([storage.read(self.urls[row]) for row in rows], pa.binary())}
+            images = {_IMAGE: pa.array([_read(self.urls[row]) for row in rows], pa.binary())}
             others = [self.columns[row] for row in rows]
             yield pa.table(
                 images
@@ -56,6 +61,12 @@ class Images:
                     if name != _IMAGE
                 }
             )
+
+
+def _read(url: str) -> bytes:
+    contents = storage.read(url)
+    check_contents(contents[:HEAD_BYTES], url)
+    return contents
 
 
 def is_image(url: str) -> bool:

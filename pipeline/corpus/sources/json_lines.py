@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import storage
+from catalogs.file_contents import HEAD_BYTES, check_contents
 from catalogs.shard_format import Sample
 from pipeline.corpus.column_types import Types, column_of, common_types, types_of
 
@@ -114,6 +115,8 @@ def _elements(data: bytes, *, url: str) -> Iterator[tuple[int, Sample]]:
 
 
 def _open(path: Path, url: str) -> Any:
+    with path.open("rb") as file:
+        check_contents(file.read(HEAD_BYTES), url)
     if url.lower().endswith(".gz"):
         return gzip.open(path)
     if url.lower().endswith(".zst"):
@@ -124,15 +127,23 @@ def _open(path: Path, url: str) -> Any:
 def _object(line: bytes, *, where: str, warns: bool) -> Sample:
     value = _parse(line, where=where, warns=warns)
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
+        raise InputError(
+            f"{where}: expected a JSON object, found {type(value).__name__}. A file that is one"
+            " array is named .json"
+        )
     return value
 
 
 def _parse(text: bytes, *, where: str, warns: bool) -> Any:
     try:
         value: Any = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
-        raise InputError(f"{where}: not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8: {error}. Save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or nested too deep
+        raise InputError(
+            f"{where}: not JSON: {error}. Expected a JSON object in each line, or a .json file that"
+            " is one array of objects"
+        ) from error
     # Half of a surrogate pair, from a text cut in the middle of an emoji, has no UTF-8.
     if _SURROGATE.search(text):
         cleaned = _without_surrogates(value)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from attent_select.errors import InputError
 from catalogs import storage
+from catalogs.file_contents import HEAD_BYTES, check_contents
 from pipeline.corpus.column_types import Types
 
 _BATCH_ROWS = 1024
@@ -102,4 +103,6 @@ def _open(path: Path, url: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
+        with path.open("rb") as file:
+            check_contents(file.read(HEAD_BYTES), url)
         raise InputError(f"{url}: not a readable Parquet file: {error}") from error

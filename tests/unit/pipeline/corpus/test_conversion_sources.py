@@ -115,6 +115,26 @@ def test_a_json_file_may_be_one_array(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("num_files", "warns"), [(1, True), (2, True), (3, False)])
+def test_an_object_around_the_samples_is_one_sample_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, num_files: int, *, warns: bool
+) -> None:
+    for number, rows in enumerate([[{"a": 1}, {"a": 2}], [{"a": 3}], 4][:num_files]):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"data": rows}))
+    convert([str(tmp_path)], to=str(tmp_path / "out"), shard_format="parquet")
+    said = "every file is one sample" in caplog.text and "jq .data" in caplog.text
+    assert said == warns
+
+
+def test_empty_objects_are_samples_if_another_has_a_column(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{}\n{"a": 1}\n{}\n')
+    (url,) = convert([str(tmp_path)], to=str(tmp_path / "out"), shard_format="parquet")
+    assert pq.read_table(url)["a"].to_pylist() == [None, 1, None]
+    (tmp_path / "b.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(InputError, match=r"every object is empty \(\{\}\)"):
+        convert([str(tmp_path / "b.jsonl")], to=str(tmp_path / "b"), shard_format="parquet")
+
+
 def test_columns_are_dropped_and_get_the_types_that_the_user_gives(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in", {"id": 1, "x": 1, "y": {"a": 1}})
     settings = {"drop": ("id",), "schema": ("x=float32", "y=json")}
