@@ -10,9 +10,10 @@ finds types and writes row groups of at most 1024 rows; then its shards are inge
 import argparse
 import io
 import json
-import os
+import resource
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def best(work: Callable[[Path], object], folder: Path) -> float:
 
 def processor_seconds() -> float:
     """Return the seconds that this process and its finished children have used."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def write_parquet(folder: Path, *, num_rows: int) -> None:
