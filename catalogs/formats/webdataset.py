@@ -183,6 +183,17 @@ def members_of_rows(
     return members
 
 
+def columns_of_bytes(shard: Shard, columns: Sequence[str]) -> set[str]:
+    """Return those of `columns` that are not decoded: their values are bytes, or None."""
+    index = _members_of(shard)
+    alternatives = zip(columns, index.resolve(columns, url=shard.uri), strict=True)
+    return {
+        name
+        for name, each in alternatives
+        if not any(index.kinds[ext] in _DECODERS for one in each for ext in one.exts)
+    }
+
+
 def _choose(
     shard: Shard, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> tuple[Members, list[list[Alternative]], Chosen]:

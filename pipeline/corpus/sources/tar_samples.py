@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import storage
+from catalogs.formats.webdataset import columns_of_bytes
 from catalogs.shard_format import Sample, Shard
 from catalogs.shards import format_of, inspect_shard, read_shard
 from catalogs.tars.members import KEY
@@ -23,10 +24,15 @@ def contents_of(url: str) -> tuple[int, Types]:
         InputError: the file is damaged.
     """
     shard, columns = _shard(url)
+    if not columns:
+        return 0, Types()
+    # Images are not read to know that they are bytes.
+    stored = columns_of_bytes(shard, columns[1:])
+    decoded = tuple(name for name in columns if name not in stored)
     types = Types()
-    for _, samples in _batches(shard, columns, start=0, stop=shard.num_samples):
+    for _, samples in _batches(shard, decoded, start=0, stop=shard.num_samples):
         types = common_types(types, types_of(samples))
-    return shard.num_samples, types
+    return shard.num_samples, {name: types.get(name, pa.binary()) for name in columns}
 
 
 def tables_of(url: str, *, start: int, stop: int, types: Types) -> Iterator[pa.Table]:
