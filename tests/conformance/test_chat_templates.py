@@ -41,7 +41,10 @@ def turns(*spoken: tuple[str, str]) -> Messages:
     return [{"role": role, "content": content} for role, content in spoken]
 
 
-CALL = {"type": "function", "function": {"name": "get", "arguments": {"city": "Rome"}}}
+CALL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "get", "arguments": {"city": "Rome"}},
+}
 TOOL = {
     "type": "function",
     "function": {
@@ -195,6 +198,32 @@ def test_content_as_text_and_as_parts_has_the_same_tokens(folder: Path, path: Pa
     assert "'text'" not in text
     assert as_text["input_ids"] == as_parts["input_ids"]
     assert as_text["labels"] == as_parts["labels"]
+
+
+@pytest.mark.parametrize("path", TEMPLATES.values(), ids=TEMPLATES)
+def test_arguments_of_calls_as_text_and_as_mapping_have_the_same_tokens(
+    folder: Path, path: Path
+) -> None:
+    template, messages = path.read_text(encoding="utf-8"), CONVERSATIONS["tools"]
+    text = json.dumps(CALL["function"]["arguments"])
+    function = CALL["function"] | {"arguments": text}
+    call = {"tool_calls": [CALL | {"function": function}]}
+    as_text = [messages[0], messages[1] | call, *messages[2:]]
+    if of_trl(folder, template, messages) is None and of_trl(folder, template, as_text) is None:
+        pytest.skip("the template takes no calls")
+    item = prepare(folder, template, messages)
+    assert item == prepare(folder, template, as_text)
+    assert '\\"' not in decoded(folder, item["input_ids"])
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]"])
+def test_arguments_that_are_not_a_json_object_are_unreadable(folder: Path, arguments: str) -> None:
+    template = TEMPLATES["llama3_1"].read_text(encoding="utf-8")
+    call = {"type": "function", "function": {"name": "get", "arguments": arguments}}
+    messages = [*SINGLE[:1], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(SampleError, match=r"arguments .*: expected a JSON object") as caught:
+        prepare(folder, template, messages)
+    assert caught.value.status == "unreadable"
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma"])

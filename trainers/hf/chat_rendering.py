@@ -1,5 +1,6 @@
 """Rendering of chats with a tokenizer's template, as its `apply_chat_template` does."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -70,17 +71,13 @@ def render_chat(
 ) -> tuple[str, list[Span]]:
     """Return the text of a chat, and the characters that the template marks as generated.
 
-    Content is given as the parts or the text that the template takes.
+    Content, and arguments of tool calls, are given in the form that the template takes.
 
     Raises:
-        SampleError: the template rejects the messages, or takes only text, and there is more.
+        SampleError: the template rejects the messages, or does not take what they contain.
     """
-    is_marked, form = has_markers(template), content_form(template)
-    # As `apply_chat_template`: absent keys, because templates write null as "None".
-    present = [
-        {k: _in_form(v, form) if k == "content" else v for k, v in message.items() if v is not None}
-        for message in messages
-    ]
+    is_marked = has_markers(template)
+    present = [_message_in_form(message, template) for message in messages]
     render: Any = render_jinja_template  # annotated as returning one text
     try:
         with _marker_lock:
@@ -107,8 +104,9 @@ def content_form(template: str) -> Literal["parts", "text"] | None:
     for text leave parts out (Qwen3), reject them, or write them as the source code of a list
     (Llama 3).
     """
-    of_text = _render_probe(template, _PROBE)
-    of_parts = _render_probe(template, [{"type": "text", "text": _PROBE}])
+    of_text = _render_probe(template, {"role": "user", "content": _PROBE})
+    parts = [{"type": "text", "text": _PROBE}]
+    of_parts = _render_probe(template, {"role": "user", "content": parts})
     takes_text = _PROBE in of_text
     # The name of a key appears in source code only.
     takes_parts = _PROBE in of_parts and of_parts.count("type") <= of_text.count("type")
@@ -117,13 +115,40 @@ def content_form(template: str) -> Literal["parts", "text"] | None:
     return "text" if takes_text else "parts"
 
 
-def _render_probe(template: str, content: Any) -> str:
-    """Return the text of a question; empty if the template rejects it."""
+@lru_cache(maxsize=64)
+def arguments_form(template: str) -> Literal["mapping", "text"] | None:
+    """Return the form of a tool call's arguments that a template renders; None: both are the same,
+    or it cannot be told.
+
+    OpenAI's API, and data sets made with it, have text in JSON. Many templates reject it (Qwen3.5),
+    or write it as a text inside JSON, with its quotes escaped (Llama 3.1, gpt-oss). Others take
+    only text (DeepSeek V3).
+    """
+    of_mapping, of_text = (
+        _render_probe(
+            template,
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        )
+        for call in map(_probe_call, ({_PROBE: 1}, f'{{"{_PROBE}": 1}}'))
+    )
+    # Python's quotes appear in source code only.
+    if _PROBE in of_mapping and f"'{_PROBE}'" not in of_mapping:
+        return None if of_text == of_mapping else "mapping"
+    return "text" if f'"{_PROBE}": 1' in of_text else None
+
+
+def _probe_call(arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
+def _render_probe(template: str, *messages: dict[str, Any]) -> str:
+    """Return the text of some messages; empty if the template rejects them."""
     tokens = {f"{name}_token": "" for name in _SPECIAL_TOKENS}
     render: Any = render_jinja_template
     try:
         texts, _ = render(
-            conversations=[[{"role": "user", "content": content}]],
+            conversations=[list(messages)],
             chat_template=template,
             **tokens,
         )
@@ -132,7 +157,47 @@ def _render_probe(template: str, content: Any) -> str:
     return str(texts[0])
 
 
-def _in_form(content: Any, form: str | None) -> Any:
+def _message_in_form(message: Mapping[str, Any], template: str) -> dict[str, Any]:
+    """Return a message in the form that a template takes."""
+    # As `apply_chat_template`: absent keys, because templates write null as "None".
+    present = {name: value for name, value in message.items() if value is not None}
+    if "content" in present:
+        present["content"] = _content_in_form(present["content"], content_form(template))
+    if isinstance(calls := present.get("tool_calls"), list):
+        form = arguments_form(template)
+        present["tool_calls"] = [_call_in_form(call, form) for call in calls]
+    return present
+
+
+def _call_in_form(call: Any, form: str | None) -> Any:
+    """Return a tool call with its arguments in the form that a template takes."""
+    if not isinstance(call, dict) or form is None:
+        return call
+    if "function" in call:
+        return {**call, "function": _call_in_form(call["function"], form)}
+    arguments = call.get("arguments")
+    if form == "text" and isinstance(arguments, dict):
+        return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    if form == "mapping" and isinstance(arguments, str):
+        return {**call, "arguments": _parse_arguments(arguments)}
+    return call
+
+
+def _parse_arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text or "{}")
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise SampleError(
+            f"a tool call has the arguments {text[:40]!r}: expected a JSON object, as the chat "
+            "template writes it",
+            status="unreadable",
+        )
+    return arguments
+
+
+def _content_in_form(content: Any, form: str | None) -> Any:
     """Return the content of a message in the form that a template takes."""
     if form == "parts" and isinstance(content, str):
         return [{"type": "text", "text": content}]
