@@ -65,6 +65,6 @@ def check_some_usable(task: Any, shards: Sequence[Shard]) -> None:
     tried = try_samples(task, ((s, range(min(_ROWS, s.num_samples))) for s in some))
     if tried.num_samples and not tried.items:
         raise InputError(
-            f"the task can use none of the first {_ROWS} samples of {len(some)} shards: "
+            f"the task can use none of {tried.num_samples} samples, the first of some shards: "
             f"{tried.unusable}. Fix the corpus or the task settings"
         )

@@ -65,7 +65,7 @@ def test_if_no_sample_can_be_used_one_message_says_why_before_any_training(
     rows = [{"messages": json.dumps(CHAT), **row} for _ in range(40)]
     done = CliRunner().invoke(app, ["run", str(chat_run(tmp_path, rows, **task)), "-q"])
     assert done.exit_code == 2
-    assert "the task can use none of the first 16 samples" in done.stderr
+    assert "the task can use none of 16 samples, the first of some shards: " in done.stderr
     assert reason in done.stderr
     assert "for example row 0 of" in done.stderr
     assert done.stderr.count("attent: ") == 1

@@ -170,21 +170,27 @@ def item_of(
         SampleError: no token that counts is left, or the text is too long and not to be truncated.
     """
     if not tokens.has_counted():
-        raise SampleError("no token counts", status="empty")
+        raise SampleError(
+            "no token counts: the response is empty, or the assistant says nothing", status="empty"
+        )
     if not text.has_ends:
         tokens = tokens.with_ends(*ends)
-    truncated = len(tokens.ids) > max_length
+    length = len(tokens.ids)
+    truncated = length > max_length
+    if truncated and not truncate:
+        raise SampleError(
+            f"more than {max_length} tokens: {length}. Raise max_length, or truncate",
+            status="too_long",
+        )
     tokens = Tokens(tokens.ids[:max_length], tokens.counted)
     # The first token has no context to be predicted from.
     if not tokens.has_counted(first=1):
         raise SampleError(
-            f"none of the first {max_length} tokens counts"
+            f"none of the first {max_length} tokens counts, of {length}: raise max_length"
             if truncated
             else "a single token has no context to be predicted from",
             status="empty",
         )
-    if truncated and not truncate:
-        raise SampleError(f"more than {max_length} tokens", status="too_long")
     return {
         "input_ids": tokens.ids,
         "labels": tokens.labels,

@@ -1,6 +1,7 @@
 """From text to tokens: templates, chats, cutting; and answers out of what is generated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,12 @@ def test_without_truncation_a_long_sample_is_too_long(folder: Path) -> None:
     )
     text = {"t": "Return the number of items. " * 9}
     assert cut.prepare(text, generator=None)["truncated"]
+    answer = CausalLm(tokenizer=str(folder), response="r", template="{t}", max_length=8)
+    gone = replace(answer, truncate=False)
+    with pytest.raises(SampleError, match=r"none of the first 8 tokens counts, of \d+: raise"):
+        answer.prepare(text | {"r": "x"}, generator=None)
+    with pytest.raises(SampleError, match="more than 8 tokens"):
+        gone.prepare(text | {"r": "x"}, generator=None)
     with pytest.raises(SampleError, match="more than 8 tokens") as caught:
         whole.prepare(text, generator=None)
     assert caught.value.status == "too_long"
