@@ -16,7 +16,7 @@ from typing import Any
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import Round
 from catalogs import storage
-from catalogs.layout import CorpusLayout, join
+from catalogs.layout import CorpusLayout, Layout, join
 from catalogs.shard_search import find_shards
 from catalogs.shards import format_of
 from pipeline import metrics
@@ -100,11 +100,10 @@ def train(
         MissingError: the selection needs losses and the round was not scored.
     """
     from trainers import ranks
-    from trainers.task import check_training
 
     origin = _Origin(source, overrides, trust_run=trust_run)
     config = origin.load()
-    check_training(config.task.task)
+    _check_trainable(config)
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         load = partial(prepare, config, cluster=cluster)
 
@@ -141,11 +140,10 @@ def run(
         process is missing.
     """
     from trainers import ranks
-    from trainers.task import check_training
 
     origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     config = origin.load()
-    check_training(config.task.task)
+    _check_trainable(config)
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         ready = ranks.in_turn(partial(_ready, config, cluster=cluster))
         if accept_annotations and ranks.rank() == 0:
@@ -244,6 +242,20 @@ def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = s
     make_annotations(config, cluster=cluster)
     choose_judging(config)
     return prepare(config, cluster=cluster, save_initial=save_initial)
+
+
+def _check_trainable(config: RunConfig) -> None:
+    """Check, before a run is created, that its task and this process can train.
+
+    Raises:
+        InputError: they cannot.
+    """
+    from trainers import ranks
+    from trainers.task import check_training
+
+    check_training(config.task.task)
+    if storage.info(Layout(config.run).config) is None:
+        ranks.check_sharding(config.training)
 
 
 @dataclass(frozen=True)

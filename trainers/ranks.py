@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from attent_select.errors import InputError
+from trainers.settings import TrainingSettings
 
 T = TypeVar("T")
 
@@ -42,6 +43,20 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes that train together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_sharding(settings: TrainingSettings) -> None:
+    """Check that there are processes over which the arguments can shard a model.
+
+    Raises:
+        InputError: this process is the only one.
+    """
+    for name in ("fsdp", "deepspeed"):
+        if settings.arguments.get(name) and world_size() == 1:
+            raise InputError(
+                f"training.arguments.{name} shards a model over processes, and this is the only "
+                "one: start several (torchrun), or remove it"
+            )
 
 
 def join() -> None:

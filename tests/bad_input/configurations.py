@@ -178,6 +178,7 @@ VALUES: list[tuple[str, str, tuple[str, ...]]] = [
     ("training.arguments", "3", ("training.arguments",)),
     ("training.arguments.output_dir", "x", ("output_dir",)),
     ("training.arguments.optim", "nosuch", ("training.arguments", "nosuch")),
+    ("training.arguments.fsdp", "true", ("training.arguments.fsdp", "the only one", "torchrun")),
     ("training.arguments.nosuch", "1", ("nosuch",)),
     ("training.arguments.hub_token", "abc", ("hub_token", "credential")),
     ("training.arguments.adam_beta1", "x", ("training.arguments",)),

@@ -9,6 +9,7 @@ import torch
 
 from attent_select.errors import InputError, MissingError
 from trainers import checkpoint as checkpoints
+from trainers import ranks
 from trainers.checkpoint import Checkpoint
 from trainers.round_hooks import Steps
 from trainers.settings import TrainingSettings
@@ -102,6 +103,7 @@ def check_round(
         InputError: they do not, or there is nothing to train on.
     """
     check_training(task)
+    ranks.check_sharding(settings)
     if stream.num_steps == 0:
         raise InputError("the index selects no full batch: nothing to train on")
     if stream.order.batch_size != settings.batch_size:

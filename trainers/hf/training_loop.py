@@ -373,12 +373,6 @@ def _check_devices(stream: TeachingStream, arguments: TrainingArguments) -> None
             f"the stream is for rank {share.rank} of {share.world_size}, this process is rank "
             f"{rank} of {world_size}: build the stream with the launcher's RANK and WORLD_SIZE"
         )
-    for name in ("fsdp", "deepspeed"):
-        if getattr(arguments, name) and world_size == 1:
-            raise InputError(
-                f"training.arguments.{name} shards a model over processes, and this is the only "
-                "one: start several (torchrun), or remove it"
-            )
     if arguments.fp16 and arguments.device.type == "cpu":  # the Trainer would silently ignore it
         raise InputError(
             "training.arguments.fp16 is for GPUs, and this process has none: set training.dtype to "

@@ -55,15 +55,19 @@ def load_zero(engine: Any, scheduler: Any, folder: Path) -> None:
     """Restore the state that `save_zero` wrote.
 
     Raises:
-        InputError: it is that of another number of ranks, or of training without DeepSpeed.
+        InputError: it was saved with another number of ranks, or without DeepSpeed.
     """
     states = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True).get("ranks")
     num_ranks = torch.distributed.get_world_size()
-    if states is None or len(states) != num_ranks:
-        saved = "training without DeepSpeed" if states is None else f"{len(states)} ranks"
+    if states is None:
         raise InputError(
-            f"the optimizer's state is that of {saved}, and DeepSpeed now has {num_ranks} ranks: "
-            "expected as many as when it was saved. Resume with them"
+            "the optimizer's state was saved by training without DeepSpeed, which cannot continue "
+            "from it: remove arguments.deepspeed, or start a new run"
+        )
+    if len(states) != num_ranks:
+        raise InputError(
+            f"the optimizer's state was saved by DeepSpeed with {len(states)} processes, and this "
+            f"command has {num_ranks}: start it with {len(states)} (torchrun --nproc-per-node)"
         )
     engine.optimizer.load_state_dict(
         states, load_optimizer_states=True, load_from_fp32_weights=True

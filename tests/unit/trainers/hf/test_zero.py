@@ -1,12 +1,18 @@
-"""Which configurations of DeepSpeed are refused, before a run is created."""
+"""What DeepSpeed cannot train or resume exactly is refused, if possible before a run is created."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import distributed
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from attent_select.errors import InputError
+from trainers import ranks
 from trainers.hf.training_arguments import check_training_arguments
+from trainers.hf.zero.state import load_zero
 from trainers.settings import TrainingSettings
 
 ZERO = {"zero_optimization": {"stage": 2}}
@@ -40,3 +46,32 @@ def test_deepspeed_with_weights_in_bfloat16_or_with_fsdp_is_refused() -> None:
 def test_missing_deepspeed_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(InputError, match=r"not installed: run pip install deepspeed"):
         check_training_arguments(TrainingSettings(arguments={"deepspeed": ZERO}))
+
+
+def test_a_single_process_is_refused() -> None:
+    with pytest.raises(InputError, match=r"deepspeed shards a model .* start several \(torchrun\)"):
+        ranks.check_sharding(TrainingSettings(arguments={"deepspeed": ZERO}))
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"ranks": [{}, {}]}, r"by DeepSpeed with 2 processes, and this command has 1: start it"),
+        ({"state": {}, "param_groups": []}, r"by training without DeepSpeed.*: remove"),
+    ],
+    ids=["other ranks", "plain"],
+)
+@pytest.mark.usefixtures("one_rank")
+def test_state_of_other_ranks_or_of_plain_training_is_not_resumed(
+    tmp_path: Path, state: dict[str, Any], message: str
+) -> None:
+    torch.save(state, tmp_path / "optimizer.pt")
+    with pytest.raises(InputError, match=message):
+        load_zero(None, None, tmp_path)  # refused before the engine is used
