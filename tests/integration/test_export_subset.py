@@ -311,25 +311,6 @@ def test_files_of_datasets_come_back_with_their_features(tmp_path: Path) -> None
     assert raw.select_columns(list(features)).to_list() == rows
 
 
-@pytest.mark.parametrize("writer", ["pandas", "spark"])
-def test_files_of_other_writers_come_back_equal(tmp_path: Path, writer: str) -> None:
-    import pandas as pd
-
-    table = pa.table({"at": pa.array([0, 10**15], pa.timestamp("us")), "tags": [["a"], []]})
-    (tmp_path / "run").mkdir()
-    path = tmp_path / "run" / "a.parquet"
-    if writer == "pandas":
-        table.to_pandas().assign(kind=pd.Categorical(["x", "y"])).to_parquet(path)
-    else:
-        legacy = {"use_deprecated_int96_timestamps": True, "use_compliant_nested_type": False}
-        pq.write_table(table, path, **legacy, store_schema=False)
-    index = write_index(tmp_path / "index.parquet", corpus_of(tmp_path / "run", [path]))
-    source = ("--corpus", tmp_path / "run", "--order", "stored")
-    export(Path(index.url), tmp_path / "out", "--to", "parquet", *source)
-    exported = pd.read_parquet(tmp_path / "out" / "part-00000.parquet").drop(columns=ADDED)
-    pd.testing.assert_frame_equal(exported, pd.read_parquet(path))
-
-
 @pytest.mark.parametrize("to", ["parquet", "jsonl", "hf"])
 def test_datasets_loads_what_the_answer_says(run: Path, tmp_path: Path, to: str) -> None:
     datasets = pytest.importorskip("datasets")
