@@ -95,6 +95,18 @@ def test_values_without_a_common_type_are_kept_as_json_text(
     assert "no common type: call, meta" in caplog.text
 
 
+def test_absent_keys_of_objects_are_null_unless_stored_as_json(tmp_path: Path) -> None:
+    rows = [{"call": {"query": "x"}}, {"call": {"limit": 1}}]
+    source = write_lines(tmp_path / "in", *rows)
+    typed = rows_of(converted(source, tmp_path / "typed"))
+    assert [row["call"] for row in typed] == [
+        {"query": "x", "limit": None},
+        {"query": None, "limit": 1},
+    ]
+    texts = rows_of(converted(source, tmp_path / "json", schema=("call=json",)))
+    assert [json.loads(row["call"]) for row in texts] == [row["call"] for row in rows]
+
+
 def test_ints_and_floats_may_be_thousands_of_lines_apart(tmp_path: Path) -> None:
     rows = [{"x": number} for number in range(3000)] + [{"x": 0.5, "late": [1]}]
     urls = converted(write_lines(tmp_path / "in", *rows), tmp_path / "out", shard_samples=1000)
