@@ -132,8 +132,7 @@ class _Lease:
                     _log.warning(
                         f"{self._refusal(holders[0])}; this one was away for too long, and ends"
                     )
-                    # Sent to the thread, so that it wakes from waiting at once.
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    _interrupt_main_thread()
                     return
                 self._publish(_HOLDING)
             except AttentError as error:  # the next attempt may reach the storage again
@@ -170,6 +169,14 @@ class _Lease:
             f"ends, or end it. If it is dead, its lease expires in {left:.0f} s: run the command "
             "again then"
         )
+
+
+def _interrupt_main_thread() -> None:
+    """Send SIGINT, or SIGTERM if it is ignored, as in background jobs of a script."""
+    is_handled = callable(signal.getsignal(signal.SIGINT))
+    signum = signal.SIGINT if is_handled else signal.SIGTERM
+    # Sent to the thread, so that it wakes from waiting at once.
+    signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
 
 def _read(url: str) -> Ticket | None:

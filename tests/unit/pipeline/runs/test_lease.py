@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -109,8 +110,16 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path: Path, fast_renewal: None)
         assert Ticket(**json.loads(storage.read(url))).expires > time() + 50
 
 
+@pytest.fixture
+def sigint_raises() -> Iterator[None]:
+    """Handle SIGINT as in a terminal; a script's background job, such as CI, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_driver_whose_lease_was_taken_over_is_interrupted(
-    tmp_path: Path, fast_renewal: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, fast_renewal: None, sigint_raises: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = str(tmp_path)
 
@@ -124,6 +133,26 @@ def test_a_driver_whose_lease_was_taken_over_is_interrupted(
     with pytest.raises(KeyboardInterrupt):
         work()
     assert "elsewhere works on this run" in caplog.text
+
+
+def test_a_background_job_that_ignores_sigint_is_ended_when_its_lease_is_taken_over(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "import signal, sys, threading\n"
+        "from catalogs import storage\n"
+        "from pipeline.runs import lease\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "lease._RENEW_SECONDS = 0.02\n"
+        "with lease.hold_lease(sys.argv[1]):\n"
+        "    storage.publish(sys.argv[2], sys.argv[3].encode())\n"
+        "    threading.Event().wait(60)\n"
+    )
+    ticket = replace(ELSEWHERE, expires=time() + 500)
+    url = f"{Layout(str(tmp_path)).drivers}/{ticket.name}.json"
+    arguments = [str(tmp_path), url, json.dumps(asdict(ticket))]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], check=False, timeout=100)
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_only_the_first_rank_of_a_launcher_needs_the_lease(
