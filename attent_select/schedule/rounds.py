@@ -191,6 +191,9 @@ class Schedule:
             "epochs": "budget: {epochs: …}",
             "warmup_epochs": "warmup",
             "anneal_epochs": "anneal",
+            "ratio": "rounds",
+            "interval": "rounds",
+            "rescore": "pool",
         }
         for name in ("epochs", "warmup_epochs", "anneal_epochs", "ratio", "interval", "rescore"):
             if getattr(self, name) != getattr(_CLASSICAL, name):

@@ -131,7 +131,16 @@ def test_candidates_that_were_not_taken_compete_again(
         ({"budget": {"samples": 0}}, {}, "samples: 0 is not positive"),
         ({"budget": {"samples": 8}, "epochs": 3}, {}, "epochs: not used with `budget`"),
         ({"budget": {"samples": 8}, "warmup_epochs": 1}, {}, "set `warmup` instead"),
-        ({"budget": {"samples": 8}, "ratio": {"start": 0.1}}, {}, "ratio: not used with `budget`"),
+        (
+            {"budget": {"samples": 8}, "ratio": {"kind": "adaptive", "start": 0.1}},
+            {},
+            "ratio: not used with `budget`: omit it, set `rounds` instead",
+        ),
+        (
+            {"budget": {"samples": 8}, "rescore": {"kind": "auto"}},
+            {},
+            "rescore: not used with `budget`: omit it, set `pool` instead",
+        ),
         (
             {"budget": {"samples": 64}, "pool": {"multiple": 3}},
             {"granularity": "row_group"},

@@ -148,9 +148,7 @@ def test_an_adaptive_ratio_has_no_budget_in_units(tmp_path: Path) -> None:
 def test_a_budget_in_units_is_divided_into_rounds_of_equal_units(
     tmp_path: Path, client: Client
 ) -> None:
-    values = text_run(
-        tmp_path,
-    )
+    values = text_run(tmp_path)
     values["schedule"] = {"budget": {"units": 90}, "rounds": 3, "pool": {"multiple": 2}}
     run(run_config.parse(values), client=client)
     layout, catalog = Layout(values["run"]), LossCatalog(values["run"])
@@ -162,3 +160,8 @@ def test_a_budget_in_units_is_divided_into_rounds_of_equal_units(
         # As many of the hardest as fit: the next one would not.
         assert 30 - 24 < rows["num_units"].sum() <= 30
     assert units.select(pl.col("num_units").max()).collect().item() <= 24
+    # Rounds have other numbers of samples than estimated, and the learning rate still ends at 0.
+    assert [learning_rate_after(values["run"], n) for n in range(3)] == pytest.approx(
+        [1e-3 * 2 / 3, 1e-3 / 3, 0], abs=2e-4
+    )
+    assert learning_rate_after(values["run"], 2) == 0
