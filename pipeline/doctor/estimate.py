@@ -10,12 +10,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from attent_select.errors import InputError
 from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus
 from catalogs.annotations.columns import has_units
 from catalogs.corpus import has_corpus
 from catalogs.shard_format import Sample, Shard
-from catalogs.shards import format_of, inspect_shard, read_shard
+from catalogs.shards import format_named, format_of, inspect_shard, read_shard
 from pipeline.config.sections import RunConfig
 from pipeline.config.shard_settings import CorpusSettings
 from pipeline.corpus.ingest import shard_objects
@@ -121,7 +122,11 @@ def estimate(
         mean_units=sum(item["num_units"] for item in tried.items) / max(1, len(tried.items)),
     )
     rates = Rates(
-        num_samples, num_bytes / num_samples, score_rate * max(tasks_at_a_time, 1), train_rate
+        num_samples,
+        num_bytes / num_samples,
+        score_rate * max(tasks_at_a_time, 1),
+        train_rate,
+        group_rows=_group_rows(first),
     )
     costs = round_costs(config, rounds, rates)
     scored = [cost for cost in costs if cost.scored]
@@ -161,6 +166,15 @@ def _budget_unit(config: RunConfig) -> str:
 def _ingested_samples(run: str) -> int | None:
     """Return the number of samples of the run's corpus, or None before it is ingested."""
     return Corpus.open(run).num_samples if has_corpus(run) else None
+
+
+def _group_rows(shard: Shard) -> int:
+    """Return the rows of a row group, on average; 1 where samples are read one by one."""
+    try:
+        groups = format_named(shard.format).row_groups(shard)
+    except InputError:
+        return 1
+    return round(shard.num_samples / max(1, len(groups)))
 
 
 def first_rows(shard: Shard) -> range:

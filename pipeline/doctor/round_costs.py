@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from attent_select.schedule.budget import Pool
 from attent_select.schedule.rounds import Round
 from pipeline.config.sections import RunConfig
 
@@ -17,17 +18,23 @@ class Rates:
         sample_bytes: of a sample, on average.
         scored_per_second: samples, of all tasks at a time.
         trained_per_second: samples.
+        group_rows: rows that are read as a whole: those of a row group, 1 for tar files.
     """
 
     num_samples: int
     sample_bytes: float
     scored_per_second: float
     trained_per_second: float
+    group_rows: int = 1
 
 
 @dataclass(frozen=True)
 class RoundCost:
-    """The cost of one round. `drawn` are the fresh candidates of a round with a budget, else 0."""
+    """The cost of one round.
+
+    `drawn` are the fresh candidates of a round with a budget, else 0. `read_share` is `read_bytes`
+    as a share of the corpus, which is read once for scoring and once for each epoch.
+    """
 
     number: int
     phase: str
@@ -35,6 +42,7 @@ class RoundCost:
     scored: int
     trained: int
     read_bytes: int
+    read_share: float
     score_seconds: float
     train_seconds: float
 
@@ -44,7 +52,11 @@ class RoundCost:
 
 
 def round_costs(config: RunConfig, rounds: Sequence[Round], rates: Rates) -> list[RoundCost]:
-    """Return the cost of every round; reading counts the samples that are scored and trained on."""
+    """Return the cost of every round.
+
+    Reading counts the samples that are scored and trained on; of drawn ones with all rows of their
+    row groups.
+    """
     return [_cost(config, each, rates) for each in rounds]
 
 
@@ -55,9 +67,10 @@ def cost_lines(costs: Sequence[RoundCost]) -> Iterator[str]:
         first, last, cost = group[0].number, group[-1].number, group[0]
         name = f"round {first}" if first == last else f"rounds {first} to {last}, each"
         drawn = f"draws {cost.drawn:,}, " if cost.drawn else ""
+        read = f"{cost.read_bytes / 1e9:,.3f} GB ({cost.read_share:.2%} of the corpus)"
         yield (
             f"{name} ({cost.phase}): {drawn}scores {cost.scored:,}, trains on {cost.trained:,} "
-            f"samples, reads {cost.read_bytes / 1e9:,.3f} GB, {time_of(cost.seconds)}"
+            f"samples, reads {read}, {time_of(cost.seconds)}"
         )
 
 
@@ -76,13 +89,44 @@ def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
         drawn = pool.num_candidates(round_.num_samples) if chooses and pool else round_.num_samples
     scored = (drawn or rates.num_samples) if is_scored else 0
     trained = round_.num_samples * round_.epochs
+    num_read: float = scored + trained
+    if drawn:
+        chosen = min(round_.num_samples / drawn, 1.0)
+        once, again = read_shares(
+            drawn / rates.num_samples,
+            chosen=chosen,
+            block_rows=(pool or Pool()).block_rows,
+            group_rows=rates.group_rows,
+        )
+        num_read = rates.num_samples * (bool(scored) * once + round_.epochs * again)
     return RoundCost(
         number=round_.number,
         phase=round_.phase,
         drawn=drawn,
         scored=scored,
         trained=trained,
-        read_bytes=round(rates.sample_bytes * (scored + trained)),
+        read_bytes=round(rates.sample_bytes * num_read),
+        read_share=num_read / rates.num_samples,
         score_seconds=scored / rates.scored_per_second,
         train_seconds=trained / rates.trained_per_second,
     )
+
+
+def read_shares(
+    drawn: float, *, chosen: float, block_rows: int, group_rows: int
+) -> tuple[float, float]:
+    """Return the shares of the corpus that are read to score drawn rows, and to train on some.
+
+    A row group is read as a whole if one of its blocks is drawn, and again if one of its rows is
+    chosen. Blocks are drawn at random, and chosen rows are taken to be random ones.
+
+    Args:
+        drawn: share of the corpus that is drawn.
+        chosen: share of the drawn rows that is trained on.
+        block_rows: rows that are drawn together.
+        group_rows: rows that are read together.
+    """
+    drawn = min(drawn, 1.0)
+    touched = 1 - (1 - drawn) ** max(1.0, group_rows / block_rows)
+    drawn_rows = drawn * group_rows / touched  # of a row group that is read
+    return touched, touched * (1 - (1 - chosen) ** max(1.0, drawn_rows))
