@@ -31,6 +31,7 @@ from pipeline.corpus.conversion import convert as convert_samples
 from pipeline.corpus.ingest import IngestResult, ingest
 from pipeline.descriptions import describe_round
 from pipeline.loop import run_rounds, select_and_train
+from pipeline.runs.first_quotas import check_quotas
 from pipeline.runs.label_classes import with_frozen_classes
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.setup import Cluster, SaveInitial, ingest_corpora, save_initial
@@ -239,6 +240,7 @@ def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = s
     config = with_frozen_classes(config)
     run_config.check_frozen(config)
     ingest_corpora(config, cluster=cluster)
+    check_quotas(config)  # before annotations that may take hours, if the strata are known
     make_annotations(config, cluster=cluster)
     choose_judging(config)
     return prepare(config, cluster=cluster, save_initial=save_initial)

@@ -1,6 +1,10 @@
-"""The shares that moving quotas start from: weights of a mixture, else shares of the corpus."""
+"""Strata of a run's corpus: which quotas they fit, and the shares that moving quotas start from.
+
+These are the weights of a mixture, else the shares of the corpus.
+"""
 
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 
 import polars as pl
@@ -14,6 +18,25 @@ from catalogs.annotations.columns import AnnotationColumns
 from catalogs.layout import Layout
 from catalogs.mixture import NAME, shares
 from pipeline.config.sections import RunConfig
+
+# Strata that an error names.
+_NAMED = 10
+
+
+def check_quotas(config: RunConfig) -> None:
+    """Check the quotas of a run that has not begun against its strata, if an annotation has them.
+
+    Raises:
+        InputError: the quotas name an unknown stratum, or the least shares exceed 1 together.
+    """
+    composition = config.selection.composition
+    quotas, is_begun = composition.quotas, storage.info(Layout(config.run).config) is not None
+    if isinstance(quotas, str) or composition.by is None or is_begun:
+        return
+    columns = AnnotationColumns.of(config.run, [composition.by])
+    if not columns.annotations:
+        return
+    _check_strata(config, _count_strata(columns, composition.by))
 
 
 def ensure_first_quotas(config: RunConfig) -> None:
@@ -34,15 +57,8 @@ def ensure_first_quotas(config: RunConfig) -> None:
     columns = AnnotationColumns.of(config.run, [composition.by])
     if not columns.annotations:
         raise InputError(f"selection.by: {composition.by} is not an annotation: quotas need one")
-    counts: Counter[str] = Counter()
-    for chunk in columns.join(None).run(partial(_count_labels, column=composition.by)):
-        counts.update(dict(chunk.iter_rows()))
-        if len(counts) > MAX_STRATA:
-            raise InputError(f"selection.by: more than {MAX_STRATA} different values")
-    try:
-        quotas.check_strata(len(counts))
-    except InputError as error:
-        raise InputError(f"selection.quotas.{error}") from error
+    counts = _count_strata(columns, composition.by)
+    _check_strata(config, counts)
     storage.publish(url, checked_json.dump({"shares": _start(config, counts)}))
 
 
@@ -59,6 +75,31 @@ def _start(config: RunConfig, counts: Counter[str]) -> dict[str, float]:
         weights = shares({part.name: part.weight for part in parts})
         return {name: weights[name] / sum(weights.values()) for name in sorted(counts)}
     return {name: counts[name] / counts.total() for name in sorted(counts)}
+
+
+def _check_strata(config: RunConfig, counts: Counter[str]) -> None:
+    quotas, by = config.selection.composition.quotas, config.selection.composition.by
+    if isinstance(quotas, Mapping) and (unknown := sorted(quotas.keys() - counts.keys())):
+        rest = f" and {len(counts) - _NAMED} more" if len(counts) > _NAMED else ""
+        raise InputError(
+            f"selection.quotas: unknown stratum {', '.join(unknown[:_NAMED])}: the values of {by}"
+            f" are {', '.join(sorted(counts)[:_NAMED])}{rest}"
+        )
+    if isinstance(quotas, MovingQuotas):
+        try:
+            quotas.check_strata(len(counts))
+        except InputError as error:
+            raise InputError(f"selection.quotas.{error}") from error
+
+
+def _count_strata(columns: AnnotationColumns, by: str) -> Counter[str]:
+    """Return the samples of each stratum, by one scan of an annotation."""
+    counts: Counter[str] = Counter()
+    for chunk in columns.join(None).run(partial(_count_labels, column=by)):
+        counts.update(dict(chunk.iter_rows()))
+        if len(counts) > MAX_STRATA:
+            raise InputError(f"selection.by: more than {MAX_STRATA} different values")
+    return counts
 
 
 def _count_labels(rows: pl.LazyFrame, *, column: str) -> pl.DataFrame:

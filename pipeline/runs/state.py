@@ -18,7 +18,7 @@ from pipeline.adaptive.round_decision import RunHistory, needs_decision, publish
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
 from pipeline.descriptions import describe_decision
-from pipeline.runs.first_quotas import ensure_first_quotas
+from pipeline.runs.first_quotas import check_quotas, ensure_first_quotas
 from pipeline.runs.label_classes import with_corpus_classes, with_frozen_classes
 from pipeline.runs.mean_units import mean_units_of
 from pipeline.runs.setup import (
@@ -176,6 +176,7 @@ def prepare(
     check_columns(corpus, config)
     config = with_corpus_classes(config, cluster=cluster)
     check_units(config)
+    check_quotas(config)
     ensure_first_quotas(config)
     if config.selection.granularity == "row_group":
         corpus.check_row_groups()

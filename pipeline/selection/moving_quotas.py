@@ -1,6 +1,8 @@
-"""Moving quotas: the shares of the strata in a round, from losses of random samples of each."""
+"""Shares of the strata in a round: moving quotas, from losses of random samples of each stratum."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from math import fsum
 
@@ -23,26 +25,58 @@ from pipeline.runs.state import Run
 _log = logging.getLogger("attent.pipeline.selection.moving_quotas")
 
 _RANDOM = "__random"
+_ELIGIBLE = "__eligible"
 _REFERENCE = "__reference"
 
 
 def decided_shares(run: Run, round_: Round, rows: Chunks) -> dict[str, float] | None:
-    """Return the share of each stratum that has samples in `rows`; None without moving quotas.
+    """Return the share of each stratum that has samples in `rows`; None if quotas need no change.
 
-    The decision is made from the losses of the round, and published, unless it was.
+    Moving quotas are decided by the losses of the round, and published, unless they were. Of fixed
+    quotas, strata without a candidate in the pool of the round are left out.
     """
     composition: Composition = run.config.selection.composition
     quotas = composition.quotas
+    if isinstance(quotas, Mapping) and run.config.pool is not None:
+        return _shares_of_pool(run, round_, rows, quotas)
     if not isinstance(quotas, MovingQuotas):
         return None
-    probes = _random_samples(run, round_, rows, composition=composition, quotas=quotas)
+    probes, eligible = _random_samples(run, round_, rows, composition=composition, quotas=quotas)
     decision = quota_log.read(run.config.run, round_.number)
     if decision is None:
-        decision = _decide(_shares_before(run, round_), probes, quotas, number=round_.number)
+        before = _shares_before(run, round_)
+        decision = _with_shortfalls(
+            _decide(before, probes, quotas, number=round_.number),
+            eligible,
+            num_samples=round_.num_samples,
+        )
         quota_log.publish(run.config.run, decision)
         (_log.warning if set(decision.strata) - set(probes[LABEL]) else _log.info)(str(decision))
     has_samples = set(probes[LABEL])
     return {name: share for name, share in decision.shares.items() if name in has_samples}
+
+
+def _shares_of_pool(
+    run: Run, round_: Round, rows: Chunks, quotas: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the fixed quotas of the strata that have a candidate."""
+    composition = run.config.selection.composition
+    is_measured = run.needs_losses(round_)
+    count = partial(_labels, composition=composition, is_measured=is_measured)
+    labels = set(pl.concat(list(rows.run(count)))[LABEL])
+    if missing := sorted(quotas.keys() - labels):
+        _log.warning(
+            f"round {round_.number}: no candidate is eligible in {', '.join(missing)}; the other"
+            " strata have the share of these"
+        )
+    return {name: share for name, share in quotas.items() if name in labels}
+
+
+def _labels(rows: pl.LazyFrame, *, composition: Composition, is_measured: bool) -> pl.DataFrame:
+    rows = _eligible(rows, composition)
+    if is_measured:
+        rows = rows.filter(pl.col(LOSS).is_finite())
+    return rows.select(stratum_label(composition.by).alias(LABEL)).unique().collect()
 
 
 def _shares_before(run: Run, round_: Round) -> dict[str, float]:
@@ -54,10 +88,11 @@ def _shares_before(run: Run, round_: Round) -> dict[str, float]:
 
 def _random_samples(
     run: Run, round_: Round, rows: Chunks, *, composition: Composition, quotas: MovingQuotas
-) -> pl.DataFrame:
-    """Return label, loss and reference of random samples of each stratum, in random order.
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return random samples of each stratum, and how many it has that are eligible.
 
-    They are eligible and have both losses; the same ones however the rows are chunked.
+    The samples have label, loss and reference, in random order: the same ones however the rows are
+    chunked. Only rows with both losses count.
     """
     take = partial(
         _draw,
@@ -66,27 +101,39 @@ def _random_samples(
         count=quotas.samples,
         key=stream_key(run.config.seed, Purpose.QUOTAS, round_.number),
     )
-    drawn = pl.concat(list(rows.run(take))).sort(_RANDOM)
-    return drawn.group_by(LABEL, maintain_order=True).head(quotas.samples)
+    chunks = list(rows.run(take))
+    counts = pl.concat(chunk.group_by(LABEL).agg(pl.col(_ELIGIBLE).first()) for chunk in chunks)
+    eligible = counts.group_by(LABEL).agg(pl.col(_ELIGIBLE).sum())
+    drawn = pl.concat(chunks).sort(_RANDOM).group_by(LABEL, maintain_order=True)
+    return drawn.head(quotas.samples), dict(eligible.iter_rows())
 
 
 def _draw(
     rows: pl.LazyFrame, *, composition: Composition, reference: str, count: int, key: int
 ) -> pl.DataFrame:
+    both = (
+        _eligible(rows, composition)
+        .select(
+            SHARD_ID,
+            ROW,
+            stratum_label(composition.by).alias(LABEL),
+            pl.col(LOSS).cast(pl.Float64),
+            pl.col(reference).cast(pl.Float64).alias(_REFERENCE),
+            sample_uniform(key).alias(_RANDOM),
+        )
+        .filter(pl.col(LOSS).is_finite() & pl.col(_REFERENCE).is_finite())
+    )
+    counted = both.with_columns(pl.len().over(LABEL).alias(_ELIGIBLE)).collect()
+    return counted.sort(_RANDOM).group_by(LABEL, maintain_order=True).head(count)
+
+
+def _eligible(rows: pl.LazyFrame, composition: Composition) -> pl.LazyFrame:
     if composition.where is not None:
         schema = rows.collect_schema()
         rows = rows.filter(sql_expression.condition(composition.where, schema, what="where"))
     if composition.rank_column is not None:
         rows = rows.filter(pl.col(composition.rank_column).fill_null(0) == 0)
-    both = rows.select(
-        SHARD_ID,
-        ROW,
-        stratum_label(composition.by).alias(LABEL),
-        pl.col(LOSS).cast(pl.Float64),
-        pl.col(reference).cast(pl.Float64).alias(_REFERENCE),
-        sample_uniform(key).alias(_RANDOM),
-    ).filter(pl.col(LOSS).is_finite() & pl.col(_REFERENCE).is_finite())
-    return both.collect().sort(_RANDOM).group_by(LABEL, maintain_order=True).head(count)
+    return rows
 
 
 def _decide(
@@ -108,6 +155,22 @@ def _decide(
         reason = _reason(excess.get(name), count=count, change=share - old)
         strata[name] = StratumQuota(old, share, count, loss, reference, excess.get(name), reason)
     return QuotaDecision(number, strata)
+
+
+def _with_shortfalls(
+    decision: QuotaDecision, eligible: Mapping[str, int], *, num_samples: int
+) -> QuotaDecision:
+    """Add to the reasons of strata that have fewer eligible samples than their share."""
+    strata = dict(decision.strata)
+    for name, one in strata.items():
+        expected, count = round(one.share * num_samples), eligible.get(name, 0)
+        if 0 < count < expected:
+            why = (
+                f"{one.why}; the round has only {count:,} eligible samples of it, its share is"
+                f" {expected:,}: the others take the rest"
+            )
+            strata[name] = replace(one, why=why)
+    return QuotaDecision(decision.round_number, strata)
 
 
 def _reason(excess: float | None, *, count: int, change: float) -> str:

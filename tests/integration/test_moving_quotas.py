@@ -10,14 +10,16 @@ from digits import TASK, VIT, samples, write_corpus
 from small_runs import small_run
 
 from attent_select.errors import InputError
-from catalogs import IndexFile
+from catalogs import AnnotationStore, IndexFile
 from catalogs.layout import Layout
 from pipeline import run
 from pipeline.adaptive import quota_log
+from pipeline.annotation.for_run import make_annotations
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.reports.html_report import write_report
 from pipeline.reports.query import index, query
+from pipeline.runs.setup import ingest_corpora
 from trainers.scoring.scorer import score_rows
 
 
@@ -68,6 +70,13 @@ def moving_run(folder: Path, strata: Path, *, pool: bool, **quotas: Any) -> dict
     values["training"] |= {"learning_rate": 3e-3, "lr_scheduler": "constant"}
     del values["evaluation"]
     return values
+
+
+def prepare_annotated(values: dict[str, Any], client: Client) -> None:
+    """Ingest the corpus of a run and make its annotations."""
+    config = run_config.parse(values)
+    ingest_corpora(config, cluster=lambda: client)
+    make_annotations(config, cluster=lambda: client)
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -186,6 +195,71 @@ def test_least_shares_above_one_are_refused_before_the_first_model(
     with pytest.raises(InputError, match=r"quotas\.min_share: 0\.4 for each of 3 strata is 1\.2"):
         run(run_config.parse(values), client=client)
     assert not Path(Layout(values["run"]).initial_checkpoint).exists()
+
+
+def test_a_stratum_with_too_few_candidates_leaves_the_rest_to_the_others(
+    tmp_path: Path, strata: Path, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = moving_run(tmp_path / "run", strata, pool=True)
+    values["schedule"] |= {"budget": {"samples": 360}, "rounds": 1}
+    values["selection"]["where"] = "part = 'noise' OR label = 3"
+    run(run_config.parse(values), client=client)
+    (decision,) = quota_log.read_all(values["run"])
+    chosen = query(values["run"], "SELECT part, count(*) AS n FROM index NATURAL JOIN samples "
+                   "WHERE round = 1 GROUP BY part")  # fmt: skip
+    counts = dict(chosen.select("part", "n").iter_rows())
+    # 60 samples; few candidates are a useful 3, and their share is a third at first.
+    assert sum(counts.values()) == 60
+    assert counts["useful"] < round(60 * decision.shares["useful"])
+    useful = decision.strata["useful"].why
+    assert f"only {counts['useful']} eligible samples of it" in useful
+    assert "the others take the rest" in useful
+    assert "eligible samples of it" not in decision.strata["noise"].why
+    # No sample of the nearly learned digit is eligible.
+    assert "learned" not in counts
+    assert "no eligible sample in this round" in decision.strata["learned"].why
+
+
+def test_fixed_quotas_of_a_stratum_without_candidates_go_to_the_others(
+    tmp_path: Path, strata: Path, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = moving_run(tmp_path / "run", strata, pool=True)
+    values["schedule"] |= {"budget": {"samples": 360}, "rounds": 1}
+    values["selection"] |= {
+        "where": "part != 'learned'",
+        "quotas": {"useful": 1, "noise": 2, "learned": 3},
+    }
+    run(run_config.parse(values), client=client)
+    assert "no candidate is eligible in learned; the other strata have the share" in caplog.text
+    chosen = query(values["run"], "SELECT part, count(*) AS n FROM index NATURAL JOIN samples "
+                   "WHERE round = 1 GROUP BY part")  # fmt: skip
+    assert dict(chosen.select("part", "n").iter_rows()) == {"useful": 20, "noise": 40}
+
+
+def test_an_unknown_stratum_of_fixed_quotas_is_refused_before_the_first_model(
+    tmp_path: Path, strata: Path, client: Client
+) -> None:
+    values = moving_run(tmp_path / "run", strata, pool=False)
+    values["selection"]["quotas"] = {"useful": 1, "code": 2}
+    message = r"quotas: unknown stratum code: the values of part are learned, noise, useful"
+    with pytest.raises(InputError, match=message):
+        run(run_config.parse(values), client=client)
+    assert not Path(Layout(values["run"]).initial_checkpoint).exists()
+
+
+def test_least_shares_of_known_strata_are_checked_before_the_reference_is_measured(
+    tmp_path: Path, strata: Path, client: Client
+) -> None:
+    values = moving_run(tmp_path / "first", strata, pool=False)
+    values["annotations"] = {"part": {"kind": "column", "column": "part"}}
+    values["selection"] = {"strategy": "uniform"}
+    prepare_annotated(values, client)
+    again = moving_run(tmp_path / "run", strata, pool=False, min_share=0.4, reference="costly")
+    again["corpus"] = {"path": values["run"]}
+    again["annotations"] = {"costly": {"kind": "column", "column": "reference_loss"}}
+    with pytest.raises(InputError, match=r"quotas\.min_share: 0\.4 for each of 3 strata is 1\.2"):
+        run(run_config.parse(again), client=client)
+    assert "costly" not in AnnotationStore(again["run"]).names()
 
 
 @pytest.mark.parametrize("kind", ["equal", "proportional"])
