@@ -201,16 +201,16 @@ def test_a_stratum_with_too_few_candidates_leaves_the_rest_to_the_others(
     tmp_path: Path, strata: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = moving_run(tmp_path / "run", strata, pool=True)
-    values["schedule"] |= {"budget": {"samples": 360}, "rounds": 1}
+    values["schedule"] |= {"budget": {"samples": 80}, "warmup": {"samples": 40}, "rounds": 1}
     values["selection"]["where"] = "part = 'noise' OR label = 3"
     run(run_config.parse(values), client=client)
     (decision,) = quota_log.read_all(values["run"])
     chosen = query(values["run"], "SELECT part, count(*) AS n FROM index NATURAL JOIN samples "
                    "WHERE round = 1 GROUP BY part")  # fmt: skip
     counts = dict(chosen.select("part", "n").iter_rows())
-    # 60 samples; few candidates are a useful 3, and their share is a third at first.
-    assert sum(counts.values()) == 60
-    assert counts["useful"] < round(60 * decision.shares["useful"])
+    # Few candidates are a useful 3, and the share of these is a third at first.
+    assert sum(counts.values()) == 40
+    assert counts["useful"] < round(40 * decision.shares["useful"])
     useful = decision.strata["useful"].why
     assert f"only {counts['useful']} eligible samples of it" in useful
     assert "the others take the rest" in useful
