@@ -121,13 +121,8 @@ def estimate(
         batch_size=config.training.batch_size,
         mean_units=sum(item["num_units"] for item in tried.items) / max(1, len(tried.items)),
     )
-    rates = Rates(
-        num_samples,
-        num_bytes / num_samples,
-        score_rate * max(tasks_at_a_time, 1),
-        train_rate,
-        group_rows=_group_rows(first),
-    )
+    scored_rate, group_rows = score_rate * max(tasks_at_a_time, 1), _group_rows(first)
+    rates = Rates(num_samples, num_bytes / num_samples, scored_rate, train_rate, group_rows)
     costs = round_costs(config, rounds, rates)
     scored = [cost for cost in costs if cost.scored]
     span_samples = config.scoring.span_samples
