@@ -125,7 +125,8 @@ def _type_of(schema: Schema, definitions: Mapping[str, Schema]) -> str:
         elif "properties" in each or each.get("type") == "object":
             kinds.append("section")
         elif each.get("type") != "null":
-            kinds.append({"array": "list"}.get(each.get("type", ""), each.get("type", "any")))
+            kind = str(each.get("type", "any"))
+            kinds.append("list" if kind == "array" else kind)
     return " or ".join(dict.fromkeys(kinds))
 
 
