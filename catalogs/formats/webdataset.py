@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from attent_select import schema
 from attent_select.errors import InputError, MissingError
@@ -181,6 +182,12 @@ def members_of_rows(
         data = bytes(fetched.cut(int(index.offsets[member]), int(index.sizes[member])))
         members[position][index.exts[index.codes[member]]] = data
     return members
+
+
+def remember_members(shard: Shard, members: pa.Table) -> None:
+    """Keep the member index of a shard that was just inspected, for reading it soon."""
+    index = Members.of(members)
+    _indexes.put((shard.uri, shard.etag), index, num_bytes=index.num_bytes)
 
 
 def columns_of_bytes(shard: Shard, columns: Sequence[str]) -> set[str]:

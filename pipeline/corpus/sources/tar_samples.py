@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs import storage
-from catalogs.formats.webdataset import columns_of_bytes
+from catalogs.formats.webdataset import columns_of_bytes, remember_members
 from catalogs.shard_format import Sample, Shard
 from catalogs.shards import format_of, inspect_shard, read_shard
 from catalogs.tars.members import KEY
@@ -73,6 +73,7 @@ def _shard(url: str) -> tuple[Shard, tuple[str, ...]]:
         return Shard(0, url, kind, 0, 0, ""), ()
     facts: dict[str, Any] = {"num_bytes": stored.num_bytes, "etag": stored.etag}
     shard = Shard(shard_id=0, uri=url, format=kind, num_samples=inspection.num_samples, **facts)
+    remember_members(shard, inspection.members)
     return shard, (KEY, *inspection.columns)
 
 
