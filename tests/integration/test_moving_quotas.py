@@ -1,5 +1,6 @@
 """Quotas that move to the stratum where a reference has learned what the learner has not."""
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from digits import TASK, VIT, samples, write_corpus
+from saved_models import save_language_model
 from small_runs import small_run
+from task_cases import TEXTS
 
 from attent_select.errors import InputError
 from catalogs import AnnotationStore, IndexFile
@@ -267,3 +270,29 @@ def test_the_controls_can_be_named_as_kinds(tmp_path: Path, strata: Path, kind: 
     values = moving_run(tmp_path / "run", strata, pool=False)
     values["selection"]["quotas"] = {"kind": kind}
     assert run_config.parse(values).selection.composition.quotas == kind
+
+
+def test_a_reference_of_another_tokenizer_is_refused_before_the_first_model(
+    tmp_path: Path, client: Client
+) -> None:
+    texts = [f"{prompt}\n{response}" for prompt, response in TEXTS] * 4
+    rows = [{"text": text, "part": "ab"[i % 2]} for i, text in enumerate(texts)]
+    write_corpus(tmp_path / "shards/parquet", rows, kind="parquet")
+    learner = save_language_model(tmp_path / "learner")
+    other = save_language_model(tmp_path / "other", texts=["entirely other words"])
+    values = moving_run(tmp_path / "run", tmp_path / "shards", pool=False, reference="prior")
+    values["task"] = {"name": "causal_lm", "text": "text", "max_length": 64}
+    values["model"] = {"path": str(learner)}
+    task = values["task"] | {"tokenizer": str(other)}
+    values["annotations"] = {"prior": {"kind": "loss", "model": str(other), "task": task}}
+    with pytest.raises(InputError, match=r"reference: .*has other tokens than the task's in"):
+        run_config.parse(values)
+    # One that was measured earlier, for any run of the corpus.
+    measured = copy.deepcopy(values) | {"run": str(tmp_path / "first"), "task": task}
+    measured["model"] = {"path": str(other)}
+    measured["selection"] = {"strategy": "uniform"}
+    prepare_annotated(measured, client)
+    values |= {"corpus": {"path": measured["run"]}, "annotations": {}}
+    with pytest.raises(InputError, match=r"reference: prior was measured with another tokenizer"):
+        run(run_config.parse(values), client=client)
+    assert not Path(Layout(values["run"]).initial_checkpoint).exists()
