@@ -40,7 +40,8 @@ def text_run(folder: Path, texts: Path, **replaced: Any) -> dict[str, Any]:
     values["corpus"] = {"shards": [str(texts / "shards")]}
     values["task"] = {"name": "causal_lm", "text": "text", "max_length": 128}
     values["model"] = {"path": str(texts / "student")}
-    values["schedule"].setdefault("epochs", 2)
+    if "budget" not in values["schedule"]:
+        values["schedule"].setdefault("epochs", 2)
     del values["evaluation"]
     return values
 
