@@ -240,7 +240,7 @@ def test_shards_of_other_sources_or_settings_are_never_mixed(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl, line 2: not JSON: .*utf-8"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl, line 2 is not UTF-8: .*0xff"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1: not JSON"),
         ("a.parquet", b"PAR1 and nothing else", r"a\.parquet: not a readable Parquet file"),
     ],
