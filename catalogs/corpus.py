@@ -22,6 +22,7 @@ from catalogs.layout import CorpusLayout, Layout
 from catalogs.shard_format import CorpusVersion, Inspection, Reading, Shard
 from catalogs.shard_table import ShardTable, manifest_of_shards
 from catalogs.shards import format_named, read_shard, save_members
+from catalogs.shards import inspect_shard as inspect_shard  # noqa: PLC0414 - its public place
 from catalogs.storage.objects import ObjectInfo, check_etag
 from catalogs.tables import frames
 
