@@ -107,7 +107,7 @@ def test_a_worker_does_not_reload_the_base_for_the_next_adapter(round_: Round) -
     def on_a_worker(done: FitResult) -> torch.nn.Module:
         found = checkpoint.open(done.checkpoint)
         assert found is not None
-        return worker._model(
+        return worker.model_of(
             Measurement(
                 run=str(round_.folder),
                 task=round_.case.task,
