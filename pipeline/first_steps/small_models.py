@@ -94,7 +94,8 @@ def _num_map_classes(rows: FirstRows, column: str) -> int:
     from trainers.inputs.images import decode_map
 
     maps = [decode_map(value) for value in rows.values[column] if value is not None]
-    return max(int(each[each != _IGNORED].max()) for each in maps if (each != _IGNORED).any()) + 1
+    counted = [each[each != _IGNORED] for each in maps]
+    return max((int(each.max()) for each in counted if each.numel()), default=0) + 1
 
 
 def _open(rows: FirstRows, column: str) -> Any:

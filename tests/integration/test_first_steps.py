@@ -92,6 +92,7 @@ def test_images_with_labels_in_a_tar_are_classified(tmp_path: Path) -> None:
 def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) -> None:
     images = [each["image"] for each in samples(8)]
     rows = [{"picture": image, "mask": png(MASK)} for image in images]
+    rows[0]["mask"] = png(np.full_like(MASK, 255))
     shard = shard_of(tmp_path, rows)
     found = answer("init", tmp_path / "maps.yaml", "--shards", shard)
     values = yaml.safe_load(Path(found["path"]).read_text())

@@ -103,7 +103,7 @@ def _ask(question: str, *, option: str) -> str:
     """Ask on a terminal.
 
     Raises:
-        InputError: there is no terminal.
+        InputError: the command does not run on a terminal.
     """
     if not sys.stdin.isatty():
         raise InputError(f"{option} is missing")
