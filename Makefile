@@ -6,7 +6,10 @@ BIN := .venv/bin
 TEST_PROCESSES ?= logical
 LOWEST := .venv-lowest/bin
 
-.PHONY: install demo test test-lowest lint bench docs clean
+# Size of the campaigns of faults (kills, signals, rounds, thousands of fuzzed files); empty: small.
+CHAOS_RUNS ?=
+
+.PHONY: install demo test chaos test-lowest lint bench docs clean
 
 install: .venv/.installed
 
@@ -27,6 +30,11 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal
+
+# Faults at random moments, within 10 minutes; prints the seed that repeats it.
+chaos: install
+	CHAOS_RUNS=$(CHAOS_RUNS) $(BIN)/python -m pytest -v -n $(TEST_PROCESSES) --maxprocesses 4 \
+		--dist worksteal tests/chaos
 
 # The oldest versions that pyproject.toml allows, but torch as in constraints.txt; not part of CI.
 test-lowest:

@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import settings
 
-# Deterministic, and without a deadline: the machine may be busy with the tests' own clusters.
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=60)
+# Without a deadline: the machine may be busy with the tests' own clusters.
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=30)
+# By hand: `pytest --hypothesis-profile=thorough tests/unit`.
+settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("suite")
 
 

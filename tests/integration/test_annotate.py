@@ -37,7 +37,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pool(folder / "shards", num_rows=NUM_ROWS, wanted=texts[:NUM_WANTED])
     examples = [(text, "prose") for text in texts[NUM_WANTED:]]
     write_texts(folder / "target" / "000.parquet", examples)
-    answer("ingest", folder / "shards", "--out", folder / "corpus")
+    answer_here("ingest", folder / "shards", "--out", folder / "corpus")
     return folder
 
 
@@ -58,20 +58,22 @@ def test_a_raw_pool_is_narrowed_to_what_resembles_the_examples(raw: Path) -> Non
     assert (made["name"], made["kind"], made["num_rows"]) == ("relevance", "ngram", NUM_ROWS)
     assert made["coverage"] > 0.99
     assert made["seconds"].keys() == {"fit", "measure", "tokenise", "total"}
-    answer("annotate", corpus, "--name", "source", "--kind", "column", "--set", "column=source")
+    answer_here(
+        "annotate", corpus, "--name", "source", "--kind", "column", "--set", "column=source"
+    )
     index = raw / "top.parquet"
     by_key = ["--strategy", "key", "--set", "key=relevance", "--set", "explore=0"]
-    answer("select", corpus, *by_key, "--ratio", "0.15", "--out", index)
+    answer_here("select", corpus, *by_key, "--ratio", "0.15", "--out", index)
     selected = pl.read_parquet(index).join(values_of(corpus, "source"), on=["shard_id", "row"])
     assert len(selected) == NUM_ROWS * 15 // 100
     assert (selected["value"] == "prose").mean() >= 0.8  # type: ignore[operator]
 
-    listed = {entry["name"]: entry for entry in answer("annotations", corpus)["annotations"]}
+    listed = {entry["name"]: entry for entry in answer_here("annotations", corpus)["annotations"]}
     expected = listed["relevance"]
     assert expected["ceiling"] == 5
     assert 4 < expected["low"] <= expected["enrichment"] <= expected["high"] <= 5
     assert listed["source"]["enrichment"] is None
-    answer("annotate", corpus, "--name", "source", "--drop")
+    answer_here("annotate", corpus, "--name", "source", "--drop")
     assert AnnotationStore(str(corpus)).names() == ["relevance"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from commands import ENVIRONMENT, ROOT, answer, answer_here, attent
+from commands import ENVIRONMENT, ROOT, answer, answer_here, attent_process
 from digits import stream_of
 from small_runs import small_run
 from typer.testing import CliRunner
@@ -295,7 +295,7 @@ def test_bad_input_is_exit_code_2_and_a_message_without_a_traceback(
 
 
 def test_an_error_of_a_process_is_one_line_on_stderr() -> None:
-    done = attent("train", "/nowhere", "--json")
+    done = attent_process("train", "/nowhere", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("attent: /nowhere is not a run")
     assert len(done.stderr.splitlines()) == 1

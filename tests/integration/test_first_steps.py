@@ -8,7 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
-from commands import answer, attent
+from commands import answer, answer_here, attent
 from digits import png, samples
 from task_cases import TEXTS
 
@@ -45,12 +45,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_config(folder: Path, *options: object) -> dict[str, Any]:
     """The configuration that `attent init` writes, which `attent doctor` finds right."""
     path = folder / "new" / "my.yaml"
-    found = answer("init", path, "--run", folder / "run", *options)
+    found = answer_here("init", path, "--run", folder / "run", *options)
     assert found == {"path": str(path)}
     values: dict[str, Any] = yaml.safe_load(path.read_text())
     schema = json.loads((path.parent / "attent.schema.json").read_text())
     jsonschema.Draft7Validator(schema).validate(values)
-    assert answer("doctor", path)["ok"]
+    assert answer_here("doctor", path)["ok"]
     return values
 
 
@@ -94,7 +94,7 @@ def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) 
     rows = [{"picture": image, "mask": png(MASK)} for image in images]
     rows[0]["mask"] = png(np.full_like(MASK, 255))
     shard = shard_of(tmp_path, rows)
-    found = answer("init", tmp_path / "maps.yaml", "--shards", shard)
+    found = answer_here("init", tmp_path / "maps.yaml", "--shards", shard)
     values = yaml.safe_load(Path(found["path"]).read_text())
     assert values["task"]["name"] == "semantic_segmentation"
     assert values["task"]["image"] == "picture"
@@ -105,7 +105,7 @@ def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) 
 
 def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
     shard = shard_of(tmp_path, CHATS)
-    found = answer("init", tmp_path / "my.yaml", "--shards", shard, "--model", "org/name")
+    found = answer_here("init", tmp_path / "my.yaml", "--shards", shard, "--model", "org/name")
     values = yaml.safe_load(Path(found["path"]).read_text())
     assert values["task"] == {"name": "causal_lm", "messages": "messages", "max_length": 512}
     assert values["model"] == {"path": "org/name"}

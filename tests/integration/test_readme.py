@@ -91,6 +91,14 @@ def test_make_test_runs_the_checks_and_the_tests() -> None:
         assert part in recipe
 
 
+def test_continuous_integration_runs_the_tests_and_the_faults() -> None:
+    assert {"make test", "make chaos"} <= set((ROOT / ".ci/run").read_text().splitlines())
+    recipe = run("make --no-print-directory --dry-run chaos CHAOS_RUNS=7", cwd=ROOT)
+    assert "CHAOS_RUNS=7" in recipe
+    assert "-m pytest" in recipe
+    assert "tests/chaos" in recipe
+
+
 def test_the_commands_on_the_demo_run_in_page_order(demo_folder: Path) -> None:
     outputs = [run(command, cwd=demo_folder) for command in ON_THE_DEMO]
     assert all(outputs)

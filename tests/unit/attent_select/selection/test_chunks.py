@@ -98,7 +98,7 @@ COMPOSITIONS = (
 
 
 @pytest.mark.parametrize("strategy", plugins.plugin_names("attent_select.strategies"))
-@settings(max_examples=10)
+@settings(max_examples=settings.default.max_examples // 7)  # 4 in `make test`
 @given(
     boundaries=st.lists(st.integers(0, 400), max_size=6),
     composition=st.sampled_from(COMPOSITIONS),

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import attent
+from commands import attent_process
 from scored_runs import scored_run
 
 from attent_select.errors import InputError
@@ -25,7 +25,7 @@ def test_a_query_without_an_end_is_stopped(
     tmp_path: Path, options: tuple[str, str], reason: str
 ) -> None:
     run = scored_run(tmp_path / "run", [[float(row) for row in range(3000)]])
-    done = attent("query", run, CROSS, *options)
+    done = attent_process("query", run, CROSS, *options)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert reason in done.stderr

@@ -1,0 +1,68 @@
+"""Faults at random moments, and long runs: `make chaos`. Larger: `make chaos CHAOS_RUNS=200`."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shared_cluster import ORDINARY, shared_cluster
+from small_runs import write_shards
+
+from pipeline.cluster import Client, connect
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    group.addoption(
+        "--chaos-runs",
+        type=int,
+        default=int(os.environ.get("CHAOS_RUNS") or 0),
+        help="size of the campaigns: number of kills, signals, rounds and fuzzed thousands",
+    )
+    group.addoption(
+        "--chaos-seed",
+        type=int,
+        default=int(os.environ.get("CHAOS_SEED") or 0) or random.SystemRandom().randrange(10**6),
+        help="seed of the campaigns; default: another one each time",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    seed, runs = config.getoption("--chaos-seed"), config.getoption("--chaos-runs")
+    return f"chaos: --chaos-seed={seed} --chaos-runs={runs or 'small'}"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed, printed with a failure."""
+    value: int = request.config.getoption("--chaos-seed")
+    print(f"repeat with --chaos-seed={value}")
+    return value
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> int:
+    """The size that was asked for; 0: the small one of the test."""
+    value: int = request.config.getoption("--chaos-runs")
+    return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_cluster() -> Iterator[None]:
+    """Commands in this process share one cluster."""
+    with shared_cluster():
+        yield
+
+
+@pytest.fixture(scope="session")
+def client(_shared_cluster: None) -> Iterator[Client]:
+    """Two workers, started once: that takes seconds."""
+    with connect(ORDINARY) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of `small_runs`."""
+    return write_shards(tmp_path_factory.mktemp("shards"))

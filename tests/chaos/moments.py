@@ -1,0 +1,161 @@
+"""`attent ARGUMENTS` with signals at planned moments: `python moments.py PLAN.json ARGUMENTS`.
+
+A moment is a number of ticks. A process ticks before and after each operation on storage, and each
+time it opens a file to write, renames or removes one: between two ticks it does something that a
+kill could leave half done. A shot signals this process, or others, then or a little later.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.link"}
+FULL_DISK = "full disk"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A signal at a moment, or another event.
+
+    Attributes:
+        tick: number of the tick, counted in the process of `rank`.
+        seconds: to wait after the tick.
+        pids: processes to signal; empty: the process that counts.
+        signum: the signal.
+        times: how often, 0.2 seconds apart.
+        rank: which of several processes counts.
+        action: instead of the signal; `full disk`: from now on no file can grow.
+    """
+
+    tick: int
+    seconds: float = 0.0
+    pids: tuple[int, ...] = ()
+    signum: int = signal.SIGKILL
+    times: int = 1
+    rank: int = 0
+    action: str = ""
+
+    def fire(self, log: Path) -> None:
+        with log.open("a") as file:
+            file.write(f"{self.tick} {time()}\n")
+        if self.action == FULL_DISK:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            return
+        for number in range(self.times):
+            threading.Event().wait(0.2 if number else 0)
+            for pid in self.pids or (os.getpid(),):
+                os.kill(pid, self.signum)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Shots, and a folder.
+
+    `ticks-RANK` there holds the number of ticks, `fired-RANK` the ticks and times of shots.
+    """
+
+    folder: str
+    shots: tuple[Shot, ...] = ()
+
+    def write(self) -> Path:
+        path = Path(self.folder, "plan.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)))
+        return path
+
+    @staticmethod
+    def read(path: str) -> "Plan":
+        values = json.loads(Path(path).read_text())
+        return Plan(values["folder"], tuple(Shot(**shot) for shot in values["shots"]))
+
+
+@dataclass
+class Clock:
+    """Counts ticks and fires the shots of a plan."""
+
+    plan: Plan
+    rank: int
+    count: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def tick(self) -> None:
+        with self.lock:
+            self.count += 1
+            due = [s for s in self.plan.shots if (s.tick, s.rank) == (self.count, self.rank)]
+        for shot in due:
+            fire = lambda shot=shot: shot.fire(self.log)  # noqa: E731
+            if shot.seconds:
+                timer = threading.Timer(shot.seconds, fire)
+                timer.daemon = True
+                timer.start()
+            else:
+                fire()
+
+    @property
+    def log(self) -> Path:
+        return Path(self.plan.folder, f"fired-{self.rank}")
+
+    def write_count(self) -> None:
+        Path(self.plan.folder, f"ticks-{self.rank}").write_text(str(self.count))
+
+
+class Ticking:
+    """A store that ticks before and after each operation."""
+
+    def __init__(self, store: Any, tick: Callable[[], None]) -> None:
+        self._store, self._tick = store, tick
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._store, name)
+
+        def ticking(*arguments: Any, **options: Any) -> Any:
+            self._tick()
+            result = operation(*arguments, **options)
+            self._tick()
+            return result
+
+        return ticking
+
+
+def install(clock: Clock) -> None:
+    """Let this process tick."""
+    from catalogs.storage import access
+
+    store_of = access._store_of
+    access._store_of = lambda url: Ticking(store_of(url), clock.tick)  # type: ignore[assignment]
+
+    def hook(event: str, arguments: Sequence[Any]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
+        if (writes or event in _CHANGES) and clock.plan.folder not in str(arguments[0]):
+            clock.tick()
+
+    sys.addaudithook(hook)
+
+
+def main() -> None:
+    # A background job of a script ignores it, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    plan = Plan.read(sys.argv.pop(1))
+    clock = Clock(plan, int(os.environ.get("RANK", "0")))
+    from attent_select.__main__ import main as attent
+
+    install(clock)
+    try:
+        attent()
+    finally:
+        with contextlib.suppress(OSError):  # a full disk
+            clock.write_count()
+
+
+if __name__ == "__main__":
+    main()

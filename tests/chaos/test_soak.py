@@ -1,0 +1,82 @@
+"""A run of many rounds in one process: memory, threads and descriptors of driver and workers."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from digits import samples, write_corpus
+from small_runs import small_run
+
+from pipeline.cluster import connect
+from pipeline.config import run_config
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.loop import run_rounds
+from pipeline.runs.state import prepare
+
+ROUNDS = 30
+# Rounds in which caches, pools and allocators fill.
+WARM_UP = 10
+# Of a process, per round after these. Less than an allocator's unit over the small size.
+MAX_GROWTH_MB = 0.25
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds."""
+
+    memory_mb: float
+    threads: int
+    descriptors: int
+
+    @staticmethod
+    def of(process: psutil.Process) -> "Usage":
+        memory = process.memory_info().rss / (1 << 20)
+        return Usage(memory, process.num_threads(), process.num_fds())
+
+
+def growth_per_round(values: list[float]) -> float:
+    """Return the least-squares slope."""
+    middle = (len(values) - 1) / 2
+    mean = sum(values) / len(values)
+    rise = sum((n - middle) * (value - mean) for n, value in enumerate(values))
+    return rise / sum((n - middle) ** 2 for n in range(len(values)))
+
+
+@pytest.mark.timeout(36_000)
+def test_driver_and_workers_do_not_grow_with_the_number_of_rounds(
+    tmp_path: Path, size: int
+) -> None:
+    rounds = size or ROUNDS
+    write_corpus(tmp_path / "parquet", samples(48), num_shards=2)
+    write_corpus(tmp_path / "held-out", samples(8), num_shards=1)
+    schedule = {"epochs": rounds, "ratio": {"start": 0.5}}
+    values = small_run(tmp_path / "run", tmp_path, schedule=schedule)
+    usages: dict[str, list[Usage]] = {}
+    with connect(ClusterSettings(workers=1)) as client:
+        run = prepare(run_config.parse(values), cluster=lambda: client)
+        (worker,) = client.run(_pid).values()
+        processes = {"driver": psutil.Process(), "worker": psutil.Process(worker)}
+        for _ in run_rounds(run, cluster=lambda: client):
+            for name, process in processes.items():
+                usages.setdefault(name, []).append(Usage.of(process))
+    for name, all_rounds in usages.items():
+        later = all_rounds[WARM_UP:]
+        growth = growth_per_round([usage.memory_mb for usage in later])
+        first, last = later[0], later[-1]
+        print(
+            f"{name}: {len(all_rounds)} rounds, {first.memory_mb:.0f} → {last.memory_mb:.0f} MB,"
+            f" {growth:+.3f} MB a round, threads {first.threads} → {last.threads},"
+            f" descriptors {first.descriptors} → {last.descriptors}"
+        )
+        assert last.threads <= first.threads + 2
+        assert last.descriptors <= first.descriptors + 2
+        assert growth < MAX_GROWTH_MB, name
+    assert threading.active_count() < 60
+
+
+def _pid() -> int:
+    import os
+
+    return os.getpid()

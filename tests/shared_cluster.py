@@ -1,0 +1,76 @@
+"""One local cluster for the tests of a process: starting one and its imports takes seconds.
+
+A command that would start an ordinary local cluster gets this one. A test that is about clusters,
+or whose workers need other variables or packages, gets a cluster of its own.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from pipeline.cluster import connection, new_cluster
+from pipeline.config.cluster_settings import ClusterSettings
+
+WORKERS = 2
+ORDINARY = ClusterSettings(workers=WORKERS)
+# Settings that do not concern the processes.
+_OF_THE_DRIVER = {
+    "workers": WORKERS,
+    **{
+        name: getattr(ORDINARY, name)
+        for name in (
+            "window",
+            "patience_seconds",
+            "connect_timeout_seconds",
+            "worker_timeout_seconds",
+        )
+    },
+}
+
+
+class SharedCluster:
+    """The cluster, started when it is first needed."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._cluster: Any = None
+        self._surroundings: Any = None
+
+    @contextmanager
+    def start(self, settings: ClusterSettings) -> Iterator[Any]:
+        """Replace `start_cluster`."""
+        if not self._is_ordinary(settings):
+            with new_cluster.start_cluster(settings) as own:
+                yield own
+            return
+        if self._cluster is None:
+            self._surroundings = _surroundings()
+            self._cluster = self._stack.enter_context(new_cluster.start_cluster(ORDINARY))
+        if self._surroundings == _surroundings():
+            yield self._cluster
+            return
+        with new_cluster.start_cluster(settings) as own:
+            yield own
+
+    @staticmethod
+    def _is_ordinary(settings: ClusterSettings) -> bool:
+        is_usual_size = settings.workers in (None, WORKERS)
+        return is_usual_size and settings.model_copy(update=_OF_THE_DRIVER) == ORDINARY
+
+
+def _surroundings() -> tuple[dict[str, str], list[str]]:
+    """What a worker inherits."""
+    variables = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    return variables, list(sys.path)
+
+
+@contextmanager
+def shared_cluster() -> Iterator[None]:
+    """Let commands in this process share a cluster."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "start_cluster", SharedCluster(stack).start)
+        yield
