@@ -95,7 +95,7 @@ class Strategy(Protocol):
         ...
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        """float64 per row, never NaN or null: larger is selected first."""
+        """float32 or float64 per row, never NaN or null: larger is selected first."""
         ...
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,8 +42,9 @@ STRATEGIES = plugins.plugin_names("attent_select.strategies")
 MAX_PEER_ROWS = {"polars top_k": 1e8, "duckdb": 1e8, "numpy argpartition": 5e8, "torch topk": 5e8}
 
 
-def generate(folder: Path, num_rows: int) -> None:
+def generate(folder: Path, num_rows: int, *, extra: Sequence[str] = tuple(EXTRA_COLUMNS)) -> None:
     """Write a catalog of `num_rows` rows in parts of half a million; shards have unlike losses."""
+    kinds = {name: EXTRA_COLUMNS[name] for name in extra}
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(-(-num_rows // PART_ROWS)):
         path = folder / f"{part:06d}.parquet"
@@ -62,19 +63,21 @@ def generate(folder: Path, num_rows: int) -> None:
             visits=pl.lit(0),
             **{
                 name: pl.Series(rng.gamma(1.0, 0.3, rows), dtype=kind)
-                for name, kind in EXTRA_COLUMNS.items()
+                for name, kind in kinds.items()
             },
         )
-        kinds = schema.LOSSES | EXTRA_COLUMNS
-        typed = table.select(pl.col(name).cast(kind) for name, kind in kinds.items())
+        every = schema.LOSSES | kinds
+        typed = table.select(pl.col(name).cast(kind) for name, kind in every.items())
         frames.publish_frame(str(path), typed, notes={frames.DENSE: True})
 
 
 def run_selection(files: list[str], strategy: str) -> Selection:
-    scan = Scan.of(files, schema=schema.LOSSES | EXTRA_COLUMNS)
+    rule = plugins.load_plugin("attent_select.strategies", strategy)()
+    kinds = {name: kind for name, kind in EXTRA_COLUMNS.items() if name in rule.columns}
+    scan = Scan.of(files, schema=schema.LOSSES | kinds)
     return select(
         scan,
-        strategy=plugins.load_plugin("attent_select.strategies", strategy)(),
+        strategy=rule,
         ratio=RATIO,
         preview=scan.preview(),
     )

@@ -23,7 +23,6 @@ import polars as pl
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Mask = npt.NDArray[np.bool_]
 Transform = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 _CHUNK_ROWS: Final = 1 << 18
@@ -110,13 +109,14 @@ class Bitmap:
 
     def __init__(self) -> None:
         self._starts = [0]
-        self._chunks: list[npt.NDArray[np.uint8]] = []
+        # polars packs booleans: one bit each.
+        self._chunks: list[pl.Series] = []
 
-    def add(self, packed: npt.NDArray[np.uint8], *, num_rows: int) -> None:
-        """Append the bits of the next rows, as of `numpy.packbits`; beyond the limit, drop all."""
-        self._starts.append(self._starts[-1] + num_rows)
+    def add(self, marks: pl.Series) -> None:
+        """Append the bool of the next rows; beyond the limit, drop all."""
+        self._starts.append(self._starts[-1] + len(marks))
         if self.is_complete:
-            self._chunks.append(packed)
+            self._chunks.append(marks)
         else:
             self._starts, self._chunks = [0, self._starts[-1]], []
 
@@ -134,23 +134,14 @@ class Bitmap:
         bounds = np.searchsorted(positions, np.array(self._starts, np.uint64))
         for i, (chunk, start) in enumerate(zip(self._chunks, self._starts, strict=False)):
             inside = positions[bounds[i] : bounds[i + 1]] - np.uint64(start)
-            bits = np.uint8(0x80) >> (inside % 8).astype(np.uint8)
-            np.bitwise_and.at(chunk, inside // 8, ~bits)
+            self._chunks[i] = chunk.scatter(inside, False)
 
-    def mask(self, rows: range) -> Mask:
+    def mask(self, rows: range) -> pl.Series:
         """Return bool[n], the bits of consecutive rows."""
-        if not rows:
-            return np.zeros(0, np.bool_)
         first = bisect.bisect_right(self._starts, rows.start) - 1
-        end = bisect.bisect_left(self._starts, rows.stop)
-        parts = [self._unpack(i) for i in range(first, end)]
-        bits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        offset = rows.start - self._starts[first]
-        return bits[offset : offset + len(rows)]
-
-    def _unpack(self, chunk: int) -> Mask:
-        count = self._starts[chunk + 1] - self._starts[chunk]
-        return np.unpackbits(self._chunks[chunk], count=count).view(np.bool_)
+        end = max(first + 1, bisect.bisect_left(self._starts, rows.stop))
+        bits = pl.concat(self._chunks[first:end]) if rows else pl.Series(dtype=pl.Boolean)
+        return bits.slice(rows.start - self._starts[first], len(rows))
 
 
 @runtime_checkable
@@ -195,7 +186,7 @@ class MarkedChunks:
 def _finish_marked(
     chunks: MarkedChunks, work: Callable[[pl.LazyFrame], Any], rows: pl.LazyFrame, place: range
 ) -> Any:
-    marks = [pl.Series(name, bitmap.mask(place)) for name, bitmap in chunks.marks.items()]
+    marks = [bitmap.mask(place).alias(name) for name, bitmap in chunks.marks.items()]
     return work(chunks.finish(rows.with_columns(marks)))
 
 

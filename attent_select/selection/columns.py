@@ -12,7 +12,7 @@ COST: Final = "__cost"
 # String: value of the column `by`; u32: its code.
 LABEL: Final = "__label"
 STRATUM: Final = "__stratum"
-# float64, never null or NaN: the strategy's key.
+# float32 or float64, never null or NaN: the strategy's key.
 KEY: Final = "__key"
 # bool: whether the row is within the budget of its stratum.
 INCLUDED: Final = "__included"

@@ -68,7 +68,7 @@ def find_edges(keyed: Chunks, budgets: Mapping[int, int]) -> dict[int, Selection
     """Return the edge of each stratum.
 
     Args:
-        keyed: rows with shard_id, row, KEY float64 without NaN, COST u64 and STRATUM u32.
+        keyed: rows with shard_id, row, KEY without NaN, COST u64 and STRATUM u32.
         budgets: stratum → largest sum of the costs of its leading rows.
     """
     ordered = MappedChunks(keyed, _with_order)
@@ -94,7 +94,7 @@ def find_edges(keyed: Chunks, budgets: Mapping[int, int]) -> dict[int, Selection
 
 def _with_order(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Add _ORDER and _SAMPLE_KEY (u64): ascending by both is descending by KEY."""
-    order = elementwise(_order_of_key, pl.col(KEY), dtype=pl.UInt64)
+    order = elementwise(_order_of_key, pl.col(KEY).cast(pl.Float64), dtype=pl.UInt64)
     return rows.with_columns(order.alias(_ORDER), sample_key().alias(_SAMPLE_KEY))
 
 

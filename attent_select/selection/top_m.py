@@ -45,8 +45,8 @@ class PilotKeys:
 
     @classmethod
     def of(cls, keys: pl.Series, *, num_rows: int) -> "PilotKeys":
-        """Build from the float64 keys of some rows, in any order."""
-        return cls(np.sort(keys.to_numpy())[::-1], num_rows)
+        """Build from the keys of some rows, in any order."""
+        return cls(np.sort(keys.cast(pl.Float64).to_numpy())[::-1], num_rows)
 
     def bracket(self, rank: float) -> tuple[float, float]:
         """Return keys (low, high) that probably enclose the row of this (estimated) rank."""
@@ -228,7 +228,7 @@ def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
             keys[first:num_inside] = counts.keys
             sample_keys[first:num_inside] = counts.sample_keys
             positions[first:num_inside] = counts.positions + np.uint64(len(bitmap))
-        bitmap.add(counts.candidates, num_rows=counts.num_chunk_rows)
+        bitmap.add(counts.candidates)
     is_complete = num_inside <= _MAX_BRACKET_ROWS
     inside = slice(num_inside if is_complete else 0)
     return _BracketCounts(
@@ -244,32 +244,30 @@ def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
 
 @dataclass(frozen=True)
 class _ChunkCounts:
-    """As `_BracketCounts` of one chunk of `num_chunk_rows`; its candidates by `numpy.packbits`."""
+    """As `_BracketCounts` of one chunk; its candidates are bool per row."""
 
-    num_chunk_rows: int
     num_rows: int
     num_above: int
     keys: npt.NDArray[np.float64]
     sample_keys: npt.NDArray[np.uint64]
     positions: npt.NDArray[np.uint64]
-    candidates: npt.NDArray[np.uint8]
+    candidates: pl.Series
 
 
 def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _ChunkCounts:
-    # numpy, because polars packs and unpacks booleans.
-    columns = rows.select(KEY, SHARD_ID, ROW, ELIGIBLE).collect(engine="in-memory").to_dict()
-    keys, shards, numbers, is_eligible = (column.to_numpy() for column in columns.values())
-    candidates = keys >= low
-    candidates &= is_eligible
-    is_above = keys > high
-    is_above &= is_eligible
-    positions = np.flatnonzero(candidates ^ is_above)
+    columns = rows.select(KEY, SHARD_ID, ROW, ELIGIBLE).collect(engine="in-memory")
+    key, is_eligible = columns[KEY], columns[ELIGIBLE]
+    # polars combines 64 booleans at a time. A key is null only where a row is not eligible. The
+    # ends are rounded to the type of the key, which makes the bracket another one, not a wrong one.
+    candidates = is_eligible & (key >= low)
+    is_above = is_eligible & (key > high)
+    is_inside = candidates & ~is_above
+    inside = columns.filter(is_inside)
     return _ChunkCounts(
-        num_chunk_rows=len(keys),
-        num_rows=int(np.count_nonzero(is_eligible)),
-        num_above=int(np.count_nonzero(is_above)),
-        keys=keys[positions],
-        sample_keys=numpy_sample_key(shards[positions], numbers[positions]),
-        positions=positions.astype(np.uint64),
-        candidates=np.packbits(candidates),
+        num_rows=int(is_eligible.sum()),
+        num_above=int(is_above.sum()),
+        keys=inside[KEY].cast(pl.Float64).to_numpy(),
+        sample_keys=numpy_sample_key(inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()),
+        positions=is_inside.arg_true().to_numpy().astype(np.uint64),
+        candidates=candidates,
     )

@@ -29,7 +29,7 @@ class FunctionalGradient:
         return (FUNCTIONAL_GRADIENT,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return pl.col(FUNCTIONAL_GRADIENT).cast(pl.Float64)
+        return pl.col(FUNCTIONAL_GRADIENT)
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return pl.lit(1.0, dtype=pl.Float64)

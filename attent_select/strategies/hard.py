@@ -23,7 +23,7 @@ class Hard:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return pl.col(LOSS).cast(pl.Float64)
+        return pl.col(LOSS)
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return pl.lit(1.0, dtype=pl.Float64)

@@ -295,9 +295,22 @@ def _implied_ids(row_groups: RowGroups) -> dict[str, Callable[[], pl.Series]]:
         return pl.concat(ids).alias(SHARD_ID)
 
     def rows() -> pl.Series:
-        return pl.concat([pl.int_range(size, dtype=pl.UInt32, eager=True) for size in sizes])
+        return pl.concat([_row_numbers(size) for size in sizes])
 
     return {SHARD_ID: shards, ROW: rows}
+
+
+def _row_numbers(size: int) -> pl.Series:
+    """Return 0, 1, …, size − 1 as u32."""
+    if size <= ROWS_PER_CHUNK:
+        return _first_row_numbers().head(size)
+    return pl.int_range(size, dtype=pl.UInt32, eager=True)
+
+
+@functools.cache
+def _first_row_numbers() -> pl.Series:
+    # Shared by all chunks, which nobody changes.
+    return pl.int_range(ROWS_PER_CHUNK, dtype=pl.UInt32, eager=True)
 
 
 def first_rows(file: File, *, schema: SchemaDict) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Bitmap: the bits of any rows, whatever the chunks in which they were added."""
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ MASKS = st.lists(st.lists(st.booleans(), max_size=20), min_size=1, max_size=6)
 def bitmap_of(masks: list[list[bool]]) -> Bitmap:
     rows = Bitmap()
     for mask in masks:
-        rows.add(np.packbits(np.array(mask, np.bool_)), num_rows=len(mask))
+        rows.add(pl.Series(mask, dtype=pl.Boolean))
     return rows
 
 
@@ -25,7 +26,7 @@ def test_the_bits_of_any_rows_are_returned(masks: list[list[bool]], data: st.Dat
     assert len(rows) == len(bits)
     start = data.draw(st.integers(0, len(bits)))
     stop = data.draw(st.integers(start, len(bits)))
-    assert rows.mask(range(start, stop)).tolist() == bits[start:stop]
+    assert rows.mask(range(start, stop)).to_list() == bits[start:stop]
 
 
 @given(masks=MASKS, data=st.data())
@@ -35,12 +36,12 @@ def test_cleared_bits_are_false_and_no_others(masks: list[list[bool]], data: st.
     rows = bitmap_of(masks)
     rows.clear(np.array(sorted(cleared), np.uint64))
     expected = [bit and position not in cleared for position, bit in enumerate(bits)]
-    assert rows.mask(range(len(bits))).tolist() == expected
+    assert rows.mask(range(len(bits))).to_list() == expected
 
 
 def test_bits_of_too_many_rows_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "_MAX_BITS", 16)
     rows = bitmap_of([[True] * 10, [True] * 6])
     assert rows.is_complete
-    rows.add(np.packbits(np.ones(1, np.bool_)), num_rows=1)
+    rows.add(pl.Series([True]))
     assert (rows.is_complete, len(rows)) == (False, 17)
