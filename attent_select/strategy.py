@@ -101,3 +101,14 @@ class Strategy(Protocol):
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         """float64 per row: the probability that the row is selected."""
         ...
+
+
+@runtime_checkable
+class HasKeyBetween(Protocol):
+    """A strategy that tells faster on which side of two bounds a key is than what it is."""
+
+    def key_between(self, candidates: Candidates, *, low: float, high: float) -> pl.Expr:
+        """float64 per row: the key where it is in [low, high], elsewhere any value beyond the same
+        end.
+        """
+        ...

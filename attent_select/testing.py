@@ -65,7 +65,8 @@ from attent_select.schema import (
 )
 from attent_select.selection.composition import Composition
 from attent_select.selection.select import Preview, Selection, select
-from attent_select.strategy import Strategy
+from attent_select.stats.histogram import Histogram, count_buckets
+from attent_select.strategy import Candidates, HasKeyBetween, Strategy
 
 _ROWS_PER_SHARD: Final = 7
 _ROUND_STEPS: Final = (0, 10, 20)
@@ -147,6 +148,25 @@ class StrategyConformance:
         for selection in selections:
             assert _ids(selection.rows.collect()) == _ids(expected.rows.collect())
             assert selection.threshold == expected.threshold
+
+    def test_a_key_between_bounds_is_the_key_or_beyond_the_same_end(
+        self, strategy: Strategy
+    ) -> None:
+        if not isinstance(strategy, HasKeyBetween):
+            return
+        losses = self._complete_losses(2000, strategy)
+        histogram = Histogram()
+        histogram.add(*count_buckets(losses[LOSS].to_numpy()))
+        candidates = Candidates(histogram.distribution(), stream=3, round_steps=_ROUND_STEPS)
+        exact = losses.select(strategy.key(candidates).alias("key"))["key"].to_numpy()
+        for shares in ((0.2, 0.3), (0.5, 0.5), (0.9, 1.0), (0.0, 1.0)):
+            low, high = (float(np.quantile(exact, share)) for share in shares)
+            between = strategy.key_between(candidates, low=low, high=high).alias("key")
+            keys = losses.select(between)["key"].to_numpy()
+            is_inside = (low <= exact) & (exact <= high)
+            assert (keys[is_inside] == exact[is_inside]).all()
+            assert ((keys < low) == (exact < low)).all()
+            assert ((keys > high) == (exact > high)).all()
 
     def test_without_eligible_rows_a_budget_in_samples_is_an_error(
         self, strategy: Strategy

@@ -42,7 +42,7 @@ from attent_select.selection.columns import (
 from attent_select.selection.counting import require_rows
 from attent_select.selection.radix import SelectionEdge
 from attent_select.selection.strata import with_stratum_values
-from attent_select.strategy import Candidates, Cutoff, Strategy
+from attent_select.strategy import Candidates, Cutoff, HasKeyBetween, Strategy
 
 _SPENT: Final = "__spent"
 _AVAILABLE: Final = "__available"
@@ -160,7 +160,8 @@ def include_rows(
     """
     budgets, available = allocation.strategy_budgets, allocation.available
     with _budget_in_errors(allocation):
-        edges, num_rows, bitmap = _find_edges(keyed, budgets, pilot=pilot)
+        between = _key_between(strategy, candidates)
+        edges, num_rows, bitmap = _find_edges(keyed, budgets, pilot=pilot, key_between=between)
     if num_rows is not None:
         require_rows(allocation.budgets[0], eligible=num_rows)
         available = {0: num_rows}
@@ -200,13 +201,23 @@ def _budget_in_errors(allocation: Allocation) -> Iterator[None]:
         raise
 
 
+def _key_between(strategy: Strategy, candidates: Candidates) -> top_m.KeyBetween | None:
+    if not isinstance(strategy, HasKeyBetween):
+        return None
+    return lambda low, high: strategy.key_between(candidates, low=low, high=high)
+
+
 def _find_edges(
-    keyed: Chunks, budgets: Mapping[int, int], *, pilot: PilotRows | None
+    keyed: Chunks,
+    budgets: Mapping[int, int],
+    *,
+    pilot: PilotRows | None,
+    key_between: top_m.KeyBetween | None = None,
 ) -> tuple[Mapping[int, SelectionEdge], int | None, Bitmap | None]:
     """Return the edges; with a pilot also the number of eligible rows, and those up to the edge."""
     if pilot is None:
         return radix.find_edges(MappedChunks(keyed, top_m.only_eligible), budgets), None, None
-    search = top_m.find_edge(keyed, budgets[0], pilot=pilot.keys)
+    search = top_m.find_edge(keyed, budgets[0], pilot=pilot.keys, key_between=key_between)
     return {0: search.edge}, search.num_rows, search.rows
 
 

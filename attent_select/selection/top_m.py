@@ -10,7 +10,7 @@ way down. Neither sorts the catalog, as `LazyFrame.top_k` would.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,10 @@ _MAX_BRACKET_ROWS: Final = 3 << 20
 _MAX_GUESSES: Final = 3
 # Minimum width of a bracket on each side, as a share of the rows: shards are not alike.
 _MIN_MARGIN: Final = 0.0015
+
+
+# Lower and upper bound → expression of KEY between them, see `HasKeyBetween`.
+KeyBetween = Callable[[float, float], pl.Expr]
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,16 @@ class EdgeSearch:
     rows: Bitmap | None = None
 
 
-def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> EdgeSearch:
+def find_edge(
+    keyed: Chunks, num_samples: int, *, pilot: PilotKeys, key_between: KeyBetween | None = None
+) -> EdgeSearch:
     """Find the edge after `num_samples` eligible rows; always exact.
 
     Args:
         keyed: rows with shard_id, row, ELIGIBLE, KEY, COST (1) and STRATUM (0).
         num_samples: m; at 0 the edge is before the first row.
         pilot: makes the search faster, never different.
+        key_between: expression of KEY within two bounds, if it is faster than KEY.
 
     Raises:
         TooFewError: there are fewer than m eligible rows.
@@ -98,7 +105,7 @@ def find_edge(keyed: Chunks, num_samples: int, *, pilot: PilotKeys) -> EdgeSearc
     counts = None
     for _ in range(_MAX_GUESSES if len(pilot.keys) and pilot.num_rows else 0):
         low, high = pilot.bracket(rank)
-        counts = _count_bracket(keyed, low=low, high=high)
+        counts = _count_bracket(keyed, low=low, high=high, key_between=key_between)
         require_rows(num_samples, eligible=counts.num_rows)
         last = counts.position(num_samples - 1)
         first_excluded = counts.position(num_samples)
@@ -211,8 +218,12 @@ def _count_all(keyed: Chunks) -> _BracketCounts:
     return _count_bracket(keyed, low=math.inf, high=math.inf)
 
 
-def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
+def _count_bracket(
+    keyed: Chunks, *, low: float, high: float, key_between: KeyBetween | None = None
+) -> _BracketCounts:
     """Count eligible rows and those with a key above `high`, and collect those in [low, high]."""
+    if key_between is not None:
+        keyed = MappedChunks(keyed, functools.partial(_with_key, key=key_between(low, high)))
     # Python integers: polars lengths and u32 sums wrap beyond 2^32 rows.
     num_rows = num_above = num_inside = 0
     # The largest arrays of a selection: preallocated, because concatenation would need twice the
@@ -240,6 +251,10 @@ def _count_bracket(keyed: Chunks, *, low: float, high: float) -> _BracketCounts:
         bitmap,
         is_complete,
     )
+
+
+def _with_key(rows: pl.LazyFrame, *, key: pl.Expr) -> pl.LazyFrame:
+    return rows.with_columns(key.alias(KEY))
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ def elementwise(
     numpy_dtype = pl.Series(dtype=dtype).to_numpy().dtype
 
     def apply(series: Sequence[pl.Series]) -> pl.Series:
-        values = [(s.fill_null(0) if s.null_count() else s).to_numpy() for s in series]
-        results = np.empty(len(values[0]), dtype=numpy_dtype)
+        results = np.empty(len(series[0]), dtype=numpy_dtype)
         with np.errstate(all="ignore"):  # IEEE results are intended: ln 0 = −∞
             for first in range(0, len(results), _VALUES_PER_CALL):
-                rows = slice(first, first + _VALUES_PER_CALL)
-                results[rows] = function(*(column[rows] for column in values))
+                # A piece of a series is converted without a copy, a whole series is not.
+                pieces = (s.slice(first, _VALUES_PER_CALL) for s in series)
+                values = [(s.fill_null(0) if s.null_count() else s).to_numpy() for s in pieces]
+                results[first : first + _VALUES_PER_CALL] = function(*values)
         return pl.Series(series[0].name, results)
 
     return pl.map_batches(columns, apply, return_dtype=dtype, is_elementwise=True)

@@ -4,6 +4,7 @@ Mean, standard deviation and quantiles come from the counts. Streaming float sum
 bits from run to run; integer counts do not.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from attent_select.stats import elementary
 from attent_select.stats.elementwise import elementwise
 
 # Low bits of the float32 pattern dropped: 2^12 buckets per octave, a relative width of 2^-12.
@@ -28,6 +30,15 @@ def buckets_of(losses: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     buckets = (losses + np.float32(0.0)).view(np.uint32)  # −0.0 + 0.0 is 0.0
     buckets >>= np.uint32(_DROPPED_BITS)
     return buckets
+
+
+def bucket_bounds(
+    buckets: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the losses next to zero and farthest from zero in each bucket; infinite beyond."""
+    patterns = buckets << np.uint32(_DROPPED_BITS)
+    last = patterns + np.uint32((1 << _DROPPED_BITS) - 1)
+    return patterns.view(np.float32), np.nan_to_num(last.view(np.float32), nan=np.inf)
 
 
 def count_buckets(
@@ -84,11 +95,9 @@ class LossDistribution:
         cls, buckets: npt.NDArray[np.uint32], counts: npt.NDArray[np.uint64]
     ) -> "LossDistribution":
         """Build from buckets of `loss_bucket`, in any order, and their row counts."""
-        shifted = buckets.astype(np.uint32) << np.uint32(_DROPPED_BITS)
-        edge = shifted.view(np.float32).astype(np.float64)
-        other = (shifted + np.uint32((1 << _DROPPED_BITS) - 1)).view(np.float32).astype(np.float64)
+        near, far = (bounds.astype(np.float64) for bounds in bucket_bounds(buckets))
         # The bucket of zero counts as exactly 0: zero losses are common, denormals are not.
-        middle = np.where(shifted == 0, 0.0, (edge + other) / 2)
+        middle = np.where(buckets == 0, 0.0, (near + far) / 2)
         order = np.argsort(middle)
         return cls(buckets[order], middle[order], counts[order])
 
@@ -98,7 +107,7 @@ class LossDistribution:
 
     @cached_property
     def mean(self) -> float:
-        return float(self.values @ self.counts / self.num_samples)
+        return math.fsum(self.values * self.counts) / self.num_samples
 
     def quantile(self, share: float) -> float:
         """Return the smallest value with at least `share` of the rows at or below it."""
@@ -114,7 +123,8 @@ class LossDistribution:
     def log_sum_exp(self) -> float:
         """ln Σ exp(ℓ) over all rows."""
         top = float(self.values[-1])
-        return top + float(np.log(np.exp(self.values - top) @ self.counts))
+        total = math.fsum(elementary.exp(self.values - top) * self.counts)
+        return top + float(elementary.log(np.array([total]))[0])
 
     def share_below(self, loss: pl.Expr) -> pl.Expr:
         """`ranks` of a loss, float64."""
@@ -133,7 +143,7 @@ class LossDistribution:
     def standard_deviation(self) -> float:
         if self.values[0] == self.values[-1]:  # exactly 0, without the rounding of the mean
             return 0.0
-        return float(np.sqrt((self.values - self.mean) ** 2 @ self.counts / self.num_samples))
+        return math.sqrt(math.fsum((self.values - self.mean) ** 2 * self.counts) / self.num_samples)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.stats.gumbel import Floats, Logit, noisy_logit, probability_above
+from attent_select.stats import elementary
+from attent_select.stats.gumbel import (
+    Floats,
+    Logit,
+    noisy_logit,
+    noisy_logit_between,
+    probability_above,
+)
 from attent_select.stats.histogram import RankTable
 from attent_select.strategy import Candidates, Cutoff
 
@@ -43,6 +50,17 @@ class Rank:
     def key(self, candidates: Candidates) -> pl.Expr:
         return noisy_logit(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
 
+    def key_between(self, candidates: Candidates, *, low: float, high: float) -> pl.Expr:
+        assert candidates.losses is not None
+        return noisy_logit_between(
+            self._logit(candidates),
+            pl.col(LOSS),
+            stream=candidates.stream,
+            low=low,
+            high=high,
+            losses=candidates.losses,
+        )
+
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         return probability_above(cutoff.first_excluded, self._logit(candidates), pl.col(LOSS))
 
@@ -52,4 +70,4 @@ class Rank:
 
 
 def _log_rank(loss: npt.NDArray[np.float32], *, ranks: RankTable, exponent: float) -> Floats:
-    return exponent * np.log(ranks(loss))
+    return exponent * elementary.log(ranks(loss))

@@ -11,7 +11,14 @@ import polars as pl
 
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
-from attent_select.stats.gumbel import Floats, Logit, noisy_logit, probability_above
+from attent_select.stats import elementary
+from attent_select.stats.gumbel import (
+    Floats,
+    Logit,
+    noisy_logit,
+    noisy_logit_between,
+    probability_above,
+)
 from attent_select.strategy import Candidates, Cutoff
 
 # The published rule adds this inside its logarithm.
@@ -61,6 +68,19 @@ class Soft:
         key = noisy_logit(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
         return key / self.temperature if self.reference else key
 
+    def key_between(self, candidates: Candidates, *, low: float, high: float) -> pl.Expr:
+        assert candidates.losses is not None
+        divisor = self.temperature if self.reference else 1.0
+        key = noisy_logit_between(
+            self._logit(candidates),
+            pl.col(LOSS),
+            stream=candidates.stream,
+            low=low * divisor,
+            high=high * divisor,
+            losses=candidates.losses,
+        )
+        return key / divisor
+
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         threshold = cutoff.first_excluded * (self.temperature if self.reference else 1.0)
         return probability_above(threshold, self._logit(candidates), pl.col(LOSS))
@@ -90,4 +110,4 @@ def _standardized_logit(
 
 
 def _published_logit(loss: npt.NDArray[np.float32], *, log_sum_exp: float) -> Floats:
-    return np.log(np.exp(loss.astype(np.float64) - log_sum_exp) + _EPSILON)
+    return elementary.log(elementary.exp(loss.astype(np.float64) - log_sum_exp) + _EPSILON)
