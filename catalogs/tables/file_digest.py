@@ -1,7 +1,7 @@
 """Digest of a table's file in the file itself: any changed byte of a run's table is found.
 
 The digest is written into the notes in the footer. It covers all bytes of the file, with zeros in
-place of the digest. It finds damage; whoever wants to deceive can write another digest.
+place of the digest. It finds damage, not forgery: anyone can write another digest.
 """
 
 import hashlib
