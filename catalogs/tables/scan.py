@@ -309,7 +309,7 @@ def _row_numbers(size: int) -> pl.Series:
 
 @functools.cache
 def _first_row_numbers() -> pl.Series:
-    # Shared by all chunks, which nobody changes.
+    # All chunks share it: no code changes the columns of a chunk.
     return pl.int_range(ROWS_PER_CHUNK, dtype=pl.UInt32, eager=True)
 
 
