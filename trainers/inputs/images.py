@@ -1,14 +1,19 @@
-"""Decoding of images and maps from untrusted bytes, under size limits."""
+"""Decoding of images and maps from untrusted bytes, under size limits.
+
+Only what returns a tensor imports torch.
+"""
 
 import io
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from attent_select.errors import SampleError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -26,7 +31,7 @@ _GREY_FACTORS = {2: 85, 4: 17}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
-def decode_image(data: Any, *, num_channels: int, image_size: int) -> torch.Tensor:
+def decode_image(data: Any, *, num_channels: int, image_size: int) -> "torch.Tensor":
     """Decode an image to uint8[num_channels, image_size, image_size].
 
     Args:
@@ -60,7 +65,7 @@ def open_image(data: Any, *, num_channels: int) -> Any:
     return _decode(data, convert)
 
 
-def resize(image: Any, *, image_size: int) -> torch.Tensor:
+def resize(image: Any, *, image_size: int) -> "torch.Tensor":
     """Resize a Pillow image (bilinear) to uint8[channels, image_size, image_size]."""
     from PIL import Image
 
@@ -69,14 +74,16 @@ def resize(image: Any, *, image_size: int) -> torch.Tensor:
     return pixels_in(image)
 
 
-def pixels_in(image: Any) -> torch.Tensor:
+def pixels_in(image: Any) -> "torch.Tensor":
     """Return a grey or RGB Pillow image as uint8[channels, height, width]."""
+    import torch
+
     # A writable copy; for small images a detour through numpy takes 1.5 × as long.
     tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return tensor.view(image.height, image.width, -1).permute(2, 0, 1)
 
 
-def image_of(pixels: torch.Tensor) -> Any:
+def image_of(pixels: "torch.Tensor") -> Any:
     """Return uint8[channels, height, width] as a grey or RGB Pillow image."""
     from PIL import Image
 
@@ -84,7 +91,7 @@ def image_of(pixels: torch.Tensor) -> Any:
     return Image.fromarray(channels_last[..., 0] if len(pixels) == 1 else channels_last)
 
 
-def decode_map(data: Any) -> torch.Tensor:
+def decode_map(data: Any) -> "torch.Tensor":
     """Decode a map to float32[height, width]: one number per pixel, as stored.
 
     `data` is an image of one channel (of a palette the indices; 1 to 32 bits) or rows of numbers.
@@ -93,6 +100,8 @@ def decode_map(data: Any) -> torch.Tensor:
     Raises:
         SampleError: as `decode_image`.
     """
+    import torch
+
     if isinstance(data, list):
         return torch.from_numpy(_rows_of_numbers(data))
     data = _check_encoded(data)
