@@ -28,6 +28,10 @@ def query(
     memory_limit: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory limit of the process; 0: no limit.")
     ] = "4GiB",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows to print. Default: 200; with --json all."),
+    ] = None,
     as_json: Json = False,
     trust_run: TrustRun = False,
 ) -> "pl.DataFrame":
@@ -40,4 +44,4 @@ def query(
     trust_formats(run, trust_run=trust_run)
     with bounded(seconds=timeout, memory=memory_limit, what="--timeout or --memory-limit"):
         # One row more than is shown tells whether there are more.
-        return query(run, sql, limit=None if as_json else SHOWN_ROWS + 1)
+        return query(run, sql, limit=limit or (None if as_json else SHOWN_ROWS + 1))
