@@ -224,6 +224,10 @@ class CausalLm:
         """
         return token_losses(model, batch, packing=self.packing)
 
+    def text_of_tokens(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
     def loss_and_gradient(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -130,6 +130,16 @@ class SemanticSegmentation(OneImage):
         right = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
         return _mean(torch.where(targets != _IGNORED, right, 0.0), targets)[0]
 
+    def pixel_maps(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the classes of the masks (-100: does not count), the predicted classes, and the
+        nats of each pixel, all [batch, height, width].
+        """
+        logits = _logits(model, batch)
+        nats, targets = _nats(logits, batch["labels"])
+        return targets, logits.argmax(dim=1), nats
+
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return `eval_loss` (nats per valid pixel), `pixel_accuracy`, and `mean_iou`: intersection
         over union, the mean over the classes that occur in masks or predictions.
