@@ -5,11 +5,13 @@ BIN := .venv/bin
 # Processes that share the tests; each may start a small cluster, so that more take much memory.
 TEST_PROCESSES ?= logical
 LOWEST := .venv-lowest/bin
+# The browser of `make test-browser`.
+CHROMIUM ?= chromium
 
 # Size of the campaigns of faults (kills, signals, rounds, thousands of fuzzed files); empty: small.
 CHAOS_RUNS ?=
 
-.PHONY: install demo test chaos test-lowest lint bench docs clean
+.PHONY: install demo test test-browser chaos test-lowest lint bench docs clean
 
 install: .venv/.installed
 
@@ -35,6 +37,13 @@ test: lint
 chaos: install
 	CHAOS_RUNS=$(CHAOS_RUNS) $(BIN)/python -m pytest -v -n $(TEST_PROCESSES) --maxprocesses 4 \
 		--dist worksteal tests/chaos
+
+# The page of `attent explore` in Chromium of the system (Debian: `apt-get install chromium`).
+test-browser: install
+	@command -v $(CHROMIUM) >/dev/null || { echo "$(CHROMIUM) was not found: run" \
+		"'apt-get install chromium', or name one: make test-browser CHROMIUM=/path/to/chromium"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
+	ATTENT_BROWSER=$$(command -v $(CHROMIUM)) $(BIN)/python -m pytest tests/browser
 
 # The oldest versions that pyproject.toml allows, but torch as in constraints.txt; not part of CI.
 test-lowest:

@@ -30,9 +30,11 @@ EXTRAS = {
     "safetensors": "train",
     "scipy": "annotate",
     "sklearn": "annotate",
+    "starlette": "explore",
     "tokenizers": "train",
     "torch": "train",
     "transformers": "train",
+    "uvicorn": "explore",
     "vl_convert": "report",
 }
 

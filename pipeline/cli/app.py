@@ -5,6 +5,7 @@ import typer
 from pipeline.cli.commands.annotate import annotate, annotations
 from pipeline.cli.commands.antk import antk
 from pipeline.cli.commands.demo import demo
+from pipeline.cli.commands.explore import explore
 from pipeline.cli.commands.export import export, export_subset
 from pipeline.cli.commands.first_steps import examples, init, schema
 from pipeline.cli.commands.ingest import ingest
@@ -30,7 +31,7 @@ app = typer.Typer(
 for _command in (
     *(demo, init, examples, schema),
     *(ingest, annotate, annotations, score, import_losses, select, stream, train, run),
-    *(export, export_subset, query, antk, report, gc, doctor),
+    *(export, export_subset, query, explore, antk, report, gc, doctor),
 ):
     app.command()(_command)
 

@@ -1,8 +1,8 @@
 """Commands made of functions: the options that every command has."""
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -30,6 +30,7 @@ def command(
     *,
     to_json: Callable[[R], Any] = lambda result: result,
     exit_code: Callable[[R], int] = lambda _: 0,
+    then: Callable[[R], None] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[..., None]]:
     """Make a command of a function that returns the command's result.
 
@@ -40,6 +41,7 @@ def command(
         show: prints the result for people.
         to_json: what `--json` prints of a result; dataclasses are converted afterwards.
         exit_code: the exit code for a result.
+        then: runs with the result after it was printed, as a server does.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[..., None]:
@@ -63,18 +65,24 @@ def command(
                 return function(**arguments)  # type: ignore[call-arg]  # what typer parsed
 
             result = answer(work, as_json=as_json, show=show, to_json=to_json, log=log)
+            if then is not None:
+                answer(partial(then, result), as_json=False, show=_show_nothing, log=log)
             if code := exit_code(result):
                 raise typer.Exit(code)
 
         own = [p for name, p in signature.parameters.items() if name != "as_json"]
         parameters = [*own, *_OUTPUT_OPTIONS]
-        functools.update_wrapper(run, function)
+        update_wrapper(run, function)
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         # What typer reads.
         vars(run)["__signature__"] = inspect.Signature(parameters)
         return run
 
     return decorate
+
+
+def _show_nothing(_: object) -> None:
+    pass
 
 
 def _check_call(arguments: Mapping[str, Any]) -> None:

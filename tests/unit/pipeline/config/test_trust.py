@@ -166,6 +166,6 @@ def test_a_manifest_does_not_execute_a_format_either(tmp_path: Path, mark: Path)
 def test_every_command_that_takes_a_run_can_trust_it() -> None:
     for name in (
         *("score", "select", "stream", "train", "run", "annotate", "annotations"),
-        *("export", "query", "antk", "report", "gc", "doctor"),
+        *("export", "query", "explore", "antk", "report", "gc", "doctor"),
     ):
         assert "--trust-run" in CliRunner().invoke(app, [name, "--help"], terminal_width=200).output

@@ -1,0 +1,1 @@
+"""attent explore: a local web page about a corpus, its losses and annotations."""

@@ -1,0 +1,207 @@
+"""Answers of the explorer: questions of the page as plain values → plain values."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from attent_select import plugins
+from attent_select.errors import CorpusMismatchError, InputError
+from pipeline.explorer import distributions, sample_lists, sample_view, sql_box
+from pipeline.explorer.filters import Filter
+from pipeline.explorer.marks import Marks
+from pipeline.explorer.predictions import Predictor, predicted_kind
+from pipeline.explorer.source import MAX_ROWS, Source
+from pipeline.explorer.what_if import Wish, try_selection
+
+Asked = Mapping[str, Any]
+
+_MAX_SIDE: Final = 1024
+
+
+class ChangedError(CorpusMismatchError):
+    """The corpus is not the one that was opened."""
+
+
+class Explorer:
+    """What is explored, opened again when the page asks for it. Thread-safe."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_rows: int = MAX_ROWS,
+        allow_marks: bool = False,
+        trust_run: bool = False,
+    ) -> None:
+        self._url, self._max_rows, self.allow_marks = url, max_rows, allow_marks
+        self.marks, self.predictor = Marks(), Predictor(trust_run=trust_run)
+        self._lock = threading.Lock()
+        self._source = Source.open(url, max_rows=max_rows)
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    def check_unchanged(self, *, is_reload: bool = False) -> None:
+        """Open the source again for a reload.
+
+        Raises:
+            ChangedError: the corpus has changed, and it is no reload.
+        """
+        with self._lock:
+            if is_reload:
+                self._source = Source.open(self._url, max_rows=self._max_rows)
+            elif self._source.is_changed:
+                raise ChangedError(
+                    f"the corpus of {self._url} has changed since it was opened: reload it"
+                )
+
+    def picture(self, asked: Asked) -> bytes:
+        """Return the image in a column of a sample as PNG. Raises `InputError`."""
+        shard_id, row = _ids(asked)
+        side = min(_MAX_SIDE, max(16, _integer(asked, "side", default=256)))
+        sample = sample_view.read_sample(self.source, shard_id, row)
+        if sample.reason:
+            raise InputError(sample.reason)
+        return sample_view.picture_of(sample.values, str(asked.get("column")), side=side)
+
+
+def _state(explorer: Explorer, _: Asked) -> Any:
+    """What there is to explore."""
+    source = explorer.source
+    return {
+        "url": source.url,
+        "samples": source.corpus.num_samples,
+        "shards": len(source.corpus.shards),
+        "bytes": source.corpus.num_bytes,
+        "sample_columns": list(source.corpus.columns),
+        "columns": [asdict(column) for column in source.columns.values()],
+        "rounds": list(source.rounds),
+        "pool_rounds": list(source.pool_rounds),
+        "indexes": list(source.indexes),
+        "orders": sample_lists.available_orders(source),
+        "strategies": plugins.plugin_names("attent_select.strategies"),
+        "predicts": predicted_kind(source),
+        "allow_marks": explorer.allow_marks,
+    }
+
+
+def _distributions(explorer: Explorer, asked: Asked) -> Any:
+    return distributions.distributions(
+        explorer.source, _names(asked, "columns"), where=_filter(asked), by=asked.get("by") or None
+    )
+
+
+def _scatter(explorer: Explorer, asked: Asked) -> Any:
+    x, y = str(asked.get("x")), str(asked.get("y"))
+    return distributions.scatter(explorer.source, x, y, where=_filter(asked))
+
+
+def _samples(explorer: Explorer, asked: Asked) -> Any:
+    return sample_lists.list_samples(
+        explorer.source,
+        str(asked.get("order", "random")),
+        where=_filter(asked),
+        count=_integer(asked, "count", default=24),
+        seed=_integer(asked, "seed", default=0),
+        column=asked.get("column"),
+    )
+
+
+def _previews(explorer: Explorer, asked: Asked) -> Any:
+    ids = asked.get("samples")
+    if not isinstance(ids, list) or len(ids) > sample_lists.MAX_SAMPLES:
+        raise InputError(f"samples: expected at most {sample_lists.MAX_SAMPLES} samples")
+    pairs = [_ids(each if isinstance(each, dict) else {}) for each in ids]
+    return {"samples": sample_view.read_previews(explorer.source, pairs)}
+
+
+def _sample(explorer: Explorer, asked: Asked) -> Any:
+    return sample_view.show_sample(explorer.source, *_ids(asked))
+
+
+def _duplicates(explorer: Explorer, asked: Asked) -> Any:
+    return sample_view.find_duplicates(explorer.source, *_ids(asked))
+
+
+def _what_if(explorer: Explorer, asked: Asked) -> Any:
+    return try_selection(explorer.source, Wish.parse(asked))
+
+
+def _sql(explorer: Explorer, asked: Asked) -> Any:
+    return sql_box.run_sql(explorer.source.url, str(asked.get("sql", "")))
+
+
+def _predict(explorer: Explorer, asked: Asked) -> Any:
+    return explorer.predictor.predict(explorer.source, *_ids(asked))
+
+
+def _marks(explorer: Explorer, _: Asked) -> Any:
+    return explorer.marks.to_json(explorer.source)
+
+
+def _mark(explorer: Explorer, asked: Asked) -> Any:
+    _check_marks(explorer)
+    return explorer.marks.mark(explorer.source, *_ids(asked), str(asked.get("mark") or ""))
+
+
+def _save_marks(explorer: Explorer, _: Asked) -> Any:
+    _check_marks(explorer)
+    answer = explorer.marks.save(explorer.source)
+    explorer.check_unchanged(is_reload=True)  # the annotation is a column now
+    return answer
+
+
+def _check_marks(explorer: Explorer) -> None:
+    if not explorer.allow_marks:
+        raise InputError("this page only reads: start `attent explore` with --allow-marks")
+
+
+def _csv(explorer: Explorer, _: Asked) -> Any:
+    return {"csv": explorer.marks.to_csv(explorer.source)}
+
+
+ANSWERS: Final[Mapping[str, Callable[[Explorer, Asked], Any]]] = {
+    "state": _state,
+    "distributions": _distributions,
+    "scatter": _scatter,
+    "samples": _samples,
+    "previews": _previews,
+    "sample": _sample,
+    "duplicates": _duplicates,
+    "what_if": _what_if,
+    "sql": _sql,
+    "predict": _predict,
+    "marks": _marks,
+    "mark": _mark,
+    "save_marks": _save_marks,
+    "marks_csv": _csv,
+}
+
+
+def _filter(asked: Asked) -> Filter:
+    values = asked.get("filter") or {}
+    if not isinstance(values, Mapping):
+        raise InputError("filter: expected an object")
+    return Filter.parse(values)
+
+
+def _names(asked: Asked, key: str) -> list[str]:
+    names = asked.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{key}: expected a list of columns")
+    return names
+
+
+def _ids(asked: Asked) -> tuple[int, int]:
+    return _integer(asked, "shard_id"), _integer(asked, "row")
+
+
+def _integer(asked: Asked, key: str, *, default: int | None = None) -> int:
+    value = asked.get(key, default)
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value[:18])
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{key}: expected a whole number, got {value!r}")
+    return value
