@@ -122,7 +122,7 @@ def _charts_library(_: None) -> str:
     """Return Vega, Vega-Lite and Vega-Embed, as vl-convert brings them."""
     from vl_convert import javascript_bundle
 
-    return str(javascript_bundle(None))
+    return str(javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 async def _image(explorer: Explorer, pool: DaemonPool, request: Request) -> Response:

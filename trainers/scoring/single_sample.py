@@ -9,7 +9,7 @@ import torch
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.scoring.evaluation import eval_mode
-from trainers.task import Batch, Item, Task
+from trainers.task import Batch, Item
 
 _INCOMPLETE = "\ufffd"
 
@@ -63,7 +63,7 @@ class TokenLoss:
     nats: float | None
 
 
-def token_losses_of(task: Task, model: torch.nn.Module, sample: Sample) -> list[TokenLoss]:
+def token_losses_of(task: Any, model: torch.nn.Module, sample: Sample) -> list[TokenLoss]:
     """Return the tokens of a sample with their losses.
 
     Raises:
@@ -79,7 +79,7 @@ def token_losses_of(task: Task, model: torch.nn.Module, sample: Sample) -> list[
 
 
 def class_probabilities_of(
-    task: Task, model: torch.nn.Module, sample: Sample, *, count: int = 5
+    task: Any, model: torch.nn.Module, sample: Sample, *, count: int = 5
 ) -> list[tuple[str, float]]:
     """Return the most probable classes of a sample, by name or number, with their probabilities.
 
@@ -100,7 +100,7 @@ def class_probabilities_of(
     ]
 
 
-def pixel_maps_of(task: Task, model: torch.nn.Module, sample: Sample) -> dict[str, torch.Tensor]:
+def pixel_maps_of(task: Any, model: torch.nn.Module, sample: Sample) -> dict[str, torch.Tensor]:
     """Return `classes` and `predicted` int64[height, width] (-100: does not count), and `nats`.
 
     Raises:
