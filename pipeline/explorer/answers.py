@@ -89,7 +89,7 @@ def _state(explorer: Explorer, _: Asked) -> Any:
 
 def _distributions(explorer: Explorer, asked: Asked) -> Any:
     return distributions.distributions(
-        explorer.source, _names(asked, "columns"), where=_filter(asked), by=asked.get("by") or None
+        explorer.source, _names(asked, "columns"), where=_filter(asked), by=_text(asked, "by")
     )
 
 
@@ -105,7 +105,7 @@ def _samples(explorer: Explorer, asked: Asked) -> Any:
         where=_filter(asked),
         count=_integer(asked, "count", default=24),
         seed=_integer(asked, "seed", default=0),
-        column=asked.get("column"),
+        column=_text(asked, "column"),
     )
 
 
@@ -180,6 +180,17 @@ ANSWERS: Final[Mapping[str, Callable[[Explorer, Asked], Any]]] = {
 }
 
 
+def answer_question(explorer: Explorer, name: str, asked: Asked) -> Any:
+    """Return the answer to the question `name`, for which `reload` opens the source again.
+
+    Raises:
+        ChangedError: the corpus has changed.
+        InputError: the question is wrong.
+    """
+    explorer.check_unchanged(is_reload=bool(asked.get("reload")))
+    return ANSWERS[name](explorer, asked)
+
+
 def _filter(asked: Asked) -> Filter:
     values = asked.get("filter") or {}
     if not isinstance(values, Mapping):
@@ -192,6 +203,13 @@ def _names(asked: Asked, key: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{key}: expected a list of columns")
     return names
+
+
+def _text(asked: Asked, key: str) -> str | None:
+    value = asked.get(key) or None
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{key}: expected text, got {value!r}")
+    return value
 
 
 def _ids(asked: Asked) -> tuple[int, int]:

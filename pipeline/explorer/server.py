@@ -99,9 +99,9 @@ def application_of(explorer: Explorer) -> Starlette:
         Route("/api/image", functools.partial(_image, explorer, files)),
         *(
             Route(
-                f"/api/{name}", functools.partial(_answer, explorer, pool, answer), methods=["POST"]
+                f"/api/{name}", functools.partial(_answer, explorer, pool, name), methods=["POST"]
             )
-            for name, answer in answers.ANSWERS.items()
+            for name in answers.ANSWERS
         ),
     ]
     return Starlette(routes=routes)
@@ -137,16 +137,14 @@ async def _image(explorer: Explorer, pool: DaemonPool, request: Request) -> Resp
 async def _answer(
     explorer: Explorer,
     pool: DaemonPool,
-    answer: Callable[[Explorer, Mapping[str, Any]], Any],
+    name: str,
     request: Request,
 ) -> Response:
     """Answer a question, a JSON object, by another one, which has `error` if it went wrong."""
     try:
         asked = await _asked(request)
-        explorer.check_unchanged(is_reload=bool(asked.get("reload")))
-        return _json(
-            await _while_connected(request, pool, functools.partial(answer, explorer, asked))
-        )
+        work = functools.partial(answers.answer_question, explorer, name, asked)
+        return _json(await _while_connected(request, pool, work))
     except answers.ChangedError as error:
         return _json({"error": str(error), "changed": True})
     except AttentError as error:

@@ -180,6 +180,44 @@ def test_a_sample_is_marked_and_the_marks_are_saved_and_exported(page: Any, tmp_
         leave(page)
 
 
+def predicting(page: Any, kind: str, answer: dict[str, Any]) -> None:
+    """Let the page believe that the run has a model which gives `answer`."""
+
+    def with_model(route: Any) -> None:
+        state = route.fetch().json()
+        route.fulfill(json=state | {"predicts": kind})
+
+    page.route("**/api/state", with_model)
+    page.route("**/api/predict", lambda route: route.fulfill(json=answer))
+
+
+def test_tokens_are_coloured_by_their_loss(page: Any, server: Explored) -> None:
+    tokens = [["<s>", None], ["the ", 0.5], ["<b>cat</b>", 4.0]]
+    predicting(page, "tokens", {"checkpoint": "00002", "tokens": tokens})
+    open_page(page, server, "samples")
+    page.locator(".sample").first.click()
+    page.get_by_role("button", name="Ask the model", exact=True).click()
+    page.wait_for_selector(".token")
+    assert page.locator(".token").all_inner_texts() == ["<s>", "the ", "<b>cat</b>"]
+    heat = "one => getComputedStyle(one).getPropertyValue('--heat')"
+    assert page.locator(".token").nth(2).evaluate(heat) == "85%"
+    assert "uncounted" in page.locator(".token").first.get_attribute("class")
+
+
+def test_a_confident_other_class_is_said_for_every_shown_sample(
+    page: Any, server: Explored
+) -> None:
+    classes = [["<i>3</i>", 0.9], ["7", 0.1]]
+    predicting(page, "classes", {"checkpoint": "00002", "classes": classes, "label": "7"})
+    open_page(page, server, "samples")
+    page.wait_for_selector(".sample")
+    page.click("#predict-shown")
+    wait_for_text(page, ".guess", "model: <i>3</i> (90 %)")
+    page.locator(".sample").first.click()
+    page.get_by_role("button", name="Ask the model", exact=True).click()
+    wait_for_text(page, ".prediction", "The model is 90.0 % sure of <i>3</i>; the label is 7.")
+
+
 def test_tabs_are_moved_between_by_arrow_keys(page: Any, server: Explored) -> None:
     open_page(page, server)
     page.focus("#tab-distributions")
