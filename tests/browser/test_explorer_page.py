@@ -1,13 +1,16 @@
 """The page of `attent explore` in Chromium: every control, the keyboard, hostile samples."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from explored import Explored, explored
 from hostile_run import hostile_run
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,29 @@ def test_charts_show_the_newest_losses_and_a_filter_counts(page: Any, server: Ex
     wait_for_text(page, "#matching", "10 match")
     page.click("#clear")
     wait_for_text(page, "#matching", "70 match")
+
+
+def num_pixels(page: Any, color: tuple[int, int, int]) -> int:
+    """Number of pixels of about this colour in the first chart."""
+    shot = page.locator(".card canvas").first.screenshot()
+    pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    return int((np.abs(pixels - color).max(axis=-1) < 12).sum())
+
+
+def test_a_chart_shows_matching_samples_dark_and_all_samples_light(
+    page: Any, server: Explored
+) -> None:
+    dark, light = (47, 111, 208), (201, 211, 224)
+    open_page(page, server)
+    everything = num_pixels(page, dark)
+    assert everything > 500
+    assert num_pixels(page, light) < everything / 10
+    page.fill("#where", "loss >= 100")
+    page.press("#where", "Enter")
+    wait_for_text(page, "#matching", "29 match")
+    page.wait_for_selector("#charts[aria-busy=false]")
+    assert 0 < num_pixels(page, dark) < 0.7 * everything
+    assert num_pixels(page, light) > 0.3 * everything
 
 
 def test_a_range_is_brushed_with_the_mouse_and_typed_by_keyboard(
@@ -304,8 +330,7 @@ def test_a_corpus_that_changes_says_so_and_can_be_reloaded(page: Any, tmp_path: 
         page.wait_for_selector("#changed:not([hidden])")
         assert "has changed" in text_of(page, "#changed")
         page.click("#reload")  # its losses are of the corpus that it had
-        page.wait_for_selector("#problem:not([hidden])")
-        assert "was made from corpus" in text_of(page, "#problem")
+        wait_for_text(page, "#problem", "was made from corpus")
         (run / manifest).write_bytes(before)
         page.click("#reload")
         page.wait_for_selector("#changed", state="hidden")

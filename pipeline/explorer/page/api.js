@@ -23,7 +23,7 @@ export async function ask(name, question = {}, signal = undefined) {
   const answer = await response.json();
   if (!answer.error) return answer;
   if (answer.changed) document.dispatchEvent(new CustomEvent("corpus-changed", { detail: answer.error }));
-  throw new Error(answer.error);
+  throw Object.assign(new Error(answer.error), { isShown: Boolean(answer.changed) });
 }
 
 /** Return a function that asks, cancels its earlier question, and shows errors in `#problem`. */
@@ -39,7 +39,7 @@ export function latest(work) {
     } catch (error) {
       if (error.name === "AbortError" || mine !== running) return;
       problem.textContent = error.message;
-      problem.hidden = false;
+      problem.hidden = Boolean(error.isShown);
     }
   };
 }
