@@ -2,17 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-CHROMIUM = os.environ.get("ATTENT_BROWSER")
-
-
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave the tests out of `make test`."""
-    return True if not CHROMIUM and collection_path.name.startswith("test_") else None
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +12,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = playwright.chromium.launch(
+            executable_path=os.environ["ATTENT_BROWSER"], args=["--no-sandbox"]
+        )
         yield launched
         launched.close()
 
