@@ -1,4 +1,4 @@
-"""Access to the explorer: only whoever has the token in the URL, by the name of this machine."""
+"""Access to the explorer: only requests with the token in the URL, by the name of this machine."""
 
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -28,7 +28,7 @@ _NAMES: Final = ("127.0.0.1", "localhost")
 
 
 def new_token() -> str:
-    """Return a token that nobody can guess."""
+    """Return a token that cannot be guessed."""
     return secrets.token_urlsafe(32)
 
 
@@ -37,7 +37,7 @@ class Guarded:
     """An ASGI application behind a token, the first segment of the path.
 
     The token is in the path rather than in a cookie: cookies of 127.0.0.1 go to all ports, also to
-    those of other users. The `Host` is checked, because a name of somebody else's domain can point
+    those of other users. The `Host` is checked, because a name of another domain can point
     here (DNS rebinding).
     """
 

@@ -12,9 +12,9 @@ from pipeline.explorer.filters import Filter
 from pipeline.explorer.marks import Marks
 from pipeline.explorer.predictions import Predictor, predicted_kind
 from pipeline.explorer.source import MAX_ROWS, Source
-from pipeline.explorer.what_if import Wish, try_selection
+from pipeline.explorer.what_if import Controls, try_selection
 
-Asked = Mapping[str, Any]
+Question = Mapping[str, Any]
 
 _MAX_SIDE: Final = 1024
 
@@ -47,7 +47,7 @@ class Explorer:
         """Open the source again for a reload.
 
         Raises:
-            ChangedError: the corpus has changed, and it is no reload.
+            ChangedError: the corpus has changed, and this is not a reload.
         """
         with self._lock:
             if is_reload:
@@ -57,17 +57,17 @@ class Explorer:
                     f"the corpus of {self._url} has changed since it was opened: reload it"
                 )
 
-    def picture(self, asked: Asked) -> bytes:
+    def picture(self, question: Question) -> bytes:
         """Return the image in a column of a sample as PNG. Raises `InputError`."""
-        shard_id, row = _ids(asked)
-        side = min(_MAX_SIDE, max(16, _integer(asked, "side", default=256)))
+        shard_id, row = _ids(question)
+        side = min(_MAX_SIDE, max(16, _integer(question, "side", default=256)))
         sample = sample_view.read_sample(self.source, shard_id, row)
         if sample.reason:
             raise InputError(sample.reason)
-        return sample_view.picture_of(sample.values, str(asked.get("column")), side=side)
+        return sample_view.picture_of(sample.values, str(question.get("column")), side=side)
 
 
-def _state(explorer: Explorer, _: Asked) -> Any:
+def _state(explorer: Explorer, _: Question) -> Any:
     """What there is to explore."""
     source = explorer.source
     return {
@@ -87,66 +87,69 @@ def _state(explorer: Explorer, _: Asked) -> Any:
     }
 
 
-def _distributions(explorer: Explorer, asked: Asked) -> Any:
+def _distributions(explorer: Explorer, question: Question) -> Any:
     return distributions.distributions(
-        explorer.source, _names(asked, "columns"), where=_filter(asked), by=_text(asked, "by")
+        explorer.source,
+        _names(question, "columns"),
+        where=_filter(question),
+        by=_text(question, "by"),
     )
 
 
-def _scatter(explorer: Explorer, asked: Asked) -> Any:
-    x, y = str(asked.get("x")), str(asked.get("y"))
-    return distributions.scatter(explorer.source, x, y, where=_filter(asked))
+def _scatter(explorer: Explorer, question: Question) -> Any:
+    x, y = str(question.get("x")), str(question.get("y"))
+    return distributions.scatter(explorer.source, x, y, where=_filter(question))
 
 
-def _samples(explorer: Explorer, asked: Asked) -> Any:
+def _samples(explorer: Explorer, question: Question) -> Any:
     return sample_lists.list_samples(
         explorer.source,
-        str(asked.get("order", "random")),
-        where=_filter(asked),
-        count=_integer(asked, "count", default=24),
-        seed=_integer(asked, "seed", default=0),
-        column=_text(asked, "column"),
+        str(question.get("order", "random")),
+        where=_filter(question),
+        count=_integer(question, "count", default=24),
+        seed=_integer(question, "seed", default=0),
+        column=_text(question, "column"),
     )
 
 
-def _previews(explorer: Explorer, asked: Asked) -> Any:
-    ids = asked.get("samples")
+def _previews(explorer: Explorer, question: Question) -> Any:
+    ids = question.get("samples")
     if not isinstance(ids, list) or len(ids) > sample_lists.MAX_SAMPLES:
         raise InputError(f"samples: expected at most {sample_lists.MAX_SAMPLES} samples")
     pairs = [_ids(each if isinstance(each, dict) else {}) for each in ids]
     return {"samples": sample_view.read_previews(explorer.source, pairs)}
 
 
-def _sample(explorer: Explorer, asked: Asked) -> Any:
-    return sample_view.show_sample(explorer.source, *_ids(asked))
+def _sample(explorer: Explorer, question: Question) -> Any:
+    return sample_view.show_sample(explorer.source, *_ids(question))
 
 
-def _duplicates(explorer: Explorer, asked: Asked) -> Any:
-    return sample_view.find_duplicates(explorer.source, *_ids(asked))
+def _duplicates(explorer: Explorer, question: Question) -> Any:
+    return sample_view.find_duplicates(explorer.source, *_ids(question))
 
 
-def _what_if(explorer: Explorer, asked: Asked) -> Any:
-    return try_selection(explorer.source, Wish.parse(asked))
+def _what_if(explorer: Explorer, question: Question) -> Any:
+    return try_selection(explorer.source, Controls.parse(question))
 
 
-def _sql(explorer: Explorer, asked: Asked) -> Any:
-    return sql_box.run_sql(explorer.source.url, str(asked.get("sql", "")))
+def _sql(explorer: Explorer, question: Question) -> Any:
+    return sql_box.run_sql(explorer.source.url, str(question.get("sql", "")))
 
 
-def _predict(explorer: Explorer, asked: Asked) -> Any:
-    return explorer.predictor.predict(explorer.source, *_ids(asked))
+def _predict(explorer: Explorer, question: Question) -> Any:
+    return explorer.predictor.predict(explorer.source, *_ids(question))
 
 
-def _marks(explorer: Explorer, _: Asked) -> Any:
+def _marks(explorer: Explorer, _: Question) -> Any:
     return explorer.marks.to_json(explorer.source)
 
 
-def _mark(explorer: Explorer, asked: Asked) -> Any:
+def _mark(explorer: Explorer, question: Question) -> Any:
     _check_marks(explorer)
-    return explorer.marks.mark(explorer.source, *_ids(asked), str(asked.get("mark") or ""))
+    return explorer.marks.mark(explorer.source, *_ids(question), str(question.get("mark") or ""))
 
 
-def _save_marks(explorer: Explorer, _: Asked) -> Any:
+def _save_marks(explorer: Explorer, _: Question) -> Any:
     _check_marks(explorer)
     answer = explorer.marks.save(explorer.source)
     explorer.check_unchanged(is_reload=True)  # the annotation is a column now
@@ -158,11 +161,11 @@ def _check_marks(explorer: Explorer) -> None:
         raise InputError("this page only reads: start `attent explore` with --allow-marks")
 
 
-def _csv(explorer: Explorer, _: Asked) -> Any:
+def _csv(explorer: Explorer, _: Question) -> Any:
     return {"csv": explorer.marks.to_csv(explorer.source)}
 
 
-ANSWERS: Final[Mapping[str, Callable[[Explorer, Asked], Any]]] = {
+ANSWERS: Final[Mapping[str, Callable[[Explorer, Question], Any]]] = {
     "state": _state,
     "distributions": _distributions,
     "scatter": _scatter,
@@ -180,44 +183,44 @@ ANSWERS: Final[Mapping[str, Callable[[Explorer, Asked], Any]]] = {
 }
 
 
-def answer_question(explorer: Explorer, name: str, asked: Asked) -> Any:
+def answer_question(explorer: Explorer, name: str, question: Question) -> Any:
     """Return the answer to the question `name`, for which `reload` opens the source again.
 
     Raises:
         ChangedError: the corpus has changed.
         InputError: the question is wrong.
     """
-    explorer.check_unchanged(is_reload=bool(asked.get("reload")))
-    return ANSWERS[name](explorer, asked)
+    explorer.check_unchanged(is_reload=bool(question.get("reload")))
+    return ANSWERS[name](explorer, question)
 
 
-def _filter(asked: Asked) -> Filter:
-    values = asked.get("filter") or {}
+def _filter(question: Question) -> Filter:
+    values = question.get("filter") or {}
     if not isinstance(values, Mapping):
         raise InputError("filter: expected an object")
     return Filter.parse(values)
 
 
-def _names(asked: Asked, key: str) -> list[str]:
-    names = asked.get(key)
+def _names(question: Question, key: str) -> list[str]:
+    names = question.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{key}: expected a list of columns")
     return names
 
 
-def _text(asked: Asked, key: str) -> str | None:
-    value = asked.get(key) or None
+def _text(question: Question, key: str) -> str | None:
+    value = question.get(key) or None
     if value is not None and not isinstance(value, str):
         raise InputError(f"{key}: expected text, got {value!r}")
     return value
 
 
-def _ids(asked: Asked) -> tuple[int, int]:
-    return _integer(asked, "shard_id"), _integer(asked, "row")
+def _ids(question: Question) -> tuple[int, int]:
+    return _integer(question, "shard_id"), _integer(question, "row")
 
 
-def _integer(asked: Asked, key: str, *, default: int | None = None) -> int:
-    value = asked.get(key, default)
+def _integer(question: Question, key: str, *, default: int | None = None) -> int:
+    value = question.get(key, default)
     if isinstance(value, str) and value.isdecimal():
         value = int(value[:18])
     if isinstance(value, bool) or not isinstance(value, int):

@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.explorer.source import Column, Source
 
 NUM_BINS: Final = 48
-# Categories with a place of their own; the others share one.
+# Categories that each have a place; the others share one.
 NUM_CATEGORIES: Final = 24
 OTHERS: Final = "(others)"
 MISSING: Final = "(none)"

@@ -36,7 +36,7 @@ class Marks:
         """Return the mark of each marked sample, reading the stored ones first."""
         with self._lock:
             if self._marks is None:
-                self._marks = _stored(source)
+                self._marks = _read_stored(source)
             return dict(self._marks)
 
     def mark(self, source: Source, shard_id: int, row: int, choice: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Marks:
         return target.getvalue()
 
 
-def _stored(source: Source) -> Marked:
+def _read_stored(source: Source) -> Marked:
     if NAME not in source.kinds or source.pool_rounds:
         return {}
     _check_ours(source)

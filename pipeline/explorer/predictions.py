@@ -105,13 +105,13 @@ def _pictures(maps: Mapping[str, Any]) -> list[tuple[str, str]]:
     wrong = maps["predicted"].ne(maps["classes"]) & maps["classes"].ge(0)
     share = float(wrong.sum()) / max(1, int(maps["classes"].ge(0).sum()))
     return [
-        ("mask", _png(_colored(maps["classes"]))),
-        (f"predicted ({share:.1%} of the pixels wrong)", _png(_colored(maps["predicted"]))),
+        ("mask", _png(_color_classes(maps["classes"]))),
+        (f"predicted ({share:.1%} of the pixels wrong)", _png(_color_classes(maps["predicted"]))),
         (f"loss, up to {most:.3g} nats", _png((maps["nats"] / most * 255).byte().numpy())),
     ]
 
 
-def _colored(classes: Any) -> npt.NDArray[np.uint8]:
+def _color_classes(classes: Any) -> npt.NDArray[np.uint8]:
     numbers = classes.clamp(min=-1).numpy() + 1
     return _COLORS[np.where(numbers > 0, (numbers - 1) % (len(_COLORS) - 1) + 1, 0)]
 

@@ -130,14 +130,14 @@ def _by_loss(source: Source, order: str) -> Order:
     if order == "easiest":
         return Order((LOSS,), -loss, loss, "smallest newest loss")
     if order == "labels":
-        names = _compared(source)
+        names = _columns_to_compare(source)
         smallest = pl.min_horizontal(names)
         rounds = f"of {len(names)} rounds" if len(names) > 1 else "of one round"
         return Order(
             tuple(names), smallest, smallest, f"loss that stays large: the smallest {rounds}"
         )
     if order == "forgotten":
-        names = _compared(source)
+        names = _columns_to_compare(source)
         if len(names) < 2:
             raise InputError("only one round has losses: nothing can have been forgotten")
         rises = [pl.col(b) - pl.col(a) for a, b in itertools.pairwise(names)]
@@ -148,7 +148,7 @@ def _by_loss(source: Source, order: str) -> Order:
     return Order(columns, -(value - cut).abs(), value, title)
 
 
-def _compared(source: Source) -> list[str]:
+def _columns_to_compare(source: Source) -> list[str]:
     """Return the columns with the losses of at most twelve rounds, oldest first."""
     names = source.round_columns() or [LOSS]
     step = max(1, -(-len(names) // _COMPARED_ROUNDS))

@@ -162,7 +162,7 @@ def _field(value: Any, characters: int) -> dict[str, Any]:
         head = value[:64].hex(" ")
         return {"kind": "bytes", "text": head, "num_bytes": len(value), "cut": len(value) > 64}
     if isinstance(value, str):
-        turns = _turns(_parsed(value)) if value[:1] == "[" else None
+        turns = _turns(_parse(value)) if value[:1] == "[" else None
         return _chat(turns, characters) if turns else {"kind": "text"} | _cut(value, characters)
     if turns := _turns(value):
         return _chat(turns, characters)
@@ -190,7 +190,7 @@ def _turns(value: Any) -> list[tuple[str, str]] | None:
         return None
     turns = []
     for stored in value:
-        message = _parsed(stored) if isinstance(stored, str) else stored
+        message = _parse(stored) if isinstance(stored, str) else stored
         if not isinstance(message, Mapping):
             return None
         names = next((pair for pair in _ROLES if message.keys() >= set(pair)), None)
@@ -202,7 +202,7 @@ def _turns(value: Any) -> list[tuple[str, str]] | None:
     return turns
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return json.loads(text[:4_000_000])
     except (ValueError, RecursionError):

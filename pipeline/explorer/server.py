@@ -142,8 +142,8 @@ async def _answer(
 ) -> Response:
     """Answer a question, a JSON object, by another one, which has `error` if it went wrong."""
     try:
-        asked = await _asked(request)
-        work = functools.partial(answers.answer_question, explorer, name, asked)
+        question = await _read_question(request)
+        work = functools.partial(answers.answer_question, explorer, name, question)
         return _json(await _while_connected(request, pool, work))
     except answers.ChangedError as error:
         return _json({"error": str(error), "changed": True})
@@ -154,19 +154,19 @@ async def _answer(
         return _json({"error": "internal error: see the log of `attent explore`"})
 
 
-async def _asked(request: Request) -> dict[str, Any]:
+async def _read_question(request: Request) -> dict[str, Any]:
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BODY:
             raise InputError("the request is too large")
     try:
-        asked = json.loads(body or b"{}")
+        question = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
         raise InputError(f"the request is not JSON: {error}") from error
-    if not isinstance(asked, dict):
+    if not isinstance(question, dict):
         raise InputError("the request is not a JSON object")
-    return asked
+    return question
 
 
 async def _in(pool: DaemonPool, function: Callable[[Any], Any], item: Any) -> Any:

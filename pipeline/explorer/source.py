@@ -205,10 +205,10 @@ class Source:
 
 
 class AbandonedError(InputError):
-    """Nobody waits for the answer of a query any more."""
+    """The page does not wait for the answer of a query any more."""
 
 
-# Set while a query is answered; the event says that nobody waits for the answer.
+# Set while a query is answered; the event says that the page does not wait for it.
 abandoned: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
 
 
@@ -221,7 +221,7 @@ def run_chunks(rows: Rows, work: Callable[[pl.DataFrame], Result]) -> Iterator[R
     event = abandoned.get()
     for result in rows.chunks.run(functools.partial(_collect_and_work, work)):
         if event is not None and event.is_set():
-            raise AbandonedError("nobody waits for the answer")
+            raise AbandonedError("the page does not wait for the answer")
         yield result
 
 

@@ -37,7 +37,7 @@ _COUNTED: Final = ("count", "units", "selected", "stored", "gained", "lost")
 
 
 @dataclass(frozen=True)
-class Wish:
+class Controls:
     """The controls of the page: a strategy, how much, and what is around it."""
 
     strategy: str = "hard"
@@ -50,8 +50,8 @@ class Wish:
     seed: int = 0
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Wish":
-        """Return the wish that a request names. Raises `InputError`."""
+    def parse(cls, values: Mapping[str, Any]) -> "Controls":
+        """Return the controls that a request names. Raises `InputError`."""
         texts = {
             name: str(values.get(name) or default).strip()
             for name, default in (
@@ -88,7 +88,7 @@ class Wish:
         return shlex.join([*words, "--out", "index.parquet"])
 
 
-def try_selection(source: Source, wish: Wish) -> dict[str, Any]:
+def try_selection(source: Source, controls: Controls) -> dict[str, Any]:
     """Return what a selection would take.
 
     Numbers of samples are those of the rows that were looked at; `scale` times as many are in the
@@ -97,15 +97,15 @@ def try_selection(source: Source, wish: Wish) -> dict[str, Any]:
     Raises:
         InputError: a setting is wrong, or no row is eligible.
     """
-    section = wish.options.section()
-    groups = wish.groups or wish.by
+    section = controls.options.section()
+    groups = controls.groups or controls.by
     units = [NUM_UNITS] if NUM_UNITS in source.kinds else []
     rows = source.read([*section.columns], max_rows=MAX_ROWS)
     chunks = rows.chunks
     preview = None if isinstance(chunks, FrameChunks) else chunks.preview(total=rows.num_rows)
-    draw = Draw(wish.seed, source.indexes[-1] if source.indexes else 0, _steps(source, section))
+    draw = Draw(controls.seed, source.indexes[-1] if source.indexes else 0, _steps(source, section))
     request = SelectionRequest(
-        chunks, section, Budget(ratio=wish.ratio, at_most=True), draw, source.corpus, preview
+        chunks, section, Budget(ratio=controls.ratio, at_most=True), draw, source.corpus, preview
     )
     with polars_errors(None):
         selection = choose(request).selection
@@ -124,7 +124,7 @@ def try_selection(source: Source, wish: Wish) -> dict[str, Any]:
             "threshold": selection.threshold,
             "scale": rows.total / max(1, rows.num_rows),
             "reads": _reads(source, keys),
-            "command": wish.command(source.url),
+            "command": controls.command(source.url),
             "against": source.indexes[-1] if stored is not None else None,
         }
         | facts

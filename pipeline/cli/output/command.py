@@ -1,7 +1,7 @@
 """Commands made of functions: the options that every command has."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -71,14 +71,17 @@ def command(
                 raise typer.Exit(code)
 
         own = [p for name, p in signature.parameters.items() if name != "as_json"]
-        parameters = [*own, *_OUTPUT_OPTIONS]
         update_wrapper(run, function)
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        # What typer reads.
-        vars(run)["__signature__"] = inspect.Signature(parameters)
+        _set_parameters(run, [*own, *_OUTPUT_OPTIONS])
         return run
 
     return decorate
+
+
+def _set_parameters(function: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
+    """Give a function the parameters that typer reads."""
+    function.__annotations__ = {each.name: each.annotation for each in parameters}
+    vars(function)["__signature__"] = inspect.Signature(parameters)
 
 
 def _show_nothing(_: object) -> None:
