@@ -110,8 +110,9 @@ class IndexFile:
             InputError: it is not an index file.
             CorpusMismatchError: it was made for another corpus (`provenance["corpus_id"]`).
         """
-        notes = frames.notes_of(frames.footer_of(url))
-        if "index_digest" not in notes:
+        footer = frames.footer_of(url)
+        notes = frames.notes_of(footer)
+        if "index_digest" not in notes or not schema.INDEX.keys() <= {*footer.schema.names}:
             raise InputError(f"{url} is not an index file: expected one written by `attent select`")
         index = cls(
             storage.normalise(url), notes["num_samples"], notes["index_digest"], notes["provenance"]

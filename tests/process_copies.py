@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import IO
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
 _IMPORTS = (
@@ -41,15 +41,20 @@ class Copies:
         self._codes: dict[int, int] = {}
 
     def start(
-        self, *arguments: object, output: Path, environment: Mapping[str, str] | None = None
+        self,
+        *arguments: object,
+        output: Path,
+        errors: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> int:
         """Run a program (a path and its arguments) in a copy; return its pid.
 
         The copy leads a session and has the variables `environment` (default: of this process).
+        What it prints is in `output`, stderr in `errors` if that is given.
         """
         request = {
             "argv": [*map(str, arguments)],
-            "output": str(output),
+            "outputs": [str(path) for path in (output, errors) if path is not None],
             "environment": dict(os.environ if environment is None else environment),
         }
         self._requests.write(json.dumps(request).encode() + b"\n")
@@ -104,7 +109,7 @@ class _Server:
     def __init__(self, requests: int, answers: IO[bytes]) -> None:
         self._requests, self._answers = requests, answers
         # By descriptor: that a process has ended, and what it prints.
-        self._ended: dict[int, tuple[int, int]] = {}
+        self._ended: dict[int, tuple[int, list[int]]] = {}
         self._printing: dict[int, IO[bytes]] = {}
 
     def serve(self) -> None:
@@ -123,15 +128,16 @@ class _Server:
                 for line in lines:
                     self._start(json.loads(line))
 
-    def _start(self, request: dict[str, object]) -> None:
-        read_end, write_end = os.pipe()
+    def _start(self, request: dict[str, list[str]]) -> None:
+        pipes = [os.pipe() for _ in request["outputs"]]
         pid = os.fork()
         if pid == 0:
-            _become(request, output=write_end)
-        os.close(write_end)
-        os.set_blocking(read_end, False)
-        self._printing[read_end] = Path(str(request["output"])).open("wb", buffering=0)  # noqa: SIM115
-        self._ended[os.pidfd_open(pid)] = pid, read_end
+            _become(request, outputs=[write_end for _, write_end in pipes])
+        for (read_end, write_end), path in zip(pipes, request["outputs"], strict=True):
+            os.close(write_end)
+            os.set_blocking(read_end, False)
+            self._printing[read_end] = Path(path).open("wb", buffering=0)  # noqa: SIM115
+        self._ended[os.pidfd_open(pid)] = pid, [read_end for read_end, _ in pipes]
         self._answer(f"started {pid}")
 
     def _copy_output(self, descriptor: int) -> None:
@@ -141,12 +147,13 @@ class _Server:
             self._close(descriptor)
 
     def _end(self, descriptor: int) -> None:
-        pid, output = self._ended.pop(descriptor)
+        pid, outputs = self._ended.pop(descriptor)
         os.close(descriptor)
-        if output in self._printing:
-            self._copy_output(output)
-        if output in self._printing:  # of a process that it started
-            self._close(output)
+        for output in outputs:
+            if output in self._printing:
+                self._copy_output(output)
+            if output in self._printing:  # of a process that it started
+                self._close(output)
         status = os.waitpid(pid, 0)[1]
         self._answer(f"{_ENDED} {pid} {os.waitstatus_to_exitcode(status)}")
 
@@ -159,17 +166,15 @@ class _Server:
         self._answers.flush()
 
 
-def _become(request: dict[str, object], *, output: int) -> None:
+def _become(request: dict[str, Any], *, outputs: list[int]) -> None:
     """Run a program as the main module of this copy, and end."""
     os.setsid()
     # A pipe: the size of files may be limited.
-    for number in (1, 2):
-        os.dup2(output, number)
-    argv, environment = request["argv"], request["environment"]
-    assert isinstance(argv, list)
-    assert isinstance(environment, dict)
+    os.dup2(outputs[0], 1)
+    os.dup2(outputs[-1], 2)
+    argv = request["argv"]
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(request["environment"])
     sys.argv = argv
     sys.path[:0] = [str(Path(argv[0]).parent)]
     code: int | str | None = 0

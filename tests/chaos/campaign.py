@@ -89,7 +89,7 @@ SCENARIOS = (
     Scenario("store", {}, (*EVERYTHING, STORE, STORE), on_store=True),
     Scenario("signals", {}, tuple(SIGNALS)),
     Scenario("two ranks, full", {}, (RANK, RANK, SCHEDULER, *WORKERS), num_ranks=2),
-    Scenario("two ranks, observed", OBSERVED, (RANK,), num_ranks=2),
+    Scenario("two ranks, observed", OBSERVED, (RANK, RANK), num_ranks=2),
 )
 
 
@@ -157,9 +157,11 @@ class Campaign:
     ) -> dict[str, Shot]:
         """Draw victims; early moments are more likely, because a resumed run has less to do."""
         shots = {}
-        for victim in draw.sample(scenario.victims, min(most, draw.randint(1, 3))):
+        for victim in draw.sample(
+            scenario.victims, min(most, draw.randint(1, 3), len(scenario.victims))
+        ):
             rank = draw.randrange(scenario.num_ranks) if victim == RANK else 0
-            tick = 1 + int(ticks[rank] * 0.9 * draw.random() ** 2)
+            tick = 1 + int(ticks[rank] * 0.5 * draw.random() ** 2)
             seconds = draw.choice([0.0, 0.0, draw.uniform(0, 0.5)])
             signum, times = SIGNALS.get(victim, (signal.SIGKILL, 1))
             running = self.cluster.running.get(victim)

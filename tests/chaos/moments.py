@@ -6,6 +6,7 @@ kill could leave half done. A shot signals this process, or others, then or a li
 """
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.link"}
-FULL_DISK = "full disk"
+FULL_DISK, READ_ONLY = "full disk", "read-only"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Shot:
         signum: the signal.
         times: how often, 0.2 seconds apart.
         rank: which of several processes counts.
-        action: instead of the signal; `full disk`: from now on no file can grow.
+        action: instead of the signal. `full disk`: from now on no file can grow. `read-only`: from
+            now on no file of the run can be opened to write.
     """
 
     tick: int
@@ -50,6 +52,7 @@ class Shot:
             file.write(f"{self.tick} {time()}\n")
         if self.action == FULL_DISK:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        if self.action:
             return
         for number in range(self.times):
             threading.Event().wait(0.2 if number else 0)
@@ -61,11 +64,13 @@ class Shot:
 class Plan:
     """Shots, and a folder.
 
-    `ticks-RANK` there holds the number of ticks, `fired-RANK` the ticks and times of shots.
+    `ticks-RANK` there holds the number of ticks, `fired-RANK` the ticks and times of shots. The
+    clock by which leases expire is `clock_seconds` ahead.
     """
 
     folder: str
     shots: tuple[Shot, ...] = ()
+    clock_seconds: float = 0.0
 
     def write(self) -> Path:
         path = Path(self.folder, "plan.json")
@@ -76,7 +81,8 @@ class Plan:
     @staticmethod
     def read(path: str) -> "Plan":
         values = json.loads(Path(path).read_text())
-        return Plan(values["folder"], tuple(Shot(**shot) for shot in values["shots"]))
+        shots = tuple(Shot(**shot) for shot in values.pop("shots"))
+        return Plan(**values, shots=shots)
 
 
 @dataclass
@@ -86,6 +92,7 @@ class Clock:
     plan: Plan
     rank: int
     count: int = 0
+    is_read_only: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def tick(self) -> None:
@@ -93,6 +100,7 @@ class Clock:
             self.count += 1
             due = [s for s in self.plan.shots if (s.tick, s.rank) == (self.count, self.rank)]
         for shot in due:
+            self.is_read_only |= shot.action == READ_ONLY
             fire = lambda shot=shot: shot.fire(self.log)  # noqa: E731
             if shot.seconds:
                 timer = threading.Timer(shot.seconds, fire)
@@ -130,6 +138,9 @@ class Ticking:
 def install(clock: Clock) -> None:
     """Let this process tick."""
     from catalogs.storage import access
+    from pipeline.runs import lease
+
+    lease.time = lambda: time() + clock.plan.clock_seconds  # type: ignore[assignment]
 
     store_of = access._store_of
     access._store_of = lambda url: Ticking(store_of(url), clock.tick)  # type: ignore[assignment]
@@ -138,6 +149,8 @@ def install(clock: Clock) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
         if (writes or event in _CHANGES) and clock.plan.folder not in str(arguments[0]):
             clock.tick()
+            if clock.is_read_only and "/runs/" in str(arguments[0]):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
 
     sys.addaudithook(hook)
 

@@ -1,8 +1,8 @@
 """The command line: exit codes, one JSON object on stdout, everything else on stderr."""
 
-import contextlib
 import html
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +17,7 @@ import pytest
 import yaml
 from commands import ENVIRONMENT, ROOT, answer, answer_here, attent_process
 from digits import stream_of
+from process_copies import copies
 from small_runs import small_run
 from typer.testing import CliRunner
 
@@ -62,16 +63,16 @@ def test_help_names_every_command_without_loading_torch_or_dask() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> dict[str, dict[str, Any]]:
-    """A run of one round, made stage by stage by commands in subprocesses: their answers."""
+    """Answers of the commands that make a run of one round; two of them are subprocesses."""
     folder = tmp_path_factory.mktemp("cli")
     values = small_run(folder / "run", shards, schedule={"epochs": 1, "ratio": {"start": 0.5}})
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(values))
     return {
-        "ingest": answer("ingest", shards / "parquet", "--out", folder / "run"),
+        "ingest": answer_here("ingest", shards / "parquet", "--out", folder / "run"),
         "score": answer("score", file),
         "train": answer("train", folder / "run"),
-        "run": answer("run", file),
+        "run": answer_here("run", file),
     }
 
 
@@ -354,23 +355,16 @@ def test_an_interrupted_command_says_how_to_resume(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(small_run(tmp_path / "run", shards)))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "attent_select", "run", str(file), "--json"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program, out, errors = ROOT / "attent_select/__main__.py", tmp_path / "out", tmp_path / "errors"
+    pid = copies().start(program, "run", file, "--json", output=out, errors=errors)
     deadline = monotonic() + 120
     while not (tmp_path / "run" / "run.yaml").exists():
         assert monotonic() < deadline, "it never came so far"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.01)  # a pause that ends early with the process
-            raise AssertionError(process.stderr.read() if process.stderr else "it ended")
-    process.send_signal(sent)
-    out, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert f"Resume with: attent run {file} --json" in errors
-    assert "Traceback" not in errors
-    assert out == ""
+        # A pause that ends early with the process.
+        assert copies().wait(pid, seconds=0.01) is None, errors.read_text()
+    os.kill(pid, sent)
+    code, said = copies().wait(pid), errors.read_text()
+    assert code == 130, said
+    assert f"Resume with: attent run {file} --json" in said
+    assert "Traceback" not in said
+    assert out.read_text() == ""

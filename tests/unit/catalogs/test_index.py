@@ -1,5 +1,6 @@
 """The index file."""
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,19 @@ def test_an_index_of_another_corpus_is_a_mismatch(tmp_path: Path) -> None:
     with pytest.raises(CorpusMismatchError, match=r"num_samples was 7, is 400"):
         IndexFile.open(url, corpus=CORPUS)
     assert IndexFile.open(url).num_samples == 1
+
+
+def test_an_index_without_one_of_its_columns_is_an_input_error(tmp_path: Path) -> None:
+    url = str(tmp_path / "index.parquet")
+    IndexFile.write(url, rows([(0, 1)]), provenance=PROVENANCE)
+    notes = json.loads(pq.read_metadata(url).metadata[b"attent_select"])
+    notes = {name: note for name, note in notes.items() if not name.startswith("file_digest")}
+    table = pq.read_table(url)
+    names = ["rov" if name == "row" else name for name in table.column_names]
+    table = table.rename_columns(names)
+    pq.write_table(table.replace_schema_metadata({"attent_select": json.dumps(notes)}), url)
+    with pytest.raises(InputError, match=r"index\.parquet is not an index file"):
+        list(IndexFile.open(url, corpus=CORPUS).batches())
 
 
 def test_a_file_that_is_not_an_index_is_an_input_error(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ def test_one_select_over_the_tables_is_allowed(sql: str, tables: set[str]) -> No
     assert used == tables
 
 
+def test_many_joins_with_conditions_are_parsed() -> None:
+    joins = " ".join(f"join index as i{n} on i{n}.row = losses.row" for n in range(40))
+    assert checked_select(f"select losses.row from losses {joins}", tables=TABLES)[1]
+
+
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
@@ -57,6 +62,7 @@ def test_one_select_over_the_tables_is_allowed(sql: str, tables: set[str]) -> No
         ("explain select 1", "one SELECT"),
         ("", "one SELECT"),
         ("select from where", "does not parse"),
+        ("select row from losses" + " join index" * 40, "more than 10 joins in a row without ON"),
     ],
 )
 def test_anything_else_is_refused(sql: str, message: str) -> None:
