@@ -36,6 +36,14 @@ def test_the_settings_of_a_page_are_accepted(page: str) -> None:
             SECTIONS[section].validate_python(values)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_whole_configuration_of_a_page_is_accepted(page: Path) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+        values = yaml.safe_load(block)
+        if {"run", "selection"} <= values.keys():
+            RunConfig.model_validate(values)
+
+
 def test_the_table_of_contents_has_every_page() -> None:
     listed = re.findall(r"(\S+)\.md", (ROOT / "mkdocs.yml").read_text())
     assert sorted(listed) == sorted(path.stem for path in DOCS.glob("*.md"))
