@@ -44,6 +44,7 @@ class Checkpoint:
     `step` is the number of optimizer steps that the weights were trained for; `stream` is the
     stream's state; `progress` is what the round had measured so far; `result` is set when the round
     was finished. `files` has the size of each file, `digests` a hash of its bytes.
+    `reference_digest` is of the weights of the reference that tokens were selected by.
     """
 
     url: str
@@ -55,6 +56,7 @@ class Checkpoint:
     result: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    reference_digest: str | None = None
 
     @contextmanager
     def local(self, *, with_state: bool = False) -> Iterator[Path]:
@@ -171,6 +173,7 @@ def publish(
     stream: dict[str, Any] | None = None,
     progress: dict[str, Any] | None = None,
     result: dict[str, Any] | None = None,
+    reference_digest: str | None = None,
 ) -> Checkpoint:
     """Copy a local folder to `url`, then its marker; remove files of an earlier attempt first."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
@@ -193,6 +196,7 @@ def publish(
         digests={name: _file_digest(folder / name) for name in files},
         versions={"python": platform.python_version()}
         | {name: version(name) for name in _LIBRARIES},
+        reference_digest=reference_digest,
     )
     _publish_marker(saved)
     return saved

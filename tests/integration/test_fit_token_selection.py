@@ -1,6 +1,7 @@
 """Token selection in training: loss and gradients of a plain loop, however a step is divided."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 from digits import samples, write_corpus, write_index
-from fit_process import FitRequest, launch, observed, result
+from fit_process import FitRequest, launch, main, observed, result
 from safetensors.torch import load_file
 from small_runs import small_run
 from task_cases import LLAMA, TaskCase, causal_lm
@@ -165,6 +166,33 @@ def test_whole_samples_are_observed_and_all_tokens_kept_change_nothing(setting: 
     some = setting.request("some")
     assert launch(some) == 0
     assert observed(some)["loss"].to_list() == observed(plain)["loss"].to_list()
+
+
+def test_a_killed_round_learns_the_same_tokens_and_refuses_another_reference(
+    setting: Setting, tmp_path: Path
+) -> None:
+    shutil.copytree(setting.folder / "reference", tmp_path / "reference")
+    settings: dict[str, Any] = {
+        "batch_size": 4,
+        "save_steps": 1,
+        "learning_rate": 1e-3,
+        "token_selection": {"reference": str(tmp_path / "reference"), "keep": KEEP},
+    }
+    undisturbed, killed = (setting.request(n, **settings) for n in ("undisturbed", "killed"))
+    assert launch(undisturbed) == 0
+    assert launch(replace(killed, kill_after_step=2)) == -9
+    weights = tmp_path / "reference" / "model.safetensors"
+    before = weights.read_bytes()
+    shutil.copy(f"{undisturbed.out}/model.safetensors", weights)
+    with pytest.raises(
+        InputError, match=r"token_selection\.reference: .*/step-\d was trained with .*: restore"
+    ):
+        main(killed)
+    weights.write_bytes(before)
+    assert launch(killed) == 0
+    first, second = (load_file(f"{each.out}/model.safetensors") for each in (undisturbed, killed))
+    assert all(map(torch.equal, first.values(), second.values()))
+    assert observed(killed).equals(observed(undisturbed))
 
 
 # --- bad input ----------------------------------------------------------------------------------

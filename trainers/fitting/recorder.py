@@ -56,10 +56,12 @@ class RoundRecorder:
         progress: Progress,
         callbacks: Callbacks,
         averages_tokens: bool,
+        reference_digest: str | None = None,
     ) -> None:
         self._model, self._models, self._stream = model, models, stream
         self._steps, self._out, self._callbacks = steps, out, callbacks
         self._progress, self._averages_tokens = progress, averages_tokens
+        self._reference_digest = reference_digest
         self._final_folder: Path | None = None
         self._last_time = time.perf_counter()
 
@@ -137,6 +139,7 @@ class RoundRecorder:
             stream=self._stream.state_at(step - self._steps.first),
             progress=asdict(self._progress),
             result=result,
+            reference_digest=self._reference_digest,
         )
 
     def _whole_model(self, folder: Path) -> torch.nn.Module:

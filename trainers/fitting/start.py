@@ -10,12 +10,13 @@ import torch
 from attent_select.errors import InputError, MissingError
 from trainers import checkpoint as checkpoints
 from trainers import ranks
-from trainers.checkpoint import Checkpoint
+from trainers.checkpoint import Checkpoint, weights_digest
 from trainers.round_hooks import Steps
 from trainers.settings import TrainingSettings
 from trainers.streaming.rank_share import RankShare
 from trainers.streaming.stream import TeachingStream
 from trainers.task import Models, Task, check_training
+from trainers.token_selection import TokenSelector
 
 # Files of the Trainer's state, each under one of its names: FSDP names the optimizer differently.
 _TRAINER_STATE = (("trainer_state.json",), ("optimizer.pt", "optimizer.bin"), ("scheduler.pt",))
@@ -45,6 +46,21 @@ class Start:
         if self.checkpoint is None:
             return models.build(seed)
         return self.checkpoint.load(models, folder=folder)
+
+    def check_reference(self, selector: TokenSelector | None) -> str | None:
+        """Return the digest of the weights of the reference that selects tokens.
+
+        Raises:
+            InputError: tokens were selected so far by a reference with other weights.
+        """
+        digest = None if selector is None else weights_digest(selector.reference)
+        if self.checkpoint is None or self.checkpoint.reference_digest in (None, digest):
+            return digest
+        raise InputError(
+            f"training.token_selection.reference: its weights have the digest {digest}, those that"
+            f" {self.checkpoint.url} was trained with {self.checkpoint.reference_digest}: restore"
+            " them, a run keeps its reference"
+        )
 
     def trainer_state(self, folder: Path | None) -> Path | None:
         """Return `folder` if optimizer and scheduler are to be restored from it.

@@ -106,9 +106,9 @@ def _train(
     from trainers.hf.training_loop import train_steps
 
     task, settings, models = completion.task, completion.settings, completion.models
-    if settings.torch_threads is not None:
-        torch.set_num_threads(settings.torch_threads)
+    _use_threads(settings)
     with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
+        selector = load_selector(task, settings)
         model = start.model(models, folder=folder, seed=steps.seed)
         recorder = RoundRecorder(
             model,
@@ -119,6 +119,7 @@ def _train(
             progress=_restore(stream, start),
             callbacks=callbacks,
             averages_tokens=averages_tokens(task, settings.average),
+            reference_digest=start.check_reference(selector),
         )
         train_steps(
             model,
@@ -130,15 +131,21 @@ def _train(
             resume=start.trainer_state(folder),
             work=Path(work),
             hooks=recorder.hooks,
-            selector=load_selector(task, settings),
+            selector=selector,
         )
-        if ranks.rank() == 0:
-            _publish(recorder, completion)
+        _publish(recorder, completion)
+
+
+def _use_threads(settings: TrainingSettings) -> None:
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
 
 
 def _publish(recorder: RoundRecorder, completion: Completion) -> None:
-    published = recorder.publish_result(is_evaluated=not completion.held_out)
-    completion.complete(published, model=recorder.final_model())
+    """Publish the round on the writing rank."""
+    if ranks.rank() == 0:
+        published = recorder.publish_result(is_evaluated=not completion.held_out)
+        completion.complete(published, model=recorder.final_model())
 
 
 def load_selector(task: Task, settings: TrainingSettings) -> TokenSelector | None:
