@@ -47,4 +47,6 @@ def describe_decision(decision: Decision) -> str:
         "rescore": decision.rescore,
     }
     lines = [f"  {name} {value:.1%}: {decision.reasons[name]}" for name, value in values.items()]
+    if decision.multiple is not None:
+        lines.append(f"  multiple {decision.multiple:.2f}: {decision.reasons['multiple']}")
     return "\n".join([f"round {decision.round.number} was decided:", *lines])

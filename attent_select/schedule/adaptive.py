@@ -62,9 +62,10 @@ class Decision:
         round: the round with its decided ratio and size.
         rescore: share of the corpus to score again, in [0, 1].
         explore: share of the subset to draw uniformly.
-        reasons: reason for each of `ratio`, `explore` and `rescore`.
+        reasons: reason for each of `ratio`, `explore`, `rescore` and, with a pool, `multiple`.
         signals: measurements that the decision is based on.
         cost: cost of scoring that the decision is based on.
+        multiple: fresh candidates for each selected sample, where a pool's are decided.
     """
 
     round: Round
@@ -73,6 +74,7 @@ class Decision:
     reasons: dict[str, str] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
     cost: ScoringCost = field(default_factory=lambda: ScoringCost.of([], adapters=False))
+    multiple: float | None = None
 
 
 # A value and its reason.

@@ -11,10 +11,13 @@ whatever the size of the corpus.
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from attent_select.errors import InputError
 
+# Of a pool, and of the first round of `auto`. It is about the best for losses with an exponential
+# distribution and φ = 1/3, see `cost.py`.
+DEFAULT_MULTIPLE: Final = 3.0
 # Teaching rounds of a budget where each round draws a pool.
 DEFAULT_ROUNDS: Final = 10
 
@@ -62,28 +65,37 @@ class Pool:
     """Candidates: the samples that a teaching round draws, scores and chooses its subset from.
 
     Attributes:
-        multiple: fresh candidates for each selected sample, at least 1.
+        multiple: fresh candidates for each selected sample, at least 1. `auto`: before each round,
+            the cost model chooses as many as pay for their scoring; the first round has 3.
         block_rows: rows next to each other in storage that are drawn together: more of them are
-            read faster and are less random. 1 draws single rows.
+            read faster and are less random. 1 draws single rows, `row_group` whole row groups.
         keep_rounds: number of later rounds in which candidates that were scored and not taken
             compete again, by the loss that they had.
     """
 
-    multiple: float = 3.0
-    block_rows: int = 256
+    multiple: float | Literal["auto"] = DEFAULT_MULTIPLE
+    block_rows: int | Literal["row_group"] = 256
     keep_rounds: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.multiple < math.inf:
+        if not 1 <= self.first_multiple < math.inf:
             raise InputError(
                 f"multiple: {self.multiple} is less than 1: a round chooses its samples from"
                 " `multiple` times as many candidates"
             )
-        if not 1 <= self.block_rows < 1 << 32:
+        if self.block_rows != "row_group" and not 1 <= self.block_rows < 1 << 32:
             raise InputError(f"block_rows: {self.block_rows} is less than 1")
         if self.keep_rounds < 0:
             raise InputError(f"keep_rounds: {self.keep_rounds} is negative")
 
-    def num_candidates(self, num_samples: int) -> int:
-        """Return the fresh candidates of a round that selects `num_samples`."""
-        return math.ceil(self.multiple * num_samples)
+    @property
+    def first_multiple(self) -> float:
+        """The multiple of a round before anything was decided."""
+        return DEFAULT_MULTIPLE if self.multiple == "auto" else self.multiple
+
+    def num_candidates(self, num_samples: int, *, multiple: float | None = None) -> int:
+        """Return the fresh candidates of a round that selects `num_samples`.
+
+        `multiple` is that which was decided for the round, if any.
+        """
+        return math.ceil((multiple or self.first_multiple) * num_samples)

@@ -22,6 +22,9 @@ Numbers = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.uint32]
 # Marks the rows (shard_id u32[n], row u32[n]) that may be drawn: bool[n].
 IsEligible = Callable[[Ids, Ids], npt.NDArray[np.bool_]]
+# Returns for each row (shard int64[n], row int64[n]) the first at or after it where a block may
+# begin, int64[n]; of the number of rows of a shard, this number.
+NextEdge = Callable[[Numbers, Numbers], Numbers]
 
 # Rows that are looked at together, at least.
 _MIN_ROWS = 1 << 16
@@ -57,11 +60,16 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class CandidateWalk:
-    """A walk over shards of `shard_rows` rows, in blocks of at most `block_rows`."""
+    """A walk over shards of `shard_rows` rows, in blocks of at most `block_rows`.
+
+    With `next_edge`, a block has the rows between the edges at or after its first row and that of
+    the next block: all row groups that begin in it, or none.
+    """
 
     shard_rows: Numbers
     block_rows: int
     seed: int
+    next_edge: NextEdge | None = None
 
     def draw(
         self, num_rows: int, *, start: Place, is_eligible: IsEligible | None = None
@@ -142,7 +150,10 @@ class CandidateWalk:
         """Return shard_id, row and position in `blocks` of all rows, random inside each block."""
         shard = np.searchsorted(self._first_blocks, blocks, side="right") - 1
         first = (blocks - self._first_blocks[shard]) * self.block_rows
-        sizes = np.minimum(self.shard_rows[shard] - first, self.block_rows)
+        end = np.minimum(first + self.block_rows, self.shard_rows[shard])
+        if self.next_edge is not None:
+            first, end = self.next_edge(shard, first), self.next_edge(shard, end)
+        sizes = end - first
         block_of = np.repeat(np.arange(len(blocks)), sizes)
         offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         shards = shard.astype(np.uint32)[block_of]

@@ -13,8 +13,12 @@ the share s leaves the share (1 − s)² of the waste:
 
 More drift, longer rounds and cheaper scoring never lead to less rescoring.
 
+A round that takes its samples from k times as many candidates costs 1 + k·φ per sample trained.
+With v(k) the mean of the largest 1/k of the losses divided by the mean of all, the best multiple k
+is where v(k) / (1 + k·φ) is largest. Cheaper scoring never leads to fewer candidates.
+
 Source: the first formula is AtteNT's cost of a round (arXiv 2602.20461); that the value of
-rescoring falls linearly with its share is our assumption.
+rescoring falls linearly with its share, and that a sample is worth its loss, are our assumptions.
 """
 
 from collections.abc import Iterable
@@ -22,8 +26,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 # Without new measurements, outdated losses would not be noticed.
 MIN_SHARE: Final = 0.02
+# With fewer candidates, a round would hardly choose; of more, the largest losses are outliers.
+MULTIPLES: Final = (1.5, 10.0)
 # A backward pass costs about two forward passes (Kaplan et al., arXiv 2001.08361, section 2.1), or
 # about one if only adapters are trained, because frozen weights need no gradients.
 _PRIOR: Final = 1 / 3
@@ -68,6 +77,18 @@ class ScoringCost:
         """Return s*, in [`MIN_SHARE`, 1]; `outdated` is d in [0, 1], `trained` is e·ρ."""
         gain = 2 * trained * outdated
         return max(MIN_SHARE, 1 - self.phi / gain) if gain > 0 else MIN_SHARE
+
+    def best_multiple(self, losses: npt.NDArray[np.float64]) -> tuple[float, float]:
+        """Return k in `MULTIPLES`, to a tenth, and v(k), for the losses of random candidates.
+
+        The mean of the losses, which are finite, is positive.
+        """
+        multiples = np.arange(MULTIPLES[0] * 10, MULTIPLES[1] * 10 + 1) / 10
+        sums = np.cumsum(np.sort(losses)[::-1])
+        counts = np.ceil(len(losses) / multiples).astype(np.int64)
+        values = sums[counts - 1] / counts / (sums[-1] / len(losses))
+        best = int(np.argmax(values / (1 + multiples * self.phi)))
+        return float(multiples[best]), float(values[best])
 
 
 def outdated_share(drift: float, *, agreement: float, covered: float) -> float:

@@ -28,7 +28,8 @@ class Ratio:
     With t from 0 (first teaching round) to 1 (last): fixed is `start`; incremental is
     start + (end − start)·t; cosine is end + (start − end)·(1 + cos πt)/2, slow at both ends. An
     adaptive ratio is decided before each round (`adaptive.py`), within the optimizer steps of a
-    fixed one.
+    fixed one. With a budget it is the share of the candidates that a round takes, and decides how
+    many are drawn (`adaptive_pool.py`).
 
     Attributes:
         kind: curve of the ratio over the teaching rounds.
@@ -193,13 +194,28 @@ class Schedule:
             "anneal_epochs": "anneal",
             "ratio": "rounds",
             "interval": "rounds",
-            "rescore": "pool",
+            "rescore": "pool: {multiple: auto}",
         }
-        for name in ("epochs", "warmup_epochs", "anneal_epochs", "ratio", "interval", "rescore"):
+        for name, instead in replaced.items():
             if getattr(self, name) != getattr(_CLASSICAL, name):
-                instead = replaced.get(name)
-                hint = f", set `{instead}` instead" if instead else ""
-                raise InputError(f"{name}: not used with `budget`: omit it{hint}")
+                if name == "ratio" and self.ratio.kind == "adaptive":
+                    self._check_adaptive_pool()
+                    continue
+                raise InputError(
+                    f"{name}: not used with `budget`: omit it, set `{instead}` instead"
+                )
+
+    def _check_adaptive_pool(self) -> None:
+        if self.ratio != Ratio("adaptive"):
+            raise InputError(
+                "ratio: with `budget`, an adaptive ratio is the share of the candidates that a"
+                " round takes, which starts at 1 / pool.multiple: expected only `kind: adaptive`"
+            )
+        if self.pool is None or self.pool.multiple == "auto":
+            raise InputError(
+                "ratio: with `budget`, an adaptive ratio starts at 1 / pool.multiple: add"
+                " `pool: {multiple: 3}`"
+            )
 
     @property
     def num_rounds(self) -> int:
@@ -211,6 +227,18 @@ class Schedule:
         """Whether an amount is in units, so that their mean per sample must be known."""
         amounts = (self.budget, self.warmup, self.anneal)
         return any(each is not None and each.units is not None for each in amounts)
+
+    @property
+    def decides_sizes(self) -> bool:
+        """Whether the sizes of rounds are decided during the run; those of a budget never are."""
+        return self.budget is None and self.ratio.kind == "adaptive"
+
+    @property
+    def decides_pools(self) -> bool:
+        """Whether the number of candidates is decided before each round."""
+        if self.pool is None:
+            return False
+        return self.ratio.kind == "adaptive" or self.pool.multiple == "auto"
 
     @property
     def teach_epochs(self) -> int:

@@ -105,8 +105,7 @@ class Webdataset:
     def row_groups(self, shard: Shard) -> Sequence[int]:
         """Raise `InputError`: samples of a tar file are read individually."""
         raise InputError(
-            f"{shard.uri} is a tar file and has no row groups: choose rows per block"
-            " (`granularity: 256`) or whole shards (`granularity: shard`)"
+            f"{shard.uri} is a tar file and has no row groups: choose rows per block, such as 256"
         )
 
     def write(self, path: Path, samples: Iterable[Sample]) -> None:

@@ -16,7 +16,7 @@ from attent_select.schedule.rounds import Round
 from catalogs import checked_json, storage
 from catalogs.layout import Layout
 
-_REASONS = ("ratio", "explore", "rescore")
+_REASONS = ("ratio", "explore", "rescore", "multiple")
 # One row per decided round.
 DECISIONS: dict[str, Any] = {
     "round": pl.UInt32,
@@ -25,6 +25,7 @@ DECISIONS: dict[str, Any] = {
     "epochs": pl.UInt32,
     "explore": pl.Float64,
     "rescore": pl.Float64,
+    "multiple": pl.Float64,
     **{f.name: pl.Boolean if f.name == "is_scored" else pl.Float64 for f in fields(Signals)},
     "phi": pl.Float64,
     "phi_source": pl.String,
@@ -59,10 +60,11 @@ def table(run: str) -> pl.DataFrame:
             "epochs": each.round.epochs,
             "explore": each.explore,
             "rescore": each.rescore,
+            "multiple": each.multiple,
             **asdict(each.signals),
             "phi": each.cost.phi,
             "phi_source": each.cost.source,
-            **{f"why_{name}": each.reasons[name] for name in _REASONS},
+            **{f"why_{name}": each.reasons.get(name) for name in _REASONS},
         }
         for each in read_all(run).values()
     ]

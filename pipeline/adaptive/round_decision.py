@@ -5,16 +5,19 @@ from dataclasses import dataclass, replace
 
 from attent_select.errors import InputError, MissingError
 from attent_select.schedule.adaptive import Decision, Signals, decide_round
+from attent_select.schedule.adaptive_pool import decide_pool
 from attent_select.schedule.cost import RoundSeconds, ScoringCost
 from attent_select.schedule.rounds import Round
 from catalogs import Corpus, LossCatalog, storage
 from catalogs.layout import Layout, join
 from pipeline import metrics
-from pipeline.adaptive import decision_log, signals
+from pipeline.adaptive import decision_log, pool_signals, signals
 from pipeline.config.sections import RunConfig
 
 # PEFT writes this file beside the weights if only adapters are trained.
 _ADAPTER_FILE = "adapter_config.json"
+
+RoundMetrics = Mapping[int, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,18 @@ class RunHistory:
     before: Sequence[Round]
     decisions: Mapping[int, Decision]
 
+    @property
+    def last_decision(self) -> Decision | None:
+        """The decision of the round before, if it was decided."""
+        return self.decisions.get(len(self.before) - 1)
+
 
 def needs_decision(config: RunConfig, round_: Round) -> bool:
     """Whether the schedule alone does not determine the round's parameters."""
     schedule, needs_losses = config.schedule, config.needs_losses
     is_partial = schedule.rescore.kind != "full" and needs_losses
-    return round_.phase == "teach" and (schedule.ratio.kind == "adaptive" or is_partial)
+    is_open = schedule.ratio.kind == "adaptive" or schedule.decides_pools or is_partial
+    return round_.phase == "teach" and is_open
 
 
 def publish_decision(
@@ -52,9 +61,18 @@ def publish_decision(
             f"round {scheduled.number} is decided from the results of earlier rounds, and round "
             f"{unfinished[0]} is not finished: run `attent train {config.run}` first"
         )
-    decision = decide_round(
+    decide = _decide if config.pool is None else _decide_pool
+    decision = decide(history, scheduled, values)
+    decision = _with_share(decision, config, fraction=fraction)
+    decision_log.publish(config.run, decision)
+    return decision
+
+
+def _decide(history: RunHistory, scheduled: Round, values: RoundMetrics) -> Decision:
+    config = history.config
+    return decide_round(
         scheduled,
-        before=before,
+        before=history.before,
         schedule=config.schedule,
         num_samples=history.corpus.num_samples,
         batch_size=config.training.batch_size,
@@ -62,16 +80,30 @@ def publish_decision(
         signals=_signals(history, values),
         cost=_cost(config, values),
     )
-    decision = _with_share(decision, config, fraction=fraction)
-    decision_log.publish(config.run, decision)
-    return decision
 
 
-def _signals(history: RunHistory, values: Mapping[int, Mapping[str, float]]) -> Signals:
+def _decide_pool(history: RunHistory, scheduled: Round, values: RoundMetrics) -> Decision:
+    config, before, last = history.config, history.before, history.last_decision
+    catalog = LossCatalog(config.run, carry=config.carry_schema)
+    return decide_pool(
+        scheduled,
+        before=None if last is None else last.multiple,
+        schedule=config.schedule,
+        num_samples=history.corpus.num_samples,
+        explore=config.selection.resolved_composition.explore or 0.0,
+        signals=pool_signals.measure_pools(
+            catalog, before=before, metrics=values, last=last.signals if last else Signals()
+        ),
+        cost=_cost(config, values),
+        losses=pool_signals.newest_losses(catalog, before=before),
+    )
+
+
+def _signals(history: RunHistory, values: RoundMetrics) -> Signals:
     schedule = history.config.schedule
     if schedule.rescore.kind == "observed" and schedule.ratio.kind != "adaptive":
         return Signals()  # no rule uses them
-    last = history.decisions.get(len(history.before) - 1)
+    last = history.last_decision
     return signals.measure(
         LossCatalog(history.config.run, carry=history.config.carry_schema),
         before=history.before,
@@ -97,7 +129,7 @@ def _with_share(decision: Decision, config: RunConfig, *, fraction: float | None
     return replace(decision, rescore=share, reasons=decision.reasons | {"rescore": reason})
 
 
-def _cost(config: RunConfig, values: Mapping[int, Mapping[str, float]]) -> ScoringCost:
+def _cost(config: RunConfig, values: RoundMetrics) -> ScoringCost:
     adapter = join(Layout(config.run).initial_checkpoint, _ADAPTER_FILE)
     return ScoringCost.of(
         (

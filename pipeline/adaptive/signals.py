@@ -40,7 +40,7 @@ def measure(
     scored = [number for number in catalog.rounds() if number < len(before)]
     since = scored[-1] if scored else None
     losses = _old_and_new_losses(catalog, scored) if len(scored) > 1 else None
-    gain = _held_out_gain(before, metrics)
+    gain = held_out_gain(before, metrics)
     if losses is not None and gain is None:
         trained = [metrics.get(n, {}).get("samples_seen", 0) for n in range(*scored[-2:])]
         gain = _fall(losses) / sum(trained) if sum(trained) and len(losses) else None
@@ -119,7 +119,7 @@ def _observed_since(catalog: LossCatalog, since: int, *, before: int) -> tuple[p
     return pairs.select("scored", "observed").collect(engine="streaming"), share
 
 
-def _held_out_gain(
+def held_out_gain(
     before: Sequence[Round], metrics: Mapping[int, Mapping[str, float]]
 ) -> float | None:
     """Return the fall of the held-out loss per sample trained in the last round, if it taught."""

@@ -6,11 +6,12 @@ import polars as pl
 
 from attent_select.errors import InputError, TooFewError
 from attent_select.schedule.budget import Pool
-from attent_select.schedule.candidate_walk import CandidateWalk, Place
+from attent_select.schedule.candidate_walk import Place
 from attent_select.schedule.rounds import Round
 from attent_select.schema import INDEX, PROBABILITY, ROW, SHARD_ID, WEIGHT
 from catalogs import IndexFile, storage
 from pipeline.candidates.eligible_rows import eligible_rows
+from pipeline.candidates.walk import walk_of
 from pipeline.runs.state import Run
 
 _PLACE = "place"
@@ -28,10 +29,12 @@ def draw_candidates(run: Run, round_: Round) -> IndexFile:
     if storage.info(url) is not None:
         return IndexFile.open(url, corpus=run.corpus)
     pool = run.config.pool or Pool(multiple=1)
-    is_chosen_from = round_.phase == "teach"
-    count = pool.num_candidates(round_.num_samples) if is_chosen_from else round_.num_samples
-    walk = CandidateWalk(run.corpus.shard_rows, pool.block_rows, run.config.seed)
-    start = _place_before(run, round_.number)
+    count = round_.num_samples
+    if round_.phase == "teach":
+        decision = run.decisions.get(round_.number)
+        multiple = None if decision is None else decision.multiple
+        count = pool.num_candidates(count, multiple=multiple)
+    walk, start = walk_of(run.corpus, pool=pool, seed=run.config.seed), _place_before(run, round_)
     try:
         drawn = walk.draw(count, start=start, is_eligible=eligible_rows(run))
     except TooFewError as error:
@@ -53,9 +56,9 @@ def draw_candidates(run: Run, round_: Round) -> IndexFile:
     )
 
 
-def _place_before(run: Run, number: int) -> Place:
-    """Return where the draw before round `number` has ended."""
-    for earlier in reversed(range(number)):
+def _place_before(run: Run, round_: Round) -> Place:
+    """Return where the draw before the round has ended."""
+    for earlier in reversed(range(round_.number)):
         url = run.layout.candidates(earlier)
         if storage.info(url) is not None:
             return Place(**IndexFile.open(url).provenance[_PLACE])

@@ -182,7 +182,7 @@ def check_frozen(config: RunConfig) -> None:
         if before.get(key) != after.get(key) and not _is_changeable(key)
     ]
     if lines:
-        lines.append("use the settings of run.yaml, or choose another `run`")
+        lines[-1] += "; use the settings of run.yaml, or choose another `run`"
         raise all_problems(lines, source=url)
 
 

@@ -227,6 +227,11 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
                     " same samples: set it to 1, or add `pool: {multiple: 3}`"
                 )
             return self
+        if self.pool.multiple == "auto" and not self.needs_losses:
+            raise InputError(
+                "schedule.pool.multiple: auto weighs the losses of candidates against the cost of"
+                " scoring them, and this selection scores nothing: give a number"
+            )
         if selection.granularity != "sample":
             raise InputError(
                 "selection.granularity: rounds with a pool select single samples; the rows that are"

@@ -23,6 +23,8 @@ _EXTRA = ("extra_forbidden", "unexpected_keyword_argument")
 _WRITTEN = {bool: "true or false", int: "a whole number", float: "a number"}
 # YAML 1.1 reads `1.0e-3` as a number and `1e-3` as a string.
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+# The last key of a problem's place where a value has a choice of types.
+_CHOICE = re.compile(r"int|float|literal\[.*\]")
 _FIRST_WORD = re.compile(r"[a-z_]+")
 
 
@@ -54,7 +56,7 @@ def check(
     try:
         checked = adapter.validate_python(values)
     except ValidationError as error:
-        problems = _of_chosen_types(error.errors(include_url=False))
+        problems = _join_choices(_of_chosen_types(error.errors(include_url=False)))
         lines = [_line(model, problem, names) for problem in problems]
         raise all_problems(lines, source=source) from None
     if lines := list(_coerce(values, adapter.dump_python(checked), names, path="")):
@@ -112,6 +114,22 @@ def _of_chosen_types(problems: Sequence[Any]) -> list[Any]:
         or problem["type"] == "dataclass_type"
     ]
     return [each for each in problems if each not in unmeant or not has_other(each)]
+
+
+def _join_choices(problems: Sequence[Any]) -> list[Any]:
+    """Return the problems, those of one value that is a number or a word as one."""
+    joined: dict[Sequence[str | int], Any] = {}
+    for problem in problems:
+        place = problem["loc"]
+        if not _CHOICE.fullmatch(str(place[-1]) if place else ""):
+            joined[*place, len(joined)] = problem
+        elif place[:-1] in joined:
+            other = problem["msg"].removeprefix("Input should be ")
+            joined[place[:-1]]["msg"] += f" or {other}"
+        else:
+            message = problem["msg"].partition(",")[0]
+            joined[place[:-1]] = {**problem, "loc": place[:-1], "msg": message}
+    return list(joined.values())
 
 
 def _without_types(model: type[Any], location: Sequence[str | int]) -> tuple[str | int, ...]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from attent_select.errors import InputError
 from attent_select.schedule.rounds import plan_rounds
 from catalogs import Corpus
@@ -21,7 +23,16 @@ from pipeline.config.sections import RunConfig
 from pipeline.config.shard_settings import CorpusSettings
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
-from pipeline.doctor.round_costs import Rates, RoundCost, cost_lines, round_costs, time_of
+from pipeline.doctor.round_costs import (
+    PoolMix,
+    Rates,
+    RoundCost,
+    block_rows_of,
+    cost_lines,
+    pool_mix,
+    round_costs,
+    time_of,
+)
 from pipeline.scoring.cheap.method import is_bfloat16_fast
 from trainers.filling import fill
 from trainers.settings import ScoringSettings
@@ -50,6 +61,7 @@ class Estimate:
         train_samples_per_second: rate of one device, without reading.
         budget_unit: what the size of a round is in, `samples` or `units`.
         rounds: the cost of each round.
+        pool_mix: how the candidates of a round mix the shards; None without a pool.
     """
 
     num_samples: int
@@ -68,6 +80,7 @@ class Estimate:
     span_seconds: float
     budget_unit: str
     rounds: tuple[RoundCost, ...]
+    pool_mix: PoolMix | None
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate as lines of text."""
@@ -88,6 +101,13 @@ class Estimate:
             f"{self.budget_unit}"
         )
         yield from cost_lines(self.rounds)
+        if self.pool_mix is not None:
+            yield (
+                "pools: the mix of shards of a round's candidates differs by "
+                f"{self.pool_mix.distance:.3f} from that of the corpus, of random rows by "
+                f"{self.pool_mix.random:.3f}; a smaller schedule.pool.block_rows mixes better and "
+                "reads more"
+            )
         yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
     def _advice(self) -> str:
@@ -143,6 +163,28 @@ def estimate(
         span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
         budget_unit=_budget_unit(config),
         rounds=tuple(costs),
+        pool_mix=_pool_mix(config, first, costs, group_rows=group_rows),
+    )
+
+
+def _pool_mix(
+    config: RunConfig, first: Shard, costs: Sequence[RoundCost], *, group_rows: int
+) -> PoolMix | None:
+    """Return the mix of a pool; before a corpus is ingested, rows are estimated by bytes."""
+    drawn = max((cost.drawn for cost in costs if cost.phase == "teach"), default=0)
+    if not drawn:
+        return None
+    if has_corpus(config.run):
+        shard_rows = Corpus.open(config.run).shard_rows
+    else:
+        sizes = np.array([one.num_bytes for one in shard_objects(config.corpus)])
+        shard_rows = np.maximum(1, np.rint(sizes / first.num_bytes * first.num_samples))
+        shard_rows = shard_rows.astype(np.int64)
+    return pool_mix(
+        shard_rows,
+        num_candidates=drawn,
+        block_rows=block_rows_of(config, group_rows),
+        seed=config.seed,
     )
 
 

@@ -3,10 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
+
+import numpy as np
 
 from attent_select.schedule.budget import Pool
+from attent_select.schedule.candidate_walk import CandidateWalk, Numbers, Place
 from attent_select.schedule.rounds import Round
+from attent_select.stats.permutation import permute
 from pipeline.config.sections import RunConfig
+
+_MAX_MIXED: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,17 @@ class RoundCost:
     @property
     def seconds(self) -> float:
         return self.score_seconds + self.train_seconds
+
+
+@dataclass(frozen=True)
+class PoolMix:
+    """Total variation distance, in [0, 1], between the shards of candidates and of all rows.
+
+    `random` is that of as many random rows.
+    """
+
+    distance: float
+    random: float
 
 
 def round_costs(config: RunConfig, rounds: Sequence[Round], rates: Rates) -> list[RoundCost]:
@@ -95,7 +113,7 @@ def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
         once, again = read_shares(
             drawn / rates.num_samples,
             chosen=chosen,
-            block_rows=(pool or Pool()).block_rows,
+            block_rows=block_rows_of(config, rates.group_rows),
             group_rows=rates.group_rows,
         )
         num_read = rates.num_samples * (bool(scored) * once + round_.epochs * again)
@@ -110,6 +128,27 @@ def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
         score_seconds=scored / rates.scored_per_second,
         train_seconds=trained / rates.trained_per_second,
     )
+
+
+def block_rows_of(config: RunConfig, group_rows: int) -> int:
+    """Return the rows that are drawn together; of row groups their mean, `group_rows`."""
+    block_rows = (config.pool or Pool()).block_rows
+    return group_rows if block_rows == "row_group" else block_rows
+
+
+def pool_mix(shard_rows: Numbers, *, num_candidates: int, block_rows: int, seed: int) -> PoolMix:
+    """Return how the first pool of the walk mixes the shards, as `attent stream` measures batches.
+
+    A large pool is measured by its first million candidates.
+    """
+    total = int(shard_rows.sum())
+    count = min(num_candidates, total, _MAX_MIXED)
+    walk = CandidateWalk(shard_rows, block_rows, seed)
+    drawn = walk.draw(count, start=Place()).shards
+    random_rows = permute(np.arange(count), size=total, key=seed)
+    random = np.searchsorted(np.cumsum(shard_rows), random_rows, side="right")
+    counts = (np.bincount(shards, minlength=len(shard_rows)) for shards in (drawn, random))
+    return PoolMix(*(float(np.abs(n / count - shard_rows / total).sum() / 2) for n in counts))
 
 
 def read_shares(

@@ -78,7 +78,7 @@ def _gap(config: RunConfig, table: pl.DataFrame) -> str | None:
         batch_size=config.training.batch_size,
         mean_units=mean_units_of(config),
     )
-    if config.schedule.ratio.kind == "adaptive":
+    if config.schedule.decides_sizes:
         total = sum(each.num_steps for each in rounds)
         is_finished = _sum(table, "num_steps") >= total
     else:

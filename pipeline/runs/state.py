@@ -104,7 +104,7 @@ class Run:
         They follow from epochs and ratios alone. The learning rate decays fully, whatever number of
         steps a round takes.
         """
-        if self.config.schedule.ratio.kind != "adaptive":
+        if not self.config.schedule.decides_sizes:
             round_ = self._planned[round_.number]
         return round_.first_step, round_.first_step + round_.num_steps
 
@@ -144,7 +144,7 @@ class Run:
     def _with_round(self, round_: Round) -> "Run":
         """Replace a round; the rounds after it move, or in an adaptive run spend what is left."""
         done = (*self.rounds[: round_.number], round_)
-        if self.config.schedule.ratio.kind == "adaptive":
+        if self.config.schedule.decides_sizes:
             rounds = plan_adaptive_rounds(
                 self.config.schedule,
                 done,
@@ -178,7 +178,8 @@ def prepare(
     check_units(config)
     check_quotas(config)
     ensure_first_quotas(config)
-    if config.selection.granularity == "row_group":
+    pool = config.schedule.pool
+    if "row_group" in (config.selection.granularity, pool and pool.block_rows):
         corpus.check_row_groups()
     mean_units = mean_units_of(config)
     rounds = plan_rounds(
@@ -204,6 +205,11 @@ def ensure_decision(run: Run, number: int, *, fraction: float | None = None) -> 
         InputError: another share was decided, or no earlier losses can be kept.
     """
     round_ = run.rounds[number]
+    if fraction is not None and run.config.pool is not None:
+        raise InputError(
+            "--fraction: a round with a pool scores its candidates, neither more nor less: omit it;"
+            " schedule.pool.multiple says how many there are"
+        )
     if (decision := run.decisions.get(number)) is not None:
         if fraction not in (None, decision.rescore):
             raise InputError(

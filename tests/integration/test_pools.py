@@ -1,9 +1,11 @@
 """Runs whose budget is smaller than the corpus: what they draw, score, select and train on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from small_runs import small_run
 
@@ -13,8 +15,10 @@ from catalogs import IndexFile, LossCatalog
 from catalogs.layout import Layout
 from catalogs.losses import pools
 from pipeline import run
+from pipeline.candidates.draw import draw_candidates
 from pipeline.cluster import Client
 from pipeline.config import run_config
+from pipeline.runs.state import prepare
 
 IDS = ["shard_id", "row"]
 
@@ -31,6 +35,10 @@ def pool_run(folder: Path, shards: Path, **replaced: Any) -> dict[str, Any]:
         section, key = path.split("__")
         values.setdefault(section, {})[key] = value
     return values
+
+
+def rows_of(shard_rows: Sequence[int]) -> set[tuple[int, int]]:
+    return {(shard, row) for shard, count in enumerate(shard_rows) for row in range(count)}
 
 
 def ids(rows: pl.LazyFrame) -> set[tuple[int, int]]:
@@ -122,6 +130,39 @@ def test_candidates_that_were_not_taken_compete_again(
     ), "none of the kept candidates was taken: the test shows nothing"
 
 
+def test_whole_row_groups_are_drawn_whatever_their_sizes(
+    tmp_path: Path, shards: Path, client: Client
+) -> None:
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    for file, num_rows in zip(sorted((shards / "parquet").iterdir()), (20, 30, 7), strict=True):
+        rows = pq.read_table(file)
+        pq.write_table(rows, folder / file.name, row_group_size=num_rows)
+    values = pool_run(tmp_path / "run", shards, corpus__shards=[str(folder)])
+    values["selection"]["strategy"] = "uniform"
+    values["schedule"]["pool"] = {"multiple": 4, "block_rows": "row_group"}
+    config = run_config.parse(values)
+    prepared = prepare(config, cluster=lambda: client)
+    draws = [draw_candidates(prepared, round_) for round_ in prepared.rounds]
+    drawn = [ids(each.frame()) for each in draws]
+    assert len(set.union(*drawn)) == sum(map(len, drawn)) == 16 + 3 * 64
+    # Blocks are the row groups that begin in the same 20 rows, the size of the first row group.
+    sizes = (20, 30, 7)
+    blocks: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for shard, row in rows_of((80, 80, 80)):
+        block = (shard, row // sizes[shard] * sizes[shard] // 20)
+        blocks.setdefault(block, set()).add((shard, row))
+    cut = [sum(0 < len(block & rows) < len(block) for block in blocks.values()) for rows in drawn]
+    assert max(cut) <= 2, "only the blocks where a round begins and ends are cut"
+
+
+def test_tar_files_have_no_row_groups(tmp_path: Path, shards: Path, client: Client) -> None:
+    values = pool_run(tmp_path / "run", shards, corpus__shards=[str(shards / "webdataset")])
+    values["schedule"]["pool"]["block_rows"] = "row_group"
+    with pytest.raises(InputError, match=r"has no row groups: choose rows per block, such as 256"):
+        prepare(run_config.parse(values), cluster=lambda: client)
+
+
 @pytest.mark.parametrize(
     ("schedule", "selection", "message"),
     [
@@ -134,12 +175,27 @@ def test_candidates_that_were_not_taken_compete_again(
         (
             {"budget": {"samples": 8}, "ratio": {"kind": "adaptive", "start": 0.1}},
             {},
+            "an adaptive ratio is the share of the candidates that a round takes",
+        ),
+        (
+            {"budget": {"samples": 8}, "ratio": {"kind": "adaptive"}},
+            {},
+            "an adaptive ratio starts at 1 / pool.multiple: add `pool: {multiple: 3}`",
+        ),
+        (
+            {"budget": {"samples": 8}, "ratio": {"start": 0.1}},
+            {},
             "ratio: not used with `budget`: omit it, set `rounds` instead",
         ),
         (
             {"budget": {"samples": 8}, "rescore": {"kind": "auto"}},
             {},
-            "rescore: not used with `budget`: omit it, set `pool` instead",
+            "omit it, set `pool: {multiple: auto}` instead",
+        ),
+        (
+            {"budget": {"samples": 64}, "pool": {"multiple": "auto"}},
+            {"strategy": "key", "key": "label"},
+            "schedule.pool.multiple: auto weighs the losses of candidates",
         ),
         (
             {"budget": {"samples": 64}, "pool": {"multiple": 3}},
@@ -165,6 +221,16 @@ def test_what_contradicts_itself_is_refused(
     with pytest.raises(InputError) as error:
         run_config.parse(values)
     assert message in str(error.value)
+
+
+def test_another_pool_is_refused_when_a_run_is_resumed(
+    finished: tuple[str, dict[str, Any]], shards: Path, client: Client
+) -> None:
+    values = pool_run(Path(finished[0]), shards)
+    values["schedule"]["pool"]["multiple"] = 4
+    message = r"schedule\.pool\.multiple: the run was started with 3\.0, now it is 4\.0; use the"
+    with pytest.raises(InputError, match=message):
+        run(run_config.parse(values), client=client)
 
 
 def test_a_budget_beyond_what_is_eligible_is_refused(

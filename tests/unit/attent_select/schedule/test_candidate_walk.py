@@ -1,12 +1,14 @@
 """Walks through the rows of a corpus: every row once a pass, however the walk is cut."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import TooFewError
-from attent_select.schedule.candidate_walk import Candidates, CandidateWalk, Place
+from attent_select.schedule.candidate_walk import Candidates, CandidateWalk, Numbers, Place
 
 SHARDS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
@@ -112,6 +114,43 @@ def test_a_growing_corpus_draws_every_row_once_a_pass(
             place, passed = candidates.place, passed + drawn(candidates)
         assert len(passed) == len(set(passed))
         assert set(passed) == rows_of(rows)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=8), min_size=1, max_size=5),
+    st.integers(1, 9),
+    st.lists(st.integers(1, 30), max_size=8),
+)
+def test_row_groups_of_any_sizes_are_drawn_whole_and_each_row_once_a_pass(
+    groups: list[list[int]], block_rows: int, sizes: list[int]
+) -> None:
+    starts = [np.cumsum([0, *of_shard]) for of_shard in groups]
+
+    def next_edge(shards: Numbers, rows: Numbers) -> Numbers:
+        edges = [
+            starts[n][np.searchsorted(starts[n], row)] for n, row in zip(shards, rows, strict=True)
+        ]
+        return np.array(edges, np.int64)
+
+    shard_rows = [sum(of_shard) for of_shard in groups]
+    walk = CandidateWalk(np.array(shard_rows), block_rows, 0, next_edge)
+    place, seen = Place(), []
+    while len(seen) < sum(shard_rows):
+        left = sum(shard_rows) - len(seen)
+        candidates = walk.draw(min(sizes.pop() if sizes else left, left), start=place)
+        place, seen = candidates.place, seen + drawn(candidates)
+    assert len(set(seen)) == len(seen)
+    assert set(seen) == rows_of(shard_rows)
+    # Row by row, a row group is finished before the next block begins.
+    place, order = Place(), []
+    for _ in seen:
+        candidates = walk.draw(1, start=place)
+        place, order = candidates.place, order + drawn(candidates)
+    blocks = [
+        (shard, starts[shard][np.searchsorted(starts[shard], row, "right") - 1] // block_rows)
+        for shard, row in order
+    ]
+    assert len([1 for one, other in pairwise(blocks) if one != other]) == len(set(blocks)) - 1
 
 
 def test_blocks_are_drawn_together() -> None:

@@ -81,6 +81,16 @@ PROBLEMS = [
     ),
     ("schedule.rescore", {"kind": "auto", "share": 2}, "schedule.rescore.share: 2.0 is outside"),
     ("schedule.rescore.by", "age", "schedule.rescore.by: expected 'staleness' or 'threshold'"),
+    (
+        "schedule",
+        {"budget": {"samples": 8}, "pool": {"multiple": "some"}},
+        "schedule.pool.multiple: expected a valid number or 'auto', found 'some'",
+    ),
+    (
+        "schedule",
+        {"budget": {"samples": 8}, "pool": {"block_rows": 2.5}},
+        "schedule.pool.block_rows: expected a valid integer or 'row_group', found 2.5",
+    ),
     ("schedule.rescor", {}, "schedule.rescor: unknown key, did you mean 'rescore'?"),
     ("schedule.rescore.shar", 0.1, "schedule.rescore.shar: unknown key, did you mean 'share'?"),
     ("schedule.warmup_epochs", 9, "schedule.epochs: 3 is less than warmup_epochs (9) + "),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attent_select.schedule.candidate_walk import CandidateWalk, Place
-from pipeline.doctor.round_costs import read_shares
+from pipeline.doctor.round_costs import PoolMix, pool_mix, read_shares
 
 SHARDS, SHARD_ROWS = 50, 10_000
 
@@ -28,3 +28,20 @@ def test_the_bytes_read_are_those_of_the_row_groups_with_a_row(
     )
     counted = (len(np.unique(groups)) / num_groups, len(np.unique(chosen)) / num_groups)
     assert expected == pytest.approx(counted, rel=0.06)
+
+
+def test_the_mix_of_a_pool_is_that_of_random_rows_for_single_rows_and_worse_for_blocks() -> None:
+    rows = np.full(SHARDS, SHARD_ROWS)
+    mixes = {
+        block_rows: pool_mix(rows, num_candidates=30_000, block_rows=block_rows, seed=1)
+        for block_rows in (1, 256, 10_000)
+    }
+    random = mixes[1].random
+    assert random == pytest.approx(0.016, abs=0.004)
+    assert mixes[1].distance == pytest.approx(random, abs=0.005)
+    # Three of fifty shards are drawn, each as a whole.
+    assert mixes[10_000] == PoolMix(pytest.approx(0.94), random)
+    assert mixes[1].distance < mixes[256].distance < mixes[10_000].distance
+    # All rows, and a pool that is larger than a million.
+    everything = pool_mix(rows, num_candidates=10**7, block_rows=256, seed=1)
+    assert everything.distance == pytest.approx(0)

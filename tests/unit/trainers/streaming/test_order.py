@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attent_select.errors import InputError
+from attent_select.schedule.candidate_walk import CandidateWalk, Place
 from trainers.settings import OrderSettings, StreamingSettings
 from trainers.streaming.index_rows import Selected
 from trainers.streaming.order import Order
@@ -86,6 +87,38 @@ def test_the_samples_before_a_step_are_those_of_the_steps_before_it(order: Order
         assert order.samples_before(step) == before
         before += len(ids)
     assert order.samples_before(order.num_steps) == before
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 60), st.sampled_from([1, 2, 3, 4, 8])),
+        max_size=9,
+    ),
+    st.integers(1, 9),
+)
+def test_rounds_of_pools_train_each_row_at_most_once_a_pass(
+    shard_rows: list[int], rounds: list[tuple[int, int, int]], batch_size: int
+) -> None:
+    """Before each round, another process with another number of ranks may continue the walk, and
+    shards may have been appended.
+    """
+    place, trained = Place(), []
+    for appended, num_rows, world_size in rounds:
+        shard_rows = [*shard_rows, *[25] * appended]
+        walk = CandidateWalk(np.array(shard_rows), 4, 1)
+        drawn = walk.draw(min(num_rows, sum(shard_rows)), start=place)
+        if drawn.place.pass_number > 0:
+            break  # a draw that crosses the end of a pass leaves out the rows that it has already
+        place = drawn.place
+        batch = (drawn.shards, drawn.rows, np.ones(len(drawn.rows), np.float32))
+        rows = Selected.of([batch], num_samples=len(drawn.rows), sample_bytes=lambda _: 1.0)
+        order = order_of(rows, batch_size=batch_size)
+        shares = [RankShare(rank, world_size) for rank in range(world_size)]
+        for _, ids in order.steps():
+            parts = chain(*(share.of_batch(ids, batch_size=batch_size) for share in shares))
+            trained += rows.sample_keys(np.concatenate(list(parts))).tolist()
+        assert len(trained) == len(set(trained))
 
 
 @given(orders(), st.data())
