@@ -33,7 +33,7 @@ _SKIPPED = "skipped"
 # Column of a mixture's manifest, and the note that it is there.
 _NAME = "name"
 # Shards in a row group of a manifest.
-_MANIFEST_ROWS = 1 << 14
+_MANIFEST_ROWS = 1 << 11
 # Note in a manifest: [corpus_id, num_shards] of each earlier version.
 _VERSIONS = "versions"
 # Reason for leaving out a shard without samples.
