@@ -56,6 +56,13 @@ class SharedCluster:
         with new_cluster.start_cluster(settings) as own:
             yield own
 
+    @contextmanager
+    def used_by_commands(self) -> Iterator[None]:
+        """Let commands in this process use it."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connection, "start_cluster", self.start)
+            yield
+
     @staticmethod
     def _is_ordinary(settings: ClusterSettings) -> bool:
         is_usual_size = settings.workers in (None, WORKERS)
@@ -69,8 +76,7 @@ def _surroundings() -> tuple[dict[str, str], list[str]]:
 
 
 @contextmanager
-def shared_cluster() -> Iterator[None]:
-    """Let commands in this process share a cluster."""
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "start_cluster", SharedCluster(stack).start)
-        yield
+def shared_cluster() -> Iterator[SharedCluster]:
+    """Yield a cluster that ends with the context."""
+    with ExitStack() as stack:
+        yield SharedCluster(stack)

@@ -129,6 +129,8 @@ def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.ope
     base = storage.normalise(url)
     for name, num_bytes in checkpoint.files.items():
         size = sizes.get(join(base, name))
+        if size is None and (stored := storage.info(join(base, name))) is not None:
+            size = stored.num_bytes  # some stores list a new object late
         if size != num_bytes:
             raise DamagedError(
                 f"checkpoint {url} is damaged: {name} has {size} bytes, expected {num_bytes}. "

@@ -20,6 +20,8 @@ _DASK_CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     # On a busy machine a worker restarts slowly; its nanny would give up.
     "distributed.comm.timeouts.connect": "120s",
+    # The history of its profiler grows for hours: a third of a megabyte per round of a small run.
+    "distributed.worker.profile.enabled": False,
 }
 
 

@@ -1,12 +1,13 @@
 """Faults at random moments, and long runs: `make chaos`. Larger: `make chaos CHAOS_RUNS=200`."""
 
+import contextlib
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared_cluster import ORDINARY, shared_cluster
+from shared_cluster import ORDINARY, SharedCluster, shared_cluster
 from small_runs import write_shards
 
 from pipeline.cluster import Client, connect
@@ -48,17 +49,26 @@ def size(request: pytest.FixtureRequest) -> int:
     return value
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _shared_cluster() -> Iterator[None]:
-    """Commands in this process share one cluster."""
-    with shared_cluster():
+@pytest.fixture(scope="session")
+def shared() -> Iterator[SharedCluster]:
+    """The local cluster of this process."""
+    with shared_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def one_cluster(shared: SharedCluster) -> Iterator[None]:
+    """Let the commands of a module, which run in this process, share the cluster."""
+    with shared.used_by_commands():
         yield
 
 
 @pytest.fixture(scope="session")
-def client(_shared_cluster: None) -> Iterator[Client]:
+def client(shared: SharedCluster) -> Iterator[Client]:
     """Two workers, started once: that takes seconds."""
-    with connect(ORDINARY) as connected:
+    with contextlib.ExitStack() as stack:
+        with shared.used_by_commands():
+            connected = stack.enter_context(connect(ORDINARY))
         yield connected
 
 

@@ -68,15 +68,6 @@ def test_a_run_on_a_server_that_fails_at_random_is_that_on_a_disk(
     assert sum(faults.met.values()) > 20
 
 
-def test_a_run_on_a_server_that_lists_late_is_that_on_a_disk(
-    faults: Faults, shards: Path, expected: Any
-) -> None:
-    faults.late_seconds = 1.0
-    run(run_config.parse(small_run("s3://bucket/late", shards)))
-    faults.late_seconds = 0.0
-    assert result("s3://bucket/late") == expected
-
-
 def test_a_shard_that_changes_during_a_run_ends_it_by_name(faults: Faults, shards: Path) -> None:
     """The first teaching round finds another etag than the first round did."""
     for path in (shards / "parquet").glob("*.parquet"):

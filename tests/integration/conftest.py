@@ -1,19 +1,36 @@
 """What tests of whole stages share: one small Dask cluster, and digits at rest."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_cluster import ORDINARY, SharedCluster, shared_cluster
 from small_runs import write_shards
 
 from pipeline.cluster import Client, connect
-from pipeline.config.cluster_settings import ClusterSettings
 
 
 @pytest.fixture(scope="session")
-def client() -> Iterator[Client]:
+def shared() -> Iterator[SharedCluster]:
+    """The local cluster of this process."""
+    with shared_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def one_cluster(shared: SharedCluster) -> Iterator[None]:
+    """Let the commands of a module, which run in this process, share the cluster."""
+    with shared.used_by_commands():
+        yield
+
+
+@pytest.fixture(scope="session")
+def client(shared: SharedCluster) -> Iterator[Client]:
     """Two workers, started once: that takes seconds."""
-    with connect(ClusterSettings(workers=2)) as connected:
+    with contextlib.ExitStack() as stack:
+        with shared.used_by_commands():
+            connected = stack.enter_context(connect(ORDINARY))
         yield connected
 
 

@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 from catalogs import Corpus, IndexFile
 from pipeline.cli.app import app
 
+pytestmark = pytest.mark.usefixtures("one_cluster")
+
 COMMANDS = (
     "demo",
     "ingest",

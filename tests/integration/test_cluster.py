@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dask
 import pytest
+from distributed import Worker
 
 from attent_select.errors import (
     AccessDeniedError,
@@ -44,6 +46,19 @@ def touch_and_hang(path: str) -> None:
 
 def test_every_task_comes_back_with_its_result(client: Client) -> None:
     assert sorted(run_tasks(client, double, range(20))) == [(n, 2 * n) for n in range(20)]
+
+
+def profiled_functions(dask_worker: Worker) -> int:
+    return len(dask_worker.profile_history)
+
+
+def test_workers_that_are_started_here_record_no_profile_which_would_grow_for_hours(
+    client: Client,
+) -> None:
+    list(run_tasks(client, double, [1]))
+    enabled = client.run(dask.config.get, "distributed.worker.profile.enabled")
+    assert set(enabled.values()) == {False}
+    assert set(client.run(profiled_functions).values()) == {0}
 
 
 def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:

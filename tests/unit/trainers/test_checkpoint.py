@@ -48,6 +48,13 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_file(
         checkpoint.open(saved.url)
 
 
+def test_files_that_a_store_does_not_list_yet_are_not_missing(
+    saved: checkpoint.Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint.storage, "list_objects", lambda url: [])
+    assert checkpoint.open(saved.url) == saved
+
+
 def test_weights_of_another_model_are_detected_by_their_digest(
     saved: checkpoint.Checkpoint, tmp_path: Path
 ) -> None:
