@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,10 @@ def open_server(explorer: Explorer, *, port: int = 0, opens_browser: bool = Fals
 
     Raises:
         InputError: the port is in use or not allowed.
+        ModuleNotFoundError: the library with the charts is missing.
     """
+    if find_spec("vl_convert") is None:  # said now, rather than by charts that stay empty
+        raise ModuleNotFoundError("vl_convert is not installed", name="vl_convert")
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
