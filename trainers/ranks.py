@@ -10,6 +10,9 @@ from trainers.settings import TrainingSettings
 
 T = TypeVar("T")
 
+# Arguments of the Trainer that shard a model; each saves the optimizer's state in another form.
+SHARDINGS = ("fsdp", "deepspeed")
+
 # A launcher ends all processes when one dies, so that none waits forever. Scoring, which only the
 # first rank does, may take days.
 _WAIT_LIMIT = timedelta(days=7)
@@ -51,7 +54,7 @@ def check_sharding(settings: TrainingSettings) -> None:
     Raises:
         InputError: this process is the only one.
     """
-    for name in ("fsdp", "deepspeed"):
+    for name in SHARDINGS:
         if settings.arguments.get(name) and world_size() == 1:
             raise InputError(
                 f"training.arguments.{name} shards a model over processes, and this is the only "

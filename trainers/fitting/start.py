@@ -62,11 +62,12 @@ class Start:
             " them, a run keeps its reference"
         )
 
-    def trainer_state(self, folder: Path | None) -> Path | None:
+    def trainer_state(self, folder: Path | None, settings: TrainingSettings) -> Path | None:
         """Return `folder` if optimizer and scheduler are to be restored from it.
 
         Raises:
-            InputError: a file of their state is missing.
+            InputError: a file of their state is missing, or it was saved by another kind of
+                sharding than that of `settings`.
         """
         if self.checkpoint is None or folder is None or self.checkpoint.step == 0:
             return None
@@ -82,7 +83,33 @@ class Start:
                 f"optimizer and schedule at step {self.checkpoint.step}; train from a checkpoint "
                 "that has it"
             )
+        _check_sharding(self.checkpoint.url, folder, settings)
         return folder
+
+
+def _check_sharding(url: str, folder: Path, settings: TrainingSettings) -> None:
+    """Check that the state of the optimizer is one that these settings can continue."""
+    saved_by, num_ranks = "fsdp", None
+    if (folder / "optimizer.pt").is_file():
+        state = torch.load(folder / "optimizer.pt", "cpu", weights_only=True, mmap=True)
+        saved_by = "deepspeed" if "ranks" in state else None
+        num_ranks = len(state["ranks"]) if saved_by else None
+    expected = next((name for name in ranks.SHARDINGS if settings.arguments.get(name)), None)
+    if saved_by != expected:
+        saved, now = (
+            f"with {name}" if name else "without sharding" for name in (saved_by, expected)
+        )
+        raise InputError(
+            f"the optimizer's state in {url} was saved by training {saved}, and training.arguments "
+            f"train {now}: train {saved} here too, or start a new run from its "
+            "weights (model.path)"
+        )
+    if num_ranks not in (None, ranks.world_size()):
+        raise InputError(
+            f"the optimizer's state in {url} was saved by deepspeed with {num_ranks} processes, "
+            f"and this command has {ranks.world_size()}: start it with {num_ranks} (torchrun "
+            "--nproc-per-node)"
+        )
 
 
 def find_start(start: str | None, *, out: str, steps: Steps) -> Start:

@@ -108,6 +108,7 @@ def _train(
     task, settings, models = completion.task, completion.settings, completion.models
     _use_threads(settings)
     with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
+        resume = start.trainer_state(folder, settings)
         selector = load_selector(task, settings)
         model = start.model(models, folder=folder, seed=steps.seed)
         recorder = RoundRecorder(
@@ -128,7 +129,7 @@ def _train(
             models=models,
             settings=settings,
             steps=steps,
-            resume=start.trainer_state(folder),
+            resume=resume,
             work=Path(work),
             hooks=recorder.hooks,
             selector=selector,

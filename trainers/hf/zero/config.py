@@ -93,6 +93,7 @@ def _check_zero(zero: Any) -> None:
 def _check_keys(config: Mapping[str, Any], *, known: tuple[str, ...], where: str) -> None:
     if unknown := [str(name) for name in config if name not in known]:
         raise InputError(
-            f"{where} may not set {', '.join(unknown)}: expected some of {', '.join(known)}; the "
-            "training section sets optimizer, schedule and precision"
+            f"{where} may not set {', '.join(unknown)}: expected some of {', '.join(known)}. The "
+            "training section sets optimizer, schedule and precision (float32), and a state that "
+            "is offloaded could not be resumed"
         )

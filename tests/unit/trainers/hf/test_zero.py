@@ -1,18 +1,17 @@
 """What DeepSpeed cannot train or resume exactly is refused, if possible before a run is created."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from attent_select.errors import InputError
 from trainers import ranks
+from trainers.checkpoint import Checkpoint
+from trainers.fitting.start import Start
 from trainers.hf.training_arguments import check_training_arguments
-from trainers.hf.zero.state import load_zero
 from trainers.settings import TrainingSettings
 
 ZERO = {"zero_optimization": {"stage": 2}}
@@ -26,6 +25,16 @@ ZERO = {"zero_optimization": {"stage": 2}}
         ({"zero_optimization": {"stage": 0}}, r"stage is 0: expected 1 or 2"),
         ({"zero_optimization": 2}, r"zero_optimization is 2: expected a mapping with stage"),
         (ZERO | {"optimizer": {"type": "Adam"}}, r"deepspeed may not set optimizer: expected"),
+        (ZERO | {"bf16": {"enabled": True}}, r"may not set bf16: .* precision \(float32\)"),
+        (ZERO | {"fp16": {"enabled": True}}, r"may not set fp16: .* precision \(float32\)"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            r"may not set offload_optimizer: .* could not be resumed",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "offload_param": {"device": "nvme"}}},
+            r"may not set offload_param: .* could not be resumed",
+        ),
         (ZERO | {"gradient_clipping": 1.0}, r"gradient_clipping is 1.0: expected auto"),
     ],
 )
@@ -53,25 +62,26 @@ def test_a_single_process_is_refused() -> None:
         ranks.check_sharding(TrainingSettings(arguments={"deepspeed": ZERO}))
 
 
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
+PLAIN_STATE = {"state": {}, "param_groups": []}
 
 
 @pytest.mark.parametrize(
-    ("state", "message"),
+    ("file", "state", "arguments", "message"),
     [
-        ({"ranks": [{}, {}]}, r"by DeepSpeed with 2 processes, and this command has 1: start it"),
-        ({"state": {}, "param_groups": []}, r"by training without DeepSpeed.*: remove"),
+        ("optimizer.pt", {"ranks": [{}, {}]}, {}, r"with deepspeed, .* train without sharding: "),
+        ("optimizer.pt", PLAIN_STATE, {"deepspeed": ZERO}, r"without sharding, .* with deepspeed:"),
+        ("optimizer.bin", PLAIN_STATE, {}, r"with fsdp, .* without sharding: train with fsdp here"),
+        ("optimizer.pt", PLAIN_STATE, {"fsdp": True}, r"without sharding, .* train with fsdp: "),
+        ("optimizer.pt", {"ranks": [{}, {}]}, {"deepspeed": ZERO}, r"with 2 .* this command has 1"),
     ],
-    ids=["other ranks", "plain"],
+    ids=["zero, then plain", "plain, then zero", "fsdp, then plain", "plain, then fsdp", "ranks"],
 )
-@pytest.mark.usefixtures("one_rank")
-def test_state_of_other_ranks_or_of_plain_training_is_not_resumed(
-    tmp_path: Path, state: dict[str, Any], message: str
+def test_state_of_other_ranks_or_of_another_sharding_is_not_resumed(
+    tmp_path: Path, file: str, state: dict[str, Any], arguments: dict[str, Any], message: str
 ) -> None:
-    torch.save(state, tmp_path / "optimizer.pt")
+    torch.save(state, tmp_path / file)
+    for name in ("trainer_state.json", "scheduler.pt"):
+        (tmp_path / name).touch()
+    start = Start(Checkpoint(url="run/checkpoints/1", step=3, weights_digest="", files={}))
     with pytest.raises(InputError, match=message):
-        load_zero(None, None, tmp_path)  # refused before the engine is used
+        start.trainer_state(tmp_path, TrainingSettings(arguments=arguments))
