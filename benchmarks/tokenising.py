@@ -1,13 +1,16 @@
 """Rate of tokenisation: samples per second of `causal_lm`, beside the tokenizer's own batch call.
 
-Each turn prepares the same texts, 64 at a time in one thread, in four ways:
+Each turn prepares the same texts, 64 at a time in one thread, in several ways:
 
     bare       encode_batch_fast of the tokenizer alone: no labels, no begin and end token
     text       the task with `text`: every token counts, so that no offsets are needed
     response   the task with a prompt and a response, whose tokens are located in the text
     offsets    encode_batch of the tokenizer alone: what offsets cost
+    collated   `text`, and padded tensors of tokens, mask and labels
+    called     the tokenizer called with `padding=True` and `return_tensors="pt"`, and labels
 
-Processor seconds of the process; the median turn counts. Writes JSON to benchmarks/results/.
+Processor seconds of the process; of each chunk the fastest turn counts, because others on the
+machine only make it slower. Writes JSON to benchmarks/results/.
 
     python benchmarks/tokenising.py                          # generated texts, as long as Dolly's
     python benchmarks/tokenising.py --data FOLDER --names dolly15k gsm8k_train eltec_prose_train
@@ -16,9 +19,9 @@ Processor seconds of the process; the median turn counts. Writes JSON to benchma
 import argparse
 import json
 import os
-import statistics
 import tempfile
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -32,13 +35,16 @@ from padding import COLUMNS, RESULTS, texts_of
 CHUNK = 64
 
 
-def ways_of(folder: Path, texts: list[str]) -> dict[str, Callable[[], Any]]:
-    """Return what one turn of each way does."""
+def ways_of(folder: Path, texts: list[str]) -> dict[str, tuple[Callable[[Any], Any], list[Any]]]:
+    """Return what each way does to a chunk, and its chunks."""
+    from transformers import AutoTokenizer
+
     from trainers.hf import load_tokenizer
     from trainers.tasks.causal_lm import CausalLm
 
     tokenizer: Any = load_tokenizer(str(folder))
     backend = tokenizer.backend_tokenizer
+    other = AutoTokenizer.from_pretrained(folder)  # calls leave their padding in the backend
     chunks = [texts[first : first + CHUNK] for first in range(0, len(texts), CHUNK)]
     whole = CausalLm(tokenizer=str(folder), text="t", max_length=1 << 20)
     partly = CausalLm(
@@ -50,29 +56,24 @@ def ways_of(folder: Path, texts: list[str]) -> dict[str, Callable[[], Any]]:
         for chunk in chunks
     ]
 
-    def each(function: Callable[[Any], Any], inputs: list[Any]) -> Callable[[], None]:
-        def run() -> None:
-            for chunk in inputs:
-                function(chunk)
+    def call(chunk: list[str]) -> Any:
+        batch = other(chunk, padding=True, return_tensors="pt")
+        return batch, batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
 
-        return run
+    def encode_fast(chunk: list[str]) -> Any:
+        return [one.ids for one in backend.encode_batch_fast(chunk, add_special_tokens=False)]
+
+    def encode(chunk: list[str]) -> Any:
+        encodings = backend.encode_batch(chunk, add_special_tokens=False)
+        return [(one.ids, one.offsets) for one in encodings]
 
     return {
-        "bare": each(
-            lambda chunk: [
-                one.ids for one in backend.encode_batch_fast(chunk, add_special_tokens=False)
-            ],
-            chunks,
-        ),
-        "text": each(whole.prepare_all, of_text),
-        "response": each(partly.prepare_all, of_pair),
-        "offsets": each(
-            lambda chunk: [
-                (one.ids, one.offsets)
-                for one in backend.encode_batch(chunk, add_special_tokens=False)
-            ],
-            chunks,
-        ),
+        "bare": (encode_fast, chunks),
+        "text": (whole.prepare_all, of_text),
+        "response": (partly.prepare_all, of_pair),
+        "offsets": (encode, chunks),
+        "collated": (lambda chunk: whole.collate(whole.prepare_all(chunk)), of_text),
+        "called": (call, chunks),
     }
 
 
@@ -82,14 +83,16 @@ def measure(texts: list[str], repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="attent-tokenising-") as folder:
         train_tokenizer(texts[:2000], Path(folder), vocab_size=8192)
         ways = ways_of(Path(folder), texts)
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        seconds = {name: [inf] * len(chunks) for name, (_, chunks) in ways.items()}
         for turn in range(repeats + 1):
-            for name, run in ways.items():
-                started = process_time()
-                run()
-                if turn:  # the first one fills caches
-                    seconds[name].append(process_time() - started)
-    rates = {name: len(texts) / statistics.median(times) for name, times in seconds.items()}
+            for name, (function, chunks) in ways.items():
+                for number, chunk in enumerate(chunks):
+                    started = process_time()
+                    function(chunk)
+                    if turn:  # the first one fills caches
+                        spent = process_time() - started
+                        seconds[name][number] = min(seconds[name][number], spent)
+    rates = {name: len(texts) / sum(fastest) for name, fastest in seconds.items()}
     return {
         "samples": len(texts),
         "characters": sum(map(len, texts)),

@@ -89,7 +89,8 @@ class Start:
 
 def _check_sharding(url: str, folder: Path, settings: TrainingSettings) -> None:
     """Check that the state of the optimizer is one that these settings can continue."""
-    saved_by, num_ranks = "fsdp", None
+    saved_by: str | None = "fsdp"
+    num_ranks = None
     if (folder / "optimizer.pt").is_file():
         state = torch.load(folder / "optimizer.pt", "cpu", weights_only=True, mmap=True)
         saved_by = "deepspeed" if "ranks" in state else None

@@ -69,6 +69,7 @@ def chat_in(
 def messages_in(value: Any, *, column: str) -> list[Message]:
     """Return the messages in a value of a column: a list, or JSON text, of messages.
 
+    `datasets` before version 4 stored a list of mappings as a mapping of lists: it is one, too.
     A message is a mapping, or JSON text, with `role` and `content` (text, a list of parts, or
     nothing beside tool calls), or with `from` and `value` (ShareGPT). Nulls in mappings are
     removed: Arrow adds them where messages have different keys.
@@ -77,6 +78,12 @@ def messages_in(value: Any, *, column: str) -> list[Message]:
         SampleError: these are not messages, or there is none.
     """
     value = parse_json(value, place=f"column {column!r}")
+    if value is None:
+        raise SampleError(f"column {column!r} is empty", status="empty")
+    if isinstance(value, dict) and _are_columns(value):
+        value = [
+            dict(zip(value, entry, strict=True)) for entry in zip(*value.values(), strict=True)
+        ]
     if not isinstance(value, list):
         raise _unreadable(
             f"column {column!r} holds {type(value).__name__}: expected a list of messages"
@@ -84,6 +91,12 @@ def messages_in(value: Any, *, column: str) -> list[Message]:
     if not value:
         raise SampleError(f"column {column!r} holds no message", status="empty")
     return [_message(entry, f"column {column!r}, message {n}") for n, entry in enumerate(value, 1)]
+
+
+def _are_columns(messages: dict[str, Any]) -> bool:
+    """Whether these are the roles, the contents, … of the same number of messages."""
+    lengths = {len(each) if isinstance(each, list) else None for each in messages.values()}
+    return len(lengths) == 1 and None not in lengths
 
 
 def is_chat_text(text: str) -> bool:

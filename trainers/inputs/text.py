@@ -3,8 +3,10 @@
 import functools
 import string
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from attent_select.errors import InputError, SampleError
@@ -54,18 +56,15 @@ def pad(items: Sequence[Item], *, padding: int) -> Batch:
     """Pad on the right: `input_ids`, `attention_mask`, `labels` int64[batch, tokens], and
     `truncated` bool[batch].
     """
-    lengths = torch.tensor([len(item["input_ids"]) for item in items])
-    shape = (len(items), int(lengths.max()))
-    batch = {
-        "input_ids": torch.full(shape, padding, dtype=torch.int64),
-        "attention_mask": (torch.arange(shape[1]) < lengths[:, None]).to(torch.int64),
-        "labels": torch.full(shape, IGNORED, dtype=torch.int64),
-        "truncated": torch.tensor([item["truncated"] for item in items]),
-    }
-    for position, item in enumerate(items):
-        for name in ("input_ids", "labels"):
-            batch[name][position, : lengths[position]] = torch.tensor(item[name])
-    return batch
+    lengths = np.array([len(item["input_ids"]) for item in items])
+    is_token = np.arange(lengths.max()) < lengths[:, None]
+    batch = {"attention_mask": torch.from_numpy(is_token.astype(np.int64))}
+    for name, fill in (("input_ids", padding), ("labels", IGNORED)):
+        values = chain.from_iterable(item[name] for item in items)
+        padded = np.full(is_token.shape, fill, np.int64)
+        padded[is_token] = np.fromiter(values, np.int64, lengths.sum())
+        batch[name] = torch.from_numpy(padded)
+    return batch | {"truncated": torch.tensor([item["truncated"] for item in items])}
 
 
 def tokenizer_path(path: str | None) -> str:

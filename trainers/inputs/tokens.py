@@ -5,20 +5,22 @@ of two pieces to one token.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final, NamedTuple
 
 from attent_select.errors import SampleError
 from trainers.hf import Span
-from trainers.inputs.tokenising.byte_level import TokenBytes, token_bytes
+from trainers.inputs.tokenising.byte_level import token_bytes
 from trainers.inputs.tokenising.offsets import tokens_by_offsets
 from trainers.scoring.token_loss import IGNORED
 from trainers.task import Item
 
+# Begin and end token of a text that has them already, or has none.
+NO_ENDS: Final = (None, None)
 
-@dataclass(frozen=True)
-class Text:
+
+class Text(NamedTuple):
     """The whole text of a sample.
 
     `counted` are the characters whose tokens count, in order (None: all). With `has_ends`, the text
@@ -37,14 +39,14 @@ def check_text(text: str) -> str:
         SampleError: it is not valid Unicode: an unpaired surrogate has no UTF-8.
     """
     try:
-        text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeError as error:
         raise SampleError(f"the text is not valid Unicode: {error}", status="unreadable") from error
     return text
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Tokens of a text, and the positions (first, end) of those that count."""
 
     ids: list[int]
@@ -61,15 +63,18 @@ class Tokens:
     def has_counted(self, *, first: int = 0) -> bool:
         """Whether a token at position `first` or later counts."""
         last = len(self.ids)
-        return any(min(stop, last) > max(start, first) for start, stop in self.counted)
+        for start, stop in self.counted:  # noqa: SIM110  (called for every sample)
+            if min(stop, last) > max(start, first):
+                return True
+        return False
 
     def with_ends(self, start: int | None, end: int | None) -> "Tokens":
         """Return the tokens with a begin and an end token, which counts, unless they have them."""
         ids, counted = self.ids, self.counted
         if start is not None and ids[0] != start:
-            ids, counted = [start, *ids], [(first + 1, last + 1) for first, last in counted]
+            ids, counted = [start, *ids], tuple((first + 1, last + 1) for first, last in counted)
         if end is not None and (ids[-1] != end or len(ids) == 1):
-            ids, counted = [*ids, end], [*counted, (len(ids), len(ids) + 1)]
+            ids, counted = [*ids, end], (*counted, (len(ids), len(ids) + 1))
         return Tokens(ids, counted)
 
 
@@ -92,40 +97,27 @@ def encode_all(tokenizer: Any, texts: Sequence[Text]) -> list[Tokens]:
     # The backend, because the tokenizer itself changes shared state without a lock.
     backend = tokenizer.backend_tokenizer
     place = token_bytes(tokenizer)
+    needs_places = any(text.counted is not None for text in texts)
     # Without offsets where they are not needed, which is faster.
-    fast = [entry.counted is None or place is not None for entry in texts]
-    chosen = [entry.text for entry, is_fast in zip(texts, fast, strict=True) if is_fast]
-    encodings = iter(backend.encode_batch_fast(chosen, add_special_tokens=False))
-    tokens = [
-        _without_offsets(entry, next(encodings).ids, place) if is_fast else None
-        for entry, is_fast in zip(texts, fast, strict=True)
-    ]
-    missing = [entry for entry, encoded in zip(texts, tokens, strict=True) if encoded is None]
-    encodings = backend.encode_batch([entry.text for entry in missing], add_special_tokens=False)
-    by_offsets = map(_by_offsets, missing, encodings)
-    return [next(by_offsets) if encoded is None else encoded for encoded in tokens]
-
-
-def _without_offsets(entry: Text, ids: list[int], place: TokenBytes | None) -> Tokens | None:
-    if entry.counted is None:
-        return Tokens(ids, [(0, len(ids))])
-    assert place is not None
-    counted = place.counted_tokens(entry.text, ids, entry.counted)
-    return None if counted is None else Tokens(ids, counted)
-
-
-def _by_offsets(entry: Text, encoding: Any) -> Tokens:
-    assert entry.counted is not None
-    counted = tokens_by_offsets(encoding, entry.counted, num_characters=len(entry.text))
-    return Tokens(encoding.ids, counted)
-
-
-def text_or_error(make: Callable[[], Text]) -> Text | SampleError:
-    """Return the text that `make` returns, or the `SampleError` that it raises."""
-    try:
-        return make()
-    except SampleError as error:
-        return error
+    fast = [n for n, text in enumerate(texts) if place is not None or text.counted is None]
+    plain = [texts[n].text for n in fast]
+    ids = [each.ids for each in backend.encode_batch_fast(plain, add_special_tokens=False)]
+    located: Iterable[Sequence[Span] | None] = repeat(None)
+    if place is not None and needs_places:
+        located = place.counted_tokens(plain, [texts[n].counted or () for n in fast], ids)
+    tokens: dict[int, Tokens] = {}
+    for n, of_text, counted in zip(fast, ids, located, strict=False):
+        if texts[n].counted is None:
+            tokens[n] = Tokens(of_text, ((0, len(of_text)),))
+        elif counted is not None:
+            tokens[n] = Tokens(of_text, counted)
+    missing = [n for n in range(len(texts)) if n not in tokens]
+    encodings = backend.encode_batch([texts[n].text for n in missing], add_special_tokens=False)
+    for n, encoding in zip(missing, encodings, strict=True):
+        spans, num_characters = texts[n].counted or (), len(texts[n].text)
+        counted = tokens_by_offsets(encoding, spans, num_characters=num_characters)
+        tokens[n] = Tokens(encoding.ids, counted)
+    return [tokens[n] for n in range(len(texts))]
 
 
 def items_of(
@@ -136,35 +128,31 @@ def items_of(
     truncate: bool,
 ) -> list[Item | SampleError]:
     """Return the item of each text (`item_of`), all of them tokenised at once, or its error."""
-    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    of_tokenizer = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     encoded = iter(encode_all(tokenizer, [text for text in texts if isinstance(text, Text)]))
     items: list[Item | SampleError] = []
     for text in texts:
         if isinstance(text, SampleError):
             items.append(text)
             continue
-        of_text = next(encoded)
+        tokens, ends = next(encoded), NO_ENDS if text.has_ends else of_tokenizer
         try:
-            items.append(
-                item_of(text, of_text, ends=ends, max_length=max_length, truncate=truncate)
-            )
+            items.append(item_of(tokens, ends=ends, max_length=max_length, truncate=truncate))
         except SampleError as error:
             items.append(error)
     return items
 
 
 def item_of(
-    text: Text,
     tokens: Tokens,
     *,
-    ends: tuple[int | None, int | None],
+    ends: tuple[int | None, int | None] = NO_ENDS,
     max_length: int,
     truncate: bool,
 ) -> Item:
     """Return `input_ids` and `labels` as lists, cut to `max_length`; `truncated`; `num_units`.
 
-    A text without ends gets `ends`, the tokenizer's begin and end tokens, where it has them and the
-    text does not. The end counts.
+    The tokens get `ends`, a begin and an end token, unless they have them. The end counts.
 
     Raises:
         SampleError: no token that counts is left, or the text is too long and not to be truncated.
@@ -173,8 +161,7 @@ def item_of(
         raise SampleError(
             "no token counts: the response is empty, or the assistant says nothing", status="empty"
         )
-    if not text.has_ends:
-        tokens = tokens.with_ends(*ends)
+    tokens = tokens.with_ends(*ends)
     length = len(tokens.ids)
     truncated = length > max_length
     if truncated and not truncate:
@@ -182,7 +169,8 @@ def item_of(
             f"more than {max_length} tokens: {length}. Raise max_length, or truncate",
             status="too_long",
         )
-    tokens = Tokens(tokens.ids[:max_length], tokens.counted)
+    if truncated:
+        tokens = Tokens(tokens.ids[:max_length], tokens.counted)
     # The first token has no context to be predicted from.
     if not tokens.has_counted(first=1):
         raise SampleError(

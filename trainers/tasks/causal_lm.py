@@ -9,7 +9,7 @@ text, and in a chat those of its `apply_chat_template`.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -171,9 +171,16 @@ class CausalLm:
         """Return what `prepare` returns or raises for each sample, with all texts tokenised at
         once.
         """
+        text_of = self._text_of()
+        texts_or_errors: list[tokens.Text | SampleError] = []
+        for sample in samples:
+            try:
+                texts_or_errors.append(text_of(sample))
+            except SampleError as error:
+                texts_or_errors.append(error)
         return tokens.items_of(
             self._tokenizer,
-            [tokens.text_or_error(partial(self._text, sample)) for sample in samples],
+            texts_or_errors,
             max_length=self.max_length,
             truncate=self.truncate,
         )
@@ -263,29 +270,31 @@ class CausalLm:
             max_new_tokens=self.max_new_tokens,
         )
 
-    def _text(self, sample: Sample) -> tokens.Text:
-        """Return the whole text of a sample, and which of its characters count."""
+    def _text_of(self) -> Callable[[Sample], tokens.Text]:
+        """Return what makes the whole text of a sample, and says which of its characters count."""
         if self.messages is not None:
-            chat = chat_in(
-                sample, self.messages, tools=self.tools, variables=self.chat_template_kwargs
-            )
-            turns = turns_in(chat.messages) if self.train_on == "last" else []
-            text, spans = rendered_chat(
-                self._tokenizer,
-                chat,
-                template=self.chat_template,
-                first=turns[-1] if turns else 0,
-            )
-            return tokens.Text(tokens.check_text(text), spans, has_ends=True)
-        if self.text is not None:
-            return tokens.Text(tokens.check_text(texts.text_in(sample, self.text)))
+            return partial(self._chat, column=self.messages)
+        if (column := self.text) is not None:
+            return lambda sample: tokens.Text(tokens.check_text(texts.text_in(sample, column)))
         assert self.response is not None
-        values = {
-            name: texts.text_in(sample, column) for name, column in self._template_columns.items()
-        }
-        prompt = self.template.format(**values)
-        text = tokens.check_text(prompt + texts.text_in(sample, self.response))
+        return partial(self._answer, columns=[*self._template_columns.items()], last=self.response)
+
+    def _answer(
+        self, sample: Sample, *, columns: Sequence[tuple[str, str]], last: str
+    ) -> tokens.Text:
+        prompt = self.template.format_map(
+            {name: texts.text_in(sample, column) for name, column in columns}
+        )
+        text = tokens.check_text(prompt + texts.text_in(sample, last))
         return tokens.Text(text, ((len(prompt), len(text)),))
+
+    def _chat(self, sample: Sample, *, column: str) -> tokens.Text:
+        chat = chat_in(sample, column, tools=self.tools, variables=self.chat_template_kwargs)
+        turns = turns_in(chat.messages) if self.train_on == "last" else []
+        text, spans = rendered_chat(
+            self._tokenizer, chat, template=self.chat_template, first=turns[-1] if turns else 0
+        )
+        return tokens.Text(tokens.check_text(text), spans, has_ends=True)
 
     @property
     def _path(self) -> str:

@@ -127,9 +127,7 @@ class ImageText:
                 status="unreadable",
             )
         item = tokens.item_of(
-            tokens.Text(prompt + response, has_ends=True),
             tokens.Tokens(ids, [(len(ids) - len(answer), len(ids))]),
-            ends=(None, None),
             max_length=self.max_length,
             truncate=True,
         )

@@ -5,14 +5,15 @@ without offsets and adding up these numbers is faster than tokenising with offse
 """
 
 import json
-import unicodedata
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import chain, islice
 from typing import Any, Final
+from unicodedata import is_normalized
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import models
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -25,31 +26,55 @@ _PRE_TOKENIZERS: Final = {"Split", "Digits", "ByteLevel"}
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """The number of bytes of each token of a vocabulary, by its id."""
+    """The number of bytes of each token of a vocabulary, by its id: int64[tokens].
 
-    num_bytes: list[int]
+    `composes`: the tokenizer composes characters (NFC), which changes some texts.
+    """
+
+    num_bytes: npt.NDArray[np.int64]
+    composes: bool
 
     def counted_tokens(
-        self, text: str, ids: Sequence[int], spans: Sequence[Span]
-    ) -> list[Span] | None:
-        """Return the positions of the tokens with a byte in each span of characters of `text`.
+        self,
+        texts: Sequence[str],
+        spans: Sequence[Sequence[Span]],
+        ids: Sequence[Sequence[int]],
+    ) -> Iterator[list[Span] | None]:
+        """Yield for each text the positions of the tokens with a byte in each of its spans of
+        characters.
 
         None if the tokens do not have all bytes of the text, as where a special token takes the
         spaces around it.
         """
-        if not unicodedata.is_normalized("NFC", text):
-            return None
-        ends = list(accumulate(map(self.num_bytes.__getitem__, ids)))
-        if not ends or ends[-1] != _num_bytes(text):
-            return None
-        counted = []
-        for first, end in spans:
-            if first == end:
-                continue
-            start = bisect_right(ends, _num_bytes(text[:first]))
-            stop = bisect_left(ends, _num_bytes(text[:end])) + 1
-            counted.append((start, stop))
-        return counted
+        # Bytes and tokens are numbered through all texts, so that all spans are searched at once.
+        last = np.cumsum([0, *map(len, ids)])
+        sizes = self.num_bytes[np.fromiter(chain.from_iterable(ids), np.int64, last[-1])]
+        ends = np.concatenate([[0], sizes.cumsum()])
+        edges: list[int] = []
+        text_ends: list[int] = []
+        for text, of_text, before in zip(texts, spans, ends[last].tolist(), strict=False):
+            text_ends.append(before + _num_bytes(text))
+            for first, end in of_text:
+                if first == end:
+                    edges += [0, 0]  # no token
+                    continue
+                edges.append(before + _num_bytes(text[:first]))
+                at_end = end == len(text)
+                edges.append(text_ends[-1] if at_end else before + _num_bytes(text[:end]))
+        starts = ends.searchsorted(edges[::2], "right") - 1
+        stops = ends.searchsorted(edges[1::2], "left")
+        located = zip(starts.tolist(), stops.tolist(), strict=True)
+        has_all = (ends[last[1:]] == text_ends).tolist()
+        for text, of_text, is_whole, token in zip(
+            texts, spans, has_all, last.tolist(), strict=False
+        ):
+            counted = [
+                (start - token, stop - token)
+                for start, stop in islice(located, len(of_text))
+                if start < stop
+            ]
+            is_same = text.isascii() or not self.composes or is_normalized("NFC", text)
+            yield counted if is_whole and is_same else None
 
 
 @lru_cache(maxsize=8)
@@ -65,7 +90,7 @@ def token_bytes(tokenizer: Any) -> TokenBytes | None:
         num_bytes[token_id] = len(token)
     for token_id, token in added.items():
         num_bytes[token_id] = _num_bytes(token.content)
-    return TokenBytes(num_bytes)
+    return TokenBytes(np.array(num_bytes), composes=backend.normalizer is not None)
 
 
 def _is_byte_level(backend: Any) -> bool:

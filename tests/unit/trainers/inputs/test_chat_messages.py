@@ -36,8 +36,19 @@ def read_back(folder: Path, column: pa.Array) -> Any:
         [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "fine"}],
         [{"from": "user", "value": "hello"}, {"from": "assistant", "value": "fine"}],
         [{**message, "tool_calls": None, "name": None} for message in PLAIN],
+        {name: [message[name] for message in PLAIN] for name in ("role", "content")},
+        {"from": ["human", "gpt"], "value": ["hello", "fine"]},
     ],
-    ids=["mappings", "JSON text", "JSON messages", "ShareGPT", "ShareGPT roles", "null-filled"],
+    ids=[
+        "mappings",
+        "JSON text",
+        "JSON messages",
+        "ShareGPT",
+        "ShareGPT roles",
+        "null-filled",
+        "lists in a mapping",
+        "ShareGPT in a mapping",
+    ],
 )
 def test_every_format_gives_the_same_messages(value: Any) -> None:
     assert messages_in(value, column="m") == PLAIN
@@ -103,7 +114,9 @@ def test_a_function_call_of_sharegpt_is_a_tool_call() -> None:
 @pytest.mark.parametrize(
     ("value", "reason", "status"),
     [
-        (None, "'m' holds NoneType: expected a list of messages", "unreadable"),
+        (None, "'m' is empty", "empty"),
+        ({"role": ["user"], "content": []}, "'m' holds dict: expected a list", "unreadable"),
+        ({"role": [], "content": []}, "'m' holds no message", "empty"),
         (3, "'m' holds int: expected a list of messages", "unreadable"),
         ("hello", "'m' holds text that is not JSON", "unreadable"),
         ([], "'m' holds no message", "empty"),
