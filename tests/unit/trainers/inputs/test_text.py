@@ -71,7 +71,7 @@ def test_in_a_chat_only_what_the_assistant_says_counts(folder: Path) -> None:
         ([{"role": "user", "content": "alone"}], "empty"),
         ([], "empty"),
         ("text", "unreadable"),
-        (None, "unreadable"),
+        (None, "empty"),
         ([{"role": "user"}], "unreadable"),
         ([{"role": "user", "content": 3}], "unreadable"),
     ],
