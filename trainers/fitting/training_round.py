@@ -108,8 +108,7 @@ def _train(
     task, settings, models = completion.task, completion.settings, completion.models
     _use_threads(settings)
     with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
-        resume = start.trainer_state(folder, settings)
-        selector = load_selector(task, settings)
+        resume, selector = start.trainer_state(folder, settings), load_selector(task, settings)
         model = start.model(models, folder=folder, seed=steps.seed)
         recorder = RoundRecorder(
             model,
