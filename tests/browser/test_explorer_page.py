@@ -329,8 +329,8 @@ def test_a_corpus_that_changes_says_so_and_can_be_reloaded(page: Any, tmp_path: 
         page.click("#tab-samples")
         page.wait_for_selector("#changed:not([hidden])")
         assert "has changed" in text_of(page, "#changed")
-        page.click("#reload")  # its losses are of the corpus that it had
-        wait_for_text(page, "#problem", "was made from corpus")
+        page.click("#reload")  # its annotations are of the corpus that it had
+        wait_for_text(page, "#problem", "was made for corpus")
         (run / manifest).write_bytes(before)
         page.click("#reload")
         page.wait_for_selector("#changed", state="hidden")

@@ -4,6 +4,8 @@ import http.client
 import io
 import shlex
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from annotated import annotate, rows_of, write_corpus
-from commands import answer_here, attent
+from commands import ENVIRONMENT, ROOT, answer_here, attent
 from explored import Explored, explored
 from PIL import Image
 from scored_runs import score, scored_run
 
-from catalogs import AnnotationStore, Corpus, storage
+from attent_select import schema
+from catalogs import AnnotationStore, Corpus, LossCatalog, storage
+from catalogs.losses import pools
 from catalogs.shards import inspect_shard
 
 SHARD_ROWS = [40, 30]
@@ -45,8 +49,8 @@ def shard(shard_id: int, num_rows: int) -> pa.Table:
     )
 
 
-def make_run(run: Path) -> Path:
-    """Two shards; losses of rounds 0 and 1, in which row 7 of shard 0 is forgotten; an index."""
+def make_corpus(run: Path) -> None:
+    """Two shards with images, texts and chats."""
     inspections = []
     for shard_id, num_rows in enumerate(SHARD_ROWS):
         path = run / "shards" / f"{shard_id:03d}.parquet"
@@ -56,6 +60,11 @@ def make_run(run: Path) -> Path:
         assert stored is not None
         inspections.append((stored, "parquet", inspect_shard(str(path), "parquet")))
     Corpus.from_inspections(inspections).save(str(run))
+
+
+def make_run(run: Path) -> Path:
+    """Two shards; losses of rounds 0 and 1, in which row 7 of shard 0 is forgotten; an index."""
+    make_corpus(run)
     earlier: list[list[float | None]] = [list(values) for values in LOSSES]
     earlier[0][7] = 1.0
     score(run, earlier)
@@ -170,6 +179,19 @@ def test_an_image_is_written_anew_as_png(server: Explored) -> None:
         assert Image.open(io.BytesIO(response.read())).getpixel((0, 0)) == (13, 13, 13)
 
 
+def test_pictures_are_shown_without_torch() -> None:
+    script = (
+        "import sys\n"
+        "from pipeline.explorer import server\n"
+        "from pipeline.explorer.sample_view import picture_of\n"
+        "picture_of({'image': bytes.fromhex(sys.argv[1])}, 'image', side=8)\n"
+        "assert not {'torch', 'transformers', 'dask'} & sys.modules.keys()\n"
+    )
+    command = [sys.executable, "-c", script, png(7).hex()]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def status_of(server: Explored, path: str, **headers: str) -> int:
     address = urlsplit(server.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port)
@@ -276,6 +298,29 @@ def test_duplicates_are_those_of_the_same_cluster(tmp_path: Path) -> None:
     assert cluster["count"] == 3
     assert {"shard_id": 0, "row": 23} in cluster["samples"]
     assert {"shard_id": 1, "row": 3} in cluster["samples"]
+
+
+def test_a_run_with_pools_shows_its_candidates_as_a_sample(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_corpus(run)
+    drawn = pl.DataFrame(
+        {"shard_id": [0, 0, 1], "row": [3, 9, 4], "loss": [0.5, 2.5, 1.5], "num_units": 1}
+    ).with_columns(status=pl.lit("ok"), measured_step=0, origin=pl.lit("scored"), visits=0)
+    catalog = LossCatalog(str(run))
+    catalog.write_span("drawn", drawn.select(*schema.LOSSES))
+    pools.publish_pool(catalog, 0, ["drawn"], provenance={})
+    annotate(str(run), "source", rows_of(SHARD_ROWS, {"value": pl.col("row").cast(pl.String)}))
+    with explored(run) as server:
+        assert server.ask("state")["pool_rounds"] == [0]
+        answer = server.ask("distributions", columns=["loss"], filter={"where": "source = '9'"})
+        assert (answer["rows"], answer["total"], answer["is_sample"]) == (3, 70, True)
+        assert answer["matching"] == 1
+        hardest = server.ask("samples", order="hardest")["samples"]
+        assert [(one["shard_id"], one["row"]) for one in hardest] == [(0, 9), (1, 4), (0, 3)]
+        assert server.ask("sample", shard_id=1, row=4)["history"] == [
+            {"round": 0, "loss": 1.5, "selected": None}
+        ]
+        assert server.ask("what_if", ratio=0.02)["selected"] == 1
 
 
 def test_a_corpus_without_losses_shows_its_samples(tmp_path: Path) -> None:
