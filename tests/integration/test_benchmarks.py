@@ -75,3 +75,28 @@ def test_annotations(tmp_path: Path) -> None:
     assert {each["selected"] for each in results["selection"]["medians"].values()} == {4000}
     shares = {each["filter"]: each["wanted_share_of_top_0.15"] for each in results["filters"]}
     assert min(shares.values()) > 0.5, "without a filter it would be 0.15"
+
+
+def test_accelerator(tmp_path: Path) -> None:
+    parts = ("scoring_vit", "scoring_llama", "packing", "attention", "adapters", "copies")
+    command = [sys.executable, BENCHMARKS / "accelerator.py", "--toy", "--out", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second time, every part has its result
+        subprocess.run([*command, "--only", ",".join(parts)], env=environment, check=True)
+    results = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in parts}
+    assert results["scoring_vit"]["share_of_bare"] > 0
+    assert results["scoring_llama"]["samples_per_second"] > 0
+    assert results["packing"]["packed"] > 0
+    assert results["attention"]["sdpa"] > 0
+    assert results["adapters"]["lora"]["tokens_per_second"] > 0
+    assert "machine.json" in {path.name for path in tmp_path.iterdir()}
+
+
+def test_an_accelerator_part_without_its_library_says_which(tmp_path: Path) -> None:
+    hidden = tmp_path / "transformers.py"
+    hidden.write_text("raise ModuleNotFoundError(name='transformers')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{BENCHMARKS.parent}"}
+    command = [sys.executable, BENCHMARKS / "accelerator.py", "--toy", "--only", "packing"]
+    subprocess.run([*command, "--out", tmp_path / "out"], env=environment, check=True)
+    result = json.loads((tmp_path / "out/packing.json").read_text())
+    assert result == {"skipped": "transformers is missing"}
