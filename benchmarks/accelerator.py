@@ -1,6 +1,6 @@
 """What an accelerator does with this project: one command, a few minutes, resumable by part.
 
-Every part runs in a process of its own, on generated data and models with random weights, and
+Every part runs in a separate process, on generated data and models with random weights, and
 imports only what it needs: without a library it reports `skipped: NAME is missing`. A part with a
 result is not run again. Writes JSON and a table.
 
