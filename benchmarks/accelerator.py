@@ -31,7 +31,7 @@ PARTS = {
     "adapters": ("training", "adapters"),
     "decoding": ("training", "decoding"),
     "copies": ("training", "copies"),
-    "compiled": ("scoring", "compiled"),
+    "compilation": ("scoring", "compilation"),
     "two_workers": ("scoring", "two_workers"),
     "beside_selection": ("scoring", "beside_selection"),
 }

@@ -86,7 +86,7 @@ def on_device(batch: Any, model: Any) -> Any:
     }
 
 
-def compiled(size: Size) -> dict[str, Any]:
+def compilation(size: Size) -> dict[str, Any]:
     """Seconds of scoring with and without torch.compile, after a first pass that compiles."""
     from trainers.scoring.scorer import score_rows
 
