@@ -16,6 +16,8 @@ _SENTENCE = re.compile(r"[a-z]\. [A-Z]")
 _JUNK_SUFFIXES = (".pyi", ".js", ".css", ".json", ".html", ".h", ".xml", ".svg")
 _CHUNK = 1200
 _DOCUMENTED = ("dask", "distributed", "fsspec", "numpy", "polars", "sklearn")
+# Always the same ones, so that another installed package does not change the pool.
+_OTHERS = ("botocore", "cfnlint", "mypy", "numpy", "pandas", "pyarrow", "sklearn", "torch")
 
 
 def prose(count: int) -> list[str]:
@@ -34,7 +36,8 @@ def prose(count: int) -> list[str]:
 def junk(count: int) -> list[str]:
     """Pieces of sources, data and web files of installed packages."""
     pieces: list[str] = []
-    for path in _files([Path(sysconfig.get_paths()["purelib"])], _JUNK_SUFFIXES):
+    packages = [Path(sysconfig.get_paths()["purelib"], name) for name in _OTHERS]
+    for path in _files(packages, _JUNK_SUFFIXES):
         text = path.read_text("utf-8", errors="replace")
         starts = range(0, min(len(text), 6 * _CHUNK), _CHUNK)
         pieces += [text[start : start + _CHUNK] for start in starts]
