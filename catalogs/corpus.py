@@ -20,7 +20,7 @@ from catalogs import storage
 from catalogs.concurrency import ordered_map
 from catalogs.layout import CorpusLayout, Layout
 from catalogs.shard_format import CorpusVersion, Inspection, Reading, Shard
-from catalogs.shard_table import ShardTable, manifest_of_shards
+from catalogs.shard_table import ShardTable, corpus_card, manifest_of_shards
 from catalogs.shards import format_named, read_shard, save_members
 from catalogs.shards import inspect_shard as inspect_shard  # noqa: PLC0414 - its public place
 from catalogs.storage.objects import ObjectInfo, check_etag
@@ -201,6 +201,9 @@ class Corpus:
 
     def __repr__(self) -> str:
         return f"Corpus({len(self.shards)} shards, {self.num_samples} samples, {self.folder!r})"
+
+    def _repr_html_(self) -> str:
+        return corpus_card(self.shards, folder=self.folder, columns=self.columns)
 
     @functools.cached_property
     def shard_rows(self) -> npt.NDArray[np.int64]:

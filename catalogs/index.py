@@ -11,7 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import CorpusMismatchError, ExistsError, InputError
+from attent_select.errors import AttentError, CorpusMismatchError, ExistsError, InputError
+from attent_select.html_cards import card, shard_bars
 from attent_select.sample_ids import duplicate_error
 from catalogs import storage
 from catalogs.corpus import Corpus, check_corpus
@@ -25,6 +26,9 @@ FILES = "files"
 _ROWS_PER_GROUP = 1 << 18
 # Row groups of an index that are fetched together: 16 M rows, about 10 MB.
 _GROUPS_AT_A_TIME = 64
+
+# Provenance that a notebook shows.
+_SHOWN = ("strategy", "ratio", "round", "eligible")
 
 # Called with the number of rows of each batch that is written.
 OnRows = Callable[[int], None]
@@ -125,6 +129,36 @@ class IndexFile:
 
     def __repr__(self) -> str:
         return f"IndexFile({self.url!r}, {self.num_samples} samples, digest {self.digest[:8]})"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {"url": self.url, "samples": self.num_samples}
+        facts |= {name: self.provenance.get(name) for name in _SHOWN} | {"digest": self.digest}
+        try:
+            shard_ids, counts = self._samples_by_shard()
+        except AttentError as error:
+            return card("IndexFile", facts | {"problem": str(error)})
+        if not len(shard_ids):
+            return card("IndexFile", facts)
+        num_shards = int(shard_ids.max()) + 1
+        caption = "selected samples by shard"
+        plot = shard_bars(shard_ids, counts, num_shards=num_shards, caption=caption)
+        return card("IndexFile", facts, plot=plot)
+
+    def _samples_by_shard(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return shard ids and their numbers of rows: exact if the index has few row groups.
+
+        Of larger ones from the footer alone: a row group counts as its middle shard.
+        """
+        footer = frames.footer_of(self.url)
+        if footer.num_groups <= _GROUPS_AT_A_TIME:
+            shards = self.frame().select(schema.SHARD_ID).collect().to_series().to_numpy()
+            shard_ids, counts = np.unique(shards, return_counts=True)
+            return shard_ids.astype(np.int64), counts
+        leaf = footer.schema.names.index(schema.SHARD_ID)
+        groups = [footer.metadata.row_group(number) for number in range(footer.num_groups)]
+        statistics = [group.column(leaf).statistics for group in groups]
+        middles = [(each.min + each.max) // 2 for each in statistics]
+        return np.array(middles), np.array([group.num_rows for group in groups])
 
     def _check_unknown_corpus(self, corpus: Corpus) -> None:
         """Check an index of other programs' losses, which name no corpus, and warn."""

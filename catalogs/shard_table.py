@@ -10,6 +10,7 @@ from typing import overload
 import polars as pl
 
 from attent_select import schema
+from attent_select.html_cards import card, shard_bars
 from catalogs.layout import CorpusLayout
 from catalogs.shard_format import Shard
 
@@ -69,3 +70,21 @@ def manifest_of_shards(shards: Sequence[Shard]) -> pl.DataFrame:
         return shards.manifest
     columns = {name: [getattr(shard, name) for shard in shards] for name in schema.MANIFEST}
     return pl.DataFrame(columns, schema=dict(schema.MANIFEST))
+
+
+def corpus_card(shards: Sequence[Shard], *, folder: str, columns: Sequence[str]) -> str:
+    """Return a corpus as HTML, with its samples by shard."""
+    manifest = manifest_of_shards(shards)
+    num_samples = manifest["num_samples"].cast(pl.Int64)
+    facts = {
+        "folder": folder or None,
+        "shards": len(manifest),
+        "samples": num_samples.sum(),
+        "MB": int(manifest["num_bytes"].sum()) / 1e6,
+        "format": manifest["format"].unique().sort().to_list(),
+        "columns": columns,
+    }
+    plot = shard_bars(
+        range(len(manifest)), num_samples, num_shards=len(manifest), caption="samples by shard"
+    )
+    return card("Corpus", facts, plot=plot)

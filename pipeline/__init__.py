@@ -1,8 +1,9 @@
 """The flow: configuration, scoring on Dask, rounds, report, command line.
 
-    from pipeline import run, score
+    from pipeline import Run, ingest_rows, run, score
 
     run("config.yaml")               # all rounds; call it again to resume
+    Run.open("runs/first").metrics   # what a run has: losses, indexes, metrics, checkpoints
     score("config.yaml", fraction=0.1)
     ingest_rows(rows, out="corpus")  # of a data frame, a data set, or dicts
 
@@ -17,9 +18,10 @@ from attent_select.siblings import check_siblings
 
 if TYPE_CHECKING:
     from pipeline.corpus.python_rows import ingest_rows
+    from pipeline.runs.opened_run import Run
     from pipeline.stages import run, score
 
-__all__ = ["__version__", "ingest_rows", "run", "score"]
+__all__ = ["Run", "__version__", "ingest_rows", "run", "score"]
 
 check_siblings(__file__, "trainers", "catalogs", "attent_select")
 
@@ -30,6 +32,10 @@ def __getattr__(name: str) -> Any:
         from pipeline.corpus.python_rows import ingest_rows
 
         return ingest_rows
+    if name == "Run":
+        from pipeline.runs.opened_run import Run
+
+        return Run
     if name not in ("run", "score"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with missing_extras_named():

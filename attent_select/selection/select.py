@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from attent_select.errors import InputError
+from attent_select.html_cards import card, share_bar
 from attent_select.plugins import load_plugin
 from attent_select.schema import INDEX
 from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
@@ -66,6 +67,17 @@ class Selection:
     threshold: float | None
     first_excluded: tuple[int, int] | None = None
     catalog_rows: Chunks | None = field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "samples": self.num_samples,
+            "eligible": self.eligible,
+            "samples of the catalog": self.total,
+            "threshold": self.threshold,
+        }
+        total = max(1, self.total)
+        shares = {"selected": self.num_samples / total, "eligible": self.eligible / total}
+        return card("Selection", facts, plot=share_bar(shares))
 
     @property
     def rows(self) -> pl.LazyFrame:

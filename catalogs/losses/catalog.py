@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from attent_select import schema
-from attent_select.errors import ExistsError, MissingError
+from attent_select.errors import AttentError, ExistsError, MissingError
 from attent_select.selection.select import Preview
 from attent_select.stats.quantile_map import QuantileMap, Trend
 from catalogs import storage
@@ -23,7 +23,7 @@ from catalogs.layout import Layout, join
 from catalogs.losses import merge
 from catalogs.losses import parts as loss_parts
 from catalogs.losses.parts import BatchSplits, PartSummary, ShardLosses
-from catalogs.losses.snapshots import Segment, check_complete, segments_of
+from catalogs.losses.snapshots import Segment, check_complete, losses_card, segments_of
 from catalogs.losses.unusable import Unusable
 from catalogs.tables import dense_parts, frames
 from catalogs.tables.scan import File, Scan
@@ -31,6 +31,8 @@ from catalogs.tables.scan import File, Scan
 __all__ = ["BatchSplits", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
 _KEY = (schema.SHARD_ID, schema.ROW)
+# Files that the histogram in a notebook reads, a few thousand rows of each.
+_SHOWN_FILES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,18 @@ class LossCatalog:
 
     def __repr__(self) -> str:
         return f"LossCatalog({self.run!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            if not (rounds := self.rounds()):
+                return losses_card(self.run, problem="no round was scored yet")
+            snapshot, scan = self._read_snapshot(rounds[-1])[0], self.scan(rounds[-1])
+            scan = replace(scan, files=scan.files[:: -(-len(scan.files) // _SHOWN_FILES) or 1])
+            preview = scan.preview(total=self.corpus.num_samples).rows.select(schema.LOSS)
+            losses = preview.collect().to_series()
+        except AttentError as error:
+            return losses_card(self.run, problem=str(error))
+        return losses_card(self.run, rounds, snapshot=snapshot, losses=losses)
 
     @functools.cached_property
     def corpus(self) -> Corpus:

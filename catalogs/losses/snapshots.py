@@ -9,6 +9,7 @@ import polars as pl
 
 from attent_select import schema
 from attent_select.errors import InputError
+from attent_select.html_cards import card, histogram
 from catalogs.losses.parts import ShardLosses
 from catalogs.shard_format import Shard
 
@@ -65,3 +66,33 @@ def check_complete(rows: Sequence[ShardLosses], shards: Sequence[Shard]) -> None
                 f"shard {shard.shard_id} has {row.num_rows} losses, but {shard.num_samples} samples"
                 " in the corpus: score it again"
             )
+
+
+def losses_card(
+    run: str,
+    rounds: Sequence[int] = (),
+    *,
+    snapshot: pl.DataFrame | None = None,
+    losses: pl.Series | None = None,
+    problem: str | None = None,
+) -> str:
+    """Return the losses of a run as HTML: the newest `snapshot`, and a histogram of `losses`.
+
+    `losses` are those of all rows, or of a sample, which the caption then says. `problem` says why
+    there is no snapshot.
+    """
+    if snapshot is None or losses is None:
+        return card("LossCatalog", {"run": run, "problem": problem})
+    num_ok, total = int(snapshot["num_ok"].sum()), int(snapshot["num_rows"].sum())
+    facts = {
+        "run": run,
+        "rounds": rounds,
+        "samples": total,
+        "with a loss": num_ok,
+        "smallest loss (nats)": snapshot["loss_min"].min(),
+        "mean loss (nats)": snapshot["loss_sum"].sum() / num_ok if num_ok else None,
+        "largest loss (nats)": snapshot["loss_max"].max(),
+    }
+    rows = "all rows" if len(losses) == total else f"a sample of {len(losses):,} rows"
+    caption = f"losses of round {rounds[-1]} in nats, {rows}"
+    return card("LossCatalog", facts, plot=histogram(losses.drop_nulls(), caption=caption))
