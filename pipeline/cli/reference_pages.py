@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made from the code: commands, and keys of configurations.
+"""Pages of the documentation that are made from the code: commands, keys, and names in Python.
 
 `python -m pipeline.cli.reference_pages docs` writes them.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from typer.main import get_command
 
+from pipeline.cli.api_page import api_page
 from pipeline.cli.app import app
 from pipeline.first_steps.json_schema import Schema, configuration_schema
 
@@ -143,3 +144,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     (folder / "commands.md").write_text(commands_page(), encoding="utf-8")
     (folder / "keys.md").write_text(keys_page(), encoding="utf-8")
+    (folder / "api.md").write_text(api_page(), encoding="utf-8")

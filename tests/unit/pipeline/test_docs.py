@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from pipeline.cli.api_page import api_page
 from pipeline.cli.reference_pages import commands_page, keys_page
 from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.config.sections import RunConfig
@@ -125,8 +126,8 @@ def test_the_layers_of_a_package_are_those_of_its_contract(package: str, layers:
     assert f"| `{package}` | {shown} |" in page
 
 
-@pytest.mark.parametrize("page", ["commands", "keys"])
+@pytest.mark.parametrize("page", ["api", "commands", "keys"])
 def test_a_page_that_is_made_from_the_code_is_up_to_date(page: str) -> None:
-    # After a change of a command or a key: python -m pipeline.cli.reference_pages docs
-    made = {"commands": commands_page, "keys": keys_page}[page]()
+    # After a change of a command, a key or a docstring: python -m pipeline.cli.reference_pages docs
+    made = {"api": api_page, "commands": commands_page, "keys": keys_page}[page]()
     assert (DOCS / f"{page}.md").read_text() == made
