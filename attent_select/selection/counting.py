@@ -114,7 +114,7 @@ def _count_chunk(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> 
     """Count a chunk as one stratum; numpy is ten times as fast as a group_by."""
     columns = [ELIGIBLE, *([LOSS] if with_losses else []), *([COST] if with_costs else [])]
     chunk = rows.select(columns).collect(engine="in-memory")
-    eligible = chunk.filter(ELIGIBLE)
+    eligible = chunk if chunk[ELIGIBLE].all() else chunk.filter(ELIGIBLE)
     cost = int(eligible[COST].sum()) if with_costs else len(eligible)
     losses = eligible[LOSS].to_numpy() if with_losses else np.zeros(len(eligible), np.float32)
     buckets, counts = count_buckets(losses)

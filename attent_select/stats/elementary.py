@@ -93,7 +93,8 @@ def _log(x: Floats, out: Floats) -> None:
 
 def _exp(x: Floats, out: Floats) -> None:
     # x = power·ln 2 + r with |r| ≤ ln 2 / 2, and e^r = 1 + r + r·c/(2 − c), c = r − r²·P(r²).
-    clipped = np.clip(x, *_EXP_RANGE)
+    clipped = np.fmin(x, _EXP_RANGE[1])
+    np.fmax(clipped, _EXP_RANGE[0], out=clipped)  # NaN too: the power is an integer
     power = clipped * (1 / (_LN2_HIGH + _LN2_LOW))
     np.rint(power, out=power)
     high = np.subtract(clipped, power * _LN2_HIGH, out=clipped)
@@ -110,10 +111,13 @@ def _exp(x: Floats, out: Floats) -> None:
     low -= high
     np.subtract(1.0, low, out=low)
     # In two steps, as 2^power itself may be outside of the range of float64.
-    integers = np.nan_to_num(power).astype(np.int64)
+    integers = power.astype(np.int64)
     half = integers >> np.int64(1)
+    integers -= half
     np.multiply(low, _power_of_two(half), out=out)
-    out *= _power_of_two(integers - half)
+    out *= _power_of_two(integers)
+    if np.isnan(x).any():
+        out[np.isnan(x)] = np.nan
 
 
 def _polynomial(z: Floats, terms: tuple[float, ...]) -> Floats:
@@ -126,4 +130,6 @@ def _polynomial(z: Floats, terms: tuple[float, ...]) -> Floats:
 
 
 def _power_of_two(exponent: npt.NDArray[np.int64]) -> Floats:
-    return ((exponent + np.int64(1023)) << np.int64(_MANTISSA_BITS)).view(np.float64)
+    exponent += np.int64(1023)
+    exponent <<= np.int64(_MANTISSA_BITS)
+    return exponent.view(np.float64)

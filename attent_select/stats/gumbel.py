@@ -118,7 +118,8 @@ def _draws_below(noise: Floats) -> Floats:
 def _noisy_logit_between(
     logit: Logit, stream: int, limits: _Limits, loss: Losses, shards: Ids, rows: Ids
 ) -> Floats:
-    draws = (numpy_bits(stream, numpy_sample_key(shards, rows)) >> np.uint64(32)).astype(np.uint32)
+    draws = numpy_bits(stream, numpy_sample_key(shards, rows))
+    draws >>= np.uint64(32)
     buckets = buckets_of(loss).astype(np.int64)
     buckets -= limits.first
     is_above = draws > limits.highest.take(buckets, mode="clip")
