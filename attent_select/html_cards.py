@@ -22,7 +22,8 @@ def card(title: str, facts: Mapping[str, object], *, plot: str = "") -> str:
         for name, value in facts.items()
         if value is not None
     )
-    return f"<div><strong>{escape(title)}</strong><table>{rows}</table>{plot}</div>"
+    table = f'<table style="color:inherit">{rows}</table>'
+    return f"<div><strong>{escape(title)}</strong>{table}{plot}</div>"
 
 
 def text_of(value: object) -> str:

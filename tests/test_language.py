@@ -16,7 +16,7 @@ from pipeline.cli.app import app
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("attent_select", "catalogs", "trainers", "pipeline", "benchmarks", "examples")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 YAML = sorted((ROOT / "examples").glob("*.yaml"))
 
 # What a text must not say, and what to write instead.

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("attent_select", "catalogs", "trainers", "pipeline")
 CODE = (*PACKAGES, "benchmarks", "examples", "tests")
 SOURCES = sorted(path for folder in CODE for path in (ROOT / folder).rglob("*.py"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 OTHERS = [ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "examples").glob("*.yaml"))]
 
 # What the reader of a page writes.

@@ -31,8 +31,8 @@ from catalogs.tables.scan import File, Scan
 __all__ = ["BatchSplits", "LossCatalog", "PartSummary", "ShardLosses", "Span"]
 
 _KEY = (schema.SHARD_ID, schema.ROW)
-# Files that the histogram in a notebook reads, a few thousand rows of each.
-_SHOWN_FILES = 16
+# In a notebook, the histogram of a larger catalog reads a few thousand rows of some of its files.
+_SHOWN_ROWS, _SHOWN_FILES = 1 << 18, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,11 @@ class LossCatalog:
             if not (rounds := self.rounds()):
                 return losses_card(self.run, problem="no round was scored yet")
             snapshot, scan = self._read_snapshot(rounds[-1])[0], self.scan(rounds[-1])
-            scan = replace(scan, files=scan.files[:: -(-len(scan.files) // _SHOWN_FILES) or 1])
-            preview = scan.preview(total=self.corpus.num_samples).rows.select(schema.LOSS)
-            losses = preview.collect().to_series()
+            rows = scan.frame()
+            if (total := self.corpus.num_samples) > _SHOWN_ROWS:
+                files = scan.files[:: -(-len(scan.files) // _SHOWN_FILES)]
+                rows = replace(scan, files=files).preview(total=total).rows
+            losses = rows.select(schema.LOSS).collect().to_series()
         except AttentError as error:
             return losses_card(self.run, problem=str(error))
         return losses_card(self.run, rounds, snapshot=snapshot, losses=losses)

@@ -10,6 +10,7 @@ from scored_runs import scored_run
 
 from attent_select import schema
 from catalogs import Corpus, IndexFile, LossCatalog, index
+from catalogs.losses import catalog as losses
 
 
 def facts(html: str) -> dict[str, str]:
@@ -46,7 +47,10 @@ def test_losses_show_their_histogram(tmp_path: Path) -> None:
     assert repr(catalog) == f"LossCatalog({str(tmp_path)!r})"
 
 
-def test_the_histogram_of_many_files_is_of_a_sample(tmp_path: Path) -> None:
+def test_the_histogram_of_a_large_catalog_is_of_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_SHOWN_ROWS", 39)
     catalog = LossCatalog(scored_run(tmp_path, [[float(shard)] for shard in range(40)]))
     html = catalog._repr_html_()
     assert "a sample of 14 rows" in html

@@ -20,7 +20,7 @@ from trainers.settings import ScoringSettings
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PACKAGES = ("pipeline", "trainers", "catalogs", "attent_select")
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 CLUSTER_PAGES = ("laptop", "multi-gpu", "slurm", "kubernetes")
 SECTIONS: dict[str, TypeAdapter[Any]] = {
     "cluster": TypeAdapter(ClusterSettings),
@@ -47,7 +47,8 @@ def test_a_whole_configuration_of_a_page_is_accepted(page: Path) -> None:
 
 def test_the_table_of_contents_has_every_page() -> None:
     listed = re.findall(r"(\S+)\.md", (ROOT / "mkdocs.yml").read_text())
-    assert sorted(listed) == sorted(path.stem for path in DOCS.glob("*.md"))
+    pages = (path.relative_to(DOCS).with_suffix("") for path in DOCS.rglob("*.md"))
+    assert sorted(listed) == sorted(map(str, pages))
 
 
 def documented_keys() -> set[str]:
