@@ -18,7 +18,7 @@ EXTRAS = {
     "datasets": "hf",
     "distributed": "cluster",
     "gcsfs": "gcs",
-    "jinja2": "train",
+    "jinja2": "report",
     "kornia": "augment",
     "kornia_rs": "augment",
     "peft": "train",

@@ -25,10 +25,15 @@ def publish(
     values: Mapping[str, float],
     *,
     unusable: Mapping[str, Unusable] | None = None,
+    notes: frames.Notes | None = None,
 ) -> None:
-    """Publish the metrics of a round, and the samples that each of its stages could not use."""
-    notes = {stage: samples.to_dict() for stage, samples in (unusable or {}).items() if samples}
-    _publish(Layout(run).round_metrics(round_number), round_number, values, notes={_NOTE: notes})
+    """Publish the metrics of a round, and the samples that each of its stages could not use.
+
+    `notes` are further facts in the footer of the file, see `read_notes`.
+    """
+    left_out = {stage: samples.to_dict() for stage, samples in (unusable or {}).items() if samples}
+    footer = {**(notes or {}), _NOTE: left_out}
+    _publish(Layout(run).round_metrics(round_number), round_number, values, notes=footer)
 
 
 def publish_scoring(run: str, round_number: int, values: Mapping[str, float]) -> None:
@@ -58,8 +63,13 @@ def read(run: str, round_number: int) -> dict[str, float] | None:
 
 def read_unusable(run: str, round_number: int) -> dict[str, Unusable]:
     """Return the samples that each stage of a finished round could not use, where there are any."""
-    notes = frames.notes_of(frames.footer_of(Layout(run).round_metrics(round_number)))
+    notes = read_notes(run, round_number)
     return {stage: Unusable.of(values) for stage, values in notes.get(_NOTE, {}).items()}
+
+
+def read_notes(run: str, round_number: int) -> frames.Notes:
+    """Return the notes in the footer of a finished round's metrics."""
+    return frames.notes_of(frames.footer_of(Layout(run).round_metrics(round_number)))
 
 
 def table(run: str) -> pl.DataFrame:

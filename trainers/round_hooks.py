@@ -39,9 +39,11 @@ class Hooks:
     Attributes:
         observed: called on every rank with a first step and the losses of all ranks from it.
         checkpoint: called on the writing rank with the step and a local folder.
-        step: called after each optimizer step with its number.
+        learning_rate: called before each optimizer step with its number, from 0, and its rate.
+        step: called after each optimizer step with the number of steps done.
     """
 
     observed: Callable[[int, pl.DataFrame], None]
     checkpoint: Callable[[int, Path], None]
+    learning_rate: Callable[[int, float], None]
     step: Callable[[int], None]

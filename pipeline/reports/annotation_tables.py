@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from attent_select import schema
-from catalogs import Corpus, IndexFile
+from attent_select.selection.strata import stratum_label
+from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.annotations.columns import AnnotationColumns
 from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import AnnotationStore
@@ -47,24 +48,20 @@ class AnnotatedRows:
         store, corpus = AnnotationStore(run), Corpus.open(run)
         records = store.records()
         shown = tuple(each for each in records if each.kind not in _WITHOUT_DISTRIBUTION)
-        rounds = [
-            number
-            for number in selected_rounds(run)
-            if IndexFile.open(Layout(run).index(number)).num_samples < corpus.num_samples
-        ]
-        if not shown or not rounds:
+        number = last_part_round(run)
+        if not shown or number is None:
             return None
         names = [annotation.name for annotation in shown]
         is_drawn = drawn_rows(corpus.num_samples)
         columns = AnnotationColumns.of(run, names).join(None).frame()
         rows = columns.filter(is_drawn).collect(engine="streaming")
-        chosen = index(run, rounds=rounds[-1:]).filter(is_drawn)
+        chosen = index(run, rounds=[number]).filter(is_drawn)
         ids = [schema.SHARD_ID, schema.ROW]
         is_uniform = pl.col(schema.ORIGIN).eq_missing(pl.lit(schema.FROM_UNIFORM, pl.UInt8))
         marks = {"is_selected": pl.lit(True), "is_uniform": is_uniform}
         selected = chosen.select(*ids, **marks).collect(engine="streaming")
         marked = rows.join(selected, on=ids, how="left", maintain_order="left")
-        return cls(marked.with_columns(pl.col(*marks).fill_null(False)), shown, rounds[-1])
+        return cls(marked.with_columns(pl.col(*marks).fill_null(False)), shown, number)
 
 
 def distributions(annotated: AnnotatedRows) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -73,25 +70,46 @@ def distributions(annotated: AnnotatedRows) -> Iterator[tuple[str, pl.DataFrame]
     `value` is the lower end of one of 40 bins, or a category. Rows without a value are left out.
     """
     for annotation in annotated.annotations:
-        values = annotated.rows.select(annotation.name, "is_selected").drop_nulls()
-        if values.is_empty():
-            continue
-        if annotation.value_type in ("String", "Boolean"):
-            binned = _categories(values[annotation.name].cast(pl.String))
-        else:
-            binned = _bins(values[annotation.name].cast(pl.Float64))
-        table = values.select("is_selected", value=binned)
-        groups = (("corpus", table), ("selected", table.filter("is_selected")))
-        yield (
-            annotation.name,
-            pl.concat(
-                each.group_by("value")
-                .agg(share=pl.len() / max(1, len(each)))
-                .select(pl.lit(group).alias("group"), "value", "share")
-                .sort("value")
-                for group, each in groups
-            ),
-        )
+        values = annotated.rows.select(pl.col(annotation.name).alias("value"), "is_selected")
+        if len(values := values.drop_nulls()):
+            yield annotation.name, _distribution(values)
+
+
+def loss_distributions(
+    run: str, round_number: int, *, by: str | None
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield the same of the losses that a round was selected by; nothing if it was not scored.
+
+    With `by` also of the strata, if the losses have this column.
+    """
+    catalog = LossCatalog(run)
+    if round_number not in catalog.rounds():
+        return
+    losses, ids = catalog.latest(round_number), [schema.SHARD_ID, schema.ROW]
+    columns = {"loss": pl.col(schema.LOSS)}
+    if by is not None and by in losses.collect_schema():
+        columns[by] = stratum_label(by)
+    marks = index(run, rounds=[round_number]).select(*ids, is_selected=pl.lit(True))
+    drawn = losses.filter(drawn_rows(Corpus.open(run).num_samples)).select(*ids, **columns)
+    joined = drawn.join(marks, on=ids, how="left").with_columns(
+        pl.col("is_selected").fill_null(False)
+    )
+    rows = joined.collect(engine="streaming")
+    for name in columns:
+        values = rows.select(pl.col(name).alias("value"), "is_selected").drop_nulls()
+        if len(values):
+            yield name, _distribution(values)
+
+
+def last_part_round(run: str) -> int | None:
+    """Return the last round that selected a part of the corpus; None if every one selected all."""
+    corpus = Corpus.open(run)
+    rounds = (
+        number
+        for number in reversed(selected_rounds(run))
+        if IndexFile.open(Layout(run).index(number)).num_samples < corpus.num_samples
+    )
+    return next(rounds, None)
 
 
 def samples_beside_cut(
@@ -114,6 +132,24 @@ def samples_beside_cut(
         beside = [selected.tail(count), others.head(count)]
     taken, left_out = (read_samples(run, each, columns=columns) for each in beside)
     return taken, left_out
+
+
+def _distribution(values: pl.DataFrame) -> pl.DataFrame:
+    """Return `group`, `value` and `share` of rows with `value` and `is_selected`."""
+    column = values["value"]
+    if column.dtype.is_numeric():
+        binned = _bins(column.cast(pl.Float64))
+    else:
+        binned = _categories(column.cast(pl.String))
+    table = values.select("is_selected", value=binned)
+    groups = (("corpus", table), ("selected", table.filter("is_selected")))
+    return pl.concat(
+        each.group_by("value")
+        .agg(share=pl.len() / max(1, len(each)))
+        .select(pl.lit(group).alias("group"), "value", "share")
+        .sort("value")
+        for group, each in groups
+    )
 
 
 def _bins(values: pl.Series) -> pl.Series:

@@ -1,8 +1,9 @@
-"""Parts of the HTML report: tables, and samples with their pictures or texts."""
+"""Parts of the HTML report: tables, samples with their pictures or texts, and scripts."""
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from catalogs.shard_format import Sample
 from pipeline.reports.report_tables import ShownSample
@@ -11,40 +12,67 @@ _TEXT_CHARACTERS = 600
 _IMAGE_TYPES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table; titles and cells are escaped."""
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, which the template escapes.
+
+    Attributes:
+        titles, rows, total: the cells; `total` is a last row, if there is one.
+        title, caption: what the table shows, and how to read it.
+        kind: CSS class: `reasons` aligns the last column to the left.
+    """
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    total: Sequence[str] = ()
+    title: str = ""
+    caption: str = ""
+    kind: str = ""
 
 
-def samples(shown: Sequence[ShownSample], *, title: str) -> str:
-    """Return a gallery of samples with the values that they are shown for, named `title`."""
-    figures = [(_figure(one.sample), one) for one in shown]
-    kind = "text" if figures and figures[0][0].startswith("<pre>") else ""
-    cells = "".join(
-        f"<figure>{figure}<figcaption>{html.escape(title)} {one.value:.3f} · shard {one.shard_id},"
-        f" row {one.row}{_short_values(one.sample)}</figcaption></figure>"
-        for figure, one in figures
-    )
-    return f'<div class="samples {kind}">{cells}</div>'
+@dataclass(frozen=True)
+class SampleFigure:
+    """A sample to show: its picture (a data URI) or its texts, and a caption."""
+
+    image: str
+    text: str
+    caption: str
 
 
-def _figure(sample: Sample) -> str:
-    """Return the sample's picture if it has one, else its texts."""
+@dataclass(frozen=True)
+class Script:
+    """A script of the page and the base64 of its SHA-256, by which the page allows it to run."""
+
+    code: str
+    digest: str
+
+    @classmethod
+    def of(cls, code: str) -> "Script":
+        """Return the script; a browser digests it with `\\n` at the end of every line."""
+        code = code.replace("\r\n", "\n").replace("\r", "\n")
+        digest = hashlib.sha256(code.encode()).digest()
+        return cls(code, base64.b64encode(digest).decode())
+
+
+def sample_figures(shown: Sequence[ShownSample]) -> list[SampleFigure]:
+    """Return the samples with the values that they are shown for."""
+    return [_figure(one) for one in shown]
+
+
+def _figure(shown: ShownSample) -> SampleFigure:
+    numbers = {k: v for k, v in shown.sample.items() if isinstance(v, int | float)}
+    short = "".join(f" · {name} {value}" for name, value in numbers.items())
+    caption = f"{shown.value:.3f} · shard {shown.shard_id}, row {shown.row}{short}"
+    texts = [value for value in shown.sample.values() if isinstance(value, str)]
+    return SampleFigure(_picture(shown.sample), "\n".join(texts)[:_TEXT_CHARACTERS], caption)
+
+
+def _picture(sample: Sample) -> str:
+    """Return the sample's first picture as a data URI; an empty text without one."""
     for value in sample.values():
         if isinstance(value, bytes) and (kind := _image_type(value)):
-            encoded = base64.b64encode(value).decode()
-            return f'<img alt="" src="data:image/{kind};base64,{encoded}">'
-    texts = [value for value in sample.values() if isinstance(value, str)]
-    return f"<pre>{html.escape(chr(10).join(texts)[:_TEXT_CHARACTERS])}</pre>"
-
-
-def _short_values(sample: Sample) -> str:
-    numbers = {k: v for k, v in sample.items() if isinstance(v, int | float)}
-    return "".join(html.escape(f" · {name} {value}") for name, value in numbers.items())
+            return f"data:image/{kind};base64,{base64.b64encode(value).decode()}"
+    return ""
 
 
 def _image_type(value: bytes) -> str | None:

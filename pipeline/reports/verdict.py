@@ -69,6 +69,28 @@ class Verdict:
     same_cost: Comparison | None = None
     estimated_seconds_saved: float | None = None
 
+    @property
+    def plain(self) -> str:
+        """The verdict in one plain sentence, without confidence intervals."""
+        if self.all_data is None:
+            return f"{self.sentence.partition('. ')[0].removesuffix('.')}."
+        seconds, gained = self.all_data.seconds_saved, self.all_data.quality_gained
+        took = f"took {abs(seconds.mean):,.1f} s {'less' if seconds.mean >= 0 else 'more'}"
+        side = "better" if gained.mean >= 0 else "worse"
+        facts = f"{took} than all data, with {self.quality} {side} by {abs(gained.mean):.4f}"
+        if self.is_shown:
+            share = f"{self.all_data.share_saved:.0%}"
+            return f"Selection saved {share} of the time: it {facts}."
+        if seconds.count < 2:
+            why = "one pair of runs cannot tell this from chance"
+        elif not seconds.is_above_zero:
+            why = "this is not a saving that can be told from chance"
+        elif gained.mean < 0:
+            why = "that is not the same quality"
+        else:
+            why = "all data for fewer epochs is not shown to be worse at that cost"
+        return f"{NOT_SHOWN}: selection {facts}; {why}."
+
 
 def judge(
     ours: Sequence[RunResult],

@@ -21,6 +21,7 @@ from pipeline.runs.setup import Cluster
 from pipeline.runs.state import Run
 from pipeline.training import compact_shards
 from pipeline.training.held_out import HeldOut, held_out_parts
+from pipeline.training.round_notes import LearningRates, notes_of
 from trainers import OrderSettings, RankShare, TeachingStream, checkpoint, ranks
 from trainers.fitting import FitResult, fit
 from trainers.streaming.sources import read_policy
@@ -59,11 +60,17 @@ def train_stage(
     with _compact_shards(run, round_, index, cluster=cluster) as compact:
         stream = _open_stream(run, round_, index, compact)
         held_out = held_out_parts(run.config)
-        measured = _train(run, round_, index, stream, held_out, earlier=earlier)
+        rates = LearningRates(first_step=round_.first_step, num_steps=round_.num_steps)
+        measured = _train(run, round_, index, stream, held_out, earlier=earlier, rates=rates)
         numbers = {name: value for name, value in measured.items() if value is not None}
         unusable = _unusable(run, round_, stream, held_out)
         publish = partial(
-            metrics.publish, run.config.run, round_.number, numbers, unusable=unusable
+            metrics.publish,
+            run.config.run,
+            round_.number,
+            numbers,
+            unusable=unusable,
+            notes=notes_of(rates),
         )
         # The other ranks wait: what follows reads the metrics.
         ranks.in_turn(publish, then=lambda: None)
@@ -78,13 +85,14 @@ def _train(
     held_out: Mapping[str, HeldOut],
     *,
     earlier: dict[str, float | None],
+    rates: LearningRates,
 ) -> dict[str, float | None]:
     """Train, unless that is done, and return the round's numbers; None: not measured."""
     folder = run.layout.checkpoint(round_.number)
     is_trained = checkpoint.open(folder) is not None
     is_begun = is_trained or checkpoint.newest(folder) is not None
     started = monotonic()
-    result = _fit(run, round_, stream, held_out)
+    result = _fit(run, round_, stream, held_out, rates)
     evaluate_seconds = sum(part.seconds for part in held_out.values())
     elapsed = monotonic() - started - evaluate_seconds
     return {
@@ -106,7 +114,11 @@ def _train(
 
 
 def _fit(
-    run: Run, round_: Round, stream: TeachingStream, held_out: Mapping[str, HeldOut]
+    run: Run,
+    round_: Round,
+    stream: TeachingStream,
+    held_out: Mapping[str, HeldOut],
+    rates: LearningRates,
 ) -> FitResult:
     config, catalog = run.config, run.catalog
     with progress(f"training {round_.number}", total=round_.num_steps, unit="steps") as advance:
@@ -127,6 +139,7 @@ def _fit(
             evaluation=held_out.get(""),
             further_evaluations={name: part for name, part in held_out.items() if name},
             on_step=lambda _: advance(1),
+            on_learning_rate=rates.add,
         )
 
 

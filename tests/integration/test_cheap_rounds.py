@@ -124,7 +124,7 @@ def test_decisions_are_stored_with_reasons_and_logged(
     table = query(settings.run, "SELECT round, rescore, phi_source, why_rescore FROM decisions")
     assert table.row(0) == (1, 1.0, "prior", "everything: nothing was scored before")
     page = Path(write_report(settings.run)).read_text()
-    assert "<h2>Decisions</h2>" in page
+    assert "<h3>Decisions</h3>" in page
     assert made[3].reasons["rescore"] in page
     before = Path(Layout(settings.run).decision(3)).read_bytes()
     assert run(settings, client=client) == result

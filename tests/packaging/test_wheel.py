@@ -31,7 +31,8 @@ def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {*PACKAGES, dist_info, shared}
     examples = {path.name for path in (ROOT / "examples").glob("*.[yj]*")}
     assert {Path(name).name for name in names if name.startswith(f"{shared}/")} == examples
-    assert {"pipeline/reports/template.html", *(f"{name}/py.typed" for name in PACKAGES)} < {*names}
+    templates = {f"pipeline/reports/template.{suffix}" for suffix in ("html", "css", "js")}
+    assert templates | {f"{name}/py.typed" for name in PACKAGES} < {*names}
     assert about.license_files == ["LICENSE"]
     assert about.maintainer == "attent-select maintainers"
     extras = {"all", "cluster", "report", "train", "s3", "gcs", "cuda", "lightning", "vision"}

@@ -30,6 +30,7 @@ class Callbacks:
 
     on_losses: Callable[[int, pl.DataFrame], None] | None = None
     on_step: Callable[[int], None] | None = None
+    on_learning_rate: Callable[[int, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class RoundRecorder:
     @property
     def hooks(self) -> Hooks:
         """The functions that the training loop calls."""
-        return Hooks(self._add_losses, self._add_checkpoint, self._count_step)
+        return Hooks(
+            self._add_losses, self._add_checkpoint, self._pass_learning_rate, self._count_step
+        )
 
     def publish_result(self, *, is_evaluated: bool) -> Checkpoint:
         """Publish the round's checkpoint with its result."""
@@ -95,6 +98,10 @@ class RoundRecorder:
         """Return the model that was published."""
         assert self._final_folder is not None
         return self._whole_model(self._final_folder)
+
+    def _pass_learning_rate(self, step: int, rate: float) -> None:
+        if self._callbacks.on_learning_rate is not None:
+            self._callbacks.on_learning_rate(step, rate)
 
     def _count_step(self, step: int) -> None:
         if self._callbacks.on_step is not None:

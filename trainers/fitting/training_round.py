@@ -37,6 +37,7 @@ def fit(
     evaluation: Iterable[Batch] | None = None,
     further_evaluations: Mapping[str, Iterable[Batch]] | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_learning_rate: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Train all steps of `stream` and publish a checkpoint at `out`.
 
@@ -61,6 +62,7 @@ def fit(
         further_evaluations: name → held-out batches; the names of their metrics begin with it, as
             in `target_loss`.
         on_step: gets the number of optimizer steps done, after each.
+        on_learning_rate: gets each optimizer step, from 0, and its learning rate, before the step.
 
     Raises:
         MissingError: there is no checkpoint at `start`.
@@ -81,9 +83,8 @@ def fit(
             steps=steps,
             out=out,
             completion=completion,
-            callbacks=Callbacks(on_losses, on_step),
+            callbacks=Callbacks(on_losses, on_step, on_learning_rate),
         )
-        _wait_for_writer()
     else:
         result_of(published, stream=stream)  # raises for a checkpoint of another round
         if ranks.rank() == 0:
@@ -142,10 +143,11 @@ def _use_threads(settings: TrainingSettings) -> None:
 
 
 def _publish(recorder: RoundRecorder, completion: Completion) -> None:
-    """Publish the round on the writing rank."""
+    """Publish the round on the writing rank, for which the others wait."""
     if ranks.rank() == 0:
         published = recorder.publish_result(is_evaluated=not completion.held_out)
         completion.complete(published, model=recorder.final_model())
+    _wait_for_writer()
 
 
 def load_selector(task: Task, settings: TrainingSettings) -> TokenSelector | None:

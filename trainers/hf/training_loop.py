@@ -262,6 +262,9 @@ class _RoundTrainer(Trainer):
         first, self._observed_from = self._observed_from, self.state.global_step
         self._hooks.observed(first, frame)
 
+    def before_step(self) -> None:
+        self._hooks.learning_rate(self.state.global_step, float(self._get_learning_rate()))
+
     def after_step(self) -> None:
         self._hooks.step(self.state.global_step)
 
@@ -327,6 +330,11 @@ class _RoundCallback(TrainerCallback):
         self._trainer = trainer
         self._steps = steps
         self._save_steps = save_steps
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._trainer.before_step()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

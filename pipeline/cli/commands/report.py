@@ -37,6 +37,15 @@ Quality = Annotated[
     ),
 ]
 
+Png = Annotated[
+    bool,
+    typer.Option("--png", help="Also write each chart as PNG, into `report` beside the page."),
+]
+Svg = Annotated[
+    bool,
+    typer.Option("--svg", help="Also write each chart as SVG, into `report` beside the page."),
+]
+
 
 def _show(result: Mapping[str, Any]) -> None:
     show_values({**result, "verdict": result["verdict"].sentence})
@@ -54,10 +63,8 @@ def report(
     all_data: OnAllData = None,
     same_cost: AtSameCost = None,
     quality: Quality = None,
-    png: Annotated[
-        bool,
-        typer.Option("--png", help="Also write each chart as PNG, into `report` beside the page."),
-    ] = False,
+    png: Png = False,
+    svg: Svg = False,
     trust_run: TrustRun = False,
 ) -> dict[str, Any]:
     """Write one self-contained HTML file about a run, with a verdict: did selection save time?"""
@@ -80,5 +87,5 @@ def report(
         same_cost=same_cost or (),
         quality=quality,
     )
-    page = write_report(run, controls=controls, verdict=verdict, out=out, png=png)
+    page = write_report(run, controls=controls, verdict=verdict, out=out, png=png, svg=svg)
     return {"report": page, "verdict": verdict}

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,7 +17,7 @@ from attent_select.errors import InputError, MissingError
 from attent_select.strategies.uniform import Uniform
 from catalogs import IndexFile, LossCatalog
 from catalogs.layout import Layout
-from pipeline import metrics
+from pipeline import charts, metrics
 from pipeline.reports import report_tables
 from pipeline.reports.html_report import named_runs, write_report
 from pipeline.reports.query import query
@@ -159,33 +161,119 @@ def test_the_hardest_samples_come_with_their_data(run: str) -> None:
     assert [hard.value for hard in rest] == sorted((hard.value for hard in rest), reverse=True)
 
 
-def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
-    url = write_report(run, controls={"the same again": run}, png=True)
-    page = Path(url).read_text()
-    without_libraries = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
-    outside = re.findall(r'(?:src|href)="(?!data:)([^"]*)"', without_libraries)
-    assert outside == []
+def specs_of(page: str) -> list[dict[str, Any]]:
+    """The charts of a report."""
     specs = re.search(r"const specs = (.*);\n", page)
     assert specs is not None
-    titles = [_title(spec) for spec in json.loads(specs.group(1).replace("\\u003c", "<"))]
+    charts: list[dict[str, Any]] = json.loads(specs.group(1))
+    return charts
+
+
+def without_library(page: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+
+
+def test_the_report_is_one_file_that_needs_no_network(run: str) -> None:
+    url = write_report(run, controls={"the same again": run}, png=True, svg=True)
+    page = Path(url).read_text()
+    assert re.findall(r"""(?:src|href)=["'](?!data:)([^"']*)""", without_library(page)) == []
+    assert re.findall(r"@import|url\(|<link|<iframe", without_library(page)) == []
+    assert "default-src 'none'; img-src data:" in page
+    titles = [spec["title"]["text"] for spec in specs_of(page)]
     assert titles == [
+        "accuracy over samples seen",
+        "accuracy over seconds",
         "Loss distribution per round",
         "Ratio per round (bars) and coverage so far (line)",
         "Overlap between rounds (Jaccard)",
+        "loss: selected in round 2, and the corpus",
         "Seconds per stage",
-        "accuracy over samples seen",
-        "accuracy over seconds",
     ]
     assert page.count('src="data:image/png;base64,') == 24
+    assert '"seconds_so_far": 15.5,' in page
+    pictures = sorted((Path(url).parent / "report").iterdir())
+    assert [path.suffix for path in pictures] == [".png", ".svg"] * len(titles)
+    assert pictures[0].name == "00-accuracy-over-samples-seen.png"
+    for path in pictures:
+        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<svg")
+
+
+def test_the_report_says_result_cost_environment_and_configuration(run: str) -> None:
+    page = Path(write_report(run, controls={"the same again": run})).read_text()
     assert "Verdict: No saving shown: the run is not finished (3 of 10 rounds)" in page
     assert "<td>the same again</td><td>3</td><td>162</td><td>19,440</td>" in page
     # Scoring, selecting, training, these three together; evaluating; waiting for data in training.
     assert "<td>2.0</td><td>1.5</td><td>12.0</td><td>15.5</td><td>27.0</td><td>0.25%</td>" in page
     assert "<td>0.25%</td><td>1,620</td><td>2.0%</td>" in page  # units per second, padding
-    assert '"seconds_so_far": 15.5,' in page
-    pictures = sorted((Path(url).parent / "report").glob("*.png"))
-    assert len(pictures) == len(titles)
-    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    rounds = "<td>2</td><td>40.0%</td><td>36</td><td>4,320</td><td>1.0</td><td>0.5</td>"
+    assert rounds in page
+    assert "<td>all</td><td></td><td>162</td><td>19,440</td><td>2.0</td><td>1.5</td>" in page
+    assert "not recorded by the version that trained the rounds" in page
+    assert "strategy: uniform" in page.rpartition("<summary>run.yaml")[2]
+    assert re.search(r"report written \d{4}-\d\d-\d\d \d\d:\d\d UTC", page)
+
+
+def test_every_chart_has_a_caption(run: str) -> None:
+    page = Path(write_report(run)).read_text()
+    captions = re.findall(r'<figure class="chart"><h3>.+?</div><figcaption>(.+?)</fig', page)
+    assert len(captions) == len(specs_of(page))
+    assert min(map(len, captions)) > 60
+
+
+def test_the_environment_and_the_learning_rates_come_from_notes(run: str, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    machine = {"processor": "<i>", "cpus": 3, "devices": [], "processes": 1, "system": "Linux",
+               "versions": {"torch": "2.99"}}  # fmt: skip
+    notes = {"environment": machine, "finished_at": "2026-01-02T03:04:05+00:00",
+             "learning_rates": [(0, 0.0), (9, 0.25)]}  # fmt: skip
+    values = {"samples_seen": 1.0, "train_loss": 1.0, "train_seconds": 1.0}
+    Path(Layout(str(copied)).round_metrics(2)).unlink()
+    metrics.publish(str(copied), 2, values, notes=notes)
+    page = Path(write_report(str(copied))).read_text()
+    assert "<td>&lt;i&gt;, 3 CPUs</td>" in page
+    assert "<td>torch</td><td>2.99</td>" in page
+    assert "last round finished 2026-01-02 03:04 UTC" in page
+    (rates,) = (spec for spec in specs_of(page) if spec["title"]["text"].startswith("Learning"))
+    (rows,) = rates["datasets"].values()
+    assert [(row["step"], row["learning_rate"]) for row in rows] == [(0, 0.0), (9, 0.25)]
+
+
+def test_hostile_names_and_settings_stay_text(run: str, tmp_path: Path) -> None:
+    script = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    config = Path(Layout(str(copied)).config)
+    config.write_text(f"{config.read_text()}# {script}\n")
+    page = Path(write_report(str(copied), controls={script: run})).read_text()
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    for tag in ("<script>alert", "<img src=x"):
+        assert tag not in page
+    assert without_library(page).count("<script>") == 1
+
+
+def test_legends_lie_inside_their_charts(run: str) -> None:
+    """Below the chart, in columns that fit into it even on a narrow page."""
+    rows = pl.DataFrame({"step": [1, 2], "loss": [1.0, 2.0], "arm": ["a" * 200, "b"]})
+    values = {"group": ["corpus"], "value": ["v" * 200], "share": [1.0]}
+    drawn = [
+        charts.over_steps(rows, metric="loss", title="t" * 300, name="loss").to_dict(),
+        charts.annotation_distribution(pl.DataFrame(values), name="n", round_number=1).to_dict(),
+        *specs_of(Path(write_report(run)).read_text()),
+    ]
+    num_legends = 0
+    for spec in drawn:
+        assert spec["autosize"] == {"type": "fit-x", "contains": "padding"}
+        assert spec["title"]["limit"] < spec["width"]
+        for layer in spec.get("layer", [spec]):
+            if (color := layer.get("encoding", {}).get("color")) is None:
+                continue
+            legend = color["legend"]
+            num_legends += 1
+            assert legend["orient"] == "bottom"
+            width = legend.get("gradientLength") or legend["columns"] * (legend["labelLimit"] + 30)
+            assert width <= 340 < spec["width"]
+    assert num_legends >= 6
 
 
 @pytest.mark.parametrize(
@@ -205,11 +293,6 @@ def test_a_control_that_is_none_is_an_input_error(
     with pytest.raises(InputError, match=message):
         write_report(run, controls=named_runs(controls), out=str(out))
     assert not out.exists()
-
-
-def _title(spec: dict[str, object]) -> object:
-    title = spec["title"]
-    return title["text"] if isinstance(title, dict) else title
 
 
 def test_a_report_without_a_finished_round_says_what_to_do(run: str, tmp_path: Path) -> None:

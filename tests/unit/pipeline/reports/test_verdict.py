@@ -14,6 +14,8 @@ from attent_select.errors import InputError, MissingError
 from catalogs import Corpus
 from catalogs.layout import Layout
 from pipeline import metrics
+from pipeline.cli.commands.demo import show_comparison
+from pipeline.demo.run import Arm, DemoResult
 from pipeline.reports.run_results import verdict_on
 from pipeline.reports.verdict import RunResult, Verdict, judge
 
@@ -72,6 +74,61 @@ def test_everything_else_is_no_saving_and_says_why(
 def test_a_saving_that_was_not_compared_with_stopping_earlier_says_so() -> None:
     assert judged(OURS, ALL).is_shown
     assert "; not compared with all data for fewer epochs" in judged(OURS, ALL).sentence
+
+
+WORSE = arm((100, 0.95), (102, 0.93), (98, 0.945))
+SLOWER = arm((50, 0.90), (51, 0.88), (49, 0.895))
+FASTER = "took 40.0 s less than all data, with accuracy"
+NONE = "No saving shown: selection"
+BETTER = f"Selection saved 40% of the time: it {FASTER} better by 0.0083."
+BY_CHANCE = f"{NONE} {FASTER} better by 0.0100; one pair of runs cannot tell this from chance."
+SLOW = (
+    f"{NONE} took 10.0 s more than all data, with accuracy better by 0.0083; this is not a saving "
+    "that can be told from chance."
+)
+BAD = f"{NONE} {FASTER} worse by 0.0417; that is not the same quality."
+EARLY = (
+    f"{NONE} {FASTER} better by 0.0083; all data for fewer epochs is not shown to be worse at that "
+    "cost."
+)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "control", "sentence"),
+    [
+        (ALL, SHORT, BETTER),
+        (ALL, (), BETTER),
+        ([], (), "No saving shown: there is no run on all data to compare with."),
+        (ALL[:1], (), BY_CHANCE),
+        (SLOWER, (), SLOW),
+        (WORSE, (), BAD),
+        (ALL, OURS, EARLY),
+    ],
+    ids=["shown", "no control", "alone", "one pair", "slower", "worse", "stopping earlier"],
+)
+def test_the_plain_verdict_is_one_sentence(theirs: Any, control: Any, sentence: str) -> None:
+    verdict = judged(OURS, theirs, control)
+    assert verdict.plain == sentence
+    assert verdict.plain.startswith("Selection saved") == verdict.is_shown
+
+
+@pytest.mark.parametrize("seconds", [5.0, 14.4, 40.0])
+@pytest.mark.parametrize("accuracy", [0.3, 0.5, 0.7])
+def test_the_plain_verdict_has_the_numbers_of_the_table_of_the_demo(
+    seconds: float, accuracy: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(total: float, quality: float) -> Arm:
+        parts = {"score": 1.0, "select": 1.0, "train": total - 2, "total": total}
+        return Arm(quality, 1.0, 100, parts, seconds_saved=14.4 - total)
+
+    arms = {"full": row(14.4, 0.5), "uniform": row(9.0, 0.4), "soft": row(seconds, accuracy)}
+    show_comparison(DemoResult("vision", *arms.values(), True, "report.html", 1.0))
+    cells = next(line for line in capsys.readouterr().out.splitlines() if "soft" in line).split()
+    saved, quality = float(cells[-1]), float(cells[-3])
+    plain = judged(arm((seconds, accuracy)), arm((14.4, 0.5))).plain
+    assert f"took {abs(saved):.1f} s {'less' if saved >= 0 else 'more'} than all data" in plain
+    side = "better" if quality >= 0.5 else "worse"
+    assert f"accuracy {side} by {abs(quality - 0.5):.4f}" in plain
 
 
 ROWS = st.lists(st.tuples(st.floats(1, 1e4), st.floats(0, 1)), max_size=5)
