@@ -137,8 +137,9 @@ def seconds_per_stage(stages: pl.DataFrame) -> Chart:
 
 def kernels(table: pl.DataFrame) -> Chart:
     """Draw the drift and the spectrum of the kernels of one kind."""
-    both = [chart.properties(autosize=alt.Undefined) for chart in
-            (kernel_drift(table), kernel_spectrum(table))]  # fmt: skip
+    both = [kernel_drift(table), kernel_spectrum(table)]
+    for each in both:
+        each.autosize = alt.Undefined  # charts side by side have only one, of all
     chart: Chart = alt.hconcat(*both).resolve_scale(color="independent")
     return chart
 
