@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ FILES = "files"
 _ROWS_PER_GROUP = 1 << 18
 # Row groups of an index that are fetched together: 16 M rows, about 10 MB.
 _GROUPS_AT_A_TIME = 64
+
+# Notes in the footer that every index has.
+_NOTES: Final = {"num_samples": int, "index_digest": str, "provenance": dict}
 
 # Provenance that a notebook shows.
 _SHOWN = ("strategy", "ratio", "round", "eligible")
@@ -116,7 +119,8 @@ class IndexFile:
         """
         footer = frames.footer_of(url)
         notes = frames.notes_of(footer)
-        if "index_digest" not in notes or not schema.INDEX.keys() <= {*footer.schema.names}:
+        has_notes = all(isinstance(notes.get(name), kind) for name, kind in _NOTES.items())
+        if not has_notes or not schema.INDEX.keys() <= {*footer.schema.names}:
             raise InputError(f"{url} is not an index file: expected one written by `attent select`")
         index = cls(
             storage.normalise(url), notes["num_samples"], notes["index_digest"], notes["provenance"]

@@ -57,7 +57,8 @@ class Shot:
         for number in range(self.times):
             threading.Event().wait(0.2 if number else 0)
             for pid in self.pids or (os.getpid(),):
-                os.kill(pid, self.signum)
+                with contextlib.suppress(ProcessLookupError):  # it has ended before
+                    os.kill(pid, self.signum)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def answer(
             _nothing_on_stdout(),
             _reporting(log or LogOptions()),
             missing_extras_named(),
+            _full_disk_explained(),
         ):
             result = work()
             text = _json(to_json(result)) if as_json else ""
@@ -83,6 +84,19 @@ def _json(value: Any) -> str:
 
 def _resume_with() -> str:
     return f"Resume with: {shlex.join(['attent', *sys.argv[1:]])}"
+
+
+@contextlib.contextmanager
+def _full_disk_explained() -> Iterator[None]:
+    """Explain a full disk also where a library writes a file."""
+    try:
+        yield
+    except OSError as error:
+        # Imported late: a command must start fast.
+        from catalogs.storage.objects import explain_full_disk
+
+        with explain_full_disk(str(error.filename or "a file")):
+            raise
 
 
 @contextlib.contextmanager

@@ -163,6 +163,18 @@ def test_an_index_without_one_of_its_columns_is_an_input_error(tmp_path: Path) -
         list(IndexFile.open(url, corpus=CORPUS).batches())
 
 
+@pytest.mark.parametrize("name", ["num_samples", "index_digest", "provenance"])
+def test_an_index_without_one_of_its_notes_is_an_input_error(tmp_path: Path, name: str) -> None:
+    url = str(tmp_path / "index.parquet")
+    IndexFile.write(url, rows([(0, 1)]), provenance=PROVENANCE)
+    notes = json.loads(pq.read_metadata(url).metadata[b"attent_select"])
+    kept = {key: note for key, note in notes.items() if not key.startswith(("file_digest", name))}
+    table = pq.read_table(url).replace_schema_metadata({"attent_select": json.dumps(kept)})
+    pq.write_table(table, url)
+    with pytest.raises(InputError, match=r"index\.parquet is not an index file"):
+        IndexFile.open(url)
+
+
 def test_a_file_that_is_not_an_index_is_an_input_error(tmp_path: Path) -> None:
     url = str(tmp_path / "other.parquet")
     pl.DataFrame({"x": [1]}).write_parquet(url)

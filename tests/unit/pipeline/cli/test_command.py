@@ -1,7 +1,9 @@
 """The options that every command has: messages, log file, JSON."""
 
+import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,18 @@ def check() -> dict[str, Any]:
     return {"failed": True}
 
 
+@command(show_values)
+def fill() -> dict[str, Any]:
+    """Fail as a library does that writes to a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+
+
 def attent(*arguments: str) -> Any:
     app = typer.Typer()
     app.callback()(options)
     app.command()(work)
     app.command()(check)
+    app.command()(fill)
     return CliRunner().invoke(app, arguments)
 
 
@@ -100,3 +109,10 @@ def test_a_command_leaves_no_handler_behind() -> None:
 
 def test_a_result_can_mean_an_exit_code() -> None:
     assert attent("check").exit_code == 2
+
+
+def test_a_full_disk_is_explained_wherever_a_library_meets_it() -> None:
+    done = attent("fill")
+    assert done.exit_code == 2
+    assert "model.safetensors was not written: no space left on device" in done.stderr
+    assert "internal error" not in done.stderr
