@@ -40,8 +40,8 @@ def answer(
     """Run a command's work, print its result and return it.
 
     An `AttentError` becomes one message on stderr and its exit code; an interrupted command says
-    how to resume. Any other exception is a bug: one line says so, and with ATTENT_TRACEBACK=1 in
-    the environment the traceback is printed before it.
+    how to resume. Any other exception is a bug: one line says so, after the traceback if
+    ATTENT_TRACEBACK=1 is set.
     """
     try:
         with (
@@ -62,13 +62,12 @@ def answer(
         typer.echo(f"attent: interrupted. {_resume_with()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BaseException as error:
-        # The last resort, also for panics of libraries in Rust, which are not an `Exception`.
-        if not isinstance(error, Exception) and not is_panic(error):
+        if not isinstance(error, Exception) and not is_panic(error):  # a panic of Rust is neither
             raise
         if os.environ.get("ATTENT_TRACEBACK") == "1":
             traceback.print_exc()
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        typer.echo(f"attent: internal error: {message} (this is a bug; please report it)", err=True)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        typer.echo(f"attent: internal error: {said} (this is a bug; please report it)", err=True)
         raise typer.Exit(1) from None
     if is_first_rank():
         if as_json:
