@@ -62,12 +62,12 @@ def answer(
         typer.echo(f"attent: interrupted. {_resume_with()}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):  # a panic of Rust is neither
+        if not isinstance(error, Exception) and not is_panic(error):  # a panic is none
             raise
         if os.environ.get("ATTENT_TRACEBACK") == "1":
             traceback.print_exc()
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        typer.echo(f"attent: internal error: {said} (this is a bug; please report it)", err=True)
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        typer.echo(f"attent: internal error: {message} (this is a bug; please report it)", err=True)
         raise typer.Exit(1) from None
     if is_first_rank():
         if as_json:
