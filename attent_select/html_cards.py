@@ -47,7 +47,11 @@ def histogram(values: npt.ArrayLike, *, caption: str) -> str:
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         return ""
-    counts, edges = np.histogram(numbers, bins=_NUM_BARS)
+    low, high = float(numbers.min()), float(numbers.max())
+    # Bars of nearly equal values must have a width.
+    scale = 1e-6 * max(abs(low), abs(high))
+    margin = 0.0 if high - low > max(scale, 1e-300) else max(scale, 1e-6)
+    counts, edges = np.histogram(numbers, bins=_NUM_BARS, range=(low - margin, high + margin))
     names = [f"{edges[i]:.4g} to {edges[i + 1]:.4g}" for i in range(_NUM_BARS)]
     ends = (text_of(numbers.min()), text_of(numbers.max()))
     return bars(counts, names=names, ends=ends, caption=caption)

@@ -15,6 +15,7 @@ _PROSE = re.compile(r"[A-Za-z0-9 ,.;:'`\"()/\n-]*")
 _SENTENCE = re.compile(r"[a-z]\. [A-Z]")
 _JUNK_SUFFIXES = (".pyi", ".js", ".css", ".json", ".html", ".h", ".xml", ".svg")
 _CHUNK = 1200
+_WORDS = re.compile(r"[A-Za-z]{2}.*[^A-Za-z].*[A-Za-z]{2}", re.DOTALL)
 _DOCUMENTED = ("dask", "distributed", "fsspec", "numpy", "polars", "sklearn")
 # Always the same ones, so that another installed package does not change the pool.
 _OTHERS = ("botocore", "cfnlint", "mypy", "numpy", "pandas", "pyarrow", "sklearn", "torch")
@@ -40,7 +41,8 @@ def junk(count: int) -> list[str]:
     for path in _files(packages, _JUNK_SUFFIXES):
         text = path.read_text("utf-8", errors="replace")
         starts = range(0, min(len(text), 6 * _CHUNK), _CHUNK)
-        pieces += [text[start : start + _CHUNK] for start in starts]
+        cut = (text[start : start + _CHUNK] for start in starts)
+        pieces += [piece for piece in cut if _WORDS.search(piece)]
     assert len(pieces) >= count, f"only {len(pieces)} pieces are installed"
     random.Random(2).shuffle(pieces)
     return pieces[:count]
