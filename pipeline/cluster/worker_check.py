@@ -88,9 +88,13 @@ def differences(versions: Mapping[str, str], expected: Mapping[str, str]) -> lis
 
 
 def _lines(answers: Mapping[str, Any], problems: Callable[[Any], Iterable[str]]) -> list[str]:
+    """Return a line per problem. A worker that ended instead of answering has none."""
+    from distributed.comm import CommClosedError
+
     return [
         f"worker {address}: {problem}"
         for address, answer in answers.items()
+        if not isinstance(answer, CommClosedError)
         for problem in problems(answer)
     ]
 

@@ -5,6 +5,7 @@ import datetime
 import ipaddress
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -301,3 +302,17 @@ def test_a_worker_that_does_not_see_the_shards_is_named(lone: Client, tmp_path: 
     path.unlink()
     with pytest.raises(InputError, match=r"cannot read .*shard.*local paths need workers on this"):
         worker_check.check_workers(lone, objects={str(path): found.etag}, needs_gpu=False)
+
+
+def end_at_once() -> list[str]:
+    """End the worker that is asked."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def test_a_worker_that_ends_during_the_check_is_not_called_an_older_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with connect(ClusterSettings(workers=1)) as client:
+        monkeypatch.setattr(worker_check.siblings, "clashes", end_at_once)
+        worker_check.check_workers(client, objects={}, needs_gpu=False)

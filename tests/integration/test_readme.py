@@ -91,8 +91,11 @@ def test_make_test_runs_the_checks_and_the_tests() -> None:
         assert part in recipe
 
 
-def test_continuous_integration_runs_the_tests_and_the_faults() -> None:
-    assert {"make test", "make chaos"} <= set((ROOT / ".ci/run").read_text().splitlines())
+def test_continuous_integration_runs_the_tests_and_the_browser() -> None:
+    assert {"make test", "make test-browser"} <= set((ROOT / ".ci/run").read_text().splitlines())
+
+
+def test_make_chaos_runs_as_many_faults_as_it_is_told() -> None:
     recipe = run("make --no-print-directory --dry-run chaos CHAOS_RUNS=7", cwd=ROOT)
     assert "CHAOS_RUNS=7" in recipe
     assert "-m pytest" in recipe
