@@ -89,7 +89,7 @@ def differences(versions: Mapping[str, str], expected: Mapping[str, str]) -> lis
 
 def _lines(answers: Mapping[str, Any], problems: Callable[[Any], Iterable[str]]) -> list[str]:
     """Return a line per problem. A worker that ended instead of answering has none."""
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     return [
         f"worker {address}: {problem}"
