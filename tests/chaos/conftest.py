@@ -1,16 +1,10 @@
 """Faults at random moments, and long runs: `make chaos`. Larger: `make chaos CHAOS_RUNS=200`."""
 
-import contextlib
 import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from shared_cluster import ORDINARY, SharedCluster, shared_cluster
-from small_runs import write_shards
-
-from pipeline.cluster import Client, connect
+from cluster_fixtures import client, one_cluster, shards, shared  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,32 +41,3 @@ def size(request: pytest.FixtureRequest) -> int:
     """The size that was asked for; 0: the small one of the test."""
     value: int = request.config.getoption("--chaos-runs")
     return value
-
-
-@pytest.fixture(scope="session")
-def shared() -> Iterator[SharedCluster]:
-    """The local cluster of this process."""
-    with shared_cluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def one_cluster(shared: SharedCluster) -> Iterator[None]:
-    """Let the commands of a module, which run in this process, share the cluster."""
-    with shared.used_by_commands():
-        yield
-
-
-@pytest.fixture(scope="session")
-def client(shared: SharedCluster) -> Iterator[Client]:
-    """Two workers, started once: that takes seconds."""
-    with contextlib.ExitStack() as stack:
-        with shared.used_by_commands():
-            connected = stack.enter_context(connect(ORDINARY))
-        yield connected
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shards of `small_runs`."""
-    return write_shards(tmp_path_factory.mktemp("shards"))
