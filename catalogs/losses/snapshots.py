@@ -79,7 +79,7 @@ def losses_card(
     """Return the losses of a run as HTML: the newest `snapshot`, and a histogram of `losses`.
 
     `losses` are those of all rows, or of a sample, which the caption then says. `problem` says why
-    there is no snapshot.
+    the run has no snapshot.
     """
     if snapshot is None or losses is None:
         return card("LossCatalog", {"run": run, "problem": problem})

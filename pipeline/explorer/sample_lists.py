@@ -161,7 +161,7 @@ def cut_of(source: Source) -> tuple[pl.Expr, float, str]:
     A draw with noise has no cut: it is that of the same share of the largest losses.
 
     Raises:
-        InputError: there is no index.
+        InputError: the run has no index.
     """
     if not source.indexes:
         raise InputError(f"{source.url} has no index: select first")

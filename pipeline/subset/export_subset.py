@@ -98,7 +98,7 @@ def export_subset(
     Raises:
         InputError: an option or a value cannot be exported.
         ExistsError: `out` has other files.
-        MissingError: there is no index or corpus.
+        MissingError: the index or the corpus does not exist.
         ClusterError: the cluster was lost; call again to resume.
     """
     started = monotonic()
