@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class FitRequest:
     kill_after_step: int = 0  # 0: never
     shard_on_cpu: bool = False
     text: dict[str, Any] | None = None  # settings of causal_lm; None: the digits
+    patches: dict[str, float] | None = None  # of the digits
 
 
 def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
@@ -107,10 +108,12 @@ def main(request: FitRequest) -> None:
     from catalogs.corpus import Corpus
     from catalogs.index import IndexFile
     from trainers import fit
+    from trainers.scoring.patches import PatchDropping
     from trainers.settings import TrainingSettings
     from trainers.tasks.causal_lm import CausalLm
 
-    task = TASK if request.text is None else CausalLm(**request.text)
+    patches = None if request.patches is None else PatchDropping(**request.patches)
+    task = replace(TASK, patches=patches) if request.text is None else CausalLm(**request.text)
     if request.shard_on_cpu:
         let_cpus_shard()
     corpus = Corpus.open(request.run)

@@ -23,8 +23,9 @@ Item = dict[str, Any]
 # Reason for a loss without units.
 UNUSABLE = "nothing in it counts for this model (a label that it lacks?)"
 # One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
-# `row`, `weight`, `denominator`, `step` and `micro_batches` belong to the stream; `truncated` is
-# counted if present; the losses of samples with `is_mixed` (bool[batch]) are not recorded.
+# `row`, `weight`, `denominator`, `step` and `micro_batches` belong to the stream, `draw_keys` to
+# the training loop; `truncated` is counted if present; the losses of samples with `is_mixed`
+# (bool[batch]) are not recorded.
 Batch = dict[str, torch.Tensor]
 
 
@@ -69,6 +70,8 @@ class Task(Protocol):
                   packed samples apart
         draws     whether `prepare` uses its generator; False avoids seeding it for every sample
         mixes     whether samples are mixed in pairs in training: then it has `mix` (`HasMixing`)
+        drops_until  share of the steps of a run, from the first, in which it drops parts of its
+                  inputs: their batches have `draw_keys` int64[batch], of (seed, step, sample)
     """
 
     @property
@@ -125,6 +128,11 @@ def draws(task: Task) -> bool:
 def mixes(task: Task | None) -> bool:
     """Whether samples of the task are mixed in pairs in training."""
     return bool(getattr(task, "mixes", False))
+
+
+def drops_until(task: Task) -> float:
+    """Return the share of the steps of a run in which the task drops parts of its inputs."""
+    return float(getattr(task, "drops_until", 0.0))
 
 
 class HasMixing(Protocol):

@@ -46,6 +46,7 @@ class Purpose(IntEnum):
     COMPARE = 15
     QUOTAS = 16
     MIX = 17
+    PATCHES = 18
 
 
 def stream_key(seed: int, *purposes: int) -> int:

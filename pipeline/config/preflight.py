@@ -142,6 +142,9 @@ def _model_problems(config: RunConfig) -> Iterator[str]:
             models.check()
     except InputError as error:
         yield str(error) if str(error).startswith("model.") else f"model: {error}"
+        return
+    if getattr(task, "patches", None) is not None and hasattr(models, "without_weights"):
+        yield from _problem("", lambda: task.check_model(models.without_weights()))
 
 
 def _cheap_problems(config: RunConfig) -> Iterator[str]:

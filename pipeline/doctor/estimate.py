@@ -46,6 +46,8 @@ _SAMPLES = 512
 _SECONDS = 10.0
 # Bytes of a sample in a part of the catalog, compressed.
 _ROW_BYTES = 15
+# Multiples of it are spread evenly modulo 1, whatever their number.
+_SPREAD = 0.618
 # A task of the cluster should take at least this long.
 _SPAN_SECONDS = 30.0
 
@@ -290,7 +292,10 @@ def _train_rate(config: RunConfig, model: "torch.nn.Module", items: "Sequence[It
     """Return the samples per second of one device: forward and backward, and that of the reference
     of a token selection, without optimizer.
     """
+    import torch
+
     from trainers.fitting.training_round import load_selector
+    from trainers.task import drops_until
     from trainers.token_selection import step_losses
 
     task, micro_batches = config.task.task, _micro_batches(config, items)
@@ -300,8 +305,11 @@ def _train_rate(config: RunConfig, model: "torch.nn.Module", items: "Sequence[It
         selector.reference.to(device)
     model.train()
     started, trained = perf_counter(), 0
-    for micro_batch in islice(cycle(micro_batches), 4 * len(micro_batches)):
-        batch = {name: value.to(device) for name, value in task.collate(micro_batch).items()}
+    for number, micro_batch in enumerate(islice(cycle(micro_batches), 4 * len(micro_batches))):
+        batch = dict(task.collate(micro_batch))
+        if number * _SPREAD % 1 < drops_until(task):
+            batch["draw_keys"] = torch.arange(len(micro_batch))
+        batch = {name: value.to(device) for name, value in batch.items()}
         losses = step_losses(task, model, batch, selector=selector).learned
         losses.mean().backward()
         losses.detach().sum().item()  # waits for the device

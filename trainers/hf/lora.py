@@ -144,7 +144,11 @@ class LoraModels:
                 "model.lora.quantize needs bitsandbytes, which is missing here or too old: "
                 "install attent-select[quantize], or set base_dtype: bfloat16 instead"
             )
-        self._add_adapter(self.base.without_weights())
+        self.without_weights()
+
+    def without_weights(self) -> torch.nn.Module:
+        """Return the model's modules on the device `meta`, which takes no time and no memory."""
+        return self._add_adapter(self.base.without_weights())
 
     def build(self, seed: int) -> torch.nn.Module:
         """Return the base model with a new adapter, which does not change its outputs yet."""

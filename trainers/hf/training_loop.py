@@ -27,6 +27,7 @@ from transformers import (
 
 from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, stream_key
+from trainers.draw_keys import with_draw_keys
 from trainers.hf.training_arguments import training_arguments, use_kernels
 from trainers.hf.zero.state import load_zero, save_zero, without_pickles
 from trainers.observed_losses import ObservedLosses, to_frame, unusable_rows
@@ -214,8 +215,9 @@ class _RoundTrainer(Trainer):
             # Seeded by counters, so that dropout is the same after a resume.
             counters = (step, self.args.process_index, number)
             set_seed(stream_key(self._steps.seed, Purpose.TRAIN_STEP, *counters) % 2**32)
+            keyed = with_draw_keys(batch, task=self._learner.task, steps=self._steps, step=step)
             with self._sync_context(model, is_last=number == len(micro_batches) - 1):
-                losses.append(super().training_step(model, batch))
+                losses.append(super().training_step(model, keyed))
         return torch.stack(losses).sum()
 
     def _num_learned(self, batch: Batch) -> torch.Tensor:

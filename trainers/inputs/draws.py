@@ -45,6 +45,15 @@ def uniforms(keys: torch.Tensor, num: int, *, purpose: int) -> torch.Tensor:
     return (top.to(torch.float32) + 1.0) * 2.0**-24
 
 
+def random_subset(keys: torch.Tensor, num: int, *, share: float, purpose: int) -> torch.Tensor:
+    """Return ⌈share · num⌉ random numbers below `num` of each key: int64[batch, size], ascending.
+
+    All subsets of this size are equally likely.
+    """
+    order = uniforms(keys, num, purpose=purpose).argsort(dim=1, stable=True)
+    return order[:, : math.ceil(share * num)].sort(dim=1).values
+
+
 def normals(keys: torch.Tensor, num: int, *, purpose: int) -> torch.Tensor:
     """Return float32[batch, num] of the standard normal distribution (Box and Muller)."""
     half = -(-num // 2)

@@ -1,16 +1,20 @@
 """A share of the patches of an image: a vision transformer leaves out the others.
 
-The patches are spread evenly over the image, the same ones of every image, and keep their position
-embeddings. The cost of all layers falls with their number.
+In scoring, the patches are spread evenly over the image, the same ones of every image. In training
+they are drawn for each image and step. They keep their position embeddings; the cost of all layers
+falls with their number.
 
-Source: images of which most patches are left out are encoded in He et al., "Masked Autoencoders Are
-Scalable Vision Learners" (CVPR 2022); the places are a rank-1 lattice, Roberts' sequence R₂.
+Sources: images of which most patches are left out are encoded in He et al., "Masked Autoencoders
+Are Scalable Vision Learners" (CVPR 2022), and classified in Liu et al., "PatchDropout: Economizing
+Vision Transformers Using Patch Dropout" (WACV 2023); the evenly spread places are a rank-1 lattice,
+Roberts' sequence R₂.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 import torch
 
@@ -22,14 +26,48 @@ _MODEL_TYPES: Final = ("vit", "deit", "dinov2", "dinov2_with_registers", "vit_ms
 _ROW, _COLUMN = 0.7548776662466927, 0.5698402909980532
 
 
-@contextmanager
-def on_share(model: torch.nn.Module, *, share: float) -> Iterator[None]:
+@dataclass(frozen=True)
+class PatchDropping:
+    """Training on a random share of the patches of each image (PatchDropout).
+
+    Attributes:
+        keep: share of the patches that is kept, drawn again for each image and step.
+        until: share of the optimizer steps of the run, from the first, that drop patches; the
+            others train on whole images.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    keep: float = 0.5
+    until: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "until"):
+            if not 0 < (share := getattr(self, name)) <= 1:
+                raise InputError(f"{name} is {share}: expected a share, above 0 and at most 1")
+
+
+def on_share(model: torch.nn.Module, *, share: float) -> AbstractContextManager[None]:
     """Let the layers of `model` take the share `share` of the patches of each image.
 
     Raises:
         InputError: the model needs all patches.
     """
-    embeddings = _embeddings(model)
+    check_model_type(model, setting="scoring.units_share")
+    return on_patches(model, lambda grid: evenly_spread(*grid, share=share)[None])
+
+
+@contextmanager
+def on_patches(
+    model: torch.nn.Module, choose: Callable[[tuple[int, int]], torch.Tensor]
+) -> Iterator[None]:
+    """Let the layers of `model` take some of the patches of each image.
+
+    Args:
+        model: a model that `check_model_type` accepts.
+        choose: the rows and columns of patches → which of them, row by row: int64[batch, number],
+            or int64[1, number] for all images.
+    """
 
     def keep(
         module: Any, inputs: Any, kwargs: dict[str, Any], output: torch.Tensor
@@ -38,9 +76,12 @@ def on_share(model: torch.nn.Module, *, share: float) -> Iterator[None]:
         height, width = _sides(module.patch_embeddings.patch_size)
         rows, columns = pixels.shape[-2] // height, pixels.shape[-1] // width
         others = output.shape[1] - rows * columns  # class, distillation and register tokens
-        kept = chosen_patches(rows, columns, share=share).to(output.device)
-        return torch.cat([output[:, :others], output[:, others + kept]], dim=1)
+        places = others + choose((rows, columns)).to(output.device)
+        places = places[:, :, None].expand(len(output), -1, output.shape[2])
+        return torch.cat([output[:, :others], output.gather(1, places)], dim=1)
 
+    # The module whose output are the tokens of an image, patches last.
+    embeddings = next(each for each in model.modules() if hasattr(each, "patch_embeddings"))
     handle = embeddings.register_forward_hook(keep, with_kwargs=True)
     try:
         yield
@@ -48,7 +89,7 @@ def on_share(model: torch.nn.Module, *, share: float) -> Iterator[None]:
         handle.remove()
 
 
-def chosen_patches(rows: int, columns: int, *, share: float) -> torch.Tensor:
+def evenly_spread(rows: int, columns: int, *, share: float) -> torch.Tensor:
     """Return ⌈share · rows · columns⌉ of the patches of a grid, row by row: int64, ascending."""
     row = torch.arange(rows, dtype=torch.float64)[:, None]
     column = torch.arange(columns, dtype=torch.float64)
@@ -56,16 +97,15 @@ def chosen_patches(rows: int, columns: int, *, share: float) -> torch.Tensor:
     return order[: math.ceil(share * rows * columns)].sort().values
 
 
-def _embeddings(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the module whose output are the tokens of an image, patches last."""
+def check_model_type(model: torch.nn.Module, *, setting: str) -> None:
+    """Raise `InputError`, which names the setting, for a model that needs all patches."""
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
     if kind not in _MODEL_TYPES:
         raise InputError(
-            f"scoring.units_share: a model of type {kind!r} needs all patches of an image: "
+            f"{setting}: a model of type {kind!r} needs all patches of an image: "
             f"expected one of {', '.join(_MODEL_TYPES)}, or remove the key"
         )
-    return next(each for each in model.modules() if hasattr(each, "patch_embeddings"))
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -3,10 +3,11 @@
 Works with every model of `AutoModelForImageClassification` (ViT, DeiT, Swin, …).
 """
 
+import math
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ from catalogs.shard_format import Sample
 from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation, mix_pairs
+from trainers.inputs.draws import random_subset
 from trainers.inputs.images import open_image
 from trainers.inputs.pixels import OneImage, PerChannel, Resize, per_channel
 from trainers.scoring import functional_gradient, patches
 from trainers.scoring.evaluation import eval_mode
+from trainers.scoring.patches import PatchDropping
 from trainers.scoring.precision import at_least_float32
 from trainers.task import NEWER, Batch, Item, Models
 
 _IGNORED = -100
+# Purpose of the draw of patches among the draws of a sample's key.
+_PATCHES = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class ImageClassification(OneImage):
         label: a column of class numbers or names.
         classes: names of the classes 0, 1, …; a new run takes them from its corpus, if labels are
             names or the files name them.
+        patches: train on a random share of the patches of each image.
     """
 
     image: str = "image"
@@ -51,6 +57,7 @@ class ImageClassification(OneImage):
     augment: bool | Augmentation = False
     flip: bool = False
     transform: str | None = field(default=None, metadata=NEWER)
+    patches: PatchDropping | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
         # YAML and JSON have lists; a frozen value needs a tuple.
@@ -73,6 +80,11 @@ class ImageClassification(OneImage):
         """
         self._pixels.check()
 
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Raise `InputError` if patches are to be dropped and the model needs all of them."""
+        if self.patches is not None:
+            patches.check_model_type(model, setting="task.patches")
+
     def models(self, settings: dict[str, Any]) -> Models:
         """Return the store for models of `AutoModelForImageClassification`.
 
@@ -93,6 +105,11 @@ class ImageClassification(OneImage):
     def mixes(self) -> bool:
         """Whether samples are mixed in pairs in training (mixup, CutMix)."""
         return isinstance(self.augment, Augmentation) and self.augment.mixes
+
+    @property
+    def drops_until(self) -> float:
+        """Share of the steps of a run that drop patches."""
+        return 0.0 if self.patches is None else self.patches.until
 
     def mix(
         self, items: Sequence[Item | SampleError], generators: Iterable[torch.Generator]
@@ -151,8 +168,12 @@ class ImageClassification(OneImage):
     def class_logits(
         self, model: torch.nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits float[batch, classes], and the labels, -100 for one outside the head."""
-        logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
+        """Return logits float[batch, classes], and the labels, -100 for one outside the head.
+
+        With `draw_keys` in the batch, the model takes a random share of the patches.
+        """
+        with self._on_drawn_patches(model, batch.get("draw_keys")):
+            logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
         return logits, _known_labels(batch["labels"], logits)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -178,6 +199,14 @@ class ImageClassification(OneImage):
                 "the num_labels of the model's configuration"
             )
         return {"eval_loss": loss_sum / total, "accuracy": correct / total}
+
+    def _on_drawn_patches(
+        self, model: torch.nn.Module, keys: torch.Tensor | None
+    ) -> AbstractContextManager[None]:
+        if self.patches is None or keys is None:
+            return nullcontext()
+        draw = partial(random_subset, keys, share=self.patches.keep, purpose=_PATCHES)
+        return patches.on_patches(model, lambda grid: draw(math.prod(grid)))
 
     @cached_property
     def _classes(self) -> Classes:

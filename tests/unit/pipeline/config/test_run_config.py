@@ -142,6 +142,10 @@ PROBLEMS = [
         {"rand_augment": {"magnitude": 31}},
         "task.augment.rand_augment.magnitude is 31.0: expected 0 to 30",
     ),
+    ("task.patches", {"keep": 0}, "task.patches.keep is 0.0: expected a share, above 0 and at"),
+    ("task.patches", {"until": 2}, "task.patches.until is 2.0: expected a share, above 0 and at"),
+    ("task.patches", {"share": 0.5}, "task.patches.share: unknown key"),
+    ("task.patches", 0.5, "task.patches: "),
     ("training.batch_size", "8", "training.batch_size: expected a whole number, found '8'"),
     ("scoring.span_samples", "8", "scoring.span_samples: expected a whole number, found '8'"),
     ("model.config.model_type", "nope", "model.config: the model cannot be built: "),
@@ -416,6 +420,20 @@ def test_samples_can_be_mixed_if_their_losses_are_not_needed(
     assert run_config.parse(values).task.task.mixes
     with pytest.raises(InputError, match=message):
         run_config.parse(replaced(values, key, value))
+
+
+def test_patches_are_dropped_only_where_the_loss_and_the_model_can_do_without(
+    values: dict[str, Any],
+) -> None:
+    values["task"]["patches"] = {"keep": 0.5}
+    assert run_config.parse(values).task.task.patches.until == 0.8
+    other = replaced(values, "task.name", "semantic_segmentation")
+    with pytest.raises(InputError, match=r"task\.patches: unknown key"):
+        run_config.parse(other)
+    swin = {"model_type": "swin", "image_size": 8, "patch_size": 2, "num_channels": 1}
+    swin |= {"embed_dim": 8, "depths": [1], "num_heads": [1], "window_size": 2, "num_labels": 10}
+    with pytest.raises(InputError, match=r"task\.patches: a model of type 'swin' needs all"):
+        run_config.parse(replaced(values, "model.config", swin))
 
 
 def test_a_run_may_be_resumed_on_another_cluster(values: dict[str, Any]) -> None:

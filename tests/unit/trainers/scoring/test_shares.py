@@ -10,6 +10,7 @@ import torch
 from digits import TASK, VIT, samples
 from hypothesis import given
 from hypothesis import strategies as st
+from patch_reference import logits_on_patches
 from raw_text import junk, prose
 from task_cases import LLAMA, causal_lm
 from torch.nn import functional
@@ -95,20 +96,11 @@ def test_the_loss_of_a_share_of_an_image_is_that_of_its_other_patches_left_out(
     rows = list(enumerate(samples(6)))
     settings = ScoringSettings(units_share=0.5)
     scores = score_rows(TASK, model, rows, settings=settings)
-    kept = patches.chosen_patches(4, 4, share=0.5)
+    kept = patches.evenly_spread(4, 4, share=0.5)
     assert len(kept) == 8
     batch = TASK.collate([TASK.prepare(sample, generator=None) for _, sample in rows])
-    inner = getattr(model, model.base_model_prefix)
     with torch.inference_mode():
-        tokens = inner.embeddings(batch["pixel_values"])
-        others = tokens.shape[1] - 16
-        tokens = torch.cat([tokens[:, :others], tokens[:, others + kept]], dim=1)
-        tokens = inner.encoder(tokens) if hasattr(inner, "encoder") else _layers(inner, tokens)
-        hidden = inner.layernorm(getattr(tokens, "last_hidden_state", tokens))
-        head = hidden[:, 0]
-        if model_type == "dinov2":
-            head = torch.cat([hidden[:, 0], hidden[:, 1:].mean(dim=1)], dim=1)
-        logits = model.classifier(head)
+        logits = logits_on_patches(model, batch["pixel_values"], kept.expand(6, -1))
     reference = functional.cross_entropy(logits, batch["labels"], reduction="none")
     assert scores["loss"].to_list() == pytest.approx(reference.tolist(), abs=1e-5)
     assert scores["num_units"].to_list() == [1] * 6
@@ -116,17 +108,10 @@ def test_the_loss_of_a_share_of_an_image_is_that_of_its_other_patches_left_out(
     assert again["loss"].to_list() != pytest.approx(scores["loss"].to_list(), abs=1e-4)
 
 
-def _layers(inner: Any, tokens: torch.Tensor) -> torch.Tensor:
-    for layer in inner.layers:
-        output = layer(tokens)
-        tokens = output[0] if isinstance(output, tuple) else output
-    return tokens
-
-
 def test_the_kept_patches_are_spread_over_the_image() -> None:
     for share in (0.25, 0.5, 0.75):
         kept = torch.zeros(14 * 14)
-        kept[patches.chosen_patches(14, 14, share=share)] = 1
+        kept[patches.evenly_spread(14, 14, share=share)] = 1
         grid = kept.reshape(14, 14)
         assert int(grid.sum()) == -(-share * 196 // 1)
         for block in grid.unfold(0, 7, 7).unfold(1, 7, 7).reshape(-1, 49):
