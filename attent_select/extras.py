@@ -12,6 +12,7 @@ from attent_select.errors import MissingExtraError
 # Import name → extra, as in pyproject.toml.
 EXTRAS = {
     "accelerate": "train",
+    "alembic": "mlflow",
     "altair": "report",
     "bitsandbytes": "quantize",
     "dask": "cluster",
@@ -21,6 +22,7 @@ EXTRAS = {
     "jinja2": "report",
     "kornia": "augment",
     "kornia_rs": "augment",
+    "mlflow": "mlflow",
     "peft": "train",
     "PIL": "vision",
     "pynvml": "cuda",
@@ -30,12 +32,16 @@ EXTRAS = {
     "safetensors": "train",
     "scipy": "annotate",
     "sklearn": "annotate",
+    "sqlalchemy": "mlflow",
     "starlette": "explore",
+    "tensorboardX": "tensorboard",
     "tokenizers": "train",
     "torch": "train",
+    "trackio": "trackio",
     "transformers": "train",
     "uvicorn": "explore",
     "vl_convert": "report",
+    "wandb": "wandb",
 }
 
 

@@ -280,6 +280,14 @@ class Layout:
     def kernel_figure(self, kind: str) -> str:
         return join(self.kernels(kind), "antk.png")
 
+    def sent_rounds(self, tracker: str) -> str:
+        """The rounds that a tracker was sent, written after each."""
+        return join(self.run, "tracking", f"{tracker}.json")
+
+    def event_file(self, round_number: int) -> str:
+        """Event file of a round for TensorBoard, which looks for `tfevents` in the name."""
+        return join(self.run, "tracking", "tensorboard", f"events.out.tfevents.{round_number:010d}")
+
     @property
     def drivers(self) -> str:
         """Lease tickets of drivers."""

@@ -40,6 +40,7 @@ from pipeline.runs.state import Run, ensure_decision, prepare
 from pipeline.scoring.driver import ScoreResult
 from pipeline.scoring.score_stage import score_stage
 from pipeline.selection import annotation_digests
+from pipeline.tracking.sending import load_trackers, send_rounds
 
 _log = logging.getLogger("attent.pipeline.stages")
 
@@ -99,12 +100,14 @@ def train(
 
     Raises:
         MissingError: the selection needs losses and the round was not scored.
+        InputError: the configuration is wrong, or a tracker cannot be used.
     """
     from trainers import ranks
 
     origin = _Origin(source, overrides, trust_run=trust_run)
     config = origin.load()
     _check_trainable(config)
+    trackers = load_trackers(config.tracking) if ranks.rank() == 0 else {}
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         load = partial(prepare, config, cluster=cluster)
 
@@ -115,6 +118,7 @@ def train(
         run = ranks.in_turn(decide, then=load)
         number = run.round(round_number).number
         run, values = select_and_train(run, number, cluster=cluster)
+        send_rounds(config.run, trackers)
         return _result(run, [_describe(run, run.rounds[number], values)])
 
 
@@ -145,6 +149,7 @@ def run(
     origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     config = origin.load()
     _check_trainable(config)
+    trackers = load_trackers(config.tracking) if ranks.rank() == 0 else {}
     with hold_lease(config.run), _cluster(config, client, origin) as cluster:
         ready = ranks.in_turn(partial(_ready, config, cluster=cluster))
         if accept_annotations and ranks.rank() == 0:
@@ -153,6 +158,7 @@ def run(
         for round_, values in run_rounds(ready, cluster=cluster):
             finished.append(_describe(ready, round_, values))
             _log.info(describe_round(finished[-1]))
+            send_rounds(config.run, trackers)
         return _result(ready, finished)
 
 

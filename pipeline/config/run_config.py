@@ -35,6 +35,7 @@ _CHANGEABLE = (
     "run",
     "cluster",
     "scoring.max_failed_share",
+    "tracking",
     *(f"training.arguments.{name}" for name in sorted(REPORTING)),
     *(
         f"streaming.{field.name}"
@@ -173,7 +174,7 @@ def check_frozen(config: RunConfig) -> None:
     if storage.info(url) is None:
         return
     frozen = _with_annotation_defaults(with_carried_columns(read_yaml(url)))
-    before, after = dict(_leaves(frozen)), dict(_leaves(config.to_plain_values()))
+    before, after = dict(leaves(frozen)), dict(leaves(config.to_plain_values()))
     if after[_DTYPE] is None:  # a run keeps the dtype of its losses
         after[_DTYPE] = before.get(_DTYPE)
     lines = [
@@ -261,11 +262,11 @@ def _load_plugin(
         raise InputError(f"{source}: {section}.{key}: {error}") from error
 
 
-def _leaves(value: Any, *, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, *, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of nested mappings."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(inner, path=f"{path}.{key}" if path else str(key))
+            yield from leaves(inner, path=f"{path}.{key}" if path else str(key))
     else:
         yield path, value
 

@@ -32,6 +32,7 @@ from pipeline.config.validation import INSIDE, SETTINGS, Section, keys_of
 from trainers.settings import ScoringSettings, StreamingSettings, TrainingSettings
 
 BudgetUnit = Literal["samples", "units"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 TaskT = TypeVar("TaskT")
 StrategyT = TypeVar("StrategyT")
@@ -140,6 +141,7 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
         training: how a round trains.
         streaming: how training reads the subset.
         cluster: the Dask cluster for scoring and ingesting.
+        tracking: programs that are sent the curves of the run, round after round.
     """
 
     run: str = Field(min_length=1)
@@ -156,6 +158,7 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
     training: TrainingSettings = TrainingSettings()
     streaming: StreamingSettings = StreamingSettings()
     cluster: ClusterSettings = ClusterSettings()
+    tracking: tuple[TrackerName, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,7 @@ from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
 from pipeline.doctor.estimate import Estimate, estimate, first_rows, inspect_first_shard
 from pipeline.runs.label_classes import with_frozen_classes, with_shard_classes
+from pipeline.tracking.sending import load_trackers
 
 if TYPE_CHECKING:
     from pipeline.cluster.size import Size
@@ -75,6 +76,8 @@ def examine(
         return Diagnosis(checks.ok, tuple(checks.findings), None)
     checks.run(f"storage of the run, {config.run}", lambda: _storage(config))
     checks.run("shards", lambda: _shards(config))
+    if config.tracking:
+        checks.run("tracking", lambda: (", ".join(load_trackers(config.tracking)), None))
     if config.annotations or config.corpus.path is not None or automatic_annotations(config):
         checks.run("annotations", lambda: _annotations(config))
 

@@ -35,7 +35,7 @@ class AnnotatedRows:
         rows: shard_id, row, a column for each annotation, `is_selected`, and `is_uniform`: whether
             the row was selected by the uniform draw instead of its key.
         annotations: those that have a distribution.
-        round_number: the last round that selected a part of the corpus.
+        round_number: the round that selected them.
     """
 
     rows: pl.DataFrame
@@ -43,12 +43,15 @@ class AnnotatedRows:
     round_number: int
 
     @classmethod
-    def of(cls, run: str) -> "AnnotatedRows | None":
-        """Return None without annotations, or if every round selected the whole corpus."""
+    def of(cls, run: str, *, round_number: int | None = None) -> "AnnotatedRows | None":
+        """Return None without annotations, or without a round that selected a part of the corpus.
+
+        Of `round_number`, or of the last such round.
+        """
         store, corpus = AnnotationStore(run), Corpus.open(run)
         records = store.records()
         shown = tuple(each for each in records if each.kind not in _WITHOUT_DISTRIBUTION)
-        number = last_part_round(run)
+        number = last_part_round(run) if round_number is None else round_number
         if not shown or number is None:
             return None
         names = [annotation.name for annotation in shown]
@@ -73,6 +76,24 @@ def distributions(annotated: AnnotatedRows) -> Iterator[tuple[str, pl.DataFrame]
         values = annotated.rows.select(pl.col(annotation.name).alias("value"), "is_selected")
         if len(values := values.drop_nulls()):
             yield annotation.name, _distribution(values)
+
+
+def selected_shares(
+    annotated: AnnotatedRows, *, by: str | None
+) -> Iterator[tuple[str, str, float]]:
+    """Yield annotation, category, and its share of the selected rows, 0 if it has none of them.
+
+    Of annotations with words or booleans, and of the strata `by`.
+    """
+    for annotation in annotated.annotations:
+        if annotation.value_type not in ("String", "Boolean") and annotation.name != by:
+            continue
+        labels = annotated.rows.select(stratum_label(annotation.name).alias("value"))["value"]
+        rows = annotated.rows.select("is_selected", value=_categories(labels))
+        num_selected = max(1, int(rows["is_selected"].sum()))
+        share = pl.col("is_selected").sum() / num_selected
+        for value, each in rows.group_by("value").agg(share).sort("value").iter_rows():
+            yield annotation.name, value, each
 
 
 def loss_distributions(

@@ -40,7 +40,8 @@ def loss_histograms(run: str) -> pl.DataFrame:
     quantile to the largest 99.5 % quantile of any of them; losses outside count in the end bins.
     """
     catalog = LossCatalog(run)
-    rounds = {number: _losses(catalog.latest(number)) for number in _rows_to_show(catalog.rounds())}
+    shown = _rows_to_show(catalog.rounds())
+    rounds = {number: loss_distribution(catalog.latest(number)) for number in shown}
     rounds = {number: losses for number, losses in rounds.items() if losses.num_samples}
     if not rounds:
         return pl.DataFrame(schema=["round", "low", "high", "share"])
@@ -73,12 +74,13 @@ def coverage(run: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["round", "ratio", "covered"], orient="row")
 
 
-def overlaps(run: str) -> pl.DataFrame:
+def overlaps(run: str, *, among: Sequence[int] | None = None) -> pl.DataFrame:
     """Return per pair of rounds: `first`, `second`, and the `overlap` |A ∩ B| / |A ∪ B|.
 
-    At most about 40 rounds, evenly spaced.
+    Of the rounds `among`, or of at most about 40 rounds, evenly spaced.
     """
-    chosen, _ = _sampled_index(run, rounds=_rows_to_show(selected_rounds(run)))
+    shown = _rows_to_show(selected_rounds(run)) if among is None else among
+    chosen, _ = _sampled_index(run, rounds=shown)
     rounds, lines = np.unique(chosen["round"].to_numpy(), return_inverse=True)
     keys, columns = np.unique(chosen["key"].to_numpy(), return_inverse=True)
     # float32 has a fast matrix product, and counts up to 2^24 exactly.
@@ -156,7 +158,8 @@ def _sampled_index(run: str, *, rounds: Sequence[int]) -> tuple[pl.DataFrame, in
     return chosen, max(1, num_sampled)
 
 
-def _losses(losses: pl.LazyFrame) -> LossDistribution:
+def loss_distribution(losses: pl.LazyFrame) -> LossDistribution:
+    """Return the distribution of the losses that are not null."""
     counts = (
         losses.filter(pl.col(schema.LOSS).is_not_null())
         .select(
