@@ -20,10 +20,13 @@ from attent_select.errors import InputError
 from attent_select.stats.randomness import Purpose, numpy_bits, stream_key
 from catalogs import Corpus, storage
 from catalogs.concurrency import ordered_map
+from catalogs.layout import CorpusLayout
 from catalogs.shards import format_of, inspect_shard
 from pipeline.config.shard_settings import TargetSettings
 from pipeline.config.validation import check, did_you_mean
 from pipeline.corpus.columns import missing_columns
+from pipeline.corpus.conversion import convert
+from pipeline.corpus.sources.kinds import kind_of
 from trainers.annotation import AnnotationKind, Examples, Samples
 
 _log = logging.getLogger("attent.pipeline.annotation.targets")
@@ -185,9 +188,18 @@ def _read_all(
 
 
 def open_shards(urls: Sequence[str], *, folder: str) -> Corpus:
-    """Open shards as a corpus whose manifest and member indexes are in `folder`."""
+    """Open shards as a corpus whose manifest and member indexes are in `folder`.
+
+    JSON Lines and CSV files are read as `attent ingest` reads them: `folder` gets shards with their
+    rows.
+    """
+    urls = [storage.normalise(url) for url in urls]
+    files = storage.expand(urls)
+    if any(kind_of(stored.url) in ("json", "csv") for stored in files):
+        converted = convert(urls, to=CorpusLayout(folder).converted_shards, shard_format="parquet")
+        files = storage.expand(converted)
     inspected = []
-    for stored in storage.expand([storage.normalise(url) for url in urls]):
+    for stored in files:
         name = format_of(stored.url)
         inspected.append((stored, name, inspect_shard(stored.url, name)))
     Corpus.from_inspections(inspected).publish(folder)

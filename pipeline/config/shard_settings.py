@@ -81,7 +81,8 @@ class TargetSettings:
     """Where the examples are.
 
     Attributes:
-        shards: URLs, folders or globs of shards with the columns that the annotation reads.
+        shards: URLs, folders or globs of shards, JSON Lines or CSV files, with the columns that the
+            annotation reads.
         kind_column: column with the kind of reference of each example.
         judge_share: share of the examples that judges; they do not make annotations.
         corpus_samples: random samples of the corpus that a run evaluates beside the judging

@@ -1,5 +1,6 @@
 """Annotations of a corpus, made by real clusters: values, kills, the command line, bad input."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -51,6 +52,23 @@ def ngram(raw: Path, **changes: Any) -> Request:
     kind = load_kind("ngram", ["pool_samples=1000"])
     target = read_target(TargetSettings((str(raw / "target"),)), columns=kind.columns)
     return replace(Request(str(raw / "corpus"), "words", "ngram", kind, target), **changes)
+
+
+@pytest.mark.parametrize("name", ["target.jsonl", "target.jsonl.gz", "target.csv"])
+def test_examples_of_any_file_that_can_be_ingested_are_the_same_target(
+    raw: Path, tmp_path: Path, name: str
+) -> None:
+    examples = pl.read_parquet(raw / "target" / "000.parquet")
+    text = examples.write_csv() if name.endswith("csv") else examples.write_ndjson()
+    assert text is not None
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    targets = [
+        read_target(TargetSettings((str(url),), kind_column="source"), columns=["text"])
+        for url in (raw / "target", tmp_path / name)
+    ]
+    assert targets[0].digest == targets[1].digest
+    assert targets[0].making == targets[1].making
 
 
 def test_a_raw_pool_is_narrowed_to_what_resembles_the_examples(raw: Path) -> None:

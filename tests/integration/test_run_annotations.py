@@ -126,10 +126,12 @@ def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_
     kinds = judging.kinds or ()
     pairs = list(zip(judging.samples["text"], kinds, strict=True))
     write_texts(tmp_path / "all" / "0.parquet", pairs)
+    lines = tmp_path / "target.jsonl"
+    pl.read_parquet(tmp_path / "target" / "0.parquet").write_ndjson(lines)
     config = text_run(
         tmp_path / "run",
         texts,
-        target={"shards": target.shards, "kind_column": "source", "corpus_samples": 50},
+        target={"shards": [str(lines)], "kind_column": "source", "corpus_samples": 50},
         evaluation={"shards": [str(tmp_path / "all")]},
         selection={"strategy": "key", "key": "relevance", "by": "relevance_kind"},
     )
