@@ -18,16 +18,17 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from learning_arms.figures import draw
 from learning_arms.page import put_into
 from learning_arms.regime import Data, Regime
 from learning_arms.regimes import regimes
-from learning_arms.summary import at_usual_pace, markdown, summarise
+from learning_arms.results import Results
+from learning_arms.summary import HIGHER
 from learning_arms.trial import held_out, run_trial
 
 from pipeline.cluster import connect, on_every_worker
@@ -35,6 +36,7 @@ from pipeline.config.cluster_settings import ClusterSettings
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "learning.md"
+_TUNING_SEED = 1_000_000  # not compared
 
 
 def import_libraries() -> None:
@@ -48,7 +50,7 @@ def import_libraries() -> None:
 
 
 def settings_of(
-    regime: Regime, data: Data, sections: dict[str, Any], *, run: Path, seed: int
+    regime: Regime, data: Data, sections: Mapping[str, Any], *, run: Path, seed: int
 ) -> Any:
     return {
         "run": str(run),
@@ -71,15 +73,9 @@ def pending(
     return [(seed, name) for seed in seeds for name in arms if (seed, name) not in finished]
 
 
-def run_trials(
-    regime: Regime,
-    data: Data,
-    arms: dict[str, Any],
-    *,
-    todo: Sequence[tuple[int, str]],
-    keep: Callable[[dict[str, Any]], None],
-) -> None:
-    """Run the trials `todo`; pass each result to `keep` at once."""
+@contextmanager
+def runner(regime: Regime, data: Data) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Yield a function that runs the sections of an arm with a seed, on one warm worker."""
     run = Path(data.train).parent / "run"
     sections = regime.sections | data.sections
     curve = held_out(data.curve, sections) if data.curve else None
@@ -87,10 +83,38 @@ def run_trials(
     with connect(ClusterSettings(workers=1)) as client:
         on_every_worker(client, import_libraries)
         import_libraries()
-        for seed, name in todo:
-            settings = settings_of(regime, data, arms[name], run=run, seed=seed)
+
+        def run_arm(arm: Mapping[str, Any], *, seed: int, rate: float | None) -> dict[str, Any]:
+            settings = settings_of(regime, data, arm, run=run, seed=seed)
+            if rate is not None:
+                settings["training"] = settings["training"] | {"learning_rate": rate}
             result = run_trial(settings, client=client, curve=curve, final=final)
-            keep({"arm": name, "seed": seed, "sections": arms[name], **result})
+            used = {name: data.costs[name] for name in data.costs if name in json.dumps(arm)}
+            return {"seed": seed, "sections": arm, "once": used, **result}
+
+        yield run_arm
+
+
+def tuned_rate(
+    regime: Regime,
+    tuning: list[dict[str, Any]],
+    *,
+    run_arm: Callable[..., dict[str, Any]],
+    keep: Callable[[], None],
+) -> float | None:
+    """Return the learning rate with the best quality of the arm `regime.tuned`, on another seed.
+
+    Those that are not in `tuning` are tried first, and `keep` is called after each.
+    """
+    tried = {one["learning_rate"] for one in tuning}
+    for rate in regime.learning_rates:
+        if rate not in tried:
+            trial = run_arm(regime.arms()[regime.tuned], seed=_TUNING_SEED, rate=rate)
+            tuning.append({"learning_rate": rate, "final": trial["final"]})
+            keep()
+    sign = -1 if regime.quality in HIGHER else 1
+    best = min(tuning, key=lambda one: sign * one["final"][regime.quality], default=None)
+    return None if best is None else best["learning_rate"]
 
 
 def describe(trial: dict[str, Any]) -> str:
@@ -100,22 +124,35 @@ def describe(trial: dict[str, Any]) -> str:
     return f"seed {trial['seed']} · {trial['arm']} · {seen} · CPU s {seconds} · {quality}"
 
 
-def write_results(
-    out: Path, *, name: str, regime: Regime, trials: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Write the JSON file atomically; return the summary in it."""
-    rows = summarise(trials, quality=regime.quality)
-    machine = {"cpus": os.cpu_count(), "torch_threads": 1, "load_average": os.getloadavg()}
-    content = {"regime": name, "machine": machine, "quality": regime.quality}
-    content |= {"settings": regime.sections, "summary": rows, "trials": list(trials)}
-    unfinished = out.with_suffix(".part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
-    unfinished.rename(out)
-    return rows
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = parse_options()
+    name = f"{options.regime}_gpu" if options.scale == "gpu" else options.regime
+    out = options.out or RESULTS / f"learning_{name}.json"
+    regime = regimes(gpu=options.scale == "gpu")[options.regime]
+    arms = yaml.safe_load(options.arms.read_text()) if options.arms else regime.arms()
+    only = tuple(options.only.split(","))
+    arms = {name: sections for name, sections in arms.items() if name.startswith(only)}
+    results = Results.read(out, name=name, regime=regime)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    if todo := pending(arms, seeds=seeds, done=results.trials):
+        data = regime.data(options.data, options.folder / name)
+        results.check_corpus(data.digest)
+        with runner(regime, data) as run_arm:
+            rate = tuned_rate(regime, results.tuning, run_arm=run_arm, keep=results.write)
+            for seed, arm in todo:
+                results.trials.append({"arm": arm, **run_arm(arms[arm], seed=seed, rate=rate)})
+                results.write()
+                print(describe(results.trials[-1]), file=sys.stderr, flush=True)
+    results.write()
+    text = results.table()
+    results.draw()
+    if out.parent == RESULTS:
+        put_into(PAGE, marker=name, text=text)
+    print(text)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("regime", choices=regimes(gpu=False), nargs="?", default="digits")
     parser.add_argument("--data", type=Path, help="folder of the Parquet files; digits need none")
     parser.add_argument("--seeds", type=int, default=3, help="0 only rewrites table and figure")
@@ -130,31 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.data is None and options.regime != "digits":
         parser.error(f"{options.regime} needs --data FOLDER; docs/learning.md says of what")
-    name = f"{options.regime}_gpu" if options.scale == "gpu" else options.regime
-    out = options.out or RESULTS / f"learning_{name}.json"
-    regime = regimes(gpu=options.scale == "gpu")[options.regime]
-    arms = yaml.safe_load(options.arms.read_text()) if options.arms else regime.arms()
-    only = tuple(options.only.split(","))
-    arms = {name: sections for name, sections in arms.items() if name.startswith(only)}
-    done = json.loads(out.read_text())["trials"] if out.exists() else []
-
-    def keep(trial: dict[str, Any]) -> None:
-        done.append(trial)
-        write_results(out, name=name, regime=regime, trials=done)
-        print(describe(trial), file=sys.stderr, flush=True)
-
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    if todo := pending(arms, seeds=seeds, done=done):
-        data = regime.data(options.data, options.folder / name)
-        run_trials(regime, data, arms, todo=todo, keep=keep)
-    rows = write_results(out, name=name, regime=regime, trials=done)
-    table = markdown(rows, quality=regime.quality)
-    draw(
-        at_usual_pace(done), rows, quality=regime.quality, title=name, path=out.with_suffix(".png")
-    )
-    if out.parent == RESULTS:
-        put_into(PAGE, marker=name, text=table)
-    print(table)
+    return options
 
 
 if __name__ == "__main__":

@@ -1,23 +1,34 @@
 """A regime: data, model, optimizer and horizon, the same for all of its arms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from learning_arms.arms import Horizon, arms
+from learning_arms.summary import ALL
 
 
 @dataclass(frozen=True)
 class Data:
-    """Parquet files for training, evaluation after each round and evaluation at the end; and the
-    sections of the configuration that name files.
+    """Files of a regime.
+
+    Attributes:
+        train, curve, final: Parquet files for training, evaluation after each round, and evaluation
+            at the end.
+        sections: sections of the configuration that name files.
+        costs: annotation of the corpus → processor seconds, paid once for all trials.
+        judged: Parquet files of further evaluations at the end, by name.
+        digest: of the corpus, if it depends on the machine: trials of another one are not mixed.
     """
 
     train: str
     curve: str | None
     final: str
     sections: dict[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    judged: Mapping[str, str] = field(default_factory=dict)
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,10 @@ class Regime:
         sections: `task`, `model`, `training` and `scoring` of the configuration.
         quality: metric by which arms are compared, in addition to `eval_loss`.
         probe: function that makes an additional evaluation for the end.
+        named_arms: name → sections, of a regime that has arms unlike those of the others.
+        learning_rates: those that are tried first with `tuned`, on a seed that is not compared; the
+            best one is that of all arms. None are tried if there are none.
+        tuned: arm that the learning rate is chosen by.
     """
 
     horizon: Horizon
@@ -37,7 +52,10 @@ class Regime:
     sections: dict[str, Any]
     quality: str = "accuracy"
     probe: Callable[[Data], Any] | None = None
+    named_arms: Mapping[str, Any] | None = None
+    learning_rates: Sequence[float] = ()
+    tuned: str = ALL
 
-    def arms(self) -> dict[str, Any]:
+    def arms(self) -> Mapping[str, Any]:
         """Name → sections of the configuration."""
-        return arms(self.horizon)
+        return self.named_arms or arms(self.horizon)

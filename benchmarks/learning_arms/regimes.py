@@ -7,6 +7,7 @@ import polars as pl
 
 from learning_arms import corpora, dense, language
 from learning_arms.arms import Horizon
+from learning_arms.crawl.regime import crawl
 from learning_arms.regime import Data, Regime
 from pipeline.demo import data as demo_data
 
@@ -17,6 +18,7 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
         "digits": _digits(),
         "vision": _vision(gpu=gpu),
         "web": _web(gpu=gpu),
+        "crawl": crawl(gpu=gpu),
         "lora_gsm8k": language.gsm8k(gpu=gpu),
         "lora_dolly": language.dolly(gpu=gpu),
         "mae": dense.mae(gpu=gpu),

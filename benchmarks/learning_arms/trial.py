@@ -96,7 +96,7 @@ def run_trial(
     shutil.rmtree(folder, ignore_errors=True)
     run = prepare(config, cluster=lambda: client)
     clock, points = Clock(client), []
-    samples_seen = samples_scored = 0.0
+    samples_seen = units_seen = samples_scored = 0.0
     read_seconds, number = 0.0, 0
     model, pace = None, Pace()
     while number < len(run.rounds):
@@ -104,6 +104,7 @@ def run_trial(
         run, values = _round(run, number, clock=clock, client=client)
         pace.measure()
         samples_seen += values["samples_seen"]
+        units_seen += values["units_seen"]
         samples_scored += values.get("samples_scored", 0.0)
         read_seconds += values.get("blocked_seconds", 0.0)
         model = _model(run, number)
@@ -114,6 +115,7 @@ def run_trial(
     shutil.rmtree(folder)
     return {
         "samples_seen": samples_seen,
+        "units_seen": units_seen,
         "samples_scored": samples_scored,
         "cpu_seconds": {stage: clock.cpu[stage] for stage in STAGES},
         "wall_seconds": {stage: clock.wall[stage] for stage in STAGES} | {"read": read_seconds},
@@ -131,11 +133,9 @@ def _round(run: Run, number: int, *, clock: Clock, client: Client) -> tuple[Run,
         with clock.counting("score"):
             score_stage(run, run.rounds[number], cluster=lambda: client)
     with clock.counting("select"):
-        index = select_stage(run, run.rounds[number])
-        run = run.after_selecting(number, index)
+        select_stage(run, run.rounds[number])
     with clock.counting("train"):
-        values = select_and_train(run, number)
-    return run, values
+        return select_and_train(run, number)
 
 
 def _model(run: Run, number: int) -> Any:

@@ -55,6 +55,23 @@ def test_scoring(tmp_path: Path) -> None:
     assert results["spans"]["files"]["num_spans"] == results["spans"]["window"]["num_spans"] == 8
 
 
+def test_learning(tmp_path: Path) -> None:
+    out = tmp_path / "digits.json"
+    for _ in range(2):  # the second time finishes nothing and draws again
+        subprocess.run(
+            [
+                *(sys.executable, BENCHMARKS / "learning.py", "digits", "--seeds", "1"),
+                *("--only", "all", "--folder", tmp_path, "--out", out),
+            ],
+            env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
+            check=True,
+        )
+    trials = json.loads(out.read_text())["trials"]
+    assert [trial["arm"] for trial in trials] == ["all data", "all data, fewer epochs"]
+    assert trials[0]["samples_seen"] > trials[1]["samples_seen"]
+    assert out.with_suffix(".png").exists()
+
+
 def test_partial_rounds(tmp_path: Path) -> None:
     results = run(tmp_path, "partial_rounds.py", "--samples", "300")
     scored = {each["round"]: each["scored"] for each in results["results"]}

@@ -89,7 +89,9 @@ def test_a_near_duplicate_is_near() -> None:
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
-@pytest.mark.parametrize("name", regimes(gpu=False))
+@pytest.mark.parametrize(
+    "name", [name for name, regime in regimes(gpu=False).items() if regime.named_arms is None]
+)
 def test_every_arm_is_a_configuration_and_ours_train_on_no_more_than_the_control(
     tmp_path: Path, name: str, scale: str
 ) -> None:

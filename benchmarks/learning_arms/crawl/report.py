@@ -1,0 +1,164 @@
+"""Table and figure of `crawl`: each policy against the curve of uniform runs of the same seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import altair as alt
+import polars as pl
+
+from attent_select.stats.confidence import ConfidenceInterval
+from attent_select.stats.equivalence import MultipleInterval, equivalent_multiple
+from learning_arms.crawl.arms import target_of
+from learning_arms.crawl.pool import REST, TARGETS
+from learning_arms.summary import at_usual_pace
+
+Trial = Mapping[str, Any]
+
+# Runs that share what is paid once.
+_SHARED: Final = 10
+_TITLES: Final = (
+    "arm",
+    "seeds",
+    "tokens",
+    "score, select",
+    "train",
+    "once",
+    "loss of the target",
+    "loss of the rest",
+    "equals uniform at, tokens",
+    "cost saved, all counted",
+    f"shared by {_SHARED} runs",
+)
+
+
+def metric_of(target: str) -> str:
+    """Return the name of a target's loss; `eval_loss` is that of the broad one."""
+    return "eval_loss" if target == "broad" else f"{target}_loss"
+
+
+def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Return one row per arm: costs, losses, and the multiples of uniform training.
+
+    Seconds are processor seconds at the usual pace, as in `summary.summarise`.
+    """
+    arms: dict[str, list[Trial]] = {}
+    for trial in at_usual_pace(trials):
+        arms.setdefault(trial["arm"], []).append(trial)
+    uniform = [trial for name in arms if target_of(name) is None for trial in arms[name]]
+    return [_row(name, mine, uniform) for name, mine in arms.items()]
+
+
+def _row(name: str, mine: Sequence[Trial], uniform: Sequence[Trial]) -> dict[str, Any]:
+    target = target_of(name)
+    row: dict[str, Any] = {
+        "arm": name,
+        "seeds": len(mine),
+        "units_seen": fmean(trial["units_seen"] for trial in mine),
+        "cpu_seconds": {
+            stage: fmean(trial["cpu_seconds"][stage] for trial in mine)
+            for stage in ("score", "select", "train")
+        },
+        "once": max(sum(trial["once"].values()) for trial in mine),
+        "losses": {
+            metric: asdict(ConfidenceInterval.of([trial["final"][metric] for trial in mine]))
+            for metric in [*map(metric_of, [target] if target else TARGETS), f"{REST}_loss"]
+        },
+    }
+    if target is None:
+        return row
+    row["tokens_multiple"] = _multiple(mine, uniform, target, cost=lambda t: t["units_seen"])
+    for runs in (1, _SHARED):
+        cost = _seconds_of(runs)
+        row[f"seconds_multiple_{runs}"] = _multiple(mine, uniform, target, cost=cost)
+    return row
+
+
+def _seconds_of(runs: int) -> Any:
+    return lambda trial: sum(trial["cpu_seconds"].values()) + sum(trial["once"].values()) / runs
+
+
+def _multiple(
+    mine: Sequence[Trial], uniform: Sequence[Trial], target: str, *, cost: Any
+) -> dict[str, Any] | None:
+    """Return the interval of the multiples, over seeds with at least two uniform runs."""
+    metric, multiples = metric_of(target), []
+    for trial in mine:
+        curve = {cost(u): u["final"][metric] for u in uniform if u["seed"] == trial["seed"]}
+        if len(curve) > 1:
+            loss = trial["final"][metric]
+            multiples.append(equivalent_multiple(curve, cost=cost(trial), loss=loss))
+    return asdict(MultipleInterval.of(multiples)) if multiples else None
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the rows as a Markdown table."""
+    lines = [f"| {' | '.join(_TITLES)} |", "| --- |" + " ---: |" * (len(_TITLES) - 1)]
+    for row in rows:
+        seconds, losses = row["cpu_seconds"], row["losses"]
+        target = target_of(row["arm"]) or "broad"
+        cells = [row["arm"], str(row["seeds"]), f"{row['units_seen']:,.0f}"]
+        cells += [f"{seconds['score'] + seconds['select']:.1f}", f"{seconds['train']:.1f}"]
+        cells += [f"{row['once']:.1f}", _around(losses[metric_of(target)])]
+        cells += [_around(losses[f"{REST}_loss"]), _multiple_cell(row.get("tokens_multiple"))]
+        cells += [_saved_cell(row.get(f"seconds_multiple_{runs}")) for runs in (1, _SHARED)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _around(interval: Mapping[str, Any]) -> str:
+    half = "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
+    return f"{interval['mean']:.3f}{half}"
+
+
+def _bound(multiple: Mapping[str, Any]) -> str:
+    return "≥ " if multiple["is_at_least"] else "≤ " if multiple["is_at_most"] else ""
+
+
+def _multiple_cell(multiple: Mapping[str, Any] | None) -> str:
+    if multiple is None:
+        return ""
+    low, high = multiple["low"], multiple["high"]
+    interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+    return f"{_bound(multiple)}{multiple['mean']:.2f} ×{interval}"
+
+
+def _saved_cell(multiple: Mapping[str, Any] | None) -> str:
+    """Return the share of the cost that is saved, 1 − 1/k."""
+    if multiple is None:
+        return ""
+    mean, low, high = (
+        None if value is None else 1 - 1 / value
+        for value in (multiple["mean"], multiple["low"], multiple["high"])
+    )
+    interval = "" if low is None else f" ({low:.0%} to {high:.0%})"
+    return f"{_bound(multiple)}{mean:.0%}{interval}"
+
+
+def draw(rows: Sequence[Mapping[str, Any]], *, path: Path) -> None:
+    """Write the PNG: the loss of each target against the cost of uniform runs and of policies."""
+    panels = [_panel(rows, target) for target in TARGETS]
+    alt.hconcat(*panels).resolve_scale(color="independent").save(str(path), scale_factor=1.5)
+
+
+def _panel(rows: Sequence[Mapping[str, Any]], target: str) -> alt.LayerChart:
+    table = pl.DataFrame(
+        [
+            {
+                "arm": "uniform" if target_of(row["arm"]) is None else row["arm"],
+                "seconds": sum(row["cpu_seconds"].values()) + row["once"],
+                "loss": row["losses"][metric_of(target)]["mean"],
+            }
+            for row in rows
+            if target_of(row["arm"]) in (None, target)
+        ]
+    )
+    base = alt.Chart(table, title=f"target: {target}", width=360, height=300).encode(
+        x=alt.X("seconds:Q", title="processor seconds, all counted").scale(type="log"),
+        y=alt.Y("loss:Q", title="held-out loss of the target, nats a token").scale(zero=False),
+    )
+    curve = base.transform_filter("datum.arm === 'uniform'").mark_line(point=True, color="#888")
+    policies = base.transform_filter("datum.arm !== 'uniform'").mark_point(filled=True, size=110)
+    return alt.layer(curve, policies.encode(color=alt.Color("arm:N", sort=None, title="policy")))

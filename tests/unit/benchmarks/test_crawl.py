@@ -1,0 +1,210 @@
+"""The regime `crawl` of benchmarks/learning.py: its pool, its arms, what it says of its trials."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import run_config
+from trainers.inputs.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).parents[3]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from learning import tuned_rate  # noqa: E402
+from learning_arms.crawl import report, texts  # noqa: E402
+from learning_arms.crawl.arms import SIZES, crawl_arms, uniform_name  # noqa: E402
+from learning_arms.crawl.pool import TARGETS, Pool, Sizes, make_pool, without_overlaps  # noqa: E402
+from learning_arms.crawl.regime import crawl  # noqa: E402
+from learning_arms.results import Results  # noqa: E402
+
+
+@given(st.text(alphabet="ab \n", max_size=4_000))
+def test_pieces_are_short_and_hold_the_whole_text(text: str) -> None:
+    pieces = list(texts.pieces(text))
+    assert all(0 < len(piece) <= texts.PIECE for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_a_text_that_shares_twenty_words_with_a_held_out_one_is_dropped() -> None:
+    words = [f"w{number}" for number in range(60)]
+    held = pl.Series([" ".join(words[:30]), "too short"])
+    rows = pl.DataFrame(
+        {
+            "text": [
+                "before " + " ".join(words[5:25]),
+                "before " + " ".join(words[5:24]) + " after",
+                "too short",
+                "too short to overlap",
+            ]
+        }
+    )
+    assert without_overlaps(rows, held)["text"].to_list() == rows["text"].to_list()[1::2]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    folder = tmp_path_factory.mktemp("crawl")
+    packages = folder / "packages"
+    for number in range(300):
+        package = packages / f"package{number}"
+        package.mkdir(parents=True)
+        for suffix in (".py", ".h", ".json", ".md"):
+            (package / f"file{suffix}").write_text(f"{number} {suffix} " * 50)
+    data = folder / "data"
+    data.mkdir()
+    for part, count in (("train", 200), ("val", 60)):
+        novels = {"text": [f"{part} {n} " * 40 for n in range(count)]}
+        novels["source"] = [f"{part} work {n // 4}" for n in range(count)]
+        pl.DataFrame(novels).write_parquet(data / f"eltec_prose_{part}.parquet")
+    dolly = {"instruction": [f"{n} is asked {n} " * 10 for n in range(300)]}
+    dolly |= {"input": [""] * 300, "output": [f"{n} is said {n} " * 10 for n in range(300)]}
+    pl.DataFrame(dolly).write_parquet(data / "dolly15k.parquet")
+    for part in ("train", "test"):
+        problems = {"question": [f"{part} {n} and {n}? " * 10 for n in range(150)]}
+        problems["answer"] = [f"{part} {2 * n}" for n in range(150)]
+        pl.DataFrame(problems).write_parquet(data / f"gsm8k_{part}.parquet")
+    unknown = folder / "installed/unknown"
+    unknown.mkdir(parents=True)
+    (unknown / "file.py").write_text("not one of the packages of the list")
+    sizes = Sizes(
+        pool=400,
+        examples=30,
+        judged=9,
+        standard_library=packages,
+        installed=folder / "installed",
+    )
+    return make_pool(data, folder, sizes=sizes)
+
+
+def test_a_pool_has_every_source_in_its_share(pool: Pool) -> None:
+    rows = pl.read_parquet(f"{pool.shards}/*.parquet")
+    counts = dict(rows["source"].value_counts().rows())
+    assert "unknown" not in rows["package"]
+    assert counts["data"] == pytest.approx(0.425 * 400, abs=5)
+    assert counts["novels"] == pytest.approx(0.05 * 400, abs=5)
+    assert counts["mathematics"] == pytest.approx(0.02 * 400, abs=5)
+
+
+def test_the_parts_of_a_pool_have_no_package_in_common(pool: Pool) -> None:
+    pooled = set(pl.read_parquet(f"{pool.shards}/*.parquet")["package"])
+    for target in ("broad", "narrow", "code"):
+        examples = set(pl.read_parquet(pool.examples[target])["package"])
+        judged = set(pl.read_parquet(pool.judged[target])["package"])
+        assert examples
+        assert judged
+        assert not examples & judged
+        assert not pooled & (examples | judged)
+
+
+def test_every_arm_is_a_configuration(pool: Pool, tmp_path: Path) -> None:
+    regime = crawl(gpu=False)
+    train_tokenizer(["a text", "another text"], tmp_path, vocab_size=300)
+    files: dict[str, Any] = {
+        "run": "run",
+        "corpus": {"shards": [pool.shards]},
+        "task": {
+            "name": "causal_lm",
+            "tokenizer": str(tmp_path),
+            "text": "text",
+            "max_length": 256,
+        },
+    }
+    made: dict[str, Any] = {f"relevance_{target}": {"kind": "ngram"} for target in TARGETS}
+    made |= {"classifier_broad": {"kind": "classifier"}}
+    made |= {name: {"kind": "column", "column": name} for name in ("top_broad", "source")}
+    files |= {"target": {"shards": [pool.examples["broad"]]}, "annotations": made}
+    for sections in regime.arms().values():
+        run_config.parse(files | regime.sections | sections)
+
+
+def trial(arm: str, *, tokens: float, loss: float, seed: int, once: float = 0.0) -> dict[str, Any]:
+    losses = {report.metric_of(name): loss for name in ("broad", "narrow", "code")}
+    return {
+        "arm": arm,
+        "seed": seed,
+        "units_seen": tokens,
+        "cpu_seconds": {"score": 0.0, "select": 0.0, "train": tokens / 100},
+        "pace_seconds": 1.0,
+        "rounds": [],
+        "once": {"relevance": once},
+        "final": losses | {"rest_loss": loss + 1},
+    }
+
+
+def trials() -> list[dict[str, Any]]:
+    return [
+        *(
+            trial(
+                uniform_name(size), tokens=1000 * size, loss=5 - math.log2(size) + seed, seed=seed
+            )
+            for seed in (0, 1)
+            for size in SIZES
+        ),
+        *(
+            trial("broad · ours", tokens=1000, loss=3.0 + seed, seed=seed, once=10.0)
+            for seed in (0, 1)
+        ),
+    ]
+
+
+def test_a_policy_is_compared_with_the_uniform_runs_of_its_seed() -> None:
+    row = next(row for row in report.summarise(trials()) if row["arm"] == "broad · ours")
+    assert row["tokens_multiple"]["mean"] == pytest.approx(4)
+    assert row["seconds_multiple_1"]["mean"] == pytest.approx(40 / 20)
+    assert row["seconds_multiple_10"]["mean"] == pytest.approx(40 / 11)
+
+
+def test_the_table_says_what_was_saved(tmp_path: Path) -> None:
+    rows = report.summarise(trials())
+    assert "| 4.00 × (4.00 to 4.00) | 50% (50% to 50%) | 73% (73% to 73%) |" in report.markdown(
+        rows
+    )
+    report.draw(rows, path=tmp_path / "crawl.png")
+    assert (tmp_path / "crawl.png").stat().st_size > 10_000
+
+
+def test_a_policy_beyond_the_curve_has_a_bound() -> None:
+    better = [*trials(), *(trial("code · ours", tokens=1000, loss=0.0, seed=s) for s in (0, 1))]
+    row = next(row for row in report.summarise(better) if row["arm"] == "code · ours")
+    assert row["tokens_multiple"]["is_at_least"]
+    assert "≥ 8.00 ×" in report.markdown([row])
+
+
+def test_the_arms_have_uniform_runs_of_all_sizes() -> None:
+    budgets = {name: arm["schedule"]["budget"] for name, arm in crawl_arms(100).items()}
+    assert [budgets[uniform_name(size)] for size in SIZES] == [
+        {"samples": round(100 * size)} for size in SIZES
+    ]
+
+
+def test_the_learning_rate_is_that_of_the_best_control_and_each_is_tried_once() -> None:
+    losses = {2e-3: 3.0, 4e-3: 2.5, 8e-3: 2.75}
+    calls: list[float] = []
+
+    def run_arm(arm: Any, *, seed: int, rate: float) -> dict[str, Any]:
+        calls.append(rate)
+        return {"final": {"eval_loss": losses[rate]}}
+
+    tuning = [{"learning_rate": 2e-3, "final": {"eval_loss": 3.0}}]
+    regime = crawl(gpu=False)
+    rate = tuned_rate(regime, tuning, run_arm=run_arm, keep=lambda: None)
+    assert rate == 4e-3
+    assert calls == [4e-3, 8e-3]
+    assert [one["learning_rate"] for one in tuning] == sorted(losses)
+
+
+def test_results_of_another_corpus_are_not_mixed(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.json", "crawl", crawl(gpu=False), trials=trials())
+    results.corpus_digest = "one"
+    results.check_corpus("one")
+    results.write()
+    again = Results.read(results.path, name="crawl", regime=results.regime)
+    assert again.trials == results.trials
+    with pytest.raises(SystemExit, match="another corpus"):
+        again.check_corpus("two")
