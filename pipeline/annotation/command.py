@@ -18,7 +18,7 @@ from pipeline.annotation.judged_rows import WANTED, read_judged
 from pipeline.annotation.make import Request, complete_annotation, make_annotation
 from pipeline.annotation.prospects import Prospect
 from pipeline.annotation.stored_values import rows_beside_cut, sample_values, values_of_rows
-from pipeline.annotation.targets import check_columns, target_for
+from pipeline.annotation.targets import check_columns, target_for, target_settings
 from pipeline.cluster import cluster_at, connect
 from pipeline.config import annotation_kinds, credentials, trust
 from pipeline.config.extension_settings import EXTEND_MODEL, EXTENSION_KEYS, Extension, extension_in
@@ -57,10 +57,10 @@ def annotate(
     *,
     name: str,
     kind: str | None,
-    settings: Sequence[str] = (),
+    settings: Mapping[str, Any] | Sequence[str] = (),
     model: str | None = None,
     tokenizer: str | None = None,
-    target: TargetSettings | None = None,
+    target: TargetSettings | Sequence[str] | None = None,
     extension: Extension | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -72,11 +72,10 @@ def annotate(
         corpus: URL of a corpus or a run.
         name: of the annotation.
         kind: name of a kind, or the dotted path of a class.
-        settings: `key=value` for each setting of the kind that is not the default; `extend_model`
-            is one of the extension.
+        settings: of the kind, where they are not the default, as a dict or as `key=value`.
         model: the kind's setting `model`.
         tokenizer: the kind's setting `tokenizer`.
-        target: examples, for a kind that needs them.
+        target: URLs of examples, for a kind that needs them, or settings with such URLs.
         extension: measure a random part of the samples and predict the others.
         seed: of random parts of the corpus.
         overwrite: replace an annotation of that name.
@@ -88,6 +87,8 @@ def annotate(
     """
     if kind is None:
         raise InputError("--kind is missing: how are the values made? Such as --kind ngram")
+    if not isinstance(target, TargetSettings):
+        target = target_settings(target, kind_column=None, judge_share=0.5)
     urls = [corpus, *(target.shards if target else ()), *([model] if model else [])]
     credentials.check_urls(urls, what="annotate")
     cluster = cluster_at(scheduler or "local")
@@ -228,14 +229,18 @@ def _sign(annotation: Annotation) -> int:
 
 
 def load_kind(
-    name: str, settings: Sequence[str], *, model: str | None = None, tokenizer: str | None = None
+    name: str,
+    settings: Mapping[str, Any] | Sequence[str],
+    *,
+    model: str | None = None,
+    tokenizer: str | None = None,
 ) -> AnnotationKind:
-    """Return a kind with the settings `key=value`.
+    """Return a kind with the settings, as a dict or as `key=value`.
 
     Raises:
         InputError: there is no such kind, or a setting is wrong.
     """
-    values = replace_keys({}, settings)
+    values = dict(settings) if isinstance(settings, Mapping) else replace_keys({}, settings)
     values.pop(EXTEND_MODEL, None)  # of the extension
     options = {"model": model, "tokenizer": tokenizer}
     values |= {key: value for key, value in options.items() if value is not None}

@@ -18,6 +18,7 @@ from commands import ROOT, answer, answer_here, attent
 from gated import POISON, Gated, until
 from raw_text import prose, write_pool, write_texts
 
+import pipeline
 from catalogs import AnnotationStore
 from pipeline.annotation.command import load_kind
 from pipeline.annotation.make import Request, make_annotation
@@ -69,6 +70,30 @@ def test_examples_of_any_file_that_can_be_ingested_are_the_same_target(
     ]
     assert targets[0].digest == targets[1].digest
     assert targets[0].making == targets[1].making
+
+
+def test_an_annotation_is_made_from_python(raw: Path, client: Client) -> None:
+    made = pipeline.annotate(
+        str(raw / "corpus"),
+        name="from_python",
+        kind="ngram",
+        settings={"pool_samples": 1000},
+        target=[str(raw / "target")],
+        scheduler=client.scheduler.address,
+    )
+    assert (made.name, made.kind, made.num_rows) == ("from_python", "ngram", NUM_ROWS)
+    pipeline.annotate(
+        str(raw / "corpus"),
+        name="source",
+        kind="column",
+        settings=["column=source"],
+        scheduler=client.scheduler.address,
+    )
+    top = values_of(raw / "corpus", "from_python").top_k(NUM_WANTED, by="value")
+    sources = top.join(values_of(raw / "corpus", "source"), on=["shard_id", "row"])
+    assert (sources["value_right"] == "prose").mean() > 0.8  # type: ignore[operator]
+    for name in ("source", "from_python"):
+        answer_here("annotate", raw / "corpus", "--name", name, "--drop")
 
 
 def test_a_raw_pool_is_narrowed_to_what_resembles_the_examples(raw: Path) -> None:
