@@ -62,8 +62,8 @@ def _inputs(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[st
         return {"processor": wishes.model}
     if wishes.model is None and wishes.tokenizer is None:
         raise InputError(
-            "a task on text needs --model PATH (a folder, or a name on the hub), or --tokenizer"
-            " PATH for a small model from scratch"
+            "a task on text needs --model, a folder or a name on the hub such as"
+            " HuggingFaceTB/SmolLM2-135M, or --tokenizer PATH for a small model from scratch"
         )
     tokenizer = {} if wishes.tokenizer is None else {"tokenizer": wishes.tokenizer}
     return {**tokenizer, "max_length": MAX_LENGTH}

@@ -116,7 +116,7 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (TEXT_ROWS["text"], [], "needs --model PATH"),
+        (TEXT_ROWS["text"], [], "needs --model, a folder or a name on the hub such as"),
         (TEXT_ROWS["text"], ["--task", "image_classification"], "not what the task image_class"),
         (TEXT_ROWS["text"], ["--task", "classify"], "--task classify: expected one of"),
         ([{"id": 1}], [], "has the columns id: not what any task reads"),
