@@ -289,8 +289,13 @@ class Layout:
         return join(self.run, "tracking", "tensorboard", f"events.out.tfevents.{round_number:010d}")
 
     @property
+    def lease(self) -> str:
+        """The lease, where the store has conditional writes."""
+        return join(self.run, "lease.json")
+
+    @property
     def drivers(self) -> str:
-        """Lease tickets of drivers."""
+        """Lease tickets of drivers, elsewhere."""
         return join(self.run, "drivers")
 
     @property

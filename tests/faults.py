@@ -18,8 +18,8 @@ from servers import BUCKET, S3Server
 @dataclass
 class Faults:
     """Faults of the next requests: an HTTP status, a status and the code of an error, `cut` (half
-    an answer), `drop` (no answer), `slow` (after 0.3 seconds), or `stall` (no answer until
-    `release` is set).
+    an answer), `drop` (no answer), `lose` (done, but no answer), `slow` (after 0.3 seconds), or
+    `stall` (no answer until `release` is set).
 
     Attributes:
         rule: the fault of a request (method, path, headers) when none is planned.
@@ -71,6 +71,11 @@ class Faults:
         return pattern.sub(lambda entry: b"" if is_late(entry) else entry[0], listing)
 
 
+def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    own = ("transfer-encoding", "connection", "content-length")
+    return [(name, value) for name, value in headers.items() if name.lower() not in own]
+
+
 @contextlib.contextmanager
 def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
     """Yield a proxy in front of `server`, and the faults that it injects."""
@@ -89,16 +94,20 @@ def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
                 self.close_connection = True
                 self.connection.close()
             else:
-                self.pass_on(body, cut=fault == "cut")
+                self.pass_on(body, fault=fault)
 
-        def pass_on(self, body: bytes, *, cut: bool) -> None:
+        def pass_on(self, body: bytes, *, fault: str | None) -> None:
             upstream = http.client.HTTPConnection(target)
             upstream.request(self.command, self.path, body, dict(self.headers))
             reply = upstream.getresponse()
             headers = dict(reply.getheaders())
             content = faults.answered(self.command, self.path, reply.read(), headers)
-            self.answer(reply.status, headers, content, cut=cut)
             upstream.close()
+            if fault == "lose":
+                self.close_connection = True
+                self.connection.close()
+            else:
+                self.answer(reply.status, headers, content, cut=fault == "cut")
 
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward  # noqa: N815
 
@@ -106,10 +115,8 @@ def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
             self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False
         ) -> None:
             self.send_response(status)
-            own_headers = ("transfer-encoding", "connection", "content-length")
-            for name, value in headers.items():
-                if name.lower() not in own_headers:
-                    self.send_header(name, value)
+            for name, value in _passed_on(headers):
+                self.send_header(name, value)
             length = headers.get("Content-Length", str(len(body)))
             self.send_header("Content-Length", length)
             self.end_headers()

@@ -5,9 +5,17 @@ is `scheme://…`. Credentials come from the environment (`AWS_*`, `GOOGLE_*`, `
 endpoint of other S3 servers from `AWS_ENDPOINT_URL`.
 """
 
-from catalogs.storage.access import delete, info, list_objects, publish, read, read_ranges
+from catalogs.storage.access import (
+    conditional,
+    delete,
+    info,
+    list_objects,
+    publish,
+    read,
+    read_ranges,
+)
 from catalogs.storage.node_cache import NodeCache
-from catalogs.storage.objects import ObjectInfo, Range, Storage
+from catalogs.storage.objects import ConditionalStorage, ObjectInfo, Range, Storage, Version
 from catalogs.storage.read_policy import (
     ReadCost,
     ReadMeter,
@@ -16,6 +24,7 @@ from catalogs.storage.read_policy import (
     request_bytes,
     use_read_policy,
 )
+from catalogs.storage.retry import is_transient
 from catalogs.storage.transfers import (
     delete_all,
     delete_folder,
@@ -28,6 +37,7 @@ from catalogs.storage.transfers import (
 from catalogs.storage.urls import is_local, normalise
 
 __all__ = [
+    "ConditionalStorage",
     "NodeCache",
     "ObjectInfo",
     "Range",
@@ -35,6 +45,8 @@ __all__ = [
     "ReadMeter",
     "ReadPolicy",
     "Storage",
+    "Version",
+    "conditional",
     "delete",
     "delete_all",
     "delete_folder",
@@ -42,6 +54,7 @@ __all__ = [
     "expand",
     "info",
     "is_local",
+    "is_transient",
     "leftovers",
     "list_objects",
     "local_copy",

@@ -10,7 +10,13 @@ from catalogs.storage import read_policy
 from catalogs.storage.fsspec_files import FsspecFiles
 from catalogs.storage.local_files import LocalFiles
 from catalogs.storage.object_store import SCHEMES, bucket_of
-from catalogs.storage.objects import ObjectInfo, Range, Storage, missing_error
+from catalogs.storage.objects import (
+    ConditionalStorage,
+    ObjectInfo,
+    Range,
+    Storage,
+    missing_error,
+)
 from catalogs.storage.urls import is_local, normalise
 
 
@@ -74,6 +80,11 @@ def publish(url: str, data: bytes | Path) -> None:
 def delete(url: str) -> None:
     """Delete the object at `url`, if there is one."""
     _store_of(url).delete(normalise(url))
+
+
+def conditional(url: str) -> ConditionalStorage | None:
+    """Return the store of `url` if it has conditional writes, which its server may ignore."""
+    return bucket_of(url) if url.partition("://")[0] in SCHEMES else None
 
 
 def _count(data: Sequence[bytes]) -> None:

@@ -15,7 +15,6 @@ import obstore.store
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
-    NotSupportedError,
     PreconditionError,
 )
 
@@ -27,6 +26,7 @@ from catalogs.storage.fsspec_files import FsspecFiles, is_set, s3_endpoint
 from catalogs.storage.objects import (
     ObjectInfo,
     Range,
+    Version,
     check_etag,
     check_length,
     translate_errors,
@@ -114,17 +114,31 @@ class ObjectStore:
         with translate_errors(url, BaseError), contextlib.suppress(FileNotFoundError):
             retry(lambda: obstore.delete(self._store, self._key(url)))
 
-    def creates(self, url: str, data: bytes) -> bool:
-        """Write only if there is no object; return whether the server did.
+    def read_version(self, url: str) -> tuple[bytes, Version]:
+        """Read an object and its version."""
 
-        For probes only: some servers ignore the condition.
+        def fetch() -> tuple[bytes, Version]:
+            answer = obstore.get(self._store, self._key(url))
+            return bytes(answer.bytes()), _version(answer.meta)
+
+        with translate_errors(url, BaseError):
+            return retry(fetch)
+
+    def write_if(self, url: str, data: bytes, *, version: Version | None) -> Version | None:
+        """Write over `version` only (None: only if there is no object); return the new version.
+
+        Return None if the server refused. Some servers ignore the condition.
+
+        Raises:
+            StorageError: storage failed, or the server rejects conditional writes.
         """
+        mode: Any = "create" if version is None else version
         with translate_errors(url, BaseError):
             try:
-                retry(lambda: obstore.put(self._store, self._key(url), data, mode="create"))
-            except (AlreadyExistsError, PreconditionError, NotSupportedError):
-                return False
-        return True
+                done = retry(lambda: obstore.put(self._store, self._key(url), data, mode=mode))
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return None
+        return _version(done)
 
     def _list(self, key: str) -> list[ObjectInfo]:
         if key and (stored := self._head(key)):
@@ -181,6 +195,10 @@ class ObjectStore:
         stamp = f"{meta['last_modified'].timestamp():.3f}-{meta['size']:x}"
         etag = unquote_etag(meta["e_tag"]) or stamp
         return ObjectInfo(join(self._root, meta["path"]), meta["size"], etag)
+
+
+def _version(answer: Any) -> Version:
+    return {name: answer[name] for name in ("e_tag", "version") if answer[name] is not None}
 
 
 # Both per process: neither clients nor threads survive a fork.

@@ -27,6 +27,8 @@ _ACCESS_DENIED = ("PermissionDeniedError", "UnauthenticatedError")
 
 # (offset, num_bytes) within an object.
 Range = tuple[int, int]
+# What a store compares before a conditional write: its etag, its generation, or both.
+Version = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,18 @@ class Storage(Protocol):
 
     def delete(self, url: str) -> None:
         """Delete an object, if it exists."""
+        ...
+
+
+class ConditionalStorage(Protocol):
+    """Writes that happen only if an object is as it was when it was read."""
+
+    def read_version(self, url: str) -> tuple[bytes, Version]:
+        """Read an object and its version."""
+        ...
+
+    def write_if(self, url: str, data: bytes, *, version: Version | None) -> Version | None:
+        """Write over `version` only (None: a new object); return the new one, None if refused."""
         ...
 
 

@@ -9,6 +9,7 @@ from attent_select.errors import StorageError
 from catalogs.layout import join
 from catalogs.storage import access
 from catalogs.storage.object_store import SCHEMES, bucket_of
+from catalogs.storage.retry import is_transient
 from catalogs.storage.urls import normalise
 
 _NUM_BYTES = 1 << 20
@@ -90,6 +91,12 @@ def _ranges(url: str) -> str:
 
 def _conditional_put(url: str) -> bool | None:
     """Whether a conditional write to an existing object is refused; None: not applicable."""
-    if url.partition("://")[0] not in SCHEMES:
+    store = access.conditional(url)
+    if store is None:
         return None
-    return not bucket_of(url).creates(url, b"written over it")
+    try:
+        return store.write_if(url, b"written over it", version=None) is None
+    except StorageError as error:
+        if is_transient(error):
+            raise
+        return None

@@ -139,9 +139,9 @@ class Ticking:
 def install(clock: Clock) -> None:
     """Let this process tick."""
     from catalogs.storage import access
-    from pipeline.runs import lease
+    from pipeline.runs import ticket
 
-    lease.time = lambda: time() + clock.plan.clock_seconds  # type: ignore[assignment]
+    ticket.time = lambda: time() + clock.plan.clock_seconds  # type: ignore[assignment]
 
     store_of = access._store_of
     access._store_of = lambda url: Ticking(store_of(url), clock.tick)  # type: ignore[assignment]

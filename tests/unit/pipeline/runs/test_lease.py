@@ -18,7 +18,8 @@ from attent_select.errors import ExistsError
 from catalogs import storage
 from catalogs.layout import Layout
 from pipeline.runs import lease
-from pipeline.runs.lease import Ticket, hold_lease
+from pipeline.runs.lease import hold_lease
+from pipeline.runs.ticket import Ticket
 
 ELSEWHERE = Ticket(
     name="0" * 32, state="holding", host="elsewhere", pid=1, namespace="", expires=0.0
