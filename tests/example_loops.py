@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import launched
 import polars as pl
 import torch
 from digits import VIT, samples, stream_of, write_corpus, write_index
@@ -44,20 +43,15 @@ class Loop:
 
     def launch(self, *, kill: str = "", restarts: int = 0) -> int:
         """Run the command; its exit code. `kill` is the rank and the step in which it dies."""
-        run = self._run()
-        command = [sys.executable]
-        if self.num_ranks > 1:
-            command += ["-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={self.num_ranks}", f"--max-restarts={restarts}"]
-        command += [str(ROOT / f"examples/{self.name}.py"), str(run)]
-        environment = os.environ | {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-            "OMP_NUM_THREADS": "1",
-            "WATCHED_LOG": str(self.out),
-            "WATCHED_KILL": kill,
-        }
-        command += [str(self.folder / "index.parquet"), str(self.out)]
-        return subprocess.run(command, env=environment, check=False).returncode
+        program = ROOT / f"examples/{self.name}.py"
+        run, index = self._run(), self.folder / "index.parquet"
+        return launched.launch(
+            *(program, run, index, self.out),
+            output=Path(f"{self.out}.output"),
+            num_ranks=self.num_ranks,
+            restarts=restarts,
+            environment=os.environ | {"WATCHED_LOG": str(self.out), "WATCHED_KILL": kill},
+        )
 
     def trained_on(self, *, attempt: int = 0) -> Steps:
         """Step → the (shard, row) that all ranks together took in it, sorted; since the

@@ -4,7 +4,6 @@
 the result beside the checkpoint.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -13,9 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import launched
 import polars as pl
-from process_copies import copies
-from servers import free_ports
 
 
 @dataclass(frozen=True)
@@ -41,33 +39,9 @@ def launch(request: FitRequest, *, num_ranks: int = 1) -> int:
     """Run `request` in a process for each rank and return the exit code of the first that fails."""
     path = Path(f"{request.out}.request.json")
     path.write_text(json.dumps(asdict(request)))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if num_ranks > 1:
-        (port,) = free_ports(1)
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
-    pids = []
-    for rank in range(num_ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_ranks > 1 else {}
-        output = Path(f"{request.out}.output-{rank}")
-        pids.append(copies().start(__file__, path, output=output, environment=environment | own))
-    codes = [_wait(pid, others=pids) for pid in pids]
-    if failed := next((code for code in codes if code), 0):
-        for rank in range(num_ranks):
-            sys.stderr.write(
-                Path(f"{request.out}.output-{rank}").read_text(errors="replace")[-3000:]
-            )
-    return failed
-
-
-def _wait(pid: int, *, others: list[int]) -> int:
-    """Wait for a rank; as a launcher does, end all when one fails."""
-    while (code := copies().wait(pid, seconds=0.1)) is None:
-        if any(copies().wait(other, seconds=0) for other in others):
-            for each in others:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each, signal.SIGKILL)
-    return code
+    return launched.launch(
+        __file__, path, output=Path(f"{request.out}.output"), num_ranks=num_ranks
+    )
 
 
 def observed(request: FitRequest) -> pl.DataFrame:

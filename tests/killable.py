@@ -4,16 +4,15 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
+from process_copies import ROOT, Copy, copies
 from servers import BUCKET, S3Server, free_ports, rclone_process
 
-ROOT = Path(__file__).parents[1]
 WORKERS = ("worker 0", "worker 1")
 
 
@@ -27,8 +26,9 @@ class Cluster:
         self.server = S3Server(f"http://127.0.0.1:{self._ports[0]}")
         self.address = f"tcp://127.0.0.1:{self._ports[1]}"
         python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        self.environment = os.environ | self.server.environment | {"PYTHONPATH": python_path}
-        self.running: dict[str, subprocess.Popen[Any]] = {}
+        own = {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
+        self.environment = os.environ | self.server.environment | own
+        self.running: dict[str, subprocess.Popen[bytes] | Copy] = {}
 
     def start(self, name: str) -> None:
         if name == "store":
@@ -45,9 +45,16 @@ class Cluster:
             options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "60"]
             self._dask(name, "worker", self.address, *options)
 
-    def driver(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "attent_select", *arguments]
-        return self._process(command)
+    def driver(self, *arguments: str) -> Copy:
+        return self.copy(ROOT / "attent_select" / "__main__.py", *arguments)
+
+    def copy(self, *arguments: object) -> Copy:
+        """Start a program, which ends with the cluster."""
+        output = self.folder / f"output-{uuid.uuid4().hex}"
+        pid = copies().start(*arguments, output=output, environment=self.environment)
+        copy = Copy(copies(), pid, output)
+        self._stack.callback(copy.kill)
+        return copy
 
     def kill(self, name: str) -> None:
         self.running[name].kill()
@@ -58,26 +65,7 @@ class Cluster:
             self.start(name)
 
     def _dask(self, name: str, *arguments: str) -> None:
-        self.running[name] = self._process([sys.executable, "-m", "dask", *arguments])
-
-    def _process(self, command: list[str]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._stack.callback(_end, process)
-        return process
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    process.kill()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+        self.running[name] = self.copy(ROOT / "tests" / "dask_process.py", *arguments)
 
 
 def _answers(port: int) -> bool:
@@ -93,9 +81,9 @@ def until(condition: Callable[[], bool], *, seconds: float = 600) -> None:
         threading.Event().wait(0.01)
 
 
-def wait_for_spans(spans: Path, count: int, *, driver: subprocess.Popen[str]) -> None:
+def wait_for_spans(spans: Path, count: int, *, driver: Copy) -> None:
     until(lambda: len(finished(spans)) >= count or driver.poll() is not None)
-    assert driver.poll() is None, driver.communicate()[0]
+    assert driver.poll() is None, driver.wait()
 
 
 def finished(spans: Path) -> dict[str, int]:

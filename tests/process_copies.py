@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any
@@ -29,6 +30,32 @@ _IMPORTS = (
     *("trainers.fitting.training_round", "pipeline.training.train_stage", "torch.distributed"),
 )
 _ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A running copy."""
+
+    copies: "Copies"
+    pid: int
+    output: Path
+
+    @property
+    def returncode(self) -> int | None:
+        return self.copies.wait(self.pid, seconds=0)
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> str:
+        """Wait until it has ended; return what it printed."""
+        assert self.copies.wait(self.pid) is not None, "it hangs"
+        return self.output.read_text(errors="replace")
 
 
 class Copies:

@@ -24,8 +24,7 @@ from unittest.mock import patch
 import yaml
 from killable import ROOT, WORKERS, Cluster
 from moments import Plan, Shot
-from process_copies import Copies
-from process_copies import started as copies_started
+from process_copies import copies
 from raw_text import prose, write_pool, write_texts
 from small_runs import small_run, write_shards
 
@@ -111,8 +110,8 @@ class Tally:
 class Campaign:
     """The processes and the data of all scenarios."""
 
-    def __init__(self, folder: Path, cluster: Cluster, copies: Copies) -> None:
-        self.folder, self.cluster, self.tally, self._copies = folder, cluster, Tally(), copies
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        self.folder, self.cluster, self.tally = folder, cluster, Tally()
         self._expected: dict[str, tuple[dict[str, Any], list[int]]] = {}
         write_shards(folder / "shards")
 
@@ -133,7 +132,7 @@ class Campaign:
         if code != 0:
             code, said = self.launch(scenario, config, plan)
             assert code == 0, said
-        found = result(self.url(scenario, name))
+        found = self.result(scenario, name)
         assert found == expected, _difference(found, expected)
         self.tally.runs += 1
         return done
@@ -149,7 +148,7 @@ class Campaign:
                 int(Path(plan.folder, f"ticks-{rank}").read_text())
                 for rank in range(scenario.num_ranks)
             ]
-            self._expected[scenario.name] = result(self.url(scenario, name)), ticks
+            self._expected[scenario.name] = self.result(scenario, name), ticks
         return self._expected[scenario.name]
 
     def _shots(
@@ -206,13 +205,13 @@ class Campaign:
 
     def _launch_copy(self, arguments: Sequence[str], *, output: Path) -> int:
         environment = self.cluster.environment | {"ATTENT_TRACEBACK": "1"}
-        pid = self._copies.start(MOMENTS, *arguments, output=output, environment=environment)
+        pid = copies().start(MOMENTS, *arguments, output=output, environment=environment)
         try:
-            self._keep_alive(lambda: self._copies.wait(pid, seconds=0.1) is not None)
+            self._keep_alive(lambda: copies().wait(pid, seconds=0.1) is not None)
         finally:
             with contextlib.suppress(ProcessLookupError):  # it, and what it started
                 os.killpg(pid, signal.SIGKILL)
-        code = self._copies.wait(pid)
+        code = copies().wait(pid)
         assert code is not None
         return code
 
@@ -250,6 +249,11 @@ class Campaign:
             assert monotonic() < deadline, "it hangs"
         for name in self.cluster.running:
             self.cluster.restart(name)
+
+    def result(self, scenario: Scenario, name: str) -> dict[str, Any]:
+        """Return the result of the run of that name."""
+        with patch.dict(os.environ, self.cluster.server.environment):
+            return result(self.url(scenario, name))
 
     def url(self, scenario: Scenario, name: str) -> str:
         """Return the run of that name."""
@@ -327,12 +331,10 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 def started(folder: Path) -> Iterator[Campaign]:
     """Start the store, the scheduler and two workers."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}))
         cluster = Cluster(folder / "store", stack)
         for name in (STORE, SCHEDULER, *WORKERS):
             cluster.start(name)
-        stack.enter_context(patch.dict(os.environ, cluster.server.environment))
-        yield Campaign(folder, cluster, stack.enter_context(copies_started()))
+        yield Campaign(folder, cluster)
 
 
 def run_campaign(

@@ -2,7 +2,9 @@
 
 import os
 import random
+from collections.abc import Iterator
 
+import campaign as campaigns
 import pytest
 from cluster_fixtures import client, one_cluster, shards, shared  # noqa: F401
 
@@ -41,3 +43,10 @@ def size(request: pytest.FixtureRequest) -> int:
     """The size that was asked for; 0: the small one of the test."""
     value: int = request.config.getoption("--chaos-runs")
     return value
+
+
+@pytest.fixture(scope="session")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[campaigns.Campaign]:
+    """A store, a scheduler and workers that may be killed, started once."""
+    with campaigns.started(tmp_path_factory.mktemp("campaign")) as running:
+        yield running

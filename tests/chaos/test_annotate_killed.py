@@ -46,7 +46,7 @@ def test_whatever_is_killed_the_annotation_is_that_of_an_undisturbed_command(
     ingesting = cluster.driver(
         "ingest", shards, "--out", "s3://bucket/corpus", "--scheduler", cluster.address
     )
-    said = ingesting.communicate()[0]
+    said = ingesting.wait()
     assert ingesting.returncode == 0, said
     ingest([shards], folder=str(tmp_path / "undisturbed"), client=client)
     same = Request(
@@ -70,9 +70,9 @@ def test_whatever_is_killed_the_annotation_is_that_of_an_undisturbed_command(
         for name in cluster.running:
             cluster.restart(name)
         if "scheduler" in victims or "driver" in victims:
-            driver.communicate()
+            driver.wait()
             driver = cluster.driver(*command)
-    said = driver.communicate()[0]
+    said = driver.wait()
     assert driver.returncode == 0, said
     store = AnnotationStore("s3://bucket/corpus")
     made = store.verify("near")

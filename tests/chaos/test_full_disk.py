@@ -1,21 +1,13 @@
 """A disk that is full, or read-only, from any moment of a run on."""
 
 import random
-from collections.abc import Iterator
 
-import campaign as campaigns
 import pytest
 from campaign import Campaign, Scenario, result
 from moments import FULL_DISK, READ_ONLY, Plan, Shot
 
 TIMES = 3
 CAUSES = {FULL_DISK: "file too large", READ_ONLY: "read-only file system"}
-
-
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
-    with campaigns.started(tmp_path_factory.mktemp("full")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("action", CAUSES)

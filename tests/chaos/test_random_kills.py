@@ -1,15 +1,7 @@
 """Runs that are killed, or interrupted, at random moments end like undisturbed ones."""
 
-from collections.abc import Iterator
-
 import pytest
-from campaign import SCENARIOS, Campaign, Scenario, started
-
-
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
-    with started(tmp_path_factory.mktemp("campaign")) as running:
-        yield running
+from campaign import SCENARIOS, Campaign, Scenario
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -61,12 +61,12 @@ def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
         for name in cluster.running:
             cluster.restart(name)
         if "scheduler" in victims or "driver" in victims:
-            said = driver.communicate()[0]
+            said = driver.wait()
             if "driver" not in victims:
                 assert driver.returncode == 130, said
                 assert "run the same command again" in said
             driver = cluster.driver("score", str(file))
-    said = driver.communicate()[0]
+    said = driver.wait()
     assert driver.returncode == 0, said
     for name, value in cluster.server.environment.items():
         monkeypatch.setenv(name, value)

@@ -2,10 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import campaign as campaigns
 import pytest
 from campaign import INTERRUPTED, MOMENTS, Campaign, Scenario, result
 from killable import until
@@ -16,12 +14,6 @@ from catalogs.layout import Layout
 
 HOUR = 3600.0
 SCENARIO = Scenario("full", {})
-
-
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
-    with campaigns.started(tmp_path_factory.mktemp("drivers")) as running:
-        yield running
 
 
 class Driver:
