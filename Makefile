@@ -10,6 +10,8 @@ CHROMIUM ?= chromium
 
 # Size of the campaigns of faults (kills, signals, rounds, thousands of fuzzed files); empty: small.
 CHAOS_RUNS ?=
+# Of the campaigns; empty: another one each time.
+CHAOS_SEED ?=
 
 .PHONY: install demo test test-browser chaos test-lowest lint bench docs clean
 
@@ -35,7 +37,7 @@ test: lint
 
 # Faults at random moments, within 10 minutes; prints the seed that repeats it.
 chaos: install
-	CHAOS_RUNS=$(CHAOS_RUNS) $(BIN)/python -m pytest -v -n $(TEST_PROCESSES) --maxprocesses 4 \
+	CHAOS_RUNS=$(CHAOS_RUNS) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest -v -n $(TEST_PROCESSES) --maxprocesses 4 \
 		--dist worksteal tests/chaos
 
 # The page of `attent explore` in Chromium of the system (Debian: `apt-get install chromium`).

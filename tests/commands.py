@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import process_copies
 from typer.testing import CliRunner
 
 import pipeline.cli
@@ -39,14 +40,7 @@ def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 
 def attent_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `attent ARGUMENTS` in a subprocess."""
-    return subprocess.run(
-        [sys.executable, "-m", "attent_select", *map(str, arguments)],
-        cwd=cwd or ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return process_copies.run(process_copies.ATTENT, *arguments, cwd=cwd or ROOT)
 
 
 def the_object(stdout: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from process_copies import ROOT, Copy, copies
+from process_copies import ATTENT, ROOT, Copy, copies
 from servers import BUCKET, S3Server, free_ports, rclone_process
 
 WORKERS = ("worker 0", "worker 1")
@@ -46,7 +46,7 @@ class Cluster:
             self._dask(name, "worker", self.address, *options)
 
     def driver(self, *arguments: str) -> Copy:
-        return self.copy(ROOT / "attent_select" / "__main__.py", *arguments)
+        return self.copy(ATTENT, *arguments)
 
     def copy(self, *arguments: object) -> Copy:
         """Start a program, which ends with the cluster."""

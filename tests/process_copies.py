@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from time import monotonic
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
+ATTENT = ROOT / "attent_select" / "__main__.py"
 _IMPORTS = (
     *("torch", "transformers", "accelerate", "distributed", "polars", "pyarrow.parquet"),
     *("pipeline.cli.app", "pipeline.stages", "pipeline.cluster", "trainers.tasks"),
@@ -73,16 +75,18 @@ class Copies:
         output: Path,
         errors: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
     ) -> int:
         """Run a program (a path and its arguments) in a copy; return its pid.
 
-        The copy leads a session and has the variables `environment` (default: of this process).
-        What it prints is in `output`, stderr in `errors` if that is given.
+        The copy leads a session, works in `cwd` and has the variables `environment` (default: of
+        this process). What it prints is in `output`, stderr in `errors` if that is given.
         """
         request = {
             "argv": [*map(str, arguments)],
             "outputs": [str(path) for path in (output, errors) if path is not None],
             "environment": dict(os.environ if environment is None else environment),
+            "cwd": str(cwd),
         }
         self._requests.write(json.dumps(request).encode() + b"\n")
         self._requests.flush()
@@ -128,6 +132,20 @@ def copies() -> Copies:
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(started())
+
+
+def run(
+    *arguments: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program (a path and its arguments) to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        pid = copies().start(
+            *arguments, output=output, errors=errors, environment=environment, cwd=cwd
+        )
+        code = copies().wait(pid)
+        assert code is not None, f"{arguments} hangs"
+        return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
 
 
 class _Server:
@@ -196,10 +214,12 @@ class _Server:
 def _become(request: dict[str, Any], *, outputs: list[int]) -> None:
     """Run a program as the main module of this copy, and end."""
     os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # A pipe: the size of files may be limited.
     os.dup2(outputs[0], 1)
     os.dup2(outputs[-1], 2)
     argv = request["argv"]
+    os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = argv

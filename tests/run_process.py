@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
-from process_copies import ROOT, copies
-
-_PROGRAM = ROOT / "attent_select" / "__main__.py"
+from process_copies import ATTENT, copies
 
 
 def start(config: Path) -> int:
     """Start `attent run CONFIG`; return its pid."""
-    return copies().start(_PROGRAM, "run", config, output=_output(config))
+    return copies().start(ATTENT, "run", config, output=_output(config))
 
 
 def finish(config: Path) -> None:

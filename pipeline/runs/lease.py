@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from attent_select.errors import AttentError, ExistsError
+from attent_select.errors import AttentError, ExistsError, StorageError
 from catalogs import storage
 from pipeline.runs.conditional_lease import ConditionalLease
 from pipeline.runs.listed_lease import ListedLease
@@ -31,13 +31,24 @@ def hold_lease(run: str) -> Iterator[None]:
     than a lease lasts, is interrupted.
 
     Raises:
-        ExistsError: another driver works on the run.
+        ExistsError: another driver works on the run. Also instead of an error that it may have
+            caused, such as a file that it removed.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    with _acquired(run) as lease, _renewed(lease, run=run):
+    with _acquired(run) as lease, _blamed(lease), _renewed(lease, run=run):
         yield
+
+
+@contextmanager
+def _blamed(lease: ConditionalLease | ListedLease) -> Iterator[None]:
+    try:
+        yield
+    except AttentError:
+        with contextlib.suppress(StorageError):
+            lease.renew()
+        raise
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
+import process_copies
 from digits import samples
 
 ROOT = Path(__file__).parents[2]
@@ -24,16 +23,10 @@ def test_the_benchmark_of_the_kernel_measures_every_learner(tmp_path: Path) -> N
         "--results": tmp_path / "results",
         "--name": "test",
     }
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "benchmarks/antk.py",
-            *(w for pair in options.items() for w in pair),
-        ],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = process_copies.run(
+        ROOT / "benchmarks/antk.py",
+        *(word for pair in options.items() for word in pair),
+        environment=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "results/test.json").read_text())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import process_copies
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -15,14 +16,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
     """Run a benchmark and return the results that it writes."""
     options = ("--repeats", "1", "--results", tmp_path / "results", "--name", "test")
-    process = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *arguments, *options],
-        # One torch thread, for a busy machine.
-        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # One torch thread, for a busy machine.
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
+    process = process_copies.run(BENCHMARKS / script, *arguments, *options, environment=environment)
     assert process.returncode == 0, process.stderr[-3000:]
     return dict(json.loads((tmp_path / "results/test.json").read_text()))
 
@@ -96,12 +92,12 @@ def test_annotations(tmp_path: Path) -> None:
 
 def test_accelerator(tmp_path: Path) -> None:
     parts = ("scoring_vit", "scoring_llama", "packing", "attention", "adapters", "copies")
-    command = [sys.executable, BENCHMARKS / "accelerator.py", "--toy", "--out", tmp_path]
+    command = [BENCHMARKS / "accelerator.py", "--toy", "--out", tmp_path]
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
     command += ["--only", ",".join(parts)]
-    subprocess.run(command, env=environment, check=True)
+    process_copies.run(*command, environment=environment).check_returncode()
     times = {part: (tmp_path / f"{part}.json").stat().st_mtime_ns for part in parts}
-    subprocess.run(command, env=environment, check=True)
+    process_copies.run(*command, environment=environment).check_returncode()
     for part, time in times.items():
         assert (tmp_path / f"{part}.json").stat().st_mtime_ns == time, "measured again"
     results = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in parts}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from commands import ENVIRONMENT, ROOT, answer, answer_here, attent_process
 from digits import stream_of
-from process_copies import copies
+from process_copies import ATTENT, copies
 from small_runs import small_run
 from typer.testing import CliRunner
 
@@ -359,8 +359,8 @@ def test_an_interrupted_command_says_how_to_resume(
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(small_run(tmp_path / "run", shards)))
-    program, out, errors = ROOT / "attent_select/__main__.py", tmp_path / "out", tmp_path / "errors"
-    pid = copies().start(program, "run", file, "--json", output=out, errors=errors)
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    pid = copies().start(ATTENT, "run", file, "--json", output=out, errors=errors)
     deadline = monotonic() + 120
     while not (tmp_path / "run" / "run.yaml").exists():
         assert monotonic() < deadline, "it never came so far"

@@ -1,23 +1,16 @@
 """The benchmark of padding runs, on a few short texts."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import process_copies
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_it_trains_on_generated_texts_with_little_padding(tmp_path: Path) -> None:
     options = ["--quick", "--arms", "default", "--results", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "padding.py"), *options],
-        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = process_copies.run(BENCHMARKS / "padding.py", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "padding.json").read_text())
     figures = results["generated"]["arms"]["default"]

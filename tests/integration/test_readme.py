@@ -8,14 +8,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
+import process_copies
 import pytest
 import yaml
+from process_copies import ATTENT
 from servers import S3Server, moto_s3
 
 from pipeline.demo.data import digits
+from pipeline.demo.run import DEMOS, compare
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -63,20 +67,37 @@ SMALL = {
 def run(command: str, *, cwd: Path, env: dict[str, str] | None = None) -> str:
     """Output of a command, with `attent` and `python` of this environment."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | (env or {})
-    process = subprocess.run(
-        shlex.split(command), cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    program, *arguments = shlex.split(command)
+    if program == "attent":
+        process = process_copies.run(ATTENT, *arguments, cwd=cwd, environment=environment)
+    elif program == "python" and arguments[0].endswith(".py"):
+        script = cwd / arguments[0]
+        process = process_copies.run(script, *arguments[1:], cwd=cwd, environment=environment)
+    else:
+        process = subprocess.run(
+            [program, *arguments],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
     return process.stdout
 
 
+# Of 30 epochs; `.ci/run` runs the whole demonstration.
+SHORT = {"epochs": 5, "warmup_epochs": 1, "ratio": {"start": 0.4}}
+
+
 @pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the output of `make demo`."""
-    folder = tmp_path_factory.mktemp("reader")
+def demo_folder(one_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the output of `make demo`, after fewer epochs."""
+    folder, vision = tmp_path_factory.mktemp("reader"), DEMOS["vision"]
     recipe = run("make --no-print-directory --dry-run demo", cwd=ROOT).splitlines()[-1]
     assert recipe.endswith("attent demo --out demo")
-    run("attent demo --out demo", cwd=folder)
+    short = replace(vision, settings=lambda out: vision.settings(out) | {"schedule": SHORT})
+    compare(short, out=str(folder / "demo"))
     return folder
 
 
@@ -91,8 +112,9 @@ def test_make_test_runs_the_checks_and_the_tests() -> None:
         assert part in recipe
 
 
-def test_continuous_integration_runs_the_tests_and_the_browser() -> None:
-    assert {"make test", "make test-browser"} <= set((ROOT / ".ci/run").read_text().splitlines())
+def test_continuous_integration_runs_the_tests_the_faults_the_demo_and_the_browser() -> None:
+    steps = set((ROOT / ".ci/run").read_text().splitlines())
+    assert {"make test", "make chaos CHAOS_SEED=1", "make demo", "make test-browser"} <= steps
 
 
 def test_make_chaos_runs_as_many_faults_as_it_is_told() -> None:

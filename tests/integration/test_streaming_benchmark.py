@@ -1,10 +1,9 @@
 """The benchmark of streaming runs, on a few digits."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import process_copies
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -12,13 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_it_streams_digits_from_disk_and_from_a_server_that_counts(tmp_path: Path) -> None:
     options = ["--quick", "--samples", "600", "--only", "ours", "--cells", "10% scattered"]
     files = ["--folder", str(tmp_path), "--results", str(tmp_path), "--name", "test"]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "streaming.py"), *options, *files],
-        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = process_copies.run(BENCHMARKS / "streaming.py", *options, *files)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "test.png").exists()
     report = json.loads((tmp_path / "test.json").read_text())

@@ -136,6 +136,21 @@ def test_a_driver_whose_lease_was_taken_over_is_interrupted(
     assert "elsewhere works on this run" in caplog.text
 
 
+def test_an_error_of_a_driver_whose_lease_was_taken_over_names_the_other_driver(
+    tmp_path: Path,
+) -> None:
+    run = str(tmp_path)
+
+    def work() -> None:
+        with hold_lease(run):
+            publish_ticket(run, replace(ELSEWHERE, expires=time() + 50))
+            storage.delete(next(url for url in tickets(run) if ELSEWHERE.name not in url))
+            storage.read(f"{run}/removed.parquet")
+
+    with pytest.raises(ExistsError, match="process 1 on elsewhere works on this run"):
+        work()
+
+
 def test_a_background_job_that_ignores_sigint_is_ended_when_its_lease_is_taken_over(
     tmp_path: Path,
 ) -> None:
