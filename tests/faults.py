@@ -71,6 +71,12 @@ class Faults:
         return pattern.sub(lambda entry: b"" if is_late(entry) else entry[0], listing)
 
 
+def rejected(method: str, path: str, headers: Mapping[str, str]) -> Any:
+    """Reject conditional writes; a rule."""
+    names = {name.lower() for name in headers}
+    return (501, "NotImplemented") if names & {"if-match", "if-none-match"} else None
+
+
 def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     own = ("transfer-encoding", "connection", "content-length")
     return [(name, value) for name, value in headers.items() if name.lower() not in own]

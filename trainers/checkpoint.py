@@ -78,7 +78,7 @@ class Checkpoint:
             yield Path(storage.normalise(self.url))
             return
         with tempfile.TemporaryDirectory(prefix="attent-checkpoint-") as folder:
-            storage.download_folder(self.url, Path(folder))
+            storage.download_files(self.url, self.files, to=Path(folder))
             self._check_files(Path(folder), names)
             yield Path(folder)
 

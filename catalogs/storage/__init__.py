@@ -28,6 +28,7 @@ from catalogs.storage.retry import is_transient
 from catalogs.storage.transfers import (
     delete_all,
     delete_folder,
+    download_files,
     download_folder,
     expand,
     leftovers,
@@ -50,6 +51,7 @@ __all__ = [
     "delete",
     "delete_all",
     "delete_folder",
+    "download_files",
     "download_folder",
     "expand",
     "info",

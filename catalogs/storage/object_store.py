@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import obstore
@@ -39,6 +40,8 @@ _log = logging.getLogger("attent.catalogs.storage")
 SCHEMES: Final = ("s3", "gs", "az")
 
 _CONCURRENCY = 16
+# How late a store may list an object.
+_LATE_SECONDS = 60.0
 _OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": timedelta(seconds=10),
     # Between two packets, and for a whole answer, which may be a shard of several GB.
@@ -67,6 +70,7 @@ class ObjectStore:
     def __init__(self, root: str, *, endpoint: str) -> None:
         self._root = root
         self.answers_ranges = True
+        self._written = _Written()
         config: Any = {"endpoint": endpoint} if endpoint else {}
         if root.startswith("s3://") and is_set("AWS_REQUEST_PAYER"):
             config["request_payer"] = True
@@ -109,8 +113,10 @@ class ObjectStore:
         # One PUT, or a multipart upload of large data, which is visible once it is complete.
         with translate_errors(url, BaseError):
             retry(lambda: obstore.put(self._store, self._key(url), data))
+        self._written.add(self._key(url))
 
     def delete(self, url: str) -> None:
+        self._written.discard(self._key(url))
         with translate_errors(url, BaseError), contextlib.suppress(FileNotFoundError):
             retry(lambda: obstore.delete(self._store, self._key(url)))
 
@@ -146,7 +152,9 @@ class ObjectStore:
         pages = obstore.list(self._store, prefix=key or None)
         metas = (meta for page in pages for meta in page)
         # The empty marker object `folder/` is listed as `folder`, which does not exist.
-        return [self._info(meta) for meta in metas if meta["size"] or self._head(meta["path"])]
+        listed = [self._info(meta) for meta in metas if meta["size"] or self._head(meta["path"])]
+        late = self._written.under(key) - {self._key(stored.url) for stored in listed}
+        return listed + [stored for name in late if (stored := self._head(name))]
 
     def _list_without_double_slashes(self, key: str) -> list[ObjectInfo]:
         bucket = self._root.removeprefix("s3://")
@@ -195,6 +203,30 @@ class ObjectStore:
         stamp = f"{meta['last_modified'].timestamp():.3f}-{meta['size']:x}"
         etag = unquote_etag(meta["e_tag"]) or stamp
         return ObjectInfo(join(self._root, meta["path"]), meta["size"], etag)
+
+
+class _Written:
+    """Keys that this process wrote a moment ago. Some stores list a new object late."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # In the order of writing.
+        self._times: dict[str, float] = {}
+
+    def add(self, key: str) -> None:
+        with self._lock:
+            self._times.pop(key, None)
+            self._times[key] = monotonic()
+            while self._times[first := next(iter(self._times))] < monotonic() - _LATE_SECONDS:
+                del self._times[first]
+
+    def discard(self, key: str) -> None:
+        with self._lock:
+            self._times.pop(key, None)
+
+    def under(self, folder: str) -> set[str]:
+        with self._lock:
+            return {key for key in self._times if key.startswith(f"{folder}/" if folder else "")}
 
 
 def _version(answer: Any) -> Version:

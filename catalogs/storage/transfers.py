@@ -95,6 +95,24 @@ def download_folder(url: str, to: Path) -> None:
     _map(download, objects)
 
 
+def download_files(url: str, names: Iterable[str], *, to: Path) -> None:
+    """Copy the objects of these names under the folder `url` into the local folder `to`.
+
+    Raises:
+        MissingError: there is no object of a name.
+    """
+
+    def download(name: str) -> None:
+        target = to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stored = info(join(url, name))
+        if stored is None:
+            raise missing_error(join(url, name))
+        _download(stored, target)
+
+    _map(download, names)
+
+
 def upload_folder(folder: Path, url: str) -> None:
     """Publish every file of a local folder under `url`, each atomically, in any order."""
     base = normalise(url)

@@ -2,14 +2,14 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from time import time
 
 import pytest
-from faults import Faults, faulty
+from faults import Faults, faulty, rejected
 from servers import S3Server, moto_s3, rclone_s3
 
 from attent_select.errors import ExistsError
@@ -21,11 +21,6 @@ from pipeline.runs.ticket import HOLDING, Ticket
 
 ELSEWHERE = Ticket("0" * 32, HOLDING, host="elsewhere", pid=1, namespace="", expires=0.0)
 HONOURS, IGNORES, REJECTS = "honours", "ignores", "rejects"
-
-
-def rejected(method: str, path: str, headers: Mapping[str, str]) -> object:
-    names = {name.lower() for name in headers}
-    return (501, "NotImplemented") if names & {"if-match", "if-none-match"} else None
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,22 @@ def busy(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
         yield faults
 
 
+def test_what_this_process_wrote_is_listed_by_a_store_that_lists_late(
+    busy: Faults, tmp_path: Path
+) -> None:
+    busy.late_seconds = 60.0
+    for name in ("a.bin", "b.bin"):
+        storage.publish(f"s3://bucket/late/{name}", DATA)
+    storage.publish("s3://bucket/later.bin", DATA)
+    names = [stored.url.rpartition("/")[2] for stored in storage.list_objects("s3://bucket/late")]
+    assert names == ["a.bin", "b.bin"]
+    storage.delete("s3://bucket/late/a.bin")
+    object_store._bucket.cache_clear()  # as another process
+    assert storage.list_objects("s3://bucket/late") == []
+    storage.download_files("s3://bucket/late", ["b.bin"], to=tmp_path)
+    assert (tmp_path / "b.bin").read_bytes() == DATA
+
+
 FAULTS = [[429], [500, 503], [503, 502, 504, 408], ["drop"], ["drop", 503, "drop"]]
 
 
