@@ -1,23 +1,24 @@
 """`attent explore` in a process, and questions to it as its page asks them."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from commands import ENVIRONMENT, ROOT
+from process_copies import ATTENT, Copy, copies
 
 
 @dataclass(frozen=True)
 class Explored:
     """A running server: its process and the URL with the token."""
 
-    process: subprocess.Popen[str]
+    process: Copy
     url: str
 
     def ask(self, question: str, /, **values: Any) -> dict[str, Any]:
@@ -33,28 +34,26 @@ class Explored:
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Interrupt the process and return its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        os.kill(self.process.pid, number)
+        self.process.wait()
+        code = self.process.returncode
+        assert code is not None
+        return code
 
 
 @contextmanager
 def explored(target: object, *options: object) -> Iterator[Explored]:
     """Run `attent explore TARGET --json` until the block ends."""
-    command = [sys.executable, "-m", "attent_select", "explore", str(target), "--json"]
-    process = subprocess.Popen(
-        [*command, *map(str, options)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        yield Explored(process, json.loads(line)["url"])
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        arguments = ("explore", target, "--json", *options)
+        pid = copies().start(ATTENT, *arguments, output=output, errors=errors)
+        process = Copy(copies(), pid, errors)
+        try:
+            # A pause that ends early with the process.
+            while not (line := output.read_text() if output.exists() else "").endswith("\n"):
+                assert copies().wait(pid, seconds=0.01) is None, process.wait()
+            yield Explored(process, json.loads(line)["url"])
+        finally:
+            process.kill()
+            process.wait()

@@ -28,8 +28,6 @@ from pipeline.config.cluster_settings import ClusterSettings
 from pipeline.corpus.ingest import ingest
 from trainers.annotations.duplicates import Duplicates
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 NUM_ROWS, NUM_WANTED, NUM_EXAMPLES = 2000, 300, 300
 
 

@@ -12,8 +12,6 @@ from pipeline.annotation.command import load_kind
 from pipeline.annotation.make import Request, make_annotation
 from pipeline.cluster import Client
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 SHARD_ROWS = [3, 2, 4]
 PRIOR = [1.0, 2.0, None, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
 

@@ -24,8 +24,6 @@ from typer.testing import CliRunner
 from catalogs import Corpus, IndexFile
 from pipeline.cli.app import app
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 COMMANDS = (
     "demo",
     "ingest",

@@ -27,6 +27,11 @@ from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
 from pipeline.config.cluster_settings import ClusterSettings
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _commands_share_a_cluster() -> None:
+    """They do not: clusters are what is tested here."""
+
+
 def double(number: int) -> int:
     return 2 * number
 

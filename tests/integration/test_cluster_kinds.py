@@ -35,6 +35,11 @@ from pipeline.selection.select_command import select_losses
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _commands_share_a_cluster() -> None:
+    """They do not: clusters are what is tested here."""
+
+
 def double(number: int) -> int:
     return 2 * number
 

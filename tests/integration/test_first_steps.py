@@ -17,8 +17,6 @@ from catalogs.formats.webdataset import Webdataset
 from catalogs.shard_format import Sample
 from trainers.inputs.tokenizer import train_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 CHATS = [
     {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
     for a, b in TEXTS

@@ -28,8 +28,6 @@ from pipeline.scoring.partial_rescoring import PartialRescoring
 from pipeline.scoring.score_stage import score_stage
 from pipeline.scoring.worker import measure_span
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 
 def names(folder: str) -> set[str]:
     return {item.url.rpartition("/")[2] for item in storage.list_objects(folder)}

@@ -14,8 +14,6 @@ from attent_select.errors import ExistsError, InputError
 from catalogs import Corpus
 from pipeline import ingest_rows
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 NUM_ROWS = 50
 COLUMNS: dict[str, list[Any]] = {
     "text": [f"text {n} ü" for n in range(NUM_ROWS)],

@@ -91,7 +91,7 @@ SHORT = {"epochs": 5, "warmup_epochs": 1, "ratio": {"start": 0.4}}
 
 
 @pytest.fixture(scope="module")
-def demo_folder(one_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the output of `make demo`, after fewer epochs."""
     folder, vision = tmp_path_factory.mktemp("reader"), DEMOS["vision"]
     recipe = run("make --no-print-directory --dry-run demo", cwd=ROOT).splitlines()[-1]

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import launched
 import pytest
 import yaml
 from commands import the_object
+from process_copies import ATTENT
 from small_runs import small_run, write_shards
 
 from pipeline import metrics, stages
@@ -45,7 +47,8 @@ def test_two_ranks_train_a_round_like_one(tmp_path: Path) -> None:
     for name in ("one", "two"):
         stages.score(str(write_configuration(tmp_path, name, schedule__epochs=1)))
     stages.train(str(tmp_path / "one"))
-    on_two_ranks("train", str(tmp_path / "two"))
+    arguments, output = (ATTENT, "train", tmp_path / "two"), tmp_path / "output"
+    assert launched.launch(*arguments, output=output, num_ranks=2) == 0
     one, two = (metrics.read(str(tmp_path / name), 0) for name in ("one", "two"))
     assert one is not None
     assert two is not None
@@ -58,7 +61,10 @@ def test_two_ranks_do_a_whole_run_like_one_and_print_one_answer(
 ) -> None:
     write_shards(tmp_path / "shards")
     one = stages.run(str(write_configuration(tmp_path, "one")), client=client)
-    output = on_two_ranks("run", str(write_configuration(tmp_path, "two")), "--json")
+    cluster = {"scheduler": client.scheduler.address}  # type: ignore[union-attr]
+    output = on_two_ranks(
+        "run", str(write_configuration(tmp_path, "two", cluster=cluster)), "--json"
+    )
     two = the_object(output)
     assert len(two["rounds"]) == len(one["rounds"]) == 3
     for ours, theirs in zip(two["rounds"], one["rounds"], strict=True):

@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from trainers.inputs.tokenizer import train_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_cluster")
-
 ROLES = "{{ raise_exception('only user and assistant may speak, not ' + messages[0].role) }}"
 # Without markers, and without all but the last of the assistant's turns.
 FORGETS = (
