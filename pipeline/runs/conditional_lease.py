@@ -12,6 +12,9 @@ from catalogs.layout import Layout
 from catalogs.storage import ConditionalStorage, Version
 from pipeline.runs.ticket import HOLDING, Ticket
 
+# A version that no object has.
+_NEVER: Version = {"e_tag": '"0"', "version": "0"}
+
 
 class ConditionalLease:
     """The claim of `ticket` to `run`."""
@@ -28,20 +31,29 @@ class ConditionalLease:
         Raises:
             ExistsError: another driver works on the run.
         """
-        try:
-            is_new = self._write()
-            # There is one now: a server that writes a new one again ignores the condition.
-            if is_new and self._store.write_if(self._url, self._mine.dump(), version=None):
+        if not self._is_honoured():
+            if self._version is not None:
                 storage.delete(self._url)
                 self._version = None
-                return False
+            return False
+        if self._version is None:
+            self.renew()
+        return True
+
+    def _is_honoured(self) -> bool:
+        """Try to write a new object, and whether the store then refuses what it must refuse.
+
+        An object that is there was written on a store that did.
+        """
+        try:
+            return not self._write() or not any(
+                self._store.write_if(self._url, self._mine.dump(), version=version)
+                for version in (None, _NEVER)
+            )
         except StorageError as error:
             if storage.is_transient(error):
                 raise
             return False
-        if not is_new:
-            self.renew()
-        return True
 
     def renew(self) -> None:
         """Let it expire later; take over one that has expired.
