@@ -15,6 +15,7 @@ from small_runs import small_run
 
 from catalogs import LossCatalog, storage
 from pipeline import score
+from pipeline.cluster import Client
 from pipeline.config import run_config
 
 
@@ -38,7 +39,7 @@ VICTIMS: list[tuple[str, ...]] = [
 
 
 def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_corpus(tmp_path / "parquet", samples(1200), num_shards=4)
     write_corpus(tmp_path / "held-out", samples(10), num_shards=1)
@@ -71,11 +72,11 @@ def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
     for name, value in cluster.server.environment.items():
         monkeypatch.setenv(name, value)
     assert LossCatalog("s3://bucket/run").span_digests() == set(), "compacted, then deleted"
-    assert LossCatalog("s3://bucket/run").digest(0) == undisturbed(values, tmp_path)
+    assert LossCatalog("s3://bucket/run").digest(0) == undisturbed(values, tmp_path, client)
     assert storage.list_objects("s3://bucket/run/losses/journals") == []
     assert storage.list_objects("s3://bucket/run/drivers") == []
 
 
-def undisturbed(values: dict[str, Any], tmp_path: Path) -> str:
+def undisturbed(values: dict[str, Any], tmp_path: Path, client: Client) -> str:
     values = values | {"run": str(tmp_path / "undisturbed"), "cluster": {"workers": 2}}
-    return score(run_config.parse(values)).catalog_digest
+    return score(run_config.parse(values), client=client).catalog_digest
