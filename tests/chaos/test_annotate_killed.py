@@ -61,7 +61,8 @@ def test_whatever_is_killed_the_annotation_is_that_of_an_undisturbed_command(
     written: dict[str, int] = {}
     driver = cluster.driver(*command)
     for victims, moment in zip(VICTIMS, moments, strict=True):
-        wait_for_spans(spans, moment, driver=driver)
+        if not wait_for_spans(spans, moment, driver=driver):  # it was quicker than this process
+            break
         for victim in victims:
             driver.kill() if victim == "driver" else cluster.kill(victim)
         found = finished(spans)
@@ -73,7 +74,8 @@ def test_whatever_is_killed_the_annotation_is_that_of_an_undisturbed_command(
             driver.wait()
             driver = cluster.driver(*command)
     said = driver.wait()
-    assert driver.returncode == 0, said
+    # One that was killed may have finished before.
+    assert driver.returncode == 0 or "the annotation near exists" in said, said
     store = AnnotationStore("s3://bucket/corpus")
     made = store.verify("near")
     assert (made.digest, len(made.parts)) == (expected.digest, len(expected.parts))

@@ -53,7 +53,7 @@ def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
     written: dict[str, int] = {}
     driver = cluster.driver("score", str(file))
     for victims, moment in zip(VICTIMS, moments, strict=True):
-        wait_for_spans(spans, moment, driver=driver)
+        assert wait_for_spans(spans, moment, driver=driver), driver.wait()
         for victim in victims:
             driver.kill() if victim == "driver" else cluster.kill(victim)
         found = finished(spans)
