@@ -31,6 +31,12 @@ _OF_THE_DRIVER = {
     },
 }
 
+_OF_LIBRARIES = (
+    *("PYTEST_CURRENT_TEST", "__DASK_PARENT_PID", "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "_RJEM_MALLOC_CONF"),
+    *("TORCHINDUCTOR_", "ACCELERATE_", "KMP_"),
+)
+
 
 class SharedCluster:
     """The cluster, started when it is first needed."""
@@ -38,23 +44,18 @@ class SharedCluster:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._cluster: Any = None
-        self._surroundings: Any = None
+        self._surroundings = _surroundings()
 
     @contextmanager
     def start(self, settings: ClusterSettings) -> Iterator[Any]:
         """Replace `start_cluster`."""
-        if not self._is_ordinary(settings):
+        if not self._is_ordinary(settings) or self._surroundings != _surroundings():
             with new_cluster.start_cluster(settings) as own:
                 yield own
             return
         if self._cluster is None:
-            self._surroundings = _surroundings()
             self._cluster = self._stack.enter_context(new_cluster.start_cluster(ORDINARY))
-        if self._surroundings == _surroundings():
-            yield self._cluster
-            return
-        with new_cluster.start_cluster(settings) as own:
-            yield own
+        yield self._cluster
 
     @contextmanager
     def used_by_commands(self) -> Iterator[None]:
@@ -70,9 +71,9 @@ class SharedCluster:
 
 
 def _surroundings() -> tuple[dict[str, str], list[str]]:
-    """What a worker inherits."""
-    variables = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
-    return variables, list(sys.path)
+    """What a worker inherits, without what libraries set when they are used."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(_OF_LIBRARIES)}
+    return variables, [path for path in sys.path if "dask-scratch-space" not in path]
 
 
 @contextmanager

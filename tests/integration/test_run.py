@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import yaml
 from digits import samples, write_corpus
+from shared_cluster import ORDINARY, SharedCluster
 from small_runs import small_run
 
 from attent_select.errors import InputError, MissingError
@@ -45,6 +46,13 @@ def test_a_run_leaves_every_file_of_every_round(finished: tuple[str, dict[str, A
     assert LossCatalog(url).rounds() == [1, 2], "a warm-up round needs no losses"
     assert result["checkpoint"] == layout.checkpoint(2)
     assert storage.list_objects(layout.spans) == []
+
+
+def test_tests_of_a_process_share_a_cluster_also_after_a_run(
+    finished: tuple[str, dict[str, Any]], shared: SharedCluster
+) -> None:
+    with shared.start(ORDINARY) as one, shared.start(ORDINARY) as other:
+        assert one is other
 
 
 def test_warm_up_trains_on_all_rows_and_a_teaching_round_on_its_ratio(
