@@ -67,7 +67,7 @@ class Storage(Protocol):
 
 
 class ConditionalStorage(Protocol):
-    """Writes that happen only if an object is as it was when it was read."""
+    """Conditional writes: only if an object is as it was when it was read."""
 
     def read_version(self, url: str) -> tuple[bytes, Version]:
         """Read an object and its version."""

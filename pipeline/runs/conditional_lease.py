@@ -72,7 +72,7 @@ class ConditionalLease:
             )
 
     def _write(self) -> bool:
-        mine = self._mine.renewed(HOLDING)
+        mine = self._mine.renew(HOLDING)
         version = self._store.write_if(self._url, mine.dump(), version=self._version)
         if version is None:
             return False

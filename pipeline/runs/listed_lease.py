@@ -72,7 +72,7 @@ class ListedLease:
         return live
 
     def _publish(self, state: str) -> None:
-        self._mine = self._mine.renewed(state)
+        self._mine = self._mine.renew(state)
         storage.publish(self._url(self._mine.name), self._mine.dump())
 
     def _url(self, name: str) -> str:

@@ -37,7 +37,7 @@ class Ticket:
         """Return the ticket in a file.
 
         Raises:
-            ExistsError: it is no ticket.
+            ExistsError: it is not a ticket.
         """
         try:
             return cls(**json.loads(data))
@@ -47,7 +47,7 @@ class Ticket:
                 " driver works on the run"
             ) from error
 
-    def renewed(self, state: str) -> Self:
+    def renew(self, state: str) -> Self:
         """Return the ticket in that state, valid for `TTL_SECONDS` from now on."""
         return replace(self, state=state, expires=time() + TTL_SECONDS)
 
