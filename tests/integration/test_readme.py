@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import boto3
+import polars as pl
 import process_copies
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from servers import S3Server, moto_s3
 
 from pipeline.demo.data import digits
 from pipeline.demo.run import DEMOS, compare
+from trainers.inputs.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -143,6 +145,34 @@ def test_the_programs_of_a_page_run(page: str, demo_folder: Path) -> None:
         script.write_text(program)
         runner = "python -m pytest" if script.name.startswith("test_") else "python"
         run(f"{runner} {script.name}", cwd=demo_folder)
+
+
+def test_the_quickstart_runs_on_texts_of_a_user(tmp_path: Path) -> None:
+    block = re.search(r"```sh\n(pip install.*?)```", README, re.DOTALL)
+    assert block is not None
+    install, *commands = [line.partition("  #")[0].strip() for line in block.group(1).splitlines()]
+    assert install == 'pip install ".[all]"'  # tests/packaging installs it
+    write_texts(tmp_path)
+    for command in commands:
+        run(re.sub(r"(?<!\w)/(data|models)/", f"{tmp_path}/", command), cwd=tmp_path)
+    assert "Result" in (tmp_path / "runs/my/report.html").read_text()
+
+
+def write_texts(folder: Path) -> None:
+    """Write `corpus`, `wanted.parquet` and `tokenizer`: poems among lists of numbers."""
+    words = ["river", "stone", "morning", "letter", "garden", "winter", "silver"]
+    poems = [
+        f"A {one} by the {other}, and {number} birds." for number in range(3) for one in words
+        for other in words
+    ]  # fmt: skip
+    numbers = [" ".join(str(n * m % 97) for m in range(12)) for n in range(200)]
+    (folder / "corpus").mkdir()
+    for name, texts in (
+        ("corpus/000.parquet", [*numbers, *poems[::2]]),
+        ("wanted.parquet", poems[1::2]),
+    ):
+        pl.DataFrame({"text": texts}).write_parquet(folder / name)
+    train_tokenizer([*poems, *numbers], folder / "tokenizer", vocab_size=300)
 
 
 def test_the_configuration_of_the_readme_is_the_example() -> None:
