@@ -40,9 +40,19 @@ def write_config(text: str, path: Path) -> Path:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise ExistsError(f"{path} exists: move it away, or name another file") from error
+        raise _exists(path) from error
     path.with_name(SCHEMA_FILE).write_text(stored_schema(), encoding="utf-8")
     return path
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `ExistsError` where a configuration would be overwritten."""
+    if path.exists():
+        raise _exists(path)
+
+
+def _exists(path: Path) -> ExistsError:
+    return ExistsError(f"{path} exists: move it away, or name another file")
 
 
 def stored_schema() -> str:

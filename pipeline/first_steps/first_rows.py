@@ -21,6 +21,8 @@ IMAGE_TASKS = (
     *("image_classification", "semantic_segmentation", "dense_regression"),
     *("masked_image_modeling", "diffusion"),
 )
+# Tasks that read text and nothing else.
+TEXT_TASKS = ("causal_lm", "preference_pairs")
 # Names of columns, as data sets on the hub have them.
 _PROMPTS = ("instruction", "prompt", "question", "query", "problem", "input")
 _RESPONSES = ("output", "response", "answer", "completion", "solution", "target")

@@ -2,14 +2,22 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from attent_select.errors import InputError
 from pipeline.first_steps.examples import SCHEMA_LINE
-from pipeline.first_steps.first_rows import IMAGE_TASKS, FirstRows, look_at, suggest_task
+from pipeline.first_steps.first_rows import (
+    IMAGE_TASKS,
+    TEXT_TASKS,
+    FirstRows,
+    look_at,
+    suggest_task,
+)
+from pipeline.first_steps.new_tokenizer import tokenizer_of_first_rows
 from pipeline.first_steps.small_models import MAX_LENGTH, image_model, image_settings, text_model
 
 
@@ -20,6 +28,7 @@ class Wishes:
     Attributes:
         shards: URLs, folders or globs of the corpus.
         run: URL or folder of the run.
+        new_tokenizer: folder to write a tokenizer to, if a task on text has none.
         task: a task; None: the one that the columns suggest.
         model: a saved model to start from; None: a small one from scratch.
         tokenizer: folder of the tokenizer of a model from scratch.
@@ -29,6 +38,7 @@ class Wishes:
 
     shards: Sequence[str]
     run: str
+    new_tokenizer: Path
     task: str | None = None
     model: str | None = None
     tokenizer: str | None = None
@@ -36,19 +46,40 @@ class Wishes:
     evaluation: Sequence[str] = ()
 
 
-def new_configuration(wishes: Wishes) -> str:
-    """Return a commented configuration in YAML for a corpus.
+@dataclass(frozen=True)
+class NewConfiguration:
+    """A commented configuration in YAML.
+
+    Attributes:
+        text: the YAML.
+        tokenizer_rows: the rows that a new tokenizer was trained on; 0: there is none.
+    """
+
+    text: str
+    tokenizer_rows: int
+
+
+def new_configuration(wishes: Wishes) -> NewConfiguration:
+    """Return a configuration for a corpus; a small model of text may need a new tokenizer.
 
     Raises:
-        InputError: the corpus cannot be read, no task fits, or a model or tokenizer is missing.
+        InputError: the corpus cannot be read, no task fits, or a model is missing.
+        ExistsError: the folder of the new tokenizer exists.
     """
+    tokenizer_rows = 0
     with tempfile.TemporaryDirectory() as folder:
         rows = look_at(wishes.shards, folder=folder)
         suggested = suggest_task(rows, task=wishes.task)
-        task = {"name": suggested.task, **suggested.settings}
+        task, reason = {"name": suggested.task, **suggested.settings}, suggested.reason
+        if task["name"] in TEXT_TASKS and wishes.model is None and wishes.tokenizer is None:
+            tokenizer_rows = tokenizer_of_first_rows(rows, task, folder=wishes.new_tokenizer)
+            wishes = replace(wishes, tokenizer=str(wishes.new_tokenizer))
+            reason += f". The tokenizer is new, trained on the first {tokenizer_rows:,} rows"
+            reason += "; a saved model has its own"
         task |= _inputs(wishes, task, rows)
         model = _model(wishes, task, rows)
-    return "\n".join(_sections(wishes, task, model, reason=suggested.reason)) + "\n"
+    text = "\n".join(_sections(wishes, task, model, reason=reason)) + "\n"
+    return NewConfiguration(text, tokenizer_rows)
 
 
 def _inputs(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str, Any]:
@@ -60,11 +91,6 @@ def _inputs(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[st
         if wishes.model is None:
             raise InputError("a task on images and text needs --model PATH (a folder, or a name)")
         return {"processor": wishes.model}
-    if wishes.model is None and wishes.tokenizer is None:
-        raise InputError(
-            "a task on text needs --model, a folder or a name on the hub such as"
-            " HuggingFaceTB/SmolLM2-135M, or --tokenizer PATH for a small model from scratch"
-        )
     tokenizer = {} if wishes.tokenizer is None else {"tokenizer": wishes.tokenizer}
     return {**tokenizer, "max_length": MAX_LENGTH}
 

@@ -45,8 +45,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_config(folder: Path, *options: object) -> dict[str, Any]:
     """The configuration that `attent init` writes, which `attent doctor` finds right."""
     path = folder / "new" / "my.yaml"
-    found = answer_here("init", path, "--run", folder / "run", *options)
-    assert found == {"path": str(path)}
+    assert answer_here("init", path, "--run", folder / "run", *options)["path"] == str(path)
     values: dict[str, Any] = yaml.safe_load(path.read_text())
     schema = json.loads((path.parent / "attent.schema.json").read_text())
     jsonschema.Draft7Validator(schema).validate(values)
@@ -66,6 +65,33 @@ def test_the_columns_of_text_suggest_a_task(tmp_path: Path, tokenizer: Path, kin
     assert values["task"].items() >= COLUMNS[kind].items()
     assert values["task"]["name"] == ("preference_pairs" if kind == "preferences" else "causal_lm")
     assert values["model"]["config"]["vocab_size"] == 300
+
+
+def test_text_without_a_model_gets_a_tokenizer_of_its_first_rows(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS["prompts"])
+    values = new_config(tmp_path, "--shards", shard)
+    folder = tmp_path / "new/my-tokenizer"
+    assert values["task"]["tokenizer"] == str(folder)
+    assert f"trained on the first {len(TEXTS)} rows" in (tmp_path / "new/my.yaml").read_text()
+    written = folder / "tokenizer.json"
+    expected = written.read_bytes()
+    prompts, responses = zip(*TEXTS, strict=True)
+    train_tokenizer([*prompts, *responses], folder, vocab_size=4096)
+    assert written.read_bytes() == expected
+
+
+def test_a_tokenizer_that_exists_is_not_overwritten(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS["text"])
+    (tmp_path / "my-tokenizer").mkdir()
+    done = attent("init", tmp_path / "my.yaml", "--shards", shard)
+    assert done.returncode == 2
+    assert f"my-tokenizer exists: use it with --tokenizer {tmp_path}" in done.stderr
+    assert not list((tmp_path / "my-tokenizer").iterdir())
+    (tmp_path / "my.yaml").write_text("run: mine\n")
+    (tmp_path / "my-tokenizer").rmdir()
+    done = attent("init", tmp_path / "my.yaml", "--shards", shard)
+    assert "my.yaml exists: move it away" in done.stderr
+    assert not (tmp_path / "my-tokenizer").exists()
 
 
 def test_examples_of_what_is_wanted_select_by_relevance(tmp_path: Path, tokenizer: Path) -> None:
@@ -114,7 +140,7 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (TEXT_ROWS["text"], [], "needs --model, a folder or a name on the hub such as"),
+        (CHATS, [], "chats need a chat template: add --model with a folder, or a name on the hub"),
         (TEXT_ROWS["text"], ["--task", "image_classification"], "not what the task image_class"),
         (TEXT_ROWS["text"], ["--task", "classify"], "--task classify: expected one of"),
         ([{"id": 1}], [], "has the columns id: not what any task reads"),

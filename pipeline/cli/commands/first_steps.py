@@ -23,7 +23,11 @@ Model = Annotated[
     ),
 ]
 Tokenizer = Annotated[
-    str | None, typer.Option(metavar="PATH", help="Tokenizer of a model from scratch.")
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Tokenizer of a model from scratch. Default: a new one, trained on the first rows.",
+    ),
 ]
 Target = Annotated[
     list[str] | None,
@@ -42,6 +46,11 @@ Out = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")
 
 
 def _show_written(result: dict[str, Any]) -> None:
+    if "tokenizer" in result:
+        typer.echo(
+            f"{result['tokenizer']} is written: a tokenizer for a small model from scratch, trained"
+            f" on the first {result['tokenizer_rows']:,} rows"
+        )
     typer.echo(f"{result['path']} is written. Next: attent doctor {result['path']}")
 
 
@@ -66,19 +75,26 @@ def init(
     run: RunFolder = None,
 ) -> dict[str, Any]:
     """Write a commented configuration for your shards, after a look at their first rows."""
-    from pipeline.first_steps.examples import write_config
+    from pipeline.first_steps.examples import refuse_existing, write_config
     from pipeline.first_steps.new_config import Wishes, new_configuration
 
+    refuse_existing(path)
+    tokenizer_folder = path.with_name(f"{path.stem}-tokenizer")
     wishes = Wishes(
         shards=shards or _ask("Shards (URL, folder or glob)", option="--shards").split(),
         run=run or f"runs/{path.stem}",
+        new_tokenizer=tokenizer_folder,
         task=task,
         model=model,
         tokenizer=tokenizer,
         target=target or (),
         evaluation=evaluation or (),
     )
-    return {"path": str(write_config(new_configuration(wishes), path))}
+    new = new_configuration(wishes)
+    result: dict[str, Any] = {"path": str(write_config(new.text, path))}
+    if new.tokenizer_rows:
+        result |= {"tokenizer": str(tokenizer_folder), "tokenizer_rows": new.tokenizer_rows}
+    return result
 
 
 @command(_show_examples)
