@@ -52,13 +52,13 @@ def import_libraries() -> None:
 def settings_of(
     regime: Regime, data: Data, sections: Mapping[str, Any], *, run: Path, seed: int
 ) -> Any:
+    shared = regime.sections | data.sections
     return {
         "run": str(run),
         "seed": seed,
         "corpus": {"shards": [data.train]},
-        **regime.sections,
-        **data.sections,
-        **sections,
+        **shared,
+        **{name: {**shared.get(name, {}), **section} for name, section in sections.items()},
         "cluster": {"workers": 1},
     }
 

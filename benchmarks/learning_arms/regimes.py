@@ -8,6 +8,8 @@ import polars as pl
 from learning_arms import corpora, dense, language
 from learning_arms.arms import Horizon
 from learning_arms.crawl.regime import crawl
+from learning_arms.lengths import lengths
+from learning_arms.patches import patches
 from learning_arms.regime import Data, Regime
 from pipeline.demo import data as demo_data
 
@@ -19,6 +21,8 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
         "vision": _vision(gpu=gpu),
         "web": _web(gpu=gpu),
         "crawl": crawl(gpu=gpu),
+        "patches": patches(_vit(gpu=gpu), gpu=gpu),
+        "lengths": lengths(gpu=gpu),
         "lora_gsm8k": language.gsm8k(gpu=gpu),
         "lora_dolly": language.dolly(gpu=gpu),
         "mae": dense.mae(gpu=gpu),
