@@ -74,13 +74,13 @@ def score(
         InputError: the configuration is wrong, or the round before was not trained.
         ClusterError: the cluster was lost; call again to resume.
     """
-    origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
+    origin = Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     with (
         _light_config(origin) as (config, save_initial),
         hold_lease(config.run),
-        _cluster(config, client, origin) as cluster,
+        open_cluster(config, client, origin) as cluster,
     ):
-        run = _ready(config, cluster=cluster, save_initial=save_initial)
+        run = make_ready(config, cluster=cluster, save_initial=save_initial)
         run = ensure_decision(run, run.round(round_number).number, fraction=fraction)
         return score_stage(run, run.round(round_number), cluster=cluster)
 
@@ -104,15 +104,15 @@ def train(
     """
     from trainers import ranks
 
-    origin = _Origin(source, overrides, trust_run=trust_run)
+    origin = Origin(source, overrides, trust_run=trust_run)
     config = origin.load()
     _check_trainable(config)
     trackers = load_trackers(config.tracking) if ranks.rank() == 0 else {}
-    with hold_lease(config.run), _cluster(config, client, origin) as cluster:
+    with hold_lease(config.run), open_cluster(config, client, origin) as cluster:
         load = partial(prepare, config, cluster=cluster)
 
         def decide() -> Run:
-            run = _ready(config, cluster=cluster)
+            run = make_ready(config, cluster=cluster)
             return ensure_decision(run, run.round(round_number).number)
 
         run = ranks.in_turn(decide, then=load)
@@ -146,12 +146,12 @@ def run(
     """
     from trainers import ranks
 
-    origin = _Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
+    origin = Origin(source, run_config.with_scheduler(overrides, scheduler), trust_run=trust_run)
     config = origin.load()
     _check_trainable(config)
     trackers = load_trackers(config.tracking) if ranks.rank() == 0 else {}
-    with hold_lease(config.run), _cluster(config, client, origin) as cluster:
-        ready = ranks.in_turn(partial(_ready, config, cluster=cluster))
+    with hold_lease(config.run), open_cluster(config, client, origin) as cluster:
+        ready = ranks.in_turn(partial(make_ready, config, cluster=cluster))
         if accept_annotations and ranks.rank() == 0:
             annotation_digests.accept_annotations(config.run)
         finished = []
@@ -241,7 +241,9 @@ def _ingest_or_append(
     return ingest(shards, folder=folder, client=client(), skip_damaged=skip_damaged)
 
 
-def _ready(config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = save_initial) -> Run:
+def make_ready(
+    config: RunConfig, *, cluster: Cluster, save_initial: SaveInitial = save_initial
+) -> Run:
     """Prepare the run. Its annotations are made before its settings are frozen."""
     config = with_frozen_classes(config)
     run_config.check_frozen(config)
@@ -267,7 +269,7 @@ def _check_trainable(config: RunConfig) -> None:
 
 
 @dataclass(frozen=True)
-class _Origin:
+class Origin:
     """What the caller of a stage gave: a checked configuration, or where to load it from."""
 
     source: str | RunConfig
@@ -286,7 +288,7 @@ class _Origin:
 
 
 @contextmanager
-def _light_config(origin: _Origin) -> Iterator[tuple[RunConfig, SaveInitial]]:
+def _light_config(origin: Origin) -> Iterator[tuple[RunConfig, SaveInitial]]:
     """Yield the configuration and the function that saves its initial model, without torch.
 
     A subprocess does both; a process that has imported torch already does them itself.
@@ -301,7 +303,8 @@ def _light_config(origin: _Origin) -> Iterator[tuple[RunConfig, SaveInitial]]:
 
 
 @contextmanager
-def _cluster(config: RunConfig, client: Client | None, origin: _Origin) -> Iterator[Cluster]:
+def open_cluster(config: RunConfig, client: Client | None, origin: Origin) -> Iterator[Cluster]:
+    """Yield the client's cluster, or one that starts when it is needed."""
     if client is not None:
         yield lambda: client
         return

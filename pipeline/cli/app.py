@@ -12,7 +12,7 @@ from pipeline.cli.commands.ingest import ingest
 from pipeline.cli.commands.maintenance import doctor, gc
 from pipeline.cli.commands.query import query
 from pipeline.cli.commands.report import report
-from pipeline.cli.commands.run import run, train
+from pipeline.cli.commands.run import pilot, run, train
 from pipeline.cli.commands.score import score
 from pipeline.cli.commands.select import import_losses, select
 from pipeline.cli.commands.stream import stream
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 for _command in (
     *(demo, init, examples, schema),
-    *(ingest, annotate, annotations, score, import_losses, select, stream, train, run),
+    *(ingest, annotate, annotations, score, import_losses, select, stream, train, run, pilot),
     *(export, export_subset, query, explore, antk, report, gc, doctor),
 ):
     app.command()(_command)

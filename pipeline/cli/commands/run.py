@@ -1,4 +1,4 @@
-"""`attent run` and `attent train`: all rounds of a run, or one."""
+"""`attent pilot`, `attent run` and `attent train`: a pilot for a run, all of its rounds, or one."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -6,10 +6,27 @@ import typer
 
 from pipeline.cli.options import Round, RunOrConfig, Scheduler, Set, TrustRun
 from pipeline.cli.output.command import command
-from pipeline.cli.output.show import show_diagnosis, show_rounds
+from pipeline.cli.output.show import show_diagnosis, show_lines, show_rounds
 
 if TYPE_CHECKING:
     from pipeline.doctor.checks import Diagnosis
+    from pipeline.pilot.command import PilotResult
+
+
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="Compare only this one: yours, hard, soft or an annotation; repeatable.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder of the pilot. Default: that of the run, with -pilot."
+    ),
+]
 
 
 def _show(result: "dict[str, Any] | Diagnosis") -> None:
@@ -58,6 +75,42 @@ def run(
         scheduler=scheduler,
         overrides=overrides or (),
         accept_annotations=accept_annotations,
+        trust_run=trust_run,
+    )
+
+
+@command(show_lines)
+def pilot(
+    *,
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG.yaml", help="A configuration, or a run.")
+    ],
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.0001, max=1.0, help="Cost of the pilot, as a share of the run's training."
+        ),
+    ] = 0.05,
+    seeds: Annotated[
+        int, typer.Option(min=2, max=100, help="Number of seeds; more narrow the intervals.")
+    ] = 3,
+    policies: Policies = None,
+    output: Output = None,
+    scheduler: Scheduler = None,
+    overrides: Set = None,
+    trust_run: TrustRun = False,
+) -> "PilotResult":
+    """Say in advance which selection will pay on this corpus, from small runs of a few percent."""
+    from pipeline.pilot.command import run_pilot
+
+    return run_pilot(
+        config,
+        share=share,
+        num_seeds=seeds,
+        policies=policies or (),
+        output=output,
+        scheduler=scheduler,
+        overrides=overrides or (),
         trust_run=trust_run,
     )
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from pipeline.doctor.checks import Diagnosis
+    from pipeline.pilot.command import PilotResult
 
 # Rows of a table that are shown.
 SHOWN_ROWS = 200
@@ -32,6 +33,12 @@ def show_rounds(result: Mapping[str, Any]) -> None:
     for round_ in result["rounds"]:
         typer.echo(describe_round(round_))
     typer.echo(f"checkpoint: {result['checkpoint']}")
+
+
+def show_lines(result: "PilotResult") -> None:
+    """Print a result that describes itself in lines."""
+    for line in result.lines():
+        typer.echo(line)
 
 
 def show_diagnosis(diagnosis: "Diagnosis") -> None:

@@ -1,0 +1,1 @@
+"""attent pilot: small runs on a user's corpus that say beforehand which policy will pay."""
