@@ -42,6 +42,7 @@ class Regime:
         quality: metric by which arms are compared, in addition to `eval_loss`.
         probe: function that makes an additional evaluation for the end.
         named_arms: name → sections, of a regime that has arms unlike those of the others.
+        is_judged_by_curves: whether arms are compared with the uniform runs of each seed.
         learning_rates: those that are tried first with `tuned`, on a seed that is not compared; the
             best one is that of all arms. None are tried if there are none.
         tuned: arm that the learning rate is chosen by.
@@ -53,6 +54,7 @@ class Regime:
     quality: str = "accuracy"
     probe: Callable[[Data], Any] | None = None
     named_arms: Mapping[str, Any] | None = None
+    is_judged_by_curves: bool = False
     learning_rates: Sequence[float] = ()
     tuned: str = ALL
 

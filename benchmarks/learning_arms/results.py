@@ -45,7 +45,7 @@ class Results:
         self.corpus_digest = digest
 
     def summarise(self) -> list[dict[str, Any]]:
-        if self.regime.named_arms is not None:
+        if self.regime.is_judged_by_curves:
             return report.summarise(self.trials)
         return summary.summarise(self.trials, quality=self.regime.quality)
 
@@ -64,14 +64,14 @@ class Results:
 
     def table(self) -> str:
         """Return the summary as a Markdown table."""
-        if self.regime.named_arms is not None:
+        if self.regime.is_judged_by_curves:
             return report.markdown(self.summarise())
         return summary.markdown(self.summarise(), quality=self.regime.quality)
 
     def draw(self) -> None:
         """Write the figure beside the file."""
         path = self.path.with_suffix(".png")
-        if self.regime.named_arms is not None:
+        if self.regime.is_judged_by_curves:
             report.draw(self.summarise(), path=path)
             return
         figures.draw(
