@@ -28,7 +28,7 @@ from pipeline.config.preflight import check_selection, shard_columns
 from pipeline.config.sections import RunConfig
 from pipeline.config.shard_settings import TargetSettings
 from pipeline.runs.setup import Cluster
-from trainers.annotation import AnnotationKind
+from trainers.annotation import AnnotationKind, FromAnnotations
 
 _log = logging.getLogger("attent.pipeline.annotation.for_run")
 
@@ -44,6 +44,7 @@ def make_annotations(config: RunConfig, *, cluster: Cluster) -> None:
         ClusterError: the cluster was lost; call again to resume.
     """
     requests = [*_configured_requests(config), *_column_requests(config)]
+    requests.sort(key=lambda request: isinstance(request.kind, FromAnnotations))
     existing = set(requests[0].store.names()) if requests else set()
     for request in requests:
         if request.name in existing:

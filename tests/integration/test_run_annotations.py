@@ -399,14 +399,17 @@ def test_an_annotation_made_by_hand_is_the_one_of_the_configuration(
     assert index.provenance["annotations"]["relevance"] == digest
 
 
-def test_a_length_is_counted_by_the_tokenizer_of_the_task(
+def test_a_length_is_counted_by_the_tokenizer_of_the_task_before_expressions_that_read_it(
     tmp_path: Path, texts: Path, client: Client
 ) -> None:
     config = text_run(
         tmp_path / "run",
         texts,
-        annotations={"length": {"kind": "length"}},
-        selection={"strategy": "uniform", "where": "length_num_units > 20"},
+        annotations={
+            "long": {"kind": "expression", "expression": "length_num_units > 20"},
+            "length": {"kind": "length"},
+        },
+        selection={"strategy": "uniform", "where": "long > 0"},
     )
     assert config.annotations["length"]["tokenizer"] == str(texts / "tokenizer")
     run(config, client=client)
