@@ -18,6 +18,7 @@ def main() -> None:
             error.show()  # type: ignore[attr-defined]  # the help
         else:
             message = " ".join(error.format_message().split()).rstrip(".")
-            sys.stderr.write(f"attent: {message}. See `{context.command_path} --help`\n")
+            end = "" if message.endswith("?") else "."
+            sys.stderr.write(f"attent: {message}{end} See `{context.command_path} --help`\n")
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -113,7 +113,8 @@ class Estimate:
         yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
     def _advice(self) -> str:
-        if self.span_seconds >= _SPAN_SECONDS or self.num_spans <= self.places:
+        is_short = self.score_seconds_per_round < _SPAN_SECONDS
+        if is_short or self.span_seconds >= _SPAN_SECONDS or self.num_spans <= self.places:
             return ""
         samples = round(self.score_samples_per_second * _SPAN_SECONDS, -2)
         return (

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from commands import ENVIRONMENT, ROOT, answer, answer_here, attent_process
+from commands import ENVIRONMENT, ROOT, answer, answer_here, attent, attent_process
 from digits import stream_of
 from process_copies import ATTENT, copies
 from small_runs import small_run
@@ -295,6 +295,11 @@ def test_bad_input_is_exit_code_2_and_a_message_without_a_traceback(
     assert done.exit_code == 2, done.stderr
     assert message in done.stderr
     assert done.stdout == ""
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest_one() -> None:
+    told = attent("selct").stderr
+    assert told.startswith("attent: No such command 'selct'. Did you mean 'select'? See `")
 
 
 def test_an_error_of_a_process_is_one_line_on_stderr() -> None:

@@ -1,0 +1,32 @@
+"""What an estimate advises."""
+
+import pytest
+
+from pipeline.doctor.estimate import Estimate
+
+
+@pytest.mark.parametrize(("round_seconds", "is_advised"), [(600.0, True), (2.0, False)])
+def test_longer_spans_are_advised_where_a_round_takes_long(
+    round_seconds: float, *, is_advised: bool
+) -> None:
+    estimate = Estimate(
+        num_samples=10_000,
+        num_bytes=10**6,
+        approximate=False,
+        places=2,
+        score_samples_per_second=100.0,
+        train_samples_per_second=10.0,
+        num_scored_rounds=1,
+        score_seconds_per_round=round_seconds,
+        score_seconds=round_seconds,
+        train_seconds=100.0,
+        read_bytes=10**6,
+        catalog_bytes=10**5,
+        num_spans=50,
+        span_seconds=1.0,
+        budget_unit="samples",
+        rounds=(),
+        pool_mix=None,
+    )
+    (line,) = (line for line in estimate.lines() if line.startswith("a span takes"))
+    assert ("set scoring.span_samples to about 3,000" in line) is is_advised
