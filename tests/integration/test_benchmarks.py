@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import process_copies
+import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -16,11 +17,15 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def run(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
     """Run a benchmark and return the results that it writes."""
     options = ("--repeats", "1", "--results", tmp_path / "results", "--name", "test")
+    run_script(script, *arguments, *options)
+    return dict(json.loads((tmp_path / "results/test.json").read_text()))
+
+
+def run_script(script: str, *arguments: object) -> None:
     # One torch thread, for a busy machine.
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
-    process = process_copies.run(BENCHMARKS / script, *arguments, *options, environment=environment)
+    process = process_copies.run(BENCHMARKS / script, *arguments, environment=environment)
     assert process.returncode == 0, process.stderr[-3000:]
-    return dict(json.loads((tmp_path / "results/test.json").read_text()))
 
 
 def test_selection(tmp_path: Path) -> None:
@@ -52,19 +57,25 @@ def test_scoring(tmp_path: Path) -> None:
 
 
 def test_learning(tmp_path: Path) -> None:
-    out = tmp_path / "digits.json"
-    for _ in range(2):  # the second time finishes nothing and draws again
-        subprocess.run(
-            [
-                *(sys.executable, BENCHMARKS / "learning.py", "digits", "--seeds", "1"),
-                *("--only", "all", "--folder", tmp_path, "--out", out),
-            ],
-            env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"},
-            check=True,
+    out, arms = tmp_path / "digits.json", tmp_path / "arms.yaml"
+    arm = "{selection: {strategy: uniform}, schedule: {epochs: 1, ratio: {start: %s}}}"
+    arms.write_text(f"all data: {arm % 1.0}\nhalf: {arm % 0.5}\n")
+    for _ in range(2):  # the second time nothing is left to train
+        run_script(
+            "learning.py",
+            "digits",
+            "--seeds",
+            1,
+            "--arms",
+            arms,
+            "--out",
+            out,
+            "--folder",
+            tmp_path,
         )
     trials = json.loads(out.read_text())["trials"]
-    assert [trial["arm"] for trial in trials] == ["all data", "all data, fewer epochs"]
-    assert trials[0]["samples_seen"] > trials[1]["samples_seen"]
+    assert [trial["arm"] for trial in trials] == ["all data", "half"]
+    assert trials[0]["samples_seen"] == pytest.approx(2 * trials[1]["samples_seen"], abs=1)
     assert out.with_suffix(".png").exists()
 
 
