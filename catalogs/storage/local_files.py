@@ -1,4 +1,7 @@
-"""Storage on the local file system: read, list and atomically publish files."""
+"""Storage on the local file system, or a mounted one: read, list and atomically publish files.
+
+Errors of a network file system that may pass (stale handle, I/O error) are retried.
+"""
 
 import contextlib
 import os
@@ -12,6 +15,7 @@ from typing import BinaryIO
 
 from attent_select.errors import InputError
 from catalogs.storage.objects import ObjectInfo, Range, check_etag, check_length, translate_errors
+from catalogs.storage.retry import retry
 
 # A file that is being written next to its final path. Listings skip those that a crash left.
 _TEMPORARY_SUFFIX = ".attent-tmp"
@@ -23,38 +27,40 @@ class LocalFiles:
     """Storage whose URLs are absolute paths."""
 
     def read(self, url: str, *, etag: str | None = None) -> bytes:
-        with _open(url, etag=etag) as file:
-            return file.read()
+        def read() -> bytes:
+            with _open(url, etag=etag) as file:
+                return file.read()
+
+        return retry(read)
 
     def read_ranges(
         self, url: str, ranges: Sequence[Range], *, etag: str | None = None
     ) -> list[bytes]:
-        with _open(url, etag=etag) as file:
-            descriptor = file.fileno()
-            return [check_length(url, _pread(descriptor, extent), extent) for extent in ranges]
+        def read() -> list[bytes]:
+            with _open(url, etag=etag) as file:
+                descriptor = file.fileno()
+                return [check_length(url, _pread(descriptor, extent), extent) for extent in ranges]
+
+        return retry(read)
 
     def list_objects(self, prefix: str) -> list[ObjectInfo]:
-        with translate_errors(prefix):
-            path = Path(prefix)
+        path = Path(prefix)
+
+        def walk() -> list[ObjectInfo]:
             if path.is_dir():
                 return list(_walk(path))
             return [_info(prefix, path.stat())] if path.exists() else []
 
+        with translate_errors(prefix):
+            return retry(walk)
+
     def publish(self, url: str, data: bytes | Path) -> None:
-        path = Path(url)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
         with translate_errors(url):
-            _make_folder(path.parent)
-            try:
-                _write_synced(temporary, data)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            retry(lambda: _publish(Path(url), data))
 
     def delete(self, url: str) -> None:
         with translate_errors(url):
-            Path(url).unlink(missing_ok=True)
+            retry(lambda: Path(url).unlink(missing_ok=True))
 
 
 def leftovers(folder: str) -> Iterator[ObjectInfo]:
@@ -66,6 +72,17 @@ def leftovers(folder: str) -> Iterator[ObjectInfo]:
                     status = Path(parent, name).stat()
                     if time.time() - status.st_mtime > _ABANDONED_SECONDS:
                         yield _info(str(Path(parent, name)), status)
+
+
+def _publish(path: Path, data: bytes | Path) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
+    _make_folder(path.parent)
+    try:
+        _write_synced(temporary, data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
 
 
 def _info(url: str, status: os.stat_result) -> ObjectInfo:

@@ -24,7 +24,7 @@ _MAX_SECONDS = 20.0
 
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _STATUS = re.compile(r"status code: (\d{3})")
-_ERRNOS = frozenset({errno.EBUSY, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN})
+_ERRNOS = frozenset({errno.EBUSY, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN})
 # By name: only the driver knows which client library raises them.
 _KINDS = frozenset({
     "ClientConnectorError", "ClientOSError", "ClientPayloadError", "ConnectTimeoutError",

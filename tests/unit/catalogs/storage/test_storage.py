@@ -1,5 +1,7 @@
 """Storage on local files and on an fsspec driver; S3 is tested in tests/integration."""
 
+import errno
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +33,23 @@ def test_publishing_below_a_file_is_an_input_error(tmp_path: Path, below: str) -
     with pytest.raises(InputError, match=r"is a file\. Choose another folder"):
         storage.publish(f"{tmp_path}/file/{below}a.bin", b"more")
     assert (tmp_path / "file").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_rename_that_fails_once_as_on_a_network_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    failures, replace = [OSError(number, os.strerror(number))], os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if failures:
+            raise failures.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    storage.publish(f"{tmp_path}/a.bin", b"data")
+    assert failures == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.bin": b"data"}
 
 
 def test_publishing_again_replaces_the_object_and_its_etag(folder: str) -> None:
