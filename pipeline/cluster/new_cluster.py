@@ -22,6 +22,10 @@ _DASK_CONFIG = {
     "distributed.comm.timeouts.connect": "120s",
     # The history of its profiler grows for hours: a third of a megabyte per round of a small run.
     "distributed.worker.profile.enabled": False,
+    # So does its log of transitions, which holds what each task was given, and that of its monitor:
+    # two measurements a second for an hour.
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.system-monitor.log-length": 120,
 }
 
 

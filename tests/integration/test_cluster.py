@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
@@ -64,6 +65,15 @@ def test_workers_that_are_started_here_record_no_profile_which_would_grow_for_ho
     enabled = client.run(dask.config.get, "distributed.worker.profile.enabled")
     assert set(enabled.values()) == {False}
     assert set(client.run(profiled_functions).values()) == {0}
+
+
+def test_a_scheduler_that_is_started_here_keeps_a_short_history(client: Client) -> None:
+    list(run_tasks(client, double, range(60)))
+    untyped: Any = client
+    scheduler = untyped.cluster.scheduler
+    # Each task has four transitions or more.
+    assert len(scheduler.transition_log) == 100
+    assert {values.maxlen for values in scheduler.monitor.quantities.values()} == {120}
 
 
 def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:
