@@ -1,9 +1,10 @@
-"""Tasks that go wrong: samples that end the process, as a broken decoder would, and batches that do
-not fit into memory.
+"""Tasks that go wrong: samples that end the process, as a broken decoder would, and samples or
+batches that do not fit into memory.
 """
 
 import os
 import signal
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,18 @@ class Poisonous(ImageClassification):
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         if sample[self.image].startswith(POISON):
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().prepare(sample, generator=generator)
+
+
+@dataclass(frozen=True)
+class Gluttonous(ImageClassification):
+    """Digits; bytes that begin with `poison` take memory until the process is killed."""
+
+    def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
+        if sample[self.image].startswith(POISON):
+            memory = torch.ones(1 << 30, dtype=torch.uint8)
+            threading.Event().wait()
+            del memory
         return super().prepare(sample, generator=generator)
 
 

@@ -6,6 +6,7 @@ kill could leave half done. A shot signals this process, or others, then or a li
 """
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -21,7 +22,9 @@ from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.link"}
-FULL_DISK, READ_ONLY = "full disk", "read-only"
+FULL_DISK, READ_ONLY, LOST_PERMISSION = "full disk", "read-only", "lost permission"
+# Root may write whatever the mode says: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of `capset(2)`.
+_OVERRIDES, _CAPABILITY_VERSION = 0b110, 0x20080522
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Shot:
         times: how often, 0.2 seconds apart.
         rank: which of several processes counts.
         action: instead of the signal. `full disk`: from now on no file can grow. `read-only`: from
-            now on no file of the run can be opened to write.
+            now on no file of the run can be opened to write. `lost permission`: from now on no
+            folder of the run can be read or changed.
+        run: that loses its permissions.
     """
 
     tick: int
@@ -46,12 +51,16 @@ class Shot:
     times: int = 1
     rank: int = 0
     action: str = ""
+    run: str = ""
 
     def fire(self, log: Path) -> None:
         with log.open("a") as file:
             file.write(f"{self.tick} {time()}\n")
         if self.action == FULL_DISK:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        if self.action == LOST_PERMISSION:
+            for folder, _, _ in os.walk(self.run, topdown=False):
+                Path(folder).chmod(0o100)
         if self.action:
             return
         for number in range(self.times):
@@ -156,7 +165,21 @@ def install(clock: Clock) -> None:
     sys.addaudithook(hook)
 
 
+def drop_overrides() -> None:
+    """Let the mode of files bind this process like an ordinary user's, also if it is root's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    for number in range(3):
+        sets[number] &= ~_OVERRIDES
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def main() -> None:
+    drop_overrides()
     # A background job of a script ignores it, and so do its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     plan = Plan.read(sys.argv.pop(1))
