@@ -22,8 +22,8 @@ _DASK_CONFIG = {
     "distributed.comm.timeouts.connect": "120s",
     # The history of its profiler grows for hours: a third of a megabyte per round of a small run.
     "distributed.worker.profile.enabled": False,
-    # So does its log of transitions, which holds what each task was given, and that of its monitor:
-    # two measurements a second for an hour.
+    # By default 1,000 messages of each connection, with what tasks were given, and as many
+    # transitions are kept, and two measurements a second of the monitor for an hour.
     "distributed.admin.low-level-log-length": 100,
     "distributed.admin.system-monitor.log-length": 120,
 }
