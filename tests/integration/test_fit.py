@@ -4,7 +4,7 @@ import importlib
 import json
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -465,13 +465,13 @@ def test_a_remote_checkpoint_is_downloaded_once(
 ) -> None:
     initial = checkpoint.save_initial(TASK.models(PLAIN), seed=7, url="memory://once/initial")
     downloaded: list[str] = []
-    download = storage.download_folder
+    download = storage.download_files
 
-    def counted(url: str, to: Path) -> None:
+    def counted(url: str, names: Iterable[str], *, to: Path) -> None:
         downloaded.append(url)
-        download(url, to)
+        download(url, names, to=to)
 
-    monkeypatch.setattr(storage, "download_folder", counted)
+    monkeypatch.setattr(storage, "download_files", counted)
     train(start=initial.url)
     assert downloaded == [initial.url]
 
