@@ -78,8 +78,10 @@ def test_what_is_not_a_number_of_one_row_is_refused(text: str, message: str) -> 
         "NOT " * 3000 + "row > 0",
         "abs(" * 900 + "row" + ")" * 900 + " > 0",
         "row > " + "1" * 300_000,
+        "CAST(" * 40 + "row > 0",
+        "row > 1 + POSITION (" * 20 + ")" * 20,
     ],
-    ids=["sum", "long sum", "not", "calls", "long"],
+    ids=["sum", "long sum", "not", "calls", "long", "casts", "positions"],
 )
 def test_an_expression_that_is_nested_deeply_is_refused(text: str) -> None:
     schema = pl.Schema({"row": pl.UInt32()})
