@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -136,8 +136,9 @@ def test_a_driver_whose_lease_was_taken_over_is_interrupted(
     assert "elsewhere works on this run" in caplog.text
 
 
+@pytest.mark.parametrize("read", [storage.read, lambda path: Path(path).read_bytes()])
 def test_an_error_of_a_driver_whose_lease_was_taken_over_names_the_other_driver(
-    tmp_path: Path,
+    tmp_path: Path, read: Callable[[str], bytes]
 ) -> None:
     run = str(tmp_path)
 
@@ -145,7 +146,7 @@ def test_an_error_of_a_driver_whose_lease_was_taken_over_names_the_other_driver(
         with hold_lease(run):
             publish_ticket(run, replace(ELSEWHERE, expires=time() + 50))
             storage.delete(next(url for url in tickets(run) if ELSEWHERE.name not in url))
-            storage.read(f"{run}/removed.parquet")
+            read(f"{run}/removed.parquet")
 
     with pytest.raises(ExistsError, match="process 1 on elsewhere works on this run"):
         work()
