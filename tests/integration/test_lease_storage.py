@@ -3,13 +3,13 @@
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from time import time
 
 import pytest
 from faults import Faults, faulty, rejected
+from rival_drivers import most_at_once
 from servers import S3Server, moto_s3, rclone_s3
 
 from attent_select.errors import ExistsError
@@ -49,28 +49,7 @@ honoured = pytest.mark.parametrize("run", [HONOURS], indirect=True)
 
 
 def test_drivers_that_start_together_never_work_at_the_same_time(run: str) -> None:
-    inside, most = 0, 0
-    lock, start = threading.Lock(), threading.Barrier(4)
-
-    def drive(_: int) -> bool:
-        nonlocal inside, most
-        start.wait()
-        try:
-            with hold_lease(run):
-                with lock:
-                    inside += 1
-                    most = max(most, inside)
-                threading.Event().wait(0.02)
-                with lock:
-                    inside -= 1
-        except ExistsError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(3):
-            assert any(list(pool.map(drive, range(4))))
-    assert most == 1
+    assert most_at_once(run, drivers=4, turns=3) == 1
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(run: str) -> None:

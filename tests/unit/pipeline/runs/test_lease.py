@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import time
 
 import pytest
+from rival_drivers import most_at_once
 
 from attent_select.errors import ExistsError
 from catalogs import storage
@@ -71,29 +71,8 @@ def test_the_lease_of_a_driver_killed_on_this_machine_does_not_block(tmp_path: P
 
 
 def test_drivers_that_start_together_never_work_at_the_same_time(tmp_path: Path) -> None:
-    inside, most, entered = 0, 0, 0
-    lock = threading.Lock()
-    start = threading.Barrier(6)
-
-    def drive(_: int) -> bool:
-        nonlocal inside, most, entered
-        start.wait()
-        try:
-            with hold_lease(str(tmp_path)):
-                with lock:
-                    inside, entered = inside + 1, entered + 1
-                    most = max(most, inside)
-                threading.Event().wait(0.02)
-                with lock:
-                    inside -= 1
-        except ExistsError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(6) as pool:
-        for _ in range(5):
-            assert any(list(pool.map(drive, range(6))))
-    assert (most, tickets(str(tmp_path))) == (1, [])
+    assert most_at_once(str(tmp_path), drivers=6, turns=5) == 1
+    assert tickets(str(tmp_path)) == []
 
 
 @pytest.fixture
