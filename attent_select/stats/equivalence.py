@@ -76,7 +76,7 @@ class MultipleInterval:
         """Return the interval.
 
         Raises:
-            ValueError: there are no multiples.
+            ValueError: `multiples` is empty.
         """
         logs = ConfidenceInterval.of([math.log(multiple.value) for multiple in multiples])
         return cls(
