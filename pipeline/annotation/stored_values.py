@@ -101,13 +101,16 @@ def overlaps_of(store: AnnotationStore) -> list[Overlap]:
 
 
 def warn_if_constant(store: AnnotationStore, annotation: Annotation) -> None:
-    """Warn if an annotation has no values, or equal ones."""
+    """Warn if an annotation has no values, or equal ones that cannot rank.
+
+    A condition may well be false for all samples: that of an overlap should be.
+    """
     value, rows = pl.col(VALUE), store.scan(annotation).frame()
     ends = rows.select(value.min().alias("low"), value.max().alias("high"))
     low, high = ends.collect(engine="streaming").row(0)
     if low is None:
         _log.warning(f"no sample has a value of {annotation.name}: {annotation.statuses}")
-    elif low == high:
+    elif low == high and annotation.value_type != "Boolean":
         _log.warning(
             f"all values of {annotation.name} are equal: the first rows of the corpus would be"
             " selected by it"

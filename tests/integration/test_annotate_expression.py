@@ -68,6 +68,15 @@ def test_a_constant_expression_is_a_warning(
     assert "all values of same are equal" in caplog.text
 
 
+def test_a_condition_that_no_sample_fulfils_is_no_warning(
+    corpus: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = load_kind("expression", ["expression=prior <> prior"])
+    made = make_annotation(Request(corpus, "never", "expression", kind), client=client)
+    assert made.value_type == "Boolean"
+    assert "never" not in caplog.text
+
+
 def test_a_reader_of_the_replaced_annotation_is_undisturbed_until_gc(
     corpus: str, client: Client
 ) -> None:
