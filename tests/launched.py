@@ -5,9 +5,13 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 
 from process_copies import copies
 from servers import free_ports
+
+# Below the limit of a test: ranks that hang are ended, and print where they were.
+_LIMIT = 240
 
 
 def launch(
@@ -43,7 +47,8 @@ def _attempt(
         pids.append(
             copies().start(*arguments, output=outputs[rank], environment={**environment, **own})
         )
-    codes = [_wait(pid, others=pids) for pid in pids]
+    deadline = monotonic() + _LIMIT
+    codes = [_wait(pid, others=pids, deadline=deadline) for pid in pids]
     return next((code for code in codes if code), 0)
 
 
@@ -56,10 +61,16 @@ def _variables(num_ranks: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
 
 
-def _wait(pid: int, *, others: Sequence[int]) -> int:
+def _wait(pid: int, *, others: Sequence[int], deadline: float) -> int:
     while (code := copies().wait(pid, seconds=0.1)) is None:
-        if any(copies().wait(other, seconds=0) for other in others):
-            for each in others:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each, signal.SIGKILL)
+        if monotonic() > deadline:
+            _end(others, signal.SIGABRT)  # which prints the stacks
+        elif any(copies().wait(other, seconds=0) for other in others):
+            _end(others, signal.SIGKILL)
     return code
+
+
+def _end(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

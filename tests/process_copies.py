@@ -6,6 +6,7 @@ process like any other: it can be killed, and has its variables, its output and 
 
 import atexit
 import contextlib
+import faulthandler
 import functools
 import importlib
 import json
@@ -218,6 +219,7 @@ def _become(request: dict[str, Any], *, outputs: list[int]) -> None:
     # A pipe: the size of files may be limited.
     os.dup2(outputs[0], 1)
     os.dup2(outputs[-1], 2)
+    faulthandler.enable()
     argv = request["argv"]
     os.chdir(request["cwd"])
     os.environ.clear()
