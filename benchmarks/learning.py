@@ -53,6 +53,7 @@ def settings_of(
     regime: Regime, data: Data, sections: Mapping[str, Any], *, run: Path, seed: int
 ) -> Any:
     shared = regime.sections | data.sections
+    sections = resolve(sections, data.stand_ins)
     return {
         "run": str(run),
         "seed": seed,
@@ -61,6 +62,13 @@ def settings_of(
         **{name: {**shared.get(name, {}), **section} for name, section in sections.items()},
         "cluster": {"workers": 1},
     }
+
+
+def resolve(value: Any, stand_ins: Mapping[str, str]) -> Any:
+    """Return sections with files in the place of what stands for them."""
+    if isinstance(value, Mapping):
+        return {key: resolve(each, stand_ins) for key, each in value.items()}
+    return stand_ins.get(value, value) if isinstance(value, str) else value
 
 
 def pending(

@@ -19,6 +19,7 @@ class Data:
         sections: sections of the configuration that name files.
         costs: annotation of the corpus → processor seconds, paid once for all trials.
         judged: Parquet files of further evaluations at the end, by name.
+        stand_ins: what arms name → the file or folder here.
         digest: of the corpus, if it depends on the machine: trials of another one are not mixed.
     """
 
@@ -28,6 +29,7 @@ class Data:
     sections: dict[str, Any] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     judged: Mapping[str, str] = field(default_factory=dict)
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
     digest: str | None = None
 
 

@@ -14,6 +14,8 @@ Sections = dict[str, Any]
 # Uniform runs in multiples of a policy's budget.
 SIZES: Final = (0.5, 1, 2, 4, 8)
 BETWEEN: Final = " · "
+# Stands in the arms for the folder of the surrogate that has learned the broad examples.
+FITTED: Final = "fitted surrogate"
 _DISTINCT: Final = {"distinct": "duplicates"}
 _ORACLE: Final = {
     "strategy": "uniform",
@@ -28,7 +30,7 @@ def crawl_arms(samples: int) -> dict[str, Sections]:
         arms |= {
             f"{target}{BETWEEN}{name}": arm for name, arm in _annotation_policies(target, samples)
         }
-    others = (*_broad_policies(samples), *_mixtures(samples))
+    others = (*_broad_policies(samples), *_mixtures(samples), *_model_policies(samples))
     return arms | {f"broad{BETWEEN}{name}": arm for name, arm in others}
 
 
@@ -77,15 +79,37 @@ def _broad_policies(samples: int) -> Iterator[tuple[str, Sections]]:
     yield "n-grams with Gumbel noise", _policy(samples, resampled, multiple=None)
     by_classifier = {"strategy": "key", "key": "classifier_broad", **_DISTINCT}
     yield "classifier top 10 %", _policy(samples, by_classifier, multiple=10)
-    warm = {"warmup": {"samples": samples // 5}}
     for strategy in ("hard", "soft"):
-        arm = _policy(samples, {"strategy": strategy}, multiple=3, rounds=5)
-        arm["schedule"] |= warm
-        yield f"AtteNT {strategy} with pools", arm
+        yield f"AtteNT {strategy} with pools", _teaching(samples, {"strategy": strategy})
     filtered = {"strategy": "soft", "where": "top_broad", **_DISTINCT}
-    arm = _policy(samples, filtered, multiple=3, rounds=5)
-    arm["schedule"] |= warm
-    yield "n-grams then AtteNT soft", arm
+    yield "n-grams then AtteNT soft", _teaching(samples, filtered)
+
+
+def _model_policies(samples: int) -> Iterator[tuple[str, Sections]]:
+    """Yield policies by losses of a small model, and quotas of the sources."""
+
+    def by_key(key: str) -> Sections:
+        return {"strategy": "key", "key": key, **_DISTINCT}
+
+    yield "low perplexity top 10 %", _policy(samples, by_key("-surrogate_loss"), multiple=10)
+    gain = "surrogate_loss - surrogate_conditional"
+    yield "conditional loss top 10 %", _policy(samples, by_key(gain), multiple=10)
+    yield "learnability", _teaching(samples, by_key("loss - surrogate_conditional"))
+    for quotas in ("proportional", "equal"):
+        shares = {"strategy": "uniform", "by": "source", "quotas": quotas}
+        yield f"{quotas} quotas of the sources", _policy(samples, shares, multiple=None)
+    excess = {"kind": "excess", "reference": "surrogate_loss", "samples": 16}
+    moving = {"strategy": "uniform", "by": "source", "quotas": excess}
+    yield "quotas by excess loss", _teaching(samples, moving)
+    arm = _policy(samples, {"strategy": "uniform"}, multiple=None)
+    yield "token selection", arm | {"training": {"token_selection": {"reference": FITTED}}}
+
+
+def _teaching(samples: int, selection: Sections) -> Sections:
+    """Return a policy by the student's loss: a fifth uniform, then five rounds."""
+    arm = _policy(samples, selection, multiple=3, rounds=5)
+    arm["schedule"]["warmup"] = {"samples": samples // 5}
+    return arm
 
 
 def _mixtures(samples: int) -> Iterator[tuple[str, Sections]]:

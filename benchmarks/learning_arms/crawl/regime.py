@@ -1,13 +1,14 @@
 """The regime `crawl`: its model, its files, and the losses that it is judged by."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
 from learning_arms.arms import Horizon
-from learning_arms.crawl.annotations import annotate
-from learning_arms.crawl.arms import crawl_arms, uniform_name
+from learning_arms.crawl.annotations import annotate, fitted_surrogate
+from learning_arms.crawl.arms import FITTED, crawl_arms, uniform_name
 from learning_arms.crawl.pool import REST, TARGETS, WANTED, Pool, Sizes, make_pool
 from learning_arms.regime import Data, Regime
 from learning_arms.trial import held_out
@@ -26,7 +27,8 @@ def crawl(*, gpu: bool, sizes: Sizes | None = None, samples: int | None = None) 
 
     def data(source: Path, folder: Path) -> Data:
         folder.mkdir(parents=True, exist_ok=True)
-        return _data(make_pool(source, folder, sizes=sizes), folder)
+        pool = make_pool(source, folder, sizes=sizes)
+        return _data(pool, folder, sections=_sections(gpu=gpu), samples=samples)
 
     return Regime(
         Horizon(epochs=1, same_cost=1, rounds=1),
@@ -67,7 +69,7 @@ def _sections(*, gpu: bool) -> dict[str, Any]:
     }
 
 
-def _data(pool: Pool, folder: Path) -> Data:
+def _data(pool: Pool, folder: Path, *, sections: Mapping[str, Any], samples: int) -> Data:
     """Ingest and annotate the pool, unless that is done."""
     tokenizer, corpus = folder / "tokenizer", folder / "corpus"
     if not tokenizer.exists():
@@ -80,14 +82,17 @@ def _data(pool: Pool, folder: Path) -> Data:
         "max_length": _LENGTH,
         "packing": True,
     }
+    files = {"task": task, "corpus": {"path": str(corpus)}}
+    costs = annotate(pool, corpus, sections={**sections, **files}, surrogate_samples=samples)
     return Data(
         train=f"{pool.shards}/000.parquet",
         curve=None,
         final=pool.judged["broad"],
-        sections={"task": task, "corpus": {"path": str(corpus)}},
-        costs=annotate(pool, corpus),
+        sections=files,
+        costs=costs,
         digest=pool.digest,
         judged=pool.judged,
+        stand_ins={FITTED: fitted_surrogate(corpus)},
     )
 
 

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipeline.config import run_config
 from trainers.inputs.tokenizer import train_tokenizer
@@ -16,9 +17,9 @@ from trainers.inputs.tokenizer import train_tokenizer
 ROOT = Path(__file__).parents[3]
 sys.path.append(str(ROOT / "benchmarks"))
 
-from learning import tuned_rate  # noqa: E402
+from learning import resolve, tuned_rate  # noqa: E402
 from learning_arms.crawl import report, texts  # noqa: E402
-from learning_arms.crawl.arms import SIZES, crawl_arms, uniform_name  # noqa: E402
+from learning_arms.crawl.arms import FITTED, SIZES, crawl_arms, uniform_name  # noqa: E402
 from learning_arms.crawl.pool import TARGETS, Pool, Sizes, make_pool, without_overlaps  # noqa: E402
 from learning_arms.crawl.regime import crawl  # noqa: E402
 from learning_arms.results import Results  # noqa: E402
@@ -117,10 +118,15 @@ def test_every_arm_is_a_configuration(pool: Pool, tmp_path: Path) -> None:
     }
     made: dict[str, Any] = {f"relevance_{target}": {"kind": "ngram"} for target in TARGETS}
     made |= {"classifier_broad": {"kind": "classifier"}}
-    made |= {name: {"kind": "column", "column": name} for name in ("top_broad", "source")}
+    columns = ("top_broad", "source", "surrogate_loss", "surrogate_conditional")
+    made |= {name: {"kind": "column", "column": name} for name in columns}
     files |= {"target": {"shards": [pool.examples["broad"]]}, "annotations": made}
+    width = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    config = LlamaConfig(vocab_size=300, num_hidden_layers=1, **width)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
     for sections in regime.arms().values():
-        run_config.parse(files | regime.sections | sections)
+        arm = resolve(sections, {FITTED: str(tmp_path)})
+        run_config.parse(files | regime.sections | arm)
 
 
 def trial(arm: str, *, tokens: float, loss: float, seed: int, once: float = 0.0) -> dict[str, Any]:
