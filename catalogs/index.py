@@ -154,15 +154,16 @@ class IndexFile:
         Of larger ones from the footer alone: a row group counts as its middle shard.
         """
         footer = frames.footer_of(self.url)
-        if footer.num_groups <= _GROUPS_AT_A_TIME:
+        limits = [
+            parquet_file.min_and_max(footer, group=group, column=schema.SHARD_ID)
+            for group in range(footer.num_groups)
+        ]
+        middles = [sum(each) // 2 for each in limits if each is not None]
+        if footer.num_groups <= _GROUPS_AT_A_TIME or len(middles) < footer.num_groups:
             shards = self.frame().select(schema.SHARD_ID).collect().to_series().to_numpy()
             shard_ids, counts = np.unique(shards, return_counts=True)
             return shard_ids.astype(np.int64), counts
-        leaf = footer.schema.names.index(schema.SHARD_ID)
-        groups = [footer.metadata.row_group(number) for number in range(footer.num_groups)]
-        statistics = [group.column(leaf).statistics for group in groups]
-        middles = [(each.min + each.max) // 2 for each in statistics]
-        return np.array(middles), np.array([group.num_rows for group in groups])
+        return np.array(middles), np.diff(footer.starts)
 
     def _check_unknown_corpus(self, corpus: Corpus) -> None:
         """Check an index of other programs' losses, which name no corpus, and warn."""
@@ -270,11 +271,10 @@ def rows_of_shard(url: str, shard_id: int) -> npt.NDArray[np.uint32]:
     """Return the sorted rows u32[n] of one shard; only the row groups with that shard are read."""
     footer = frames.footer_of(url)
     columns = [schema.SHARD_ID, schema.ROW]
-    leaf = footer.schema.names.index(schema.SHARD_ID)
     groups = []
     for group in range(footer.num_groups):
-        statistics = footer.metadata.row_group(group).column(leaf).statistics
-        if statistics.min <= shard_id <= statistics.max:
+        limits = parquet_file.min_and_max(footer, group=group, column=schema.SHARD_ID)
+        if limits is None or limits[0] <= shard_id <= limits[1]:  # another program wrote it
             groups.append(group)
     fetched = parquet_file.fetch(url, footer=footer, groups=groups, columns=columns, etag=None)
     rows = [

@@ -175,6 +175,19 @@ def test_an_index_without_one_of_its_notes_is_an_input_error(tmp_path: Path, nam
         IndexFile.open(url)
 
 
+def test_an_index_without_statistics_is_read_by_shard_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "index.parquet")
+    IndexFile.write(url, rows([(1, 0), (1, 3), (2, 5)]), provenance=PROVENANCE)
+    notes = pq.read_metadata(url).metadata
+    table = pq.read_table(url).replace_schema_metadata(notes)
+    pq.write_table(table, url, write_statistics=False, row_group_size=1)
+    assert rows_of_shard(url, 1).tolist() == [0, 3]
+    monkeypatch.setattr("catalogs.index._GROUPS_AT_A_TIME", 2)
+    assert "<svg" in IndexFile.open(url)._repr_html_()
+
+
 def test_a_file_that_is_not_an_index_is_an_input_error(tmp_path: Path) -> None:
     url = str(tmp_path / "other.parquet")
     pl.DataFrame({"x": [1]}).write_parquet(url)
