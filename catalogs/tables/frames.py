@@ -34,8 +34,9 @@ _NEVER_NULL = (*_ORDER, "weight", "probability")
 
 # Every pass over a catalog needs all of them.
 _footers: BoundedCache[parquet_file.Footer] = BoundedCache(max_bytes=16 << 20)
-# URL and etag of the local files that were compared with their digests.
-_verified: set[tuple[str, str]] = set()
+# URL and etag of the local files that were compared with their digests: about 30,000.
+_verified: BoundedCache[bool] = BoundedCache(max_bytes=16 << 20)
+_VERIFIED_BYTES = 500
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
@@ -152,9 +153,10 @@ def footer_of(url: str) -> parquet_file.Footer:
 
 def _load_footer(stored: storage.ObjectInfo) -> parquet_file.Footer:
     tail = parquet_file.read_tail(stored.url, num_bytes=stored.num_bytes)
-    if storage.is_local(stored.url) and (stored.url, stored.etag) not in _verified:
+    key = (stored.url, stored.etag)
+    if storage.is_local(stored.url) and not _verified.get(key):
         file_digest.check_local(Path(stored.url), tail, url=stored.url)
-        _verified.add((stored.url, stored.etag))
+        _verified.put(key, True, num_bytes=_VERIFIED_BYTES)
     footer = parquet_file.parse_footer(tail, url=stored.url, num_bytes=stored.num_bytes)
     _check_notes(footer, url=stored.url)
     return footer
