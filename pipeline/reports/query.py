@@ -103,8 +103,7 @@ def _too_deep() -> InputError:
 
 def _checked_select(sql: str, *, known: set[str]) -> tuple[exp.Expression, set[str]]:
     try:
-        _check_joins(sql)
-        statements = sqlglot.parse(sql, dialect=SqlDialect, error_level=sqlglot.ErrorLevel.RAISE)
+        statements = _parse(sql)
     except sqlglot.errors.SqlglotError as error:
         raise InputError(f"the query does not parse: {str(error).splitlines()[0]}") from error
     if len(statements) != 1 or not isinstance(statements[0], exp.Select | exp.SetOperation):
@@ -123,9 +122,16 @@ def _checked_select(sql: str, *, known: set[str]) -> tuple[exp.Expression, set[s
     return statement, used
 
 
-def _check_joins(sql: str) -> None:
+def _parse(sql: str) -> list[exp.Expression | None]:
+    dialect = SqlDialect()
+    tokens = dialect.tokenize(sql)
+    _check_joins(tokens)
+    return dialect.parser(error_level=sqlglot.ErrorLevel.RAISE).parse(tokens, sql)
+
+
+def _check_joins(tokens: Sequence[sqlglot.Token]) -> None:
     num_open = 0
-    for token in sqlglot.tokenize(sql, dialect=SqlDialect):
+    for token in tokens:
         if token.token_type in (sqlglot.TokenType.ON, sqlglot.TokenType.USING):
             num_open = 0
         elif token.token_type == sqlglot.TokenType.JOIN:
