@@ -3,10 +3,12 @@
 Doors: tar files, footers of Parquet shards, index files, configurations, SQL. A mutation of a valid
 seed flips, inserts, removes, repeats or joins bytes. A result or one of our own errors is right.
 Another exception, a panic, an abort, a hang or unbounded memory is a defect. `--atheris DOOR` lets
-libFuzzer choose the mutations (`pip install atheris`).
+libFuzzer choose the mutations (`pip install atheris`). `fuzz_campaign.py` does the same in many
+processes, which may abort or hang.
 """
 
 import argparse
+import gzip
 import io
 import itertools
 import json
@@ -28,19 +30,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from digits import samples, write_corpus, write_index
-from small_runs import small_run
 
 from attent_select import sql_expression
 from attent_select.errors import AttentError
 from catalogs import Corpus, IndexFile
+from catalogs.index import rows_of_shard
 from catalogs.shards import inspect_shard
-from pipeline.config import run_config
-from pipeline.config.yaml_values import read_yaml
-from pipeline.reports.query import TABLES, checked_select, text_of
 
 HANG_SECONDS = 30
+# Here a file is written in a tenth of the time that a disk takes.
+MEMORY = Path("/dev/shm")
+# Memory that reading one of these small inputs may add to the peak of the process.
+MAX_MEMORY_MB = 512
 _times = itertools.count(10**18)
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,6 @@ def _file(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def doors(folder: Path) -> dict[str, Door]:
-    """Make every door, with files in `folder`."""
-    return {
-        "tar": _tar_door(folder),
-        "footer": _footer_door(folder),
-        "index": _index_door(folder),
-        "config": _config_door(folder),
-        "condition": _condition_door(),
-        "query": _query_door(),
-    }
-
-
 def _tar_door(folder: Path) -> Door:
     seeds = []
     for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
@@ -88,9 +79,14 @@ def _tar_door(folder: Path) -> Door:
                 member.size = 3
                 archive.addfile(member, io.BytesIO(b"abc"))
         seeds.append(file.getvalue())
-    path = folder / "fuzzed.tar"
+    seeds.append(gzip.compress(seeds[0]))
+
+    def read(data: bytes) -> object:
+        suffix = ".tar.gz" if data.startswith(_GZIP) else ".tar"
+        return inspect_shard(_file(folder / f"fuzzed{suffix}", data), "webdataset")
+
     words = (b"L", b"x", b"K", b"7777777", b"30 path=b.txt\n", b"././@LongLink", b"\x80\0\0\0")
-    return Door(seeds, lambda data: inspect_shard(_file(path, data), "webdataset"), words)
+    return Door(seeds, read, words)
 
 
 def _footer_door(folder: Path) -> Door:
@@ -108,18 +104,30 @@ def _footer_door(folder: Path) -> Door:
 
 
 def _index_door(folder: Path) -> Door:
+    # Here, and below: torch takes seconds, which other doors do not need.
+    from digits import samples, write_corpus, write_index
+
     corpus = write_corpus(folder / "shards", samples(12))
     corpus.save(str(folder / "run"))
     seed = Path(write_index(folder / "index.parquet", corpus).url).read_bytes()
+    # As if another program had copied the notes: without a digest of its bytes.
+    foreign = seed.replace(b'_xxh3": "0', b'_xxh3": "1')
+    assert foreign != seed
     opened, path = Corpus.open(str(folder / "run")), folder / "fuzzed-index.parquet"
 
     def read(data: bytes) -> object:
-        return list(IndexFile.open(_file(path, data), corpus=opened).batches())
+        index = IndexFile.open(_file(path, data), corpus=opened)
+        return list(index.batches()), index.rows_by_shard(), rows_of_shard(index.url, 1)
 
-    return Door([seed], read, (b"PAR1",))
+    return Door([seed, foreign, foreign], read, (b"PAR1",))
 
 
 def _config_door(folder: Path) -> Door:
+    from small_runs import small_run
+
+    from pipeline.config import run_config
+    from pipeline.config.yaml_values import read_yaml
+
     values = small_run(folder / "new", folder)
     seed = yaml.safe_dump(values).encode()
     path = folder / "fuzzed.yaml"
@@ -142,7 +150,7 @@ _SQL_WORDS = tuple(
 )
 
 
-def _condition_door() -> Door:
+def _condition_door(folder: Path) -> Door:
     seeds = [
         b"loss > 0.5 AND source IN ('a', 'b')",
         b"CASE WHEN row < 3 THEN loss ELSE -loss END > 1",
@@ -156,7 +164,9 @@ def _condition_door() -> Door:
     return Door(seeds, read, _SQL_WORDS)
 
 
-def _query_door() -> Door:
+def _query_door(folder: Path) -> Door:
+    from pipeline.reports.query import TABLES, checked_select, text_of
+
     seeds = [
         b"SELECT count(*) AS n FROM losses WHERE loss > 0.5 GROUP BY shard_id",
         b"WITH a AS (SELECT row FROM index) SELECT a.row FROM a JOIN losses USING (row) LIMIT 3",
@@ -168,6 +178,17 @@ def _query_door() -> Door:
         return text_of(statement)
 
     return Door(seeds, read, _SQL_WORDS)
+
+
+# Each makes its door, with files in a folder.
+DOORS: Mapping[str, Callable[[Path], Door]] = {
+    "tar": _tar_door,
+    "footer": _footer_door,
+    "index": _index_door,
+    "config": _config_door,
+    "condition": _condition_door,
+    "query": _query_door,
+}
 
 
 def mutate(draw: random.Random, door: Door) -> bytes:
@@ -208,7 +229,8 @@ def _alarm(seconds: int) -> Iterator[None]:
 
 
 def defect(door: Door, data: bytes) -> BaseException | None:
-    """Return what reading raises that it must not raise."""
+    """Return what reading raises that it must not raise, or that it takes too much memory."""
+    before = _peak_mb()
     try:
         with _alarm(HANG_SECONDS):
             door.read(data)
@@ -217,7 +239,13 @@ def defect(door: Door, data: bytes) -> BaseException | None:
             raise
     except BaseException as error:  # noqa: BLE001 - panics are no `Exception`
         return error
+    if (added := _peak_mb() - before) > MAX_MEMORY_MB:
+        return MemoryError(f"{added} MB for {len(data)} bytes")
     return None
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def fuzz(
@@ -225,13 +253,14 @@ def fuzz(
 ) -> list[tuple[str, bytes]]:
     """Read mutations; return the defects, one for each kind of exception and place.
 
-    With `keep`, the input is written there before it is read, for a reader that aborts.
+    With `keep`, the number of the input and the input are written there before it is read, for a
+    reader that aborts.
     """
     draw, found = random.Random(f"{seed} {name}"), {}
-    for _ in range(executions):
+    for number in range(1, executions + 1):
         data = mutate(draw, door)
         if keep is not None:
-            keep.write_bytes(data)
+            keep.write_bytes(b"%d\n%b" % (number, data))
         if (error := defect(door, data)) is not None:
             found.setdefault(_place(error), (f"{name}: {type(error).__name__}: {error}", data))
     return list(found.values())
@@ -241,15 +270,15 @@ def _place(error: BaseException) -> tuple[str, str, int]:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    assert trace is not None
+    if trace is None:
+        return type(error).__name__, "", 0
     return type(error).__name__, trace.tb_frame.f_code.co_filename, trace.tb_lineno
 
 
-def _with_atheris(chosen: Mapping[str, Door], name: str, arguments: Sequence[str]) -> None:
+def _with_atheris(door: Door, arguments: Sequence[str]) -> None:
     import atheris  # type: ignore[import-not-found]
 
     atheris.instrument_all()
-    door = chosen[name]
 
     def once(data: bytes) -> None:
         if (error := defect(door, data)) is not None:
@@ -263,22 +292,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--executions", type=int, default=10_000, help="of each door")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--door", action="append", help="by default all of them")
+    parser.add_argument("--door", action="append", choices=DOORS, help="by default all of them")
+    parser.add_argument("--keep", type=Path, help="file for the input that is being read")
     parser.add_argument("--atheris", metavar="DOOR")
     options, rest = parser.parse_known_args()
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-    with tempfile.TemporaryDirectory() as name:
-        chosen = doors(Path(name))
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         if options.atheris:
-            _with_atheris(chosen, options.atheris, rest)
-        for door in options.door or chosen:
-            started = monotonic()
+            _with_atheris(DOORS[options.atheris](Path(folder)), rest)
+        for name in options.door or DOORS:
+            door = DOORS[name](Path(folder))
+            line = {"door": name, "seed": options.seed, "executions": options.executions}
+            defect(door, door.seeds[0])  # imports
+            started, start_mb = monotonic(), _peak_mb()
             defects = fuzz(
-                chosen[door], name=door, seed=options.seed, executions=options.executions
+                door, name=name, keep=options.keep, seed=options.seed, executions=options.executions
             )
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-            line = {"door": door, "seed": options.seed, "executions": options.executions}
-            line |= {"seconds": round(monotonic() - started), "peak_mb": peak}
+            line |= {"seconds": round(monotonic() - started)}
+            line |= {"start_mb": start_mb, "peak_mb": _peak_mb()}
             line["defects"] = [(said[:300], data.hex()[:4000]) for said, data in defects]
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
