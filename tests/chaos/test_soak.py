@@ -1,12 +1,16 @@
 """A run of many rounds in one process: memory, threads and descriptors of driver and workers."""
 
+import gc
+import os
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from digits import samples, write_corpus
+from distributed import Client
 from small_runs import small_run
 
 from pipeline.cluster import connect
@@ -18,6 +22,10 @@ from pipeline.runs.state import prepare
 ROUNDS = 30
 # Rounds in which caches, pools and allocators fill.
 WARM_UP = 10
+# Rounds between two lines of a long soak, and types in it: those whose objects increased most.
+ROUNDS_PER_LINE = 25
+NUM_TYPES = 12
+OUR_PACKAGES = ("attent_select.", "catalogs.", "trainers.", "pipeline.")
 # Of a process, per round after these. Less than an allocator's unit over the small size.
 MAX_GROWTH_MB = 0.25
 
@@ -34,6 +42,36 @@ class Usage:
     def of(process: psutil.Process) -> "Usage":
         memory = process.memory_info().rss / (1 << 20)
         return Usage(memory, process.num_threads(), process.num_fds())
+
+
+class Objects:
+    """The numbers of objects of the driver and the worker, by type, and how they grow."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._before = self._count()
+
+    def _count(self) -> dict[str, Counter[str]]:
+        (of_worker,) = self._client.run(count_objects).values()
+        return {"driver": count_objects(), "worker": of_worker}
+
+    def print_growth(self, number: int, usages: dict[str, list[Usage]]) -> None:
+        """Print what both processes hold, and the types that grew since the last line."""
+        after = self._count()
+        for name, counts in after.items():
+            grown = (counts - self._before[name]).most_common()
+            ours = [each for each in grown if each[0].startswith(OUR_PACKAGES)]
+            print(
+                f"{number} {name} {usages[name][-1]} {dict(ours + grown[:NUM_TYPES])}", flush=True
+            )
+        self._before = after
+
+
+def count_objects() -> Counter[str]:
+    """Count the objects that the garbage collector knows, by type."""
+    gc.collect()
+    kinds = Counter(map(type, gc.get_objects()))
+    return Counter({f"{kind.__module__}.{kind.__qualname__}": n for kind, n in kinds.items()})
 
 
 def growth_per_round(values: list[float]) -> float:
@@ -58,9 +96,12 @@ def test_driver_and_workers_do_not_grow_with_the_number_of_rounds(
         run = prepare(run_config.parse(values), cluster=lambda: client)
         (worker,) = client.run(_pid).values()
         processes = {"driver": psutil.Process(), "worker": psutil.Process(worker)}
-        for _ in run_rounds(run, cluster=lambda: client):
+        objects = Objects(client)
+        for number, _ in enumerate(run_rounds(run, cluster=lambda: client), start=1):
             for name, process in processes.items():
                 usages.setdefault(name, []).append(Usage.of(process))
+            if number % ROUNDS_PER_LINE == 0:
+                objects.print_growth(number, usages)
     for name, all_rounds in usages.items():
         later = all_rounds[WARM_UP:]
         growth = growth_per_round([usage.memory_mb for usage in later])
@@ -77,6 +118,4 @@ def test_driver_and_workers_do_not_grow_with_the_number_of_rounds(
 
 
 def _pid() -> int:
-    import os
-
     return os.getpid()
