@@ -122,7 +122,7 @@ def _checked_select(sql: str, *, known: set[str]) -> tuple[exp.Expression, set[s
     return statement, used
 
 
-def _parse(sql: str) -> list[exp.Expression | None]:
+def _parse(sql: str) -> list[exp.Expr | None]:
     dialect = SqlDialect()
     tokens = dialect.tokenize(sql)
     _check_joins(tokens)
