@@ -25,7 +25,7 @@ from catalogs import AnnotationStore, Corpus, LossCatalog
 from catalogs.shard_format import Shard
 from pipeline.explorer.distributions import distributions, scatter
 from pipeline.explorer.filters import Filter
-from pipeline.explorer.sample_lists import list_samples
+from pipeline.explorer.sample_lists import list_candidates, list_samples
 from pipeline.explorer.source import Source, run_chunks
 from pipeline.selection.select_command import peak_rss_bytes
 
@@ -97,6 +97,15 @@ def list_hardest(source: Source) -> int:
     return int(list_samples(source, "hardest", where=FILTER)["matching"])
 
 
+def search_candidates(source: Source) -> int:
+    """Search all shards for suspected label errors, as the page does."""
+    matching, first_shard = 0, 0
+    while first_shard is not None:
+        answer = list_candidates(source, where=FILTER, count=500, first_shard=first_shard)
+        matching, first_shard = matching + answer["matching"], answer["next_shard"]
+    return int(matching)
+
+
 QUERIES = {
     "read the columns": read,
     "read the columns and source": read_with_source,
@@ -104,6 +113,7 @@ QUERIES = {
     "filter, compared by source": answer_groups,
     "scatter": draw_scatter,
     "hardest samples": list_hardest,
+    "candidates": search_candidates,
 }
 
 # What a query is compared with: reading the columns that it reads.

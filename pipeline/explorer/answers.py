@@ -10,7 +10,7 @@ from attent_select.errors import CorpusMismatchError, InputError
 from pipeline.explorer import distributions, sample_lists, sample_view, sql_box
 from pipeline.explorer.filters import Filter
 from pipeline.explorer.marks import Marks
-from pipeline.explorer.predictions import Predictor, predicted_kind
+from pipeline.explorer.predictions import MAX_CHECKED, Predictor, predicted_kind
 from pipeline.explorer.source import MAX_ROWS, Source
 from pipeline.explorer.what_if import Controls, try_selection
 
@@ -112,11 +112,21 @@ def _samples(explorer: Explorer, question: Question) -> Any:
     )
 
 
+def _candidates(explorer: Explorer, question: Question) -> Any:
+    return sample_lists.list_candidates(
+        explorer.source,
+        where=_filter(question),
+        count=_integer(question, "count", default=500),
+        first_shard=_integer(question, "first_shard", default=0),
+    )
+
+
+def _check(explorer: Explorer, question: Question) -> Any:
+    return explorer.predictor.check(explorer.source, _pairs(question, most=MAX_CHECKED))
+
+
 def _previews(explorer: Explorer, question: Question) -> Any:
-    ids = question.get("samples")
-    if not isinstance(ids, list) or len(ids) > sample_lists.MAX_SAMPLES:
-        raise InputError(f"samples: expected at most {sample_lists.MAX_SAMPLES} samples")
-    pairs = [_ids(each if isinstance(each, dict) else {}) for each in ids]
+    pairs = _pairs(question, most=sample_lists.MAX_SAMPLES)
     return {"samples": sample_view.read_previews(explorer.source, pairs)}
 
 
@@ -170,6 +180,8 @@ ANSWERS: Final[Mapping[str, Callable[[Explorer, Question], Any]]] = {
     "distributions": _distributions,
     "scatter": _scatter,
     "samples": _samples,
+    "candidates": _candidates,
+    "check": _check,
     "previews": _previews,
     "sample": _sample,
     "duplicates": _duplicates,
@@ -213,6 +225,13 @@ def _text(question: Question, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InputError(f"{key}: expected text, got {value!r}")
     return value
+
+
+def _pairs(question: Question, *, most: int) -> list[tuple[int, int]]:
+    ids = question.get("samples")
+    if not isinstance(ids, list) or len(ids) > most:
+        raise InputError(f"samples: expected at most {most} samples")
+    return [_ids(each if isinstance(each, dict) else {}) for each in ids]
 
 
 def _ids(question: Question) -> tuple[int, int]:

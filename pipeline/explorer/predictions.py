@@ -1,10 +1,11 @@
-"""What the newest checkpoint of a run says about a sample, on demand: only this needs torch."""
+"""What the newest checkpoint of a run says about samples, on demand: only this needs torch."""
 
 import base64
 import colorsys
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -13,13 +14,16 @@ import numpy.typing as npt
 from attent_select.errors import InputError
 from attent_select.extras import missing_extras_named
 from catalogs import storage
+from catalogs.concurrency import ordered_map
 from catalogs.layout import Layout
 from pipeline.config import run_config
 from pipeline.config.trust import check_run, import_formats
 from pipeline.explorer.sample_view import read_sample
 from pipeline.explorer.source import Source
 
-# What a task is asked for: tokens with their losses, or classes.
+# Threads that read the samples of one batch, and its most samples.
+_THREADS: Final = 8
+MAX_CHECKED: Final = 64
 # Colours u8[classes + 1, 3]: black for pixels that do not count, then one for each class.
 _HUES = np.arange(1024) * 0.618034 % 1.0
 _COLORS: Final[npt.NDArray[np.uint8]] = np.array(
@@ -29,6 +33,7 @@ _COLORS: Final[npt.NDArray[np.uint8]] = np.array(
     ],
     np.uint8,
 )
+# What a task is asked for.
 _KINDS: Final = {
     "causal_lm": "tokens",
     "image_classification": "classes",
@@ -57,6 +62,7 @@ class Predictor:
             raise InputError(sample.reason)
         with self._lock, missing_extras_named():
             from trainers.scoring import single_sample
+            from trainers.scoring.label_check import check_labels
 
             name, task, model = self._model(source)
             answer: dict[str, Any] = {"checkpoint": name}
@@ -67,8 +73,32 @@ class Predictor:
                 maps = single_sample.pixel_maps_of(task, model, sample.values)
                 return answer | {"maps": _pictures(maps)}
             classes = single_sample.class_probabilities_of(task, model, sample.values)
-            label = sample.values.get(getattr(task, "label", ""))
-            return answer | {"classes": classes, "label": None if label is None else str(label)}
+            (check,) = check_labels(task, model, [sample.values])
+            return answer | {"classes": classes, "label": check.label or None}
+
+    def check(self, source: Source, ids: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """Return the label of each sample and the most probable other class, with probabilities, or
+        the reason why it has none; and the checkpoint.
+
+        Raises:
+            InputError: the run has no checkpoint, or its task predicts no class.
+        """
+        stored = list(
+            ordered_map(lambda pair: read_sample(source, *pair), ids, num_threads=_THREADS)
+        )
+        with self._lock, missing_extras_named():
+            from trainers.scoring.label_check import check_labels
+
+            name, task, model = self._model(source)
+            checks = iter(
+                check_labels(task, model, [one.values for one in stored if not one.reason])
+            )
+        samples = [
+            {"shard_id": shard_id, "row": row}
+            | ({"reason": one.reason} if one.reason else asdict(next(checks)))
+            for (shard_id, row), one in zip(ids, stored, strict=True)
+        ]
+        return {"checkpoint": name, "samples": samples}
 
     def _model(self, source: Source) -> tuple[str, Any, Any]:
         """Return the name of the newest checkpoint, the task and the model."""

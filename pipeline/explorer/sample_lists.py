@@ -1,10 +1,11 @@
-"""Lists of samples: hardest, easiest, most forgotten, nearest to the cut, random."""
+"""Lists of samples: hardest, easiest, most forgotten, nearest to the cut, random, candidates."""
 
 import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
 from attent_select import sql_expression
@@ -15,10 +16,14 @@ from catalogs import IndexFile
 from catalogs.layout import Layout
 from pipeline.config.run_config import frozen_section
 from pipeline.explorer.filters import Filter
-from pipeline.explorer.source import Source, run_chunks
+from pipeline.explorer.source import Rows, Source, run_chunks
 
 ORDERS: Final = ("hardest", "easiest", "forgotten", "cut", "labels", "random", "column")
 MAX_SAMPLES: Final = 200
+# Samples whose labels are compared with what a model predicts.
+MAX_CANDIDATES: Final = 10_000
+# Rows of one answer in a search for candidates: some seconds.
+_CANDIDATE_ROWS: Final = 20_000_000
 # Rounds of which the losses are compared, evenly spaced.
 _COMPARED_ROUNDS: Final = 12
 _VALUE, _SCORE, _KEY = "value", "__score", "__key"
@@ -61,15 +66,58 @@ def list_samples(
     made = _order(source, order, seed=seed, column=column)
     shown = [name for name in (LOSS, STATUS) if name in source.kinds]
     rows = source.read([*made.columns, *where.columns, *shown])
-    work = functools.partial(_first, made, where.expression(source), count, shown)
-    first: pl.DataFrame | None = None
-    matching = 0
-    for top, num_matching in run_chunks(rows, work):
-        first = top if first is None else _largest(pl.concat([first, top]), count)
-        matching += num_matching
-    assert first is not None
+    first, facts = _run(rows, made, where.expression(source), count, shown)
     samples = first.drop(_SCORE, _KEY).to_dicts()
-    return rows.facts | {"matching": matching, "title": made.title, "samples": samples}
+    return rows.facts | facts | {"title": made.title, "samples": samples}
+
+
+def list_candidates(
+    source: Source, *, where: Filter, count: int, first_shard: int = 0
+) -> dict[str, Any]:
+    """Return the samples of the next shards whose losses stay largest, as [shard_id, row, loss].
+
+    Together the answers are about all rows: `next_shard` is where the next one begins, None after
+    the last.
+
+    Raises:
+        InputError: the samples have no losses, or the filter is not valid.
+    """
+    if not 0 < count <= MAX_CANDIDATES:
+        raise InputError(f"expected 1 to {MAX_CANDIDATES} candidates, got {count}")
+    made = _order(source, "labels", seed=0, column=None)
+    shards = _next_shards(source, first_shard)
+    rows = source.read([*made.columns, *where.columns], shards=shards)
+    first, facts = _run(rows, made, where.expression(source), count, [])
+    ends = bool(source.pool_rounds) or shards.stop >= len(source.corpus.shards)
+    return facts | {
+        "rows": rows.num_rows,
+        "total": rows.total,
+        "rounds": [len(made.columns), len(source.rounds) or 1],
+        "next_shard": None if ends else shards.stop,
+        "samples": first.select(SHARD_ID, ROW, _VALUE).rows(),
+    }
+
+
+def _next_shards(source: Source, first_shard: int) -> range:
+    """Return the shards of the next answer: one, or as many as have about 20 million rows."""
+    ends = np.cumsum(source.corpus.shard_rows)
+    before = int(ends[first_shard - 1]) if 0 < first_shard <= len(ends) else 0
+    stop = int(np.searchsorted(ends, before + _CANDIDATE_ROWS, side="right"))
+    return range(max(0, first_shard), max(stop, first_shard + 1))
+
+
+def _run(
+    rows: Rows, order: Order, condition: pl.Expr | None, count: int, shown: list[str]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the first rows in an order, and how many match, and how many of them have a value."""
+    work = functools.partial(_first, order, condition, count, shown)
+    first: pl.DataFrame | None = None
+    matching = ranked = 0
+    for top, num_matching, num_ranked in run_chunks(rows, work):
+        first = top if first is None else _largest(pl.concat([first, top]), count)
+        matching, ranked = matching + num_matching, ranked + num_ranked
+    assert first is not None
+    return first, {"matching": matching, "ranked": ranked}
 
 
 def available_orders(source: Source) -> list[str]:
@@ -83,7 +131,7 @@ def available_orders(source: Source) -> list[str]:
 
 def _first(
     order: Order, condition: pl.Expr | None, count: int, shown: list[str], rows: pl.DataFrame
-) -> tuple[pl.DataFrame, int]:
+) -> tuple[pl.DataFrame, int, int]:
     if condition is not None:
         rows = rows.filter(condition)
     scored = rows.select(
@@ -94,7 +142,8 @@ def _first(
         order.score.cast(pl.Float64).alias(_SCORE),
         sample_key().alias(_KEY),
     )
-    return _largest(scored.filter(pl.col(_SCORE).is_finite()), count), len(rows)
+    ranked = scored.filter(pl.col(_SCORE).is_finite())
+    return _largest(ranked, count), len(rows), len(ranked)
 
 
 def _largest(rows: pl.DataFrame, count: int) -> pl.DataFrame:

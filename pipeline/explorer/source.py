@@ -161,11 +161,15 @@ class Source:
             if name not in self.kinds:
                 raise InputError(unknown_column(name, list(self.columns) or ["no columns"]))
 
-    def read(self, names: Sequence[str], *, max_rows: int | None = None) -> Rows:
-        """Return the rows with the ids and `names`: all, or those of random shards if too many."""
+    def read(
+        self, names: Sequence[str], *, max_rows: int | None = None, shards: range | None = None
+    ) -> Rows:
+        """Return the rows with the ids and `names`: all, or those of random shards if too many.
+
+        With `shards`, those of these shards, however many they are.
+        """
         self.check_columns(names)
         needed = list(dict.fromkeys([SHARD_ID, ROW, *names]))
-        limit = max_rows or self.max_rows
         if self.pool_rounds:
             frame = self._pool_frame.select(needed)
             count = int(frame.select(pl.col(ROW).is_not_null().sum()).collect().item())
@@ -177,13 +181,16 @@ class Source:
         num_shards = min(len(table.shards) for table in tables)
         joined = JoinedScan.of([table.first(num_shards) for table in tables]).only(needed)
         sizes = self.corpus.shard_rows[:num_shards]
-        num_rows = int(sizes.sum())
-        if num_rows > limit:
+        if shards is not None:
+            shard_ids = np.arange(num_shards)[shards.start : shards.stop]
+        elif int(sizes.sum()) > (limit := max_rows or self.max_rows):
             drawn = np.random.default_rng(0).permutation(num_shards)
             count = max(1, int(np.searchsorted(np.cumsum(sizes[drawn]), limit, side="right")))
             shard_ids = np.sort(drawn[:count])
-            joined, num_rows = joined.of_shards(shard_ids.tolist()), int(sizes[shard_ids].sum())
-        return Rows(joined, num_rows, self.corpus.num_samples)
+        else:
+            return Rows(joined, int(sizes.sum()), self.corpus.num_samples)
+        num_rows = int(sizes[shard_ids].sum())
+        return Rows(joined.of_shards(shard_ids.tolist()), num_rows, self.corpus.num_samples)
 
     def preview(self, names: Sequence[str]) -> pl.DataFrame:
         """Return about a million rows of some columns, from many shards."""

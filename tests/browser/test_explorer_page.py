@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from explored import Explored, explored
+from explored_page import leave, open_page, text_of, wait_for_text
 from hostile_run import hostile_run
 from PIL import Image
 
@@ -17,30 +18,6 @@ from PIL import Image
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explored]:
     with explored(hostile_run(tmp_path_factory.mktemp("explored") / "run")) as running:
         yield running
-
-
-def open_page(page: Any, server: Explored, view: str = "distributions") -> None:
-    page.goto(server.url)
-    page.wait_for_selector("#charts[aria-busy=false]")
-    if view != "distributions":
-        page.click(f"#tab-{view}")
-
-
-def leave(page: Any) -> None:
-    """Leave the page before its server ends, which would be an error in the console."""
-    page.wait_for_load_state("networkidle")
-    page.goto("about:blank")
-
-
-def text_of(page: Any, selector: str) -> str:
-    return str(page.inner_text(selector))
-
-
-def wait_for_text(page: Any, selector: str, text: str) -> None:
-    page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector)?.innerText.includes(text)",
-        arg=[selector, text],
-    )
 
 
 def test_the_page_is_there_before_the_first_query_ends(page: Any, server: Explored) -> None:
@@ -292,7 +269,9 @@ def test_a_wrong_token_is_refused(page: Any, server: Explored) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", ["distributions", "scatter", "samples", "what-if", "sql"])
+@pytest.mark.parametrize(
+    "view", ["distributions", "scatter", "samples", "label-errors", "what-if", "sql"]
+)
 def test_axe_finds_nothing_serious(page: Any, server: Explored, view: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
@@ -312,7 +291,7 @@ def test_axe_finds_nothing_serious(page: Any, server: Explored, view: str, schem
 
 def test_nothing_is_wider_than_a_narrow_window(page: Any, server: Explored) -> None:
     page.set_viewport_size({"width": 480, "height": 800})
-    for view in ("distributions", "scatter", "samples", "what-if", "sql"):
+    for view in ("distributions", "scatter", "samples", "label-errors", "what-if", "sql"):
         open_page(page, server, view)
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 480

@@ -3,11 +3,12 @@
 import { ask, filter, filterChanged, latest, onFilter } from "./api.js";
 import { byId, el, fillSelect, number } from "./dom.js";
 import { showDistributions, showScatter } from "./distributions.js";
+import { allowSearch, showAgain, showErrors, showNext, startSearch, stopSearch } from "./label_errors.js";
 import { exportMarks, openMarks, saveMarks } from "./marks.js";
 import { allowPredictions, closeSample, drawOthers, predictShown, showSamples } from "./samples.js";
 import { runSql, tryIt } from "./what_if.js";
 
-const VIEWS = { distributions: "Distributions", scatter: "Scatter", samples: "Samples", "what-if": "What if", sql: "SQL" };
+const VIEWS = { distributions: "Distributions", scatter: "Scatter", samples: "Samples", "label-errors": "Label errors", "what-if": "What if", sql: "SQL" };
 const SHOWN_COLUMNS = 4;
 const ORDERS = {
   hardest: "hardest", easiest: "easiest", forgotten: "most forgotten", cut: "nearest to the cut",
@@ -17,6 +18,7 @@ const work = {
   distributions: () => showDistributions([...document.querySelectorAll("#columns input:checked")].map((box) => box.value)),
   scatter: showScatter,
   samples: showSamples,
+  "label-errors": showErrors,
   "what-if": () => {},
   sql: () => {},
 };
@@ -63,6 +65,7 @@ const open = latest(async (signal, isReload) => {
   fillSelect(byId("select-by"), groups);
   fillSelect(byId("select-groups"), groups);
   allowPredictions(state.predicts);
+  allowSearch(state.predicts, state.orders.includes("labels"));
   await openMarks(state);
   const chosen = firstColumns(state.columns);
   byId("columns").replaceChildren(...state.columns.map((column) => {
@@ -110,6 +113,10 @@ function connect() {
   const submit = (id, action) => byId(id).addEventListener("submit", (event) => { event.preventDefault(); action(); });
   submit("what-if-form", tryIt);
   submit("sql-form", runSql);
+  submit("errors-form", startSearch);
+  byId("stop-search").addEventListener("click", stopSearch);
+  byId("sureness").addEventListener("change", showAgain);
+  byId("more-suspects").addEventListener("click", showNext);
   byId("sql").addEventListener("keydown", (event) => event.key === "Enter" && event.ctrlKey && runSql());
   byId("save-marks").addEventListener("click", latest(async () => { await saveMarks(); await open(); }));
   byId("export-marks").addEventListener("click", latest(exportMarks));

@@ -1,6 +1,6 @@
 // Marks of samples, where the server allows them: kept there, and written when they are saved.
 
-import { ask } from "./api.js";
+import { ask, latest } from "./api.js";
 import { byId, el, number } from "./dom.js";
 
 const CHOICES = ["exclude", "relabel", "keep"];
@@ -11,6 +11,7 @@ let isAllowed = false;
 function take(answer) {
   marks = new Map(answer.marks.map(([shard, row, mark]) => [`${shard}/${row}`, mark]));
   unsaved = answer.unsaved;
+  for (const group of document.querySelectorAll("[data-marked]")) press(group);
   const changes = unsaved ? `, ${number(unsaved)} changes not saved` : "";
   byId("marks-note").textContent = `${number(marks.size)} marked${changes}. To leave them out: ${answer.where}`;
 }
@@ -26,15 +27,16 @@ export async function openMarks(state) {
 export function markButtons(sample) {
   if (!isAllowed) return null;
   const key = `${sample.shard_id}/${sample.row}`;
-  const group = el("div", { class: "buttons", role: "group", "aria-label": "Mark" });
-  const show = () => group.replaceChildren(...CHOICES.map((choice) => el("button", { type: "button", "aria-pressed": String(marks.get(key) === choice), onclick: () => set(choice) }, choice)));
-  const set = async (choice) => {
-    take(await ask("mark", { shard_id: sample.shard_id, row: sample.row, mark: marks.get(key) === choice ? "" : choice }));
-    show();
-    group.children[CHOICES.indexOf(choice)].focus();
-  };
-  show();
+  const set = latest(async (_, choice) => take(await ask("mark", { shard_id: sample.shard_id, row: sample.row, mark: marks.get(key) === choice ? "" : choice })));
+  const buttons = CHOICES.map((choice) => el("button", { type: "button", value: choice, onclick: () => set(choice) }, choice));
+  const group = el("div", { class: "buttons", role: "group", "aria-label": `Mark of shard ${sample.shard_id}, row ${sample.row}`, "data-marked": key }, ...buttons);
+  press(group);
   return group;
+}
+
+/** Show the mark of a sample on its buttons, wherever the page has some. */
+function press(group) {
+  for (const button of group.children) button.setAttribute("aria-pressed", String(marks.get(group.dataset.marked) === button.value));
 }
 
 export async function saveMarks() {

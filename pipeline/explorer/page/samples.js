@@ -52,7 +52,8 @@ export const showSamples = latest(async (signal) => {
   previews.samples.forEach((preview, i) => items[i].body.replaceChildren(...contents(preview, true)));
 });
 
-function item(sample) {
+/** Return a list item for a sample, with places for its contents and for what the model says. */
+export function item(sample) {
   const body = el("div", { class: "contents" }, el("p", { class: "note" }, "reading …"));
   const value = sample.value === null || sample.value === undefined ? "" : number(sample.value);
   const status = sample.status && sample.status !== "ok" ? sample.status : "";
