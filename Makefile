@@ -62,6 +62,7 @@ bench: install
 docs: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/zensical build --strict
+	cp -RL docs/results site/  # a link to a folder, which zensical leaves out
 
 clean:
 	rm -rf .venv .venv-lowest demo site build .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
