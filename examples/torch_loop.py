@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from catalogs import Corpus, IndexFile
@@ -60,8 +59,8 @@ def main(run: str, index: str, checkpoint: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     learner = Learner(task.models(config.model).build(config.seed), task).to(device)
     train(stream, learner.train(), learning_rate=training.learning_rate, checkpoint=checkpoint)
-    if WORLD_SIZE > 1:
-        distributed.destroy_process_group()
+    # The process group ends with the process: torch 2.13 may hang if it is destroyed soon after a
+    # backward pass, because a thread of gloo then needs the lock that the destructor holds.
 
 
 def train(
