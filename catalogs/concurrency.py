@@ -5,10 +5,13 @@ started. Threads rather than processes: no forks, nothing to pickle, and storage
 Pillow, tokenizers and torch release the GIL.
 """
 
+import atexit
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
@@ -18,9 +21,16 @@ Result = TypeVar("Result")
 
 # How long closing waits for running calls, one of which may hang.
 _CLOSING_SECONDS = 10.0
+# The same at the exit of the interpreter, which must not seem to hang.
+_EXIT_SECONDS = 2.0
 
 # Started calls with their costs, in order; then None, or the exception that ended the items.
 _Started: TypeAlias = SimpleQueue[tuple[Future[Result], int] | BaseException | None]
+
+
+# What stops each map that is open, in the order of their starts, until a time (`monotonic`).
+_Stop: TypeAlias = Callable[[float], None]
+_open_maps: dict[object, _Stop] = {}
 
 
 class DaemonPool:
@@ -80,7 +90,8 @@ def ordered_map(
     of `items` or `function` are raised at their place in the order.
 
     Nothing starts before the first result is requested. Closing or dropping the generator stops its
-    threads: it waits up to ten seconds for running calls, and not at all after a timeout.
+    threads: it waits up to ten seconds for running calls, and not at all after a timeout. Maps that
+    are still open at exit are stopped, with up to two seconds for running calls.
 
     With `num_threads=0` the consumer's thread calls `function` on each request; `budget`, `cost`
     and `timeout_seconds` do not apply.
@@ -105,27 +116,53 @@ def ordered_map(
         target=_feed, args=(items, start, started), name="attent-feed", daemon=True
     )
     feeder.start()
-    closing_seconds = _CLOSING_SECONDS
+    stop = partial(_stop, gate, feeder, pool)
+    # Local names: when a generator is dropped at exit, those of this module are gone.
+    key, open_maps, now, closing_seconds = object(), _open_maps, monotonic, _CLOSING_SECONDS
+    open_maps[key] = stop
     try:
         yield from _results(started, gate, timeout_seconds)
     except TimeoutError:
         closing_seconds = 0.0
         raise
     finally:
-        deadline = monotonic() + closing_seconds
-        gate.close()
-        _join(feeder, deadline)
-        pool.close(deadline)
+        if open_maps.pop(key, None) is not None:
+            stop(now() + closing_seconds)
+
+
+def _stop(gate: "_Gate", feeder: threading.Thread, pool: DaemonPool, deadline: float) -> None:
+    """Stop the threads of a map; wait for them until `deadline` (`monotonic`)."""
+    gate.close()
+    _join(feeder, deadline)
+    pool.close(deadline)
+
+
+@atexit.register
+def _stop_open_maps() -> None:
+    """Stop the maps that are open at exit.
+
+    Python stops a thread that still runs then in the middle of a call, which can abort the process.
+    """
+    deadline = monotonic() + _EXIT_SECONDS
+    # The first one first: a map that feeds another ends with it.
+    for key in list(_open_maps):
+        if stop := _open_maps.pop(key, None):
+            stop(deadline)
+
+
+# Their threads do not exist in a fork.
+os.register_at_fork(after_in_child=_open_maps.clear)
 
 
 def _map_on_request(
     function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Generator[Result, None, None]:
     iterator = iter(items)
+    close = _close  # a local name, as in `ordered_map`
     try:
         yield from map(function, iterator)
     finally:
-        _close(iterator)
+        close(iterator)
 
 
 def _results(

@@ -206,3 +206,26 @@ def test_a_hung_call_does_not_block_interpreter_exit() -> None:
     command = [sys.executable, "-c", HUNG_CALL]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "TimeoutError" in done.stderr
+
+
+HUNG_AT_EXIT = """
+import threading
+from catalogs import concurrency
+concurrency._EXIT_SECONDS = 0.2
+
+hung = threading.Event()
+def work(item):
+    if item:
+        hung.set()
+        threading.Event().wait()
+
+results = concurrency.ordered_map(work, range(9), num_threads=1)
+next(results)
+hung.wait()
+"""
+
+
+def test_a_map_whose_call_hangs_does_not_block_interpreter_exit() -> None:
+    command = [sys.executable, "-c", HUNG_AT_EXIT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
