@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attent_select.errors import SampleError
+from trainers.inputs.decoding.plain_png import decode_plain_png
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,9 @@ def _decode(data: Any, use: Callable[[Any], T]) -> T:
 
     data = _check_encoded(data)
     try:
+        plain = decode_plain_png(data, max_pixels=MAX_PIXELS)
+        if plain is not None:
+            return use(plain)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:

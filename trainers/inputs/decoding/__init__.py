@@ -1,0 +1,1 @@
+"""Decoders of encoded images that are quicker than opening the file with Pillow."""
