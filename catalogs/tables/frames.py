@@ -194,7 +194,8 @@ def check_columns(footer: parquet_file.Footer, *, schema: SchemaDict, url: str) 
 
 def polars_schema(footer: parquet_file.Footer) -> SchemaDict:
     """Return the polars schema of a file's columns."""
-    return dict(from_arrow(footer.schema.empty_table()).schema)
+    # Not `empty_table`, which imports pandas where it is installed.
+    return dict(from_arrow(pa.Table.from_batches([], footer.schema)).schema)
 
 
 def filter_and_limit(

@@ -11,7 +11,6 @@ import typer
 from attent_select.errors import InputError
 from pipeline.cli.output.answer import answer
 from pipeline.cli.output.logs import LogOptions
-from trainers.ranks import check_environment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,6 +93,8 @@ def _check_call(arguments: Mapping[str, Any]) -> None:
     Raises:
         InputError: a variable is wrong, or an argument is not UTF-8.
     """
+    from trainers.ranks import check_environment  # late: it imports polars, and help needs none
+
     check_environment()
     for value in arguments.values():
         for text in value if isinstance(value, list) else [value]:
