@@ -1,10 +1,15 @@
 """The command line: arguments in, exit codes out."""
 
+import os
 import sys
+
+# Variables that ask for colours in pipes, too.
+_FORCING = ("FORCE_COLOR", "PY_COLORS")
 
 
 def main() -> None:
     """Run the command that the arguments name; a wrong argument is one line on stderr."""
+    _decide_on_colors()
     from pipeline.cli.app import app
 
     try:
@@ -22,3 +27,14 @@ def main() -> None:
             sys.stderr.write(f"attent: {message}{end} See `{context.command_path} --help`\n")
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _decide_on_colors() -> None:
+    """Forbid colours with NO_COLOR, and in pipes unless a variable asks for them."""
+    # Typer prints them whenever one of these, or GITHUB_ACTIONS, is set.
+    if os.environ.get("NO_COLOR"):
+        for name in _FORCING:
+            os.environ.pop(name, None)
+    is_forced = any(map(os.environ.get, _FORCING))
+    if os.environ.get("NO_COLOR") or not (is_forced or sys.stdout.isatty()):
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
