@@ -75,8 +75,10 @@ def _trackio(run: str, folder: Path) -> Iterator[_Values]:
 
 def _wandb(run: str, folder: Path) -> Iterator[_Values]:
     """Read the files of an offline run as the program that sends them to the server does."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # waits for the process that writes the files
     by_run: dict[str, list[tuple[int, str, float]]] = {}
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         values = by_run.setdefault(file.stem, [])
