@@ -31,6 +31,7 @@ EXTRAS = {
     "s3fs": "s3",
     "safetensors": "train",
     "scipy": "annotate",
+    "simplejpeg": "decoders",
     "sklearn": "annotate",
     "sqlalchemy": "mlflow",
     "starlette": "explore",

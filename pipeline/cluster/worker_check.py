@@ -27,6 +27,7 @@ PACKAGES = (
     "pillow",
     "polars",
     "pyarrow",
+    "simplejpeg",
     "tokenizers",
     "torch",
     "transformers",

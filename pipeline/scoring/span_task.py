@@ -12,6 +12,7 @@ from catalogs.losses.catalog import BatchSplits, Span
 from catalogs.losses.unusable import Unusable
 from catalogs.shard_format import Shard
 from pipeline.cluster.worker_check import environment
+from pipeline.config.task_reference import TaskReference
 from trainers.settings import ScoringSettings
 
 if TYPE_CHECKING:
@@ -52,12 +53,16 @@ class Measurement:
             del settings[name]
         if self.proxy is not None:
             settings["proxy"] = dict(self.proxy)
-        return {
+        facts = {
             "weights": self.checkpoint.weights_digest,
             "step": self.checkpoint.step,
             "task": self.task,
             "settings": settings,
         }
+        # The other images are decoded by Pillow, as for stored digests.
+        version = self.environment.get("simplejpeg", "none")
+        is_used = version != "none" and _settings_of(self.task).get("resampling") == "torch"
+        return facts | ({"jpeg_decoder": f"simplejpeg {version}"} if is_used else {})
 
     @property
     def method(self) -> dict[str, Any]:
@@ -70,6 +75,14 @@ class Measurement:
     def at_full_cost(self) -> "Measurement":
         """The measurement of whole samples, by the model of the run in float32."""
         return replace(self, settings=self.settings.at_full_cost, proxy=None)
+
+
+def _settings_of(task: Any) -> Mapping[str, Any]:
+    """Return the settings of a task, or of a `TaskReference`."""
+    if isinstance(task, TaskReference):
+        return task.settings
+    settings: Mapping[str, Any] = getattr(task, "__dict__", {})
+    return settings
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from attent_select.errors import SampleError
+from trainers.inputs.decoding.jpeg import decode_jpeg
 from trainers.inputs.decoding.plain_png import decode_plain_png
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+# Width and height of an image → those that its pixels are needed in.
+LeastSize = Callable[[tuple[int, int]], tuple[int, int]]
 
 # Allowed formats. Pillow has many more, some of which start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -28,8 +32,8 @@ MODES = {1: "L", 3: "RGB"}
 
 # Pillow scales grey pixels of fewer than 8 bits to 0–255, by these factors.
 _GREY_FACTORS = {2: 85, 4: 17}
-# Tags of TIFF.
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+# Tags of TIFF, and of EXIF.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274
 
 
 def decode_image(data: Any, *, num_channels: int, image_size: int) -> "torch.Tensor":
@@ -47,21 +51,42 @@ def decode_image(data: Any, *, num_channels: int, image_size: int) -> "torch.Ten
     return resize(open_image(data, num_channels=num_channels), image_size=image_size)
 
 
-def open_image(data: Any, *, num_channels: int) -> Any:
+def open_image(data: Any, *, num_channels: int, least_size: LeastSize | None = None) -> Any:
     """Decode an image to a Pillow image, grey (1 channel) or RGB (3), in its original size.
 
     It is rotated as its EXIF orientation says, as every viewer and annotation tool shows it.
     Transparent pixels are on white.
 
+    With `least_size`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that
+    is not below `least_size` of its (width, height), as its orientation is stored.
+
     Raises:
         SampleError: as `decode_image`.
     """
+
+    def convert(image: Any, _: bytes) -> Any:
+        _draft(image, least_size)
+        return _in_mode(image, MODES[num_channels])
+
+    return _decode(data, convert)
+
+
+def open_pixels(
+    data: Any, *, num_channels: int, least_size: LeastSize | None = None
+) -> "torch.Tensor":
+    """Decode an image as `open_image` does, to uint8[num_channels, height, width]."""
+    import torch
+
     mode = MODES[num_channels]
 
-    def convert(image: Any) -> Any:
-        image.load()
-        image = _on_white(_eight_bits(_upright(image)))
-        return image if image.mode == mode else image.convert(mode)
+    def convert(image: Any, encoded: bytes) -> "torch.Tensor":
+        full_size = image.size
+        _draft(image, least_size)
+        if image.mode == mode and _is_upright(image):
+            pixels = decode_jpeg(encoded, image, full_size=full_size)
+            if pixels is not None:
+                return torch.from_numpy(pixels).permute(2, 0, 1)
+        return pixels_in(_in_mode(image, mode))
 
     return _decode(data, convert)
 
@@ -105,30 +130,29 @@ def decode_map(data: Any) -> "torch.Tensor":
 
     if isinstance(data, list):
         return torch.from_numpy(_rows_of_numbers(data))
-    data = _check_encoded(data)
 
-    def numbers(image: Any) -> npt.NDArray[np.float32]:
+    def numbers(image: Any, encoded: bytes) -> npt.NDArray[np.float32]:
         if image.mode not in ("1", "L", "P", "I", "F") and not image.mode.startswith("I;16"):
             raise _unreadable(f"it has mode {image.mode}: expected one number per pixel")
-        return _as_stored(image, np.array(_upright(image), dtype=np.float32), png_bits=data[24])
+        return _as_stored(image, np.array(_upright(image), dtype=np.float32), png_bits=encoded[24])
 
     return torch.from_numpy(_decode(data, numbers))
 
 
-def _decode(data: Any, use: Callable[[Any], T]) -> T:
-    """Return `use` of the opened image."""
+def _decode(data: Any, use: Callable[[Any, bytes], T]) -> T:
+    """Return `use` of the opened image and its bytes."""
     from PIL import Image, UnidentifiedImageError
 
-    data = _check_encoded(data)
+    data = check_encoded(data)
     try:
         plain = decode_plain_png(data, max_pixels=MAX_PIXELS)
         if plain is not None:
-            return use(plain)
+            return use(plain, data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise _unreadable(f"{width} × {height} pixels exceed the limit of {MAX_PIXELS}")
-            return use(image)
+            return use(image, data)
     except SampleError:
         raise
     except UnidentifiedImageError as error:
@@ -138,7 +162,12 @@ def _decode(data: Any, use: Callable[[Any], T]) -> T:
         raise _unreadable(f"{type(error).__name__}: {error}") from error
 
 
-def _check_encoded(data: Any) -> bytes:
+def check_encoded(data: Any) -> bytes:
+    """Return the encoded bytes of an image.
+
+    Raises:
+        SampleError: there are none, or too many.
+    """
     if isinstance(data, dict):
         path, data = data.get("path"), data.get("bytes")
         if not data and path:
@@ -163,6 +192,23 @@ def _rows_of_numbers(data: list[Any]) -> npt.NDArray[np.float32]:
     if numbers.ndim != 2 or not numbers.size:
         raise _unreadable(f"expected rows of numbers, found shape {numbers.shape}")
     return numbers
+
+
+def _draft(image: Any, least_size: LeastSize | None) -> None:
+    """Let an opened JPEG be decoded at a part of its size that is not below `least_size` of it."""
+    if least_size is not None and image.format == "JPEG":
+        image.draft(None, least_size(image.size))
+
+
+def _in_mode(image: Any, mode: str) -> Any:
+    """Decode an opened image: upright, 8 bits, without transparency, in a mode of Pillow."""
+    image.load()
+    image = _on_white(_eight_bits(_upright(image)))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _is_upright(image: Any) -> bool:
+    return "exif" not in image.info or image.getexif().get(_ORIENTATION, 1) == 1
 
 
 def _upright(image: Any) -> Any:

@@ -7,10 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-from torch.nn import functional
 
 from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
@@ -21,72 +20,27 @@ from trainers.inputs.augmentation import (
     MapLayer,
     OwnTransform,
     augment_layers,
-    centred_box,
     check_kornia,
     crop_and_flip,
     random_box,
 )
-from trainers.inputs.images import MODES, image_of, open_image, pixels_in
+from trainers.inputs.decoding.frame import (
+    Decode,
+    Frame,
+    Resampling,
+    Resize,
+    resize_map,
+    size_of,
+)
+from trainers.inputs.images import MODES, image_of, open_image, open_pixels
 from trainers.task import Batch, Item
 
 # One number for all channels, or one per channel.
 PerChannel = float | tuple[float, ...]
 
-# How an image of any size becomes a square one.
-Resize = Literal["stretch", "crop", "pad"]
-
 # The cost of an image in units is its number of patches with this side, about its tokens.
 _PATCH_SIDE = 16
 _MAX_IMAGE_SIZE = 1 << 14
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Geometry of an image and the maps beside it: `box` of the image, resized to `size` (width,
-    height) and put in the middle of a square of `side` pixels (default: nothing is added).
-    """
-
-    box: Box
-    size: tuple[int, int]
-    side: int | None = None
-
-    @classmethod
-    def of(cls, size: tuple[int, int], *, side: int, how: Resize) -> "Frame":
-        """Return the frame of an image of (width, height) in a square of `side` pixels."""
-        if how == "crop":
-            return cls(centred_box(size, min(size), min(size)), (side, side))
-        if how == "stretch":
-            return cls((0, 0, *size), (side, side))
-        width, height = (max(round(length * side / max(size)), 1) for length in size)
-        return cls((0, 0, *size), (width, height), side)
-
-    def pixels(self, image: Any) -> torch.Tensor:
-        """Return a Pillow image in this frame (bilinear): uint8[channels, height, width]."""
-        from PIL import Image
-
-        if self.box != (0, 0, *image.size):
-            image = image.crop(self.box)
-        if image.size != self.size:
-            image = image.resize(self.size, Image.Resampling.BILINEAR)
-        return self._in_square(pixels_in(image), 0.0)
-
-    def maps(self, maps: Sequence[MapLayer]) -> list[MapLayer]:
-        """Return maps float32[height, width] in this frame (nearest)."""
-        left, top, right, bottom = self.box
-        return [
-            (
-                self._in_square(_resize_map(each[top:bottom, left:right], self.size[::-1]), fill),
-                fill,
-            )
-            for each, fill in maps
-        ]
-
-    def _in_square(self, layer: torch.Tensor, fill: float) -> torch.Tensor:
-        if self.side is None or self.size == (self.side, self.side):
-            return layer
-        left, top, right, bottom = centred_box((self.side, self.side), *self.size)
-        margins = (left, self.side - right, top, self.side - bottom)
-        return functional.pad(layer, margins, value=fill)
 
 
 @dataclass(frozen=True)
@@ -108,6 +62,10 @@ class Pixels:
         augment: random changes in training, or true, which pads by an eighth and crops at random.
         flip: mirror half of the images in training.
         transform: dotted path of a function that changes images in training.
+        decode: `exact`, or `scaled`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that
+            is not below the size that it is resized to, which is quicker and changes pixels.
+        resampling: what resizes images (bilinear): `pillow`, or `torch`, which is quicker and
+            whose pixels differ by at most 1.
     """
 
     image_size: int
@@ -120,6 +78,8 @@ class Pixels:
     augment: bool | Augmentation = False
     flip: bool = False
     transform: str | None = None
+    decode: Decode = "exact"
+    resampling: Resampling = "pillow"
 
     def __post_init__(self) -> None:
         if self.num_channels not in (1, 3):
@@ -131,6 +91,7 @@ class Pixels:
         if self.backend not in ("pil", "torchvision"):
             raise InputError(f"backend is {self.backend!r}: expected pil or torchvision")
         self._check_geometry()
+        self._check_decoding()
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.num_channels:
@@ -155,6 +116,28 @@ class Pixels:
                     "flip: with settings in augment, the probability of a flip is one of them: "
                     "`augment: {flip: 0.5}`"
                 )
+
+    def _check_decoding(self) -> None:
+        for name, kind in (("decode", Decode), ("resampling", Resampling)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                expected = " or ".join(get_args(kind))
+                raise InputError(f"{name} is {value!r}: expected {expected}")
+        is_default = self.decode == "exact" and self.resampling == "pillow"
+        if self.processor is not None and not is_default:
+            raise InputError(
+                "decode and resampling: the processor resizes images itself: omit them, or the "
+                "processor"
+            )
+        how = self.augment
+        if (
+            self.decode == "scaled"
+            and isinstance(how, Augmentation)
+            and how.random_resized_crop is not None
+        ):
+            raise InputError(
+                "decode is scaled, and augment.random_resized_crop cuts out parts of the full "
+                "size: omit one of them"
+            )
 
     def check_unmixed(self) -> None:
         """Raise `InputError` for settings that mix samples, which only classification can learn."""
@@ -197,6 +180,27 @@ class Pixels:
         """Whether images are changed at random in training."""
         return self.augment is not False or self.transform is not None
 
+    def open(self, encoded: Any) -> Any:
+        """Return a decoded image for `prepare`, as these settings need it.
+
+        Raises:
+            SampleError: see `open_image`.
+        """
+        least_size = None
+        if self.decode == "scaled":
+
+            def least_size(size: tuple[int, int]) -> tuple[int, int]:
+                return self.frame(size).size
+
+        # A transform takes a Pillow image.
+        is_tensor = self.resampling == "torch" and self.transform is None
+        decode = open_pixels if is_tensor else open_image
+        return decode(encoded, num_channels=self.num_channels, least_size=least_size)
+
+    def frame(self, size: tuple[int, int]) -> Frame:
+        """Return the frame of an image of (width, height)."""
+        return Frame.of(size, side=self.image_size, how=self.resize, resampling=self.resampling)
+
     def prepare(
         self,
         images: Sequence[Any],
@@ -204,10 +208,10 @@ class Pixels:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Prepare the Pillow images of a sample and the maps beside them, all of the same size.
+        """Prepare the images of a sample and the maps beside them, all of the same size.
 
         Args:
-            images: grey or RGB.
+            images: those of `open`, or Pillow images, grey or RGB.
             maps: float32[height, width] each, with the value of pixels without a number.
             generator: of the sample, in training; None changes nothing at random.
 
@@ -224,12 +228,10 @@ class Pixels:
         elif self.processor is not None:
             pixels, layers = [self._process(image) for image in images], list(maps)
         else:
-            frame = Frame.of(images[0].size, side=self.image_size, how=self.resize)
+            frame = self.frame(size_of(images[0]))
             pixels, layers = [frame.pixels(image) for image in images], frame.maps(maps)
         if self.processor is not None:
-            layers = [
-                (_resize_map(numbers, pixels[0].shape[-2:]), fill) for numbers, fill in layers
-            ]
+            layers = [(resize_map(numbers, pixels[0].shape[-2:]), fill) for numbers, fill in layers]
         if generator is not None and self.augment is True:
             filled = [*((each, 0.0) for each in pixels), *layers]
             moved = crop_and_flip(*filled, flip=self.flip, generator=generator)
@@ -243,16 +245,17 @@ class Pixels:
         how: Augmentation,
         generator: torch.Generator,
     ) -> tuple[list[torch.Tensor], list[MapLayer]]:
-        size = images[0].size
+        size = size_of(images[0])
         box: Box = (0, 0, *size)
         if how.random_resized_crop is not None:
             box = random_box(size, how=how.random_resized_crop, generator=generator)
         if self.processor is not None:  # it resizes what is cut out and changed
             frame = Frame(box, (box[2] - box[0], box[3] - box[1]))
         elif how.random_resized_crop is not None:
-            frame = Frame(box, (self.image_size, self.image_size))
+            side = self.image_size
+            frame = Frame(box, (side, side), resampling=self.resampling)
         else:
-            frame = Frame.of(size, side=self.image_size, how=self.resize)
+            frame = self.frame(size)
         pixels, layers = augment_layers(
             [frame.pixels(image) for image in images],
             frame.maps(maps),
@@ -292,7 +295,7 @@ class Pixels:
         items: list[Item | SampleError] = []
         for image in images:
             try:
-                (pixels,), _ = self.prepare([open_image(image, num_channels=self.num_channels)])
+                (pixels,), _ = self.prepare([self.open(image)])
             except SampleError as error:
                 items.append(error)
             else:
@@ -329,10 +332,13 @@ class Pixels:
                 f"the processor in {self.processor} returns images of different sizes: set a fixed "
                 "height and width in its preprocessor_config.json"
             )
-        pixels = torch.stack(list(prepared)).to(torch.float32)
-        if self.processor is not None:
-            return pixels
-        # Scaled as a batch: for small images, a call per image would dominate.
+        pixels = torch.stack(list(prepared))
+        return pixels.to(torch.float32) if self.processor is not None else self.normalise(pixels)
+
+    def normalise(self, decoded: torch.Tensor) -> torch.Tensor:
+        """Return `pixel_values` float32 of uint8[batch, channels, height, width]."""
+        # As a batch: for small images, a call per image would dominate.
+        pixels = decoded.to(torch.float32)
         return pixels.div_(255.0).sub_(_per_channel(self.mean)).div_(_per_channel(self.std))
 
 
@@ -373,14 +379,6 @@ class OneImage:
         """Return `pixel_values`, and one unit per image."""
         pixels = self._pixels.stack([item["pixels"] for item in items])
         return {"pixel_values": pixels}, torch.ones(len(items), dtype=torch.int64)
-
-
-def _resize_map(numbers: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Return a map float32[height, width] in another size (nearest)."""
-    if tuple(numbers.shape) == tuple(size):
-        return numbers
-    shape = [int(length) for length in size]
-    return functional.interpolate(numbers[None, None], shape, mode="nearest-exact")[0, 0]
 
 
 def _per_channel(value: PerChannel) -> torch.Tensor | float:

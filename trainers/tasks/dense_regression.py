@@ -16,11 +16,11 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation
+from trainers.inputs.decoding.frame import Resize
 from trainers.inputs.images import decode_map
 from trainers.inputs.pixels import (
     OneImage,
     PerChannel,
-    Resize,
     per_channel,
     units_of,
 )

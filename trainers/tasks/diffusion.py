@@ -18,9 +18,9 @@ from catalogs.shard_format import Sample
 from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation
+from trainers.inputs.decoding.frame import Decode, Resampling, Resize
 from trainers.inputs.draws import draw_key, normals, uniforms
-from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, Resize, per_channel, units_of
+from trainers.inputs.pixels import PerChannel, Pixels, per_channel, units_of
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import NEWER, Batch, Item, Models
@@ -57,6 +57,8 @@ class Diffusion:
     augment: bool | Augmentation = False
     flip: bool = False
     transform: str | None = field(default=None, metadata=NEWER)
+    decode: Decode = field(default="exact", metadata=NEWER)
+    resampling: Resampling = field(default="pillow", metadata=NEWER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
@@ -98,7 +100,7 @@ class Diffusion:
         (their number; 0: one at random).
         """
         label = 0 if self.label is None else self._classes.number_of(sample[self.label])
-        image = open_image(sample[self.image], num_channels=self.num_channels)
+        image = self._pixels.open(sample[self.image])
         key = None if generator is None else draw_key(seed=self.seed, generator=generator)
         (pixels,), _ = self._pixels.prepare([image], generator=generator)
         if key is None:

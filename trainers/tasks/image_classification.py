@@ -18,9 +18,9 @@ from catalogs.shard_format import Sample
 from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation, mix_pairs
+from trainers.inputs.decoding.frame import Decode, Resampling, Resize
 from trainers.inputs.draws import random_subset
-from trainers.inputs.images import open_image
-from trainers.inputs.pixels import OneImage, PerChannel, Resize, per_channel
+from trainers.inputs.pixels import OneImage, PerChannel, per_channel
 from trainers.scoring import functional_gradient, patches
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.patches import PatchDropping
@@ -57,6 +57,8 @@ class ImageClassification(OneImage):
     augment: bool | Augmentation = False
     flip: bool = False
     transform: str | None = field(default=None, metadata=NEWER)
+    decode: Decode = field(default="exact", metadata=NEWER)
+    resampling: Resampling = field(default="pillow", metadata=NEWER)
     patches: PatchDropping | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class ImageClassification(OneImage):
     def prepare(self, sample: Sample, *, generator: torch.Generator | None) -> Item:
         """Return `pixels` [channels, height, width] and `label`; an image costs one unit."""
         label = self._classes.number_of(sample[self.label])
-        image = open_image(sample[self.image], num_channels=self.num_channels)
+        image = self._pixels.open(sample[self.image])
         (pixels,), _ = self._pixels.prepare([image], generator=generator)
         return {"pixels": pixels, "label": label, "num_units": 1}
 

@@ -17,9 +17,10 @@ from attent_select.errors import InputError, SampleError
 from catalogs.shard_format import Sample
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation
+from trainers.inputs.decoding.frame import Resize
 from trainers.inputs.draws import draw_key, uniforms
 from trainers.inputs.images import open_image
-from trainers.inputs.pixels import PerChannel, Pixels, Resize, per_channel, units_of
+from trainers.inputs.pixels import PerChannel, Pixels, per_channel, units_of
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import NEWER, Batch, Item, Models

@@ -1,1 +1,1 @@
-"""Decoders of encoded images that are quicker than opening the file with Pillow."""
+"""From encoded images to the size that a model takes: decoders, frames, batches."""

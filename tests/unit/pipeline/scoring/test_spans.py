@@ -1,6 +1,7 @@
 """Spans: every row once, parts of whole shards, digests of all that losses depend on."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,11 @@ from hypothesis import strategies as st
 
 from catalogs.losses.catalog import Span
 from catalogs.shard_format import Shard
+from pipeline.scoring.span_task import Measurement
 from pipeline.scoring.spans import group_into_parts, split_into_spans, with_digests
+from trainers.checkpoint import Checkpoint
+from trainers.inputs.decoding.frame import Resampling
+from trainers.settings import ScoringSettings
 from trainers.tasks.image_classification import ImageClassification
 
 SIZES = st.lists(st.integers(1, 500), min_size=1, max_size=12)
@@ -81,6 +86,24 @@ def test_a_digest_changes_with_everything_that_a_loss_depends_on(
 def test_digests_stay_the_same_between_versions() -> None:
     measured_by = MEASURED_BY | {"step": 3}
     assert digest(SHARD, SPAN, measured_by) == "cebeface1a89c2df02b9afe5466ccf00"
+
+
+@pytest.mark.parametrize("version", ["none", "1.9.0"])
+def test_a_digest_names_the_decoder_where_it_is_not_pillow(version: str) -> None:
+    checkpoint = Checkpoint("/run/checkpoints/0", step=0, weights_digest="abc", files={})
+    for resampling in get_args(Resampling):
+        task = ImageClassification(resampling=resampling)
+        measurement = Measurement(
+            run="/run",
+            task=task,
+            model={},
+            checkpoint=checkpoint,
+            settings=ScoringSettings(),
+            environment={"simplejpeg": version},
+        )
+        is_named = resampling == "torch" and version != "none"
+        decoder = "simplejpeg 1.9.0" if is_named else None
+        assert measurement.facts.get("jpeg_decoder") == decoder
 
 
 def test_a_setting_that_cannot_be_written_as_json_is_refused() -> None:
