@@ -5,7 +5,7 @@ configuration), its methods are shared by scoring and training. The suite under 
 tests every file in `tasks/`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +20,8 @@ NEWER = {"is_newer": True}
 
 # One prepared sample: tensors and numbers of one sample, ready to be collated.
 Item = dict[str, Any]
+# The values of each column of a few samples, in the same order.
+SampleColumns = Mapping[str, Sequence[Any]]
 # Reason for a loss without units.
 UNUSABLE = "nothing in it counts for this model (a label that it lacks?)"
 # One collated batch: tensors, mostly with the batch as their first dimension. The keys `shard_id`,
@@ -166,6 +168,24 @@ def prepare_each(
             yield task.prepare(sample, generator=generator)
         except SampleError as error:
             yield error
+
+
+@runtime_checkable
+class HasColumns(Protocol):
+    """Optional, for quick samples of one unit each: a batch from columns, without an object for
+    each sample. Training calls it where the task draws no random numbers.
+    """
+
+    def collate_columns(self, columns: SampleColumns) -> tuple[Batch, dict[int, SampleError]]:
+        """Return what `collate` returns for the samples that `prepare` can use, and the errors of
+        the others by their positions. Without a usable sample the batch does not matter.
+        """
+        ...
+
+
+def takes_columns(task: Task | None) -> bool:
+    """Whether training batches of the task are made from columns."""
+    return isinstance(task, HasColumns) and not draws(task) and not mixes(task)
 
 
 @runtime_checkable

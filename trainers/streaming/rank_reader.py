@@ -28,7 +28,18 @@ from trainers.streaming.sample_buffer import Columns, SampleBuffer
 from trainers.streaming.sources import Source
 from trainers.streaming.stats import StreamStats
 from trainers.streaming.turns import Turns
-from trainers.task import Batch, HasLength, Item, Task, draws, mixes, packs, prepare_each
+from trainers.task import (
+    Batch,
+    HasLength,
+    Item,
+    SampleColumns,
+    Task,
+    draws,
+    mixes,
+    packs,
+    prepare_each,
+    takes_columns,
+)
 
 # Samples that are tried as the stand-in for a part without a usable sample.
 _STAND_IN_ATTEMPTS = 100
@@ -52,8 +63,12 @@ class _Part:
 
     step: int
     ids: Ids
-    samples: list[Sample]
+    values: SampleColumns
     num_parts: int
+
+    @property
+    def samples(self) -> list[Sample]:
+        return samples_of(self.values, num_samples=len(self.ids))
 
 
 class RankReader:
@@ -77,6 +92,7 @@ class RankReader:
         # None before the first one, which then runs alone.
         self._prepared_bytes: int | None = None
         self._turns = Turns()
+        self._collates_columns = share.micro_batch_units is None and takes_columns(task)
 
     def batches(self, start_step: int, num_passes: int = 1) -> Generator[Batch, None, None]:
         """Yield collated micro-batches from `start_step` to the end of that many passes."""
@@ -155,8 +171,8 @@ class RankReader:
             for step, ids in self._order.steps(start_step):
                 parts = self._share.of_batch(ids, batch_size=self._order.batch_size)
                 if isinstance(self._task, HasLength) and len(parts) > 1:
-                    samples = buffer.take(np.concatenate(parts))
-                    yield from _by_length(step, parts, samples, task=self._task)
+                    values = buffer.take(np.concatenate(parts))
+                    yield from _by_length(step, parts, values, task=self._task)
                 else:
                     for part in parts:
                         yield _Part(step, part, buffer.take(part), len(parts))
@@ -169,8 +185,13 @@ class RankReader:
     def _prepare(self, part: _Part) -> list[Batch]:
         """Prepare and collate; samples that cannot be used are left out and counted."""
         step = part.step
-        with self._turns.turn(len(part.ids)):
-            ids, items = self._usable(part)
+        if self._collates_columns:
+            if batches := self._collate_columns(part):
+                return batches
+            ids, items = part.ids, list[Item]()
+        else:
+            with self._turns.turn(len(part.ids)):
+                ids, items = self._usable(part)
         weights = self._order.selected.weights.of(ids)
         if not items:
             # Every rank must take part in every step: the others wait for its gradients.
@@ -188,9 +209,29 @@ class RankReader:
             batch = dict(self._task.collate([items[k] for k in chosen]))
             batch |= self._bookkeeping(ids[chosen], weights[chosen], step=step, number=number)
             batches.append(self._count_and_pin(batch))
-        num_bytes = sum(tensor.nbytes for batch in batches for tensor in batch.values())
-        self._prepared_bytes = max(num_bytes // len(ids), 1)
+        self._estimate_bytes(batches, num_samples=len(ids))
         return batches
+
+    def _collate_columns(self, part: _Part) -> list[Batch]:
+        """Return the batch of a task that takes columns; none without a usable sample."""
+        task: Any = self._task  # has `collate_columns`, see `HasColumns`
+        with self._turns.turn(len(part.ids)):
+            batch, errors = task.collate_columns(part.values)
+        for position, error in errors.items():
+            self._skip(int(part.ids[position]), error)
+        ids = np.delete(part.ids, list(errors)) if errors else part.ids
+        if not len(ids):
+            return []
+        self._stats.count_units(len(ids), padded=len(ids))
+        weights = self._order.selected.weights.of(ids)
+        bookkeeping = self._bookkeeping(ids, weights, step=part.step, number=part.num_parts)
+        batches = [self._count_and_pin(dict(batch) | bookkeeping)]
+        self._estimate_bytes(batches, num_samples=len(ids))
+        return batches
+
+    def _estimate_bytes(self, batches: Sequence[Batch], *, num_samples: int) -> None:
+        num_bytes = sum(tensor.nbytes for batch in batches for tensor in batch.values())
+        self._prepared_bytes = max(num_bytes // num_samples, 1)
 
     def _positions(self, items: Sequence[Item]) -> list[list[int]]:
         """Return the positions in `items` of each micro-batch, and count its units."""
@@ -305,16 +346,17 @@ def _num_bytes(sample: Sample) -> int:
 
 
 def _by_length(
-    step: int, parts: list[Ids], samples: list[Sample], *, task: HasLength
+    step: int, parts: list[Ids], values: SampleColumns, *, task: HasLength
 ) -> Iterator[_Part]:
     """Yield parts of the same sizes, longest samples first: less padding.
 
     The step's loss is a sum over all of its micro-batches, so that the update stays the same.
     """
-    lengths = [task.length(sample) for sample in samples]
-    longest_first = np.argsort(np.negative(lengths), kind="stable")
     ids = np.concatenate(parts)
+    lengths = [task.length(sample) for sample in samples_of(values, num_samples=len(ids))]
+    longest_first = np.argsort(np.negative(lengths), kind="stable")
     ends = np.cumsum([len(part) for part in parts])
     for positions in np.split(longest_first, ends[:-1]):
-        chosen = [samples[k] for k in positions.tolist()]
-        yield _Part(step, ids[positions], chosen, len(parts))
+        chosen = positions.tolist()
+        columns = {name: [column[k] for k in chosen] for name, column in values.items()}
+        yield _Part(step, ids[positions], columns, len(parts))

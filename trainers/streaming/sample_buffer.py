@@ -38,20 +38,21 @@ class SampleBuffer:
         self._taken = np.zeros(0, np.bool_)
         self._set_aside: dict[int, Sample] = {}
 
-    def take(self, ids: Ids) -> list[Sample]:
-        """Remove and return the samples of `ids`."""
+    def take(self, ids: Ids) -> dict[str, list[Any]]:
+        """Remove the samples of `ids` and return the values of each column, in this order."""
         positions, is_found = self._find(ids)
         if not is_found.all():
             self._read_until_found(set(ids[~is_found].tolist()) - self._set_aside.keys())
             positions, is_found = self._find(ids)
         self._taken[positions[is_found]] = True
+        columns = self._at(positions[is_found])
         if is_found.all():
-            return self._at(positions)
-        from_columns = iter(self._at(positions[is_found]))
-        return [
-            next(from_columns) if is_in_columns else self._set_aside.pop(sample_id)
-            for sample_id, is_in_columns in zip(ids.tolist(), is_found.tolist(), strict=True)
-        ]
+            return columns
+        samples = [self._set_aside.pop(sample_id) for sample_id in ids[~is_found].tolist()]
+        return {
+            name: _merge(column, [sample[name] for sample in samples], is_first=is_found.tolist())
+            for name, column in columns.items()
+        }
 
     def _read_until_found(self, missing_ids: set[int]) -> None:
         while missing_ids:
@@ -69,7 +70,8 @@ class SampleBuffer:
         """Set the remaining samples aside and start empty columns."""
         self._join()
         positions = np.flatnonzero(~self._taken)
-        self._set_aside |= zip(self._ids[positions].tolist(), self._at(positions), strict=True)
+        samples = samples_of(self._at(positions), num_samples=len(positions))
+        self._set_aside |= zip(self._ids[positions].tolist(), samples, strict=True)
         self._ids, self._taken = _NO_IDS, self._taken[:0]
         self._values = {name: [] for name in names}
 
@@ -93,7 +95,12 @@ class SampleBuffer:
             num_new = len(self._ids) - len(self._taken)
             self._taken = np.append(self._taken, np.zeros(num_new, np.bool_))
 
-    def _at(self, positions: Ids) -> list[Sample]:
+    def _at(self, positions: Ids) -> dict[str, list[Any]]:
         chosen = positions.tolist()
-        values = {name: [column[k] for k in chosen] for name, column in self._values.items()}
-        return samples_of(values, num_samples=len(chosen))
+        return {name: [column[k] for k in chosen] for name, column in self._values.items()}
+
+
+def _merge(first: list[Any], second: list[Any], *, is_first: list[bool]) -> list[Any]:
+    """Return the values of two lists, each from the first or the second one."""
+    of_first, of_second = iter(first), iter(second)
+    return [next(of_first) if is_next else next(of_second) for is_next in is_first]

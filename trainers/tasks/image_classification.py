@@ -19,13 +19,14 @@ from catalogs.tables.class_labels import Classes
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation, mix_pairs
 from trainers.inputs.decoding.frame import Decode, Resampling, Resize
+from trainers.inputs.decoding.image_batches import batch_of
 from trainers.inputs.draws import random_subset
 from trainers.inputs.pixels import OneImage, PerChannel, per_channel
 from trainers.scoring import functional_gradient, patches
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.patches import PatchDropping
 from trainers.scoring.precision import at_least_float32
-from trainers.task import NEWER, Batch, Item, Models
+from trainers.task import NEWER, Batch, Item, Models, SampleColumns
 
 _IGNORED = -100
 # Purpose of the draw of patches among the draws of a sample's key.
@@ -102,6 +103,25 @@ class ImageClassification(OneImage):
         image = self._pixels.open(sample[self.image])
         (pixels,), _ = self._pixels.prepare([image], generator=generator)
         return {"pixels": pixels, "label": label, "num_units": 1}
+
+    def collate_columns(self, columns: SampleColumns) -> tuple[Batch, dict[int, SampleError]]:
+        """Return the batch of the samples that can be used, and the errors of the others."""
+        labels: dict[int, int] = {}
+        errors: dict[int, SampleError] = {}
+        for position, label in enumerate(columns[self.label]):
+            try:
+                labels[position] = self._classes.number_of(label)
+            except SampleError as error:
+                errors[position] = error
+        images = columns[self.image]
+        encoded = [images[position] for position in labels]
+        pixels, unreadable = batch_of(encoded, how=self._pixels)
+        positions = list(labels)
+        for number, problem in unreadable.items():
+            errors[positions[number]] = problem
+            del labels[positions[number]]
+        numbers = torch.tensor(list(labels.values()), dtype=torch.int64)
+        return {"pixel_values": pixels, "labels": numbers}, errors
 
     @property
     def mixes(self) -> bool:

@@ -17,7 +17,15 @@ from trainers.antk import Function, Output, eigenvalues, empirical_kernel
 from trainers.scoring.hidden_states import mean_state
 from trainers.scoring.scorer import score_rows
 from trainers.settings import ScoringSettings
-from trainers.task import Batch, HasFunctionalGradient, HasModelInputs, Item, Task, draws
+from trainers.task import (
+    Batch,
+    HasColumns,
+    HasFunctionalGradient,
+    HasModelInputs,
+    Item,
+    Task,
+    draws,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 # Computes the model's own loss of a batch.
@@ -218,6 +226,22 @@ class TaskConformance:
                 task.prepare(sample, generator=None)
             assert caught.value.status == status
             assert status in set(STATUSES) - {OK}
+
+    def test_a_batch_from_columns_is_that_of_the_prepared_samples(
+        self, task: Task, samples: Sequence[Sample], bad_samples: Sequence[tuple[Sample, str]]
+    ) -> None:
+        if not isinstance(task, HasColumns):
+            pytest.skip("the task has no `collate_columns`")
+        mixed = [sample for sample, _ in bad_samples[:1]] + list(samples)
+        mixed += [sample for sample, _ in bad_samples[1:]]
+        columns = {name: [sample[name] for sample in mixed] for name in task.columns}
+        batch, errors = task.collate_columns(columns)
+        expected = task.collate([task.prepare(sample, generator=None) for sample in samples])
+        assert batch.keys() == expected.keys()
+        for name in batch:
+            torch.testing.assert_close(batch[name], expected[name], rtol=0, atol=0, equal_nan=True)
+        statuses = [errors[position].status for position in sorted(errors)]
+        assert statuses == [status for _, status in bad_samples]
 
     def test_preparing_twice_gives_the_same_and_changes_neither_sample_nor_random_state(
         self, task: Task, samples: Sequence[Sample]

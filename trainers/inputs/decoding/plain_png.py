@@ -4,6 +4,7 @@ For small images parsing takes longer than decoding. The pixels are those of `PI
 because the decoder is the same.
 """
 
+import functools
 import zlib
 from typing import Any
 
@@ -23,10 +24,10 @@ def decode_plain_png(data: bytes, *, max_pixels: int) -> Any:
     its pixels: only IHDR, IDAT and IEND. A damaged file is left to Pillow, too, and so is one of
     more than `max_pixels`: nothing is allocated for it.
     """
-    mode = _MODES.get(data[24:29]) if data.startswith(_START) else None
-    if mode is None or zlib.crc32(data[12:29]) != int.from_bytes(data[29:_AFTER_HEADER]):
+    mode = _mode_of(data)
+    if mode is None:
         return None
-    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    width, height = _size_of(data)
     compressed = _compressed_pixels(data) if 0 < width * height <= max_pixels else None
     if compressed is None:
         return None
@@ -36,6 +37,58 @@ def decode_plain_png(data: bytes, *, max_pixels: int) -> Any:
         return Image.frombytes(mode, (width, height), compressed, "zip", mode)
     except (ValueError, OSError):
         return None
+
+
+class GreyPngs:
+    """Decoder of plain grey PNGs of one size, one after the other, into the same memory.
+
+    An image object for each of them takes as long as decoding it.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self._size, self._black = (width, height), bytes(width * height)
+        self._memory = bytearray(self._black)
+        self._image = _image_in(self._memory, self._size) if _can_share_memory() else None
+
+    def decode(self, data: bytes) -> bytearray | None:
+        """Return the pixels until the next call; None for other files than plain PNGs like this."""
+        if self._image is None or _mode_of(data) != "L" or _size_of(data) != self._size:
+            return None
+        compressed = _compressed_pixels(data)
+        # Pillow accepts pixels that end early: the others are black.
+        self._memory[:] = self._black
+        try:
+            self._image.frombytes(compressed or b"", "zip", "L")
+        except (ValueError, OSError):
+            return None
+        return self._memory
+
+
+def _image_in(memory: bytearray, size: tuple[int, int]) -> Any:
+    from PIL import Image
+
+    array: Any = memory  # its buffer is enough
+    return Image.frombuffer("L", size, array, "raw", "L", 0, 1)
+
+
+@functools.cache
+def _can_share_memory() -> bool:
+    """Whether Pillow decodes into the memory that an image was made from; it promises less."""
+    memory = bytearray(1)
+    _image_in(memory, (1, 1)).frombytes(b"\7", "raw", "L")
+    return memory == b"\7"
+
+
+def _mode_of(data: bytes) -> str | None:
+    """Return the mode of Pillow for the header of a plain PNG; None for other files."""
+    mode = _MODES.get(data[24:29]) if data.startswith(_START) else None
+    is_damaged = zlib.crc32(data[12:29]) != int.from_bytes(data[29:_AFTER_HEADER])
+    return None if is_damaged else mode
+
+
+def _size_of(data: bytes) -> tuple[int, int]:
+    """Return width and height in the header."""
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
 
 
 def _compressed_pixels(data: bytes) -> bytes | None:

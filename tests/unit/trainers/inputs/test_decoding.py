@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from attent_select.errors import SampleError
-from trainers.inputs.decoding.plain_png import decode_plain_png
+from trainers.inputs.decoding.image_batches import batch_of
+from trainers.inputs.decoding.plain_png import GreyPngs, decode_plain_png
 from trainers.inputs.images import open_image
+from trainers.inputs.pixels import Pixels
 
 MAX_PIXELS = 1 << 20
 
@@ -160,3 +163,34 @@ def test_nothing_is_decoded_beyond_the_limit_of_pixels() -> None:
     data = encoded(noise(9, 7, mode="L"))
     assert decode_plain_png(data, max_pixels=62) is None
     assert decode_plain_png(data, max_pixels=63) is not None
+
+
+def test_pngs_of_a_batch_are_those_of_single_images() -> None:
+    how = Pixels(image_size=4, num_channels=1, mean=0.5, std=0.5)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 0, 0, 0, 0))
+    rows = zlib.compress(b"\0\1\2\3\4")
+    encoded_images: list[Any] = [
+        encoded(noise(4, 4, mode="L")),
+        png_of_chunks(header, chunk(b"IDAT", rows), END),  # Pillow takes a single row of four
+        b"damaged",
+        {"bytes": encoded(noise(4, 4, mode="L", seed=1)), "path": "a.png"},
+        encoded(noise(9, 4, mode="L")),
+        encoded(noise(4, 4, mode="RGB")),
+        None,
+        encoded(noise(4, 4, mode="L", seed=2))[:50],
+        encoded(noise(4, 4, mode="L"), "BMP"),
+    ]
+    pixels, errors = batch_of(encoded_images, how=how)
+    items = how.items_of(encoded_images)
+    usable = [item["pixels"] for item in items if not isinstance(item, SampleError)]
+    assert torch.equal(pixels, how.stack(usable))
+    assert {k: str(error) for k, error in errors.items()} == {
+        k: str(item) for k, item in enumerate(items) if isinstance(item, SampleError)
+    }
+    assert sorted(errors) == [2, 6, 7]
+
+
+def test_a_grey_png_is_decoded_into_shared_memory() -> None:
+    # Otherwise Pillow has changed, and every image is opened.
+    image = noise(5, 3, mode="L")
+    assert GreyPngs(5, 3).decode(encoded(image)) == image.tobytes()

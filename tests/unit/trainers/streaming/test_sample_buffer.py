@@ -39,14 +39,14 @@ def test_every_sample_is_handed_out_when_it_is_asked_for(
         order = np.concatenate(shuffled)
         for first in range(0, len(order), batch_size):
             wanted = order[first : first + batch_size]
-            expected = [{"image": bytes([n]), "epoch": epoch} for n in wanted.tolist()]
-            assert buffer.take(wanted) == expected
+            images = [bytes([number]) for number in wanted.tolist()]
+            assert buffer.take(wanted) == {"image": images, "epoch": [epoch] * len(images)}
 
 
 def test_no_more_is_read_than_is_asked_for() -> None:
     read = iter([columns([0, 1], 0), columns([2, 3], 0), columns([4], 0)])
     buffer = SampleBuffer(read)
-    assert [sample["image"] for sample in buffer.take(np.array([3, 0]))] == [b"\3", b"\0"]
+    assert buffer.take(np.array([3, 0]))["image"] == [b"\3", b"\0"]
     assert len(list(read)) == 1
 
 
