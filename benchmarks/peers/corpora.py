@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 # Method → its environment (None: attent-select) and the writer of its format, if any.
 METHODS: dict[str, tuple[str | None, str | None]] = {
     "ours": (None, None),
+    "ours, Pillow": (None, None),
     "ours, tars": (None, None),
     "torch map-style": ("parquet", None),
     "datasets, select": ("datasets", "arrow"),

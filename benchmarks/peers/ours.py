@@ -1,7 +1,8 @@
 """attent-select's stream as a method of the benchmark.
 
-A task that decodes like all methods, and streams over Parquet and tars with default settings. Only
-this method shuffles.
+Its batches are those of the other methods, over Parquet and tars with default settings. Images are
+decoded as the tasks of this project decode them, or with Pillow as the other methods do ("ours,
+Pillow"). Only this method shuffles.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,12 @@ from samples import MEMBERS, collate, decode
 
 from catalogs import Corpus, IndexFile
 from trainers import OrderSettings, TeachingStream
+from trainers.inputs.decoding.image_batches import decode_batch
+from trainers.inputs.pixels import Pixels
 
-FORMATS = {"ours": "parquet", "ours, tars": "tar"}
+FORMATS = {"ours": "parquet", "ours, Pillow": "parquet", "ours, tars": "tar"}
+# Side of the images.
+SIDE = 28
 _streams: list[TeachingStream] = []
 
 
@@ -47,6 +52,19 @@ class Decoded:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class DecodedColumns(Decoded):
+    """The same for images, from columns and with the decoders of this project."""
+
+    pixels = Pixels(image_size=SIDE, num_channels=1, mean=0.0, std=1.0)
+
+    def collate_columns(self, columns: Any) -> tuple[dict[str, torch.Tensor], dict[int, Any]]:
+        image, label = ("png", "cls") if self.is_tar else ("image", "label")
+        errors: dict[int, Any] = {}
+        arrays = decode_batch(columns[image], how=self.pixels, errors=errors)
+        return {"array": arrays[:, 0], "labels": torch.tensor(columns[label])}, errors
+
+
 def load(method: str) -> None:  # noqa: ARG001
     """Import what pyarrow imports at its first array: pandas, where it is installed."""
     pa.array([0])
@@ -61,10 +79,12 @@ def stream(request: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     place = "s3" if request.url.startswith("s3://") else "local"
     corpus = Corpus.open(f"{request.url}/{place}-{FORMATS[request.method]}")
     index = IndexFile.open(request.index.replace(".npz", ".parquet"))
+    is_images = request.kind == "images" and request.method != "ours, Pillow"
+    kind = DecodedColumns if is_images else Decoded
     taught = TeachingStream(
         index,
         corpus,
-        Decoded(corpus.columns, is_tar=FORMATS[request.method] == "tar"),
+        kind(corpus.columns, is_tar=FORMATS[request.method] == "tar"),
         order=OrderSettings(seed=0, batch_size=request.batch_size),
     )
     _streams.append(taught)
