@@ -25,6 +25,7 @@ from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
 from pipeline.doctor.estimate import Estimate, estimate, first_rows, inspect_first_shard
+from pipeline.doctor.prices import Prices
 from pipeline.runs.label_classes import with_frozen_classes, with_shard_classes
 from pipeline.tracking.sending import load_trackers
 
@@ -60,12 +61,14 @@ def examine(
     scheduler: str | None = None,
     overrides: Sequence[str] = (),
     trust_run: bool = False,
+    prices: Sequence[str] = (),
 ) -> Diagnosis:
     """Check this environment and, with `source` (a configuration or a run), all that it names.
 
-    With `trust_run`, the code and the cluster that the run.yaml of a run names are used.
+    With `trust_run`, the code and the cluster that the run.yaml of a run names are used. `prices`
+    are those of requests and workers that differ from the defaults, as `NAME=VALUE`.
     """
-    checks = _Checks()
+    checks, paid = _Checks(), Prices().with_values(prices)
     checks.run("environment", _environment)
     config = None
     if source is not None:
@@ -89,7 +92,9 @@ def examine(
     size = checks.run("cluster", check_cluster)
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         tried = checks.run("samples", lambda: _samples(config, folder)) if checks.ok else None
-        cost = estimate(*tried, tasks_at_a_time=size.threads) if tried and size else None
+        cost = None
+        if tried and size:
+            cost = estimate(*tried, tasks_at_a_time=size.threads, prices=paid)
     return Diagnosis(checks.ok, tuple(checks.findings), cost)
 
 

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attent_select.errors import InputError
-from attent_select.schedule.rounds import plan_rounds
-from catalogs import Corpus
+from attent_select.schedule.rounds import Round, plan_rounds
+from catalogs import Corpus, storage
 from catalogs.annotations.columns import has_units
 from catalogs.corpus import has_corpus
 from catalogs.shard_format import Sample, Shard
-from catalogs.shards import format_named, format_of, inspect_shard, read_shard
+from catalogs.shards import format_named, format_of, inspect_shard, keeps_members, read_shard
 from pipeline.config.sections import RunConfig
 from pipeline.config.shard_settings import CorpusSettings
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
+from pipeline.doctor.prices import Prices
 from pipeline.doctor.round_costs import (
     PoolMix,
     Rates,
@@ -33,6 +34,8 @@ from pipeline.doctor.round_costs import (
     round_costs,
     time_of,
 )
+from pipeline.doctor.run_costs import RunCost, run_cost, stages_of_run
+from pipeline.doctor.stage_cost import CorpusSize, Machines
 from pipeline.scoring.cheap.method import is_bfloat16_fast
 from trainers.filling import fill
 from trainers.settings import ScoringSettings
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
 
 _SAMPLES = 512
 _SECONDS = 10.0
-# Bytes of a sample in a part of the catalog, compressed.
-_ROW_BYTES = 15
 # Multiples of it are spread evenly modulo 1, whatever their number.
 _SPREAD = 0.618
 # A task of the cluster should take at least this long.
@@ -64,6 +65,8 @@ class Estimate:
         budget_unit: what the size of a round is in, `samples` or `units`.
         rounds: the cost of each round.
         pool_mix: how the candidates of a round mix the shards; None without a pool.
+        run_cost: requests, memory and dollars of all stages, by the model of docs/scale.md.
+        is_local: whether shards and run are local files, which cost no requests.
     """
 
     num_samples: int
@@ -77,12 +80,13 @@ class Estimate:
     score_seconds: float
     train_seconds: float
     read_bytes: int
-    catalog_bytes: int
     num_spans: int
     span_seconds: float
     budget_unit: str
     rounds: tuple[RoundCost, ...]
     pool_mix: PoolMix | None
+    run_cost: RunCost
+    is_local: bool
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate as lines of text."""
@@ -91,11 +95,12 @@ class Estimate:
             f"corpus: {about}{self.num_samples:,} samples, {self.num_bytes / 1e9:,.3f} GB, "
             f"{self.num_spans:,} spans"
         )
+        written = self.run_cost.catalog_bytes
         yield (
             f"scoring: {self.score_samples_per_second:,.0f} samples/s per task measured here; with "
             f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
             f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds, reading "
-            f"{self.read_bytes / 1e9:,.3f} GB and writing {self.catalog_bytes / 1e9:,.3f} GB"
+            f"{self.read_bytes / 1e9:,.3f} GB and writing {written / 1e9:,.3f} GB"
         )
         yield (
             f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
@@ -110,6 +115,7 @@ class Estimate:
                 f"{self.pool_mix.random:.3f}; a smaller schedule.pool.block_rows mixes better and "
                 "reads more"
             )
+        yield self.run_cost.line(is_local=self.is_local)
         yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
     def _advice(self) -> str:
@@ -124,7 +130,12 @@ class Estimate:
 
 
 def estimate(
-    config: RunConfig, first: Shard, tried: Usability, *, tasks_at_a_time: int
+    config: RunConfig,
+    first: Shard,
+    tried: Usability,
+    *,
+    tasks_at_a_time: int,
+    prices: Prices,
 ) -> Estimate:
     """Score and train on up to 512 samples for about ten seconds each, and extrapolate.
 
@@ -138,17 +149,11 @@ def estimate(
     model = config.task.task.models(config.model).build(config.seed)
     score_rate = _score_rate(config, _scoring_model(config, model), first, tried.num_samples)
     train_rate = _train_rate(config, model, tried.items)
-    rounds = plan_rounds(
-        config.schedule,
-        num_samples=num_samples,
-        batch_size=config.training.batch_size,
-        mean_units=sum(item["num_units"] for item in tried.items) / max(1, len(tried.items)),
-    )
     scored_rate, group_rows = score_rate * max(tasks_at_a_time, 1), _group_rows(first)
     rates = Rates(num_samples, num_bytes / num_samples, scored_rate, train_rate, group_rows)
-    costs = round_costs(config, rounds, rates)
-    scored = [cost for cost in costs if cost.scored]
-    span_samples = config.scoring.span_samples
+    costs = round_costs(config, _rounds(config, tried, num_samples), rates)
+    scored, span_samples = [cost for cost in costs if cost.scored], config.scoring.span_samples
+    machines = Machines(tasks_at_a_time, score_rate, train_rate)
     return Estimate(
         num_samples=num_samples,
         num_bytes=num_bytes,
@@ -161,13 +166,48 @@ def estimate(
         score_seconds=sum(cost.score_seconds for cost in scored),
         train_seconds=sum(cost.train_seconds for cost in costs),
         read_bytes=sum(cost.read_bytes for cost in costs),
-        catalog_bytes=sum(cost.scored for cost in scored) * _ROW_BYTES,
         num_spans=max(len(shards), -(-num_samples // span_samples)),
         span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
         budget_unit=_budget_unit(config),
         rounds=tuple(costs),
         pool_mix=_pool_mix(config, first, costs, group_rows=group_rows),
+        run_cost=_run_cost(config, costs, _size(rates, first, len(shards)), machines, prices),
+        is_local=storage.is_local(config.run) and storage.is_local(first.uri),
     )
+
+
+def _rounds(config: RunConfig, tried: Usability, num_samples: int) -> list[Round]:
+    return list(
+        plan_rounds(
+            config.schedule,
+            num_samples=num_samples,
+            batch_size=config.training.batch_size,
+            mean_units=sum(item["num_units"] for item in tried.items) / max(1, len(tried.items)),
+        )
+    )
+
+
+def _size(rates: Rates, first: Shard, num_shards: int) -> CorpusSize:
+    return CorpusSize(
+        num_shards,
+        rates.num_samples,
+        rates.sample_bytes,
+        group_rows=rates.group_rows,
+        has_members=keeps_members(first.format),
+        read_cost=storage.read_cost(first.uri),
+    )
+
+
+def _run_cost(
+    config: RunConfig,
+    costs: Sequence[RoundCost],
+    corpus: CorpusSize,
+    machines: Machines,
+    prices: Prices,
+) -> RunCost:
+    is_ingested = config.corpus.path is not None or has_corpus(config.run)
+    stages = stages_of_run(config, costs, corpus, machines, is_ingested=is_ingested)
+    return run_cost(list(stages), workers=max(1, machines.workers), prices=prices)
 
 
 def _pool_mix(

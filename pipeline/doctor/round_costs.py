@@ -40,7 +40,8 @@ class RoundCost:
     """The cost of one round.
 
     `drawn` are the fresh candidates of a round with a budget, else 0. `read_share` is `read_bytes`
-    as a share of the corpus, which is read once for scoring and once for each epoch.
+    as a share of the corpus, which is read once for scoring (`scored_bytes`) and once for each
+    epoch.
     """
 
     number: int
@@ -52,6 +53,8 @@ class RoundCost:
     read_share: float
     score_seconds: float
     train_seconds: float
+    epochs: int = 1
+    scored_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -108,6 +111,7 @@ def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
     scored = (drawn or rates.num_samples) if is_scored else 0
     trained = round_.num_samples * round_.epochs
     num_read: float = scored + trained
+    read_to_score: float = scored
     if drawn:
         chosen = min(round_.num_samples / drawn, 1.0)
         once, again = read_shares(
@@ -116,7 +120,8 @@ def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
             block_rows=block_rows_of(config, rates.group_rows),
             group_rows=rates.group_rows,
         )
-        num_read = rates.num_samples * (bool(scored) * once + round_.epochs * again)
+        read_to_score = rates.num_samples * bool(scored) * once
+        num_read = read_to_score + rates.num_samples * round_.epochs * again
     return RoundCost(
         number=round_.number,
         phase=round_.phase,
@@ -127,6 +132,8 @@ def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
         read_share=num_read / rates.num_samples,
         score_seconds=scored / rates.scored_per_second,
         train_seconds=trained / rates.trained_per_second,
+        epochs=round_.epochs,
+        scored_bytes=round(rates.sample_bytes * read_to_score),
     )
 
 

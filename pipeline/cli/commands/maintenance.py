@@ -22,11 +22,26 @@ def doctor(
     scheduler: Scheduler = None,
     overrides: Set = None,
     trust_run: TrustRun = False,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--price",
+            metavar="NAME=VALUE",
+            help="Price in dollars, or rate, of an object store or a worker, such as"
+            " worker_hour=2.5; the names are those of the table in docs/scale.md. Repeatable.",
+        ),
+    ] = None,
 ) -> "Diagnosis":
     """Check the environment, storage, cluster and configuration, and estimate a run's cost."""
     from pipeline.doctor.checks import examine
 
-    return examine(config, scheduler=scheduler, overrides=overrides or (), trust_run=trust_run)
+    return examine(
+        config,
+        scheduler=scheduler,
+        overrides=overrides or (),
+        trust_run=trust_run,
+        prices=price or (),
+    )
 
 
 @command(show_values)

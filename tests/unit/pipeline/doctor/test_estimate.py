@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.doctor.estimate import Estimate
+from pipeline.doctor.run_costs import RunCost
 
 
 @pytest.mark.parametrize(("round_seconds", "is_advised"), [(600.0, True), (2.0, False)])
@@ -21,12 +22,13 @@ def test_longer_spans_are_advised_where_a_round_takes_long(
         score_seconds=round_seconds,
         train_seconds=100.0,
         read_bytes=10**6,
-        catalog_bytes=10**5,
         num_spans=50,
         span_seconds=1.0,
         budget_unit="samples",
         rounds=(),
         pool_mix=None,
+        run_cost=RunCost(10, 20, 30, 200, 700, 10**5, 0.5),
+        is_local=True,
     )
     (line,) = (line for line in estimate.lines() if line.startswith("a span takes"))
     assert ("set scoring.span_samples to about 3,000" in line) is is_advised
