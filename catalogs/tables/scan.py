@@ -303,14 +303,14 @@ def _implied_ids(row_groups: RowGroups) -> dict[str, Callable[[], pl.Series]]:
 def _row_numbers(size: int) -> pl.Series:
     """Return 0, 1, …, size − 1 as u32."""
     if size <= ROWS_PER_CHUNK:
-        return _first_row_numbers().head(size)
+        return _first_row_numbers(ROWS_PER_CHUNK).head(size)
     return pl.int_range(size, dtype=pl.UInt32, eager=True)
 
 
-@functools.cache
-def _first_row_numbers() -> pl.Series:
+@functools.lru_cache(maxsize=1)
+def _first_row_numbers(number: int) -> pl.Series:
     # All chunks share it: no code changes the columns of a chunk.
-    return pl.int_range(ROWS_PER_CHUNK, dtype=pl.UInt32, eager=True)
+    return pl.int_range(number, dtype=pl.UInt32, eager=True)
 
 
 def first_rows(file: File, *, schema: SchemaDict) -> pl.DataFrame:
