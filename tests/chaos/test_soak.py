@@ -111,8 +111,13 @@ def test_driver_and_workers_do_not_grow_with_the_number_of_rounds(
             f" {growth:+.3f} MB a round, threads {first.threads} → {last.threads},"
             f" descriptors {first.descriptors} → {last.descriptors}"
         )
-        assert last.threads <= first.threads + 2
-        assert last.descriptors <= first.descriptors + 2
+        # Pools start threads when they first need them.
+        middle = len(later) // 2
+        for held in ("threads", "descriptors"):
+            most = [
+                max(getattr(u, held) for u in half) for half in (later[:middle], later[middle:])
+            ]
+            assert most[1] <= most[0] + 2, held
         assert growth < MAX_GROWTH_MB, name
     assert threading.active_count() < 60
 
