@@ -58,7 +58,7 @@ class Parquet:
         if stored is None:
             raise MissingError(f"{url} was not found: expected a Parquet file")
         tail = parquet_file.read_tail(url, num_bytes=stored.num_bytes, etag=stored.etag)
-        footer_check.check_footer(tail, url=url, num_bytes=stored.num_bytes)
+        footer_check.check_footer(tail, url=url)
         footer = parquet_file.parse_footer(tail, url=url, num_bytes=stored.num_bytes)
         return Inspection(num_samples=footer.num_rows, columns=tuple(footer.schema.names))
 

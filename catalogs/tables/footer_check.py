@@ -6,31 +6,24 @@ cannot catch that, so the first process to parse the footer of a shard is a help
 
 import contextlib
 import os
-import select
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Final
 
 from attent_select.errors import InputError
-
-# The helper ends when it had nothing to do for this long, or when its parent ends.
-_IDLE_SECONDS: Final = 5.0
-_DONE: Final = b"\n"
-_NUMBER_BYTES: Final = 8
+from catalogs.tables import footer_parser
 
 _lock = threading.Lock()
 _helpers: "dict[int, subprocess.Popen[bytes]]" = {}
 
 
-def check_footer(tail: bytes, *, url: str, num_bytes: int) -> None:
+def check_footer(tail: bytes, *, url: str) -> None:
     """Check that parsing a footer does not end the process. Other damage is not reported.
 
     Args:
         tail: the last bytes of the file, with its footer.
         url: of the file, for the message.
-        num_bytes: size of the file.
 
     Raises:
         InputError: it does.
@@ -38,7 +31,7 @@ def check_footer(tail: bytes, *, url: str, num_bytes: int) -> None:
     with _lock:
         for _ in range(2):  # an idle helper may end just now
             helper = _running_helper()
-            if _ask(helper, tail, num_bytes=num_bytes):
+            if _ask(helper, tail):
                 return
             if helper.wait() != 0:
                 raise InputError(
@@ -52,8 +45,8 @@ def _running_helper() -> "subprocess.Popen[bytes]":
     helper = _helpers.get(os.getpid())
     if helper is None or helper.poll() is not None:
         path = [folder or str(Path.cwd()) for folder in sys.path]
-        helper = subprocess.Popen(
-            [sys.executable, "-P", "-m", "catalogs.tables.footer_check"],
+        helper = subprocess.Popen(  # noqa: S603 - ours
+            [sys.executable, "-P", footer_parser.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the last words of an aborted process
@@ -64,35 +57,12 @@ def _running_helper() -> "subprocess.Popen[bytes]":
     return helper
 
 
-def _ask(helper: "subprocess.Popen[bytes]", tail: bytes, *, num_bytes: int) -> bool:
+def _ask(helper: "subprocess.Popen[bytes]", tail: bytes) -> bool:
     """Return whether the helper survives."""
     assert helper.stdin is not None
     assert helper.stdout is not None
-    sizes = (
-        len(tail).to_bytes(_NUMBER_BYTES, "little"),
-        num_bytes.to_bytes(_NUMBER_BYTES, "little"),
-    )
+    size = len(tail).to_bytes(footer_parser.NUMBER_BYTES, "little")
     with contextlib.suppress(BrokenPipeError):  # it has ended: reading finds no answer
-        helper.stdin.write(b"".join([*sizes, tail]))
+        helper.stdin.write(size + tail)
         helper.stdin.flush()
-    return helper.stdout.read(len(_DONE)) == _DONE
-
-
-def _answer(questions: IO[bytes], answers: IO[bytes]) -> None:
-    """Parse footers until the input ends."""
-    from catalogs.tables import parquet_file
-
-    while select.select([questions], [], [], _IDLE_SECONDS)[0]:
-        sizes = questions.read(2 * _NUMBER_BYTES)
-        if len(sizes) < 2 * _NUMBER_BYTES:
-            return
-        tail = questions.read(int.from_bytes(sizes[:_NUMBER_BYTES], "little"))
-        num_bytes = int.from_bytes(sizes[_NUMBER_BYTES:], "little")
-        with contextlib.suppress(Exception):  # the parent parses it, too
-            parquet_file.parse_footer(tail, url="the footer", num_bytes=num_bytes)
-        answers.write(_DONE)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _answer(sys.stdin.buffer, sys.stdout.buffer)
+    return helper.stdout.read(len(footer_parser.DONE)) == footer_parser.DONE

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from attent_select.errors import InputError
 from catalogs import read_plan, storage
 from catalogs.read_plan import Extent, FetchedRanges
-from catalogs.tables import decoded_size
+from catalogs.tables import decoded_size, footer_parser
 
 # Enough for the footer of most files, so that one request suffices.
 TAIL_BYTES = 1 << 16
@@ -149,18 +149,10 @@ def parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
 
 
 def _parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
-    metadata = pq.read_metadata(pa.BufferReader(tail))
-    schema = metadata.schema.to_arrow_schema()
+    metadata, schema, facts = footer_parser.parse(tail)
     if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise InputError(f"{url} has two columns named {duplicates[0]!r}: rename one of them")
-    groups = [metadata.row_group(position) for position in range(metadata.num_row_groups)]
-    # For some damaged footers (size statistics of the wrong length) pyarrow aborts the process
-    # here, which Python cannot catch.
-    facts = [
-        [_chunk_facts(group.column(leaf)) for leaf in range(metadata.num_columns)]
-        for group in groups
-    ]
-    shape = (len(groups), metadata.num_columns, 3)
+    shape = (len(facts), metadata.num_columns, 3)
     offsets, sizes, uncompressed = np.moveaxis(
         np.array(facts, np.int64).reshape(shape), 2, 0
     ).copy()
@@ -168,7 +160,8 @@ def _parse_footer(tail: bytes, *, url: str, num_bytes: int) -> Footer:
         raise InputError(f"{url} is damaged: its footer names bytes beyond the end of the file")
     if min(int(array.min(initial=0)) for array in (offsets, sizes, uncompressed)) < 0:
         raise InputError(f"{url} is damaged: its footer names a negative number of bytes")
-    starts = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
+    counts = [metadata.row_group(group).num_rows for group in range(len(facts))]
+    starts = np.cumsum([0, *counts], dtype=np.int64)
     return Footer(metadata, schema, starts, offsets, sizes, uncompressed, _leaves(schema))
 
 
@@ -317,13 +310,6 @@ class _FetchedFile(io.RawIOBase):
         view = self._fetched.cut(self._position, size)
         self._position += size
         return view
-
-
-def _chunk_facts(chunk: Any) -> tuple[int, int, int]:
-    """Return offset, size and uncompressed size of a column chunk."""
-    dictionary, first = chunk.dictionary_page_offset, chunk.data_page_offset
-    start = min(dictionary, first) if dictionary else first
-    return start, chunk.total_compressed_size, chunk.total_uncompressed_size
 
 
 def _leaves(schema: pa.Schema) -> dict[str, slice]:

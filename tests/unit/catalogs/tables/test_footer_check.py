@@ -2,6 +2,8 @@
 
 import base64
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pyarrow.parquet import encryption
 
 from attent_select.errors import InputError
 from catalogs.shards import inspect_shard
+from catalogs.tables import footer_parser
 
 TABLE = pa.table({"label": list(range(300)), "text": [f"text {n}" for n in range(300)]})
 
@@ -64,3 +67,12 @@ def test_damaged_footers_are_refused_or_read(tmp_path: Path) -> None:
             inspect_shard(str(path), "parquet")
         except InputError as error:
             assert "shard.parquet" in str(error)  # noqa: PT017 - not every change is refused
+
+
+def test_the_helper_imports_no_other_heavy_library() -> None:
+    program = f"import runpy, sys; runpy.run_path({footer_parser.__file__!r}); print(*sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "pyarrow" in process.stdout.split()
+    assert not {"catalogs", "polars"} & set(process.stdout.split())
