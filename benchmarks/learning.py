@@ -152,11 +152,11 @@ def main() -> None:
                 results.write()
                 print(describe(results.trials[-1]), file=sys.stderr, flush=True)
     results.write()
-    text = results.table()
     results.draw()
     if out.parent == RESULTS:
-        put_into(PAGE, marker=name, text=text)
-    print(text)
+        for marker, text in results.tables().items():
+            put_into(PAGE, marker=marker, text=text)
+    print(results.table())
 
 
 def parse_options() -> argparse.Namespace:

@@ -7,6 +7,7 @@ import polars as pl
 
 from learning_arms import corpora, dense, language
 from learning_arms.arms import Horizon
+from learning_arms.crawl.images import crawl_images
 from learning_arms.crawl.regime import crawl
 from learning_arms.lengths import lengths
 from learning_arms.patches import patches
@@ -21,6 +22,7 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
         "vision": _vision(gpu=gpu),
         "web": _web(gpu=gpu),
         "crawl": crawl(gpu=gpu),
+        "crawl_images": crawl_images(_web(gpu=gpu), target=_target),
         "patches": patches(_vit(gpu=gpu), gpu=gpu),
         "lengths": lengths(gpu=gpu),
         "lora_gsm8k": language.gsm8k(gpu=gpu),
@@ -83,6 +85,11 @@ def _web(*, gpu: bool) -> Regime:
 
     horizon = Horizon(epochs=5, same_cost=3, rounds=12, is_raw=True)
     return Regime(horizon, data=data, sections=_vit(gpu=gpu))
+
+
+def _target(source: Path) -> pl.DataFrame:
+    """Images without their labels, of none of the other parts of `web`."""
+    return corpora.shuffle(corpora.fashion(source, "train"))[48_000:48_400].select("image")
 
 
 def _vit(*, gpu: bool) -> dict[str, Any]:

@@ -68,11 +68,18 @@ class Results:
             return report.markdown(self.summarise())
         return summary.markdown(self.summarise(), quality=self.regime.quality)
 
+    def tables(self) -> dict[str, str]:
+        """Return the tables of the page in Markdown, by their markers."""
+        if not self.regime.is_judged_by_curves:
+            return {self.name: self.table()}
+        return {self.name: self.table(), f"{self.name}_law": report.law_markdown(self.summarise())}
+
     def draw(self) -> None:
         """Write the figure beside the file."""
         path = self.path.with_suffix(".png")
         if self.regime.is_judged_by_curves:
             report.draw(self.summarise(), path=path)
+            report.draw_claim(self.summarise(), path=path.with_stem(f"{path.stem}_claim"))
             return
         figures.draw(
             summary.at_usual_pace(self.trials),

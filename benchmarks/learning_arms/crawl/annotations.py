@@ -1,23 +1,17 @@
 """The annotations of `crawl`, made once for all trials, and what each of them cost."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from catalogs import AnnotationStore
+from learning_arms.crawl.maker import Maker
 from learning_arms.crawl.pool import TARGETS, Pool
-from learning_arms.crawl.surrogate import train_surrogate
+from learning_arms.crawl.surrogate import train_small
 from learning_arms.trial import Clock
-from pipeline.annotation.enrichment import top_cut
-from pipeline.annotation.make import Request, make_annotation
-from pipeline.annotation.stored_values import sample_values
-from pipeline.annotation.targets import target_for
 from pipeline.cluster import connect
-from pipeline.config.annotation_kinds import load_kind
 from pipeline.config.cluster_settings import ClusterSettings
-from pipeline.config.shard_settings import TargetSettings
 from pipeline.corpus.ingest import ingest
 
 ANNOTATIONS: Final = (
@@ -45,17 +39,19 @@ def annotate(
         return costs
     with connect(ClusterSettings(workers=1)) as client:
         ingest([pool.shards], folder=str(corpus), client=client)
-        maker = _Maker(str(corpus), Clock(client), costs)
+        maker = Maker(str(corpus), Clock(client), costs)
         maker.make("source", "column", column="source")
         maker.make("duplicates", "duplicates", column="text")
         for target in TARGETS:
-            maker.make(f"relevance_{target}", "ngram", examples=pool.examples[target])
-        maker.make("classifier_broad", "classifier", examples=pool.examples["broad"])
+            by_source = {"examples": pool.examples[target], "kind_column": "source"}
+            maker.make(f"relevance_{target}", "ngram", **by_source)
+        broad = {"examples": pool.examples["broad"], "kind_column": "source"}
+        maker.make("classifier_broad", "classifier", **broad)
         if "top_broad" not in costs:
-            cut = maker.top_cut("relevance_broad")
+            cut = maker.top_cut("relevance_broad", share=_TOP)
             maker.make("top_broad", "expression", expression=f"relevance_broad >= {cut}")
         with maker.counting("surrogate"):
-            model = train_surrogate(
+            model = train_small(
                 sections,
                 corpus.parent / "surrogate",
                 samples=surrogate_samples,
@@ -64,41 +60,13 @@ def annotate(
         loss: dict[str, Any] = {"model": model, "task": sections["task"]}
         maker.make("surrogate_loss", "loss", **loss)
         loss |= {"fit": {"epochs": 2, "learning_rate": 1e-3}}
-        maker.make("surrogate_conditional", "loss", examples=pool.examples["broad"], **loss)
+        maker.make("surrogate_conditional", "loss", **broad, **loss)
         record.write_text(json.dumps(costs))
     return costs
 
 
 def fitted_surrogate(corpus: Path) -> str:
     """Return the folder of the surrogate that has learned the examples of the broad target."""
-    return str(AnnotationStore(str(corpus)).read("surrogate_conditional").notes["fitted"])
-
-
-class _Maker:
-    """A maker of the annotations that `costs` does not have; it adds what they cost."""
-
-    def __init__(self, corpus: str, clock: Clock, costs: dict[str, float]) -> None:
-        self.store = AnnotationStore(corpus)
-        self.corpus, self.clock, self.costs = corpus, clock, costs
-
-    def make(
-        self, name: str, kind_name: str, *, examples: str | None = None, **settings: Any
-    ) -> None:
-        if name in self.costs:
-            return
-        kind = load_kind(kind_name, settings)
-        with self.counting(name):
-            target = target_for(kind, TargetSettings((examples,), "source")) if examples else None
-            request = Request(self.corpus, name, kind_name, kind, target, overwrite=True)
-            make_annotation(request, client=self.clock.client)
-
-    @contextmanager
-    def counting(self, name: str) -> Iterator[None]:
-        with self.clock.counting(name):
-            yield
-        self.costs[name] = self.clock.cpu[name]
-
-    def top_cut(self, name: str) -> float:
-        annotation = self.store.read(name)
-        values = sample_values(self.store.scan(annotation), num_samples=annotation.num_rows)
-        return top_cut(values, share=_TOP)
+    name = "surrogate_conditional"
+    digest = AnnotationStore(str(corpus)).read(name).digests["fit"]
+    return str(corpus / "annotations" / name / "fitted" / digest)

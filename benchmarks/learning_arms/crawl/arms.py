@@ -66,7 +66,7 @@ def _annotation_policies(target: str, samples: int) -> Iterator[tuple[str, Secti
 
 def _multiple(target: str) -> float:
     """Return candidates for each sample: the inverse of a keep share near that of the wanted."""
-    return {"broad": 10, "narrow": 40, "code": 8}[target]
+    return {"broad": 10, "narrow": 30, "code": 8}[target]
 
 
 def _broad_policies(samples: int) -> Iterator[tuple[str, Sections]]:

@@ -11,7 +11,8 @@ import polars as pl
 
 from attent_select.stats.confidence import ConfidenceInterval
 from attent_select.stats.equivalence import MultipleInterval, equivalent_multiple
-from learning_arms.crawl.arms import target_of
+from learning_arms.crawl import law
+from learning_arms.crawl.arms import BETWEEN, target_of
 from learning_arms.crawl.pool import REST, TARGETS
 from learning_arms.summary import at_usual_pace
 
@@ -19,6 +20,10 @@ Trial = Mapping[str, Any]
 
 # Runs that share what is paid once.
 _SHARED: Final = 10
+# The policies of the picture on the first page.
+_CLAIM: Final = tuple(
+    f"broad{BETWEEN}{name}" for name in ("n-grams top 10", "deduplicated", "AtteNT", "oracle: ")
+)
 _TITLES: Final = (
     "arm",
     "seeds",
@@ -108,6 +113,11 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def law_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the table of the law of enrichment."""
+    return law.markdown(rows, cell=_multiple_cell)
+
+
 def _around(interval: Mapping[str, Any]) -> str:
     half = "" if interval["low"] is None else f" ± {interval['high'] - interval['mean']:.3f}"
     return f"{interval['mean']:.3f}{half}"
@@ -143,11 +153,28 @@ def draw(rows: Sequence[Mapping[str, Any]], *, path: Path) -> None:
     alt.hconcat(*panels).resolve_scale(color="independent").save(str(path), scale_factor=1.5)
 
 
-def _panel(rows: Sequence[Mapping[str, Any]], target: str) -> alt.LayerChart:
+def draw_claim(rows: Sequence[Mapping[str, Any]], *, path: Path) -> None:
+    """Write the PNG of the first page: the broad target and the best-known policies."""
+    shown = [row for row in rows if row["arm"].startswith(("uniform", *_CLAIM))]
+    title = "Held-out loss of what is wanted, against the cost of training"
+    chart = _panel(shown, "broad", title=title, width=520, height=280)
+    chart.configure_axis(labelFontSize=12, titleFontSize=12).save(str(path), scale_factor=1.5)
+
+
+def _panel(
+    rows: Sequence[Mapping[str, Any]],
+    target: str,
+    *,
+    title: str | None = None,
+    width: int = 360,
+    height: int = 300,
+) -> alt.LayerChart:
     table = pl.DataFrame(
         [
             {
-                "arm": "uniform" if target_of(row["arm"]) is None else row["arm"],
+                "arm": "uniform"
+                if target_of(row["arm"]) is None
+                else row["arm"].partition(BETWEEN)[2],
                 "seconds": sum(row["cpu_seconds"].values()) + row["once"],
                 "loss": row["losses"][metric_of(target)]["mean"],
             }
@@ -155,7 +182,7 @@ def _panel(rows: Sequence[Mapping[str, Any]], target: str) -> alt.LayerChart:
             if target_of(row["arm"]) in (None, target)
         ]
     )
-    base = alt.Chart(table, title=f"target: {target}", width=360, height=300).encode(
+    base = alt.Chart(table, title=title or f"target: {target}", width=width, height=height).encode(
         x=alt.X("seconds:Q", title="processor seconds, all counted").scale(type="log"),
         y=alt.Y("loss:Q", title="held-out loss of the target, nats a token").scale(zero=False),
     )

@@ -14,10 +14,22 @@ from trainers import checkpoint
 _LEARNING_RATE: Final = 8e-3
 
 
+def train_small(
+    sections: Mapping[str, Any], run: Path, *, samples: int, cluster: Callable[[], Any]
+) -> str:
+    """Train a language model of half the width and half the layers, as `train_surrogate` does."""
+    config = dict(sections["model"]["config"])
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers"):
+        config[name] //= 2
+    training = {**sections["training"], "learning_rate": _LEARNING_RATE}
+    smaller = {**sections, "model": {"config": config}, "training": training}
+    return train_surrogate(smaller, run, samples=samples, cluster=cluster)
+
+
 def train_surrogate(
     sections: Mapping[str, Any], run: Path, *, samples: int, cluster: Callable[[], Any]
 ) -> str:
-    """Train a model of half the width and half the layers on random samples; return its folder.
+    """Train a model on random samples and return its folder.
 
     Args:
         sections: `corpus`, `task`, `model` and `training` of the regime.
@@ -25,14 +37,9 @@ def train_surrogate(
         samples: number of training samples.
         cluster: opens a cluster.
     """
-    config = dict(sections["model"]["config"])
-    for name in ("hidden_size", "intermediate_size", "num_hidden_layers"):
-        config[name] //= 2
     settings = {
         **sections,
         "run": str(run),
-        "model": {"config": config},
-        "training": {**sections["training"], "learning_rate": _LEARNING_RATE},
         "selection": {"strategy": "uniform"},
         "schedule": {"budget": {"samples": samples}, "rounds": 1},
     }
