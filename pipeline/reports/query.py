@@ -126,7 +126,7 @@ def _parse(sql: str) -> list[exp.Expr | None]:
     dialect = SqlDialect()
     tokens = dialect.tokenize(sql)
     _check_joins(tokens)
-    return dialect.parser(error_level=sqlglot.ErrorLevel.RAISE).parse(tokens, sql)
+    return dialect.parser(error_level=sqlglot.ErrorLevel.IMMEDIATE).parse(tokens, sql)
 
 
 def _check_joins(tokens: Sequence[sqlglot.Token]) -> None:

@@ -62,6 +62,7 @@ def test_many_joins_with_conditions_are_parsed() -> None:
         ("explain select 1", "one SELECT"),
         ("", "one SELECT"),
         ("select from where", "does not parse"),
+        ("select count(*[ as n from losses", "does not parse"),
         ("select row from losses" + " join index" * 40, "more than 10 joins in a row without ON"),
     ],
 )
