@@ -20,6 +20,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from learning import resolve, tuned_rate  # noqa: E402
 from learning_arms.crawl import report, texts  # noqa: E402
 from learning_arms.crawl.arms import FITTED, SIZES, crawl_arms, uniform_name  # noqa: E402
+from learning_arms.crawl.law import predicted_multiple  # noqa: E402
 from learning_arms.crawl.pool import TARGETS, Pool, Sizes, make_pool, without_overlaps  # noqa: E402
 from learning_arms.crawl.regime import crawl  # noqa: E402
 from learning_arms.results import Results  # noqa: E402
@@ -173,6 +174,34 @@ def test_the_table_says_what_was_saved(tmp_path: Path) -> None:
     )
     report.draw(rows, path=tmp_path / "crawl.png")
     assert (tmp_path / "crawl.png").stat().st_size > 10_000
+
+
+def test_the_picture_of_the_first_page_is_drawn(tmp_path: Path) -> None:
+    named = [*trials(), trial("broad · deduplicated", tokens=1000, loss=4.0, seed=0)]
+    report.draw_claim(report.summarise(named), path=tmp_path / "claim.png")
+    assert (tmp_path / "claim.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arm", "predicted"),
+    [
+        ("broad · 40% wanted rows", 4),
+        ("broad · oracle: the wanted rows", 10),
+        ("broad · oracle 4 ×", 40),
+        ("broad · n-grams top 10 %", None),
+    ],
+)
+def test_a_known_share_of_wanted_rows_predicts_a_multiple(
+    arm: str, predicted: float | None
+) -> None:
+    assert arm in crawl_arms(100)
+    assert predicted_multiple(arm) == (predicted and pytest.approx(predicted))
+
+
+def test_the_table_of_the_law_has_what_was_measured() -> None:
+    oracle = [trial("broad · oracle: the wanted rows", tokens=1000, loss=3.0, seed=0)]
+    table = report.law_markdown(report.summarise([*trials(), *oracle]))
+    assert "| broad · oracle: the wanted rows | 10.0 × | 4.00 × |" in table
 
 
 def test_a_policy_beyond_the_curve_has_a_bound() -> None:
