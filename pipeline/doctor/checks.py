@@ -24,6 +24,7 @@ from pipeline.config.automatic_annotations import LENGTH, automatic_annotations
 from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
+from pipeline.doctor.advice import advice_for
 from pipeline.doctor.estimate import Estimate, estimate, first_rows, inspect_first_shard
 from pipeline.doctor.prices import Prices
 from pipeline.runs.label_classes import with_frozen_classes, with_shard_classes
@@ -83,6 +84,7 @@ def examine(
         checks.run("tracking", lambda: (", ".join(load_trackers(config.tracking)), None))
     if config.annotations or config.corpus.path is not None or automatic_annotations(config):
         checks.run("annotations", lambda: _annotations(config))
+    checks.run("advice", lambda: ("; ".join(advice_for(config)), None))
 
     def check_cluster() -> tuple[str, "Size"]:
         if not trust_run:

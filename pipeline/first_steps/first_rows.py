@@ -16,11 +16,6 @@ from pipeline.doctor.estimate import first_rows, inspect_first_shard
 
 Settings = dict[str, Any]
 
-# Tasks whose model reads images and nothing else.
-IMAGE_TASKS = (
-    *("image_classification", "semantic_segmentation", "dense_regression"),
-    *("masked_image_modeling", "diffusion"),
-)
 # Tasks that read text and nothing else.
 TEXT_TASKS = ("causal_lm", "preference_pairs")
 # Names of columns, as data sets on the hub have them.

@@ -1,6 +1,7 @@
 """A commented configuration for given shards, whose task follows from their columns."""
 
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import yaml
 
 from attent_select.errors import InputError
+from pipeline.doctor.advice import ADVICE, IMAGE_TASKS, Kind, kind_of
 from pipeline.first_steps.examples import SCHEMA_LINE
 from pipeline.first_steps.first_rows import (
-    IMAGE_TASKS,
     TEXT_TASKS,
     FirstRows,
     look_at,
@@ -34,6 +35,7 @@ class Wishes:
         tokenizer: folder of the tokenizer of a model from scratch.
         target: shards of examples of what is wanted.
         evaluation: held-out shards.
+        is_curated: whether all samples are worth training on.
     """
 
     shards: Sequence[str]
@@ -44,6 +46,7 @@ class Wishes:
     tokenizer: str | None = None
     target: Sequence[str] = ()
     evaluation: Sequence[str] = ()
+    is_curated: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,26 +119,39 @@ def _sections(
         held_out = {"evaluation": {"shards": [*wishes.evaluation]}}
         yield from _section(held_out, "Held-out shards, evaluated after every round.")
     if wishes.target:
-        examples = {"target": {"shards": [*wishes.target]}, "annotations": _RELEVANCE}
-        yield from _section(examples, "Examples of what is wanted; samples are compared with them.")
+        target = {"target": {"shards": [*wishes.target]}}
+        yield from _section(target, "Examples of what is wanted; samples are compared with them.")
     yield from _section({"task": task}, f"Suggested by {reason}.")
     yield from _section({"model": model}, _FROM_SAVED if "path" in model else _FROM_SCRATCH)
-    yield from _selection(wishes)
+    yield from _advice_sections(wishes, task)
     yield from _section({"training": _training(model)}, "Samples per optimizer step, and its rate.")
     yield from _section({"cluster": {"scheduler": "local"}}, _WORKERS)
 
 
-def _selection(wishes: Wishes) -> Iterator[str]:
-    if wishes.target:
-        selection = {"strategy": "key", "key": "relevance"}
-        comment = "The samples most like the examples; no loss is measured."
-        ratio, warmup = 0.2, {}
-    else:
-        selection, comment = {"strategy": "soft"}, "Samples with a larger loss are more likely."
-        ratio, warmup = 0.5, {"warmup_epochs": 1}
-    yield from _section({"selection": selection}, comment)
-    schedule = {"epochs": 2, **warmup, "ratio": {"kind": "fixed", "start": ratio}}
-    yield from _section({"schedule": schedule}, "Each epoch trains on this share of the corpus.")
+def _advice_sections(wishes: Wishes, task: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the sections that follow from what was measured on corpora of this kind."""
+    is_saved = wishes.model is not None
+    kind: Kind = kind_of(task["name"], has_target=bool(wishes.target), is_saved=is_saved)
+    advice = ADVICE["curated" if wishes.is_curated and kind != "target" else kind]
+    reason = f"For {advice.corpus}: {advice.use}. Measured: {advice.because}."
+    comment = "\n# ".join(textwrap.wrap(reason, width=98))
+    sections = dict(advice.sections)
+    if kind == "target" and task["name"] in IMAGE_TASKS:
+        sections["annotations"] = {"relevance": _like_images(wishes, task)}
+    for name, section in sections.items():
+        yield from _section({name: section}, comment)
+        comment = ""
+
+
+def _like_images(wishes: Wishes, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the annotation that compares images, which takes a model.
+
+    Raises:
+        InputError: there is none.
+    """
+    if wishes.model is None:
+        raise InputError("--target: images are compared by a model: add --model PATH")
+    return {"kind": "similarity", "model": wishes.model, "task": dict(task)}
 
 
 def _training(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +176,6 @@ _Dumper.add_representer(
     ),
 )
 
-_RELEVANCE = {"relevance": {"kind": "ngram"}}
 _FROM_SAVED = "The saved model to start from; `lora: {rank: 8}` beside it trains an adapter."
 _FROM_SCRATCH = "A small model from scratch; `path: FOLDER` instead starts from a saved one."
 _WORKERS = "One worker process per core; or tcp://…, or the class of a Dask cluster."

@@ -65,6 +65,8 @@ def test_the_columns_of_text_suggest_a_task(tmp_path: Path, tokenizer: Path, kin
     assert values["task"].items() >= COLUMNS[kind].items()
     assert values["task"]["name"] == ("preference_pairs" if kind == "preferences" else "causal_lm")
     assert values["model"]["config"]["vocab_size"] == 300
+    # Without examples no rule is better than random rows.
+    assert values["selection"] == {"strategy": "uniform", "distinct": "duplicates"}
 
 
 def test_text_without_a_model_gets_a_tokenizer_of_its_first_rows(tmp_path: Path) -> None:
@@ -113,6 +115,28 @@ def test_images_with_labels_in_a_tar_are_classified(tmp_path: Path) -> None:
         "num_channels": 1,
     }
     assert values["model"]["config"]["num_labels"] == 1 + max(row["cls"] for row in rows)
+    assert values["selection"] == {"strategy": "soft", "clip_high": 0.95, "max_visits": 2}
+    assert values["schedule"]["rescore"] == {"kind": "observed"}
+
+
+def test_a_curated_corpus_is_trained_on_as_a_whole(tmp_path: Path, tokenizer: Path) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS["text"])
+    values = new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer, "--curated")
+    assert values["selection"] == {"strategy": "uniform"}
+    assert values["schedule"]["ratio"] == {"kind": "fixed", "start": 1.0}
+
+
+def test_doctor_says_what_pays_on_such_a_corpus(tmp_path: Path, tokenizer: Path) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS["text"])
+    options = ("--shards", shard, "--target", shard, "--tokenizer", tokenizer)
+    answer_here("init", tmp_path / "my.yaml", "--run", tmp_path / "run", *options)
+    (advice,) = [
+        each["detail"]
+        for each in answer_here("doctor", tmp_path / "my.yaml")["findings"]
+        if each["name"] == "advice"
+    ]
+    assert "the samples most like the examples" in advice
+    assert "attent pilot" in advice
 
 
 def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) -> None:
@@ -135,6 +159,7 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
     values = yaml.safe_load(Path(found["path"]).read_text())
     assert values["task"] == {"name": "causal_lm", "messages": "messages", "max_length": 512}
     assert values["model"] == {"path": "org/name"}
+    assert values["selection"] == {"strategy": "uniform"}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +169,7 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
         (TEXT_ROWS["text"], ["--task", "image_classification"], "not what the task image_class"),
         (TEXT_ROWS["text"], ["--task", "classify"], "--task classify: expected one of"),
         ([{"id": 1}], [], "has the columns id: not what any task reads"),
+        ([{"image": png(MASK)}], ["--target", "here"], "images are compared by a model: add"),
     ],
 )
 def test_what_cannot_be_suggested_is_one_line(

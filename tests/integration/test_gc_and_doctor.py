@@ -139,7 +139,8 @@ def test_the_doctor_finds_all_well_and_says_what_a_run_will_cost(
     code, found = doctor(str(file))
     assert (code, found["ok"]) == (0, True)
     assert [one["name"].split(",")[0] for one in found["findings"]] == [
-        "environment", "configuration", "storage of the run", "shards", "cluster", "samples",
+        "environment", "configuration", "storage of the run", "shards",
+        "advice", "cluster", "samples",
     ]  # fmt: skip
     estimate = found["estimate"]
     assert (estimate["num_samples"], estimate["num_scored_rounds"]) == (

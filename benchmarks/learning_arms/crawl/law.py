@@ -17,11 +17,11 @@ _ORACLE: Final = re.compile(r"broad · oracle(?:: the wanted rows| (\d+) ×)")
 
 def predicted_multiple(arm: str) -> float | None:
     """Return k for a policy with a known share of wanted rows; None for another one."""
-    wanted = sum(SHARES[name] for name in WANTED)
+    wanted_share = sum(SHARES[name] for name in WANTED)
     if mixture := _MIXTURE.fullmatch(arm):
-        return int(mixture[1]) / 100 / wanted
+        return int(mixture[1]) / 100 / wanted_share
     if oracle := _ORACLE.fullmatch(arm):
-        return int(oracle[1] or 1) / wanted
+        return int(oracle[1] or 1) / wanted_share
     return None
 
 

@@ -36,6 +36,9 @@ Target = Annotated[
 Evaluation = Annotated[
     list[str] | None, typer.Option(metavar="URL", help="Held-out shards; repeatable.")
 ]
+Curated = Annotated[
+    bool, typer.Option("--curated", help="All samples are worth training on: no selection.")
+]
 RunFolder = Annotated[
     str | None, typer.Option(metavar="URL", help="Folder of the run. Default: runs/NAME.")
 ]
@@ -72,6 +75,7 @@ def init(
     tokenizer: Tokenizer = None,
     target: Target = None,
     evaluation: Evaluation = None,
+    curated: Curated = False,
     run: RunFolder = None,
 ) -> dict[str, Any]:
     """Write a commented configuration for your shards, after a look at their first rows."""
@@ -89,6 +93,7 @@ def init(
         tokenizer=tokenizer,
         target=target or (),
         evaluation=evaluation or (),
+        is_curated=curated,
     )
     new = new_configuration(wishes)
     result: dict[str, Any] = {"path": str(write_config(new.text, path))}
