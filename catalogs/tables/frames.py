@@ -122,7 +122,7 @@ def read_frame(url: str, *, schema: SchemaDict) -> tuple[pl.DataFrame, Notes]:
             url, source, footer=footer, group=group, columns=list(schema)
         )
     # `pq.read_table` would import pyarrow.dataset, which takes longer than opening a run.
-    with pq.ParquetFile(pa.BufferReader(data), metadata=footer.metadata) as file:
+    with parquet_file.open_file(url, pa.BufferReader(data), footer=footer) as file:
         # A row group at a time: polars' strings are a copy of Arrow's.
         groups = (
             file.read_row_group(group, columns=list(schema), use_threads=False).select(list(schema))

@@ -187,7 +187,7 @@ def first_rows(
 ) -> pa.Table:
     """Read the first rows of one row group without decoding the rest."""
     source = _source(url, footer=footer, groups=[group], columns=columns)
-    with _open(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
+    with open_file(url, source, footer=footer, buffer_bytes=_BUFFER_BYTES) as file:
         check_decoded_size(url, source, footer=footer, group=group, columns=columns)
         batches = file.iter_batches(num_rows, row_groups=[group], columns=list(columns))
         first = next(batches, None)  # a row group may be empty
@@ -247,7 +247,7 @@ def _decode(
                 f" most {_MAX_GROUP_BYTES}. Write the file with smaller row groups"
                 " (`attent ingest --convert parquet` does)"
             )
-    with _open(url, source, footer=footer) as file:
+    with open_file(url, source, footer=footer) as file:
         for group in groups:
             check_decoded_size(url, source, footer=footer, group=group, columns=columns)
             # One thread: callers already decode in many threads.
@@ -272,9 +272,14 @@ def check_decoded_size(
 
 
 @contextlib.contextmanager
-def _open(
+def open_file(
     url: str, source: Any, *, footer: Footer, buffer_bytes: int = 0
 ) -> Iterator[pq.ParquetFile]:
+    """Open a file whose footer is known.
+
+    Raises:
+        InputError: what is read of it is damaged.
+    """
     try:
         yield pq.ParquetFile(source, metadata=footer.metadata, buffer_size=buffer_bytes)
     except (pa.ArrowException, OSError) as error:

@@ -45,6 +45,18 @@ def test_a_table_is_read_with_its_notes(urls: list[str]) -> None:
     assert frames.notes_of(frames.footer_of(urls[2])) == {"position": 2}
 
 
+def test_a_damaged_page_of_another_program_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "table.parquet"
+    pq.write_table(table(0, 1000).to_arrow(), file, compression="zstd", use_dictionary=False)
+    page = pq.read_metadata(file).row_group(0).column(2)
+    data = bytearray(file.read_bytes())
+    end = page.data_page_offset + page.total_compressed_size
+    data[page.data_page_offset + 40 : end] = bytes(end - page.data_page_offset - 40)
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=f"{file} is damaged: .*Write or copy it again"):
+        frames.read_frame(str(file), schema=KINDS)
+
+
 def test_a_scan_keeps_the_order_of_the_files(urls: list[str]) -> None:
     assert_frame_equal(Scan.of(urls, schema=KINDS).frame().collect(), table(0, 15))
 
