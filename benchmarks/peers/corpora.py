@@ -1,6 +1,7 @@
 """Corpora of benchmarks/streaming.py in the format of every method, with their selected samples."""
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from PIL import Image
 from samples import COLUMNS, MEMBERS
 
 from attent_select import plugins, schema
@@ -104,7 +106,14 @@ def source_samples(kind: str, source: Path | None, options: Any) -> list[dict[st
         return _documents(samples, options.document_bytes) if kind == "text" else samples
     from pipeline.demo.data import digits
 
-    return digits(seed=0)[0]
+    return [sample | {"image": _resized(sample["image"])} for sample in digits(seed=0)[0]]
+
+
+def _resized(image: bytes) -> bytes:
+    """The image at the size that `samples.decode` promises."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(image)).resize((28, 28)).save(file, "PNG")
+    return file.getvalue()
 
 
 def _documents(samples: list[dict[str, Any]], num_bytes: int) -> list[dict[str, Any]]:

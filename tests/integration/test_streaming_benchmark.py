@@ -15,7 +15,7 @@ def test_it_streams_digits_from_disk_and_from_a_server_that_counts(tmp_path: Pat
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "test.png").exists()
     report = json.loads((tmp_path / "test.json").read_text())
-    assert len(report["results"]) == 4
+    assert len(report["results"]) == 6
     for row in report["results"]:
         assert row["samples"] == 60
         assert row["is_complete"]
