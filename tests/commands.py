@@ -26,6 +26,7 @@ def attent(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
     out, errors = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", command),
+        patch.dict(os.environ),  # it decides on colours by variables
         contextlib.chdir(cwd or Path.cwd()),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),

@@ -49,13 +49,17 @@ class SharedCluster:
     @contextmanager
     def start(self, settings: ClusterSettings) -> Iterator[Any]:
         """Replace `start_cluster`."""
-        if not self._is_ordinary(settings) or self._surroundings != _surroundings():
+        if not self._is_ordinary(settings) or self.changes():
             with new_cluster.start_cluster(settings) as own:
                 yield own
             return
         if self._cluster is None:
             self._cluster = self._stack.enter_context(new_cluster.start_cluster(ORDINARY))
         yield self._cluster
+
+    def changes(self) -> set[str]:
+        """Return what a worker would inherit and the shared ones did not, or the reverse."""
+        return self._surroundings ^ _surroundings()
 
     @contextmanager
     def used_by_commands(self) -> Iterator[None]:
@@ -70,10 +74,10 @@ class SharedCluster:
         return is_usual_size and settings.model_copy(update=_OF_THE_DRIVER) == ORDINARY
 
 
-def _surroundings() -> tuple[dict[str, str], list[str]]:
+def _surroundings() -> set[str]:
     """What a worker inherits, without what libraries set when they are used."""
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(_OF_LIBRARIES)}
-    return variables, [path for path in sys.path if "dask-scratch-space" not in path]
+    variables = {f"{k}={v}" for k, v in os.environ.items() if not k.startswith(_OF_LIBRARIES)}
+    return variables | {path for path in sys.path if "dask-scratch-space" not in path}
 
 
 @contextmanager

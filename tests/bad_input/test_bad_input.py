@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -107,10 +109,15 @@ def _write(path: Path, content: bytes | None) -> None:
 def attent(*arguments: str) -> tuple[int, str]:
     """Exit code and stderr of a command in this process."""
     stderr = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(stderr):
-        patch.setattr(sys, "argv", ["attent", *arguments])
-        with contextlib.redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as ended:
-            pipeline.cli.main()
+    # It decides on colours by variables.
+    with (
+        patch.dict(os.environ),
+        patch.object(sys, "argv", ["attent", *arguments]),
+        contextlib.redirect_stderr(stderr),
+        contextlib.redirect_stdout(io.StringIO()),
+        pytest.raises(SystemExit) as ended,
+    ):
+        pipeline.cli.main()
     return int(ended.value.code or 0), stderr.getvalue()
 
 

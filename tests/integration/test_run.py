@@ -51,6 +51,7 @@ def test_a_run_leaves_every_file_of_every_round(finished: tuple[str, dict[str, A
 def test_tests_of_a_process_share_a_cluster_also_after_a_run(
     finished: tuple[str, dict[str, Any]], shared: SharedCluster
 ) -> None:
+    assert not shared.changes()
     with shared.start(ORDINARY) as one, shared.start(ORDINARY) as other:
         assert one is other
 
