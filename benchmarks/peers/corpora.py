@@ -106,10 +106,10 @@ def source_samples(kind: str, source: Path | None, options: Any) -> list[dict[st
         return _documents(samples, options.document_bytes) if kind == "text" else samples
     from pipeline.demo.data import digits
 
-    return [sample | {"image": _resized(sample["image"])} for sample in digits(seed=0)[0]]
+    return [sample | {"image": _resize(sample["image"])} for sample in digits(seed=0)[0]]
 
 
-def _resized(image: bytes) -> bytes:
+def _resize(image: bytes) -> bytes:
     """The image at the size that `samples.decode` promises."""
     file = io.BytesIO()
     Image.open(io.BytesIO(image)).resize((28, 28)).save(file, "PNG")

@@ -187,8 +187,9 @@ def test_linked_folders_are_listed_even_if_links_are_cyclic(tmp_path: Path) -> N
 
 
 def test_a_crash_while_publishing_leaves_the_old_file_and_no_listed_leftovers(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("catalogs.storage.retry.RETRY_SECONDS", 0.0)
     storage.publish(str(tmp_path / "a.bin"), b"old")
     unreadable = Path("/proc/self/mem")
     with pytest.raises(StorageError, match=r"a\.bin"):
