@@ -22,6 +22,7 @@ EXTRAS = {
     "jinja2": "report",
     "kornia": "augment",
     "kornia_rs": "augment",
+    "lance": "lance",
     "mlflow": "mlflow",
     "peft": "train",
     "PIL": "vision",

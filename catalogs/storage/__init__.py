@@ -7,12 +7,14 @@ endpoint of other S3 servers from `AWS_ENDPOINT_URL`.
 
 from catalogs.storage.access import (
     conditional,
+    count_read,
     delete,
     info,
     list_objects,
     publish,
     read,
     read_ranges,
+    reader_options,
 )
 from catalogs.storage.node_cache import NodeCache
 from catalogs.storage.objects import ConditionalStorage, ObjectInfo, Range, Storage, Version
@@ -48,6 +50,7 @@ __all__ = [
     "Storage",
     "Version",
     "conditional",
+    "count_read",
     "delete",
     "delete_all",
     "delete_folder",
@@ -65,6 +68,7 @@ __all__ = [
     "read",
     "read_cost",
     "read_ranges",
+    "reader_options",
     "request_bytes",
     "upload_folder",
     "use_read_policy",

@@ -87,9 +87,24 @@ def conditional(url: str) -> ConditionalStorage | None:
     return bucket_of(url) if url.partition("://")[0] in SCHEMES else None
 
 
-def _count(data: Sequence[bytes]) -> None:
+def reader_options(url: str) -> dict[str, str] | None:
+    """Return options with which another client reads from the bucket of `url` as this package does.
+
+    They are those of the crate `object_store`, for clients built on it. None if there is no bucket,
+    or such clients cannot read ranges of its server.
+    """
+    is_in_bucket = url.partition("://")[0] in SCHEMES
+    return bucket_of(url).reader_options() if is_in_bucket else None
+
+
+def count_read(*, num_bytes: int, num_requests: int) -> None:
+    """Count what another client has read, by the read policy."""
     if (meter := read_policy.current().meter) is not None:
-        meter.add(num_bytes=sum(map(len, data)), num_requests=len(data))
+        meter.add(num_bytes=num_bytes, num_requests=num_requests)
+
+
+def _count(data: Sequence[bytes]) -> None:
+    count_read(num_bytes=sum(map(len, data)), num_requests=len(data))
 
 
 def _store_of(url: str) -> Storage:

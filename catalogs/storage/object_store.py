@@ -33,6 +33,7 @@ from catalogs.storage.objects import (
     translate_errors,
     unquote_etag,
 )
+from catalogs.storage import retry as retries
 from catalogs.storage.retry import retry
 
 _log = logging.getLogger("attent.catalogs.storage")
@@ -48,6 +49,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     "read_timeout": timedelta(seconds=60),
     "timeout": timedelta(minutes=20),
 }
+# Of other clients, whose pauses double as ours do; the time decides.
+_MAX_RETRIES: Final = 30
 # Our `retry` handles all stores alike.
 _NO_RETRIES: Final[Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 
@@ -68,13 +71,14 @@ class ObjectStore:
     """
 
     def __init__(self, root: str, *, endpoint: str) -> None:
-        self._root = root
+        self._root, self._endpoint = root, endpoint
         self.answers_ranges = True
         self._written = _Written()
         config: Any = {"endpoint": endpoint} if endpoint else {}
         if root.startswith("s3://") and is_set("AWS_REQUEST_PAYER"):
             config["request_payer"] = True
         provider = s3_credentials.provider() if root.startswith("s3://") else None
+        self._credentials = provider
         credentials: Any = {} if provider is None else {"credential_provider": provider}
         options: Any = _OPTIONS | {"allow_http": endpoint.startswith("http://")}
         self._store: Any = obstore.store.from_url(
@@ -145,6 +149,32 @@ class ObjectStore:
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 return None
         return _version(done)
+
+    def reader_options(self) -> dict[str, str] | None:
+        """Return the options of this store for other clients; see `access.reader_options`."""
+        if not self.answers_ranges:
+            return None
+        options = {name: f"{limit.total_seconds():.0f}s" for name, limit in _OPTIONS.items()}
+        options |= {
+            "allow_http": str(self._endpoint.startswith("http://")).lower(),
+            "client_max_retries": str(_MAX_RETRIES),
+            "client_retry_timeout": f"{retries.RETRY_SECONDS:.0f}",
+        }
+        if self._endpoint:
+            options["aws_endpoint"] = self._endpoint
+        if not self._root.startswith("s3://"):
+            return options
+        if is_set("AWS_REQUEST_PAYER"):
+            options["aws_request_payer"] = "true"
+        if is_set("AWS_SKIP_SIGNATURE"):
+            options["aws_skip_signature"] = "true"
+        if (provider := self._credentials) is not None:
+            keys = provider()
+            options["aws_access_key_id"] = keys["access_key_id"]
+            options["aws_secret_access_key"] = keys["secret_access_key"]
+            if keys["token"]:
+                options["aws_session_token"] = keys["token"]
+        return options
 
     def _list(self, key: str) -> list[ObjectInfo]:
         if key and (stored := self._head(key)):

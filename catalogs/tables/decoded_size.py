@@ -45,9 +45,9 @@ def check_decoded_size(
     chunks = [metadata.row_group(group).column(leaf) for leaf in leaves]
     stored = sum(chunk.total_compressed_size for chunk in chunks)
     encoded = sum(chunk.total_uncompressed_size for chunk in chunks)
-    limit = _limit(encoded)
-    if encoded > max(_limit(0), _MAX_COMPRESSION * stored):
-        raise _too_large(url, group, encoded, max(_limit(0), _MAX_COMPRESSION * stored))
+    limit = decoded_limit(encoded)
+    if encoded > max(decoded_limit(0), _MAX_COMPRESSION * stored):
+        raise _too_large(url, group, encoded, max(decoded_limit(0), _MAX_COMPRESSION * stored))
     decoded = encoded + sum(
         chunk.num_values * _width(chunk, metadata.schema.column(leaf))
         for chunk, leaf in zip(chunks, leaves, strict=True)
@@ -65,8 +65,12 @@ def check_decoded_size(
         raise _too_large(url, group, decoded, limit)
 
 
-def _limit(encoded: int) -> int:
-    """Return the limit for columns with a number of bytes after decompression."""
+def decoded_limit(encoded: int) -> int:
+    """Return the limit for columns with a number of bytes after decompression.
+
+    Raises:
+        InputError: the variable `LIMIT_VARIABLE` of the environment is not a number.
+    """
     small = os.environ.get(LIMIT_VARIABLE, "")
     if small and not small.isdecimal():
         raise InputError(f"{LIMIT_VARIABLE} is {small!r}: expected a number of bytes")
