@@ -23,7 +23,7 @@ _REVISION: Final = r"@(?P<revision>refs/[^/]+/[^/]+|[^/]+)"
 _DATASET: Final = re.compile(rf"hf://datasets/[^/@]+/[^/@]+({_REVISION})?")
 # Where the hub keeps its own conversion, as `configuration/split/0000.parquet`.
 _CONVERTED: Final = "@refs/convert/parquet"
-_SHARD: Final = re.compile(r"\.(parquet|tar|tar\.gz|tgz|tar\.zst)$", re.IGNORECASE)
+_SHARD: Final = re.compile(r"\.(parquet|lance|tar|tar\.gz|tgz|tar\.zst)$", re.IGNORECASE)
 _TRAIN: Final = "train"
 # Files about a dataset, which `datasets` does not read as samples.
 _DESCRIPTIONS: Final = frozenset(
@@ -120,7 +120,7 @@ def _shards_of_dataset(root: str, is_wanted: Callable[[str], bool]) -> _Shards:
     endings = Counter(each.url.rpartition("/")[2].rpartition(".")[2] for each in stored)
     listed = ", ".join(f"{count} .{ending}" for ending, count in endings.most_common(5))
     raise InputError(
-        f"{root}: no Parquet or tar files{f', only {listed}' if listed else ''}. Check the"
+        f"{root}: no Parquet, tar or Lance files{f', only {listed}' if listed else ''}. Check the"
         " spelling; files of other formats are converted by `attent ingest --convert`"
     )
 
@@ -214,8 +214,8 @@ def _matching(shards: _Shards, pattern: str, root: str) -> _Shards:
     matching = {path: stored for path, stored in shards.items() if expression.fullmatch(path)}
     if not matching:
         raise InputError(
-            f"{root}: its README names {pattern}, which matches no Parquet or tar file. Name the"
-            " files themselves"
+            f"{root}: its README names {pattern}, which matches no Parquet, tar or Lance file. Name"
+            " the files themselves"
         )
     return matching
 

@@ -1,33 +1,44 @@
-"""Rows of a shard as they are stored: Arrow tables of Parquet, the members of tar files."""
+"""Rows of a shard as they are stored: tables of Parquet and Lance, the members of tar files."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from catalogs.formats import lance
 from catalogs.formats.webdataset import members_of_rows
 from catalogs.read_plan import check_columns, check_rows
 from catalogs.shard_format import Shard
 from catalogs.tables import parquet_file, plain_values
 
-__all__ = ["members_of_rows", "read_table", "schema_of"]
+__all__ = ["has_schema", "members_of_rows", "read_table", "schema_of"]
 
 # Row groups that are fetched together.
 _FETCHED_GROUPS = 16
 
 
+_LANCE = "lance"
+
+
+def has_schema(shard: Shard) -> bool:
+    """Whether a shard stores tables, which have a schema."""
+    return shard.format in ("parquet", _LANCE)
+
+
 def schema_of(shard: Shard) -> pa.Schema:
-    """Return the Arrow schema of a Parquet shard, with the metadata that its writer left."""
-    return _footer(shard).schema
+    """Return the Arrow schema of a shard that has one, with the metadata that its writer left."""
+    return lance.schema_of(shard) if shard.format == _LANCE else _footer(shard).schema
 
 
 def read_table(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-    """Read the samples of a Parquet shard at `rows` (strictly increasing), with their types.
+    """Read samples at `rows` (strictly increasing) of a shard that has a schema, with their types.
 
     Raises:
         InputError: a column is not in the shard, or the shard is damaged.
         CorpusMismatchError: the shard is not the object that was ingested (etag).
     """
+    if shard.format == _LANCE:
+        return lance.read_table(shard, rows=rows, columns=columns)
     row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
     footer = _footer(shard)
     check_columns(columns, known=footer.schema.names, url=shard.uri)

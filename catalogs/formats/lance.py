@@ -18,21 +18,13 @@ from catalogs import storage
 from catalogs.formats.parquet import Parquet
 from catalogs.lance_files import damage_check, reader, seal, writer
 from catalogs.lance_files.contents import Contents, contents_of
-from catalogs.lance_files.estimate import (
-    LOCAL_BLOCK_BYTES,
-    REMOTE_BLOCK_BYTES,
-    decoded_bytes,
-    estimated_ranges,
-    selected_bytes,
-)
+from catalogs.lance_files.estimate import File, decoded_bytes, plan_ranges, selected_bytes
 from catalogs.read_plan import ReadPlan, check_columns, check_rows
 from catalogs.shard_format import Inspection, Reading, Sample, Shard
 from catalogs.storage.objects import check_etag, missing_error
 from catalogs.tables import plain_values
 from catalogs.tables.byte_cache import BoundedCache
 
-# Reading this share of a shard's bytes in parts is reading all of it.
-_WHOLE_SHARE: Final = 0.9
 _PART_OF_DATASET: Final = ".lance/data/"
 
 _contents: BoundedCache[Contents] = BoundedCache(max_bytes=64 << 20)
@@ -70,8 +62,8 @@ class Lance:
     def read(self, shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> Reading:
         """Read the samples at `rows`; bytes and requests are those of `plan`."""
         row_array = check_rows(rows, num_samples=shard.num_samples, url=shard.uri)
-        if len(row_array) == 0:
-            return Reading({}, 0, bytes_read=0, bytes_selected=0, num_requests=0)
+        if not (len(row_array) and columns):
+            return Reading({}, len(row_array), bytes_read=0, bytes_selected=0, num_requests=0)
         plan = _plan(shard, rows=row_array, columns=columns)
         table = _table(shard, plan, rows=row_array, columns=columns)
         return Reading(
@@ -129,18 +121,15 @@ def read_table(shard: Shard, *, rows: Sequence[int], columns: Sequence[str]) -> 
 def _plan(shard: Shard, *, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> ReadPlan:
     contents = _cached_contents(shard)
     check_columns(columns, known=contents.schema.names, url=shard.uri)
-    block_bytes = LOCAL_BLOCK_BYTES if storage.is_local(shard.uri) else REMOTE_BLOCK_BYTES
-    ranges = estimated_ranges(contents, columns, rows=rows, block_bytes=block_bytes)
-    cost, num_bytes = storage.request_bytes(shard.uri), sum(size for _, size in ranges)
-    is_whole = num_bytes >= _WHOLE_SHARE * shard.num_bytes or (
-        len(ranges) * cost + num_bytes > cost + shard.num_bytes
+    file = File(
+        shard.num_bytes, storage.request_bytes(shard.uri), is_local=storage.is_local(shard.uri)
     )
-    if ranges and (is_whole or not reader.can_read(shard.uri)):
-        method, ranges = "whole file", [(0, shard.num_bytes)]
-    else:
-        method = "ranges"
+    whole = [(0, shard.num_bytes)]
+    ranges = plan_ranges(contents, columns, rows=rows, file=file)
+    if ranges and not reader.can_read(shard.uri):
+        ranges = whole
     return ReadPlan(
-        method,
+        "whole file" if ranges == whole else "ranges",
         ranges,
         bytes_selected=selected_bytes(contents, columns, num_rows=len(rows)),
         decoded_bytes=decoded_bytes(contents, columns, num_rows=len(rows)),
@@ -151,14 +140,16 @@ def _table(
     shard: Shard, plan: ReadPlan, *, rows: npt.NDArray[np.int64], columns: Sequence[str]
 ) -> pa.Table:
     url, contents = shard.uri, _cached_contents(shard)
-    if plan.method == "whole file" and not storage.is_local(url):
+    is_whole = plan.method == "whole file"
+    chosen = reader.Rows(rows, tuple(columns), is_whole)
+    if is_whole and not storage.is_local(url):
         (data,) = storage.read_ranges(url, plan.ranges, etag=shard.etag)
-        return reader.read_rows_of_copy(url, data, contents, rows=rows, columns=columns)
+        return reader.read_rows_of_copy(url, data, contents, rows=chosen)
     stored = storage.info(url)
     if stored is None:
         raise missing_error(url)
     check_etag(url, actual=stored.etag, expected=shard.etag)
-    table = reader.read_rows(url, contents, etag=shard.etag, rows=rows, columns=columns)
+    table = reader.read_rows(url, contents, etag=shard.etag, rows=chosen)
     storage.count_read(num_bytes=plan.num_bytes, num_requests=len(plan.ranges))
     return table
 

@@ -1,1 +1,1 @@
-"""Lance files: seal, contents, reading, estimated reads, writing. Imports pylance lazily, in one place."""
+"""Lance files: their metadata and seal, reading and writing them, and estimates of what is read."""

@@ -6,6 +6,7 @@ KiB. Extents closer than its block size become one request. Values are taken to 
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,14 +17,48 @@ from catalogs.lance_files.contents import Contents, StoredColumn
 from catalogs.read_plan import Extent, coalesce
 
 # Block sizes of pylance.
-LOCAL_BLOCK_BYTES: Final = 4 << 10
-REMOTE_BLOCK_BYTES: Final = 64 << 10
+_LOCAL_BLOCK_BYTES: Final = 4 << 10
+_REMOTE_BLOCK_BYTES: Final = 64 << 10
+# Requests to a bucket at a time: pylance sends more, but shares the bandwidth with other readers.
+_PARALLEL: Final = 16
+# Reading this share of a shard's bytes is reading all of it.
+_WHOLE_SHARE: Final = 0.9
 _INDEX_BYTES: Final = 4
 
 Rows = npt.NDArray[np.int64]
 
 
-def estimated_ranges(
+@dataclass(frozen=True)
+class File:
+    """What reading a file costs.
+
+    Attributes:
+        num_bytes: its size.
+        request_bytes: cost of a request, in bytes that could be read instead.
+        is_local: whether it is on a local disk.
+    """
+
+    num_bytes: int
+    request_bytes: int
+    is_local: bool
+
+
+def plan_ranges(
+    contents: Contents, columns: Sequence[str], *, rows: Rows, file: File
+) -> list[Extent]:
+    """Return the whole file as one range if that is cheaper, else the estimated ranges."""
+    block_bytes = _LOCAL_BLOCK_BYTES if file.is_local else _REMOTE_BLOCK_BYTES
+    ranges = _estimated_ranges(contents, columns, rows=rows, block_bytes=block_bytes)
+    num_bytes = sum(size for _, size in ranges)
+    requests = len(ranges) / (1 if file.is_local else _PARALLEL)
+    is_whole = (
+        num_bytes >= _WHOLE_SHARE * file.num_bytes
+        or requests * file.request_bytes + num_bytes > file.request_bytes + file.num_bytes
+    )
+    return [(0, file.num_bytes)] if ranges and is_whole else ranges
+
+
+def _estimated_ranges(
     contents: Contents, columns: Sequence[str], *, rows: Rows, block_bytes: int
 ) -> list[Extent]:
     """Return ranges as many and as large as those that are read, not at their real offsets."""

@@ -5,13 +5,15 @@ retries. What it reads is estimated (`estimate`). Other URLs, and servers that a
 another way, are read as whole files through `catalogs/storage/`.
 """
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from attent_select.errors import InputError
@@ -34,9 +36,22 @@ def can_read(url: str) -> bool:
     return storage.is_local(url) or storage.reader_options(url) is not None
 
 
-def read_rows(
-    url: str, contents: Contents, *, etag: str, rows: Sequence[int], columns: Sequence[str]
-) -> pa.Table:
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a file, in ascending order, and the columns to read.
+
+    Attributes:
+        positions: int64[n], not empty.
+        columns: at least one.
+        is_whole: read all rows and keep these: cheaper if they are many, or small.
+    """
+
+    positions: npt.NDArray[np.int64]
+    columns: tuple[str, ...]
+    is_whole: bool
+
+
+def read_rows(url: str, contents: Contents, *, etag: str, rows: Rows) -> pa.Table:
     """Read some rows of a local file or of one in a bucket.
 
     Raises:
@@ -46,67 +61,76 @@ def read_rows(
     """
     options = storage.reader_options(url) or {}
     # Neither clients nor their threads survive a fork; credentials may change.
-    key = (os.getpid(), url, etag, *columns, *options.items())
+    key = (os.getpid(), url, etag, *rows.columns, *options.items())
     with lance_errors(url, hint=HINT):
         # A reader serves one thread at a time.
         reader = _readers.pop(key) or lance_file().LanceFileReader(
-            url, storage_options=options, columns=list(columns)
+            url, storage_options=options, columns=list(rows.columns)
         )
-        table = _decoded(url, reader, contents, rows=rows, columns=columns)
+        table = _decoded(url, reader, contents, rows)
     _readers.put(key, reader, num_bytes=1)
     return table
 
 
-def read_rows_of_copy(
-    url: str, data: bytes, contents: Contents, *, rows: Sequence[int], columns: Sequence[str]
-) -> pa.Table:
+def read_rows_of_copy(url: str, data: bytes, contents: Contents, *, rows: Rows) -> pa.Table:
     """Read some rows of a file whose bytes are `data`; raises what `read_rows` raises."""
     with tempfile.TemporaryDirectory(prefix="attent-") as folder:
         path = Path(folder, "copy.lance")
         path.write_bytes(data)
         with lance_errors(url, hint=HINT):
-            reader = lance_file().LanceFileReader(str(path), columns=list(columns))
-            return _decoded(url, reader, contents, rows=rows, columns=columns)
+            reader = lance_file().LanceFileReader(str(path), columns=list(rows.columns))
+            return _decoded(url, reader, contents, rows)
 
 
-def _decoded(
-    url: str, reader: Any, contents: Contents, *, rows: Sequence[int], columns: Sequence[str]
-) -> pa.Table:
-    parts = [part for name in columns for part in contents.columns[name]]
+def _decoded(url: str, reader: Any, contents: Contents, rows: Rows) -> pa.Table:
+    parts = [part for name in rows.columns for part in contents.columns[name]]
     limit = decoded_limit(sum(part.num_bytes for part in parts))
-    largest = max((part.most_expanded for part in parts), default=0)
+    largest = max(part.most_expanded for part in parts)
     batch_rows = max(min(_BATCH_ROWS, limit // max(largest, 1)), 1)
-    batches, num_bytes = list[pa.RecordBatch](), 0
-    with contextlib.closing(_batches(reader, rows, batch_rows, contents.num_rows)) as stream:
-        for batch in stream:
-            num_bytes += batch.nbytes
-            if num_bytes > limit:
-                raise InputError(
-                    f"{url}: {len(rows)} rows decode to more than {limit} bytes. If you trust the"
-                    f" file, write smaller shards, or set {LIMIT_VARIABLE}"
-                )
-            batches.append(batch)
-    table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else None)
-    if table.num_rows != len(rows):
-        raise InputError(f"{url}: {table.num_rows} of {len(rows)} rows can be read. {HINT}")
-    fields = [contents.schema.field(name) for name in columns]
-    return pa.table([_typed(table[field.name], field) for field in fields], pa.schema(fields))
+    fields = [contents.schema.field(name) for name in rows.columns]
+    tables, num_bytes = [pa.schema(fields).empty_table()], 0
+    for batch in _batches(reader, rows, batch_rows):
+        num_bytes += batch.nbytes
+        if num_bytes > limit:
+            raise InputError(
+                f"{url}: {len(rows.positions)} rows decode to more than {limit} bytes. If you"
+                f" trust the file, write smaller shards, or set {LIMIT_VARIABLE}"
+            )
+        columns = [_typed(batch.column(field.name), field) for field in fields]
+        tables.append(pa.table(columns, tables[0].schema))
+    table = pa.concat_tables(tables)
+    if table.num_rows != len(rows.positions):
+        raise InputError(
+            f"{url}: {table.num_rows} of {len(rows.positions)} rows can be read. {HINT}"
+        )
+    return table
 
 
-def _batches(
-    reader: Any, rows: Sequence[int], batch_rows: int, num_rows: int
-) -> Iterator[pa.RecordBatch]:
-    if len(rows) == num_rows:
-        results = reader.read_all(batch_size=batch_rows)
-    elif rows[-1] - rows[0] == len(rows) - 1:
-        results = reader.read_range(int(rows[0]), len(rows), batch_size=batch_rows)
+def _batches(reader: Any, rows: Rows, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    positions = rows.positions
+    first, end = int(positions[0]), int(positions[-1]) + 1
+    if rows.is_whole:
+        yield from _kept(reader.read_all(batch_size=batch_rows).to_batches(), positions)
+    elif end - first == len(positions):
+        yield from reader.read_range(first, len(positions), batch_size=batch_rows).to_batches()
     else:
-        results = reader.take_rows([int(row) for row in rows], batch_size=batch_rows)
-    yield from results.to_batches()
+        yield from reader.take_rows(positions.tolist(), batch_size=batch_rows).to_batches()
 
 
-def _typed(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    if isinstance(field.type, pa.BaseExtensionType):
-        chunks = [pa.ExtensionArray.from_storage(field.type, chunk) for chunk in column.chunks]
-        return pa.chunked_array(chunks, field.type)
-    return column
+def _kept(
+    batches: Iterable[pa.RecordBatch], positions: npt.NDArray[np.int64]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows at `positions` of all rows."""
+    start = 0
+    for batch in batches:
+        end = start + batch.num_rows
+        first, last = np.searchsorted(positions, [start, end])
+        mask = np.zeros(batch.num_rows, dtype=np.bool_)
+        mask[positions[first:last] - start] = True
+        yield batch.filter(pa.array(mask))
+        start = end
+
+
+def _typed(column: pa.Array, field: pa.Field) -> pa.Array:
+    is_extension = isinstance(field.type, pa.BaseExtensionType)
+    return pa.ExtensionArray.from_storage(field.type, column) if is_extension else column

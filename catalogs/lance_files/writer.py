@@ -41,13 +41,14 @@ def write_tables(path: Path, tables: Iterable[pa.Table], *, schema: pa.Schema) -
 
 def _storable(schema: pa.Schema) -> pa.Schema:
     """Return the schema with JSON as text: Lance would turn it into a binary form."""
-    fields = []
-    for field in schema:
-        if isinstance(field.type, pa.BaseExtensionType):
-            notes = {JSON_NOTE: b""} if field.type.extension_name == "arrow.json" else None
-            field = pa.field(field.name, field.type.storage_type, field.nullable, notes)
-        fields.append(field)
-    return pa.schema(fields, metadata=schema.metadata)
+    return pa.schema(map(_storable_field, schema), metadata=schema.metadata)
+
+
+def _storable_field(field: pa.Field) -> pa.Field:
+    if not isinstance(field.type, pa.BaseExtensionType):
+        return field
+    notes = {JSON_NOTE: b""} if field.type.extension_name == "arrow.json" else None
+    return pa.field(field.name, field.type.storage_type, field.nullable, notes)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

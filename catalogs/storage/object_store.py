@@ -21,6 +21,7 @@ from obstore.exceptions import (
 
 from catalogs.concurrency import DaemonPool
 from catalogs.layout import join
+from catalogs.storage import retry as retries
 from catalogs.storage import s3_credentials
 from catalogs.storage.endpoints import check_endpoints
 from catalogs.storage.fsspec_files import FsspecFiles, is_set, s3_endpoint
@@ -33,7 +34,6 @@ from catalogs.storage.objects import (
     translate_errors,
     unquote_etag,
 )
-from catalogs.storage import retry as retries
 from catalogs.storage.retry import retry
 
 _log = logging.getLogger("attent.catalogs.storage")

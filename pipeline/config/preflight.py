@@ -19,7 +19,7 @@ from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from catalogs.mixture import NAME
 from catalogs.shard_search import find_shards
-from catalogs.shards import format_of, inspect_shard
+from catalogs.shards import format_of, inspect_shard, keeps_members
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.automatic_annotations import automatic_columns
@@ -123,9 +123,8 @@ def _first_columns(config: RunConfig) -> tuple[str, tuple[str, ...]]:
         if url is not None and has_corpus(url):
             return "the corpus", Corpus.open(url).columns
     first = find_shards(config.corpus.shards or ())[0]
-    if format_of(first.url) != "parquet":
-        return first.url, ()
-    return first.url, inspect_shard(first.url, "parquet").columns
+    kind = format_of(first.url)
+    return first.url, () if keeps_members(kind) else inspect_shard(first.url, kind).columns
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:

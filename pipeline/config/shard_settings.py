@@ -16,7 +16,7 @@ class ShardSettings(Section):
     """Shards of held-out samples.
 
     Attributes:
-        shards: URLs, folders or globs of Parquet files or WebDataset tars.
+        shards: URLs, folders or globs of Parquet files, Lance files or WebDataset tars.
     """
 
     shards: tuple[str, ...] = Field(min_length=1)
@@ -31,7 +31,7 @@ class CorpusSettings(Section):
     """The corpus of a run: shards that it ingests itself, or the folder of a shared corpus.
 
     Attributes:
-        shards: URLs, folders or globs of Parquet files or WebDataset tars.
+        shards: URLs, folders or globs of Parquet files, Lance files or WebDataset tars.
         path: folder of a corpus that `attent ingest` wrote; many runs can share it.
         mixture: named parts, whose shards are `shards`; the section may be the list itself.
         skip_damaged: leave out shards that cannot be read, instead of ending with an error.

@@ -1,4 +1,4 @@
-"""Rows of columns as new shards: Parquet with small row groups, or tar files."""
+"""Rows of columns as new shards: Parquet with small row groups, Lance, or tar files."""
 
 import json
 import tempfile
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from attent_select.errors import InputError
 from attent_select.plugins import load_plugin
 from catalogs import storage
+from catalogs.lance_files import writer as lance_writer
 from catalogs.shard_format import Sample
 from pipeline.corpus.column_types import JSON
 
@@ -71,6 +72,8 @@ def write_shard(
         try:
             if shard_format == "parquet":
                 _write_parquet(path, _groups(rows, num_rows, group_rows), schema)
+            elif shard_format == "lance":
+                lance_writer.write_tables(path, _groups(rows, num_rows, None), schema=schema)
             else:
                 samples = _samples(rows, num_rows, url)
                 load_plugin("catalogs.formats", shard_format)().write(path, samples)

@@ -21,6 +21,7 @@ from catalogs.shard_format import Sample, Shard
 from catalogs.shards import format_named, format_of, inspect_shard, keeps_members, read_shard
 from pipeline.config.sections import RunConfig
 from pipeline.config.shard_settings import CorpusSettings
+from pipeline.corpus import shard_layouts
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
 from pipeline.doctor.prices import Prices
@@ -32,6 +33,7 @@ from pipeline.doctor.round_costs import (
     cost_lines,
     pool_mix,
     round_costs,
+    smallest_share,
     time_of,
 )
 from pipeline.doctor.run_costs import RunCost, run_cost, stages_of_run
@@ -67,6 +69,7 @@ class Estimate:
         pool_mix: how the candidates of a round mix the shards; None without a pool.
         run_cost: requests, memory and dollars of all stages, by the model of docs/scale.md.
         is_local: whether shards and run are local files, which cost no requests.
+        layout: the format and row groups that the share of a round asks for, or empty.
     """
 
     num_samples: int
@@ -87,6 +90,7 @@ class Estimate:
     pool_mix: PoolMix | None
     run_cost: RunCost
     is_local: bool
+    layout: str
 
     def lines(self) -> Iterator[str]:
         """Yield the estimate as lines of text."""
@@ -115,6 +119,8 @@ class Estimate:
                 f"{self.pool_mix.random:.3f}; a smaller schedule.pool.block_rows mixes better and "
                 "reads more"
             )
+        if self.layout:
+            yield f"shards: {self.layout}"
         yield self.run_cost.line(is_local=self.is_local)
         yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
@@ -173,7 +179,18 @@ def estimate(
         pool_mix=_pool_mix(config, first, costs, group_rows=group_rows),
         run_cost=_run_cost(config, costs, _size(rates, first, len(shards)), machines, prices),
         is_local=storage.is_local(config.run) and storage.is_local(first.uri),
+        layout=_layout(config, costs, rates, first),
     )
+
+
+def _layout(config: RunConfig, costs: Sequence[RoundCost], rates: Rates, first: Shard) -> str:
+    if (share := smallest_share(config, costs, rates)) is None:
+        return ""
+    url, rows = first.uri, first.num_samples
+    corpus = shard_layouts.Corpus(
+        rates.sample_bytes, rows, storage.read_cost(url), storage.is_local(url)
+    )
+    return shard_layouts.advise(corpus, share=share)
 
 
 def _rounds(config: RunConfig, tried: Usability, num_samples: int) -> list[Round]:

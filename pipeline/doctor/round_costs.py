@@ -25,7 +25,7 @@ class Rates:
         sample_bytes: of a sample, on average.
         scored_per_second: samples, of all tasks at a time.
         trained_per_second: samples.
-        group_rows: rows that are read as a whole: those of a row group, 1 for tar files.
+        group_rows: rows that are read as a whole: those of a row group, 1 for Lance and tar files.
     """
 
     num_samples: int
@@ -93,6 +93,16 @@ def cost_lines(costs: Sequence[RoundCost]) -> Iterator[str]:
             f"{name} ({cost.phase}): {drawn}scores {cost.scored:,}, trains on {cost.trained:,} "
             f"samples, reads {read}, {time_of(cost.seconds)}"
         )
+
+
+def smallest_share(config: RunConfig, costs: Sequence[RoundCost], rates: Rates) -> float | None:
+    """Return the smallest share of the rows that a round selects one by one; None without one."""
+    shares = [
+        cost.trained / cost.epochs / (cost.drawn or rates.num_samples)
+        for cost in costs
+        if cost.phase == "teach" and config.selection.granularity == "sample"
+    ]
+    return min(shares) if shares and min(shares) < 1 else None
 
 
 def time_of(seconds: float) -> str:

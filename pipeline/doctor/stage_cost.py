@@ -36,7 +36,7 @@ class CorpusSize:
         num_shards: shards.
         num_samples: samples of all shards.
         sample_bytes: of a sample, on average.
-        group_rows: rows that are read as a whole: of a row group; 1 for tar files.
+        group_rows: rows that are read as a whole: of a row group; 1 for Lance and tar files.
         has_members: whether shards have a member index, as tar files do.
         read_cost: of a request to its storage.
     """

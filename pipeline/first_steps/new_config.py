@@ -113,7 +113,8 @@ def _sections(
     yield "# Keys that are not here have defaults: `attent schema` describes every key."
     yield from _section({"run": wishes.run, "seed": 0})
     yield from _section(
-        {"corpus": {"shards": [*wishes.shards]}}, "Parquet files or WebDataset tars to choose from."
+        {"corpus": {"shards": [*wishes.shards]}},
+        "Parquet files, Lance files or WebDataset tars to choose from.",
     )
     if wishes.evaluation:
         held_out = {"evaluation": {"shards": [*wishes.evaluation]}}

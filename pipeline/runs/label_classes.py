@@ -11,7 +11,7 @@ from catalogs import Corpus, storage
 from catalogs.layout import Layout
 from catalogs.shard_format import Shard
 from catalogs.shards import read_shard
-from catalogs.tables import parquet_file
+from catalogs.stored_rows import has_schema, schema_of
 from catalogs.tables.class_labels import class_names, label_text, sorted_classes
 from pipeline.cluster import run_tasks
 from pipeline.config import run_config
@@ -116,10 +116,9 @@ class _Labels:
 
 def _labels_of(task: _LabelTask) -> _Labels:
     shard, column = task.shard, task.column
-    if shard.format == "parquet":
-        footer = parquet_file.load_footer(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
-        if (names := class_names(footer.metadata.metadata, column)) is not None:
-            return _Labels(names)
+    names = class_names(schema_of(shard).metadata, column) if has_schema(shard) else None
+    if names is not None:
+        return _Labels(names)
     texts: set[str] = set()
     are_numbers = True
     end = min(shard.num_samples, task.max_rows or shard.num_samples)

@@ -33,14 +33,14 @@ def subset_columns(
         raise InputError(f"--columns: no column {missing[0]!r}; the corpus has {', '.join(known)}")
     positions = np.linspace(0, len(shard_ids) - 1, min(_NUM_SHARDS, len(shard_ids)), dtype=int)
     shards = [corpus.shard(shard_ids[position]) for position in np.unique(positions)]
-    if all(shard.format == "parquet" for shard in shards):
+    if all(map(stored_rows.has_schema, shards)):
         schema = _stored_schema(shards, names or known)
         return SubsetColumns(schema, image_names=_image_names(shards[0], schema))
     return _sampled_columns(shards, names or known, all_members=names is None)
 
 
 def _stored_schema(shards: Sequence[Shard], names: Sequence[str]) -> pa.Schema:
-    """Return the common types of Parquet shards, with the metadata of the first."""
+    """Return the common types of shards, with the metadata of the first."""
     schemas = list(ordered_map(stored_rows.schema_of, shards, num_threads=8))
     first = schemas[0]
     ordered = [name for name in first.names if name in names]

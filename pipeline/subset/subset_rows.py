@@ -28,7 +28,7 @@ def table_of(part: Part) -> pa.Table:
     """
     chunks, order = [], _order(part)
     for shard, rows, _ in _by_shard(part, order):
-        if shard.format == "parquet":
+        if stored_rows.has_schema(shard):
             table = stored_rows.read_table(shard, rows=rows, columns=part.columns.names)
             chunks.append(_cast(table, part, shard))
         else:
@@ -45,7 +45,7 @@ def table_of(part: Part) -> pa.Table:
 
 def samples_of(part: Part) -> list[Sample]:
     """Return the rows as plain Python values, with the added columns."""
-    if all(shard.format == "parquet" for shard in part.shards):
+    if all(map(stored_rows.has_schema, part.shards)):
         table = table_of(part)
         values = plain_values.values_of(table)
         return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]

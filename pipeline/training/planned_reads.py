@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from catalogs import Corpus, IndexFile
+from catalogs import Corpus, IndexFile, storage
+from catalogs.storage import ReadCost
 from pipeline.config.run_config import frozen_section
 from pipeline.config.validation import check
 from pipeline.config.yaml_values import replace_keys
+from pipeline.corpus import shard_layouts
 from trainers.settings import OrderSettings, StreamingSettings
 from trainers.streaming.index_rows import Selected
 from trainers.streaming.order import Order
@@ -22,7 +24,8 @@ class ReadPlanResult:
     """The planned reads of one rank over all epochs, without footers and member indexes.
 
     `num_reads` counts reads, each of one shard, by method in `methods`; `connection_seconds` is the
-    time that one connection would take, by the cost of a request to that storage.
+    time that one connection would take, by the cost of a request to that storage. `advice` says
+    which format and row groups this share of the rows asks for.
     """
 
     num_samples: int
@@ -39,6 +42,7 @@ class ReadPlanResult:
     largest_read_bytes: int
     padded: int
     dropped: int
+    advice: str
     seconds: float
 
 
@@ -57,7 +61,8 @@ def plan_reads(
     """
     started = monotonic()
     opened = Corpus.open(corpus)
-    reads = _reads(IndexFile.open(index, corpus=opened), opened, order, share, settings)
+    rows = IndexFile.open(index, corpus=opened)
+    reads = _reads(rows, opened, order, share, settings)
     methods: Counter[str] = Counter()
     requests = bytes_read = selected = largest = 0
     for plan in reads.plans():
@@ -66,7 +71,7 @@ def plan_reads(
         bytes_read += plan.num_bytes
         selected += plan.bytes_selected
         largest = max(largest, plan.num_bytes)
-    cost = reads.source.cost
+    cost, amplification = reads.source.cost, bytes_read / selected if selected else 0.0
     return ReadPlanResult(
         num_samples=reads.share.num_samples(reads.order),
         num_steps=reads.order.num_steps,
@@ -77,13 +82,25 @@ def plan_reads(
         num_requests=requests,
         bytes_read=bytes_read,
         bytes_selected=selected,
-        read_amplification=bytes_read / selected if selected else 0.0,
+        read_amplification=amplification,
         connection_seconds=cost.seconds(num_requests=requests, num_bytes=bytes_read),
         largest_read_bytes=largest,
         padded=reads.order.num_padded,
         dropped=reads.order.num_dropped,
+        advice=_advice(opened, cost, rows.num_samples, amplification),
         seconds=monotonic() - started,
     )
+
+
+def _advice(corpus: Corpus, cost: ReadCost, num_selected: int, amplification: float) -> str:
+    reads = shard_layouts.Corpus(
+        sample_bytes=corpus.num_bytes / corpus.num_samples,
+        shard_samples=corpus.num_samples // len(corpus.shards),
+        cost=cost,
+        is_local=storage.is_local(corpus.shards[0].uri),
+    )
+    share = num_selected / corpus.num_samples
+    return shard_layouts.advise(reads, share=share, current=amplification)
 
 
 def _reads(

@@ -12,7 +12,7 @@ from attent_select.extras import missing_extras_named
 from catalogs.corpus import Corpus
 from catalogs.index import IndexFile
 from catalogs.shard_format import Sample
-from catalogs.stored_rows import schema_of
+from catalogs.stored_rows import has_schema, schema_of
 from trainers.settings import OrderSettings, StreamingSettings
 from trainers.streaming.index_rows import Selected
 from trainers.streaming.order import Order
@@ -98,10 +98,10 @@ def hf_iterable(ranges: SampleRanges, corpus: Corpus, *, steps: range, batch_siz
 
 
 def _features(corpus: Corpus) -> Any:
-    """Return the features of Parquet shards, as their writer declared them; None for others."""
+    """Return the features of shards with a schema, as their writer declared them; else None."""
     import datasets
 
-    if any(shard.format != "parquet" for shard in corpus.shards):
+    if not all(map(has_schema, corpus.shards)):
         return None
     declared = datasets.Features.from_arrow_schema(schema_of(corpus.shards[0]))
     reserved = (*_FACTS, *_COUNTERS)

@@ -48,7 +48,9 @@ def ingest(
     out: Annotated[str, typer.Option(metavar="URL", help="Folder of the corpus to create.")],
     convert: Annotated[
         str | None,
-        typer.Option(metavar="FORMAT", help="Write new shards first: parquet or webdataset."),
+        typer.Option(
+            metavar="FORMAT", help="Write new shards first: parquet, lance or webdataset."
+        ),
     ] = None,
     shard_samples: Annotated[
         int, typer.Option(min=1, help="Number of samples in a new shard.")
