@@ -94,12 +94,13 @@ class Lance:
         # Types are known after all samples: Parquet keeps them meanwhile.
         kept = path.with_name(f"{path.name}.parquet")
         try:
-            Parquet().write(kept, samples)
+            try:
+                Parquet().write(kept, samples)
+            except InputError as error:
+                raise InputError(str(error).replace(str(kept), str(path))) from error
             with pq.ParquetFile(kept) as file:
                 groups = map(file.read_row_group, range(file.num_row_groups))
                 writer.write_tables(path, groups, schema=file.schema_arrow)
-        except InputError as error:
-            raise InputError(str(error).replace(str(kept), str(path))) from error
         finally:
             kept.unlink(missing_ok=True)
 

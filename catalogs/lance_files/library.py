@@ -45,14 +45,14 @@ def lance_errors(url: str, *, hint: str) -> Iterator[None]:
     except AttentError:
         raise
     except _OF_LANCE as error:
-        raise _translated(url, error, hint) from error
+        raise _translate(url, error, hint) from error
     except BaseException as error:
         if not is_panic(error):
             raise
-        raise _translated(url, error, hint) from error
+        raise _translate(url, error, hint) from error
 
 
-def _translated(url: str, error: BaseException, hint: str) -> AttentError:
+def _translate(url: str, error: BaseException, hint: str) -> AttentError:
     text = " ".join(_PLACE.sub("", str(error)).split())
     if _MISSING.search(text):
         return missing_error(url)

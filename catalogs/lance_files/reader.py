@@ -67,7 +67,7 @@ def read_rows(url: str, contents: Contents, *, etag: str, rows: Rows) -> pa.Tabl
         reader = _readers.pop(key) or lance_file().LanceFileReader(
             url, storage_options=options, columns=list(rows.columns)
         )
-        table = _decoded(url, reader, contents, rows)
+        table = _decode(url, reader, contents, rows)
     _readers.put(key, reader, num_bytes=1)
     return table
 
@@ -79,10 +79,10 @@ def read_rows_of_copy(url: str, data: bytes, contents: Contents, *, rows: Rows) 
         path.write_bytes(data)
         with lance_errors(url, hint=HINT):
             reader = lance_file().LanceFileReader(str(path), columns=list(rows.columns))
-            return _decoded(url, reader, contents, rows)
+            return _decode(url, reader, contents, rows)
 
 
-def _decoded(url: str, reader: Any, contents: Contents, rows: Rows) -> pa.Table:
+def _decode(url: str, reader: Any, contents: Contents, rows: Rows) -> pa.Table:
     parts = [part for name in rows.columns for part in contents.columns[name]]
     limit = decoded_limit(sum(part.num_bytes for part in parts))
     largest = max(part.most_expanded for part in parts)
@@ -96,7 +96,7 @@ def _decoded(url: str, reader: Any, contents: Contents, rows: Rows) -> pa.Table:
                 f"{url}: {len(rows.positions)} rows decode to more than {limit} bytes. If you"
                 f" trust the file, write smaller shards, or set {LIMIT_VARIABLE}"
             )
-        columns = [_typed(batch.column(field.name), field) for field in fields]
+        columns = [_with_type(batch.column(field.name), field) for field in fields]
         tables.append(pa.table(columns, tables[0].schema))
     table = pa.concat_tables(tables)
     if table.num_rows != len(rows.positions):
@@ -131,6 +131,6 @@ def _kept(
         start = end
 
 
-def _typed(column: pa.Array, field: pa.Field) -> pa.Array:
+def _with_type(column: pa.Array, field: pa.Field) -> pa.Array:
     is_extension = isinstance(field.type, pa.BaseExtensionType)
     return pa.ExtensionArray.from_storage(field.type, column) if is_extension else column

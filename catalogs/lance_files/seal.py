@@ -62,8 +62,10 @@ def read_metadata(url: str, *, num_bytes: int, etag: str | None) -> Metadata:
             break
         start = first
     metadata = Metadata(first, tail[first - start :])
-    if metadata.seal is not None and metadata.seal[_DIGITS:] != _digest(metadata.data):
-        raise _damaged(url, "its metadata are not those that were written")
+    seal = metadata.seal
+    is_sealed = NOTE.encode() in metadata.data
+    if is_sealed and (seal is None or seal[_DIGITS:] != _digest(metadata.data)):
+        raise _damage(url, "its metadata are not those that were written")
     return metadata
 
 
@@ -90,19 +92,19 @@ def check_data(path: Path, metadata: Metadata, *, url: str) -> None:
     """
     assert metadata.seal is not None, "files of other programs are checked in another way"
     if _data_digest(path, metadata.start) != metadata.seal[:_DIGITS]:
-        raise _damaged(url, "its data are not those that were written")
+        raise _damage(url, "its data are not those that were written")
 
 
 def _start(tail: bytes, *, url: str, num_bytes: int) -> int:
     """Return where the metadata start, or a position before the tail that must be read for it."""
     if len(tail) < _FOOTER.size or tail[-len(_MAGIC) :] != _MAGIC:
-        raise _damaged(url, "it does not end as a Lance file does")
+        raise _damage(url, "it does not end as a Lance file does")
     columns, *tables, num_buffers, num_columns, _, _, _ = _FOOTER.unpack(tail[-_FOOTER.size :])
     column_table, buffer_table = tables
     start = int(min(columns, column_table, buffer_table))
     is_inside = max(columns, column_table, buffer_table) <= num_bytes - _FOOTER.size
     if not is_inside or num_buffers + num_columns > num_bytes // _ENTRY.size:
-        raise _damaged(url, "its footer points outside of the file")
+        raise _damage(url, "its footer points outside of the file")
     first = num_bytes - len(tail)
     if start >= first:
         entries = tail[buffer_table - first :][: num_buffers * _ENTRY.size]
@@ -116,7 +118,7 @@ def _start(tail: bytes, *, url: str, num_bytes: int) -> int:
     return start
 
 
-def _damaged(url: str, problem: str) -> InputError:
+def _damage(url: str, problem: str) -> InputError:
     return InputError(
         f"{url} is not a complete Lance file: {problem}. It may be truncated or damaged: copy it"
         " again, or write it again with `attent ingest --convert lance`"

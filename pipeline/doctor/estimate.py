@@ -148,8 +148,7 @@ def estimate(
     The samples are the `first_rows` of the `first` shard, of which `tried` are prepared. The
     workers, which run `tasks_at_a_time` scoring tasks, are assumed to be like this machine.
     """
-    shards = shard_objects(config.corpus)
-    num_bytes = sum(one.num_bytes for one in shards)
+    num_bytes = sum(one.num_bytes for one in (shards := shard_objects(config.corpus)))
     counted = _ingested_samples(config.run)
     num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
     model = config.task.task.models(config.model).build(config.seed)

@@ -13,7 +13,7 @@ from pipeline.cluster import Client
 from pipeline.training import compact_shards
 
 
-@pytest.fixture(params=["parquet", "webdataset"])
+@pytest.fixture(params=["parquet", "webdataset", "lance"])
 def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
     return write_corpus(tmp_path / "corpus", samples(300), num_shards=5, kind=request.param)
 

@@ -33,7 +33,7 @@ def busy(proxied: tuple[Faults, dict[str, str]], monkeypatch: pytest.MonkeyPatch
     return faults
 
 
-@pytest.fixture(params=["parquet", "webdataset"])
+@pytest.fixture(params=["parquet", "webdataset", "lance"])
 def local(request: pytest.FixtureRequest, tmp_path: Path) -> Corpus:
     return write_corpus(tmp_path / "corpus", samples(90), kind=request.param)
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pipeline.corpus.ingest import IngestResult
 
 
+Convert = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help="Write new shards first: parquet, lance or webdataset."),
+]
 RowGroupSamples = Annotated[
     int | None,
     typer.Option(
@@ -46,12 +50,7 @@ def ingest(
         list[str], typer.Argument(metavar="SHARD_URL…", help="URLs, folders or globs of shards.")
     ],
     out: Annotated[str, typer.Option(metavar="URL", help="Folder of the corpus to create.")],
-    convert: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT", help="Write new shards first: parquet, lance or webdataset."
-        ),
-    ] = None,
+    convert: Convert = None,
     shard_samples: Annotated[
         int, typer.Option(min=1, help="Number of samples in a new shard.")
     ] = 10_000,
