@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -66,6 +67,8 @@ def write_corpus(
     folder: Path, rows: Sequence[dict[str, Any]], *, num_shards: int = 3, kind: str = "parquet"
 ) -> Corpus:
     """A corpus of `rows` in about equal shards under `folder`."""
+    if kind == "lance":
+        pytest.importorskip("lance.file", reason="pylance is not installed")
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for number, part in enumerate(np.array_split(np.arange(len(rows)), num_shards)):

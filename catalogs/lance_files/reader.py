@@ -110,14 +110,14 @@ def _batches(reader: Any, rows: Rows, batch_rows: int) -> Iterator[pa.RecordBatc
     positions = rows.positions
     first, end = int(positions[0]), int(positions[-1]) + 1
     if rows.is_whole:
-        yield from _kept(reader.read_all(batch_size=batch_rows).to_batches(), positions)
+        yield from _keep(reader.read_all(batch_size=batch_rows).to_batches(), positions)
     elif end - first == len(positions):
         yield from reader.read_range(first, len(positions), batch_size=batch_rows).to_batches()
     else:
         yield from reader.take_rows(positions.tolist(), batch_size=batch_rows).to_batches()
 
 
-def _kept(
+def _keep(
     batches: Iterable[pa.RecordBatch], positions: npt.NDArray[np.int64]
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows at `positions` of all rows."""

@@ -148,9 +148,9 @@ def estimate(
     The samples are the `first_rows` of the `first` shard, of which `tried` are prepared. The
     workers, which run `tasks_at_a_time` scoring tasks, are assumed to be like this machine.
     """
-    num_bytes = sum(one.num_bytes for one in (shards := shard_objects(config.corpus)))
-    counted = _ingested_samples(config.run)
-    num_samples = counted or round(first.num_samples * num_bytes / first.num_bytes)
+    shards = shard_objects(config.corpus)
+    num_bytes = sum(one.num_bytes for one in shards)
+    num_samples = _num_samples(config.run, first, num_bytes)
     model = config.task.task.models(config.model).build(config.seed)
     score_rate = _score_rate(config, _scoring_model(config, model), first, tried.num_samples)
     train_rate = _train_rate(config, model, tried.items)
@@ -162,7 +162,7 @@ def estimate(
     return Estimate(
         num_samples=num_samples,
         num_bytes=num_bytes,
-        approximate=counted is None,
+        approximate=not has_corpus(config.run),
         places=tasks_at_a_time,
         score_samples_per_second=score_rate,
         train_samples_per_second=train_rate,
@@ -259,9 +259,11 @@ def _budget_unit(config: RunConfig) -> str:
     return "units" if is_counted else "samples"
 
 
-def _ingested_samples(run: str) -> int | None:
-    """Return the number of samples of the run's corpus, or None before it is ingested."""
-    return Corpus.open(run).num_samples if has_corpus(run) else None
+def _num_samples(run: str, first: Shard, num_bytes: int) -> int:
+    """Return the samples of the run's corpus; before it is ingested by those of its first shard."""
+    if has_corpus(run):
+        return Corpus.open(run).num_samples
+    return round(first.num_samples * num_bytes / first.num_bytes)
 
 
 def _group_rows(shard: Shard) -> int:
