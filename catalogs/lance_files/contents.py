@@ -1,5 +1,6 @@
 """Contents of a Lance file: rows, schema, and the sizes of its columns, from its metadata alone."""
 
+import base64
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,6 @@ from catalogs.lance_files import seal
 from catalogs.lance_files.library import lance_errors, lance_file
 
 HINT: Final = "It may be damaged: copy it again, or leave it out"
-# A column of JSON text, which Lance itself would turn into a binary form.
-JSON_NOTE: Final = b"attent_select.json"
 # Largest expansion of compressed buffers (LZ4), and of text by a table of symbols.
 _MAX_COMPRESSION: Final = 256
 _CHUNK_NUMBER_BYTES: Final = 4
@@ -67,7 +66,7 @@ def contents_of(url: str, metadata: seal.Metadata) -> Contents:
             file.write(metadata.data)
         with lance_errors(url, hint=HINT):
             facts = lance_file().LanceFileReader(str(path)).metadata()
-            schema = _with_json(facts.schema)
+            schema = _written_schema(facts.schema)
             columns = [_stored_column(column) for column in facts.columns]
     return Contents(facts.num_rows, schema, _by_field(schema, columns, url), len(metadata.data))
 
@@ -113,15 +112,17 @@ def _num_leaves(kind: pa.DataType) -> int:
     return _num_leaves(kind.value_type) if is_list else 1
 
 
-def _with_json(stored: pa.Schema) -> pa.Schema:
-    """Return the schema as it was before `writer.storable`, without our notes."""
-    fields = [
-        field.with_type(pa.json_(pa.string())).remove_metadata()
-        if JSON_NOTE in (field.metadata or {})
-        else field
-        for field in stored
-    ]
-    notes = {
-        key: value for key, value in (stored.metadata or {}).items() if key != seal.NOTE.encode()
-    }
-    return pa.schema(fields, metadata=notes or None)
+def encode_schema(schema: pa.Schema) -> str:
+    """Return a schema as text, for the note of the seal."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def _written_schema(stored: pa.Schema) -> pa.Schema:
+    """Return the schema that the writer of a file had, or that of a file of another program."""
+    note = (stored.metadata or {}).get(seal.NOTE.encode())
+    if note is None:
+        return stored
+    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(note[len(seal.EMPTY) :])))
+    if schema.names != stored.names:
+        raise ValueError(f"its columns are {stored.names}, and its note has {schema.names}")
+    return schema

@@ -132,5 +132,6 @@ def _keep(
 
 
 def _with_type(column: pa.Array, field: pa.Field) -> pa.Array:
-    is_extension = isinstance(field.type, pa.BaseExtensionType)
-    return pa.ExtensionArray.from_storage(field.type, column) if is_extension else column
+    if isinstance(field.type, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(field.type, column)
+    return column if column.type == field.type else column.cast(field.type)

@@ -15,12 +15,13 @@ import xxhash
 from attent_select.errors import InputError
 from catalogs import storage
 
-# Key of the schema's metadata. Its value: the digest of the data, then that of the metadata.
+# The only key of the schema's metadata: pylance writes several in any order. Its value: the
+# digest of the data, that of the metadata, and more.
 NOTE: Final = "attent_select.seal"
 _DIGITS: Final = 32
 EMPTY: Final = "0" * (2 * _DIGITS)
-# The note in the file: an entry of a map of protobuf, whose value is field 2 and has 64 bytes.
-_NOTE: Final = re.compile(re.escape(NOTE).encode() + rb"\x12@([0-9a-f]{64})")
+# The note in the file: an entry of a map of protobuf, whose value is field 2 after its length.
+_NOTE: Final = re.compile(re.escape(NOTE).encode() + rb"\x12[\x80-\xff]*[\x00-\x7f]([0-9a-f]{64})")
 
 # Starts of the column metadata, and of the tables of columns and of global buffers; numbers of
 # global buffers and of columns; version; magic.

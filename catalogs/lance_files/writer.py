@@ -1,4 +1,7 @@
-"""Writing Lance files, with their seal. Equal tables give equal bytes."""
+"""Writing Lance files, with their seal. Equal tables give equal bytes.
+
+The Arrow schema is kept in the note of the seal, with all metadata and with types that Lance lacks.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 
 from catalogs.lance_files import seal
-from catalogs.lance_files.contents import JSON_NOTE
+from catalogs.lance_files.contents import encode_schema
 from catalogs.lance_files.library import lance_errors, lance_file
 
 _VERSION: Final = "2.2"
@@ -34,21 +37,21 @@ def write_tables(path: Path, tables: Iterable[pa.Table], *, schema: pa.Schema) -
         for table in tables:
             arrays = [_plain(column) for column in table.combine_chunks().columns]
             writer.write_batch(pa.table(arrays, schema=stored))
-        writer.add_schema_metadata(seal.NOTE, seal.EMPTY)
+        writer.add_schema_metadata(seal.NOTE, seal.EMPTY + encode_schema(schema))
         writer.close()
     seal.write_seal(path)
 
 
 def _storable(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with JSON as text: Lance would turn it into a binary form."""
-    return pa.schema(map(_storable_field, schema), metadata=schema.metadata)
+    """Return the schema without metadata, and extensions as what they are stored as.
+
+    Lance would turn JSON into a binary form.
+    """
+    return pa.schema([(field.name, _storage_type(field.type)) for field in schema])
 
 
-def _storable_field(field: pa.Field) -> pa.Field:
-    if not isinstance(field.type, pa.BaseExtensionType):
-        return field
-    notes = {JSON_NOTE: b""} if field.type.extension_name == "arrow.json" else None
-    return pa.field(field.name, field.type.storage_type, field.nullable, notes)
+def _storage_type(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -29,6 +29,7 @@ def test_longer_spans_are_advised_where_a_round_takes_long(
         pool_mix=None,
         run_cost=RunCost(10, 20, 30, 200, 700, 10**5, 0.5),
         is_local=True,
+        layout="",
     )
     (line,) = (line for line in estimate.lines() if line.startswith("a span takes"))
     assert ("set scoring.span_samples to about 3,000" in line) is is_advised
