@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Processes that share the tests; each may start a small cluster, so that more take much memory.
-TEST_PROCESSES ?= logical
+# Processes that share the tests: more than processors, for many tests wait for a cluster or a server
+# of theirs; at most 4, for each takes up to 3 GB.
+TEST_PROCESSES ?= 4
+CHAOS_PROCESSES ?= 2
 LOWEST := .venv-lowest/bin
 # The browser of `make test-browser`.
 CHROMIUM ?= chromium
@@ -13,7 +15,7 @@ CHAOS_RUNS ?=
 # Of the campaigns; empty: another one each time.
 CHAOS_SEED ?=
 
-.PHONY: install demo test test-browser chaos test-lowest lint bench docs clean
+.PHONY: install demo test test-benchmarks test-browser chaos test-lowest lint bench docs clean
 
 install: .venv/.installed
 
@@ -33,11 +35,15 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+
+# The scripts of benchmarks/, at the smallest size.
+test-benchmarks: install
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal tests/benchmarks
 
 # Faults at random moments, within 10 minutes; prints the seed that repeats it.
 chaos: install
-	CHAOS_RUNS=$(CHAOS_RUNS) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest -v -n $(TEST_PROCESSES) --maxprocesses 4 \
+	CHAOS_RUNS=$(CHAOS_RUNS) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest -v -n $(CHAOS_PROCESSES) \
 		--dist worksteal tests/chaos
 
 # The page of `attent explore` in Chromium of the system (Debian: `apt-get install chromium`).

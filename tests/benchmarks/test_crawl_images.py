@@ -10,7 +10,7 @@ from catalogs import AnnotationStore
 from pipeline.config import run_config
 from pipeline.demo import data as demo_data
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from learning import settings_of  # noqa: E402

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from pipeline.config import run_config
 from trainers.inputs.tokenizer import train_tokenizer
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from learning import resolve, tuned_rate  # noqa: E402

@@ -18,7 +18,7 @@ from PIL import Image
 from attent_select import plan_rounds
 from pipeline.config import run_config
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from learning_arms import corpora, page, summary  # noqa: E402
