@@ -55,7 +55,8 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
     "images": Advice(
         "images with copies, rare classes or wrong labels",
         "the student's losses, observed in training, with a guard against wrong labels",
-        "35 % less time at a better accuracy than all data, in five seeds (`web`)",
+        "35 % less time at a better accuracy than all data, in five seeds (`web`); a sample of "
+        "the target did not help (`crawl_images`)",
         {
             "selection": {"strategy": "soft", "clip_high": 0.95, "max_visits": 2},
             "schedule": {
@@ -69,7 +70,9 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
     "curated": Advice(
         "a curated corpus, of text or images",
         "all data for fewer epochs; packed text, or half of the patches of an image",
-        "no selection beat fewer epochs at the same cost (`vision`, `mae`, `segmentation`)",
+        "no selection beat fewer epochs at the same cost (`vision`, `mae`, `segmentation`); "
+        "packing saved 43 % (`lengths`), half of the patches 29 % at an accuracy lower by 0.019 "
+        "(`patches`)",
         {
             "selection": {"strategy": "uniform"},
             "schedule": {"epochs": 2, "ratio": {"kind": "fixed", "start": 1.0}},
@@ -95,10 +98,10 @@ def kind_of(task: str, *, has_target: bool, is_saved: bool) -> Kind:
         has_target: whether there are examples of what is wanted.
         is_saved: whether training starts from a saved model.
     """
+    if task in IMAGE_TASKS:  # examples did not help
+        return "images"
     if has_target:
         return "target"
-    if task in IMAGE_TASKS:
-        return "images"
     return "fine_tuning" if is_saved else "raw"
 
 

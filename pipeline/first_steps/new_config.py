@@ -136,23 +136,9 @@ def _advice_sections(wishes: Wishes, task: Mapping[str, Any]) -> Iterator[str]:
     advice = ADVICE["curated" if wishes.is_curated and kind != "target" else kind]
     reason = f"For {advice.corpus}: {advice.use}. Measured: {advice.because}."
     comment = "\n# ".join(textwrap.wrap(reason, width=98))
-    sections = dict(advice.sections)
-    if kind == "target" and task["name"] in IMAGE_TASKS:
-        sections["annotations"] = {"relevance": _like_images(wishes, task)}
-    for name, section in sections.items():
+    for name, section in advice.sections.items():
         yield from _section({name: section}, comment)
         comment = ""
-
-
-def _like_images(wishes: Wishes, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the annotation that compares images, which takes a model.
-
-    Raises:
-        InputError: there is none.
-    """
-    if wishes.model is None:
-        raise InputError("--target: images are compared by a model: add --model PATH")
-    return {"kind": "similarity", "model": wishes.model, "task": dict(task)}
 
 
 def _training(model: Mapping[str, Any]) -> dict[str, Any]:

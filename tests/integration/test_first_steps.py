@@ -149,8 +149,11 @@ def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) 
     assert values["task"]["name"] == "semantic_segmentation"
     assert values["task"]["image"] == "picture"
     assert values["model"]["config"]["num_labels"] == 3
-    alone = ("--shards", shard, "--task", "masked_image_modeling")
-    assert new_config(tmp_path, *alone)["model"]["config"]["model_type"] == "vit_mae"
+    alone = ("--shards", shard, "--task", "masked_image_modeling", "--target", shard)
+    values = new_config(tmp_path, *alone)
+    assert values["model"]["config"]["model_type"] == "vit_mae"
+    assert values["selection"]["strategy"] == "soft", "examples of images judge, but did not help"
+    assert values["target"] == {"shards": [str(shard)]}
 
 
 def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
@@ -169,7 +172,6 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
         (TEXT_ROWS["text"], ["--task", "image_classification"], "not what the task image_class"),
         (TEXT_ROWS["text"], ["--task", "classify"], "--task classify: expected one of"),
         ([{"id": 1}], [], "has the columns id: not what any task reads"),
-        ([{"image": png(MASK)}], ["--target", "here"], "images are compared by a model: add"),
     ],
 )
 def test_what_cannot_be_suggested_is_one_line(

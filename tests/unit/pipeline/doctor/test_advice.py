@@ -7,23 +7,54 @@ import pytest
 from pipeline.doctor.advice import ADVICE, Kind, kind_of, table
 
 PAGE = Path(__file__).parents[4] / "docs/learning.md"
+Rows = dict[str, dict[str, str]]
+
+
+def rows_of(marker: str) -> Rows:
+    """The rows of a table of measured results by their first columns, with the names of columns."""
+    table = PAGE.read_text().partition(f"<!-- table {marker} -->\n")[2].partition("<!-- end -->")[0]
+    names, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()
+    ]
+    return {row[0]: dict(zip(names, row, strict=True)) for row in rows}
+
+
+def seconds_saved(rows: Rows, arm: str) -> str:
+    """The share of processor seconds that an arm takes less than all data."""
+    seconds = {name: float(rows[name]["CPU s"]) for name in ("all data", arm)}
+    return f"{1 - seconds[arm] / seconds['all data']:.0%}".replace("%", " %")
 
 
 def test_the_page_has_the_table() -> None:
     assert f"<!-- table advice -->\n{table()}<!-- end -->" in PAGE.read_text()
 
 
+def test_figures_are_those_of_the_measured_tables() -> None:
+    saved = rows_of("crawl")["broad · n-grams top 10 %"]["cost saved, all counted"]
+    assert ADVICE["target"].because.startswith(saved.split()[1].replace("%", " %"))
+    web = rows_of("web")
+    assert ADVICE["images"].because.startswith(seconds_saved(web, "write-back (ours)"))
+    against_all = web["write-back (ours)"]["accuracy against all data"]
+    assert against_all.startswith("+")
+    lengths, patches = rows_of("lengths"), rows_of("patches")
+    curated = ADVICE["curated"].because
+    assert f"packing saved {seconds_saved(lengths, 'all data, packed')}" in curated
+    half = "half of the patches"
+    lower = float(patches[half]["accuracy against all data"].split()[0])
+    assert f"{half} {seconds_saved(patches, half)} at an accuracy lower by {-lower:.3f}" in curated
+
+
 @pytest.mark.parametrize(
     ("task", "has_target", "is_saved", "kind"),
     [
         ("causal_lm", True, False, "target"),
-        ("image_classification", True, True, "target"),
+        ("image_classification", True, True, "images"),
         ("image_classification", False, True, "images"),
         ("causal_lm", False, True, "fine_tuning"),
         ("causal_lm", False, False, "raw"),
     ],
 )
-def test_examples_decide_before_the_task_and_the_model(
+def test_the_task_decides_before_examples_and_the_model(
     task: str, *, has_target: bool, is_saved: bool, kind: Kind
 ) -> None:
     assert kind_of(task, has_target=has_target, is_saved=is_saved) == kind
