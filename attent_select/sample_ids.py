@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,14 @@ from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
 
 Result = TypeVar("Result")
 Keys = npt.NDArray[np.uint64]
+Ids = npt.NDArray[np.uint32]
 
 # Increasing sequences of keys that are remembered: 16 bytes each.
 _MAX_SEQUENCES = 1 << 20
 # Runs of a chunk that are remembered.
 _MAX_RUNS = 64
+# Few enough rows for a core's cache.
+_ROWS_PER_STEP = 1 << 15
 # Keys that are sorted in memory at once.
 _MAX_SORTED = 1 << 25
 
@@ -40,46 +44,89 @@ class Runs:
     @classmethod
     def of(cls, rows: pl.DataFrame) -> "Runs":
         """Return the runs of rows with shard_id and row, integers of u32 range."""
-        ids = rows.select(pl.col(SHARD_ID, ROW).cast(pl.UInt32)).drop_nulls()
+        ids = rows.select(pl.col(SHARD_ID, ROW).cast(pl.UInt32))
+        if any(column.null_count() for column in ids):  # faster than `drop_nulls` without any
+            ids = ids.drop_nulls()
         if ids.is_empty():
             return cls(np.zeros(0, np.uint64), np.zeros(0, np.uint64), 0)
-        shards, numbers = (ids[name].to_numpy() for name in (SHARD_ID, ROW))
-        # In u32: computing the keys of all rows would take twice as long.
-        is_end = numbers[1:] - numbers[:-1] != 1
-        is_end |= shards[1:] != shards[:-1]
-        is_end |= numbers[1:] == 0  # the difference of u32 wraps
-        ends = np.append(np.flatnonzero(is_end), len(ids) - 1)
+        blocks = [_ends(ids, first) for first in range(0, len(ids), _ROWS_PER_STEP)]
+        ends = np.append(np.concatenate(blocks), len(ids) - 1)
         starts = np.append(0, ends[:-1] + 1)
-        first, last = (numpy_sample_key(shards[rows], numbers[rows]) for rows in (starts, ends))
-        return cls(first, last, len(ids))
+        return cls(_keys_at(ids, starts), _keys_at(ids, ends), len(ids))
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """int64[n + 1]: the position of the first row of each run, and the number of rows."""
+        return np.append(0, np.cumsum(self.last - self.first + np.uint64(1)).astype(np.int64))
 
     def ids(self) -> pl.DataFrame:
         """Return the shard_id and row u32 of the rows, of which none lacks one."""
-        sizes = (self.last - self.first + 1).astype(np.int64)
-        rows = np.arange(sizes.sum(), dtype=np.uint32)
-        ends = np.cumsum(sizes)
-        for first, end, size in zip(self.first, ends, sizes, strict=True):
-            rows[end - size : end] += np.uint32((int(first) - int(end - size)) % (1 << 32))
+        rows = np.arange(self.num_rows, dtype=np.uint32)
+        return self._ids(rows, counts=np.diff(self.starts))
+
+    def ids_at(self, positions: npt.NDArray[np.integer[Any]]) -> pl.DataFrame:
+        """Return the ids of the rows at these positions, which ascend."""
+        bounds = np.searchsorted(positions, self.starts.astype(positions.dtype))
+        return self._ids(positions.astype(np.uint32), counts=np.diff(bounds))
+
+    def _ids(self, positions: Ids, *, counts: npt.NDArray[np.int64]) -> pl.DataFrame:
+        """Return the ids at positions, of which `counts` are in each run. Changes `positions`."""
+        offsets = (self.first - self.starts[:-1].astype(np.uint64)).astype(np.uint32)
         shards = (self.first >> np.uint64(32)).astype(np.uint32)
-        return pl.DataFrame({SHARD_ID: np.repeat(shards, sizes), ROW: rows})
+        positions += np.repeat(offsets, counts)  # modulo 2^32
+        return pl.DataFrame({SHARD_ID: np.repeat(shards, counts), ROW: positions})
+
+    def keys(self, rows: slice) -> Keys:
+        """Return the sample_keys of consecutive rows."""
+        start, stop, _ = rows.indices(self.num_rows)
+        offsets: Keys = self.first - self.starts[:-1].astype(np.uint64)  # modulo 2^64
+        run = int(np.searchsorted(self.starts, start, side="right")) - 1
+        if stop <= self.starts[run + 1]:
+            first = int(self.first[run]) + start - int(self.starts[run])
+            return np.arange(first, first + stop - start, dtype=np.uint64)
+        bounds: npt.NDArray[np.int64] = np.clip(self.starts, start, stop)
+        keys = np.arange(start, stop, dtype=np.uint64)
+        keys += np.repeat(offsets, np.diff(bounds))
+        return keys
+
+    def are_of(self, place: range) -> bool:
+        """Whether these are the ids of all rows at `place`, and few."""
+        return 0 < len(self.first) <= _MAX_RUNS and self.num_rows == len(place)
+
+
+def _ends(ids: pl.DataFrame, first: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the last rows of runs, among the next `_ROWS_PER_STEP` rows."""
+    block = ids.slice(first, _ROWS_PER_STEP + 1)
+    shards, numbers = (block[name].to_numpy() for name in (SHARD_ID, ROW))
+    # In u32: computing the keys of all rows would take twice as long.
+    is_end = numbers[1:] - numbers[:-1] != 1
+    is_end |= shards[1:] != shards[:-1]
+    is_end |= numbers[1:] == 0  # the difference of u32 wraps
+    return np.flatnonzero(is_end) + first
+
+
+def _keys_at(ids: pl.DataFrame, positions: npt.NDArray[np.int64]) -> Keys:
+    chosen = ids[positions]
+    return numpy_sample_key(chosen[SHARD_ID].to_numpy(), chosen[ROW].to_numpy())
 
 
 class IdWatch:
     """Ids of a table, as the first complete pass over it has seen them.
 
-    Later passes need not read the ids of chunks with few runs, nor need `check_unique`.
+    Later passes need not read the ids of chunks with few runs, nor does `check_unique`.
     """
 
     def __init__(self) -> None:
         self.sequences: _Sequences | None = None
         self._runs: dict[range, Runs] = {}
 
-    def over(self, chunks: Iterable[tuple[range, Runs, Result]]) -> Iterator[Result]:
+    def over(self, chunks: Iterable[tuple[range, Runs | None, Result]]) -> Iterator[Result]:
         """Yield the results of a pass over (positions of the rows, their runs, result)."""
         sequences = _Sequences()
         for place, runs, result in chunks:
+            assert runs is not None, "a pass that is watched knows the ids"
             sequences.add(runs)
-            if len(runs.first) <= _MAX_RUNS and runs.num_rows == len(place) > 0:
+            if runs.are_of(place):
                 self._runs[place] = runs
             yield result
         self.sequences = sequences

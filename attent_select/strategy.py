@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select.stats.elementwise import elementwise
+from attent_select.stats.gumbel import NoisyLogit
 from attent_select.stats.histogram import LossDistribution
 from attent_select.stats.randomness import sample_uniform
 
@@ -104,11 +105,9 @@ class Strategy(Protocol):
 
 
 @runtime_checkable
-class HasKeyBetween(Protocol):
-    """A strategy that tells faster on which side of two bounds a key is than what it is."""
+class HasNoisyLogit(Protocol):
+    """A strategy whose key is a logit of LOSS with Gumbel noise; it needs the distribution."""
 
-    def key_between(self, candidates: Candidates, *, low: float, high: float) -> pl.Expr:
-        """float64 per row: the key where it is in [low, high], elsewhere any value beyond the same
-        end.
-        """
+    def noisy_logit(self, candidates: Candidates) -> NoisyLogit:
+        """Return what the key of a row is computed from; makes the search faster."""
         ...

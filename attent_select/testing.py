@@ -62,11 +62,13 @@ from attent_select.schema import (
     SHARD_ID,
     VISITS,
     WEIGHT,
+    numpy_sample_key,
 )
 from attent_select.selection.composition import Composition
 from attent_select.selection.select import Preview, Selection, select
+from attent_select.stats.gumbel import NoisyKeys
 from attent_select.stats.histogram import Histogram, count_buckets
-from attent_select.strategy import Candidates, HasKeyBetween, Strategy
+from attent_select.strategy import Candidates, HasNoisyLogit, Strategy
 
 _ROWS_PER_SHARD: Final = 7
 _ROUND_STEPS: Final = (0, 10, 20)
@@ -149,24 +151,44 @@ class StrategyConformance:
             assert _ids(selection.rows.collect()) == _ids(expected.rows.collect())
             assert selection.threshold == expected.threshold
 
-    def test_a_key_between_bounds_is_the_key_or_beyond_the_same_end(
+    def test_a_noisy_logit_is_the_key_and_its_search_finds_the_rows_within_bounds(
         self, strategy: Strategy
     ) -> None:
-        if not isinstance(strategy, HasKeyBetween):
+        if not isinstance(strategy, HasNoisyLogit):
             return
-        losses = self._complete_losses(2000, strategy)
+        rows = self._complete_losses(2000, strategy)
+        losses = rows[LOSS].to_numpy()
         histogram = Histogram()
-        histogram.add(*count_buckets(losses[LOSS].to_numpy()))
+        histogram.add(*count_buckets(losses))
         candidates = Candidates(histogram.distribution(), stream=3, round_steps=_ROUND_STEPS)
-        exact = losses.select(strategy.key(candidates).alias("key"))["key"].to_numpy()
+        exact = rows.select(strategy.key(candidates).alias("key"))["key"].to_numpy()
+        keys = NoisyKeys(strategy.noisy_logit(candidates), histogram.distribution())
+        sample_keys = numpy_sample_key(rows[SHARD_ID].to_numpy(), rows[ROW].to_numpy())
+        is_eligible = np.arange(len(losses)) % 3 != 0
         for shares in ((0.2, 0.3), (0.5, 0.5), (0.9, 1.0), (0.0, 1.0)):
             low, high = (float(np.quantile(exact, share)) for share in shares)
-            between = strategy.key_between(candidates, low=low, high=high).alias("key")
-            keys = losses.select(between)["key"].to_numpy()
-            is_inside = (low <= exact) & (exact <= high)
-            assert (keys[is_inside] == exact[is_inside]).all()
-            assert ((keys < low) == (exact < low)).all()
-            assert ((keys > high) == (exact > high)).all()
+            search = keys.search(low, high)
+            result = search(losses, sample_keys.__getitem__, is_eligible=is_eligible)
+            assert (result.is_candidate == (is_eligible & (exact >= low))).all()
+            assert result.num_above == (is_eligible & (exact > high)).sum()
+            inside = np.flatnonzero(is_eligible & (exact >= low) & (exact <= high))
+            assert (result.inside == inside).all()
+            assert (result.keys == exact[inside]).all()
+
+    def test_a_noisy_logit_brackets_the_key_of_every_rank(self, strategy: Strategy) -> None:
+        if not isinstance(strategy, HasNoisyLogit):
+            return
+        rows = self._complete_losses(2000, strategy)
+        histogram = Histogram()
+        histogram.add(*count_buckets(rows[LOSS].to_numpy()))
+        candidates = Candidates(histogram.distribution(), stream=3, round_steps=_ROUND_STEPS)
+        keys = NoisyKeys(strategy.noisy_logit(candidates), histogram.distribution())
+        exact = rows.select(strategy.key(candidates).alias("key"))["key"].sort(descending=True)
+        for rank in (0, 1, 30, 700, 1999):
+            low, high = keys.bracket(rank)
+            assert low <= exact[rank] <= high
+        low, high = keys.bracket(700)
+        assert ((exact >= low) & (exact <= high)).sum() < 500
 
     def test_without_eligible_rows_a_budget_in_samples_is_an_error(
         self, strategy: Strategy

@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -298,23 +298,30 @@ class _RowChecker:
     def check(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Return `batch`. Raises `InputError` for unsorted or duplicate rows."""
         batch = batch.rechunk()
-        ids = (batch[name].to_numpy() for name in (schema.SHARD_ID, schema.ROW))
-        keys = schema.numpy_sample_key(*ids)
-        if int(keys[0]) < self._last_key or np.any(keys[1:] < keys[:-1]):
-            raise UnsortedError(
-                "the rows of an index must be sorted by (shard_id, row): sort the selection"
-            )
-        duplicates = np.flatnonzero(keys[1:] == keys[:-1])
-        if int(keys[0]) == self._last_key or len(duplicates):
-            raise duplicate_error(
-                self._last_key if int(keys[0]) == self._last_key else int(keys[duplicates[0]])
-            )
-        self._last_key = int(keys[-1])
+        shards, rows = (batch[name].to_numpy() for name in (schema.SHARD_ID, schema.ROW))
+        # In u32: computing the keys of all rows would take longer.
+        is_in_order = shards[1:] == shards[:-1]
+        is_in_order &= rows[1:] > rows[:-1]
+        is_in_order |= shards[1:] > shards[:-1]
+        first, last = (int(shards[i]) << 32 | int(rows[i]) for i in (0, -1))
+        if first <= self._last_key or not is_in_order.all():
+            self._raise_for(schema.numpy_sample_key(shards, rows))
+        self._last_key = last
         self.num_samples += len(batch)
         self.digest.update(batch)
         if self._on_rows is not None:
             self._on_rows(len(batch))
         return batch
+
+    def _raise_for(self, keys: npt.NDArray[np.uint64]) -> NoReturn:
+        """Raise the error for the keys of a batch, which do not ascend."""
+        if int(keys[0]) < self._last_key or np.any(keys[1:] < keys[:-1]):
+            raise UnsortedError(
+                "the rows of an index must be sorted by (shard_id, row): sort the selection"
+            )
+        if int(keys[0]) == self._last_key:
+            raise duplicate_error(self._last_key)
+        raise duplicate_error(int(keys[np.flatnonzero(keys[1:] == keys[:-1])[0]]))
 
     def check_count(self, expected: int | None) -> None:
         if expected is not None and expected != self.num_samples:

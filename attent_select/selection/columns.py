@@ -7,6 +7,8 @@ PREFIX: Final = "__"
 
 # bool: whether the row may be selected.
 ELIGIBLE: Final = "__eligible"
+# Any value: no row lacks an id. Only where that is known.
+HAS_IDS: Final = "__has_ids"
 # u64: what the row uses of the budget, 1 or its units.
 COST: Final = "__cost"
 # String: value of the column `by`; u32: its code.

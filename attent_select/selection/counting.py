@@ -11,9 +11,10 @@ import numpy.typing as npt
 import polars as pl
 
 from attent_select.errors import InputError, TooFewError
+from attent_select.sample_ids import Runs
 from attent_select.schema import LOSS
 from attent_select.selection import strata
-from attent_select.selection.chunks import Chunks
+from attent_select.selection.chunks import Chunks, run_with_runs
 from attent_select.selection.columns import COST, ELIGIBLE, LABEL
 from attent_select.stats.histogram import Histogram, LossDistribution, count_buckets, loss_bucket
 
@@ -68,7 +69,7 @@ def count_rows(
     total = 0
     costs: Counter[str] = Counter()
     histogram = Histogram()
-    for chunk in rows.run(work):
+    for chunk in run_with_runs(rows, work):
         total += chunk.total
         costs.update(chunk.costs)
         histogram.add(chunk.buckets, chunk.counts)
@@ -110,7 +111,9 @@ class _ChunkCounts:
     counts: npt.NDArray[np.uint64]
 
 
-def _count_chunk(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> _ChunkCounts:
+def _count_chunk(
+    rows: pl.LazyFrame, _: Runs | None, *, with_losses: bool, with_costs: bool
+) -> _ChunkCounts:
     """Count a chunk as one stratum; numpy is ten times as fast as a group_by."""
     columns = [ELIGIBLE, *([LOSS] if with_losses else []), *([COST] if with_costs else [])]
     chunk = rows.select(columns).collect(engine="in-memory")
@@ -122,7 +125,7 @@ def _count_chunk(rows: pl.LazyFrame, *, with_losses: bool, with_costs: bool) -> 
     return _ChunkCounts(len(chunk), costs, buckets, counts)
 
 
-def _count_by_stratum(rows: pl.LazyFrame, *, with_losses: bool) -> _ChunkCounts:
+def _count_by_stratum(rows: pl.LazyFrame, _: Runs | None, *, with_losses: bool) -> _ChunkCounts:
     group = loss_bucket(pl.col(LOSS)) if with_losses else pl.lit(0, dtype=pl.UInt32)
     counts = (
         rows.select(

@@ -11,7 +11,15 @@ from attent_select.errors import InputError
 from attent_select.sample_ids import check_unique
 from attent_select.schema import LOSS, NUM_UNITS, ROW, SHARD_ID, VISITS
 from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
-from attent_select.selection.columns import COST, ELIGIBLE, EXPLORED, INCLUDED, LABEL, PREFIX
+from attent_select.selection.columns import (
+    COST,
+    ELIGIBLE,
+    EXPLORED,
+    HAS_IDS,
+    INCLUDED,
+    LABEL,
+    PREFIX,
+)
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import count_rows
 from attent_select.selection.strata import stratum_label
@@ -84,19 +92,21 @@ def _mark_eligible(
     losses = _with_expression(losses, strategy)
     numbers = _numeric_columns(strategy, composition, in_units=in_units)
     losses = _cast_columns(losses, numbers, composition)
+    schema = losses.collect_schema()
     # Rows without an id or without a value for the key cannot be selected.
-    condition = pl.col(SHARD_ID).is_not_null() & pl.col(ROW).is_not_null()
+    condition = pl.lit(value=True)
+    if HAS_IDS not in schema:
+        condition = pl.col(SHARD_ID).is_not_null() & pl.col(ROW).is_not_null()
     for name in key_columns(strategy):
         condition = condition & _is_finite(name)
     if composition.where is not None:
-        schema = losses.collect_schema()
         condition = condition & sql_expression.condition(composition.where, schema, what="where")
     if composition.rank_column is not None:
         condition = condition & (pl.col(composition.rank_column).fill_null(0) == 0)
     if in_units:  # a row of unknown cost fits into no budget
         condition = condition & pl.col(NUM_UNITS).is_not_null()
     cost = pl.col(NUM_UNITS).cast(pl.UInt64) if in_units else pl.lit(1, dtype=pl.UInt64)
-    marks = [name for name in (INCLUDED, EXPLORED) if name in losses.collect_schema()]
+    marks = [name for name in (INCLUDED, EXPLORED) if name in schema]
     columns = dict.fromkeys([SHARD_ID, ROW, *numbers, *marks])
     return losses.with_columns(
         condition.alias(ELIGIBLE), cost.alias(COST), stratum_label(composition.by).alias(LABEL)

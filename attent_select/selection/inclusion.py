@@ -16,6 +16,7 @@ from attent_select.schema import (
     FROM_KEY,
     FROM_UNIFORM,
     INDEX_ORIGIN,
+    LOSS,
     ORIGIN,
     PROBABILITY,
     ROW,
@@ -42,7 +43,7 @@ from attent_select.selection.columns import (
 from attent_select.selection.counting import require_rows
 from attent_select.selection.radix import SelectionEdge
 from attent_select.selection.strata import with_stratum_values
-from attent_select.strategy import Candidates, Cutoff, HasKeyBetween, Strategy
+from attent_select.strategy import Candidates, Cutoff, Strategy
 
 _SPENT: Final = "__spent"
 _AVAILABLE: Final = "__available"
@@ -143,25 +144,26 @@ def include_rows(
     strategy: Strategy,
     candidates: Candidates,
     explore_key: pl.Expr,
+    guess: top_m.Guess | None,
     pilot: PilotRows | None,
 ) -> IncludedRows:
     """Select the rows with the largest keys, then explore.
 
     Args:
         keyed: rows with ELIGIBLE, KEY, COST, STRATUM and the strategy's columns.
-        allocation: budgets; `available` may be None only with a pilot.
+        allocation: budgets; `available` may be None only with a guess.
         strategy: gives the probabilities.
         candidates: as passed to the strategy's `key`.
         explore_key: a second uniform number per row.
-        pilot: only for one stratum with a budget in samples; makes the search faster.
+        guess: only for one stratum with a budget in samples; makes the search faster.
+        pilot: as `guess`, for the exploration.
 
     Raises:
         TooFewError: fewer rows are eligible than the budget needs.
     """
     budgets, available = allocation.strategy_budgets, allocation.available
     with _budget_in_errors(allocation):
-        between = _key_between(strategy, candidates)
-        edges, num_rows, bitmap = _find_edges(keyed, budgets, pilot=pilot, key_between=between)
+        edges, num_rows, bitmap = _find_edges(keyed, budgets, guess=guess)
     if num_rows is not None:
         require_rows(allocation.budgets[0], eligible=num_rows)
         available = {0: num_rows}
@@ -174,7 +176,7 @@ def include_rows(
             pilot = PilotRows(others, available[0] - budgets[0])
         others_of_all = _with_marks(keyed, marks, then=exclude)
         explore_edges, _, bitmap = _find_edges(
-            others_of_all, allocation.explore_budgets, pilot=pilot
+            others_of_all, allocation.explore_budgets, guess=pilot.keys if pilot else None
         )
         marks.append(_Mark(EXPLORED, explore_key, explore_edges, bitmap))
     probability = _strategy_probability(strategy, candidates)
@@ -186,8 +188,8 @@ def include_rows(
         marks_origin=allocation.has_both_origins,
     )
     rows = ids = _with_marks(keyed, marks, then=finish, only_marked=True)
-    if isinstance(rows, MarkedChunks) and set(probability.meta.root_names()) <= _AMOUNTS.keys():
-        ids = replace(rows, chunks=rows.chunks.only([SHARD_ID, ROW]), finish=finish)
+    if isinstance(rows, MarkedChunks):
+        ids = _without_columns(rows, probability, finish=finish) or rows
     return IncludedRows(rows, ids, edges, available)
 
 
@@ -201,23 +203,13 @@ def _budget_in_errors(allocation: Allocation) -> Iterator[None]:
         raise
 
 
-def _key_between(strategy: Strategy, candidates: Candidates) -> top_m.KeyBetween | None:
-    if not isinstance(strategy, HasKeyBetween):
-        return None
-    return lambda low, high: strategy.key_between(candidates, low=low, high=high)
-
-
 def _find_edges(
-    keyed: Chunks,
-    budgets: Mapping[int, int],
-    *,
-    pilot: PilotRows | None,
-    key_between: top_m.KeyBetween | None = None,
+    keyed: Chunks, budgets: Mapping[int, int], *, guess: top_m.Guess | None
 ) -> tuple[Mapping[int, SelectionEdge], int | None, Bitmap | None]:
-    """Return the edges; with a pilot also the number of eligible rows, and those up to the edge."""
-    if pilot is None:
+    """Return the edges; with a guess also the number of eligible rows, and those up to the edge."""
+    if guess is None:
         return radix.find_edges(MappedChunks(keyed, top_m.only_eligible), budgets), None, None
-    search = top_m.find_edge(keyed, budgets[0], pilot=pilot.keys, key_between=key_between)
+    search = top_m.find_edge(keyed, budgets[0], guess=guess)
     return {0: search.edge}, search.num_rows, search.rows
 
 
@@ -237,9 +229,20 @@ def _with_marks(
     if len(bitmaps) < len(marks) or not isinstance(keyed.chunks, PlacedChunks):
         return computed
     finish = FunctionChain(keyed.transform, then)
-    if only_marked:
-        finish = FunctionChain(_only_marked, finish)
-    return MarkedChunks(keyed.chunks, bitmaps, finish, computed)
+    return MarkedChunks(keyed.chunks, bitmaps, finish, computed, only_marked)
+
+
+def _without_columns(
+    rows: MarkedChunks, probability: pl.Expr, *, finish: Transform
+) -> MarkedChunks | None:
+    """Return the marked rows without reading columns, if their probability needs none."""
+    column = None
+    if len(rows.marks) == 1 and rows.marks[INCLUDED].has_values:
+        column = LOSS
+    if not set(probability.meta.root_names()) <= {*_AMOUNTS, column}:
+        return None
+    ids = rows.chunks.only([SHARD_ID, ROW])
+    return replace(rows, chunks=ids, finish=finish, value_column=column)
 
 
 def _only_marked(rows: pl.LazyFrame) -> pl.LazyFrame:

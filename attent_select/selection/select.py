@@ -15,8 +15,14 @@ from attent_select.errors import InputError
 from attent_select.html_cards import card, share_bar
 from attent_select.plugins import load_plugin
 from attent_select.schema import INDEX
-from attent_select.selection.chunks import Chunks, FrameChunks, FunctionChain, MappedChunks
-from attent_select.selection.columns import ELIGIBLE, KEY
+from attent_select.selection.chunks import (
+    Chunks,
+    FrameChunks,
+    FunctionChain,
+    MappedChunks,
+    Transform,
+)
+from attent_select.selection.columns import ELIGIBLE, HAS_IDS, KEY
 from attent_select.selection.composition import Composition
 from attent_select.selection.counting import RowCounts, count_rows, require_rows
 from attent_select.selection.eligibility import eligible_rows
@@ -24,8 +30,9 @@ from attent_select.selection.inclusion import Allocation, IncludedRows, PilotRow
 from attent_select.selection.quotas import allocate
 from attent_select.selection.strata import with_stratum_codes
 from attent_select.selection.weights import index_rows, num_rows
+from attent_select.stats.gumbel import NoisyKeys
 from attent_select.stats.randomness import Purpose, sample_uniform, stream_key
-from attent_select.strategy import Candidates, Strategy
+from attent_select.strategy import Candidates, HasNoisyLogit, Strategy
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def select(
     if not budget:
         eligible = counts.num_eligible if counts else total
         return Selection(FrameChunks(pl.LazyFrame(schema=INDEX)), 0, total, eligible, None)
-    included = _include(rows, request, budget, total=total, counts=counts, preview=preview)
+    included = _include(rows, request, budget, counts=counts, preview=preview)
     return Selection(
         chunks=index_rows(included.ids, weights=composition.weights),
         num_samples=budget if not in_units else num_rows(included.ids),
@@ -187,6 +194,18 @@ class _Request:
             with_costs=self.in_units,
             with_strata=self.composition.by is not None,
         )
+
+    def needs_pilot(self, noisy: NoisyKeys | None) -> bool:
+        """Whether a preview helps, where the distribution of noisy keys is known or not."""
+        return self.can_use_pilot and (noisy is None or bool(self.composition.explore))
+
+    def noisy_keys(self, candidates: Candidates) -> NoisyKeys | None:
+        """Return the keys, if they are noisy logits of one stratum, with a budget in samples."""
+        if not (
+            self.can_use_pilot and candidates.losses and isinstance(self.strategy, HasNoisyLogit)
+        ):
+            return None
+        return NoisyKeys(self.strategy.noisy_logit(candidates), candidates.losses)
 
     def stream(self, purpose: Purpose) -> int:
         return stream_key(self.seed, purpose, self.round_number)
@@ -231,7 +250,6 @@ def _include(
     request: _Request,
     budget: int,
     *,
-    total: int,
     counts: RowCounts | None,
     preview: Preview | None,
 ) -> IncludedRows:
@@ -243,20 +261,35 @@ def _include(
     codes = counts.codes if counts else {"": 0}
     key = request.strategy.key(candidates).alias(KEY)
     with_key = functools.partial(_with_key, codes=codes, key=key)
+    noisy = request.noisy_keys(candidates)
     pilot = None
-    if preview is not None and request.can_use_pilot:
-        some = with_key(rows.transform(preview.rows)).collect()
-        num_eligible = int(some[ELIGIBLE].sum())
-        represented = counts.num_eligible if counts else total * num_eligible // max(1, len(some))
-        pilot = PilotRows(some, represented)
+    if preview is not None and request.needs_pilot(noisy):
+        pilot = _pilot_rows(preview, rows, request, with_key=with_key, counts=counts)
     return include_rows(
         MappedChunks(rows.chunks, FunctionChain(rows.transform, with_key)),
         _allocation(budget, counts, request.composition),
         strategy=request.strategy,
         candidates=candidates,
         explore_key=sample_uniform(request.stream(Purpose.EXPLORE)),
+        guess=noisy if noisy is not None or pilot is None else pilot.keys,
         pilot=pilot,
     )
+
+
+def _pilot_rows(
+    preview: Preview,
+    rows: MappedChunks,
+    request: _Request,
+    *,
+    with_key: Transform,
+    counts: RowCounts | None,
+) -> PilotRows:
+    """Return the rows of a preview with their keys, and what exploration reads."""
+    some = preview.rows.with_columns(pl.lit(value=True).alias(HAS_IDS))
+    columns = pl.all() if request.composition.explore else pl.col(KEY, ELIGIBLE)
+    pilot = with_key(rows.transform(some)).select(columns).collect()
+    share = int(pilot[ELIGIBLE].sum()) / max(1, len(pilot))
+    return PilotRows(pilot, counts.num_eligible if counts else int(preview.total * share))
 
 
 def _with_key(rows: pl.LazyFrame, *, codes: dict[str, int], key: pl.Expr) -> pl.LazyFrame:

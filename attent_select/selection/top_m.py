@@ -10,21 +10,23 @@ way down. Neither sorts the catalog, as `LazyFrame.top_k` would.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from attent_select.schema import ROW, SHARD_ID, numpy_sample_key, sample_key
+from attent_select.sample_ids import Runs
+from attent_select.schema import LOSS, ROW, SHARD_ID, numpy_sample_key, sample_key
 from attent_select.selection import radix
-from attent_select.selection.chunks import Bitmap, Chunks, MappedChunks
+from attent_select.selection.chunks import Bitmap, Chunks, MappedChunks, positions_of, run_with_runs
 from attent_select.selection.columns import ELIGIBLE, KEY, STRATUM
 from attent_select.selection.counting import require_rows
 from attent_select.selection.radix import RowPosition, SelectionEdge
 from attent_select.selection.strata import with_stratum_values
+from attent_select.stats.gumbel import NoisyKeys, NoisySearch
 
 _LAST_KEY: Final = "__last_key"
 _LAST_SAMPLE_KEY: Final = "__last_sample_key"
@@ -36,21 +38,21 @@ _MAX_GUESSES: Final = 3
 _MIN_MARGIN: Final = 0.0015
 
 
-# Lower and upper bound → expression of KEY between them, see `HasKeyBetween`.
-KeyBetween = Callable[[float, float], pl.Expr]
-
-
 @dataclass(frozen=True)
 class PilotKeys:
     """Keys of a pilot subset, descending, and the number of rows that they represent."""
 
-    keys: npt.NDArray[np.float64]
+    keys: npt.NDArray[np.floating[Any]]
     num_rows: int
 
     @classmethod
     def of(cls, keys: pl.Series, *, num_rows: int) -> "PilotKeys":
         """Build from the keys of some rows, in any order."""
-        return cls(np.sort(keys.cast(pl.Float64).to_numpy())[::-1], num_rows)
+        return cls(np.sort(keys.to_numpy())[::-1], num_rows)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (len(self.keys) and self.num_rows)
 
     def bracket(self, rank: float) -> tuple[float, float]:
         """Return keys (low, high) that probably enclose the row of this (estimated) rank."""
@@ -70,6 +72,10 @@ class PilotKeys:
         return above / len(self.keys) * self.num_rows
 
 
+# What is known about the keys before the search.
+Guess = PilotKeys | NoisyKeys
+
+
 @dataclass(frozen=True)
 class EdgeSearch:
     """Result of a search.
@@ -85,16 +91,13 @@ class EdgeSearch:
     rows: Bitmap | None = None
 
 
-def find_edge(
-    keyed: Chunks, num_samples: int, *, pilot: PilotKeys, key_between: KeyBetween | None = None
-) -> EdgeSearch:
+def find_edge(keyed: Chunks, num_samples: int, *, guess: Guess) -> EdgeSearch:
     """Find the edge after `num_samples` eligible rows; always exact.
 
     Args:
         keyed: rows with shard_id, row, ELIGIBLE, KEY, COST (1) and STRATUM (0).
         num_samples: m; at 0 the edge is before the first row.
-        pilot: makes the search faster, never different.
-        key_between: expression of KEY within two bounds, if it is faster than KEY.
+        guess: makes the search faster, never different.
 
     Raises:
         TooFewError: there are fewer than m eligible rows.
@@ -103,9 +106,10 @@ def find_edge(
         return EdgeSearch(SelectionEdge(None, None), _count_all(keyed).num_rows)
     rank = float(num_samples)
     counts = None
-    for _ in range(_MAX_GUESSES if len(pilot.keys) and pilot.num_rows else 0):
-        low, high = pilot.bracket(rank)
-        counts = _count_bracket(keyed, low=low, high=high, key_between=key_between)
+    for _ in range(0 if guess.is_empty else _MAX_GUESSES):
+        low, high = guess.bracket(rank)
+        noisy = guess.search(low, high) if isinstance(guess, NoisyKeys) else None
+        counts = _count_bracket(keyed, low=low, high=high, noisy=noisy)
         require_rows(num_samples, eligible=counts.num_rows)
         last = counts.position(num_samples - 1)
         first_excluded = counts.position(num_samples)
@@ -115,10 +119,10 @@ def find_edge(
             )
         if not counts.is_complete:
             break
-        # The exact rank of one end of the bracket is known now: correct the pilot's error there.
+        # The exact rank of one end of the bracket is known now: correct the error there.
         known_key = high if math.isfinite(high) else low
         exact_rank = counts.num_above + (0 if known_key == high else len(counts.keys))
-        rank = num_samples + pilot.rank(known_key) - exact_rank
+        rank = num_samples + guess.rank(known_key) - exact_rank
     if counts is None:
         counts = _count_all(keyed)
         require_rows(num_samples, eligible=counts.num_rows)
@@ -219,11 +223,12 @@ def _count_all(keyed: Chunks) -> _BracketCounts:
 
 
 def _count_bracket(
-    keyed: Chunks, *, low: float, high: float, key_between: KeyBetween | None = None
+    keyed: Chunks, *, low: float, high: float, noisy: NoisySearch | None = None
 ) -> _BracketCounts:
     """Count eligible rows and those with a key above `high`, and collect those in [low, high]."""
-    if key_between is not None:
-        keyed = MappedChunks(keyed, functools.partial(_with_key, key=key_between(low, high)))
+    count = functools.partial(_count_chunk, low=low, high=high)
+    if noisy is not None:
+        count = functools.partial(_count_noisy_chunk, search=noisy)
     # Python integers: polars lengths and u32 sums wrap beyond 2^32 rows.
     num_rows = num_above = num_inside = 0
     # The largest arrays of a selection: preallocated, because concatenation would need twice the
@@ -231,7 +236,7 @@ def _count_bracket(
     keys = np.empty(_MAX_BRACKET_ROWS)
     sample_keys, positions = (np.empty(_MAX_BRACKET_ROWS, np.uint64) for _ in range(2))
     bitmap = Bitmap()
-    for counts in keyed.run(functools.partial(_count_chunk, low=low, high=high)):
+    for counts in run_with_runs(keyed, count):
         num_rows += counts.num_rows
         num_above += counts.num_above
         first, num_inside = num_inside, num_inside + len(counts.keys)
@@ -239,7 +244,7 @@ def _count_bracket(
             keys[first:num_inside] = counts.keys
             sample_keys[first:num_inside] = counts.sample_keys
             positions[first:num_inside] = counts.positions + np.uint64(len(bitmap))
-        bitmap.add(counts.candidates)
+        bitmap.add(counts.candidates, values=counts.losses)
     is_complete = num_inside <= _MAX_BRACKET_ROWS
     inside = slice(num_inside if is_complete else 0)
     return _BracketCounts(
@@ -253,13 +258,12 @@ def _count_bracket(
     )
 
 
-def _with_key(rows: pl.LazyFrame, *, key: pl.Expr) -> pl.LazyFrame:
-    return rows.with_columns(key.alias(KEY))
-
-
 @dataclass(frozen=True)
 class _ChunkCounts:
-    """As `_BracketCounts` of one chunk; its candidates are bool per row."""
+    """As `_BracketCounts` of one chunk; its candidates are bool per row.
+
+    `losses` are those of the candidates, if the keys are noisy.
+    """
 
     num_rows: int
     num_above: int
@@ -267,22 +271,61 @@ class _ChunkCounts:
     sample_keys: npt.NDArray[np.uint64]
     positions: npt.NDArray[np.uint64]
     candidates: pl.Series
+    losses: pl.Series | None = None
 
 
-def _count_chunk(rows: pl.LazyFrame, *, low: float, high: float) -> _ChunkCounts:
-    columns = rows.select(KEY, SHARD_ID, ROW, ELIGIBLE).collect(engine="in-memory")
+def _count_chunk(rows: pl.LazyFrame, runs: Runs | None, *, low: float, high: float) -> _ChunkCounts:
+    columns = rows.select(KEY, ELIGIBLE, *_ids_to_read(runs)).collect(engine="in-memory")
     key, is_eligible = columns[KEY], columns[ELIGIBLE]
     # polars combines 64 booleans at a time. A key is null only where a row is not eligible. The
     # ends are rounded to the type of the key, which makes the bracket another one, not a wrong one.
     candidates = is_eligible & (key >= low)
     is_above = is_eligible & (key > high)
     is_inside = candidates & ~is_above
-    inside = columns.filter(is_inside)
+    positions = positions_of(is_inside)
     return _ChunkCounts(
         num_rows=int(is_eligible.sum()),
         num_above=int(is_above.sum()),
-        keys=inside[KEY].cast(pl.Float64).to_numpy(),
-        sample_keys=numpy_sample_key(inside[SHARD_ID].to_numpy(), inside[ROW].to_numpy()),
-        positions=is_inside.arg_true().to_numpy().astype(np.uint64),
+        keys=key.filter(is_inside).cast(pl.Float64).to_numpy(),
+        sample_keys=_sample_keys(columns, runs, positions),
+        positions=positions.astype(np.uint64),
         candidates=candidates,
     )
+
+
+def _count_noisy_chunk(
+    rows: pl.LazyFrame, runs: Runs | None, *, search: NoisySearch
+) -> _ChunkCounts:
+    """As `_count_chunk`, from the losses rather than the keys."""
+    columns = rows.select(LOSS, ELIGIBLE, *_ids_to_read(runs)).collect(engine="in-memory")
+    keys_of = _sample_keys(columns, None).__getitem__ if runs is None else runs.keys
+    is_eligible = columns[ELIGIBLE]
+    mask = None if is_eligible.all() else is_eligible.to_numpy()
+    losses = columns[LOSS].fill_null(0.0)
+    result = search(losses.to_numpy(), keys_of, is_eligible=mask)
+    candidates = pl.Series(result.is_candidate)
+    return _ChunkCounts(
+        num_rows=int(is_eligible.sum()),
+        num_above=result.num_above,
+        keys=result.keys,
+        sample_keys=_sample_keys(columns, runs, result.inside),
+        positions=result.inside.astype(np.uint64),
+        candidates=candidates,
+        losses=losses.filter(candidates),
+    )
+
+
+def _ids_to_read(runs: Runs | None) -> list[str]:
+    return [SHARD_ID, ROW] if runs is None else []
+
+
+def _sample_keys(
+    columns: pl.DataFrame, runs: Runs | None, positions: npt.NDArray[Any] | None = None
+) -> npt.NDArray[np.uint64]:
+    """Return the sample_keys of the rows at `positions` (None: all), 0 without an id."""
+    if runs is not None and positions is not None:
+        ids = runs.ids_at(positions)
+    else:
+        ids = columns.select(pl.col(SHARD_ID, ROW).fill_null(0))
+        ids = ids if positions is None else ids[positions]
+    return numpy_sample_key(ids[SHARD_ID].to_numpy(), ids[ROW].to_numpy())

@@ -39,6 +39,8 @@ _EXP_TERMS: Final = (
 )
 # Beyond these the results are 0 and infinite.
 _EXP_RANGE: Final = (-746.0, 710.0)
+# Between these the results are normal numbers.
+_NORMAL_EXP: Final = (-708.0, 709.0)
 
 
 def log(values: Floats) -> Floats:
@@ -93,11 +95,13 @@ def _log(x: Floats, out: Floats) -> None:
 
 def _exp(x: Floats, out: Floats) -> None:
     # x = power·ln 2 + r with |r| ≤ ln 2 / 2, and e^r = 1 + r + r·c/(2 − c), c = r − r²·P(r²).
-    clipped = np.fmin(x, _EXP_RANGE[1])
-    np.fmax(clipped, _EXP_RANGE[0], out=clipped)  # NaN too: the power is an integer
+    is_normal = _NORMAL_EXP[0] < x.min(initial=0.0) and x.max(initial=0.0) < _NORMAL_EXP[1]
+    # NaN too: the power is an integer.
+    clipped = x if is_normal else np.fmax(np.fmin(x, _EXP_RANGE[1]), _EXP_RANGE[0])
     power = clipped * (1 / (_LN2_HIGH + _LN2_LOW))
     np.rint(power, out=power)
-    high = np.subtract(clipped, power * _LN2_HIGH, out=clipped)
+    high = power * _LN2_HIGH
+    np.subtract(clipped, high, out=high)
     low = power * _LN2_LOW
     r = high - low
     z = r * r
@@ -110,8 +114,11 @@ def _exp(x: Floats, out: Floats) -> None:
     low -= r
     low -= high
     np.subtract(1.0, low, out=low)
-    # In two steps, as 2^power itself may be outside of the range of float64.
     integers = power.astype(np.int64)
+    if is_normal:
+        np.multiply(low, _power_of_two(integers), out=out)
+        return
+    # In two steps, as 2^power itself may be outside of the range of float64.
     half = integers >> np.int64(1)
     integers -= half
     np.multiply(low, _power_of_two(half), out=out)

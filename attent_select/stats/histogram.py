@@ -18,6 +18,8 @@ from attent_select.stats.elementwise import elementwise
 
 # Low bits of the float32 pattern dropped: 2^12 buckets per octave, a relative width of 2^-12.
 _DROPPED_BITS: Final = 11
+# Few enough losses for a core's cache.
+_LOSSES_PER_STEP: Final = 1 << 16
 
 
 def loss_bucket(loss: pl.Expr) -> pl.Expr:
@@ -47,12 +49,15 @@ def count_buckets(
     """Return the occupied buckets of finite losses, ascending, and the number of losses in each."""
     if not len(losses):
         return np.empty(0, np.uint32), np.empty(0, np.uint64)
-    buckets = buckets_of(losses)
-    first = buckets.min()
-    buckets -= first
+    buckets = np.empty(len(losses), np.int64)  # the type that `bincount` counts
+    for first in range(0, len(losses), _LOSSES_PER_STEP):
+        step = slice(first, first + _LOSSES_PER_STEP)
+        buckets[step] = buckets_of(losses[step])
+    lowest = buckets.min()
+    buckets -= lowest
     counts = np.bincount(buckets)
     occupied = np.flatnonzero(counts)
-    return occupied.astype(np.uint32) + first, counts[occupied].astype(np.uint64)
+    return (occupied + lowest).astype(np.uint32), counts[occupied].astype(np.uint64)
 
 
 class Histogram:
@@ -107,7 +112,7 @@ class LossDistribution:
 
     @cached_property
     def mean(self) -> float:
-        return math.fsum(self.values * self.counts) / self.num_samples
+        return _sum(self.values * self.counts) / self.num_samples
 
     def quantile(self, share: float) -> float:
         """Return the smallest value with at least `share` of the rows at or below it."""
@@ -123,7 +128,7 @@ class LossDistribution:
     def log_sum_exp(self) -> float:
         """ln Σ exp(ℓ) over all rows."""
         top = float(self.values[-1])
-        total = math.fsum(elementary.exp(self.values - top) * self.counts)
+        total = _sum(elementary.exp(self.values - top) * self.counts)
         return top + float(elementary.log(np.array([total]))[0])
 
     def share_below(self, loss: pl.Expr) -> pl.Expr:
@@ -143,7 +148,12 @@ class LossDistribution:
     def standard_deviation(self) -> float:
         if self.values[0] == self.values[-1]:  # exactly 0, without the rounding of the mean
             return 0.0
-        return math.sqrt(math.fsum((self.values - self.mean) ** 2 * self.counts) / self.num_samples)
+        return math.sqrt(_sum((self.values - self.mean) ** 2 * self.counts) / self.num_samples)
+
+
+def _sum(summands: npt.NDArray[np.float64]) -> float:
+    """Return the exact sum, rounded once."""
+    return math.fsum(summands.tolist())  # three times as fast as of an array
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,12 @@ def _mix_int(value: int) -> int:
 
 
 def _uniform(key: int, counter: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    mantissa = numpy_bits(key, counter)
-    mantissa >>= np.uint64(11)
-    draws = mantissa.astype(np.float64)
+    return uniform_of_bits(numpy_bits(key, counter))
+
+
+def uniform_of_bits(random: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Return `uniform` of each of some random bits."""
+    draws = (random >> np.uint64(11)).astype(np.float64)
     draws += 1.0
     draws *= 2.0**-53
     return draws

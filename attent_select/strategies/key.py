@@ -12,7 +12,7 @@ import polars as pl
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
 from attent_select.sql_expression import columns_of
-from attent_select.stats.gumbel import Floats, Logit, noisy_logit, probability_above
+from attent_select.stats.gumbel import Floats, NoisyLogit
 from attent_select.strategy import EXPRESSION, Candidates, Cutoff
 
 
@@ -55,16 +55,16 @@ class Key:
         value = pl.col(EXPRESSION)
         if self.noise == "none":
             return value
-        return noisy_logit(self._logit, value, stream=candidates.stream)
+        return self._noisy_logit(candidates).key(value)
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
         if self.noise == "none":
             return pl.lit(1.0)
-        return probability_above(cutoff.first_excluded, self._logit, pl.col(EXPRESSION))
+        noisy = self._noisy_logit(candidates)
+        return noisy.probability_above(cutoff.first_excluded, pl.col(EXPRESSION))
 
-    @property
-    def _logit(self) -> Logit:
-        return partial(_scale, temperature=self.temperature)
+    def _noisy_logit(self, candidates: Candidates) -> NoisyLogit:
+        return NoisyLogit(partial(_scale, temperature=self.temperature), candidates.stream)
 
 
 def _scale(value: npt.NDArray[Any], *, temperature: float) -> Floats:

@@ -11,13 +11,7 @@ import polars as pl
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
 from attent_select.stats import elementary
-from attent_select.stats.gumbel import (
-    Floats,
-    Logit,
-    noisy_logit,
-    noisy_logit_between,
-    probability_above,
-)
+from attent_select.stats.gumbel import Floats, NoisyLogit
 from attent_select.stats.histogram import RankTable
 from attent_select.strategy import Candidates, Cutoff
 
@@ -48,25 +42,16 @@ class Rank:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        return noisy_logit(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
-
-    def key_between(self, candidates: Candidates, *, low: float, high: float) -> pl.Expr:
-        assert candidates.losses is not None
-        return noisy_logit_between(
-            self._logit(candidates),
-            pl.col(LOSS),
-            stream=candidates.stream,
-            low=low,
-            high=high,
-            losses=candidates.losses,
-        )
+        return self.noisy_logit(candidates).key(pl.col(LOSS))
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
-        return probability_above(cutoff.first_excluded, self._logit(candidates), pl.col(LOSS))
+        noisy = self.noisy_logit(candidates)
+        return noisy.probability_above(cutoff.first_excluded, pl.col(LOSS))
 
-    def _logit(self, candidates: Candidates) -> Logit:
+    def noisy_logit(self, candidates: Candidates) -> NoisyLogit:
         assert candidates.losses is not None
-        return partial(_log_rank, ranks=candidates.losses.ranks, exponent=self.exponent)
+        logit = partial(_log_rank, ranks=candidates.losses.ranks, exponent=self.exponent)
+        return NoisyLogit(logit, candidates.stream)
 
 
 def _log_rank(loss: npt.NDArray[np.float32], *, ranks: RankTable, exponent: float) -> Floats:

@@ -12,13 +12,7 @@ import polars as pl
 from attent_select.errors import InputError
 from attent_select.schema import LOSS
 from attent_select.stats import elementary
-from attent_select.stats.gumbel import (
-    Floats,
-    Logit,
-    noisy_logit,
-    noisy_logit_between,
-    probability_above,
-)
+from attent_select.stats.gumbel import Floats, Logit, NoisyLogit
 from attent_select.strategy import Candidates, Cutoff
 
 # The published rule adds this inside its logarithm.
@@ -65,25 +59,15 @@ class Soft:
         return (LOSS,)
 
     def key(self, candidates: Candidates) -> pl.Expr:
-        key = noisy_logit(self._logit(candidates), pl.col(LOSS), stream=candidates.stream)
-        return key / self.temperature if self.reference else key
-
-    def key_between(self, candidates: Candidates, *, low: float, high: float) -> pl.Expr:
-        assert candidates.losses is not None
-        divisor = self.temperature if self.reference else 1.0
-        key = noisy_logit_between(
-            self._logit(candidates),
-            pl.col(LOSS),
-            stream=candidates.stream,
-            low=low * divisor,
-            high=high * divisor,
-            losses=candidates.losses,
-        )
-        return key / divisor
+        return self.noisy_logit(candidates).key(pl.col(LOSS))
 
     def probability(self, candidates: Candidates, cutoff: Cutoff) -> pl.Expr:
-        threshold = cutoff.first_excluded * (self.temperature if self.reference else 1.0)
-        return probability_above(threshold, self._logit(candidates), pl.col(LOSS))
+        noisy = self.noisy_logit(candidates)
+        return noisy.probability_above(cutoff.first_excluded, pl.col(LOSS))
+
+    def noisy_logit(self, candidates: Candidates) -> NoisyLogit:
+        divisor = self.temperature if self.reference else 1.0
+        return NoisyLogit(self._logit(candidates), candidates.stream, divisor)
 
     def _logit(self, candidates: Candidates) -> Logit:
         losses = candidates.losses

@@ -16,6 +16,7 @@ from polars.io.plugins import register_io_source
 
 from attent_select import schema
 from attent_select.errors import InputError
+from attent_select.selection.chunks import Place
 from attent_select.selection.select import Preview
 from catalogs import storage
 from catalogs.tables import frames, scan
@@ -118,12 +119,12 @@ class JoinedScan:
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """Yield `work` of every chunk (several hundred thousand rows), computed in threads."""
-        yield from self.run_placed(functools.partial(scan.without_place, work))
+        yield from self.run_placed(functools.partial(scan.with_ids, work, names=self.names))
 
-    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterator[Result]:
-        """As `run`; `work` also gets the positions of the chunk's rows."""
+    def run_placed(self, work: Callable[[pl.LazyFrame, Place], Result]) -> Iterator[Result]:
+        """As `run`; `work` also gets the place of the chunk."""
         if not self.tables[0].shards:
-            yield work(pl.LazyFrame(schema=self.schema), range(0))
+            yield work(pl.LazyFrame(schema=self.schema), Place(range(0)))
             return
         read_and_work = functools.partial(_work, work, self)
         placed = scan.with_places(self._chunks(), size=_num_rows)
@@ -227,11 +228,11 @@ def _num_rows(chunk: Sequence[list[RowGroups]]) -> int:
 
 
 def _work(
-    work: Callable[[pl.LazyFrame, range], Result],
+    work: Callable[[pl.LazyFrame, Place], Result],
     joined: JoinedScan,
     chunk: tuple[Sequence[list[RowGroups]], range],
 ) -> Result:
-    return work(joined.read(chunk[0]).lazy(), chunk[1])
+    return work(joined.read(chunk[0]).lazy(), Place(chunk[1]))
 
 
 def _row_groups(table: JoinedTable, *, num_threads: int) -> Iterator[RowGroups]:

@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ from polars.io.plugins import register_io_source
 
 from attent_select.sample_ids import IdWatch, Runs
 from attent_select.schema import ROW, SHARD_ID
+from attent_select.selection.chunks import Place
 from attent_select.selection.select import Preview
 from catalogs import storage
 from catalogs.concurrency import ordered_map
@@ -27,6 +28,7 @@ from catalogs.tables.parquet_file import Footer
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_IDS: Final = frozenset([SHARD_ID, ROW])
 # Consecutive row groups are read together up to this many rows: enough that planning a query per
 # chunk takes a negligible time.
 ROWS_PER_CHUNK = 1 << 20
@@ -83,26 +85,22 @@ class Scan:
 
     def run(self, work: Callable[[pl.LazyFrame], Result]) -> Iterator[Result]:
         """Yield `work` of every chunk (several hundred thousand rows), computed in threads."""
-        yield from self.run_placed(functools.partial(without_place, work))
+        names = list(self.schema)
+        yield from self.run_placed(functools.partial(with_ids, work, names=names))
 
-    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterator[Result]:
-        """As `run`; `work` also gets the positions of the chunk's rows."""
+    def run_placed(self, work: Callable[[pl.LazyFrame, Place], Result]) -> Iterator[Result]:
+        """As `run`; `work` also gets the place of the chunk, with its ids where they are known."""
         if not self.files:
-            yield work(pl.LazyFrame(schema=self.schema), range(0))
+            yield work(pl.LazyFrame(schema=self.schema), Place(range(0)))
             return
         placed = with_places(self._chunks(), size=_num_rows)
-        reads_ids = {SHARD_ID, ROW} <= self.schema.keys()
-        if self.watch is None or not reads_ids:
-            read_and_work = functools.partial(_work, work, self.schema)
-            yield from map_bounded(read_and_work, placed, num_threads=self._threads)
-        elif self.watch.sequences is None:
-            watch_and_work = functools.partial(_watch_and_work, work, self.schema)
-            yield from self.watch.over(
-                map_bounded(watch_and_work, placed, num_threads=self._threads)
-            )
+        watch = self.watch if self.schema.keys() >= _IDS else None
+        read_and_work = functools.partial(_work, work, self.schema, watch)
+        results = map_bounded(read_and_work, placed, num_threads=self._threads)
+        if watch is not None and watch.sequences is None:
+            yield from watch.over(results)
         else:
-            work_with_runs = functools.partial(_work_with_runs, work, self.schema, self.watch)
-            yield from map_bounded(work_with_runs, placed, num_threads=self._threads)
+            yield from (result for _, _, result in results)
 
     def preview(self, *, total: int | None = None) -> Preview:
         """Return the first rows of a row group in the middle of some of the files.
@@ -193,44 +191,40 @@ def _num_rows(chunk: list[RowGroups]) -> int:
     return sum(groups.num_rows for groups in chunk)
 
 
-def without_place(work: Callable[[pl.LazyFrame], Result], rows: pl.LazyFrame, _: range) -> Result:
-    """Return `work` of a chunk, whose place does not matter."""
-    return work(rows)
+def with_ids(
+    work: Callable[[pl.LazyFrame], Result],
+    rows: pl.LazyFrame,
+    place: Place,
+    *,
+    names: Sequence[str],
+) -> Result:
+    """Return `work` of the columns `names` of a chunk."""
+    return work(rows if place.runs is None else place.with_ids(rows).select(names))
 
 
 def _work(
-    work: Callable[[pl.LazyFrame, range], Result],
+    work: Callable[[pl.LazyFrame, Place], Result],
     schema: SchemaDict,
+    watch: IdWatch | None,
     chunk: tuple[list[RowGroups], range],
-) -> Result:
+) -> tuple[range, Runs | None, Result]:
+    """Return the positions of a chunk, its ids where they are known, and the result.
+
+    Ids that are implied, or that an earlier pass has seen to be consecutive, are not read.
+    """
+    groups, positions = chunk
+    runs = None
+    if schema.keys() >= _IDS:
+        runs = implied_runs(groups) or (watch.runs(positions) if watch is not None else None)
     # Read here rather than in polars' threads, which compute.
-    return work(read_chunk(chunk[0], schema=schema).lazy(), chunk[1])
-
-
-def _watch_and_work(
-    work: Callable[[pl.LazyFrame, range], Result],
-    schema: SchemaDict,
-    chunk: tuple[list[RowGroups], range],
-) -> tuple[range, Runs, Result]:
-    rows = read_chunk(chunk[0], schema=schema)
-    return chunk[1], Runs.of(rows), work(rows.lazy(), chunk[1])
-
-
-def _work_with_runs(
-    work: Callable[[pl.LazyFrame, range], Result],
-    schema: SchemaDict,
-    watch: IdWatch,
-    chunk: tuple[list[RowGroups], range],
-) -> Result:
-    """As `_work`; ids that an earlier pass has seen to be consecutive are not read."""
-    if (runs := watch.runs(chunk[1])) is None:
-        return _work(work, schema, chunk)
-    stored = {name: kind for name, kind in schema.items() if name not in (SHARD_ID, ROW)}
-    columns = runs.ids().to_dict()
-    if stored:
-        columns |= read_chunk(chunk[0], schema=stored).to_dict()
-    rows = pl.DataFrame([columns[name].cast(kind) for name, kind in schema.items()])
-    return work(rows.lazy(), chunk[1])
+    stored = {name: kind for name, kind in schema.items() if runs is None or name not in _IDS}
+    rows = read_chunk(groups, schema=stored)
+    if runs is None and watch is not None and watch.sequences is None:
+        runs = Runs.of(rows)
+        if not runs.are_of(positions):
+            return positions, runs, work(rows.lazy(), Place(positions))
+        rows = rows.drop(_IDS)
+    return positions, runs, work(rows.lazy(), Place(positions, runs))
 
 
 def _lazy(
@@ -268,49 +262,30 @@ def read_groups(row_groups: RowGroups, *, schema: SchemaDict) -> pl.DataFrame:
     if not schema:  # only the number of rows is needed
         return pl.DataFrame(height=row_groups.num_rows)
     url, footer, groups = row_groups
-    implied = _implied_ids(row_groups) if frames.is_dense(footer) else {}
-    stored = [name for name in schema if name not in implied]
-    columns = {name: implied[name]() for name in schema if name in implied}
-    if stored:
+    runs = implied_runs([row_groups]) if _IDS & schema.keys() else None
+    columns = {} if runs is None else runs.ids().to_dict()
+    if stored := [name for name in schema if name not in columns]:
         table = parquet_file.read_groups(url, footer=footer, groups=groups, columns=stored)
         columns |= frames.from_arrow(table).to_dict()
     return pl.DataFrame([columns[name].cast(kind).alias(name) for name, kind in schema.items()])
 
 
-def _implied_ids(row_groups: RowGroups) -> dict[str, Callable[[], pl.Series]]:
+def implied_runs(chunk: Sequence[RowGroups]) -> Runs | None:
     """Return the ids of row groups that are each a whole shard, without decoding them."""
-    footer, groups = row_groups.footer, row_groups.groups
-    sizes = np.diff(footer.starts)[groups].tolist()
-    shard_ids = []
-    for group, size in zip(groups, sizes, strict=True):
-        shard = parquet_file.min_and_max(footer, group=group, column=SHARD_ID) or (0, 0)
-        row_bounds = parquet_file.min_and_max(footer, group=group, column=ROW) or (0, -1)
-        if shard[0] != shard[1] or row_bounds != (0, size - 1):
-            return {}  # the file was rewritten
-        shard_ids.append(shard[0])
-
-    def shards() -> pl.Series:
-        pairs = zip(shard_ids, sizes, strict=True)
-        ids = [pl.Series([id_], dtype=pl.UInt32).new_from_index(0, size) for id_, size in pairs]
-        return pl.concat(ids).alias(SHARD_ID)
-
-    def rows() -> pl.Series:
-        return pl.concat([_row_numbers(size) for size in sizes])
-
-    return {SHARD_ID: shards, ROW: rows}
-
-
-def _row_numbers(size: int) -> pl.Series:
-    """Return 0, 1, …, size − 1 as u32."""
-    if size <= ROWS_PER_CHUNK:
-        return _first_row_numbers(ROWS_PER_CHUNK).head(size)
-    return pl.int_range(size, dtype=pl.UInt32, eager=True)
-
-
-@functools.lru_cache(maxsize=1)
-def _first_row_numbers(number: int) -> pl.Series:
-    # All chunks share it: no code changes the columns of a chunk.
-    return pl.int_range(number, dtype=pl.UInt32, eager=True)
+    sizes: list[int] = []
+    shard_ids: list[int] = []
+    for _, footer, groups in chunk:
+        if not frames.is_dense(footer):
+            return None
+        for group, size in zip(groups, np.diff(footer.starts)[groups].tolist(), strict=True):
+            shard = parquet_file.min_and_max(footer, group=group, column=SHARD_ID) or (0, 0)
+            row_bounds = parquet_file.min_and_max(footer, group=group, column=ROW) or (0, -1)
+            if shard[0] != shard[1] or row_bounds != (0, size - 1):
+                return None  # the file was rewritten
+            shard_ids += [shard[0]] if size else []
+            sizes += [size] if size else []
+    first = np.array(shard_ids, np.uint64) << np.uint64(32)
+    return Runs(first, first + np.array(sizes, np.uint64) - np.uint64(1), sum(sizes))
 
 
 def first_rows(file: File, *, schema: SchemaDict) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -80,6 +81,18 @@ def test_runs_have_the_ids_of_their_rows_in_order(ids: Ids, data: st.DataObject)
             check_unique(table(ids), watch=watch)
     else:
         check_unique(table(ids), watch=watch)
+
+
+@given(st.lists(IDS, min_size=1), st.data())
+def test_runs_have_the_ids_of_chosen_rows(ids: Ids, data: st.DataObject) -> None:
+    runs = Runs.of(table(ids).collect())
+    chosen = sorted(data.draw(st.sets(st.sampled_from(range(len(ids))))))
+    for kind in (np.uint32, np.int64):
+        assert runs.ids_at(np.array(chosen, kind)).rows() == [ids[row] for row in chosen]
+    start = data.draw(st.integers(0, len(ids) - 1))
+    stop = data.draw(st.integers(start + 1, len(ids) + 2))
+    keys = [shard_id << 32 | row for shard_id, row in ids[start:stop]]
+    assert runs.keys(slice(start, stop)).tolist() == keys
 
 
 def test_a_pass_that_was_not_finished_is_not_trusted() -> None:

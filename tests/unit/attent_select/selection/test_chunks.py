@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from attent_select import Composition, Preview, plugins, select
 from attent_select.selection import top_m
-from attent_select.selection.chunks import FrameChunks, map_in_threads
+from attent_select.selection.chunks import FrameChunks, Place, map_in_threads
 from attent_select.selection.columns import ELIGIBLE, KEY
 from attent_select.selection.counting import count_rows
 from attent_select.strategies.hard import Hard
@@ -50,9 +50,9 @@ class KnownPlaces(PickledChunks):
     def only(self, columns: Sequence[str]) -> "KnownPlaces":
         return KnownPlaces(self.rows.select(columns), self.boundaries[1:])
 
-    def run_placed(self, work: Callable[[pl.LazyFrame, range], Result]) -> Iterator[Result]:
+    def run_placed(self, work: Callable[[pl.LazyFrame, Place], Result]) -> Iterator[Result]:
         for first, end in pairwise([0, *sorted(self.boundaries)[::2], len(self.rows)]):
-            yield work(self.rows[first:end].lazy(), range(first, end))
+            yield work(self.rows[first:end].lazy(), Place(range(first, end)))
 
 
 @dataclass(frozen=True)

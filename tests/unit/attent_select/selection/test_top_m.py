@@ -50,7 +50,7 @@ def check_edge(keys: list[float], num_selected: int, *, pilot: PilotKeys | None)
     if pilot is None:
         edge = radix.find_edges(FrameChunks(rows), {0: num_selected})[0]
     else:
-        search = top_m.find_edge(FrameChunks(rows), num_selected, pilot=pilot)
+        search = top_m.find_edge(FrameChunks(rows), num_selected, guess=pilot)
         assert search.num_rows == len(keys)
         edge = search.edge
     assert edge.last is not None
@@ -121,7 +121,7 @@ def test_requesting_too_many_rows_is_an_error_with_the_number_of_rows() -> None:
     for hints in ([], [1.0]):
         pilot = PilotKeys.of(pl.Series(hints, dtype=pl.Float64), num_rows=5)
         with pytest.raises(InputError, match="6 samples requested, but only 5 are eligible"):
-            top_m.find_edge(FrameChunks(frame_of([1.0] * 5)), 6, pilot=pilot)
+            top_m.find_edge(FrameChunks(frame_of([1.0] * 5)), 6, guess=pilot)
 
 
 STRATA = st.lists(st.tuples(KEYS, st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=40)

@@ -1,5 +1,6 @@
 """Scans of many files: whole, in chunks, in splits; ids that are not decoded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -7,7 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
-from attent_select import schema
+from attent_select import sample_ids, schema
+from attent_select.errors import InputError
+from attent_select.sample_ids import IdWatch, check_unique
+from attent_select.selection.chunks import Place
 from catalogs.losses import parts as loss_parts
 from catalogs.tables import frames, scan
 from catalogs.tables.scan import File, Scan
@@ -85,6 +89,38 @@ def test_ids_of_a_dense_part_are_correct_without_being_read(
     stored = pl.concat([pl.from_arrow(pq.read_table(url)) for url in urls])  # type: ignore[type-var]
     assert isinstance(stored, pl.DataFrame)
     assert_frame_equal(scanned, stored.select("row", "loss", "shard_id"))
+
+
+def test_a_placed_chunk_has_ids_that_need_not_be_read(run: str, tmp_path: Path) -> None:
+    names = ["shard_id", "row", "loss"]
+    expected = pl.concat([losses(0, [4, 1, 7]), losses(3, [2, 9, 5])]).select(names)
+    other = str(tmp_path / "other.parquet")
+    expected.write_parquet(other, row_group_size=9)
+    shuffled = str(tmp_path / "shuffled.parquet")
+    expected.reverse().write_parquet(shuffled)
+    watched = replace(Scan.of([other, shuffled], schema=KINDS).only(names), watch=IdWatch())
+
+    def columns(rows: pl.LazyFrame, place: Place) -> tuple[list[str], pl.DataFrame, pl.DataFrame]:
+        is_odd = pl.Series("odd", [position % 2 == 1 for position in place.positions])
+        odd = place.marked_rows(rows, [is_odd]).select(names).collect()
+        return rows.collect_schema().names(), place.with_ids(rows).select(names).collect(), odd
+
+    def check(scan: Scan, table: pl.DataFrame, *, stored: set[tuple[str, ...]]) -> None:
+        chunks = list(scan.run_placed(columns))
+        assert {tuple(chunk[0]) for chunk in chunks} == stored
+        assert_frame_equal(pl.concat([chunk[1] for chunk in chunks]), table)
+        assert_frame_equal(pl.concat([chunk[2] for chunk in chunks]), table.gather_every(2, 1))
+
+    check(Scan.of(parts(run), schema=KINDS).only(names), expected, stored={("loss",)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "ROWS_PER_CHUNK", 1)
+        patch.setattr(sample_ids, "_MAX_RUNS", 6)
+        table = pl.concat([expected, expected.reverse()])
+        for _ in range(2):  # the second pass knows the ids of the first file
+            check(watched, table, stored={("loss",), tuple(names)})
+    assert watched.watch is not None
+    with pytest.raises(InputError, match="occurs twice"):
+        check_unique(watched.frame(), watch=watched.watch)
 
 
 def test_files_of_other_programs_are_not_treated_as_dense(tmp_path: Path) -> None:
