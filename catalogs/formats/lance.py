@@ -25,6 +25,8 @@ from catalogs.storage.objects import check_etag, missing_error
 from catalogs.tables import plain_values
 from catalogs.tables.byte_cache import BoundedCache
 
+# Its answer has no content: pylance does not compare etags.
+_ETAG_REQUEST: Final = (0, 0)
 _PART_OF_DATASET: Final = ".lance/data/"
 
 _contents: BoundedCache[Contents] = BoundedCache(max_bytes=64 << 20)
@@ -129,6 +131,8 @@ def _plan(shard: Shard, *, rows: npt.NDArray[np.int64], columns: Sequence[str]) 
     ranges = plan_ranges(contents, columns, rows=rows, file=file)
     if ranges and not reader.can_read(shard.uri):
         ranges = whole
+    elif ranges not in ([], whole) and not file.is_local:
+        ranges.append(_ETAG_REQUEST)
     return ReadPlan(
         "whole file" if ranges == whole else "ranges",
         ranges,
@@ -158,6 +162,8 @@ def _table(
 def _cached_contents(shard: Shard) -> Contents:
     def load() -> Contents:
         metadata = seal.read_metadata(shard.uri, num_bytes=shard.num_bytes, etag=shard.etag)
+        if reader.can_read(shard.uri):
+            reader.count_opening(shard.uri, num_bytes=shard.num_bytes)
         return contents_of(shard.uri, metadata)
 
     key = (shard.uri, shard.etag)

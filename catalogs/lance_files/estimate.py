@@ -17,8 +17,8 @@ from catalogs.lance_files.contents import Contents, StoredColumn
 from catalogs.read_plan import Extent, coalesce
 
 # Block sizes of pylance.
-_LOCAL_BLOCK_BYTES: Final = 4 << 10
-_REMOTE_BLOCK_BYTES: Final = 64 << 10
+LOCAL_BLOCK_BYTES: Final = 4 << 10
+REMOTE_BLOCK_BYTES: Final = 64 << 10
 # Requests to a bucket at a time: pylance sends more, but shares the bandwidth with other readers.
 _PARALLEL: Final = 16
 # Reading this share of a shard's bytes is reading all of it.
@@ -47,7 +47,7 @@ def plan_ranges(
     contents: Contents, columns: Sequence[str], *, rows: Rows, file: File
 ) -> list[Extent]:
     """Return the whole file as one range if that is cheaper, else the estimated ranges."""
-    block_bytes = _LOCAL_BLOCK_BYTES if file.is_local else _REMOTE_BLOCK_BYTES
+    block_bytes = LOCAL_BLOCK_BYTES if file.is_local else REMOTE_BLOCK_BYTES
     ranges = _estimated_ranges(contents, columns, rows=rows, block_bytes=block_bytes)
     num_bytes = sum(size for _, size in ranges)
     requests = len(ranges) / (1 if file.is_local else _PARALLEL)

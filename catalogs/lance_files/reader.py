@@ -19,6 +19,7 @@ import pyarrow as pa
 from attent_select.errors import InputError
 from catalogs import storage
 from catalogs.lance_files.contents import HINT, Contents
+from catalogs.lance_files.estimate import LOCAL_BLOCK_BYTES, REMOTE_BLOCK_BYTES
 from catalogs.lance_files.library import lance_errors, lance_file
 from catalogs.tables.byte_cache import BoundedCache
 from catalogs.tables.decoded_size import LIMIT_VARIABLE, decoded_limit
@@ -34,6 +35,14 @@ _readers: BoundedCache[Any] = BoundedCache(max_bytes=_OPEN_FILES)
 def can_read(url: str) -> bool:
     """Whether pylance reads rows of a file at `url` by itself."""
     return storage.is_local(url) or storage.reader_options(url) is not None
+
+
+def count_opening(url: str, *, num_bytes: int) -> None:
+    """Count what pylance reads to open a file: its last bytes, in a bucket also its size."""
+    if storage.is_local(url):
+        storage.count_read(num_bytes=min(LOCAL_BLOCK_BYTES, num_bytes), num_requests=1)
+    else:
+        storage.count_read(num_bytes=min(REMOTE_BLOCK_BYTES, num_bytes), num_requests=2)
 
 
 @dataclass(frozen=True)

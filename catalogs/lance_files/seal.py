@@ -29,7 +29,7 @@ _FOOTER: Final = struct.Struct("<QQQIIHH4s")
 _ENTRY: Final = struct.Struct("<QQ")
 _MAGIC: Final = b"LANC"
 # Read for the metadata; more only if they are larger.
-_TAIL_BYTES: Final = 64 << 10
+_TAIL_BYTES: Final = 16 << 10
 _MAX_METADATA_BYTES: Final = 64 << 20
 _BLOCK_BYTES: Final = 1 << 20
 

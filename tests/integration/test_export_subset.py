@@ -194,7 +194,7 @@ def test_workers_of_a_cluster_write_the_same_bytes(
     assert bytes_of(tmp_path / "here") == bytes_of(tmp_path / "there")
 
 
-@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "lance"])
 def test_the_webdataset_library_reads_images_and_weights(tmp_path: Path, kind: str) -> None:
     import webdataset
 
