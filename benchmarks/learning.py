@@ -50,9 +50,18 @@ def import_libraries() -> None:
 
 
 def settings_of(
-    regime: Regime, data: Data, sections: Mapping[str, Any], *, run: Path, seed: int
+    regime: Regime,
+    data: Data,
+    sections: Mapping[str, Any],
+    *,
+    run: Path,
+    seed: int,
+    rate: float | None = None,
 ) -> Any:
+    """Return the configuration of an arm, with the learning rate `rate` unless it has another."""
     shared = regime.sections | data.sections
+    if rate is not None:
+        shared["training"] = {"learning_rate": rate, **shared["training"]}
     sections = resolve(sections, data.stand_ins)
     return {
         "run": str(run),
@@ -93,9 +102,7 @@ def runner(regime: Regime, data: Data) -> Iterator[Callable[..., dict[str, Any]]
         import_libraries()
 
         def run_arm(arm: Mapping[str, Any], *, seed: int, rate: float | None) -> dict[str, Any]:
-            settings = settings_of(regime, data, arm, run=run, seed=seed)
-            if rate is not None:
-                settings["training"] = settings["training"] | {"learning_rate": rate}
+            settings = settings_of(regime, data, arm, run=run, seed=seed, rate=rate)
             result = run_trial(settings, client=client, curve=curve, final=final)
             used = {name: data.costs[name] for name in data.costs if name in json.dumps(arm)}
             return {"seed": seed, "sections": arm, "once": used, **result}
@@ -145,6 +152,7 @@ def main() -> None:
     if todo := pending(arms, seeds=seeds, done=results.trials):
         data = regime.data(options.data, options.folder / name)
         results.check_corpus(data.digest)
+        results.notes = data.notes
         with runner(regime, data) as run_arm:
             rate = tuned_rate(regime, results.tuning, run_arm=run_arm, keep=results.write)
             for seed, arm in todo:

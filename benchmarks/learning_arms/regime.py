@@ -21,6 +21,7 @@ class Data:
         judged: Parquet files of further evaluations at the end, by name.
         stand_ins: what arms name → the file or folder here.
         digest: of the corpus, if it depends on the machine: trials of another one are not mixed.
+        notes: facts about the data, which are written beside the trials.
     """
 
     train: str
@@ -31,6 +32,7 @@ class Data:
     judged: Mapping[str, str] = field(default_factory=dict)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     digest: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Regime:
         named_arms: name → sections, of a regime that has arms unlike those of the others.
         is_judged_by_curves: whether arms are compared with the uniform runs of each seed.
         learning_rates: those that are tried first with `tuned`, on a seed that is not compared; the
-            best one is that of all arms. None are tried if there are none.
+            best one is that of all arms that have none. None are tried if there are none.
         tuned: arm that the learning rate is chosen by.
     """
 

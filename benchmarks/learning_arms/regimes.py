@@ -12,6 +12,7 @@ from learning_arms.crawl.regime import crawl
 from learning_arms.lengths import lengths
 from learning_arms.patches import patches
 from learning_arms.regime import Data, Regime
+from learning_arms.sft.regime import sft_noisy
 from pipeline.demo import data as demo_data
 
 
@@ -27,6 +28,7 @@ def regimes(*, gpu: bool) -> dict[str, Regime]:
         "lengths": lengths(gpu=gpu),
         "lora_gsm8k": language.gsm8k(gpu=gpu),
         "lora_dolly": language.dolly(gpu=gpu),
+        "sft_noisy": sft_noisy(gpu=gpu),
         "mae": dense.mae(gpu=gpu),
         "segmentation": dense.segmentation(gpu=gpu),
     }

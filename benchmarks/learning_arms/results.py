@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from learning_arms import figures, summary
 from learning_arms.crawl import report
 from learning_arms.regime import Regime
+from learning_arms.sft import kept
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Results:
     trials: list[dict[str, Any]] = field(default_factory=list)
     tuning: list[dict[str, Any]] = field(default_factory=list)
     corpus_digest: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, name: str, regime: Regime) -> "Results":
@@ -33,6 +36,7 @@ class Results:
             trials=known.get("trials", []),
             tuning=known.get("tuning", []),
             corpus_digest=known.get("corpus_digest"),
+            notes=known.get("notes", {}),
         )
 
     def check_corpus(self, digest: str | None) -> None:
@@ -57,7 +61,8 @@ class Results:
             "quality": self.regime.quality,
         }
         content |= {"settings": self.regime.sections, "corpus_digest": self.corpus_digest}
-        content |= {"tuning": self.tuning, "summary": self.summarise(), "trials": self.trials}
+        content |= {"notes": self.notes, "tuning": self.tuning}
+        content |= {"summary": self.summarise(), "trials": self.trials}
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
         unfinished.rename(self.path)
@@ -70,16 +75,21 @@ class Results:
 
     def tables(self) -> dict[str, str]:
         """Return the tables of the page in Markdown, by their markers."""
-        if not self.regime.is_judged_by_curves:
-            return {self.name: self.table()}
-        return {self.name: self.table(), f"{self.name}_law": report.law_markdown(self.summarise())}
+        tables = {self.name: self.table()}
+        if self.regime.is_judged_by_curves:
+            tables[f"{self.name}_law"] = report.law_markdown(self.summarise())
+        if "kept" in self.notes:
+            tables[f"{self.name}_kept"] = kept.markdown(self.notes["kept"])
+        return tables
 
     def draw(self) -> None:
         """Write the figure beside the file."""
         path = self.path.with_suffix(".png")
         if self.regime.is_judged_by_curves:
-            report.draw(self.summarise(), path=path)
-            report.draw_claim(self.summarise(), path=path.with_stem(f"{path.stem}_claim"))
+            rows = self.summarise()
+            report.draw(rows, path=path)
+            if self.name.startswith("crawl"):
+                report.draw_claim(rows, path=path.with_stem(f"{path.stem}_claim"))
             return
         figures.draw(
             summary.at_usual_pace(self.trials),

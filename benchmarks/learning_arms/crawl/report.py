@@ -1,6 +1,9 @@
-"""Table and figure of `crawl`: each policy against the curve of uniform runs of the same seed."""
+"""Table and figure of `crawl`: each policy against the curve of uniform runs of the same seed.
 
-from collections.abc import Mapping, Sequence
+Those of `sft_noisy`, too, where what is called the target says which weights are trained.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -41,7 +44,16 @@ _TITLES: Final = (
 
 def metric_of(target: str) -> str:
     """Return the name of a target's loss; `eval_loss` is that of the broad one."""
-    return "eval_loss" if target == "broad" else f"{target}_loss"
+    has_metric = target in TARGETS and target != "broad"
+    return f"{target}_loss" if has_metric else "eval_loss"
+
+
+def uniform_arms(arms: Iterable[str], target: str) -> list[str]:
+    """Return the uniform runs that a target is compared with: `TARGET uniform …`, or the others."""
+    uniform = [arm for arm in arms if target_of(arm) is None]
+    return [arm for arm in uniform if arm.startswith(f"{target} ")] or [
+        arm for arm in uniform if arm.startswith("uniform")
+    ]
 
 
 def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -52,12 +64,12 @@ def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     arms: dict[str, list[Trial]] = {}
     for trial in at_usual_pace(trials):
         arms.setdefault(trial["arm"], []).append(trial)
-    uniform = [trial for name in arms if target_of(name) is None for trial in arms[name]]
-    return [_row(name, mine, uniform) for name, mine in arms.items()]
+    return [_row(name, arms) for name in arms]
 
 
-def _row(name: str, mine: Sequence[Trial], uniform: Sequence[Trial]) -> dict[str, Any]:
-    target = target_of(name)
+def _row(name: str, arms: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
+    target, mine = target_of(name), arms[name]
+    metrics = map(metric_of, [target] if target else TARGETS)
     row: dict[str, Any] = {
         "arm": name,
         "seeds": len(mine),
@@ -69,11 +81,13 @@ def _row(name: str, mine: Sequence[Trial], uniform: Sequence[Trial]) -> dict[str
         "once": max(sum(trial["once"].values()) for trial in mine),
         "losses": {
             metric: asdict(ConfidenceInterval.of([trial["final"][metric] for trial in mine]))
-            for metric in [*map(metric_of, [target] if target else TARGETS), f"{REST}_loss"]
+            for metric in [*metrics, f"{REST}_loss"]
+            if metric in mine[0]["final"]
         },
     }
     if target is None:
         return row
+    uniform = [trial for arm in uniform_arms(arms, target) for trial in arms[arm]]
     row["tokens_multiple"] = _multiple(mine, uniform, target, cost=lambda t: t["units_seen"])
     for runs in (1, _SHARED):
         cost = _seconds_of(runs)
@@ -149,7 +163,8 @@ def _saved_cell(multiple: Mapping[str, Any] | None) -> str:
 
 def draw(rows: Sequence[Mapping[str, Any]], *, path: Path) -> None:
     """Write the PNG: the loss of each target against the cost of uniform runs and of policies."""
-    panels = [_panel(rows, target) for target in TARGETS]
+    targets = dict.fromkeys(target for row in rows if (target := target_of(row["arm"])))
+    panels = [_panel(rows, target) for target in targets]
     alt.hconcat(*panels).resolve_scale(color="independent").save(str(path), scale_factor=1.5)
 
 
@@ -169,6 +184,7 @@ def _panel(
     width: int = 360,
     height: int = 300,
 ) -> alt.LayerChart:
+    shown = uniform_arms((row["arm"] for row in rows), target)
     table = pl.DataFrame(
         [
             {
@@ -179,7 +195,7 @@ def _panel(
                 "loss": row["losses"][metric_of(target)]["mean"],
             }
             for row in rows
-            if target_of(row["arm"]) in (None, target)
+            if row["arm"] in shown or target_of(row["arm"]) == target
         ]
     )
     base = alt.Chart(table, title=title or f"target: {target}", width=width, height=height).encode(
