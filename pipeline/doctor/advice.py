@@ -80,8 +80,10 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
     ),
     "fine_tuning": Advice(
         "instructions or chats for a saved model",
-        "all data, packed; if answers may be wrong, leave out those that a reference doubts",
-        "samples with large losses were worse than random ones (`lora_dolly`, `lora_gsm8k`)",
+        "all data, packed; if answers may be wrong, the half that a `classifier` of the answers "
+        "finds most like a hundred clean ones",
+        "with 40 % spoiled answers about 28 % less cost than random rows, in few seeds "
+        "(`sft_noisy`); samples with large losses were worse (`lora_dolly`, `lora_gsm8k`)",
         {
             "selection": {"strategy": "uniform"},
             "schedule": {"epochs": 2, "ratio": {"kind": "fixed", "start": 1.0}},
