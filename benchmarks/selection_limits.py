@@ -5,9 +5,12 @@ shard_id, row and loss of Parquet files that another program wrote. Selection is
 of these, so that results of different processors can be compared. All run in subprocesses with one
 thread, in turns; imports are not counted. Writes a table and JSON to benchmarks/results/.
 
-    python benchmarks/selection_limits.py                       # 10^8 rows, 2 GB of disk
-    NPY_DISABLE_CPU_FEATURES="AVX512F AVX512CD AVX512_SKX" python benchmarks/selection_limits.py \
+    python benchmarks/selection_limits.py                       # 10^8 rows, 1 GB of disk
+    python benchmarks/selection_limits.py --against ../before   # another checkout, in turns
+    NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" python benchmarks/selection_limits.py \
         --name selection_limits_no_avx512
+    python benchmarks/selection_limits.py --rows 1e9 --repeats 1 --only "R,own hard,own soft" \
+        --name selection_limits_1e9                             # 4 GB of disk
 """
 
 import argparse
@@ -89,41 +92,25 @@ def one(method: str, folders: dict[bool, Path]) -> dict[str, float]:
     return {"seconds": time.process_time() - started, "peak_rss_bytes": peak_rss_bytes()}
 
 
-def measure(method: str, options: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--one", method, "--rows", str(options.rows)]
+def measure(method: str, options: argparse.Namespace, *, checkout: Path) -> dict[str, float]:
+    """Measure a method of the code in `checkout`."""
+    script = str(checkout / "benchmarks" / Path(__file__).name)
+    command = [sys.executable, script, "--one", method, "--rows", str(options.rows)]
     done = subprocess.run(
-        [*command, "--folder", str(options.folder)],
+        [*command, "--folder", str(options.folder.absolute())],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | ONE_THREAD,
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": str(checkout)},
+        cwd=checkout,
     )
     return dict(json.loads(done.stdout))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=float, default=1e8)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-bench"))
-    parser.add_argument("--only", default=",".join(METHODS), help="comma-separated methods")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--name", default="selection_limits", help="of the result file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    own = options.folder / f"{int(options.rows)}_losses"
-    folders = {True: own, False: own.with_name(f"{own.name}_plain")}
-    if options.one:
-        print(json.dumps(one(options.one, folders)))
-        return
-    selection.generate(own, int(options.rows), extra=())
-    write_plainly(own, folders[False])
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in options.only.split(",")}
-    for _ in range(options.repeats):
-        for name, each in runs.items():
-            each.append(measure(name, options))
-            print(f"  {name:16} {each[-1]['seconds']:8.2f} s", file=sys.stderr)
+def results_of(runs: dict[str, list[dict[str, float]]]) -> list[dict[str, object]]:
+    """Return medians, and their ratios to the limits."""
     seconds = {name: median(run["seconds"] for run in each) for name, each in runs.items()}
-    results = [
+    return [
         {
             "method": name,
             "seconds": round(seconds[name], 2),
@@ -134,6 +121,40 @@ def main() -> None:
         }
         for name, each in runs.items()
     ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=float, default=1e8)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-bench"))
+    parser.add_argument("--only", default=",".join(METHODS), help="comma-separated methods")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--name", default="selection_limits", help="of the result file")
+    parser.add_argument("--against", type=Path, help="another checkout, measured in turns")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    own = options.folder / f"{int(options.rows)}_losses"
+    folders = {True: own, False: own.with_name(f"{own.name}_plain")}
+    if options.one:
+        print(json.dumps(one(options.one, folders)))
+        return
+    selection.generate(own, int(options.rows), extra=())
+    if not all(METHODS[name][3] for name in options.only.split(",")):
+        write_plainly(own, folders[False])
+    checkouts = {"": Path(__file__).absolute().parents[1]}
+    if options.against is not None:
+        checkouts["before"] = options.against.absolute()
+    names = options.only.split(",")
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {
+        label: {name: [] for name in names} for label in checkouts
+    }
+    for _ in range(options.repeats):
+        for name in names:
+            for label, checkout in checkouts.items():
+                runs[label][name].append(measure(name, options, checkout=checkout))
+                seconds = runs[label][name][-1]["seconds"]
+                print(f"  {name:16} {seconds:8.2f} s {label}", file=sys.stderr)
+    results = results_of(runs[""])
     where = {
         **machine.describe(),
         "polars": pl.__version__,
@@ -141,6 +162,8 @@ def main() -> None:
         "numpy_features_off": os.environ.get("NPY_DISABLE_CPU_FEATURES", ""),
     }
     report = {"machine": where, "rows": int(options.rows), "results": results}
+    if options.against is not None:
+        report["before"] = results_of(runs["before"])
     path = selection.RESULTS / f"{options.name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     with pl.Config(tbl_rows=-1, fmt_str_lengths=40):

@@ -179,17 +179,17 @@ def include_rows(
             others_of_all, allocation.explore_budgets, guess=pilot.keys if pilot else None
         )
         marks.append(_Mark(EXPLORED, explore_key, explore_edges, bitmap))
-    probability = _strategy_probability(strategy, candidates)
+    amounts = _amounts_per_stratum(allocation, available, edges)
+    probability = _strategy_probability(strategy, candidates, amounts)
     finish = functools.partial(
         _finish,
-        amounts=_amounts_per_stratum(allocation, available, edges),
+        amounts=amounts,
         probability=probability,
         explores=bool(allocation.explore),
         marks_origin=allocation.has_both_origins,
     )
-    rows = ids = _with_marks(keyed, marks, then=finish, only_marked=True)
-    if isinstance(rows, MarkedChunks):
-        ids = _without_columns(rows, probability, finish=finish) or rows
+    rows = _with_marks(keyed, marks, then=finish, only_marked=True)
+    ids = _without_columns(rows, probability, finish=finish)
     return IncludedRows(rows, ids, edges, available)
 
 
@@ -232,15 +232,14 @@ def _with_marks(
     return MarkedChunks(keyed.chunks, bitmaps, finish, computed, only_marked)
 
 
-def _without_columns(
-    rows: MarkedChunks, probability: pl.Expr, *, finish: Transform
-) -> MarkedChunks | None:
-    """Return the marked rows without reading columns, if their probability needs none."""
-    column = None
-    if len(rows.marks) == 1 and rows.marks[INCLUDED].has_values:
-        column = LOSS
+def _without_columns(rows: Chunks, probability: pl.Expr, *, finish: Transform) -> Chunks:
+    """Return the marked rows; no columns are read if the probability needs none."""
+    if not isinstance(rows, MarkedChunks):
+        return rows
+    has_losses = len(rows.marks) == 1 and rows.marks[INCLUDED].has_values
+    column = LOSS if has_losses else None
     if not set(probability.meta.root_names()) <= {*_AMOUNTS, column}:
-        return None
+        return rows
     ids = rows.chunks.only([SHARD_ID, ROW])
     return replace(rows, chunks=ids, finish=finish, value_column=column)
 
@@ -277,17 +276,21 @@ def _finish(
     return rows.with_columns(columns)
 
 
-def _strategy_probability(strategy: Strategy, candidates: Candidates) -> pl.Expr:
+def _strategy_probability(
+    strategy: Strategy, candidates: Candidates, amounts: pl.DataFrame
+) -> pl.Expr:
     """Return PROBABILITY: that the strategy selects the row."""
     cutoff = Cutoff(pl.col(_SPENT), pl.col(_AVAILABLE), pl.col(FIRST_EXCLUDED))
-    return (
+    probability = (
         pl.when(pl.col(_SPENT) == 0)
         .then(0.0)
         .when(pl.col(FIRST_EXCLUDED).is_not_null())
         .then(strategy.probability(candidates, cutoff).clip(0.0, 1.0))
         .otherwise(1.0)
-        .alias(PROBABILITY)
     )
+    if len(amounts) == 1 and set(probability.meta.root_names()) <= _AMOUNTS.keys():
+        probability = pl.lit(amounts.select(probability).item(), dtype=pl.Float64)
+    return probability.alias(PROBABILITY)
 
 
 def _amounts_per_stratum(
