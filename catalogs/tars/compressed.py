@@ -36,10 +36,11 @@ def read_decompressed(stored: ObjectInfo) -> bytes:
 
 def _decompress(stored: ObjectInfo) -> bytes:
     data = storage.read(stored.url, etag=stored.etag)
-    chunks, num_bytes = list[bytes](), 0
+    chunks, num_bytes = list[pa.Buffer](), 0
     try:
         with pa.CompressedInputStream(pa.BufferReader(data), _codec(stored.url)) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
+            # A `read` that fails never frees its chunk.
+            while chunk := stream.read_buffer(_CHUNK_BYTES):
                 num_bytes += len(chunk)
                 if num_bytes > _MAX_BYTES:
                     raise InputError(

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 import webdataset
@@ -176,6 +177,19 @@ def compress(data: bytes, suffix: str) -> bytes:
         return bytes(pa.compress(data, codec="zstd", asbytes=True))
     # Two gzip streams, as `cat` and parallel compressors write them.
     return gzip.compress(data[:1000]) + gzip.compress(data[1000:])
+
+
+def test_damaged_compressed_tars_keep_no_memory(tmp_path: Path) -> None:
+    damaged, process = tmp_path / "a.tar.gz", psutil.Process()
+    data = gzip.compress(bytes(2000))
+    damaged.write_bytes(data[:15] + b"\xff" * 5 + data[20:])
+    sizes = []
+    for _ in range(60):
+        with pytest.raises(InputError, match="cannot be decompressed"):
+            Webdataset().inspect(str(damaged))
+        sizes.append(process.memory_info().vms)
+    # A chunk of 16 MiB each would be 800 MiB.
+    assert sizes[-1] - sizes[9] < 200 << 20
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".tar.zst"])
