@@ -4,7 +4,7 @@ const config = {
   background: "transparent",
   font: "system-ui, sans-serif",
   view: { stroke: null },
-  axis: { labelColor: muted, titleColor: text, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500 },
+  axis: { labelColor: muted, titleColor: text, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500, labelSeparation: 8 },
   legend: { labelColor: text, titleColor: text },
 };
 const options = {

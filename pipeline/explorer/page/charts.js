@@ -24,7 +24,7 @@ function config() {
     background: "transparent",
     font: "system-ui, sans-serif",
     view: { stroke: null },
-    axis: { labelColor: muted, titleColor: text, gridColor: color("--line"), domainColor: color("--line"), tickColor: color("--line"), titleFontWeight: 500, labelFontSize: 11, titleFontSize: 12 },
+    axis: { labelColor: muted, titleColor: text, gridColor: color("--line"), domainColor: color("--line"), tickColor: color("--line"), titleFontWeight: 500, labelSeparation: 8, labelFontSize: 11, titleFontSize: 12 },
     legend: { labelColor: text, titleColor: text, labelLimit: 220 },
     range: { category: ["#3b7dd8", "#d97706", "#2a9d6f", "#b4538a", "#7c6bd6", "#8a8f98"] },
   };
