@@ -4,6 +4,7 @@ The marker `checkpoint.json` names every file with its size, and the digest of t
 published last. Files without a marker, left by an interrupted upload, are ignored.
 """
 
+import functools
 import hashlib
 import platform
 import re
@@ -196,12 +197,17 @@ def publish(
         progress=progress or {},
         result=result,
         digests={name: _file_digest(folder / name) for name in files},
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in _LIBRARIES},
+        versions=_versions(),
         reference_digest=reference_digest,
     )
     _publish_marker(saved)
     return saved
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return what is installed: reading it takes as long as saving a small model."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
 
 
 def _is_weights(name: str) -> bool:
