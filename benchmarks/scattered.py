@@ -38,6 +38,9 @@ LAYOUTS: dict[str, tuple[str, int | None]] = {
     "lance": ("lance", None),
 }
 PEER = "datasets"
+SAMPLES = {"large": 20_000, "png": 60_000}
+QUICK_SAMPLES = {"large": 300, "png": 1000}
+PLACES = ("local", "s3, 20 ms")
 SHARD_SAMPLES = 10_000
 BATCH_SIZE = 256
 LATENCY_SECONDS = 0.02
@@ -61,12 +64,16 @@ def main() -> None:
         return
     from machine import describe
 
-    samples = {"large": 1000, "png": 2000} if options.quick else {"large": 20_000, "png": 60_000}
+    counts = QUICK_SAMPLES if options.quick else SAMPLES
+    samples = {kind: counts[kind] for kind in options.kinds.split(",")}
+    places = PLACES[:1] if options.quick else PLACES
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="attent-scattered-") as folder:
         bucket = Path(folder, "bucket")
         sizes = {kind: write_corpora(bucket, kind, count) for kind, count in samples.items()}
-        rows = measure_all(Path(folder), sizes, options.repeats)
-    report = {"machine": describe(), "samples": samples, "results": rows}
+        rows = measure_all(Path(folder), sizes, places, options.repeats)
+    if options.add:
+        rows = [*json.loads(options.result.read_text())["results"], *rows]
+    report = {"machine": describe(), "samples": counts, "results": rows}
     options.result.write_text(json.dumps(report, indent=1) + "\n")
     print(table(rows))
 
@@ -127,7 +134,9 @@ def ingest(shards: str, manifest: Path, kind: str) -> str:
     return str(manifest)
 
 
-def measure_all(folder: Path, sizes: dict[str, np.ndarray], repeats: int) -> list[dict[str, Any]]:
+def measure_all(
+    folder: Path, sizes: dict[str, np.ndarray], places: Sequence[str], repeats: int
+) -> list[dict[str, Any]]:
     from slow_s3 import slow_s3
 
     results = []
@@ -140,7 +149,7 @@ def measure_all(folder: Path, sizes: dict[str, np.ndarray], repeats: int) -> lis
                 path = folder / f"{kind}-{share}.npy"
                 np.save(path, np.sort(chosen))
                 np.save(folder / f"{kind}-{share}-sizes.npy", sizes_of)
-                for place in ("local", "s3, 20 ms"):
+                for place in places:
                     root = f"{folder}/bucket" if place == "local" else "s3://bucket"
                     requests = [
                         Request(
@@ -192,6 +201,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians; bytes and requests are those of the last turn."""
     last = runs[-1]
     return {
+        "turns": len(runs),
         "cpu_us_per_sample": round(
             1e6 * median(run["cpu_seconds"] / run["samples"] for run in runs), 1
         ),
@@ -324,6 +334,8 @@ def cell_of(row: dict[str, Any]) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small corpora, for the tests")
+    parser.add_argument("--kinds", default=",".join(SAMPLES), help="of samples")
+    parser.add_argument("--add", action="store_true", help="to what the result file has already")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--result", type=Path, default=RESULT)
