@@ -82,7 +82,7 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
         "instructions or chats for a saved model",
         "all data, packed; if answers may be wrong, the half that a `classifier` of the answers "
         "finds most like a hundred clean ones",
-        "with 40 % spoiled answers 25 % less cost than random rows, in three seeds "
+        "24 % less cost than random rows where 40 % of the answers are spoiled, in three seeds "
         "(`sft_noisy`); samples with large losses were worse (`lora_dolly`, `lora_gsm8k`)",
         {
             "selection": {"strategy": "uniform"},
