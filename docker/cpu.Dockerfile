@@ -13,7 +13,7 @@ ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 
 RUN useradd --create-home --uid 10001 attent
 COPY . /src
-RUN pip install --constraint /src/constraints.txt "/src[all,vision,s3]" $PACKAGES \
+RUN pip install --constraint /src/constraints.txt "/src[all,s3]" $PACKAGES \
     && rm -r /src
 USER 10001
 WORKDIR /home/attent

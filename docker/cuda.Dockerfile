@@ -18,7 +18,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/attent && useradd --create-home --uid 10001 attent
 COPY . /src
-RUN pip install --constraint /src/constraints.txt "/src[all,vision,s3,cuda,quantize]" $PACKAGES \
+RUN pip install --constraint /src/constraints.txt "/src[all,s3,cuda,quantize]" $PACKAGES \
     && rm -r /src
 USER 10001
 WORKDIR /home/attent

@@ -8,6 +8,8 @@ from catalogs.losses.unusable import Unusable
 
 # The metrics of the evaluation that are shown; all of them are in the run's metrics.
 _SHOWN_METRICS = (
+    "target_loss",
+    "corpus_loss",
     "eval_loss",
     "accuracy",
     "perplexity",

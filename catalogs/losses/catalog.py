@@ -267,7 +267,10 @@ class LossCatalog:
         newest = self._newest(round_number)
         if newest is None:
             limit = "" if round_number is None else f" up to round {round_number}"
-            raise MissingError(f"{self.run} has no losses{limit}: run `attent score` first")
+            raise MissingError(
+                f"{self.run} has no losses{limit}: run `attent score` first; a run that selects by "
+                "annotations measures none"
+            )
         segments = list(self._segments(newest))
         return self._scan(segments, self._kinds_at_rest(segments[0].part))
 

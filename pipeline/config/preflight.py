@@ -1,6 +1,6 @@
 """Checks of a valid configuration before any work: storage, model, training and selection."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,16 @@ from catalogs.annotations.store import check_name, is_name
 from catalogs.corpus import has_corpus
 from catalogs.layout import Layout
 from catalogs.mixture import NAME
-from catalogs.shard_search import find_shards
+from catalogs.shard_search import find_shards, is_shard
 from catalogs.shards import format_of, inspect_shard, keeps_members
+from catalogs.storage.objects import ObjectInfo
 from catalogs.tables.frames import SchemaDict
 from pipeline.config.annotation_kinds import KIND, column_names, kind_of
 from pipeline.config.automatic_annotations import automatic_columns
 from pipeline.config.cluster_settings import check_memory_limit
 from pipeline.config.sections import RunConfig
 from pipeline.config.shard_settings import CorpusSettings, ShardSettings
+from trainers.annotation import FromAnnotations
 
 
 def preflight_problems(config: RunConfig) -> Iterator[str]:
@@ -107,24 +109,55 @@ def _corpus_problems(config: RunConfig) -> Iterator[str]:
 
 
 def _column_problems(config: RunConfig) -> Iterator[str]:
-    """Yield columns that the samples lack, as far as the first shard tells."""
-    try:
-        where, known = _first_columns(config)
-    except AttentError as error:
-        yield f"corpus: {error}"
-        return
-    if missing := [name for name in config.task.task.columns if known and name not in known]:
-        yield f"task: {where} has no column {', '.join(missing)}; it has {', '.join(known)}"
+    """Yield columns that corpus and target lack, as far as their first shards tell."""
+    for section, columns_of in (("corpus", _corpus_shards), ("target", _target_shards)):
+        try:
+            where, known = columns_of(config)
+        except AttentError as error:
+            yield f"{section}: {error}"
+            continue
+        if known:
+            yield from _missing_columns(config, where, known, is_target=section == "target")
 
 
-def _first_columns(config: RunConfig) -> tuple[str, tuple[str, ...]]:
+def _missing_columns(
+    config: RunConfig, where: str, known: tuple[str, ...], *, is_target: bool
+) -> Iterator[str]:
+    """Yield the columns that the task and the annotations read and `known` lacks."""
+    has = f"it has {', '.join(known)}"
+    if missing := [name for name in config.task.task.columns if name not in known]:
+        yield f"task: {where} has no column {', '.join(missing)}; {has}"
+    for name, entry in config.annotations.items():
+        kind = kind_of(entry)
+        if isinstance(kind, FromAnnotations) or (is_target and not kind.needs_target):
+            continue
+        for column in kind.columns:
+            if column not in known:
+                keys = [key for key, value in vars(kind).items() if value == column]
+                setting = ".".join([f"annotations.{name}", *keys[:1]])
+                yield f"{setting}: {where} has no column {column}; {has}: name one of them"
+
+
+def _corpus_shards(config: RunConfig) -> tuple[str, tuple[str, ...]]:
     """Return what has the columns, and their names; none for a tar, which must be read whole."""
     for url in (config.run, config.corpus.path):
         if url is not None and has_corpus(url):
             return "the corpus", Corpus.open(url).columns
-    first = find_shards(config.corpus.shards or ())[0]
-    kind = format_of(first.url)
-    return first.url, () if keeps_members(kind) else inspect_shard(first.url, kind).columns
+    return _first_shard(find_shards(config.corpus.shards or ()))
+
+
+def _target_shards(config: RunConfig) -> tuple[str, tuple[str, ...]]:
+    """Return the same of the target; no columns without a target, or of lines of JSON or CSV."""
+    files = storage.expand(config.target.shards) if config.target is not None else []
+    return _first_shard([file for file in files if is_shard(file.url)])
+
+
+def _first_shard(shards: Sequence[ObjectInfo]) -> tuple[str, tuple[str, ...]]:
+    if not shards:
+        return "", ()
+    url = shards[0].url
+    kind = format_of(url)
+    return url, () if keeps_members(kind) else inspect_shard(url, kind).columns
 
 
 def _model_problems(config: RunConfig) -> Iterator[str]:

@@ -108,7 +108,7 @@ def kind_of(task: str, *, has_target: bool, is_saved: bool) -> Kind:
 
 
 def advice_for(config: RunConfig) -> Iterator[str]:
-    """Yield what is advised for a run, and how to know whether it will pay."""
+    """Yield what is advised for a run, and how to know whether it pays."""
     kind = kind_of(
         config.task.name,
         has_target=config.target is not None,
@@ -120,6 +120,8 @@ def advice_for(config: RunConfig) -> Iterator[str]:
         yield f"{advice.corpus}: {advice.use}"
     if config.target is not None or config.evaluation is not None:
         yield "attent pilot measures on this corpus whether it pays"
+    else:
+        yield "nothing judges the model: add evaluation with held-out shards"
 
 
 def table() -> str:

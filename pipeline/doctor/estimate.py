@@ -100,12 +100,15 @@ class Estimate:
             f"{self.num_spans:,} spans"
         )
         written = self.run_cost.catalog_bytes
-        yield (
-            f"scoring: {self.score_samples_per_second:,.0f} samples/s per task measured here; with "
-            f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
-            f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds, reading "
-            f"{self.read_bytes / 1e9:,.3f} GB and writing {written / 1e9:,.3f} GB"
-        )
+        scoring = "no round scores"
+        if self.num_scored_rounds:
+            scoring = (
+                f"{self.score_samples_per_second:,.0f} samples/s per task measured here; with "
+                f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
+                f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds"
+            )
+        read = f"reading {self.read_bytes / 1e9:,.3f} GB and writing {written / 1e9:,.3f} GB"
+        yield f"scoring: {scoring}; {read} in all rounds"
         yield (
             f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
             f"{time_of(self.train_seconds)} on one such device; a round's size is in "
@@ -122,7 +125,8 @@ class Estimate:
         if self.layout:
             yield f"shards: {self.layout}"
         yield self.run_cost.line(is_local=self.is_local)
-        yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
+        if self.num_scored_rounds:
+            yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
     def _advice(self) -> str:
         is_short = self.score_seconds_per_round < _SPAN_SECONDS

@@ -78,7 +78,11 @@ def round_costs(config: RunConfig, rounds: Sequence[Round], rates: Rates) -> lis
     Reading counts the samples that are scored and trained on; of drawn ones with all rows of their
     row groups.
     """
-    return [_cost(config, each, rates) for each in rounds]
+    first = next((each.number for each in rounds if each.phase == "teach"), None)
+    return [
+        _cost(config, each, rates, scored_share=_scored_share(config, each, first=first))
+        for each in rounds
+    ]
 
 
 def cost_lines(costs: Sequence[RoundCost]) -> Iterator[str]:
@@ -112,13 +116,23 @@ def time_of(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def _cost(config: RunConfig, round_: Round, rates: Rates) -> RoundCost:
-    is_scored = round_.phase == "teach" and config.needs_losses
+def _scored_share(config: RunConfig, round_: Round, *, first: int | None) -> float:
+    """Return the share of the candidates that a round scores, as long as losses say nothing else;
+    `first` is the first teaching round.
+    """
+    if round_.phase != "teach" or not config.needs_losses:
+        return 0.0
+    rescore = config.schedule.rescore
+    is_new = round_.number == first and rescore.kind != "observed"
+    return 1.0 if is_new or config.pool is not None else rescore.planned_share
+
+
+def _cost(config: RunConfig, round_: Round, rates: Rates, *, scored_share: float) -> RoundCost:
     pool, drawn = config.pool, 0
     if config.schedule.budget is not None and (pool is not None or round_.phase != "teach"):
         chooses = pool is not None and round_.phase == "teach"
         drawn = pool.num_candidates(round_.num_samples) if chooses and pool else round_.num_samples
-    scored = (drawn or rates.num_samples) if is_scored else 0
+    scored = round(scored_share * (drawn or rates.num_samples))
     trained = round_.num_samples * round_.epochs
     num_read: float = scored + trained
     read_to_score: float = scored

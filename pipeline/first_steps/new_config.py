@@ -136,9 +136,20 @@ def _advice_sections(wishes: Wishes, task: Mapping[str, Any]) -> Iterator[str]:
     advice = ADVICE["curated" if wishes.is_curated and kind != "target" else kind]
     reason = f"For {advice.corpus}: {advice.use}. Measured: {advice.because}."
     comment = "\n# ".join(textwrap.wrap(reason, width=98))
-    for name, section in advice.sections.items():
+    sections = dict(advice.sections)
+    if "annotations" in sections:
+        annotations = sections["annotations"]
+        sections["annotations"] = {n: _with_column(annotations[n], task) for n in annotations}
+    for name, section in sections.items():
         yield from _section({name: section}, comment)
         comment = ""
+
+
+def _with_column(settings: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an annotation with the column that the model learns from."""
+    learned = [task[key] for key in ("text", "messages", "response", "chosen") if key in task]
+    key = "text" if settings["kind"] == "ngram" else "column"
+    return {**settings, key: learned[0]} if learned else dict(settings)
 
 
 def _training(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,28 @@ def test_examples_of_what_is_wanted_select_by_relevance(tmp_path: Path, tokenize
     values = new_config(tmp_path, "--shards", shard, "--target", shard, "--tokenizer", tokenizer)
     assert values["selection"] == {"strategy": "key", "key": "relevance"}
     assert values["target"] == {"shards": [str(shard)]}
+    assert values["annotations"] == {"relevance": {"kind": "ngram", "text": "text"}}
+
+
+@pytest.mark.parametrize(
+    ("names", "learned"), [(["content"], "content"), (["question", "answer"], "answer")]
+)
+def test_annotations_read_the_column_that_is_learned(
+    tmp_path: Path, tokenizer: Path, names: list[str], learned: str
+) -> None:
+    texts = [row["text"] for row in TEXT_ROWS["text"]]
+    shard = shard_of(tmp_path, [dict.fromkeys(names, text) for text in texts])
+    options = ("--shards", shard, "--tokenizer", tokenizer)
+    assert new_config(tmp_path, *options)["annotations"]["duplicates"]["column"] == learned
+    (tmp_path / "target").mkdir()
+    values = new_config(tmp_path / "target", *options, "--target", shard)
+    assert values["annotations"]["relevance"]["text"] == learned
+    other = shard_of(tmp_path / "target", [{"body": text} for text in texts])
+    answer_here("init", tmp_path / "mine.yaml", *options, "--target", other)
+    done = attent("doctor", tmp_path / "mine.yaml")
+    assert done.returncode == 2
+    problem = f"annotations.relevance.text: {other} has no column {learned}; it has body"
+    assert problem in " ".join(done.stdout.split())
 
 
 def test_images_with_labels_in_a_tar_are_classified(tmp_path: Path) -> None:

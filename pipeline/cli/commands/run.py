@@ -32,6 +32,7 @@ Output = Annotated[
 def _show(result: "dict[str, Any] | Diagnosis") -> None:
     if isinstance(result, dict):
         show_rounds(result)
+        typer.echo(f"Next: attent report {result['run']}")
     else:
         show_diagnosis(result)
 

@@ -1,10 +1,17 @@
 """What the rounds of a run draw, score, train on and read."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from digits import samples, write_corpus
+from small_runs import small_run
 
 from attent_select.schedule.candidate_walk import CandidateWalk, Place
-from pipeline.doctor.round_costs import PoolMix, pool_mix, read_shares
+from attent_select.schedule.rounds import plan_rounds
+from pipeline.config import run_config
+from pipeline.doctor.round_costs import PoolMix, Rates, pool_mix, read_shares, round_costs
 
 SHARDS, SHARD_ROWS = 50, 10_000
 
@@ -45,3 +52,26 @@ def test_the_mix_of_a_pool_is_that_of_random_rows_for_single_rows_and_worse_for_
     # All rows, and a pool that is larger than a million.
     everything = pool_mix(rows, num_candidates=10**7, block_rows=256, seed=1)
     assert everything.distance == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("rescore", "scored"),
+    [
+        ({"kind": "full"}, [0, 1000, 1000]),
+        ({"kind": "partial", "share": 0.1}, [0, 1000, 100]),
+        ({"kind": "none"}, [0, 1000, 0]),
+        ({"kind": "observed"}, [0, 0, 0]),
+    ],
+)
+def test_a_round_scores_what_its_schedule_measures_again(
+    tmp_path: Path, rescore: dict[str, Any], scored: list[int]
+) -> None:
+    write_corpus(tmp_path / "parquet", samples(4), num_shards=1)
+    write_corpus(tmp_path / "held-out", samples(4), num_shards=1)
+    values = small_run(tmp_path / "run", tmp_path)
+    values["schedule"] |= {"rescore": rescore}
+    config = run_config.parse(values)
+    rounds = plan_rounds(config.schedule, num_samples=1000, batch_size=32)
+    costs = round_costs(config, rounds, Rates(1000, 500.0, 100.0, 50.0))
+    assert [cost.scored for cost in costs] == scored
+    assert [cost.score_seconds for cost in costs] == [count / 100 for count in scored]
