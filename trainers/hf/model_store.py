@@ -7,7 +7,6 @@ import torch
 from transformers import PreTrainedModel
 
 from attent_select.errors import InputError
-from trainers.hf.lora import LoraModels
 from trainers.hf.models import HuggingFaceModels
 from trainers.task import Models
 
@@ -35,7 +34,12 @@ def model_store(
         example=example,
         is_decoder=is_decoder,
     )
-    return models if settings.get("lora") is None else LoraModels.of(models)
+    if settings.get("lora") is None:
+        return models
+    # PEFT takes seconds to import, with bitsandbytes where that is installed.
+    from trainers.hf.lora import LoraModels
+
+    return LoraModels.of(models)
 
 
 def save_plain(models: Models, saved: Path, folder: Path, *, model: Any = None) -> None:
