@@ -20,6 +20,7 @@ from attent_select.exact_integers import (
     exact_dtype,
     wide_dtype,
 )
+from attent_select.sql_repeats import num_repeats
 
 # A subquery could read any file of the machine (`IN (SELECT … FROM read_parquet('…'))`).
 _SUBQUERY: Final = re.compile(r"\b(select|from|table|values|with)\b", re.IGNORECASE)
@@ -37,15 +38,19 @@ _ARITHMETIC: Final[Mapping[str, tuple[str, Bound]]] = {
 }
 _MAX_CHARACTERS: Final = 200_000
 _MAX_OPERATORS: Final = 300
-# The parser takes two or three times as long for each of these inside another, if it is wrong.
-_MAX_NESTED: Final = 8
+# The parser takes two or three times as long for each of the former inside another, if it is wrong.
+# Of the latter, polars repeats an argument two to four times.
+_MAX_NESTED: Final = 5
 _SLOW_CALL: Final = re.compile(
-    r"(?P<slow>\b(\w*cast|convert|substring|substr|overlay|position)\s*\()|(?P<other>\()|\)",
+    r"(?P<slow>\b(\w*cast|convert|substring|substr|overlay|position"
+    r"|nullif|left|right|split_part|array_get)\s*\()|(?P<other>\()|\)",
     re.IGNORECASE,
 )
 _SHOWN_CHARACTERS: Final = 200
 _OPERATOR: Final = re.compile(
-    r"[-+*/%<>=!|&^~(]+|\b(and|or|not|case|when|is|like|between)\b", re.IGNORECASE
+    # A comma before a name: each column in the list of IN repeats the operand.
+    r"[-+*/%<>=!|&^~(]+|,(?=\s*[a-z_])|\b(and|or|not|case|when|is|like|between)\b",
+    re.IGNORECASE,
 )
 
 
@@ -126,7 +131,7 @@ def _parse(text: str, *, what: str) -> pl.Expr:
     # Before parsing: polars takes minutes for thousands of operators, or overflows its stack.
     if len(text) > _MAX_CHARACTERS or len(_OPERATOR.findall(words)) > _MAX_OPERATORS:
         raise _too_deep(what)
-    if _num_nested(words) > _MAX_NESTED:
+    if _num_nested(words) > _MAX_NESTED or num_repeats(words) > 1:
         raise _too_deep(what)
     try:
         return pl.sql_expr(text)

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from attent_select.errors import InputError
 from attent_select.exact_integers import LARGEST
-from attent_select.sql_expression import condition, number, value, wide_columns
+from attent_select.sql_expression import columns_of, condition, number, value, wide_columns
 
 
 @given(text=expressions(), row=rows())
@@ -73,6 +73,20 @@ def test_what_is_not_a_number_of_one_row_is_refused(text: str, message: str) -> 
 
 @pytest.mark.parametrize(
     "text",
+    [
+        "abs(row) IN (1, 2) OR row BETWEEN 3 AND 4 AND row IN (4)",
+        "CASE row WHEN 1 THEN row IN (1) ELSE row BETWEEN 1 AND 5 AND row IN (row) END",
+        "row IN (" + ", ".join(map(str, range(5000))) + ")",
+        "NOT row IN (1) AND NOT (row NOT BETWEEN 1 AND 9) AND nullif(row, 1) > 1",
+    ],
+)
+def test_conditions_beside_one_another_are_not_nested(text: str) -> None:
+    assert columns_of(text, what="where") == ("row",)
+    condition(text, pl.Schema({"row": pl.UInt32()}), what="where")
+
+
+@pytest.mark.parametrize(
+    "text",
     ["+".join(["row"] * n) + " > 0" for n in (150, 20_000)]
     + [
         "NOT " * 3000 + "row > 0",
@@ -80,8 +94,17 @@ def test_what_is_not_a_number_of_one_row_is_refused(text: str, message: str) -> 
         "row > " + "1" * 300_000,
         "CAST(" * 40 + "row > 0",
         "row > 1 + POSITION (" * 20 + ")" * 20,
+        "row" + " IN ('a', row#)" * 20,
+        "(" * 20 + "row" + " BETWEEN 1 AND row)" * 20,
+        "CASE " * 20 + "row" + " WHEN 1 THEN 2 END" * 20 + " > 1",
+        "nullif(" * 20 + "row" + ", row)" * 20 + " > 1",
+        "row IN (1) /* OR */ IN (row)",
+        "row + row IN (" + ", ".join(["row"] * 1000) + ")",
     ],
-    ids=["sum", "long sum", "not", "calls", "long", "casts", "positions"],
+    ids=[
+        *("sum", "long sum", "not", "calls", "long", "casts", "positions"),
+        *("in", "between", "case", "nullif", "comment", "columns"),
+    ],
 )
 def test_an_expression_that_is_nested_deeply_is_refused(text: str) -> None:
     schema = pl.Schema({"row": pl.UInt32()})
