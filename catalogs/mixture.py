@@ -32,13 +32,16 @@ def with_mixture(values: Any) -> Any:
     parts = _parts_in(values)
     if parts is None:
         return values
-    entries = []
+    entries, every = list[Any](), list[Any]()
     for part in parts:
-        shards = part.get("shards", ()) if isinstance(part, Mapping) else ()
+        if not isinstance(part, Mapping):
+            entries.append(part)
+            continue
+        shards = part.get("shards", ())
         shards = [shards] if isinstance(shards, str) else shards
-        entries.append({**part, "shards": shards} if isinstance(part, Mapping) else part)
+        entries.append({**part, "shards": shards})
+        every += shards if isinstance(shards, Sequence) else ()  # the section says what is wrong
     rest = {} if isinstance(values, Sequence) else dict(values)
-    every = [url for part in entries if isinstance(part, Mapping) for url in part["shards"]]
     return {**rest, "mixture": entries, "shards": rest.get("shards", every or None)}
 
 

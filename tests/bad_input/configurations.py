@@ -18,6 +18,8 @@ VALUES: list[tuple[str, str, tuple[str, ...]]] = [
     ("corpus", "[]", ("corpus",)),
     ("corpus", "null", ("corpus",)),
     ("corpus", "{shards: [], path: x}", ("corpus",)),
+    ("corpus", "[{name: a, shards: null}]", ("corpus.mixture", "shards")),
+    ("corpus", "[{name: a, shards: 3}, x]", ("corpus.mixture", "shards")),
     ("corpus.shards", "[]", ("corpus.shards",)),
     ("corpus.shards", "3", ("corpus.shards",)),
     ("corpus.shards", "['{world}/nothing/*.parquet']", ("corpus.shards", "nothing")),

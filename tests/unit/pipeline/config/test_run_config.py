@@ -327,11 +327,11 @@ def test_columns_that_older_configurations_carry_become_annotations(
     values: dict[str, Any],
 ) -> None:
     values["scoring"] = {"carry": {"source": "string", "score": "number"}, "span_samples": 7}
-    values["annotations"] = {"score": {"kind": "column", "column": "points"}}
+    values["annotations"] = {"score": {"kind": "column", "column": "label"}}
     parsed = run_config.parse(values)
     assert parsed.annotations == {
         "source": {"kind": "column", "column": "source", "value_type": "string"},
-        "score": {"kind": "column", "column": "points"},
+        "score": {"kind": "column", "column": "label"},
     }
     assert parsed.scoring.span_samples == 7
     run_config.freeze(parsed)
