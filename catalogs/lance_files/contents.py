@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from attent_select.errors import InputError
 from catalogs.lance_files import seal
-from catalogs.lance_files.library import lance_errors, lance_file
+from catalogs.lance_files.pylance import lance_errors, lance_file
 
 HINT: Final = "It may be damaged: copy it again, or leave it out"
 # Largest expansion of compressed buffers (LZ4), and of text by a table of symbols.

@@ -20,7 +20,7 @@ from attent_select.errors import InputError
 from catalogs import storage
 from catalogs.lance_files.contents import HINT, Contents
 from catalogs.lance_files.estimate import LOCAL_BLOCK_BYTES, REMOTE_BLOCK_BYTES
-from catalogs.lance_files.library import lance_errors, lance_file
+from catalogs.lance_files.pylance import lance_errors, lance_file
 from catalogs.tables.byte_cache import BoundedCache
 from catalogs.tables.decoded_size import LIMIT_VARIABLE, decoded_limit
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from catalogs.lance_files import seal
 from catalogs.lance_files.contents import encode_schema
-from catalogs.lance_files.library import lance_errors, lance_file
+from catalogs.lance_files.pylance import lance_errors, lance_file
 
 _VERSION: Final = "2.2"
 # Of a column: larger pages have fewer indexes to read.
