@@ -49,7 +49,7 @@ _SLOW_CALL: Final = re.compile(
 _SHOWN_CHARACTERS: Final = 200
 _OPERATOR: Final = re.compile(
     # A comma before a name: each column in the list of IN repeats the operand.
-    r"[-+*/%<>=!|&^~(]+|,(?=\s*[a-z_])|\b(and|or|not|case|when|is|like|between)\b",
+    r"[-+*/%<>=!|&^~(]+|,(?=\s*[^\s'\d.+-])|\b(and|or|not|case|when|is|like|between)\b",
     re.IGNORECASE,
 )
 

@@ -90,8 +90,8 @@ def conditional(url: str) -> ConditionalStorage | None:
 def reader_options(url: str) -> dict[str, str] | None:
     """Return options with which another client reads from the bucket of `url` as this package does.
 
-    They are those of the crate `object_store`, for clients built on it. None if there is no bucket,
-    or such clients cannot read ranges of its server.
+    The names are those of the Rust crate `object_store`, which the client must use. Return None if
+    `url` is not in a bucket, or if such a client cannot read ranges from its server.
     """
     is_in_bucket = url.partition("://")[0] in SCHEMES
     return bucket_of(url).reader_options() if is_in_bucket else None

@@ -123,9 +123,13 @@ def _column_problems(config: RunConfig) -> Iterator[str]:
 def _missing_columns(
     config: RunConfig, where: str, known: tuple[str, ...], *, is_target: bool
 ) -> Iterator[str]:
-    """Yield the columns that the task and the annotations read and `known` lacks."""
+    """Yield the columns that the task and the annotations read and `known` lacks.
+
+    A target may lack columns of the task, such as labels.
+    """
     has = f"it has {', '.join(known)}"
-    if missing := [name for name in config.task.task.columns if name not in known]:
+    missing = [name for name in config.task.task.columns if name not in known]
+    if missing and not is_target:
         yield f"task: {where} has no column {', '.join(missing)}; {has}"
     for name, entry in config.annotations.items():
         kind = kind_of(entry)

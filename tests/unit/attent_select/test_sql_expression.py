@@ -100,10 +100,11 @@ def test_conditions_beside_one_another_are_not_nested(text: str) -> None:
         "nullif(" * 20 + "row" + ", row)" * 20 + " > 1",
         "row IN (1) /* OR */ IN (row)",
         "row + row IN (" + ", ".join(["row"] * 1000) + ")",
+        "row + row IN (" + ", ".join(['"row"'] * 1000) + ")",
     ],
     ids=[
         *("sum", "long sum", "not", "calls", "long", "casts", "positions"),
-        *("in", "between", "case", "nullif", "comment", "columns"),
+        *("in", "between", "case", "nullif", "comment", "columns", "quoted columns"),
     ],
 )
 def test_an_expression_that_is_nested_deeply_is_refused(text: str) -> None:
