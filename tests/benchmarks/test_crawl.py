@@ -25,6 +25,9 @@ from learning_arms.crawl.pool import TARGETS, Pool, Sizes, make_pool, without_ov
 from learning_arms.crawl.regime import crawl  # noqa: E402
 from learning_arms.results import Results  # noqa: E402
 
+# Columns that the regime has measured before an arm reads them.
+MEASURED = ("top_broad", "surrogate_loss", "surrogate_conditional")
+
 
 @given(st.text(alphabet="ab \n", max_size=4_000))
 def test_pieces_are_short_and_hold_the_whole_text(text: str) -> None:
@@ -107,9 +110,12 @@ def test_the_parts_of_a_pool_have_no_package_in_common(pool: Pool) -> None:
 def test_every_arm_is_a_configuration(pool: Pool, tmp_path: Path) -> None:
     regime = crawl(gpu=False)
     train_tokenizer(["a text", "another text"], tmp_path, vocab_size=300)
+    rows = pl.read_parquet(f"{pool.shards}/*.parquet")
+    measured = {name: rows["text"].str.len_chars() for name in MEASURED}
+    rows.with_columns(**measured).write_parquet(tmp_path / "pool.parquet")
     files: dict[str, Any] = {
         "run": "run",
-        "corpus": {"shards": [pool.shards]},
+        "corpus": {"shards": [str(tmp_path / "pool.parquet")]},
         "task": {
             "name": "causal_lm",
             "tokenizer": str(tmp_path),
@@ -119,8 +125,7 @@ def test_every_arm_is_a_configuration(pool: Pool, tmp_path: Path) -> None:
     }
     made: dict[str, Any] = {f"relevance_{target}": {"kind": "ngram"} for target in TARGETS}
     made |= {"classifier_broad": {"kind": "classifier"}}
-    columns = ("top_broad", "source", "surrogate_loss", "surrogate_conditional")
-    made |= {name: {"kind": "column", "column": name} for name in columns}
+    made |= {name: {"kind": "column", "column": name} for name in ("source", *MEASURED)}
     files |= {"target": {"shards": [pool.examples["broad"]]}, "annotations": made}
     width = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
     config = LlamaConfig(vocab_size=300, num_hidden_layers=1, **width)
