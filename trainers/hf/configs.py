@@ -16,7 +16,7 @@ from attent_select.errors import InputError
 from trainers.hf import architectures
 from trainers.hf.paths import check_folder
 
-architectures.register()
+architectures.register_configs()
 
 
 def load_config(settings: Mapping[str, Any]) -> PreTrainedConfig:

@@ -1,16 +1,21 @@
 """Embeddings that grow: rows for new tokens, beside the trained ones."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from attent_select.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _log = logging.getLogger("attent.model")
 
 
-def grow_embeddings(model: PreTrainedModel, *, num_tokens: int, vocab_size: int, path: str) -> None:
+def grow_embeddings(
+    model: "PreTrainedModel", *, num_tokens: int, vocab_size: int, path: str
+) -> None:
     """Add rows to the embedding and the head until there are enough for the tokenizer and for
     `model.config.vocab_size` (0: not set).
 

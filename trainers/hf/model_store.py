@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from attent_select.errors import InputError
 from trainers.hf.models import HuggingFaceModels
@@ -54,6 +53,8 @@ def save_plain(models: Models, saved: Path, folder: Path, *, model: Any = None) 
         model = models.merged(saved)
     elif model is None:
         model = models.load(saved)
+    from transformers import PreTrainedModel  # takes seconds, and only models need it
+
     if not isinstance(model, PreTrainedModel):
         raise InputError(
             f"{type(model).__name__} is not a model of transformers: only those can be exported"

@@ -6,18 +6,22 @@ The only place that calls `from_pretrained` for a model.
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from attent_select.errors import InputError, MissingError
+from trainers.hf import architectures
 from trainers.hf.configs import check_decoder, check_positions, check_vocabulary, load_config
 from trainers.hf.embeddings import grow_embeddings
 from trainers.hf.new_weights import Loading, check_new_weights
 from trainers.hf.paths import check_folder
 from trainers.settings.model import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes seconds: not for a wrong configuration
 
 # What transformers raises for a configuration from which no model can be built.
 _BUILD_ERRORS = (
@@ -145,6 +149,7 @@ class HuggingFaceModels:
 
     @property
     def _class(self) -> Any:
+        architectures.register_models()
         return getattr(transformers, self.auto_class)
 
     @property
@@ -166,9 +171,12 @@ class HuggingFaceModels:
         """Check that the auto class has the model type; remote code registers its own."""
         if self.settings.get("trust_remote_code"):
             return
-        known = {key.model_type for key in self._class._model_mapping}  # noqa: SLF001
-        usable = known if self.model_types is None else known & set(self.model_types)
-        if config.model_type not in usable:
+        known = self._class._model_mapping  # noqa: SLF001
+        is_usable = self.model_types is None or config.model_type in self.model_types
+        if type(config) not in known or not is_usable:
+            # Naming all of them imports all of them, which takes seconds.
+            types = {each.model_type for each in known}
+            usable = types if self.model_types is None else types & set(self.model_types)
             raise InputError(
                 f"model type {config.model_type!r} does not fit the task: expected one of "
                 f"{', '.join(sorted(usable))}"
@@ -193,7 +201,7 @@ class HuggingFaceModels:
                 "set the same image_size and num_channels in the task and in model.config"
             ) from error
 
-    def _from_config(self) -> PreTrainedModel:
+    def _from_config(self) -> "PreTrainedModel":
         config = load_config(self.settings)
         self._check_type(config)
         try:
@@ -204,7 +212,7 @@ class HuggingFaceModels:
             raise InputError(f"the model cannot be built: {error}") from error
         return model
 
-    def _from_path(self) -> PreTrainedModel:
+    def _from_path(self) -> "PreTrainedModel":
         path = self.settings["path"]
         self._check_type(load_config(self.settings))
         overrides = dict(self.settings.get("config", {}))
@@ -217,7 +225,7 @@ class HuggingFaceModels:
         grow_embeddings(model, num_tokens=self.num_tokens, vocab_size=vocab_size, path=path)
         return model
 
-    def _from_pretrained(self, path: str, **config: Any) -> tuple[PreTrainedModel, Loading]:
+    def _from_pretrained(self, path: str, **config: Any) -> "tuple[PreTrainedModel, Loading]":
         """Return the model, and what is wrong with its weights."""
         config.pop("model_type", None)
         check_folder(path, what="model.path")

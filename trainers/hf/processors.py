@@ -1,16 +1,13 @@
-"""Tokenizers, image processors and processors of transformers, loaded once per process."""
+"""Tokenizers, image processors and processors of transformers, loaded once per process.
+
+Image processors take seconds to import: only what reads images does.
+"""
 
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    AutoImageProcessor,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
-from transformers.image_processing_backends import PilBackend
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from attent_select.errors import InputError
 from trainers.hf.paths import check_folder
@@ -61,6 +58,8 @@ def load_image_processor(path: str, *, backend: str) -> Any:
     Raises:
         InputError: there is none, or the backend is not installed: another gives other pixels.
     """
+    from transformers import AutoImageProcessor
+
     check_folder(path, what="task.processor")
     try:
         processor = AutoImageProcessor.from_pretrained(
@@ -79,6 +78,8 @@ def load_processor(path: str, *, backend: str) -> Any:
     Raises:
         InputError: there is none, it lacks a part, or the backend is not installed.
     """
+    from transformers import AutoProcessor
+
     check_folder(path, what="task.processor")
     try:
         processor = AutoProcessor.from_pretrained(path, backend=backend, trust_remote_code=False)
@@ -101,6 +102,8 @@ def save_preprocessing(path: str, folder: Path, *, chat_template: str | None = N
     """Copy the tokenizer or processor saved at `path` into a model's folder, with the chat template
     that the model was trained with, if it is another.
     """
+    from transformers import AutoProcessor
+
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         if chat_template is not None:
@@ -111,6 +114,8 @@ def save_preprocessing(path: str, folder: Path, *, chat_template: str | None = N
 
 
 def _check_backend(processor: Any, *, path: str, backend: str) -> None:
+    from transformers.image_processing_backends import PilBackend
+
     # transformers falls back to an installed backend, with only a warning.
     if isinstance(processor, PilBackend) != (backend == "pil"):
         raise InputError(

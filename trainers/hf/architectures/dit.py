@@ -6,13 +6,13 @@ with its own loading and saving.
 """
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput
 
+from trainers.hf.architectures.configs import DitConfig
 from trainers.hf.architectures.layers import (
     FeedForward,
     SelfAttention,
@@ -23,23 +23,6 @@ from trainers.hf.architectures.layers import (
 )
 
 _NUM_FREQUENCIES = 256
-
-
-@strict
-class DitConfig(PreTrainedConfig):
-    """Fields of `model.config` with `model_type: dit`."""
-
-    model_type = "dit"
-
-    image_size: int = 32
-    patch_size: int = 2
-    num_channels: int = 3
-    hidden_size: int = 384
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 6
-    intermediate_size: int = 1536
-    num_classes: int = 1
-    initializer_range: float = 0.02
 
 
 class DitModel(PreTrainedModel):

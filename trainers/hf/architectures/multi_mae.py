@@ -9,35 +9,12 @@ small decoder for all modalities, and the decoder and loss of ViT-MAE (He et al.
 """
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from trainers.hf.architectures.configs import MultiMaeConfig
 from trainers.hf.architectures.layers import EncoderLayer, patchify, position_embeddings
-
-
-@strict
-class MultiMaeConfig(PreTrainedConfig):
-    """Fields of `model.config` with `model_type: multi_mae`."""
-
-    model_type = "multi_mae"
-
-    num_modalities: int = 2
-    image_size: int = 224
-    patch_size: int = 16
-    num_channels: int = 3
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    decoder_hidden_size: int = 256
-    decoder_num_hidden_layers: int = 2
-    decoder_num_attention_heads: int = 8
-    decoder_intermediate_size: int = 1024
-    mask_ratio: float = 0.75
-    norm_pix_loss: bool = True
-    initializer_range: float = 0.02
 
 
 class MultiMaeModel(PreTrainedModel):
