@@ -1,7 +1,7 @@
 """What to use when: the defaults by kind of corpus that follow from docs/learning.md."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from pipeline.config.sections import RunConfig
@@ -11,7 +11,9 @@ IMAGE_TASKS: Final = (
     *("image_classification", "semantic_segmentation", "dense_regression"),
     *("masked_image_modeling", "diffusion"),
 )
-Kind = Literal["target", "raw", "curated", "fine_tuning", "images"]
+# Settings of tasks that name a column of answers.
+_ANSWERS: Final = ("response", "messages", "chosen")
+Kind = Literal["target", "raw", "curated", "fine_tuning", "clean_answers", "images"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Advice:
         use: what to use.
         because: what was measured, and where.
         sections: sections of a configuration.
+        packs: whether a task on text sets `packing`.
     """
 
     corpus: str
     use: str
     because: str
     sections: Mapping[str, Any]
+    packs: bool = False
 
 
 ADVICE: Final[Mapping[Kind, Advice]] = {
@@ -77,44 +81,58 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
             "selection": {"strategy": "uniform"},
             "schedule": {"epochs": 2, "ratio": {"kind": "fixed", "start": 1.0}},
         },
+        packs=True,
     ),
     "fine_tuning": Advice(
         "instructions or chats for a saved model",
-        "all data, packed; if answers may be wrong, the half that a `classifier` of the answers "
-        "finds most like a hundred clean ones",
-        "24 % less cost than random rows where 40 % of the answers are spoiled, in three seeds "
-        "(`sft_noisy`); samples with large losses were worse (`lora_dolly`, `lora_gsm8k`)",
+        "all data, packed; if answers may be wrong, collect a hundred clean ones",
+        "samples with large losses were worse (`lora_dolly`, `lora_gsm8k`)",
         {
             "selection": {"strategy": "uniform"},
             "schedule": {"epochs": 2, "ratio": {"kind": "fixed", "start": 1.0}},
         },
+        packs=True,
+    ),
+    "clean_answers": Advice(
+        "instructions or chats for a saved model, with examples of clean answers",
+        "the half whose answers a `classifier` finds most like the examples, packed",
+        "24 % less cost than random rows where 40 % of the answers are spoiled, in three seeds "
+        "(`sft_noisy`)",
+        {
+            "annotations": {"quality": {"kind": "classifier"}},
+            "selection": {"strategy": "key", "key": "quality"},
+            "schedule": {"epochs": 2, "ratio": {"kind": "fixed", "start": 0.5}},
+        },
+        packs=True,
     ),
 }
 
 
-def kind_of(task: str, *, has_target: bool, is_saved: bool) -> Kind:
+def kind_of(task: str, settings: Mapping[str, Any], *, has_target: bool, is_saved: bool) -> Kind:
     """Return the kind of a corpus whose quality is not known: that of raw data.
 
     Args:
         task: name of the task.
+        settings: of the task.
         has_target: whether there are examples of what is wanted.
         is_saved: whether training starts from a saved model.
     """
     if task in IMAGE_TASKS:  # examples did not help
         return "images"
-    if has_target:
-        return "target"
-    return "fine_tuning" if is_saved else "raw"
+    if is_saved and any(settings.get(name) is not None for name in _ANSWERS):
+        return "clean_answers" if has_target else "fine_tuning"
+    return "target" if has_target else "raw"
 
 
 def advice_for(config: RunConfig) -> Iterator[str]:
     """Yield what is advised for a run, and how to know whether it pays."""
     kind = kind_of(
         config.task.name,
+        asdict(config.task.task),
         has_target=config.target is not None,
         is_saved="path" in config.model,
     )
-    kinds: tuple[Kind, ...] = (kind,) if kind in ("target", "fine_tuning") else (kind, "curated")
+    kinds: tuple[Kind, ...] = (kind, "curated") if kind in ("raw", "images") else (kind,)
     for each in kinds:
         advice = ADVICE[each]
         yield f"{advice.corpus}: {advice.use}"

@@ -20,6 +20,8 @@ Settings = dict[str, Any]
 TEXT_TASKS = ("causal_lm", "preference_pairs")
 # Names of columns, as data sets on the hub have them.
 _PROMPTS = ("instruction", "prompt", "question", "query", "problem", "input")
+# What a prompt is about, in a column beside it.
+_FURTHER = ("input", "context")
 _RESPONSES = ("output", "response", "answer", "completion", "solution", "target")
 _CHATS = ("messages", "conversations", "conversation")
 _LABELS = ("label", "labels", "cls", "class", "category", "fine_label", "coarse_label")
@@ -106,13 +108,24 @@ def suggest_task(rows: FirstRows, *, task: str | None = None) -> Suggestion:
         raise InputError(f"--task {task}: expected one of {', '.join(sorted(_SETTINGS_OF))}")
     for name in _SUGGESTED if task is None else [task]:
         if (settings := _SETTINGS_OF[name](rows)) is not None:
-            columns = [str(value) for value in settings.values() if value in rows.values]
-            return Suggestion(name, settings, f"the columns {', '.join(columns)}")
+            return Suggestion(name, settings, _reason(rows, settings))
     raise InputError(
         f"{rows.shard.uri} has the columns {', '.join(rows.values)}: not what"
         f" {'any task' if task is None else f'the task {task}'} reads. Rename columns, or write the"
         " section `task` as docs/configuration.md describes it"
     )
+
+
+def _reason(rows: FirstRows, settings: Settings) -> str:
+    """Say which columns are read, and which are not."""
+    values = [str(value) for value in settings.values()]
+    is_read = {
+        name: name in values or any(f"{{{name}}}" in each for each in values)
+        for name in rows.values
+    }
+    reason = f"the columns {', '.join(name for name in is_read if is_read[name])}"
+    others = [name for name in is_read if not is_read[name]]
+    return f"{reason}; not read: {', '.join(others)}" if others else reason
 
 
 def _segmentation(rows: FirstRows) -> Settings | None:
@@ -160,7 +173,11 @@ def _language(rows: FirstRows) -> Settings | None:
         return {"messages": chat}
     prompt, response = _prompt_and_response(rows)
     if prompt and response:
-        return {"prompt": prompt, "response": response}
+        further = rows.column_named(
+            _FURTHER, among=[name for name in rows.texts if name not in (prompt, response)]
+        )
+        template = {"template": f"{{prompt}}\n{{{further}}}\n"} if further else {}
+        return {"prompt": prompt, "response": response, **template}
     if not rows.texts:
         return None
     return {"text": max(rows.texts, key=lambda name: sum(len(v or "") for v in rows.values[name]))}

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from attent_select.errors import InputError
-from pipeline.doctor.advice import ADVICE, IMAGE_TASKS, Kind, kind_of
+from pipeline.doctor.advice import ADVICE, IMAGE_TASKS, Advice, kind_of
 from pipeline.first_steps.examples import SCHEMA_LINE
 from pipeline.first_steps.first_rows import (
     TEXT_TASKS,
@@ -81,7 +81,10 @@ def new_configuration(wishes: Wishes) -> NewConfiguration:
             reason += "; a saved model has its own"
         task |= _inputs(wishes, task, rows)
         model = _model(wishes, task, rows)
-    text = "\n".join(_sections(wishes, task, model, reason=reason)) + "\n"
+    advice = _advice(wishes, task)
+    if advice.packs and task["name"] in TEXT_TASKS:
+        task["packing"] = True
+    text = "\n".join(_sections(wishes, task, model, advice, reason=reason)) + "\n"
     return NewConfiguration(text, tokenizer_rows)
 
 
@@ -106,8 +109,20 @@ def _model(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str
     return {"config": text_model(task["tokenizer"])}
 
 
+def _advice(wishes: Wishes, task: Mapping[str, Any]) -> Advice:
+    """Return what was measured on corpora of this kind."""
+    is_saved = wishes.model is not None
+    kind = kind_of(task["name"], task, has_target=bool(wishes.target), is_saved=is_saved)
+    return ADVICE["curated" if wishes.is_curated and not wishes.target else kind]
+
+
 def _sections(
-    wishes: Wishes, task: Mapping[str, Any], model: Mapping[str, Any], *, reason: str
+    wishes: Wishes,
+    task: Mapping[str, Any],
+    model: Mapping[str, Any],
+    advice: Advice,
+    *,
+    reason: str,
 ) -> Iterator[str]:
     yield SCHEMA_LINE
     yield "# Keys that are not here have defaults: `attent schema` describes every key."
@@ -124,16 +139,13 @@ def _sections(
         yield from _section(target, "Examples of what is wanted; samples are compared with them.")
     yield from _section({"task": task}, f"Suggested by {reason}.")
     yield from _section({"model": model}, _FROM_SAVED if "path" in model else _FROM_SCRATCH)
-    yield from _advice_sections(wishes, task)
+    yield from _advice_sections(advice, task)
     yield from _section({"training": _training(model)}, "Samples per optimizer step, and its rate.")
     yield from _section({"cluster": {"scheduler": "local"}}, _WORKERS)
 
 
-def _advice_sections(wishes: Wishes, task: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the sections that follow from what was measured on corpora of this kind."""
-    is_saved = wishes.model is not None
-    kind: Kind = kind_of(task["name"], has_target=bool(wishes.target), is_saved=is_saved)
-    advice = ADVICE["curated" if wishes.is_curated and kind != "target" else kind]
+def _advice_sections(advice: Advice, task: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the sections that the advice asks for, with its reason."""
     reason = f"For {advice.corpus}: {advice.use}. Measured: {advice.because}."
     comment = "\n# ".join(textwrap.wrap(reason, width=98))
     sections = dict(advice.sections)

@@ -69,6 +69,18 @@ def test_the_columns_of_text_suggest_a_task(tmp_path: Path, tokenizer: Path, kin
     assert values["selection"] == {"strategy": "uniform", "distinct": "duplicates"}
 
 
+@pytest.mark.parametrize("further", ["input", "context"])
+def test_a_column_beside_the_prompt_is_in_the_template(
+    tmp_path: Path, tokenizer: Path, further: str
+) -> None:
+    row = {"instruction": "Add.", further: "1 and 2", "output": "3", "id": "a"}
+    shard = shard_of(tmp_path, [row] * 4)
+    task = new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer)["task"]
+    assert task["template"] == f"{{prompt}}\n{{{further}}}\n"
+    text = (tmp_path / "new/my.yaml").read_text()
+    assert f"Suggested by the columns {further}, instruction, output; not read: id." in text
+
+
 def test_text_without_a_model_gets_a_tokenizer_of_its_first_rows(tmp_path: Path) -> None:
     shard = shard_of(tmp_path, TEXT_ROWS["prompts"])
     values = new_config(tmp_path, "--shards", shard)
@@ -146,6 +158,7 @@ def test_a_curated_corpus_is_trained_on_as_a_whole(tmp_path: Path, tokenizer: Pa
     values = new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer, "--curated")
     assert values["selection"] == {"strategy": "uniform"}
     assert values["schedule"]["ratio"] == {"kind": "fixed", "start": 1.0}
+    assert values["task"]["packing"] is True
 
 
 def test_doctor_says_what_pays_on_such_a_corpus(tmp_path: Path, tokenizer: Path) -> None:
@@ -182,9 +195,15 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
     shard = shard_of(tmp_path, CHATS)
     found = answer_here("init", tmp_path / "my.yaml", "--shards", shard, "--model", "org/name")
     values = yaml.safe_load(Path(found["path"]).read_text())
-    assert values["task"] == {"name": "causal_lm", "messages": "messages", "max_length": 512}
+    learned = {"name": "causal_lm", "messages": "messages"}
+    assert values["task"] == {**learned, "max_length": 512, "packing": True}
     assert values["model"] == {"path": "org/name"}
     assert values["selection"] == {"strategy": "uniform"}
+    wanted = ("--shards", shard, "--model", "org/name", "--target", shard)
+    found = answer_here("init", tmp_path / "target/my.yaml", *wanted)
+    values = yaml.safe_load(Path(found["path"]).read_text())
+    assert values["annotations"] == {"quality": {"kind": "classifier", "column": "messages"}}
+    assert values["schedule"]["ratio"] == {"kind": "fixed", "start": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_the_page_has_the_table() -> None:
 def test_figures_are_those_of_the_measured_tables() -> None:
     pool, answers = rows_of("crawl")["broad · n-grams top 10 %"], rows_of("sft_noisy")
     assert ADVICE["target"].because.startswith(cost_saved(pool))
-    assert ADVICE["fine_tuning"].because.startswith(cost_saved(answers["full · classifier"]))
+    assert ADVICE["clean_answers"].because.startswith(cost_saved(answers["full · classifier"]))
     web = rows_of("web")
     assert ADVICE["images"].because.startswith(seconds_saved(web, "write-back (ours)"))
     against_all = web["write-back (ours)"]["accuracy against all data"]
@@ -52,19 +52,24 @@ def test_figures_are_those_of_the_measured_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "has_target", "is_saved", "kind"),
+    ("task", "column", "has_target", "is_saved", "kind"),
     [
-        ("causal_lm", True, False, "target"),
-        ("image_classification", True, True, "images"),
-        ("image_classification", False, True, "images"),
-        ("causal_lm", False, True, "fine_tuning"),
-        ("causal_lm", False, False, "raw"),
+        ("causal_lm", "text", True, False, "target"),
+        ("causal_lm", "text", True, True, "target"),
+        ("causal_lm", "text", False, True, "raw"),
+        ("causal_lm", "response", False, False, "raw"),
+        ("causal_lm", "response", False, True, "fine_tuning"),
+        ("causal_lm", "messages", True, True, "clean_answers"),
+        ("preference_pairs", "chosen", False, True, "fine_tuning"),
+        ("image_classification", "image", True, True, "images"),
+        ("image_classification", "image", False, True, "images"),
     ],
 )
-def test_the_task_decides_before_examples_and_the_model(
-    task: str, *, has_target: bool, is_saved: bool, kind: Kind
+def test_the_kind_of_a_corpus_follows_from_the_task_the_model_and_examples(
+    task: str, column: str, *, has_target: bool, is_saved: bool, kind: Kind
 ) -> None:
-    assert kind_of(task, has_target=has_target, is_saved=is_saved) == kind
+    settings = {column: "a column"}
+    assert kind_of(task, settings, has_target=has_target, is_saved=is_saved) == kind
 
 
 def test_only_images_of_a_crawl_are_selected_by_the_students_losses() -> None:
