@@ -71,10 +71,13 @@ class Faults:
         return pattern.sub(lambda entry: b"" if is_late(entry) else entry[0], listing)
 
 
+def _is_conditional(headers: Mapping[str, str]) -> bool:
+    return not {"if-match", "if-none-match"}.isdisjoint(name.lower() for name in headers)
+
+
 def rejected(method: str, path: str, headers: Mapping[str, str]) -> Any:
     """Reject conditional writes; a rule."""
-    names = {name.lower() for name in headers}
-    return (501, "NotImplemented") if names & {"if-match", "if-none-match"} else None
+    return (501, "NotImplemented") if _is_conditional(headers) else None
 
 
 def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -86,6 +89,8 @@ def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
 def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
     """Yield a proxy in front of `server`, and the faults that it injects."""
     faults, target = Faults(), urlsplit(server.endpoint).netloc
+    # moto checks a condition, then writes: another write may come between, unlike in a real store.
+    one_condition = threading.Lock()
 
     class Proxy(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -103,12 +108,14 @@ def faulty(server: S3Server) -> Iterator[tuple[S3Server, Faults]]:
                 self.pass_on(body, fault=fault)
 
         def pass_on(self, body: bytes, *, fault: str | None) -> None:
-            upstream = http.client.HTTPConnection(target)
-            upstream.request(self.command, self.path, body, dict(self.headers))
-            reply = upstream.getresponse()
+            with one_condition if _is_conditional(self.headers) else contextlib.nullcontext():
+                upstream = http.client.HTTPConnection(target)
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                reply = upstream.getresponse()
+                received = reply.read()
+                upstream.close()
             headers = dict(reply.getheaders())
-            content = faults.answered(self.command, self.path, reply.read(), headers)
-            upstream.close()
+            content = faults.answered(self.command, self.path, received, headers)
             if fault == "lose":
                 self.close_connection = True
                 self.connection.close()
