@@ -12,6 +12,7 @@ from distributed.deploy.cluster import Cluster
 
 from attent_select.errors import InputError
 from attent_select.plugins import load_class
+from pipeline.cluster import worker_processes
 from pipeline.cluster.main_guard import check_main_guard
 from pipeline.config.cluster_settings import ClusterSettings
 
@@ -36,7 +37,7 @@ def start_cluster(settings: ClusterSettings) -> Iterator[Any]:
     Raises:
         InputError: the cluster class cannot be used, or a certificate is missing.
     """
-    with dask.config.set(_DASK_CONFIG):
+    with dask.config.set({**_DASK_CONFIG, **worker_processes.dask_config()}):
         yield from _start(settings)
 
 
@@ -65,6 +66,7 @@ def _local(settings: ClusterSettings) -> LocalCluster:
         resources=settings.resources or None,
         security=security_of(settings),
         silence_logs=logging.CRITICAL,
+        env=worker_processes.environment(),
     )
 
 

@@ -1,0 +1,47 @@
+"""How processes of local workers begin: as copies of one that has imported what they need.
+
+Imports take a worker seconds, and half of its memory, which copies share.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import dask
+from distributed.utils import get_mp_context
+
+_METHOD: Final = "distributed.worker.multiprocessing-method"
+_COPIES: Final = "forkserver"
+_IS_LINUX: Final = sys.platform == "linux"
+# A library that has looked for accelerators on import cannot use them in a copy.
+_ACCELERATORS: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+# What a worker imports where its driver has imported the key.
+_IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "pipeline.scoring.driver": ("pipeline.scoring.worker",),
+    "pipeline.annotation.make": ("pipeline.annotation.span_work",),
+    "trainers.hf": ("trainers.hf.models", "transformers.modeling_utils"),
+}
+
+
+def dask_config() -> dict[str, str]:
+    """Return Dask's configuration for workers that start as copies, where that is safe.
+
+    A method other than Dask's default, in its own configuration, is kept.
+    """
+    has_accelerator = any(Path(path).exists() for path in _ACCELERATORS)
+    is_default = dask.config.get(_METHOD) == "spawn"
+    return {_METHOD: _COPIES} if _IS_LINUX and is_default and not has_accelerator else {}
+
+
+def environment() -> dict[str, str]:
+    """Name the imports for the process to copy; return the variables of new workers."""
+    if dask.config.get(_METHOD) != _COPIES:
+        return {}
+    get_mp_context()  # Dask names its own imports once: ours replace them
+    names = [each for name in _IMPORTS if name in sys.modules for each in _IMPORTS[name]]
+    multiprocessing.set_forkserver_preload(["distributed", *names])
+    # The process to copy may be older than the variables of this one.
+    return dict(os.environ)
