@@ -25,7 +25,8 @@ from pipeline.config.sections import RunConfig
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability, try_samples
 from pipeline.doctor.advice import advice_for
-from pipeline.doctor.estimate import Estimate, estimate, first_rows, inspect_first_shard
+from pipeline.doctor.estimate import Estimate, estimate
+from pipeline.doctor.first_shard import first_rows, inspect_first_shard
 from pipeline.doctor.prices import Prices
 from pipeline.runs.label_classes import with_frozen_classes, with_shard_classes
 from pipeline.tracking.sending import load_trackers

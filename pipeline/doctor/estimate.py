@@ -4,10 +4,7 @@ Nothing is written into the run.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, cycle, islice
-from pathlib import Path
-from time import perf_counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,13 +14,14 @@ from attent_select.schedule.rounds import Round, plan_rounds
 from catalogs import Corpus, storage
 from catalogs.annotations.columns import has_units
 from catalogs.corpus import has_corpus
-from catalogs.shard_format import Sample, Shard
-from catalogs.shards import format_named, format_of, inspect_shard, keeps_members, read_shard
+from catalogs.shard_format import Shard
+from catalogs.shards import format_named, keeps_members
 from pipeline.config.sections import RunConfig
-from pipeline.config.shard_settings import CorpusSettings
 from pipeline.corpus import shard_layouts
 from pipeline.corpus.ingest import shard_objects
 from pipeline.corpus.usability import Usability
+from pipeline.doctor import measured_rates
+from pipeline.doctor.evaluation_cost import evaluated_samples
 from pipeline.doctor.prices import Prices
 from pipeline.doctor.round_costs import (
     PoolMix,
@@ -38,19 +36,10 @@ from pipeline.doctor.round_costs import (
 )
 from pipeline.doctor.run_costs import RunCost, run_cost, stages_of_run
 from pipeline.doctor.stage_cost import CorpusSize, Machines
-from pipeline.scoring.cheap.method import is_bfloat16_fast
-from trainers.filling import fill
-from trainers.settings import ScoringSettings
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-    from trainers.task import Item
-
-_SAMPLES = 512
-_SECONDS = 10.0
-# Multiples of it are spread evenly modulo 1, whatever their number.
-_SPREAD = 0.618
 # A task of the cluster should take at least this long.
 _SPAN_SECONDS = 30.0
 
@@ -64,6 +53,8 @@ class Estimate:
         places: scoring tasks at a time.
         score_samples_per_second: rate of one task on the device of this process, with reading.
         train_samples_per_second: rate of one device, without reading.
+        evaluated_samples: held-out samples and those of the target, after every round.
+        evaluate_seconds: of all rounds, at the rate of one scoring task.
         budget_unit: what the size of a round is in, `samples` or `units`.
         rounds: the cost of each round.
         pool_mix: how the candidates of a round mix the shards; None without a pool.
@@ -82,6 +73,8 @@ class Estimate:
     score_seconds_per_round: float
     score_seconds: float
     train_seconds: float
+    evaluated_samples: int
+    evaluate_seconds: float
     read_bytes: int
     num_spans: int
     span_seconds: float
@@ -114,6 +107,11 @@ class Estimate:
             f"{time_of(self.train_seconds)} on one such device; a round's size is in "
             f"{self.budget_unit}"
         )
+        if self.evaluated_samples:
+            yield (
+                f"evaluation: about {self.evaluated_samples:,} samples after every round, "
+                f"{time_of(self.evaluate_seconds)} in all rounds"
+            )
         yield from cost_lines(self.rounds)
         if self.pool_mix is not None:
             yield (
@@ -125,6 +123,8 @@ class Estimate:
         if self.layout:
             yield f"shards: {self.layout}"
         yield self.run_cost.line(is_local=self.is_local)
+        total = self.score_seconds + self.train_seconds + self.evaluate_seconds
+        yield f"in all: {time_of(total)}, and the start of the workers"
         if self.num_scored_rounds:
             yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
@@ -156,12 +156,13 @@ def estimate(
     num_bytes = sum(one.num_bytes for one in shards)
     num_samples = _num_samples(config.run, first, num_bytes)
     model = config.task.task.models(config.model).build(config.seed)
-    score_rate = _score_rate(config, _scoring_model(config, model), first, tried.num_samples)
-    train_rate = _train_rate(config, model, tried.items)
+    score_rate = measured_rates.score_rate(config, model, first, tried.num_samples)
+    train_rate = measured_rates.train_rate(config, model, tried.items)
     scored_rate, group_rows = score_rate * max(tasks_at_a_time, 1), _group_rows(first)
     rates = Rates(num_samples, num_bytes / num_samples, scored_rate, train_rate, group_rows)
     costs = round_costs(config, _rounds(config, tried, num_samples), rates)
     scored, span_samples = [cost for cost in costs if cost.scored], config.scoring.span_samples
+    evaluated = evaluated_samples(config)
     machines = Machines(tasks_at_a_time, score_rate, train_rate)
     return Estimate(
         num_samples=num_samples,
@@ -174,6 +175,8 @@ def estimate(
         score_seconds_per_round=max((cost.score_seconds for cost in scored), default=0.0),
         score_seconds=sum(cost.score_seconds for cost in scored),
         train_seconds=sum(cost.train_seconds for cost in costs),
+        evaluated_samples=evaluated,
+        evaluate_seconds=len(costs) * evaluated / score_rate,
         read_bytes=sum(cost.read_bytes for cost in costs),
         num_spans=max(len(shards), -(-num_samples // span_samples)),
         span_seconds=min(span_samples, num_samples / len(shards)) / score_rate,
@@ -277,124 +280,3 @@ def _group_rows(shard: Shard) -> int:
     except InputError:
         return 1
     return round(shard.num_samples / max(1, len(groups)))
-
-
-def first_rows(shard: Shard) -> range:
-    """Return the rows that are tried."""
-    return range(min(_SAMPLES, shard.num_samples))
-
-
-def inspect_first_shard(corpus: CorpusSettings, folder: str) -> tuple[Shard, tuple[str, ...]]:
-    """Return the first shard with its columns; the list of a tar's members is written to `folder`.
-
-    Raises:
-        InputError: the URLs match nothing, or the shard is damaged.
-        MissingError: there is no shared corpus, or a shard of it was deleted.
-    """
-    stored = shard_objects(corpus)[0]
-    kind, members = format_of(stored.url), str(Path(folder) / "members.parquet")
-    inspection = inspect_shard(stored.url, kind, members_url=members)
-    shard = Shard(
-        shard_id=0,
-        uri=stored.url,
-        format=kind,
-        num_samples=inspection.num_samples,
-        num_bytes=stored.num_bytes,
-        etag=stored.etag,
-        members_uri=members if Path(members).exists() else None,
-    )
-    return shard, inspection.columns
-
-
-def _samples(config: RunConfig, shard: Shard) -> Iterator[tuple[int, Sample]]:
-    rows = first_rows(shard)
-    reading = read_shard(shard, rows=rows, columns=config.task.task.columns)
-    return zip(rows, reading.samples, strict=True)
-
-
-def _scoring_model(config: RunConfig, model: "torch.nn.Module") -> "torch.nn.Module":
-    """Return the model that measures the losses: the proxy, or that of the run."""
-    from trainers.scoring.saved_model import SavedModel
-
-    proxy = config.scoring.proxy
-    if proxy is None:
-        return model
-    saved = SavedModel(proxy, config.task.task)
-    return saved.open(saved.digests())
-
-
-def _scoring_settings(config: RunConfig) -> ScoringSettings:
-    """Return the settings with the dtype that this machine would have."""
-    if config.scoring.dtype is not None:
-        return config.scoring
-    return replace(config.scoring, dtype="bfloat16" if is_bfloat16_fast() else "float32")
-
-
-def _score_rate(config: RunConfig, model: "torch.nn.Module", shard: Shard, count: int) -> float:
-    """Return the samples per second of one task, with reading."""
-    import torch
-
-    from trainers.scoring.scorer import score_rows
-
-    before = torch.get_num_threads()
-    settings = _scoring_settings(config)
-    torch.set_num_threads(settings.torch_threads)
-    try:
-        small = list(islice(_samples(config, shard), max(1, count // 8)))
-        score_rows(config.task.task, model, small, settings=settings)  # warm-up
-        started, scored = perf_counter(), 0
-        while perf_counter() - started < _SECONDS and scored < 4 * count:
-            rows = score_rows(config.task.task, model, _samples(config, shard), settings=settings)
-            scored += len(rows)
-        return scored / (perf_counter() - started)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train_rate(config: RunConfig, model: "torch.nn.Module", items: "Sequence[Item]") -> float:
-    """Return the samples per second of one device: forward and backward, and that of the reference
-    of a token selection, without optimizer.
-    """
-    import torch
-
-    from trainers.fitting.training_round import load_selector
-    from trainers.task import drops_until
-    from trainers.token_selection import step_losses
-
-    task, micro_batches = config.task.task, _micro_batches(config, items)
-    device = next(model.parameters()).device
-    selector = load_selector(task, config.training)
-    if selector is not None:
-        selector.reference.to(device)
-    model.train()
-    started, trained = perf_counter(), 0
-    for number, micro_batch in enumerate(islice(cycle(micro_batches), 4 * len(micro_batches))):
-        batch = dict(task.collate(micro_batch))
-        if number * _SPREAD % 1 < drops_until(task):
-            batch["draw_keys"] = torch.arange(len(micro_batch))
-        batch = {name: value.to(device) for name, value in batch.items()}
-        losses = step_losses(task, model, batch, selector=selector).learned
-        losses.mean().backward()
-        losses.detach().sum().item()  # waits for the device
-        trained += sum(item["num_units"] for item in micro_batch)
-        if perf_counter() - started > _SECONDS:
-            break
-    # By units, because the longest samples come first.
-    units = [item["num_units"] for item in chain(*micro_batches)]
-    return float(trained / (perf_counter() - started) * len(units) / sum(units))
-
-
-def _micro_batches(config: RunConfig, items: "Sequence[Item]") -> "list[list[Item]]":
-    """Return the micro-batches of one device for a global batch of `items`."""
-    from trainers.streaming.rank_share import RankShare
-
-    training = config.training
-    share = RankShare(
-        micro_batch_size=training.micro_batch_size, micro_batch_units=training.micro_batch_units
-    ).for_task(config.task.task)
-    if share.micro_batch_units is None:
-        return [list(items[: training.micro_batch_size or training.batch_size])]
-    batch = items[: training.batch_size]
-    lengths = [item["num_units"] for item in batch]
-    filled = fill(lengths, units=share.micro_batch_units)
-    return [[batch[position] for position in positions] for positions in filled]

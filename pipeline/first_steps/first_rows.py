@@ -12,7 +12,7 @@ from catalogs.shard_format import Shard
 from catalogs.shards import read_shard
 from catalogs.tars.members import KEY
 from pipeline.config.shard_settings import CorpusSettings
-from pipeline.doctor.estimate import first_rows, inspect_first_shard
+from pipeline.doctor.first_shard import first_rows, inspect_first_shard
 
 Settings = dict[str, Any]
 

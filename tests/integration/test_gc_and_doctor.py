@@ -149,6 +149,10 @@ def test_the_doctor_finds_all_well_and_says_what_a_run_will_cost(
     )
     per_round = estimate["num_samples"] / estimate["score_samples_per_second"]
     assert estimate["score_seconds"] == pytest.approx(2 * per_round)
+    # One shard of 60 held-out samples, after each of three rounds.
+    assert estimate["evaluated_samples"] == 60
+    evaluated = 3 * 60 / estimate["score_samples_per_second"]
+    assert estimate["evaluate_seconds"] == pytest.approx(evaluated)
     assert not Path(values["run"]).exists() or not list(Path(values["run"]).iterdir())
 
 

@@ -17,7 +17,7 @@ from catalogs.shard_format import Sample
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.config.sections import RunConfig
-from pipeline.doctor.estimate import inspect_first_shard
+from pipeline.doctor.first_shard import inspect_first_shard
 from pipeline.runs.label_classes import classes_of, with_shard_classes
 from pipeline.runs.state import prepare
 

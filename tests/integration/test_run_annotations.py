@@ -22,6 +22,7 @@ from pipeline.config.shard_settings import TargetSettings
 from pipeline.config.yaml_values import read_yaml
 from pipeline.corpus.ingest import ingest
 from pipeline.doctor.checks import examine
+from pipeline.doctor.evaluation_cost import evaluated_samples
 from pipeline.reports.html_report import write_report
 from pipeline.stages import train
 from trainers.inputs.tokenizer import train_tokenizer
@@ -147,6 +148,8 @@ def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_
         ("target", len(pairs)),
     ]
     assert rows.n_unique() == len(rows)
+    # The evaluation has the judging examples again.
+    assert evaluated_samples(config) == pytest.approx(len(rows) + len(pairs), abs=2)
     judges = rows.filter(part="target")["kind"].value_counts(sort=True).rows()
     assert judges == pl.Series("kind", kinds).value_counts(sort=True).rows()
     page = Path(write_report(config.run)).read_text()

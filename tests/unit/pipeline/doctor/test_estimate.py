@@ -21,6 +21,8 @@ def test_longer_spans_are_advised_where_a_round_takes_long(
         score_seconds_per_round=round_seconds,
         score_seconds=round_seconds,
         train_seconds=100.0,
+        evaluated_samples=500,
+        evaluate_seconds=20.0,
         read_bytes=10**6,
         num_spans=50,
         span_seconds=1.0,
@@ -33,3 +35,7 @@ def test_longer_spans_are_advised_where_a_round_takes_long(
     )
     (line,) = (line for line in estimate.lines() if line.startswith("a span takes"))
     assert ("set scoring.span_samples to about 3,000" in line) is is_advised
+    lines = list(estimate.lines())
+    assert "evaluation: about 500 samples after every round, 20.0 s in all rounds" in lines
+    total = "12 min" if is_advised else "2 min"
+    assert f"in all: {total}, and the start of the workers" in lines
