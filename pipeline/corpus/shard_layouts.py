@@ -68,11 +68,8 @@ class LayoutReads:
 
 def layout_reads(corpus: Corpus, *, share: float) -> list[LayoutReads]:
     """Return the reads of each layout for a share of the rows, which are scattered at random."""
-    num_rows = min(max(corpus.shard_samples, 1), _MAX_ROWS)
-    count = min(max(round(share * num_rows), 1), num_rows)
-    rows = np.sort(np.random.default_rng(0).choice(num_rows, count, replace=False))
-    rows = rows.astype(np.int64)
-    selected = count * corpus.sample_bytes
+    rows, num_rows = _rows(corpus, share)
+    selected = len(rows) * corpus.sample_bytes
     return [
         LayoutReads(
             name,
@@ -87,6 +84,18 @@ def layout_reads(corpus: Corpus, *, share: float) -> list[LayoutReads]:
     ]
 
 
+def current_amplification(
+    corpus: Corpus, *, share: float, shard_format: str, group_rows: int
+) -> float | None:
+    """Return bytes read ÷ bytes of the samples of a corpus as it is; None for other formats."""
+    if shard_format == "parquet":
+        rows, _ = _rows(corpus, share)
+        num_bytes = sum(size for _, size in _parquet(corpus, rows, group_rows))
+        return num_bytes / (len(rows) * corpus.sample_bytes)
+    reads = layout_reads(corpus, share=share)
+    return next((each.amplification for each in reads if each.name == shard_format), None)
+
+
 def advise(corpus: Corpus, *, share: float, current: float | None = None) -> str:
     """Return which layout a share of the rows asks for, with the numbers.
 
@@ -98,24 +107,33 @@ def advise(corpus: Corpus, *, share: float, current: float | None = None) -> str
     layouts = layout_reads(corpus, share=share)
     least = min(each.seconds for each in layouts)
     best = next(each for each in layouts if each.seconds <= _AS_GOOD * least)
-    numbers = ", ".join(f"{each.name} {each.amplification:.3g}" for each in layouts)
+    numbers = ", ".join(f"{each.amplification:.3g} ({each.name})" for each in layouts)
     text = (
-        f"bytes read ÷ selected for {share:.2%} of the rows, scattered, of"
-        f" {corpus.sample_bytes:,.0f} bytes each: {numbers}"
+        f"{share:.2%} of the rows, scattered, {corpus.sample_bytes:,.0f} bytes each; bytes read"
+        f" for each byte selected: {numbers}"
     )
     if current is not None and current <= _AS_GOOD * best.amplification:
         return f"{text}; this corpus reads {current:.3g}, which is as good"
     return f"{text}; such a share asks for {best.name} (attent ingest {best.options})"
 
 
+def _rows(corpus: Corpus, share: float) -> tuple[Rows, int]:
+    """Return random rows of a shard, sorted, and how many it has."""
+    num_rows = min(max(corpus.shard_samples, 1), _MAX_ROWS)
+    count = min(max(round(share * num_rows), 1), num_rows)
+    rows = np.sort(np.random.default_rng(0).choice(num_rows, count, replace=False))
+    return rows.astype(np.int64), num_rows
+
+
 def _layouts(
     corpus: Corpus, rows: Rows, num_rows: int
 ) -> Iterator[tuple[str, str, Sequence[Extent]]]:
-    default = max(min(_GROUP_ROWS, int(_GROUP_BYTES // max(corpus.sample_bytes, 1))), 1)
+    most = int(_GROUP_BYTES // max(corpus.sample_bytes, 1))
+    default = max(min(_GROUP_ROWS, most, num_rows), 1)
     for group_rows in (default, *(size for size in _SMALL_GROUPS if size < default)):
         is_default = group_rows == default
         yield (
-            f"parquet in row groups of {group_rows}",
+            f"parquet in row groups of {group_rows:,}",
             "--convert parquet" + ("" if is_default else f" --row-group-samples {group_rows}"),
             _parquet(corpus, rows, group_rows),
         )

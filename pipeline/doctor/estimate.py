@@ -196,7 +196,10 @@ def _layout(config: RunConfig, costs: Sequence[RoundCost], rates: Rates, first: 
     corpus = shard_layouts.Corpus(
         rates.sample_bytes, rows, storage.read_cost(url), storage.is_local(url)
     )
-    return shard_layouts.advise(corpus, share=share)
+    current = shard_layouts.current_amplification(
+        corpus, share=share, shard_format=first.format, group_rows=rates.group_rows
+    )
+    return shard_layouts.advise(corpus, share=share, current=current)
 
 
 def _rounds(config: RunConfig, tried: Usability, num_samples: int) -> list[Round]:

@@ -13,7 +13,7 @@ from catalogs.formats.webdataset import Webdataset
 from catalogs.shard_format import ShardFormat
 from catalogs.storage import ReadCost
 from catalogs.testing import ingest
-from pipeline.corpus.shard_layouts import Corpus, advise, layout_reads
+from pipeline.corpus.shard_layouts import Corpus, advise, current_amplification, layout_reads
 
 LOCAL = ReadCost(latency_seconds=16e-6, bytes_per_second=1e9)
 REMOTE = ReadCost(latency_seconds=0.025, bytes_per_second=40e6)
@@ -49,8 +49,8 @@ def test_row_groups_read_what_the_law_of_random_rows_says() -> None:
         (remote(200_000), 0.5, "lance"),
         # Nearly every group has a selected row, and requests cost more than the bytes.
         (remote(20_000), 1.0, "parquet in row groups of 419"),
-        (local(320), 0.1, "parquet in row groups of 1024"),
-        (remote(320), 0.01, "parquet in row groups of 1024"),
+        (local(320), 0.1, "parquet in row groups of 1,024"),
+        (remote(320), 0.01, "parquet in row groups of 1,024"),
     ],
 )
 def test_a_share_of_samples_of_a_size_asks_for_a_layout(
@@ -60,6 +60,29 @@ def test_a_share_of_samples_of_a_size_asks_for_a_layout(
     best = amplification(corpus, share)[layout]
     assert "which is as good" in advise(corpus, share=share, current=1.2 * best)
     assert "asks for" in advise(corpus, share=share, current=2 * best)
+
+
+def test_no_row_group_is_larger_than_a_shard() -> None:
+    corpus = Corpus(320, 1000, LOCAL, is_local=True)
+    assert "parquet in row groups of 1,000" in amplification(corpus, 0.1)
+
+
+@pytest.mark.parametrize(("name", "is_best"), [("lance", True), ("webdataset", False)])
+def test_a_corpus_in_the_best_layout_is_left_as_it_is(name: str, *, is_best: bool) -> None:
+    corpus = remote(20_000)
+    current = current_amplification(corpus, share=0.1, shard_format=name, group_rows=1)
+    assert current == amplification(corpus, 0.1)[name]
+    assert ("which is as good" in advise(corpus, share=0.1, current=current)) is is_best
+    assert current_amplification(corpus, share=0.1, shard_format="mds", group_rows=1) is None
+
+
+def test_whole_shards_as_row_groups_read_all_of_them() -> None:
+    corpus = local(20_000)
+    for group_rows, expected in ((10_000, 10), (1, 1)):
+        current = current_amplification(
+            corpus, share=0.1, shard_format="parquet", group_rows=group_rows
+        )
+        assert current == pytest.approx(expected)
 
 
 @given(
