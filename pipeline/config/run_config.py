@@ -183,7 +183,10 @@ def check_frozen(config: RunConfig) -> None:
         if before.get(key) != after.get(key) and not _is_changeable(key)
     ]
     if lines:
-        lines[-1] += "; use the settings of run.yaml, or choose another `run`"
+        lines[-1] += (
+            f"; to continue with the settings of its first start, name the run (attent run "
+            f"{config.run}); for these, choose another `run`"
+        )
         raise all_problems(lines, source=url)
 
 

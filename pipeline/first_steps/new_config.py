@@ -20,6 +20,7 @@ from pipeline.first_steps.first_rows import (
 )
 from pipeline.first_steps.new_tokenizer import tokenizer_of_first_rows
 from pipeline.first_steps.small_models import MAX_LENGTH, image_model, image_settings, text_model
+from pipeline.progress import status
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,13 @@ def new_configuration(wishes: Wishes) -> NewConfiguration:
     """
     tokenizer_rows = 0
     with tempfile.TemporaryDirectory() as folder:
-        rows = look_at(wishes.shards, folder=folder)
+        with status("looking at the first rows"):
+            rows = look_at(wishes.shards, folder=folder)
         suggested = suggest_task(rows, task=wishes.task)
         task, reason = {"name": suggested.task, **suggested.settings}, suggested.reason
         if task["name"] in TEXT_TASKS and wishes.model is None and wishes.tokenizer is None:
-            tokenizer_rows = tokenizer_of_first_rows(rows, task, folder=wishes.new_tokenizer)
+            with status("training a tokenizer"):
+                tokenizer_rows = tokenizer_of_first_rows(rows, task, folder=wishes.new_tokenizer)
             wishes = replace(wishes, tokenizer=str(wishes.new_tokenizer))
             reason += f". The tokenizer is new, trained on the first {tokenizer_rows:,} rows"
             reason += "; a saved model has its own"

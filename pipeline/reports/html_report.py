@@ -5,7 +5,7 @@ scripts and no other: their digests are in its Content-Security-Policy.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from markupsafe import Markup
 
 from attent_select.errors import InputError, MissingError
 from catalogs import AnnotationStore, Corpus, storage
+from catalogs.annotations.columns import AnnotationColumns
 from catalogs.layout import Layout, join
 from pipeline import metrics
+from pipeline.annotation.prospects import Prospect
 from pipeline.annotation.stored_values import overlaps_of
 from pipeline.config.run_config import load_frozen
 from pipeline.config.sections import RunConfig
@@ -71,8 +73,7 @@ def write_report(
         dates=_dates(run, tables[_THIS]),
         verdict=verdict or verdict_on(run),
         summary=text_tables.summary(tables),
-        # Overlaps of the corpus with held-out examples that are known.
-        overlaps=[str(overlap) for overlap in overlaps_of(AnnotationStore(run))],
+        notes=list(_notes(run, settings)),
         groups=groups,
         specs=[figure.spec for figure in figures],
         beside_cut=_beside_cut(run, settings, annotated),
@@ -106,6 +107,15 @@ def _render(*, specs: Sequence[dict[str, Any]], **values: Any) -> str:
         scripts=[Script(Markup(each.code), each.digest) for each in scripts],  # noqa: S704
         **values,
     )
+
+
+def _notes(run: str, settings: RunConfig) -> Iterator[str]:
+    """Say what the annotations promised, and which overlaps with held-out examples are known."""
+    columns = {*settings.annotations, *settings.selection.columns}
+    for annotation, _ in AnnotationColumns.of(run, columns).annotations:
+        if (prospect := Prospect.of(annotation.enrichment)) is not None:
+            yield f"{annotation.name}: {prospect}"
+    yield from map(str, overlaps_of(AnnotationStore(run)))
 
 
 def _columns(config: RunConfig) -> tuple[str, ...]:

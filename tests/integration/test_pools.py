@@ -228,7 +228,7 @@ def test_another_pool_is_refused_when_a_run_is_resumed(
 ) -> None:
     values = pool_run(Path(finished[0]), shards)
     values["schedule"]["pool"]["multiple"] = 4
-    message = r"schedule\.pool\.multiple: the run was started with 3\.0, now it is 4\.0; use the"
+    message = r"schedule\.pool\.multiple: the run was started with 3\.0, now it is 4\.0; to c"
     with pytest.raises(InputError, match=message):
         run(run_config.parse(values), client=client)
 

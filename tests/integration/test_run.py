@@ -136,8 +136,10 @@ def test_a_run_is_not_resumed_with_other_settings(
     finished: tuple[str, dict[str, Any]], shards: Path, client: Client
 ) -> None:
     url, _ = finished
-    with pytest.raises(InputError, match="seed: the run was started with 0, now it is 1"):
-        run(run_config.parse(small_run(url, shards, seed=1)), client=client)
+    changed = run_config.parse(small_run(url, shards, seed=1))
+    with pytest.raises(InputError, match="seed: the run was started with 0, now it is 1") as error:
+        run(changed, client=client)
+    assert f"name the run (attent run {url})" in str(error.value)
 
 
 def test_training_from_compact_shards_gives_the_same_run(

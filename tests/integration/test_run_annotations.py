@@ -1,5 +1,6 @@
 """Annotations in a run: made before its first round, checked when they exist, used by selection."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ def test_half_of_the_target_judges_each_round_and_a_random_sample_shows_what_is_
     page = Path(write_report(config.run)).read_text()
     assert "target loss" in page
     assert "corpus loss" in page
+    assert re.search(r"<p>relevance: the top 20% has \d+% of the held-out examples", page)
 
 
 def test_samples_that_overlap_with_held_out_examples_are_reported_and_excluded(
