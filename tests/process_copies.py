@@ -1,7 +1,8 @@
 """Processes that begin with everything imported, without the seconds that imports take.
 
 The first process imports and does nothing else, so that its copies (forks) are sound. A copy is a
-process like any other: it can be killed, and has its variables, its output and its exit code.
+process like any other: it can be killed, and has its variables, its output and its exit code. The
+workers of its local cluster are copies of a second process, that of all copies.
 """
 
 import atexit
@@ -21,6 +22,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any
@@ -31,6 +33,8 @@ _IMPORTS = (
     *("torch", "transformers", "accelerate", "distributed", "polars", "pyarrow.parquet"),
     *("pipeline.cli.app", "pipeline.stages", "pipeline.cluster", "trainers.tasks"),
     *("trainers.fitting.training_round", "pipeline.training.train_stage", "torch.distributed"),
+    *("trainers.hf.models", "trainers.hf.training_loop", "transformers.modeling_utils"),
+    *("pipeline.scoring.driver", "pipeline.annotation.make", "pipeline.cluster.connection"),
 )
 _ENDED = "ended"
 
@@ -220,6 +224,8 @@ def _become(request: dict[str, Any], *, outputs: list[int]) -> None:
     os.dup2(outputs[0], 1)
     os.dup2(outputs[-1], 2)
     faulthandler.enable()
+    # Asking whether it runs would fail: it is not a child of a copy.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     argv = request["argv"]
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -246,10 +252,23 @@ def _become(request: dict[str, Any], *, outputs: list[int]) -> None:
 def main() -> None:
     # A background job of a script ignores it, and so would the copies.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with contextlib.redirect_stdout(sys.stderr):
-        for name in _IMPORTS:
-            importlib.import_module(name)
-    _Server(0, sys.stdout.buffer).serve()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what imports and workers print is no answer
+    for name in _IMPORTS:
+        importlib.import_module(name)
+    start_copied_workers()
+    _Server(0, answers).serve()
+
+
+def start_copied_workers() -> None:
+    """Start the process whose copies are the workers."""
+    import dask
+
+    from pipeline.cluster import worker_processes
+
+    with dask.config.set(worker_processes.dask_config()):
+        worker_processes.environment()
+    forkserver.ensure_running()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def environment() -> dict[str, str]:
     """Name the imports for the process to copy; return the variables of new workers."""
     if dask.config.get(_METHOD) != _COPIES:
         return {}
-    get_mp_context()  # Dask names its own imports once: ours replace them
+    # Dask names its imports here, once: ours replace them.
+    get_mp_context()  # type: ignore[no-untyped-call]
     names = [each for name in _IMPORTS if name in sys.modules for each in _IMPORTS[name]]
     multiprocessing.set_forkserver_preload(["distributed", *names])
     # The process to copy may be older than the variables of this one.
