@@ -92,16 +92,7 @@ class Estimate:
             f"corpus: {about}{self.num_samples:,} samples, {self.num_bytes / 1e9:,.3f} GB, "
             f"{self.num_spans:,} spans"
         )
-        written = self.run_cost.catalog_bytes
-        scoring = "no round scores"
-        if self.num_scored_rounds:
-            scoring = (
-                f"{self.score_samples_per_second:,.0f} samples/s per task measured here; with "
-                f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
-                f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds"
-            )
-        read = f"reading {self.read_bytes / 1e9:,.3f} GB and writing {written / 1e9:,.3f} GB"
-        yield f"scoring: {scoring}; {read} in all rounds"
+        yield self._scoring_line()
         yield (
             f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
             f"{time_of(self.train_seconds)} on one such device; a round's size is in "
@@ -128,6 +119,18 @@ class Estimate:
         if self.num_scored_rounds:
             yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 
+    def _scoring_line(self) -> str:
+        written = self.run_cost.catalog_bytes
+        scoring = "no round scores"
+        if self.num_scored_rounds:
+            scoring = (
+                f"{self.score_samples_per_second:,.0f} samples/s per task measured here; with "
+                f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
+                f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds"
+            )
+        read = f"reading {self.read_bytes / 1e9:,.3f} GB and writing {written / 1e9:,.3f} GB"
+        return f"scoring: {scoring}; {read} in all rounds"
+
     def _advice(self) -> str:
         is_short = self.score_seconds_per_round < _SPAN_SECONDS
         if is_short or self.span_seconds >= _SPAN_SECONDS or self.num_spans <= self.places:
@@ -140,12 +143,7 @@ class Estimate:
 
 
 def estimate(
-    config: RunConfig,
-    first: Shard,
-    tried: Usability,
-    *,
-    tasks_at_a_time: int,
-    prices: Prices,
+    config: RunConfig, first: Shard, tried: Usability, *, tasks_at_a_time: int, prices: Prices
 ) -> Estimate:
     """Score and train on up to 512 samples for about ten seconds each, and extrapolate.
 
