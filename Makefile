@@ -15,7 +15,7 @@ CHAOS_RUNS ?=
 # Of the campaigns; empty: another one each time.
 CHAOS_SEED ?=
 
-.PHONY: install demo test test-benchmarks test-browser chaos test-lowest lint bench docs clean
+.PHONY: install demo test run-tests test-benchmarks test-browser chaos test-lowest lint bench docs clean
 
 install: .venv/.installed
 
@@ -34,7 +34,11 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# The linters beside the tests: they take one processor for a minute.
+test: install
+	$(MAKE) --no-print-directory --jobs 2 lint run-tests
+
+run-tests: install
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 # The scripts of benchmarks/, at the smallest size.

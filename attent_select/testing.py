@@ -72,7 +72,9 @@ from attent_select.strategy import Candidates, HasNoisyLogit, Strategy
 
 _ROWS_PER_SHARD: Final = 7
 _ROUND_STEPS: Final = (0, 10, 20)
-_NUM_SEEDS: Final = 150
+_NUM_SEEDS: Final = 100
+# Seeds after which a strategy that has chosen nothing at random is not tried again.
+_FEW_SEEDS: Final = 10
 
 
 class StrategyConformance:
@@ -226,9 +228,10 @@ class StrategyConformance:
             _check_probabilities(rows)
             at = rows[SHARD_ID].to_numpy() * _ROWS_PER_SHARD + rows[ROW].to_numpy()
             inverse[seed, at] = 1 / rows[PROBABILITY].to_numpy()
-        if inverse.max() == 1.0:
-            assert (inverse == inverse[0]).all(), "probabilities of 1, but the selection is random"
-            return
+            if seed == _FEW_SEEDS and inverse.max() == 1.0:
+                is_same = (inverse[: seed + 1] == inverse[0]).all()
+                assert is_same, "probabilities of 1, but the selection is random"
+                return
         is_possible = inverse.any(axis=0)
         estimates = inverse[:, is_possible] @ values[is_possible] / is_possible.sum()
         mean = values[is_possible].mean()

@@ -26,7 +26,7 @@ def small_run(run: Path | str, shards: Path, **replaced: Any) -> dict[str, Any]:
         "model": copy.deepcopy(VIT),
         "schedule": {"epochs": 3, "warmup_epochs": 1, "ratio": {"start": 0.5}},
         "scoring": {"span_samples": 50, "part_samples": 100, "dtype": "float32"},
-        "training": {"batch_size": 16, "save_steps": 2, "torch_threads": 1},
+        "training": {"batch_size": 16, "torch_threads": 1},
         "cluster": {"workers": 2},
     }
     for path, value in replaced.items():
@@ -36,3 +36,8 @@ def small_run(run: Path | str, shards: Path, **replaced: Any) -> dict[str, Any]:
             section = section.setdefault(name, {})
         section[key] = value
     return result
+
+
+def often_saved(run: Path | str, shards: Path, **replaced: Any) -> dict[str, Any]:
+    """Return a small run with checkpoints inside its rounds, for runs that are disturbed."""
+    return small_run(run, shards, training__save_steps=2, **replaced)

@@ -26,7 +26,7 @@ from killable import ROOT, WORKERS, Cluster
 from moments import Plan, Shot
 from process_copies import copies
 from raw_text import prose, write_pool, write_texts
-from small_runs import small_run, write_shards
+from small_runs import often_saved, write_shards
 
 from catalogs import AnnotationStore, Corpus, IndexFile, LossCatalog, storage
 from catalogs.layout import Layout
@@ -54,7 +54,7 @@ class Scenario:
     """What runs, and which processes may be killed.
 
     Attributes:
-        settings: replace keys of `small_run`.
+        settings: replace keys of `often_saved`.
         victims: `driver`, `rank` (of two), `worker 0`, `scheduler`, `store`; or signals to the
             driver.
         num_ranks: processes that train.
@@ -263,7 +263,7 @@ class Campaign:
     def write(self, scenario: Scenario, name: str) -> Path:
         """Write the configuration of the run of that name."""
         url = self.url(scenario, name)
-        values = small_run(url, self.folder / "shards", **scenario.settings)
+        values = often_saved(url, self.folder / "shards", **scenario.settings)
         if scenario.on_text:
             values = text_run(url, self.folder / "texts")
         values["cluster"] = {"scheduler": self.cluster.address, "patience_seconds": 300}

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from run_process import finish, kill_when
-from small_runs import small_run
+from small_runs import often_saved
 
 from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.layout import Layout
@@ -50,7 +50,7 @@ def written(run: Path, shards: Path, client: Client, schedule: dict[str, Any]) -
     """Write a configuration that uses the running cluster, to save the time of starting one."""
     cluster = {"scheduler": client.scheduler.address}
     file = run.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(small_run(run, shards, schedule=schedule, cluster=cluster)))
+    file.write_text(yaml.safe_dump(often_saved(run, shards, schedule=schedule, cluster=cluster)))
     return file
 
 
@@ -58,7 +58,7 @@ def test_an_adaptive_run_killed_in_each_stage_ends_like_an_undisturbed_run(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
-    run(run_config.parse(small_run(undisturbed, shards, schedule=ADAPTIVE)), client=client)
+    run(run_config.parse(often_saved(undisturbed, shards, schedule=ADAPTIVE)), client=client)
 
     killed = tmp_path / "killed"
     layout = Layout(str(killed))

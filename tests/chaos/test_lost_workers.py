@@ -11,7 +11,7 @@ from campaign import Campaign, Scenario, result
 from digits import samples, write_corpus
 from killable import finished
 from poisonous import POISON
-from small_runs import small_run
+from small_runs import often_saved
 
 from catalogs import LossCatalog
 from catalogs.layout import Layout
@@ -49,7 +49,7 @@ def test_an_adaptive_cluster_that_loses_workers_gives_the_result_of_an_undisturb
     campaign: Campaign, tmp_path: Path, seed: int
 ) -> None:
     url = tmp_path / "run"
-    values = small_run(url, campaign.folder / "shards", cluster={"patience_seconds": 300})
+    values = often_saved(url, campaign.folder / "shards", cluster={"patience_seconds": 300})
     with connect(ClusterSettings(adaptive=Adaptive(minimum=2, maximum=3))) as client:
         killer = Killer(client, Path(Layout(str(url)).spans), seed=seed)
         killer.start()
@@ -68,7 +68,7 @@ def test_a_sample_that_takes_a_worker_beyond_its_memory_limit_is_found(tmp_path:
     rows[71]["image"] = POISON + rows[71]["image"]
     write_corpus(tmp_path / "parquet", rows)
     write_corpus(tmp_path / "held-out", rows[:10], num_shards=1)
-    values = small_run(tmp_path / "run", tmp_path, schedule__warmup_epochs=0)
+    values = often_saved(tmp_path / "run", tmp_path, schedule__warmup_epochs=0)
     values["task"]["name"] = "poisonous.Gluttonous"
     values["cluster"] = {"patience_seconds": 600}
     with connect(ClusterSettings(workers=1, memory_limit="1500MB")) as client:

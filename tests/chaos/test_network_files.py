@@ -7,7 +7,7 @@ import network_files
 import yaml
 from campaign import Campaign, Scenario, result
 from process_copies import copies
-from small_runs import small_run
+from small_runs import often_saved
 
 from pipeline.cluster import connect
 from pipeline.config.cluster_settings import ClusterSettings
@@ -24,7 +24,7 @@ def test_a_run_whose_files_appear_late_and_whose_renames_fail_is_that_on_a_disk(
     with connect(ClusterSettings(workers=2)) as client:
         client.run(network_files.install, CACHE_SECONDS)
         cluster = {"scheduler": client.scheduler.address}
-        values = small_run(tmp_path / "run", campaign.folder / "shards", cluster=cluster)
+        values = often_saved(tmp_path / "run", campaign.folder / "shards", cluster=cluster)
         config.write_text(yaml.safe_dump(values))
         for _ in range(MOST_ATTEMPTS):
             arguments = (str(CACHE_SECONDS), "run", str(config))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 from run_process import finish, kill_when
-from small_runs import small_run
+from small_runs import often_saved
 
 from catalogs import LossCatalog
 from catalogs.layout import Layout
@@ -24,10 +24,10 @@ def test_a_run_with_pools_killed_in_each_stage_ends_like_an_undisturbed_run(
         "scoring__span_samples": 8,
     }
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    run(run_config.parse(small_run(undisturbed, shards, **values)), client=client)
+    run(run_config.parse(often_saved(undisturbed, shards, **values)), client=client)
     file, layout = tmp_path / "killed.yaml", Layout(str(killed))
     cluster = {"scheduler": client.scheduler.address}  # type: ignore[union-attr]
-    file.write_text(yaml.safe_dump(small_run(killed, shards, cluster=cluster, **values)))
+    file.write_text(yaml.safe_dump(often_saved(killed, shards, cluster=cluster, **values)))
     spans = Path(layout.spans)
     kill_when(file, lambda: spans.is_dir() and any(spans.glob("*.parquet")))
     assert Path(layout.candidates(0)).exists(), "killed while scoring"

@@ -11,7 +11,7 @@ import yaml
 from digits import samples, write_corpus
 from killable import WORKERS, Cluster, finished, wait_for_spans
 from servers import BUCKET
-from small_runs import small_run
+from small_runs import often_saved
 
 from catalogs import LossCatalog, storage
 from pipeline import score
@@ -43,7 +43,7 @@ def test_whatever_is_killed_the_losses_are_those_of_an_undisturbed_run(
 ) -> None:
     write_corpus(tmp_path / "parquet", samples(1200), num_shards=4)
     write_corpus(tmp_path / "held-out", samples(10), num_shards=1)
-    values = small_run("s3://bucket/run", tmp_path, schedule__warmup_epochs=0)
+    values = often_saved("s3://bucket/run", tmp_path, schedule__warmup_epochs=0)
     values["scoring"] = {"span_samples": 10, "part_samples": 500}
     values["cluster"] = {"scheduler": cluster.address, "patience_seconds": 600}
     file = tmp_path / "killed.yaml"

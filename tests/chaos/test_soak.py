@@ -11,7 +11,7 @@ import psutil
 import pytest
 from digits import samples, write_corpus
 from distributed import Client
-from small_runs import small_run
+from small_runs import often_saved
 
 from pipeline.cluster import connect
 from pipeline.config import run_config
@@ -92,7 +92,7 @@ def test_driver_and_workers_do_not_grow_with_the_number_of_rounds(
     write_corpus(tmp_path / "parquet", samples(48), num_shards=2)
     write_corpus(tmp_path / "held-out", samples(8), num_shards=1)
     schedule = {"epochs": rounds, "ratio": {"start": 0.5}}
-    values = small_run(tmp_path / "run", tmp_path, schedule=schedule)
+    values = often_saved(tmp_path / "run", tmp_path, schedule=schedule)
     usages: dict[str, list[Usage]] = {}
     with connect(ClusterSettings(workers=1)) as client:
         run = prepare(run_config.parse(values), cluster=lambda: client)

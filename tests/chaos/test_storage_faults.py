@@ -14,7 +14,7 @@ import pytest
 from campaign import result
 from faults import Faults, faulty, rejected
 from servers import moto_s3
-from small_runs import small_run
+from small_runs import often_saved
 
 from attent_select.errors import CorpusMismatchError
 from catalogs import Corpus, storage
@@ -73,7 +73,7 @@ def faults(
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, shards: Path, on_store: Client) -> Any:
     folder = tmp_path_factory.mktemp("expected") / "run"
-    run(run_config.parse(small_run(folder, shards)), client=on_store)
+    run(run_config.parse(often_saved(folder, shards)), client=on_store)
     return result(str(folder))
 
 
@@ -88,7 +88,7 @@ def test_a_run_on_a_server_that_fails_at_random_is_that_on_a_disk(
 
     faults.rule = weather
     url = f"s3://bucket/weather-{seed}"
-    run(run_config.parse(small_run(url, shards)), client=on_store)
+    run(run_config.parse(often_saved(url, shards)), client=on_store)
     faults.rule = lambda *_: None
     assert result(url) == expected
     print(f"{faults.num_requests} requests, faults {dict(faults.met)}")
@@ -101,7 +101,7 @@ def test_a_run_on_a_store_that_lists_late_and_rejects_conditions_is_that_on_a_di
 ) -> None:
     faults.rule, faults.late_seconds = rejected, late_seconds
     url = f"s3://bucket/late-{late_seconds}"
-    run(run_config.parse(small_run(url, shards)), client=on_store)
+    run(run_config.parse(often_saved(url, shards)), client=on_store)
     faults.late_seconds = 0.0
     assert result(url) == expected
 
@@ -112,7 +112,7 @@ def test_a_shard_that_changes_during_a_run_ends_it_by_name(
     """The first teaching round finds another etag than the first round did."""
     for path in (shards / "parquet").glob("*.parquet"):
         storage.publish(f"s3://bucket/changing/{path.name}", path)
-    values = small_run("s3://bucket/changed", shards)
+    values = often_saved("s3://bucket/changed", shards)
     values["corpus"]["shards"] = ["s3://bucket/changing"]
 
     def change(method: str, path: str, _: object) -> None:
@@ -139,7 +139,7 @@ def test_a_run_whose_credentials_expire_again_and_again_is_that_on_a_disk(
 
     faults.rule = expire
     url = "s3://bucket/expiring"
-    run(run_config.parse(small_run(url, shards)), client=on_store)
+    run(run_config.parse(often_saved(url, shards)), client=on_store)
     faults.rule = lambda *_: None
     assert result(url) == expected
     print(f"{len(first_use)} keys")

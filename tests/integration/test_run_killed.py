@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 from run_process import finish, kill_when
-from small_runs import small_run
+from small_runs import often_saved
 
 from catalogs import Corpus, IndexFile, LossCatalog
 from catalogs.layout import Layout
@@ -34,13 +34,13 @@ def test_a_run_killed_in_each_stage_ends_like_an_undisturbed_run(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
-    run(run_config.parse(small_run(undisturbed, shards)), client=client)
+    run(run_config.parse(often_saved(undisturbed, shards)), client=client)
 
     killed = tmp_path / "killed"
     layout = Layout(str(killed))
     file = tmp_path / "killed.yaml"
     cluster = {"scheduler": client.scheduler.address}  # type: ignore[union-attr]
-    file.write_text(yaml.safe_dump(small_run(killed, shards, cluster=cluster)))
+    file.write_text(yaml.safe_dump(often_saved(killed, shards, cluster=cluster)))
     spans, snapshot = Path(layout.spans), Path(layout.snapshot(1))
     checkpoint = Path(layout.checkpoint(1))
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from commands import the_object
 from process_copies import ATTENT
-from small_runs import small_run, write_shards
+from small_runs import often_saved, write_shards
 
 from pipeline import metrics, stages
 from pipeline.cluster import Client
@@ -35,7 +35,7 @@ def on_two_ranks(*arguments: str) -> str:
 
 
 def write_configuration(folder: Path, name: str, **replaced: Any) -> Path:
-    values = small_run(folder / name, folder / "shards", **replaced)
+    values = often_saved(folder / name, folder / "shards", **replaced)
     values["model"]["config"] |= PLAIN
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(values))
