@@ -65,24 +65,21 @@ def run_tasks(
             if not len(flight):
                 return
             task, future = flight.next_done()
-            if flight.has_died(task, future):
+            try:
+                result = flight.result_of(future)
+            except KilledWorker as error:
+                flight.count_death(task, error)
                 if on_death is not None:
                     on_death(task)
                 flight.start(task)
-            else:
-                yield task, _result_of(future)
+                continue
+            flight.forget_deaths(task)
+            yield task, result
     finally:
         flight.cancel()
 
 
 _NO_TASK: Any = object()
-
-
-def _result_of(future: "AnyFuture") -> Any:
-    if future.status == "error":
-        future.result()  # raises the exception of the task
-    with lost_scheduler_named():
-        return future.result()
 
 
 class _InFlight:
@@ -127,25 +124,54 @@ class _InFlight:
             with contextlib.suppress(queue.Empty):
                 future = self._done.get(timeout=_POLL_SECONDS)
                 return self._running.pop(future), future
-            if self.size().workers > 0:
-                last_seen = monotonic()
-            elif monotonic() - last_seen > self._patience:
-                offer = f" that offers {self._resources}" if self._resources else ""
-                raise ClusterError(
-                    f"the Dask cluster had no worker{offer} for {self._patience:.0f} s: {RESUME}"
-                )
+            last_seen = self._last_seen(last_seen)
 
-    def has_died(self, task: Any, future: "AnyFuture") -> bool:
-        """Return whether the task's worker process died.
+    def result_of(self, future: "AnyFuture") -> Any:
+        """Return the result of a finished future, or raise the exception of its task.
+
+        A worker may die while it holds the result: then the task runs again, and may kill another.
+
+        Raises:
+            KilledWorker: the task's worker process died.
+            ClusterError: the cluster is lost.
+        """
+        untyped: Any = future
+        last_seen = monotonic()
+        while True:
+            if future.status == "error":
+                untyped.result()
+            with lost_scheduler_named():
+                try:
+                    return untyped.result(timeout=_POLL_SECONDS)
+                except TimeoutError:
+                    if future.status == "error":
+                        continue
+            last_seen = self._last_seen(last_seen)
+
+    def _last_seen(self, before: float) -> float:
+        """Return when a worker was last there.
+
+        Raises:
+            ClusterError: that is too long ago.
+        """
+        if self.size().workers > 0:
+            return monotonic()
+        if monotonic() - before > self._patience:
+            offer = f" that offers {self._resources}" if self._resources else ""
+            raise ClusterError(
+                f"the Dask cluster had no worker{offer} for {self._patience:.0f} s: {RESUME}"
+            )
+        return before
+
+    def forget_deaths(self, task: Any) -> None:
+        self._deaths.pop(id(task), None)
+
+    def count_death(self, task: Any, error: KilledWorker) -> None:
+        """Count a death of the task's worker process.
 
         Raises:
             ClusterError: too many of the task's workers died.
         """
-        untyped: Any = future
-        error = untyped.exception() if future.status == "error" else None
-        if not isinstance(error, KilledWorker):
-            self._deaths.pop(id(task), None)
-            return False
         self._deaths[id(task)] += 1
         if (count := self._deaths[id(task)]) >= _MAX_DEATHS:
             raise ClusterError(
@@ -154,7 +180,6 @@ class _InFlight:
                 "cluster.memory_limit, or lower scoring.batch_units), otherwise the shard itself; "
                 f"{RESUME}"
             ) from error
-        return True
 
     def cancel(self) -> None:
         untyped: Any = self._client

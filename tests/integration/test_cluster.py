@@ -1,6 +1,7 @@
 """Tasks in a rolling window, on a real cluster, and what happens when it is lost."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -89,6 +90,38 @@ def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:
         next(results)
         assert len(drawn) <= 4 + finished
     results.close()
+
+
+def pid_of_run(task: tuple[str, Path, bool]) -> int:
+    """Return the pid of this process, which dies in the second run of a task that `dies`."""
+    name, runs, dies = task
+    with (runs / name).open("a") as file:
+        file.write("run\n")
+    if dies and len((runs / name).read_text().splitlines()) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def num_results(client: Client) -> int:
+    untyped: Any = client
+    return sum(len(keys) for keys in untyped.has_what().values())
+
+
+def test_a_result_whose_worker_dies_before_it_is_fetched_is_computed_again(tmp_path: Path) -> None:
+    tasks, deaths = [("first", tmp_path, False), ("second", tmp_path, True)], []
+    with connect(ClusterSettings(workers=1)) as client:
+        results = run_tasks(client, pid_of_run, tasks, on_death=deaths.append)
+        (name, *_), pid = next(results)
+        assert name == "first"
+        while num_results(client) < 2:  # of both tasks
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        (name, *_), other = next(results)
+        assert (name, list(results)) == ("second", [])
+    assert other != pid
+    # The scheduler repeated it, and its worker died: then it was started again.
+    assert len((tmp_path / "second").read_text().splitlines()) == 3
+    assert deaths == tasks[1:]
 
 
 def test_the_error_of_a_task_is_raised_as_it_is(client: Client) -> None:
