@@ -15,7 +15,7 @@ CHAOS_RUNS ?=
 # Of the campaigns; empty: another one each time.
 CHAOS_SEED ?=
 
-.PHONY: install demo test run-tests test-benchmarks test-browser chaos test-lowest lint bench docs clean
+.PHONY: install demo test run-tests test-docs test-benchmarks test-browser chaos test-lowest lint bench docs clean
 
 install: .venv/.installed
 
@@ -40,6 +40,10 @@ test: install
 
 run-tests: install
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+
+# The commands, programs and notebooks of the documentation.
+test-docs: install
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal tests/docs
 
 # The scripts of benchmarks/, at the smallest size.
 test-benchmarks: install

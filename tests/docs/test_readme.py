@@ -115,8 +115,8 @@ def test_make_test_runs_the_checks_and_the_tests() -> None:
 
 def test_continuous_integration_runs_all_tests_and_the_demo() -> None:
     steps = set((ROOT / ".ci/run").read_text().splitlines())
-    targets = {"make test", "make test-benchmarks", "make chaos CHAOS_SEED=1", "make demo"}
-    assert {*targets, "make test-browser"} <= steps
+    targets = {"make test", "make test-docs", "make test-benchmarks", "make test-browser"}
+    assert {*targets, "make chaos CHAOS_SEED=1", "make demo"} <= steps
 
 
 def test_make_chaos_runs_as_many_faults_as_it_is_told() -> None:
