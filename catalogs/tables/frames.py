@@ -53,8 +53,9 @@ def to_arrow(frame: pl.DataFrame) -> pa.Table:
 
 
 def arrow_schema(schema: SchemaDict) -> pa.Schema:
-    """Return the Arrow schema of a polars schema."""
-    return to_arrow(pl.DataFrame(schema=schema)).schema
+    """Return the Arrow schema of tables with a polars schema. A loss may be null."""
+    fields = to_arrow(pl.DataFrame(schema=schema)).schema
+    return pa.schema([f.with_nullable(f.nullable or f.name == "loss") for f in fields])
 
 
 # Strings that differ in every row: a dictionary of them takes memory when it is read.

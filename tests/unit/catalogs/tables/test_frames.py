@@ -45,6 +45,18 @@ def test_a_table_is_read_with_its_notes(urls: list[str]) -> None:
     assert frames.notes_of(frames.footer_of(urls[2])) == {"position": 2}
 
 
+def test_one_schema_is_that_of_tables_with_all_losses_and_of_those_without_some(
+    tmp_path: Path,
+) -> None:
+    complete = table(0, 2).with_columns(loss=pl.Series([1.0, 2.0], dtype=pl.Float32))
+    lacking = table(2, 2).with_columns(loss=pl.Series([3.0, None], dtype=pl.Float32))
+    url = str(tmp_path / "losses.parquet")
+    known = dict(complete.schema)
+    tables = [frames.to_arrow(part) for part in (complete, lacking)]
+    frames.publish_tables(url, tables, schema=frames.arrow_schema(known), notes=dict)
+    assert_frame_equal(frames.read_frame(url, schema=known)[0], pl.concat([complete, lacking]))
+
+
 def test_a_damaged_page_of_another_program_is_named(tmp_path: Path) -> None:
     file = tmp_path / "table.parquet"
     pq.write_table(table(0, 1000).to_arrow(), file, compression="zstd", use_dictionary=False)
