@@ -5,7 +5,7 @@ the checkpoint, the metrics of the round. A stage whose file exists is skipped, 
 killed at any moment finishes what was begun when it is run again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from time import monotonic
 
@@ -17,10 +17,18 @@ from pipeline.scoring.score_stage import score_stage
 from pipeline.selection.select_stage import select_stage
 
 
-def run_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str, float]]]:
+def run_rounds(
+    run: Run, *, cluster: Cluster, judged_by: str | None = None
+) -> Iterator[tuple[Round, dict[str, float]]]:
     """Finish every round of the run; yield each one with its metrics.
 
     Every rank of a launcher calls it: the first one decides, scores and selects, all of them train.
+
+    Args:
+        run: the run.
+        cluster: opens the cluster.
+        judged_by: the only held-out part (see `held_out_parts`) to evaluate, after the last round;
+            default: all of them after every round.
     """
     from trainers import ranks
 
@@ -30,7 +38,9 @@ def run_rounds(run: Run, *, cluster: Cluster) -> Iterator[tuple[Round, dict[str,
             partial(decide_and_score, run, number, cluster=cluster),
             then=partial(prepare, run.config, cluster=cluster),
         )
-        run, values = select_and_train(run, number, cluster=cluster)
+        is_last = number == len(run.rounds) - 1
+        judges = None if judged_by is None else [judged_by] if is_last else []
+        run, values = select_and_train(run, number, cluster=cluster, judges=judges)
         yield run.rounds[number], values
         number += 1
 
@@ -45,9 +55,15 @@ def decide_and_score(run: Run, number: int, *, cluster: Cluster) -> Run:
 
 
 def select_and_train(
-    run: Run, number: int, *, cluster: Cluster | None = None
+    run: Run,
+    number: int,
+    *,
+    cluster: Cluster | None = None,
+    judges: Collection[str] | None = None,
 ) -> tuple[Run, dict[str, float]]:
     """Select the teaching subset and train on it; return the run after that and the metrics.
+
+    Only the held-out parts named by `judges` are evaluated; default: all.
 
     Raises:
         MissingError: the selection needs losses and the round was not scored.
@@ -63,6 +79,11 @@ def select_and_train(
     if finished is not None:
         return run, finished
     values = train_stage(
-        run, run.rounds[number], index, select_seconds=select_seconds, cluster=cluster
+        run,
+        run.rounds[number],
+        index,
+        select_seconds=select_seconds,
+        cluster=cluster,
+        judges=judges,
     )
     return run, values

@@ -66,13 +66,20 @@ def samples_of(budget: Budget, policies: Sequence[Policy]) -> int:
     affordable = budget.share * budget.run_samples / budget.relative_cost
     affordable /= equivalents(policies, num_seeds=budget.num_seeds)
     narrowest = min([1 / SIZES[-1], *(policy.keep for policy in policies)])
-    samples = math.floor(min(affordable, _DRAWN * narrowest * budget.corpus_samples))
+    available = _DRAWN * narrowest * budget.corpus_samples
+    samples = math.floor(min(affordable, available))
+    if available * SIZES[0] < _LEAST_STEPS:
+        raise InputError(
+            f"a pilot of policies that keep {narrowest:.2g} of {budget.corpus_samples:,} samples "
+            f"would train on {samples:,} samples a run, too few to learn anything: use a larger "
+            "corpus, or compare policies that keep more, with --policy"
+        )
     if samples * SIZES[0] < _LEAST_STEPS:
         needed = budget.share * _LEAST_STEPS / SIZES[0] / max(affordable, 1e-9)
         raise InputError(
             f"a pilot for {budget.share:.1%} of the run would train on {samples:,} samples a run, "
-            f"too few to learn anything: raise --share to {needed:.3f} or more, lower --seeds, or "
-            "use a larger corpus"
+            f"too few to learn anything: raise --share to {needed:.3f} or more, or lower "
+            "--seeds"
         )
     return samples
 

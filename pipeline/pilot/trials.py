@@ -62,7 +62,8 @@ def _train(values: Mapping[str, Any], *, cluster: Cluster) -> dict[str, float]:
     config = run_config.parse(values, source="a run of the pilot")
     with hold_lease(config.run):
         run = make_ready(config, cluster=cluster)
-        rounds = [metrics for _, metrics in run_rounds(run, cluster=cluster)]
+        judge = "" if config.target is None else "target"
+        rounds = [metrics for _, metrics in run_rounds(run, cluster=cluster, judged_by=judge)]
 
     def total(name: str) -> float:
         return sum(metrics.get(name) or 0.0 for metrics in rounds)

@@ -13,7 +13,7 @@ from attent_select.stats.equivalence import MultipleInterval, equivalent_multipl
 Answer = Literal["it will pay", "it will not pay", "uncertain"]
 
 # A policy that equals less uniform training than this is not worth its trouble.
-_LEAST_MULTIPLE: Final = 1.2
+LEAST_MULTIPLE: Final = 1.2
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,6 @@ def _answer(interval: MultipleInterval, *, rises: bool) -> Answer:
         return "uncertain"
     if interval.low > 1 and not interval.is_at_most:
         return "it will pay"
-    if interval.high < _LEAST_MULTIPLE and not interval.is_at_least:
+    if interval.high < LEAST_MULTIPLE and not interval.is_at_least:
         return "it will not pay"
     return "uncertain"

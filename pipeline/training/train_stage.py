@@ -1,7 +1,7 @@
 """The train stage of a round: fit on its index file, evaluate, publish the round's metrics."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
@@ -47,11 +47,13 @@ def train_stage(
     *,
     select_seconds: float | None,
     cluster: Cluster | None = None,
+    judges: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Train the round on `index`, evaluate, and publish the round's metrics, which are returned.
 
     Every rank of a launcher calls it. Numbers that an earlier process measured and did not publish
     are left out. With a `cluster`, the rows may first be written as compact shards.
+    Only the held-out parts named by `judges` are evaluated; default: all.
 
     Raises:
         InputError: the index has another number of samples than the round.
@@ -60,6 +62,8 @@ def train_stage(
     with _compact_shards(run, round_, index, cluster=cluster) as compact:
         stream = _open_stream(run, round_, index, compact)
         held_out = held_out_parts(run.config)
+        if judges is not None:
+            held_out = {name: held_out[name] for name in judges}
         rates = LearningRates(first_step=round_.first_step, num_steps=round_.num_steps)
         measured = _train(run, round_, index, stream, held_out, earlier=earlier, rates=rates)
         numbers = {name: value for name, value in measured.items() if value is not None}

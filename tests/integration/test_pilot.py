@@ -12,7 +12,9 @@ from small_runs import small_run
 from attent_select.errors import InputError
 from pipeline.cluster import Client
 from pipeline.config import run_config
+from pipeline.loop import run_rounds
 from pipeline.pilot.command import PilotResult, run_pilot
+from pipeline.stages import make_ready
 from trainers.inputs.tokenizer import train_tokenizer
 
 LLAMA = {
@@ -104,6 +106,17 @@ def test_a_pilot_with_other_settings_needs_another_folder(
 ) -> None:
     with pytest.raises(InputError, match=r"plan\.json is the plan of a pilot with other settings"):
         pilot_of(texts, client, seed=5)
+
+
+def test_a_run_of_a_pilot_is_judged_once_and_by_the_target_alone(
+    tmp_path: Path, texts: Path, client: Client
+) -> None:
+    replaced = {"run": str(tmp_path), "schedule": {"budget": {"samples": 32}, "rounds": 2}}
+    config = run_config.parse(text_run(texts) | replaced)
+    ready = make_ready(config, cluster=lambda: client)
+    rounds = run_rounds(ready, cluster=lambda: client, judged_by="target")
+    losses = [{name for name in values if name.endswith("_loss")} for _, values in rounds]
+    assert losses == [{"train_loss"}, {"train_loss", "target_loss"}]
 
 
 def test_curated_data_is_not_said_to_pay(tmp_path: Path, shards: Path, client: Client) -> None:

@@ -66,6 +66,16 @@ def test_a_share_that_is_too_small_is_refused_with_one_that_is_enough() -> None:
     assert samples_of(replace(small, share=enough * 1.01), [HARD]) >= 32
 
 
+def test_no_share_is_named_where_the_corpus_is_too_small() -> None:
+    small = replace(BUDGET, corpus_samples=320)
+    with pytest.raises(
+        InputError, match=r"keep 0\.1 of 320 samples.* on 16 samples a run"
+    ) as caught:
+        samples_of(small, [NGRAM, HARD])
+    assert "--share" not in str(caught.value)
+    assert samples_of(small, [HARD]) == 80
+
+
 def test_all_runs_of_a_seed_share_everything_but_their_selection() -> None:
     trials = list(
         trials_of(VALUES, [NGRAM, HARD], samples=1000, num_seeds=2, model={"path": "m"}, corpus="c")
