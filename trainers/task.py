@@ -55,7 +55,7 @@ class Models(Protocol):
         ...
 
     def save(self, model: torch.nn.Module, folder: Path) -> None:
-        """Save to a local folder (safetensors)."""
+        """Save to a local folder, which exists (safetensors)."""
         ...
 
 

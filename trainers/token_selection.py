@@ -62,11 +62,23 @@ class TokenSelector:
 def step_losses(
     task: Task, model: torch.nn.Module, batch: Batch, *, selector: TokenSelector | None
 ) -> StepLosses:
-    """Return the losses of a step; without a selector, all units are learned."""
+    """Return the losses of a step; without a selector, all units are learned.
+
+    Raises:
+        InputError: they do not depend on a weight that is trained.
+    """
     if selector is not None:
-        return selector.losses(task, model, batch)
-    losses, num_units = task.per_sample_loss(model, batch)
-    return StepLosses(losses, num_units, losses.detach(), num_units)
+        losses = selector.losses(task, model, batch)
+    else:
+        learned, num_units = task.per_sample_loss(model, batch)
+        losses = StepLosses(learned, num_units, learned.detach(), num_units)
+    if torch.is_grad_enabled() and not losses.learned.requires_grad:
+        raise InputError(
+            f"the loss of the task {type(task).__name__} does not depend on a weight that is "
+            "trained: compute it from the model's outputs, without detach or no_grad, and leave "
+            "some weights with requires_grad"
+        )
+    return losses
 
 
 def kept_tokens(excess: torch.Tensor, counted: torch.Tensor, *, keep: float) -> torch.Tensor:

@@ -280,6 +280,7 @@ class _RoundTrainer(Trainer):
         if not self.args.should_save:
             return
         assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         if state_dict is None or self.is_deepspeed_enabled:
             self._models.save(self._learner.model, Path(output_dir))
             return

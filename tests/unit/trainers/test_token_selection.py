@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from attent_select.errors import InputError
 from trainers.settings.training import TokenSelection
+from trainers.task import Batch
 from trainers.tasks.image_classification import ImageClassification
-from trainers.token_selection import check_tokens, kept_tokens, num_kept
+from trainers.token_selection import check_tokens, kept_tokens, num_kept, step_losses
 
 PERCENT = st.integers(1, 100)
 
@@ -52,3 +53,20 @@ def test_a_share_outside_of_its_range_is_refused(keep: float) -> None:
 def test_a_task_without_tokens_is_refused() -> None:
     with pytest.raises(InputError, match="ImageClassification has no losses of single tokens"):
         check_tokens(ImageClassification())
+
+
+class Detached(ImageClassification):
+    """A task that forgets the gradient of its losses."""
+
+    def per_sample_loss(
+        self, model: torch.nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return model(batch["x"])[:, 0].detach(), torch.ones(2, dtype=torch.int64)
+
+
+def test_a_loss_without_a_gradient_is_refused_by_the_name_of_its_task() -> None:
+    model, batch = torch.nn.Linear(3, 1), {"x": torch.ones(2, 3)}
+    with pytest.raises(InputError, match="loss of the task Detached does not depend on a weight"):
+        step_losses(Detached(), model, batch, selector=None)
+    with torch.no_grad():  # as in scoring
+        assert len(step_losses(Detached(), model, batch, selector=None).whole) == 2
