@@ -50,7 +50,7 @@ def configuration(run: Path, shards: Path, *, num_samples: int, epochs: int) -> 
         "corpus": {"shards": [str(shards)]},
         "task": {"name": "noop_task.Trainable"},
         "model": {},
-        "selection": {"strategy": "hard", "budget_unit": "samples"},
+        "selection": {"strategy": "hard"},
         "schedule": {"epochs": epochs, "warmup_epochs": 1, "ratio": {"start": 0.1}},
         "scoring": {"span_samples": 50_000, "dtype": "float32"},
         "training": {"batch_size": max(32, num_samples // 100), "torch_threads": 1},
