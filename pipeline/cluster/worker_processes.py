@@ -18,11 +18,11 @@ _COPIES: Final = "forkserver"
 _IS_LINUX: Final = sys.platform == "linux"
 # A library that has looked for accelerators on import cannot use them in a copy.
 _ACCELERATORS: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-# What a worker imports where its driver has imported the key.
+# What a worker imports where its driver has imported the key, or a module of that package.
 _IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "pipeline.scoring.driver": ("pipeline.scoring.worker",),
     "pipeline.annotation.make": ("pipeline.annotation.span_work",),
-    "trainers.hf": ("trainers.hf.models", "transformers.modeling_utils"),
+    "trainers.tasks": ("trainers.hf.models", "transformers.modeling_utils"),
 }
 
 
@@ -42,7 +42,8 @@ def environment() -> dict[str, str]:
         return {}
     # Dask names its imports here, once: ours replace them.
     get_mp_context()  # type: ignore[no-untyped-call]
-    names = [each for name in _IMPORTS if name in sys.modules for each in _IMPORTS[name]]
+    imported = {*sys.modules, *(name.rpartition(".")[0] for name in sys.modules)}
+    names = [each for name in _IMPORTS if name in imported for each in _IMPORTS[name]]
     multiprocessing.set_forkserver_preload(["distributed", *names])
     # The process to copy may be older than the variables of this one.
     return dict(os.environ)
