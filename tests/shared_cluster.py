@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+# Workers begin with what they need if it is imported here.
+import pipeline.annotation.make
+import pipeline.scoring.driver
+import trainers.tasks  # noqa: F401
 from pipeline.cluster import connection, new_cluster
 from pipeline.config.cluster_settings import ClusterSettings
 
