@@ -14,7 +14,7 @@ import pytest
 
 # Workers begin with what they need if it is imported here.
 import pipeline.annotation.make
-import pipeline.scoring.driver
+import pipeline.scoring.driver  # noqa: F401
 import trainers.tasks  # noqa: F401
 from pipeline.cluster import connection, new_cluster
 from pipeline.config.cluster_settings import ClusterSettings
