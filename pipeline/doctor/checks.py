@@ -28,6 +28,7 @@ from pipeline.doctor.advice import advice_for
 from pipeline.doctor.estimate import Estimate, estimate
 from pipeline.doctor.first_shard import first_rows, inspect_first_shard
 from pipeline.doctor.prices import Prices
+from pipeline.doctor.round_costs import count_of, size_of
 from pipeline.runs.label_classes import with_frozen_classes, with_shard_classes
 from pipeline.tracking.sending import load_trackers
 
@@ -85,7 +86,7 @@ def examine(
         checks.run("tracking", lambda: (", ".join(load_trackers(config.tracking)), None))
     if config.annotations or config.corpus.path is not None or automatic_annotations(config):
         checks.run("annotations", lambda: _annotations(config))
-    checks.run("advice", lambda: ("; ".join(advice_for(config)), None))
+    checks.run("advice", lambda: (". ".join(advice_for(config)), None))
 
     def check_cluster() -> tuple[str, "Size"]:
         if not trust_run:
@@ -177,7 +178,7 @@ def _shards(config: RunConfig) -> tuple[str, None]:
     first = shards[0]
     storage.read_ranges(first.url, [(0, min(8, first.num_bytes))], etag=first.etag)
     num_bytes = sum(shard.num_bytes for shard in shards)
-    return f"{len(shards)} shards, {num_bytes / 1e9:,.3f} GB, the first is readable", None
+    return f"{count_of(len(shards), 'shard')}, {size_of(num_bytes)}, the first is readable", None
 
 
 def _annotations(config: RunConfig) -> tuple[str, None]:
@@ -198,6 +199,8 @@ def _annotations(config: RunConfig) -> tuple[str, None]:
         lines += map(str, overlaps_of(AnnotationStore(url)))
     if missing:
         lines.append(f"the run will make {', '.join(sorted(missing))}")
+        if config.target is not None:
+            lines.append("once they are made, this command says what selecting by them promises")
     return "; ".join(lines) or "the selection uses none", None
 
 

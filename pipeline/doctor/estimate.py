@@ -29,8 +29,10 @@ from pipeline.doctor.round_costs import (
     RoundCost,
     block_rows_of,
     cost_lines,
+    count_of,
     pool_mix,
     round_costs,
+    size_of,
     smallest_share,
     time_of,
 )
@@ -89,13 +91,13 @@ class Estimate:
         """Yield the estimate as lines of text."""
         about = "about " if self.approximate else ""
         yield (
-            f"corpus: {about}{self.num_samples:,} samples, {self.num_bytes / 1e9:,.3f} GB, "
-            f"{self.num_spans:,} spans"
+            f"corpus: {about}{self.num_samples:,} samples, {size_of(self.num_bytes)}, "
+            f"{count_of(self.num_spans, 'span')}"
         )
         yield self._scoring_line()
         yield (
             f"training: {self.train_samples_per_second:,.0f} samples/s measured here; "
-            f"{time_of(self.train_seconds)} on one such device; a round's size is in "
+            f"{time_of(self.train_seconds)} on one device like this one; a round's size is in "
             f"{self.budget_unit}"
         )
         if self.evaluated_samples:
@@ -128,7 +130,7 @@ class Estimate:
                 f"{self.places} tasks at a time {time_of(self.score_seconds_per_round)} per round, "
                 f"{time_of(self.score_seconds)} for {self.num_scored_rounds} scored rounds"
             )
-        read = f"reading {self.read_bytes / 1e9:,.3f} GB and writing {written / 1e9:,.3f} GB"
+        read = f"reading {size_of(self.read_bytes)} and writing {size_of(written)}"
         return f"scoring: {scoring}; {read} in all rounds"
 
     def _advice(self) -> str:

@@ -92,7 +92,7 @@ def cost_lines(costs: Sequence[RoundCost]) -> Iterator[str]:
         first, last, cost = group[0].number, group[-1].number, group[0]
         name = f"round {first}" if first == last else f"rounds {first} to {last}, each"
         drawn = f"draws {cost.drawn:,}, " if cost.drawn else ""
-        read = f"{cost.read_bytes / 1e9:,.3f} GB ({cost.read_share:.2%} of the corpus)"
+        read = f"{size_of(cost.read_bytes)} ({cost.read_share:.2%} of the corpus)"
         yield (
             f"{name} ({cost.phase}): {drawn}scores {cost.scored:,}, trains on {cost.trained:,} "
             f"samples, reads {read}, {time_of(cost.seconds)}"
@@ -107,6 +107,19 @@ def smallest_share(config: RunConfig, costs: Sequence[RoundCost], rates: Rates) 
         if cost.phase == "teach" and config.selection.granularity == "sample"
     ]
     return min(shares) if shares and min(shares) < 1 else None
+
+
+def size_of(num_bytes: float) -> str:
+    """Return a number of bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if (value := num_bytes / size) >= 1:
+            return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{num_bytes:,.0f} bytes"
+
+
+def count_of(number: int, name: str) -> str:
+    """Return a number of things for people."""
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def time_of(seconds: float) -> str:

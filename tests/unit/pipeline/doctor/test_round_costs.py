@@ -11,7 +11,15 @@ from small_runs import small_run
 from attent_select.schedule.candidate_walk import CandidateWalk, Place
 from attent_select.schedule.rounds import plan_rounds
 from pipeline.config import run_config
-from pipeline.doctor.round_costs import PoolMix, Rates, pool_mix, read_shares, round_costs
+from pipeline.doctor.round_costs import (
+    PoolMix,
+    Rates,
+    count_of,
+    pool_mix,
+    read_shares,
+    round_costs,
+    size_of,
+)
 
 SHARDS, SHARD_ROWS = 50, 10_000
 
@@ -75,3 +83,23 @@ def test_a_round_scores_what_its_schedule_measures_again(
     costs = round_costs(config, rounds, Rates(1000, 500.0, 100.0, 50.0))
     assert [cost.scored for cost in costs] == scored
     assert [cost.score_seconds for cost in costs] == [count / 100 for count in scored]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1_234, "1.23 kB"),
+        (837_526, "838 kB"),
+        (999_900_000, "1,000 MB"),
+        (12_340_000_000, "12.3 GB"),
+        (4e15, "4,000,000 GB"),
+    ],
+)
+def test_small_sizes_are_not_shown_as_zero(num_bytes: float, text: str) -> None:
+    assert size_of(num_bytes) == text
+
+
+def test_one_thing_is_not_plural() -> None:
+    assert [count_of(number, "shard") for number in (1, 2_000)] == ["1 shard", "2,000 shards"]
