@@ -34,11 +34,16 @@ class Advice:
     sections: Mapping[str, Any]
     packs: bool = False
 
+    @property
+    def sentence(self) -> str:
+        """What to use for which corpus, without the period."""
+        return f"For {self.corpus}, use {self.use}"
+
 
 ADVICE: Final[Mapping[Kind, Advice]] = {
     "target": Advice(
         "raw text, with examples of what is wanted",
-        "the samples most like the examples: an annotation of kind `ngram` as the key",
+        "the samples most like the examples (an annotation of kind `ngram` as the key)",
         "74 % less cost than random rows for the same loss of what is wanted (`crawl`)",
         {
             "annotations": {"relevance": {"kind": "ngram"}},
@@ -51,7 +56,6 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
         "random rows without duplicates; better, write a hundred examples and select by them",
         "large losses gained less than scoring them cost, low perplexity lost (`crawl`)",
         {
-            "annotations": {"duplicates": {"kind": "duplicates"}},
             "selection": {"strategy": "uniform", "distinct": "duplicates"},
             "schedule": {"epochs": 1, "ratio": {"kind": "fixed", "start": 1.0}},
         },
@@ -135,11 +139,11 @@ def advice_for(config: RunConfig) -> Iterator[str]:
     kinds: tuple[Kind, ...] = (kind, "curated") if kind in ("raw", "images") else (kind,)
     for each in kinds:
         advice = ADVICE[each]
-        yield f"{advice.corpus}: {advice.use}"
+        yield advice.sentence
     if config.target is not None or config.evaluation is not None:
-        yield "attent pilot measures on this corpus whether it pays"
+        yield "`attent pilot` measures on this corpus whether it pays"
     else:
-        yield "nothing judges the model: add evaluation with held-out shards"
+        yield "Nothing judges the model: add `evaluation` with held-out shards"
 
 
 def table() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from attent_select.errors import InputError
+from catalogs.shard_search import find_shards
 from pipeline.doctor.advice import ADVICE, IMAGE_TASKS, Advice, kind_of
 from pipeline.first_steps.examples import SCHEMA_LINE
 from pipeline.first_steps.first_rows import (
@@ -67,9 +68,12 @@ def new_configuration(wishes: Wishes) -> NewConfiguration:
     """Return a configuration for a corpus; a small model of text may need a new tokenizer.
 
     Raises:
-        InputError: the corpus cannot be read, no task fits, or a model is missing.
+        InputError: the corpus cannot be read, there are no examples or held-out shards where they
+            should be, no task fits, or a model is missing.
         ExistsError: the folder of the new tokenizer exists.
     """
+    _check_found("--target", wishes.target)
+    _check_found("--evaluation", wishes.evaluation)
     tokenizer_rows = 0
     with tempfile.TemporaryDirectory() as folder:
         with status("looking at the first rows"):
@@ -89,6 +93,13 @@ def new_configuration(wishes: Wishes) -> NewConfiguration:
         task["packing"] = True
     text = "\n".join(_sections(wishes, task, model, advice, reason=reason)) + "\n"
     return NewConfiguration(text, tokenizer_rows)
+
+
+def _check_found(option: str, shards: Sequence[str]) -> None:
+    try:
+        find_shards(shards)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def _inputs(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def _sections(
 
 def _advice_sections(advice: Advice, task: Mapping[str, Any]) -> Iterator[str]:
     """Yield the sections that the advice asks for, with its reason."""
-    reason = f"For {advice.corpus}: {advice.use}. Measured: {advice.because}."
+    reason = f"{advice.sentence}. Measured: {advice.because}."
     comment = "\n# ".join(textwrap.wrap(reason, width=98))
     sections = dict(advice.sections)
     if "annotations" in sections:
@@ -163,8 +174,7 @@ def _advice_sections(advice: Advice, task: Mapping[str, Any]) -> Iterator[str]:
 def _with_column(settings: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of an annotation with the column that the model learns from."""
     learned = [task[key] for key in ("text", "messages", "response", "chosen") if key in task]
-    key = "text" if settings["kind"] == "ngram" else "column"
-    return {**settings, key: learned[0]} if learned else dict(settings)
+    return {**settings, "text": learned[0]} if learned else dict(settings)
 
 
 def _training(model: Mapping[str, Any]) -> dict[str, Any]:

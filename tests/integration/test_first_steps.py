@@ -15,6 +15,9 @@ from task_cases import TEXTS
 from catalogs.formats.parquet import Parquet
 from catalogs.formats.webdataset import Webdataset
 from catalogs.shard_format import Sample
+from pipeline.config import run_config
+from pipeline.config.annotation_kinds import load_kind
+from pipeline.config.automatic_annotations import automatic_annotations
 from trainers.inputs.tokenizer import train_tokenizer
 
 CHATS = [
@@ -125,16 +128,38 @@ def test_annotations_read_the_column_that_is_learned(
     texts = [row["text"] for row in TEXT_ROWS["text"]]
     shard = shard_of(tmp_path, [dict.fromkeys(names, text) for text in texts])
     options = ("--shards", shard, "--tokenizer", tokenizer)
-    assert new_config(tmp_path, *options)["annotations"]["duplicates"]["column"] == learned
-    (tmp_path / "target").mkdir()
-    values = new_config(tmp_path / "target", *options, "--target", shard)
+    values = new_config(tmp_path, *options, "--target", shard)
     assert values["annotations"]["relevance"]["text"] == learned
+    (tmp_path / "target").mkdir()
     other = shard_of(tmp_path / "target", [{"body": text} for text in texts])
     answer_here("init", tmp_path / "mine.yaml", *options, "--target", other)
     done = attent("doctor", tmp_path / "mine.yaml")
     assert done.returncode == 2
     problem = f"annotations.relevance.text: {other} has no column {learned}; it has body"
     assert problem in " ".join(done.stdout.split())
+
+
+def test_equal_answers_to_different_prompts_are_not_duplicates(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    rows = [{"prompt": text, "response": "Yes."} for text, _ in TEXTS]
+    shard = shard_of(tmp_path, [*rows, rows[0]])
+    new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer)
+    config = run_config.load(str(tmp_path / "new/my.yaml"))
+    made = {**config.annotations, **automatic_annotations(config)}["duplicates"]
+    assert made == {"kind": "duplicates", "column": ["prompt", "response"]}
+
+
+@pytest.mark.parametrize("option", ["--target", "--evaluation"])
+def test_examples_that_do_not_exist_are_refused(
+    tmp_path: Path, tokenizer: Path, option: str
+) -> None:
+    shard = shard_of(tmp_path, TEXT_ROWS["text"])
+    path, missing = tmp_path / "my.yaml", tmp_path / "none.parquet"
+    done = attent("init", path, "--shards", shard, "--tokenizer", tokenizer, option, missing)
+    assert done.returncode == 2
+    assert f"{option}: nothing found at {missing}" in done.stderr
+    assert not path.exists()
 
 
 def test_images_with_labels_in_a_tar_are_classified(tmp_path: Path) -> None:
@@ -165,13 +190,14 @@ def test_doctor_says_what_pays_on_such_a_corpus(tmp_path: Path, tokenizer: Path)
     shard = shard_of(tmp_path, TEXT_ROWS["text"])
     options = ("--shards", shard, "--target", shard, "--tokenizer", tokenizer)
     answer_here("init", tmp_path / "my.yaml", "--run", tmp_path / "run", *options)
-    (advice,) = [
-        each["detail"]
-        for each in answer_here("doctor", tmp_path / "my.yaml")["findings"]
-        if each["name"] == "advice"
-    ]
-    assert "the samples most like the examples" in advice
-    assert "attent pilot" in advice
+    findings = answer_here("doctor", tmp_path / "my.yaml")["findings"]
+    details = {each["name"]: each["detail"] for each in findings}
+    assert "once they are made, this command says what selecting by them" in details["annotations"]
+    advice = details["advice"]
+    assert advice.startswith(
+        "For raw text, with examples of what is wanted, use the samples most like the examples"
+    )
+    assert "`attent pilot`" in advice
 
 
 def test_images_with_maps_are_segmented_and_alone_reconstructed(tmp_path: Path) -> None:
@@ -202,7 +228,8 @@ def test_chats_need_a_model_with_a_template(tmp_path: Path) -> None:
     wanted = ("--shards", shard, "--model", "org/name", "--target", shard)
     found = answer_here("init", tmp_path / "target/my.yaml", *wanted)
     values = yaml.safe_load(Path(found["path"]).read_text())
-    assert values["annotations"] == {"quality": {"kind": "classifier", "column": "messages"}}
+    assert values["annotations"] == {"quality": {"kind": "classifier", "text": "messages"}}
+    load_kind("classifier", {"text": "messages"})  # accepts the setting
     assert values["schedule"]["ratio"] == {"kind": "fixed", "start": 0.5}
 
 
