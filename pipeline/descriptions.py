@@ -1,6 +1,6 @@
 """Rounds and decisions as lines of text, for logs and the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attent_select.schedule.adaptive import Decision
@@ -38,6 +38,15 @@ def describe_round(round_: Mapping[str, Any]) -> str:
             line,
             *(f"  unusable in {stage}: {Unusable.of(unusable[stage])}" for stage in unusable),
         ]
+    )
+
+
+def describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line with the number of rounds, and their samples and seconds in all."""
+    samples = sum(each["samples_seen"] for each in rounds)
+    seconds = sum(each["seconds"]["total"] for each in rounds)
+    return (
+        f"{len(rounds):,} rounds are done: {samples:,} samples, {seconds:.1f} s in all; the last:"
     )
 
 

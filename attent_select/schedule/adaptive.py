@@ -28,6 +28,9 @@ from attent_select.selection.select import num_samples_of
 
 # Upper bound of the exploration share, unless the configuration sets a larger one.
 MAX_EXPLORE: Final = 0.25
+# Beginnings of the reasons of values that no measurement changed.
+_OBSERVED: Final = "nothing: only losses observed in training are used"
+_PLANNED: Final = ("from the schedule", "from the configuration", _OBSERVED)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Decision:
     signals: Signals = field(default_factory=Signals)
     cost: ScoringCost = field(default_factory=lambda: ScoringCost.of([], adapters=False))
     multiple: float | None = None
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether every value is that of the schedule or the configuration: nothing was chosen."""
+        return all(reason.startswith(_PLANNED) for reason in self.reasons.values())
 
 
 # A value and its reason.
@@ -162,7 +170,7 @@ def rescore_share(
 ) -> Choice:
     """Return the share to score again; `trained` is the epochs of the round times its ratio."""
     if rescore.kind == "observed":
-        return 0.0, "nothing: only losses observed in training are used"
+        return 0.0, _OBSERVED
     if not signals.is_scored:
         return 1.0, "everything: nothing was scored before"
     if rescore.kind != "auto":

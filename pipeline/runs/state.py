@@ -221,7 +221,8 @@ def ensure_decision(run: Run, number: int, *, fraction: float | None = None) -> 
         return run
     history = RunHistory(run.config, run.corpus, run.rounds[:number], run.decisions)
     decision = publish_decision(history, round_, fraction=fraction)
-    _log.info(describe_decision(decision))
+    level = logging.DEBUG if decision.is_planned else logging.INFO
+    _log.log(level, describe_decision(decision))
     return run.after_deciding(decision)
 
 

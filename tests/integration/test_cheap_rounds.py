@@ -70,11 +70,14 @@ def test_every_row_has_its_newest_loss_in_every_round(
 
 
 def test_with_rescore_observed_losses_come_from_training_only(
-    tmp_path: Path, shards: Path, client: Client
+    tmp_path: Path, shards: Path, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="attent")
     settings = cheap(tmp_path / "run", shards, {"kind": "observed"}, selection={"strategy": "hard"})
     result = run(settings, client=client)
     assert [r.get("samples_scored") for r in result["rounds"]] == [None, 0, 0, 0]
+    assert sorted(decision_log.read_all(settings.run)) == [1, 2, 3]
+    assert "was decided" not in caplog.text, "every value is that of the configuration"
     catalog = LossCatalog(settings.run)
     first = catalog.latest(1).collect()
     assert first.select("shard_id", "row").rows() == [(s, r) for s in range(3) for r in range(80)]
@@ -119,6 +122,7 @@ def test_decisions_are_stored_with_reasons_and_logged(
     assert 0.02 <= made[3].rescore <= 1
     assert [made[n].cost.source for n in (1, 2, 3)] == ["prior", "measured", "measured"]
     assert [r.get("samples_scored") for r in result["rounds"]][1:3] == [240, 96]
+    assert "round 1 was decided:" in caplog.text
     assert "round 3 was decided:" in caplog.text
     assert made[3].reasons["rescore"] in caplog.text
     table = query(settings.run, "SELECT round, rescore, phi_source, why_rescore FROM decisions")

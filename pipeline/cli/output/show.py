@@ -27,10 +27,16 @@ def show_values(result: Any) -> None:
 
 
 def show_rounds(result: Mapping[str, Any]) -> None:
-    """Print a line per round, and the URL of the last checkpoint."""
-    from pipeline.descriptions import describe_round
+    """Print the rounds in all, the last one, and the URL of the last checkpoint.
 
-    for round_ in result["rounds"]:
+    The log has shown every round of this process when it ended.
+    """
+    from pipeline.descriptions import describe_round, describe_rounds
+
+    rounds = result["rounds"]
+    if len(rounds) > 1:
+        typer.echo(describe_rounds(rounds))
+    for round_ in rounds[-1:]:
         typer.echo(describe_round(round_))
     typer.echo(f"checkpoint: {result['checkpoint']}")
 
