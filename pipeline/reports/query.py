@@ -4,7 +4,9 @@ The SQL of polars would read any file of the machine (`read_parquet('/…')`) an
 success. So a statement is parsed and checked, and what is executed is written from the parsed tree.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 import polars as pl
@@ -13,7 +15,7 @@ from sqlglot import expressions as exp
 from sqlglot.dialects.duckdb import DuckDB
 
 from attent_select import schema, sql_expression
-from attent_select.errors import InputError, MissingError
+from attent_select.errors import AttentError, InputError, MissingError
 from catalogs import AnnotationStore, Corpus, IndexFile, LossCatalog, storage
 from catalogs.annotations.columns import AnnotationColumns
 from catalogs.corpus import has_corpus
@@ -62,7 +64,20 @@ def query(run: str, sql: str, *, limit: int | None = None) -> pl.DataFrame:
         rows = pl.SQLContext(frames=tables).execute(_exact_text(statement, tables))
         return (rows if limit is None else rows.head(limit)).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise InputError(f"the query does not run: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the query does not run: {reason}{_others_with(reason, run)}") from error
+
+
+def _others_with(reason: str, run: str) -> str:
+    """Return which tables have the column that a query did not find, as the end of its error."""
+    if (missing := re.match('unable to find column "([^"]+)"', reason)) is None:
+        return ""
+    tables = []
+    for name, table in TABLES.items():
+        with suppress(AttentError):
+            if missing[1] in table(run).collect_schema():
+                tables.append(name)
+    return f". Tables with this column: {', '.join(tables)}" if tables else ""
 
 
 def _wide(table: pl.LazyFrame) -> pl.LazyFrame:

@@ -132,6 +132,7 @@ def test_a_table_that_is_wider_than_the_terminal_has_a_line_per_value(run: str) 
     ("sql", "message"),
     [
         ("SELECT los FROM losses", 'unable to find column "los"; valid columns: ["shard_id"'),
+        ("SELECT weight FROM losses", "Tables with this column: index"),
         ("SELECT status, avg(loss) FROM losses", "should participate in the GROUP BY"),
         ("SELECT regexp(status) FROM losses", "unsupported function"),
         ("SELECT loss FROM losses WHERE", "does not parse"),

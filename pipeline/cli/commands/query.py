@@ -37,7 +37,8 @@ def query(
 ) -> "pl.DataFrame":
     """Query the tables of a run or a corpus.
 
-    losses, samples, annotations, index, corpus, metrics, scoring, decisions, antk.
+    Tables: samples (losses and annotations of every sample), losses, pools, index, annotations (a
+    list), corpus (the shards), metrics (a row per round), scoring, decisions, quotas, antk.
     """
     from pipeline.reports.query import query
 
