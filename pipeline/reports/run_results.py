@@ -88,7 +88,8 @@ def _gap(config: RunConfig, table: pl.DataFrame) -> str | None:
         return f"the run is not finished ({done}); run `attent run` first"
     for name in _COSTS:
         if name not in table.columns or table[name].null_count():
-            return f"{name} of a round were lost with a process that was killed"
+            stage = name.removesuffix("_seconds")
+            return f"a process was interrupted, and the seconds of its stage `{stage}` were lost"
     return None
 
 

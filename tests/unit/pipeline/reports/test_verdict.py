@@ -224,7 +224,8 @@ def test_seconds_that_were_lost_are_not_taken_for_none(tmp_path: Path) -> None:
     del kept["select_seconds"]
     Path(Layout(run).round_metrics(1)).unlink()
     metrics.publish(run, 1, kept)
-    assert "select_seconds of a round were lost with a process" in verdict_on(run).sentence
+    expected = "a process was interrupted, and the seconds of its stage `select` were lost"
+    assert expected in verdict_on(run).sentence
 
 
 @pytest.mark.parametrize(
