@@ -1,6 +1,7 @@
 """attent init, attent examples and attent schema: a first configuration that works."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ def test_doctor_says_what_pays_on_such_a_corpus(tmp_path: Path, tokenizer: Path)
     answer_here("init", tmp_path / "my.yaml", "--run", tmp_path / "run", *options)
     findings = answer_here("doctor", tmp_path / "my.yaml")["findings"]
     details = {each["name"]: each["detail"] for each in findings}
+    assert re.match(r"1 shard, [\d.]+ kB, ", details["shards"])
     assert "once they are made, this command says what selecting by them" in details["annotations"]
     advice = details["advice"]
     assert advice.startswith(
