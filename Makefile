@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Processes that share the tests: more than processors, for many tests wait for a cluster or a server
 # of theirs; at most 4, for each takes up to 3 GB.
 TEST_PROCESSES ?= 4
+# One thread in each: threads of processes that share processors wait actively, which took ten times
+# the processor time of the same training.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 CHAOS_PROCESSES ?= 2
 LOWEST := .venv-lowest/bin
 # The browser of `make test-browser`.
@@ -39,19 +42,19 @@ test: install
 	$(MAKE) --no-print-directory --jobs 2 lint run-tests
 
 run-tests: install
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+	$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal
 
 # The commands, programs and notebooks of the documentation.
 test-docs: install
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal tests/docs
+	$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal tests/docs
 
 # The scripts of benchmarks/, at the smallest size.
 test-benchmarks: install
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal tests/benchmarks
+	$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal tests/benchmarks
 
 # Faults at random moments, within 10 minutes; prints the seed that repeats it.
 chaos: install
-	CHAOS_RUNS=$(CHAOS_RUNS) CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest -v -n $(CHAOS_PROCESSES) \
+	CHAOS_RUNS=$(CHAOS_RUNS) CHAOS_SEED=$(CHAOS_SEED) $(PYTEST) -v -n $(CHAOS_PROCESSES) \
 		--dist worksteal tests/chaos
 
 # The page of `attent explore` in Chromium of the system (Debian: `apt-get install chromium`).
@@ -59,7 +62,7 @@ test-browser: install
 	@command -v $(CHROMIUM) >/dev/null || { echo "$(CHROMIUM) was not found: run" \
 		"'apt-get install chromium', or name one: make test-browser CHROMIUM=/path/to/chromium"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
-	ATTENT_BROWSER=$$(command -v $(CHROMIUM)) $(BIN)/python -m pytest tests/browser
+	ATTENT_BROWSER=$$(command -v $(CHROMIUM)) $(PYTEST) tests/browser
 
 # The oldest versions that pyproject.toml allows, but torch as in constraints.txt; not part of CI.
 test-lowest:
