@@ -71,18 +71,8 @@ def _sections(*, gpu: bool) -> dict[str, Any]:
 
 def _data(pool: Pool, folder: Path, *, sections: Mapping[str, Any], samples: int) -> Data:
     """Ingest and annotate the pool, unless that is done."""
-    tokenizer, corpus = folder / "tokenizer", folder / "corpus"
-    if not tokenizer.exists():
-        rows = pl.read_parquet(f"{pool.shards}/*.parquet", columns=["text"])
-        train_tokenizer(rows["text"][:8_000], tokenizer, vocab_size=_VOCABULARY)
-    task = {
-        "name": "causal_lm",
-        "tokenizer": str(tokenizer),
-        "text": "text",
-        "max_length": _LENGTH,
-        "packing": True,
-    }
-    files = {"task": task, "corpus": {"path": str(corpus)}}
+    corpus = folder / "corpus"
+    files = {"task": text_task(pool, folder), "corpus": {"path": str(corpus)}}
     costs = annotate(pool, corpus, sections={**sections, **files}, surrogate_samples=samples)
     return Data(
         train=f"{pool.shards}/000.parquet",
@@ -94,6 +84,21 @@ def _data(pool: Pool, folder: Path, *, sections: Mapping[str, Any], samples: int
         judged=pool.judged,
         stand_ins={FITTED: fitted_surrogate(corpus)},
     )
+
+
+def text_task(pool: Pool, folder: Path) -> dict[str, Any]:
+    """Return the section `task`; the tokenizer is trained unless that is done."""
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.exists():
+        rows = pl.read_parquet(f"{pool.shards}/*.parquet", columns=["text"])
+        train_tokenizer(rows["text"][:8_000], tokenizer, vocab_size=_VOCABULARY)
+    return {
+        "name": "causal_lm",
+        "tokenizer": str(tokenizer),
+        "text": "text",
+        "max_length": _LENGTH,
+        "packing": True,
+    }
 
 
 class _Losses:

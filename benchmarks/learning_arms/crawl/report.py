@@ -88,10 +88,10 @@ def _row(name: str, arms: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
     if target is None:
         return row
     uniform = [trial for arm in uniform_arms(arms, target) for trial in arms[arm]]
-    row["tokens_multiple"] = _multiple(mine, uniform, target, cost=lambda t: t["units_seen"])
+    row["tokens_multiple"] = multiple_of(mine, uniform, target, cost=lambda t: t["units_seen"])
     for runs in (1, _SHARED):
         cost = _seconds_of(runs)
-        row[f"seconds_multiple_{runs}"] = _multiple(mine, uniform, target, cost=cost)
+        row[f"seconds_multiple_{runs}"] = multiple_of(mine, uniform, target, cost=cost)
     return row
 
 
@@ -99,7 +99,7 @@ def _seconds_of(runs: int) -> Any:
     return lambda trial: sum(trial["cpu_seconds"].values()) + sum(trial["once"].values()) / runs
 
 
-def _multiple(
+def multiple_of(
     mine: Sequence[Trial], uniform: Sequence[Trial], target: str, *, cost: Any
 ) -> dict[str, Any] | None:
     """Return the interval of the multiples, over seeds with at least two uniform runs."""

@@ -1,0 +1,183 @@
+"""How often `attent pilot` is right: its multiples and answers against those of measured runs.
+
+The runs of the regimes `crawl` and `sft_noisy` of benchmarks/learning.py measured how much uniform
+training a policy equals. Here a pilot with the same data, model and selection, which may cost a
+twentieth of a run, says it beforehand. Results are written after every pilot to
+benchmarks/results/pilot.json; run it again to resume.
+
+    python benchmarks/pilot.py --data FOLDER            # that of learning.py
+    python benchmarks/pilot.py --data FOLDER --only sft_noisy
+    python benchmarks/pilot.py                          # only rewrites the table
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from learning_arms.crawl.arms import target_of
+from learning_arms.crawl.report import multiple_of, uniform_arms
+from learning_arms.page import put_into
+from learning_arms.trial import Clock
+from pilot_pairs.cases import CASES, PREPARE, Case, Prepared
+from pilot_pairs.table import markdown
+
+from attent_select.stats.equivalence import MultipleInterval
+from catalogs import Corpus
+from pipeline.cluster import Client, connect
+from pipeline.config import run_config
+from pipeline.config.cluster_settings import ClusterSettings
+from pipeline.pilot.command import run_pilot
+from pipeline.pilot.plan import SCORING
+from pipeline.pilot.verdict import PolicyVerdict
+
+RESULTS: Final = Path(__file__).parent / "results"
+OUT: Final = RESULTS / "pilot.json"
+PAGE: Final = Path(__file__).parent.parent / "docs" / "pilot.md"
+NUM_SEEDS: Final = 3
+
+Trial = Mapping[str, Any]
+
+
+def cost_of(trial: Trial) -> float:
+    """Return the cost of a measured run as a pilot counts it: units, with scoring."""
+    scored = trial["samples_scored"] / trial["samples_seen"]
+    return float(trial["units_seen"] * (1 + SCORING * scored))
+
+
+def measured_multiple(trials: Sequence[Trial], arm: str) -> MultipleInterval:
+    """Return the multiple of a measured arm."""
+    target = target_of(arm)
+    assert target is not None
+    uniform = uniform_arms({trial["arm"]: None for trial in trials}, target)
+    curve = [trial for trial in trials if trial["arm"] in uniform]
+    mine = [trial for trial in trials if trial["arm"] == arm]
+    multiple = multiple_of(mine, curve, target, cost=cost_of)
+    if multiple is None:
+        raise SystemExit(f"{arm} was not measured with two uniform runs")
+    return MultipleInterval(**multiple)
+
+
+def training_seconds(trials: Sequence[Trial], arm: str) -> float:
+    """Return the processor seconds of training on a sample, of the uniform runs of an arm."""
+    names = uniform_arms({trial["arm"]: None for trial in trials}, target_of(arm) or "")
+    uniform = [trial for trial in trials if trial["arm"] in names]
+    seconds = sum(trial["cpu_seconds"]["train"] for trial in uniform)
+    return float(seconds / sum(trial["samples_seen"] for trial in uniform))
+
+
+def learning_rate(measured: Mapping[str, Any]) -> float:
+    """Return the learning rate that was tuned for the measured runs."""
+    best = min(measured["tuning"], key=lambda one: one["final"][measured["quality"]])
+    return float(best["learning_rate"])
+
+
+def run_case(
+    name: str,
+    case: Case,
+    prepared: Prepared,
+    *,
+    measured: Mapping[str, Any],
+    output: Path,
+    client: Client,
+) -> Iterator[dict[str, Any]]:
+    """Run a pilot in the folder `output`, and yield a record for each of its policies."""
+    rate = learning_rate(measured)
+    training = prepared.values["training"] | {"learning_rate": rate}
+    values = prepared.values | {"run": str(output / "run"), "training": training}
+    is_resumed, clock = output.exists(), Clock(client)
+    with clock.counting("pilot"):
+        result = run_pilot(
+            run_config.parse(values),
+            share=case.share,
+            num_seeds=NUM_SEEDS,
+            policies=list(case.arms),
+            output=str(output / "pilot"),
+            client=client,
+        )
+    plan = json.loads((output / "pilot" / "plan.json").read_text())
+    shared = {
+        "pilot": name,
+        "regime": case.regime,
+        "corpus_digest": prepared.digest,
+        "is_measured_corpus": prepared.digest == measured["corpus_digest"],
+        "learning_rate": rate,
+        "batch_size": plan["trials"][0]["values"]["training"]["batch_size"],
+        "run_samples": round(case.passes * Corpus.open(values["corpus"]["path"]).num_samples),
+        "is_resumed": is_resumed,
+        "wall_seconds": clock.wall["pilot"],
+        "cpu_seconds": clock.cpu["pilot"],
+        "load_average": os.getloadavg(),
+    }
+    shared |= {
+        key: getattr(result, key) for key in ("share", "samples", "seeds", "metric", "answer")
+    }
+    shared["recommendation"] = shared.pop("answer")
+    for verdict, arm in zip(result.policies, case.arms.values(), strict=True):
+        yield {**shared, **compare(verdict, arm, measured["trials"], shared["run_samples"])}
+
+
+def compare(
+    verdict: PolicyVerdict, arm: str, trials: Sequence[Trial], run_samples: int
+) -> dict[str, Any]:
+    """Return what a pilot says about a policy and what was measured of the arm."""
+    return {
+        "arm": arm,
+        "policy": verdict.policy,
+        "answer": verdict.answer,
+        "pilot_multiple": asdict(verdict.multiple),
+        "measured_multiple": asdict(measured_multiple(trials, arm)),
+        "run_cpu_seconds": run_samples * training_seconds(trials, arm),
+    }
+
+
+def write(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Replace the results file."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps({"cpus": os.cpu_count(), "pairs": records}, indent=1) + "\n")
+    unfinished.rename(path)
+
+
+def main() -> None:
+    options = parse_options()
+    records = json.loads(options.out.read_text())["pairs"] if options.out.exists() else []
+    done = {record["pilot"] for record in records}
+    todo = {name: case for name, case in CASES.items() if name.startswith(options.only)}
+    todo = {name: case for name, case in todo.items() if name not in done}
+    if todo and options.data is not None:
+        with connect(ClusterSettings(workers=1)) as client:
+            for name, case in todo.items():
+                records += run_case(
+                    name,
+                    case,
+                    PREPARE[case.regime](case, options.data, options.folder / case.regime, client),
+                    measured=json.loads((RESULTS / f"learning_{case.regime}.json").read_text()),
+                    output=options.folder / f"pilot-{name.replace(', ', '-').replace(' ', '-')}",
+                    client=client,
+                )
+                write(records, options.out)
+                print(markdown(records), file=sys.stderr, flush=True)
+    if options.out == OUT:
+        put_into(PAGE, marker="pilot", text=markdown(records))
+    print(markdown(records))
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of the Parquet files of learning.py")
+    parser.add_argument("--only", default="", help="pilots whose name begins with it")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-learning")
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="of the results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

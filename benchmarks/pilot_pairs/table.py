@@ -1,0 +1,88 @@
+"""The table of `benchmarks/pilot.py`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from attent_select.stats.equivalence import MultipleInterval
+from pilot_pairs.rules import FACTOR, is_decided, is_near, is_right, is_same_sign
+
+Record = Mapping[str, Any]
+
+_TITLES: Final = (
+    "regime, target",
+    "policy",
+    "pilot, equals uniform at",
+    "its answer",
+    "measured",
+    "sign right",
+    f"within {FACTOR:g} ×",
+    "share of the run",
+    "processor s",
+)
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Format one line per pair, and the counts, as a Markdown table."""
+    lines = [f"| {' | '.join(_TITLES)} |", "| --- | --- | ---: | --- |" + " ---: |" * 5]
+    lines += [f"| {' | '.join(_cells(record))} |" for record in records]
+    return "\n".join(lines) + "\n\n" + summary(records) + "\n"
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Return the counts in words."""
+    pairs = [(_pilot(record), _measured(record)) for record in records]
+    signs = [is_same_sign(*pair) for pair in pairs]
+    decided = [is_same_sign(*pair) for pair in pairs if is_decided(pair[1])]
+    near = [is_near(*pair) for pair in pairs]
+    answers = [is_right(record["answer"], _measured(record)) for record in records]
+    return (
+        f"The sign of k was right in {_share(signs)} pairs, in {_share(decided)} of those whose "
+        f"measured interval is on one side of 1. It was within a factor of {FACTOR:g} in "
+        f"{_share(near)}. Of the answers, {answers.count(True)} were right, "
+        f"{answers.count(False)} wrong, {answers.count(None)} uncertain."
+    )
+
+
+def _share(values: Sequence[bool]) -> str:
+    return f"{sum(values)} of {len(values)}"
+
+
+def _cells(record: Record) -> tuple[str, ...]:
+    pilot, measured = _pilot(record), _measured(record)
+    target, _, policy = record["arm"].partition(" · ")
+    where = record["regime"] if target == "full" else f"{record['regime']}, {target}"
+    sign = _yes(is_same_sign(pilot, measured))
+    return (
+        where,
+        policy,
+        _multiple(pilot),
+        record["answer"],
+        _multiple(measured),
+        sign if is_decided(measured) else f"{sign}, undecided",
+        _yes(is_near(pilot, measured)),
+        f"{record['share']:.1%}",
+        f"{record['cpu_seconds']:,.0f} of {record['run_cpu_seconds']:,.0f}",
+    )
+
+
+def _pilot(record: Record) -> MultipleInterval:
+    return MultipleInterval(**record["pilot_multiple"])
+
+
+def _measured(record: Record) -> MultipleInterval:
+    return MultipleInterval(**record["measured_multiple"])
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _multiple(multiple: MultipleInterval) -> str:
+    bounds = [
+        sign
+        for sign, is_one in (("≥ ", multiple.is_at_least), ("≤ ", multiple.is_at_most))
+        if is_one
+    ]
+    low, high = multiple.low, multiple.high
+    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return f"{'? ' if len(bounds) == 2 else ''.join(bounds)}{multiple.mean:.2f} ×{interval}"
