@@ -171,9 +171,14 @@ def _sections(policy: Policy, *, samples: int) -> dict[str, Any]:
 
 
 def _training(training: Mapping[str, Any], *, samples: int) -> dict[str, Any]:
-    """Return the section with batches small enough for the smallest run, and a short warm-up."""
+    """Return the section with batches small enough for the smallest run, and a short warm-up.
+
+    The learning rate is scaled by the square root of the batch size, as suits Adam.
+    """
     smallest = math.floor(SIZES[0] * samples)
     batch_size = min(training["batch_size"], smallest // _LEAST_STEPS)
     steps = smallest // batch_size
     warmup = min(training["warmup_steps"], steps // 10)
-    return {**training, "batch_size": batch_size, "warmup_steps": warmup}
+    rate = training["learning_rate"] * math.sqrt(batch_size / training["batch_size"])
+    changed = {"batch_size": batch_size, "warmup_steps": warmup, "learning_rate": rate}
+    return {**training, **changed}

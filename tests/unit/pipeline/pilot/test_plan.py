@@ -1,5 +1,6 @@
 """Plans of a pilot: sizes within the budget, paired seeds, candidates, and the recommendation."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ VALUES: dict[str, Any] = {
     "corpus": {"shards": ["x"]},
     "annotations": {"mine": {"kind": "length"}},
     "model": {"config": {"model_type": "vit"}},
-    "training": {"batch_size": 64, "warmup_steps": 500},
+    "training": {"batch_size": 64, "warmup_steps": 500, "learning_rate": 0.02},
     "schedule": {"epochs": 3},
     "selection": {"strategy": "soft"},
 }
@@ -86,7 +87,8 @@ def test_all_runs_of_a_seed_share_everything_but_their_selection() -> None:
     shared = [{k: v for k, v in trial.values.items() if k not in own} for trial in trials]
     assert all(each == shared[0] for each in shared)
     assert shared[0]["corpus"] == {"path": "c"}
-    assert shared[0]["training"] == {"batch_size": 31, "warmup_steps": 1}
+    rate = pytest.approx(0.02 * math.sqrt(31 / 64))
+    assert shared[0]["training"] == {"batch_size": 31, "warmup_steps": 1, "learning_rate": rate}
     sizes = [trial.values["schedule"]["budget"]["samples"] for trial in trials[:5]]
     assert sizes == [500, 1000, 2000, 1000, 1000]
     assert [trial.values["annotations"] for trial in trials[:5]] == [
