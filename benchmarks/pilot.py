@@ -47,32 +47,35 @@ Trial = Mapping[str, Any]
 def cost_of(trial: Trial) -> float:
     """Return the cost of a measured run as a pilot counts it: units, with scoring."""
     scored = trial["samples_scored"] / trial["samples_seen"]
-    return float(trial["units_seen"] * (1 + SCORING * scored))
+    units = trial.get("units_seen", trial["samples_seen"])  # images are units
+    return float(units * (1 + SCORING * scored))
 
 
-def measured_multiple(trials: Sequence[Trial], arm: str) -> MultipleInterval:
+def curve_of(trials: Sequence[Trial], arm: str, *, names: Sequence[str] = ()) -> list[Trial]:
+    """Return the uniform runs that an arm is compared with: those of its target, or of `names`."""
+    names = names or uniform_arms([trial["arm"] for trial in trials], target_of(arm) or "")
+    return [trial for trial in trials if trial["arm"] in names]
+
+
+def measured_multiple(trials: Sequence[Trial], arm: str, curve: list[Trial]) -> MultipleInterval:
     """Return the multiple of a measured arm."""
-    target = target_of(arm)
-    assert target is not None
-    uniform = uniform_arms({trial["arm"]: None for trial in trials}, target)
-    curve = [trial for trial in trials if trial["arm"] in uniform]
     mine = [trial for trial in trials if trial["arm"] == arm]
-    multiple = multiple_of(mine, curve, target, cost=cost_of)
+    multiple = multiple_of(mine, curve, target_of(arm) or "", cost=cost_of)
     if multiple is None:
         raise SystemExit(f"{arm} was not measured with two uniform runs")
     return MultipleInterval(**multiple)
 
 
-def training_seconds(trials: Sequence[Trial], arm: str) -> float:
-    """Return the processor seconds of training on a sample, of the uniform runs of an arm."""
-    names = uniform_arms({trial["arm"]: None for trial in trials}, target_of(arm) or "")
-    uniform = [trial for trial in trials if trial["arm"] in names]
-    seconds = sum(trial["cpu_seconds"]["train"] for trial in uniform)
-    return float(seconds / sum(trial["samples_seen"] for trial in uniform))
+def training_seconds(curve: Sequence[Trial]) -> float:
+    """Return the processor seconds of training on a sample."""
+    seconds = sum(trial["cpu_seconds"]["train"] for trial in curve)
+    return float(seconds / sum(trial["samples_seen"] for trial in curve))
 
 
 def learning_rate(measured: Mapping[str, Any]) -> float:
-    """Return the learning rate that was tuned for the measured runs."""
+    """Return the learning rate of the measured runs, which was tuned for most of them."""
+    if not measured.get("tuning"):
+        return float(measured["settings"]["training"]["learning_rate"])
     best = min(measured["tuning"], key=lambda one: one["final"][measured["quality"]])
     return float(best["learning_rate"])
 
@@ -101,13 +104,14 @@ def run_case(
             client=client,
         )
     plan = json.loads((output / "pilot" / "plan.json").read_text())
+    training = plan["trials"][0]["values"]["training"]
     shared = {
         "pilot": name,
         "regime": case.regime,
         "corpus_digest": prepared.digest,
-        "is_measured_corpus": prepared.digest == measured["corpus_digest"],
-        "learning_rate": rate,
-        "batch_size": plan["trials"][0]["values"]["training"]["batch_size"],
+        "is_measured_corpus": prepared.digest == measured.get("corpus_digest"),
+        "learning_rate": training["learning_rate"],
+        "batch_size": training["batch_size"],
         "run_samples": round(case.passes * Corpus.open(values["corpus"]["path"]).num_samples),
         "is_resumed": is_resumed,
         "wall_seconds": clock.wall["pilot"],
@@ -119,20 +123,22 @@ def run_case(
     }
     shared["recommendation"] = shared.pop("answer")
     for verdict, arm in zip(result.policies, case.arms.values(), strict=True):
-        yield {**shared, **compare(verdict, arm, measured["trials"], shared["run_samples"])}
+        curve = curve_of(measured["trials"], arm, names=case.curve)
+        yield {
+            **shared,
+            **compare(verdict, arm, measured_multiple(measured["trials"], arm, curve)),
+            "run_cpu_seconds": shared["run_samples"] * training_seconds(curve),
+        }
 
 
-def compare(
-    verdict: PolicyVerdict, arm: str, trials: Sequence[Trial], run_samples: int
-) -> dict[str, Any]:
+def compare(verdict: PolicyVerdict, arm: str, measured: MultipleInterval) -> dict[str, Any]:
     """Return what a pilot says about a policy and what was measured of the arm."""
     return {
         "arm": arm,
         "policy": verdict.policy,
         "answer": verdict.answer,
         "pilot_multiple": asdict(verdict.multiple),
-        "measured_multiple": asdict(measured_multiple(trials, arm)),
-        "run_cpu_seconds": run_samples * training_seconds(trials, arm),
+        "measured_multiple": asdict(measured),
     }
 
 

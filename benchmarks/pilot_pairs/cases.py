@@ -13,12 +13,15 @@ from learning_arms.crawl.pool import Sizes as PoolSizes
 from learning_arms.crawl.pool import make_pool
 from learning_arms.crawl.regime import crawl, text_task
 from learning_arms.regime import Regime
+from learning_arms.regimes import regimes
 from learning_arms.sft.parts import Sizes, make_parts
 from learning_arms.sft.regime import sft_noisy
+from learning_arms.summary import ALL, SHORT
 
 from pipeline.cluster import Client
 from pipeline.corpus.ingest import ingest
 
+PUBLISHED: Final = "AtteNT as published"
 _CLUSTER: Final = {"cluster": {"workers": 1}}
 
 
@@ -32,6 +35,7 @@ class Case:
         target: name of the target; None if there is one.
         passes: samples that the run trains on, in passes over the corpus.
         share: what the pilot may cost, as a share of the run.
+        curve: uniform arms that were measured; default: those of the target.
     """
 
     regime: str
@@ -39,6 +43,7 @@ class Case:
     passes: float
     target: str | None = None
     share: float = 0.05
+    curve: tuple[str, ...] = ()
 
 
 CASES: Final[Mapping[str, Case]] = {
@@ -60,6 +65,13 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "crawl code": Case("crawl", {"yours": "code · n-grams top 12.5 %"}, 1, "code"),
     "crawl narrow": Case("crawl", {"yours": "narrow · n-grams top 3.3 %"}, 1, "narrow"),
+    "web": Case("web", {"yours": PUBLISHED}, 5, curve=(ALL, SHORT)),
+    "web, longer": Case("web", {"yours": PUBLISHED}, 77, curve=(ALL, SHORT)),
+    "vision": Case("vision", {"yours": PUBLISHED}, 15, curve=(ALL, SHORT)),
+    **{
+        f"sft_noisy, {policy}": Case("sft_noisy", {"yours": f"full · {policy}"}, 85)
+        for policy in ("low loss of the base", "classifier on states of the base", "oracle")
+    },
 }
 
 
@@ -106,8 +118,21 @@ def prepare_crawl(
     return Prepared(_configuration(case, crawl(gpu=False), sections), pool.digest)
 
 
-PREPARE: Final[Mapping[str, Prepare]] = {"sft_noisy": prepare_sft, "crawl": prepare_crawl}
-REGIMES: Final[Mapping[str, Callable[..., Regime]]] = {"sft_noisy": sft_noisy, "crawl": crawl}
+def prepare_images(case: Case, data: Path, folder: Path, client: Client) -> Prepared:
+    """Make the images, and return the configuration, which held-out images judge."""
+    regime, corpus = regimes(gpu=False)[case.regime], folder / "corpus"
+    files = regime.data(data, folder)
+    ingest([files.train], folder=str(corpus), client=client)
+    sections = {"corpus": {"path": str(corpus)}, "evaluation": {"shards": [files.curve]}}
+    return Prepared(_configuration(case, regime, sections), files.digest)
+
+
+PREPARE: Final[Mapping[str, Prepare]] = {
+    "sft_noisy": prepare_sft,
+    "crawl": prepare_crawl,
+    "web": prepare_images,
+    "vision": prepare_images,
+}
 
 
 def _configuration(case: Case, regime: Regime, sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,4 +149,5 @@ def kept_share(schedule: Mapping[str, Any]) -> float:
     """Return the share of its candidates that an arm keeps."""
     if "pool" in schedule:
         return 1 / float(schedule["pool"]["multiple"])
-    return float(schedule["ratio"]["start"])
+    ratio = schedule["ratio"]
+    return float(ratio["start"] + ratio.get("end", ratio["start"])) / 2

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from learning_arms.crawl.arms import BETWEEN
+
 from attent_select.stats.equivalence import MultipleInterval
 from pilot_pairs.rules import FACTOR, is_decided, is_near, is_right, is_same_sign
 
@@ -11,6 +13,8 @@ Record = Mapping[str, Any]
 _TITLES: Final = (
     "regime, target",
     "policy",
+    "samples of the run",
+    "of a small run",
     "pilot, equals uniform at",
     "its answer",
     "measured",
@@ -23,7 +27,10 @@ _TITLES: Final = (
 
 def markdown(records: Sequence[Record]) -> str:
     """Format one line per pair, and the counts, as a Markdown table."""
-    lines = [f"| {' | '.join(_TITLES)} |", "| --- | --- | ---: | --- |" + " ---: |" * 5]
+    lines = [
+        f"| {' | '.join(_TITLES)} |",
+        "| --- | --- | ---: | ---: | ---: | --- |" + " ---: |" * 5,
+    ]
     lines += [f"| {' | '.join(_cells(record))} |" for record in records]
     return "\n".join(lines) + "\n\n" + summary(records) + "\n"
 
@@ -49,12 +56,14 @@ def _share(values: Sequence[bool]) -> str:
 
 def _cells(record: Record) -> tuple[str, ...]:
     pilot, measured = _pilot(record), _measured(record)
-    target, _, policy = record["arm"].partition(" · ")
-    where = record["regime"] if target == "full" else f"{record['regime']}, {target}"
+    target, _, policy = record["arm"].rpartition(BETWEEN)
+    where = record["regime"] if target in ("", "full") else f"{record['regime']}, {target}"
     sign = _yes(is_same_sign(pilot, measured))
     return (
         where,
         policy,
+        f"{record['run_samples']:,}",
+        f"{record['samples']:,}",
         _multiple(pilot),
         record["answer"],
         _multiple(measured),

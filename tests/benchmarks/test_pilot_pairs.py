@@ -19,10 +19,9 @@ from trainers.inputs.tokenizer import train_tokenizer
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
-from learning_arms.crawl.arms import crawl_arms  # noqa: E402
-from learning_arms.sft.arms import sft_arms  # noqa: E402
-from pilot import cost_of, measured_multiple, run_case, write  # noqa: E402
-from pilot_pairs.cases import CASES, Case, Prepared, kept_share  # noqa: E402
+from learning_arms.regimes import regimes  # noqa: E402
+from pilot import cost_of, curve_of, measured_multiple, run_case, write  # noqa: E402
+from pilot_pairs.cases import CASES, PREPARE, Case, Prepared, kept_share  # noqa: E402
 from pilot_pairs.rules import is_decided, is_near, is_right, is_same_sign, sign_of  # noqa: E402
 from pilot_pairs.table import markdown, summary  # noqa: E402
 
@@ -132,22 +131,26 @@ def test_the_measured_multiple_counts_scoring_as_the_pilot_does() -> None:
     arms = [trial("uniform 1 ×", units=100, loss=3.0), trial("uniform 4 ×", units=400, loss=2.0)]
     arms.append(trial("full · hard", units=100, loss=2.5, scored=300))
     assert cost_of(arms[-1]) == pytest.approx(200)
-    assert measured_multiple(arms, "full · hard").mean == pytest.approx(200 / 200)
-    assert measured_multiple([*arms[:2], arms[-1] | {"samples_scored": 0}], "full · hard").mean == (
-        pytest.approx(2)
-    )
+    curve = curve_of(arms, "full · hard")
+    assert curve == arms[:2]
+    assert measured_multiple(arms, "full · hard", curve).mean == pytest.approx(200 / 200)
+    free = arms[-1] | {"samples_scored": 0}
+    assert measured_multiple([free], "full · hard", curve).mean == pytest.approx(200 / 100)
 
 
 def test_every_pilot_names_measured_policies_and_selects_as_the_first() -> None:
-    arms = {"crawl": crawl_arms(2_500), "sft_noisy": sft_arms()}
+    known = regimes(gpu=False)
+    arms = {name: known[name].arms() for name in PREPARE}
     for case in CASES.values():
-        assert set(case.arms.values()) <= set(arms[case.regime])
+        assert {*case.arms.values(), *case.curve} <= set(arms[case.regime])
+    assert kept_share(arms["web"]["AtteNT as published"]["schedule"]) == 0.5
     assert kept_share(arms["crawl"]["code · n-grams top 12.5 %"]["schedule"]) == 1 / 8
     assert kept_share(arms["sft_noisy"]["full · classifier"]["schedule"]) == 0.5
 
 
 def record(arm: str, pilot: MultipleInterval, measured: MultipleInterval) -> dict[str, Any]:
     fields = {"regime": "crawl", "answer": "it will pay", "share": 0.05}
+    fields |= {"run_samples": 123_000, "samples": 241}
     multiples = {"pilot_multiple": vars(pilot), "measured_multiple": vars(measured)}
     seconds = {"cpu_seconds": 100.0, "run_cpu_seconds": 2_000.0}
     return {"arm": arm, **fields, **multiples, **seconds}
@@ -160,8 +163,8 @@ def test_the_table_shows_bounds_and_what_is_undecided() -> None:
     ]
     lines = markdown(records).splitlines()
     assert lines[2] == (
-        "| crawl, broad | n-grams | ≥ 2.00 × (1.90 to 2.10) | it will pay | ≥ 4.00 × "
-        "(3.90 to 4.10) | yes | yes | 5.0% | 100 of 2,000 |"
+        "| crawl, broad | n-grams | 123,000 | 241 | ≥ 2.00 × (1.90 to 2.10) | it will pay | "
+        "≥ 4.00 × (3.90 to 4.10) | yes | yes | 5.0% | 100 of 2,000 |"
     )
     assert "| no, undecided | yes |" in lines[3]
     text = summary(records)
@@ -219,7 +222,7 @@ def test_a_pilot_leaves_what_it_said_and_what_was_measured(
     only = records[0]
     assert only["share"] <= 0.5
     assert only["samples"] == 37  # 3 seeds × (3.5 + 1) × 37 of 1,000
-    assert only["learning_rate"] == 0.003
+    assert only["learning_rate"] == pytest.approx(0.003 * math.sqrt(only["batch_size"] / 8))
     assert not only["is_measured_corpus"]
     assert only["measured_multiple"]["mean"] == pytest.approx(math.sqrt(2))
     assert only["run_cpu_seconds"] == pytest.approx(1_000 * 0.05)
