@@ -36,9 +36,19 @@ def is_near(pilot: MultipleInterval, measured: MultipleInterval, *, factor: floa
     return low <= factor * measured_high and measured_low <= factor * high
 
 
+def are_same_bounds(pilot: MultipleInterval, measured: MultipleInterval) -> bool:
+    """Whether both are bounds on the same side, so that they are near whatever they are."""
+    bounds = [(each.is_at_least, each.is_at_most) for each in (pilot, measured)]
+    return bounds[0] == bounds[1] and sum(bounds[0]) == 1
+
+
 def is_right(answer: Answer, measured: MultipleInterval) -> bool | None:
-    """Whether the answer of a pilot is that of the measured multiple; None if it is uncertain."""
+    """Whether the answer of a pilot is that of the measured multiple; None if it is uncertain, or
+    if what was measured is bounded on both sides.
+    """
     low, high = _range(measured)
+    if low == 0 and high == float("inf"):
+        return None
     if answer == "it will pay":
         return low > 1
     return high < LEAST_MULTIPLE if answer == "it will not pay" else None

@@ -6,7 +6,7 @@ from typing import Any, Final
 from learning_arms.crawl.arms import BETWEEN
 
 from attent_select.stats.equivalence import MultipleInterval
-from pilot_pairs.rules import FACTOR, is_decided, is_near, is_right, is_same_sign
+from pilot_pairs.rules import FACTOR, are_same_bounds, is_decided, is_near, is_right, is_same_sign
 
 Record = Mapping[str, Any]
 
@@ -41,12 +41,17 @@ def summary(records: Sequence[Record]) -> str:
     signs = [is_same_sign(*pair) for pair in pairs]
     decided = [is_same_sign(*pair) for pair in pairs if is_decided(pair[1])]
     near = [is_near(*pair) for pair in pairs]
+    open_ends = [are_same_bounds(*pair) for pair in pairs].count(True)
     answers = [is_right(record["answer"], _measured(record)) for record in records]
+    uncertain = [record["answer"] for record in records].count("uncertain")
+    unknown = answers.count(None) - uncertain
     return (
         f"The sign of k was right in {_share(signs)} pairs, in {_share(decided)} of those whose "
         f"measured interval is on one side of 1. It was within a factor of {FACTOR:g} in "
-        f"{_share(near)}. Of the answers, {answers.count(True)} were right, "
-        f"{answers.count(False)} wrong, {answers.count(None)} uncertain."
+        f"{_share(near)}; in {open_ends} of these both are bounds on the same side, which are "
+        f"never apart. Of the answers, {answers.count(True)} were right, {answers.count(False)} "
+        f"wrong, {uncertain} uncertain, and {unknown} about a multiple that was not measured closer "
+        "than between two bounds."
     )
 
 

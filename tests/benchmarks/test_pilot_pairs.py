@@ -22,7 +22,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from learning_arms.regimes import regimes  # noqa: E402
 from pilot import cost_of, curve_of, measured_multiple, run_case, write  # noqa: E402
 from pilot_pairs.cases import CASES, PREPARE, Case, Prepared, kept_share  # noqa: E402
-from pilot_pairs.rules import is_decided, is_near, is_right, is_same_sign, sign_of  # noqa: E402
+from pilot_pairs.rules import are_same_bounds, is_decided, is_near, is_right, is_same_sign, sign_of  # noqa: E402
 from pilot_pairs.table import markdown, summary  # noqa: E402
 
 MULTIPLES = st.floats(0.1, 10)
@@ -97,6 +97,23 @@ def test_a_multiple_is_near_if_the_bounds_allow_it(
     assert is_near(k(pilot), k(measured)) == is_within
 
 
+@pytest.mark.parametrize(
+    ("pilot", "measured", "are_same"),
+    [
+        (">=2", ">=4", True),
+        ("<=2", "<=4", True),
+        (">=2", "<=4", False),
+        (">=2", "4", False),
+        ("2", "4", False),
+        ("?2", "?4", False),
+    ],
+)
+def test_two_bounds_on_the_same_side_are_counted(
+    pilot: str, measured: str, *, are_same: bool
+) -> None:
+    assert are_same_bounds(k(pilot), k(measured)) == are_same
+
+
 @given(MULTIPLES, MULTIPLES)
 def test_exact_multiples_are_near_if_their_ratio_is(one: float, other: float) -> None:
     is_within = abs(math.log(one / other)) <= math.log(1.5)
@@ -112,6 +129,7 @@ def test_an_answer_is_right_if_the_measured_multiple_has_it() -> None:
     assert is_right("it will not pay", k("1.3")) is False
     assert is_right("it will not pay", k(">=1.1")) is False
     assert is_right("uncertain", k("1.3")) is None
+    assert is_right("it will pay", k("?1.3")) is None
 
 
 def test_what_was_measured_is_decided_if_its_interval_excludes_one() -> None:
@@ -169,8 +187,8 @@ def test_the_table_shows_bounds_and_what_is_undecided() -> None:
     assert "| no, undecided | yes |" in lines[3]
     text = summary(records)
     assert "right in 1 of 2 pairs, in 1 of 1 of those whose measured" in text
-    assert "within a factor of 1.5 in 2 of 2" in text
-    assert "1 were right, 1 wrong, 0 uncertain" in text
+    assert "within a factor of 1.5 in 2 of 2; in 1 of these both are bounds" in text
+    assert "1 were right, 1 wrong, 0 uncertain, and 0 about" in text
 
 
 LLAMA = {
