@@ -50,8 +50,7 @@ def summary(records: Sequence[Record]) -> str:
         f"measured interval is on one side of 1. It was within a factor of {FACTOR:g} in "
         f"{_share(near)}; in {open_ends} of these both are bounds on the same side, which are "
         f"never apart. Of the answers, {answers.count(True)} were right, {answers.count(False)} "
-        f"wrong, {uncertain} uncertain, and {unknown} about a multiple that was not measured closer "
-        "than between two bounds."
+        f"wrong, {uncertain} uncertain, and {unknown} about a multiple with bounds on both sides."
     )
 
 
