@@ -70,7 +70,7 @@ CASES: Final[Mapping[str, Case]] = {
     "vision": Case("vision", {"yours": PUBLISHED}, 15, curve=(ALL, SHORT)),
     **{
         f"sft_noisy, {policy}": Case("sft_noisy", {"yours": f"full · {policy}"}, 85)
-        for policy in ("low loss of the base", "classifier on states of the base", "oracle")
+        for policy in ("low loss of the base", "classifier on states of the base")
     },
 }
 
