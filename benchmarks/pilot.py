@@ -110,6 +110,7 @@ def run_case(
         "regime": case.regime,
         "corpus_digest": prepared.digest,
         "is_measured_corpus": prepared.digest == measured.get("corpus_digest"),
+        "runs": runs_of(output / "pilot"),
         "learning_rate": training["learning_rate"],
         "batch_size": training["batch_size"],
         "run_samples": round(case.passes * Corpus.open(values["corpus"]["path"]).num_samples),
@@ -129,6 +130,12 @@ def run_case(
             **compare(verdict, arm, measured_multiple(measured["trials"], arm, curve)),
             "run_cpu_seconds": shared["run_samples"] * training_seconds(curve),
         }
+
+
+def runs_of(pilot: Path) -> dict[str, Any]:
+    """Return what each small run of a pilot showed, by its name and seed."""
+    files = sorted((pilot / "results").iterdir())
+    return {file.stem: json.loads(file.read_text()) for file in files}
 
 
 def compare(verdict: PolicyVerdict, arm: str, measured: MultipleInterval) -> dict[str, Any]:

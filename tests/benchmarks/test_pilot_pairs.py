@@ -249,6 +249,8 @@ def test_a_pilot_leaves_what_it_said_and_what_was_measured(
         for seed in range(3)
     ]
     assert only["pilot_multiple"]["count"] == len(outcomes) == 3
+    assert len(only["runs"]) == 3 * 4
+    assert only["runs"]["policy-0-2"] == outcomes[2]
     write(records, tmp_path / "pilot.json")
     read = json.loads((tmp_path / "pilot.json").read_text())["pairs"]
     assert markdown(read) == markdown(records)
