@@ -37,12 +37,12 @@ def markdown(records: Sequence[Record]) -> str:
 
 def summary(records: Sequence[Record]) -> str:
     """Return the counts in words."""
-    pairs = [(_pilot(record), _measured(record)) for record in records]
+    pairs = [(_of_pilot(record), _reference(record)) for record in records]
     signs = [is_same_sign(*pair) for pair in pairs]
     decided = [is_same_sign(*pair) for pair in pairs if is_decided(pair[1])]
     near = [is_near(*pair) for pair in pairs]
     open_ends = [are_same_bounds(*pair) for pair in pairs].count(True)
-    answers = [is_right(record["answer"], _measured(record)) for record in records]
+    answers = [is_right(record["answer"], _reference(record)) for record in records]
     uncertain = [record["answer"] for record in records].count("uncertain")
     unknown = answers.count(None) - uncertain
     return (
@@ -59,7 +59,7 @@ def _share(values: Sequence[bool]) -> str:
 
 
 def _cells(record: Record) -> tuple[str, ...]:
-    pilot, measured = _pilot(record), _measured(record)
+    pilot, measured = _of_pilot(record), _reference(record)
     target, _, policy = record["arm"].rpartition(BETWEEN)
     where = record["regime"] if target in ("", "full") else f"{record['regime']}, {target}"
     sign = _yes(is_same_sign(pilot, measured))
@@ -78,11 +78,11 @@ def _cells(record: Record) -> tuple[str, ...]:
     )
 
 
-def _pilot(record: Record) -> MultipleInterval:
+def _of_pilot(record: Record) -> MultipleInterval:
     return MultipleInterval(**record["pilot_multiple"])
 
 
-def _measured(record: Record) -> MultipleInterval:
+def _reference(record: Record) -> MultipleInterval:
     return MultipleInterval(**record["measured_multiple"])
 
 
