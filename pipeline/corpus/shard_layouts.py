@@ -113,7 +113,7 @@ def advise(corpus: Corpus, *, share: float, current: float | None = None) -> str
         f" for each byte selected: {numbers}"
     )
     if current is not None and current <= _AS_GOOD * best.amplification:
-        return f"{text}; this corpus reads {current:.3g}, which is as good"
+        return f"{text}; the layout of this corpus, {current:.3g}, is as good as any"
     return f"{text}; such a share asks for {best.name} (attent ingest {best.options})"
 
 

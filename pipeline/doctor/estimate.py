@@ -37,6 +37,7 @@ from pipeline.doctor.round_costs import (
     time_of,
 )
 from pipeline.doctor.run_costs import RunCost, run_cost, stages_of_run
+from pipeline.doctor.scale_constants import ROUND_SECONDS, START_SECONDS
 from pipeline.doctor.stage_cost import CorpusSize, Machines
 
 if TYPE_CHECKING:
@@ -116,8 +117,12 @@ class Estimate:
         if self.layout:
             yield f"shards: {self.layout}"
         yield self.run_cost.line(is_local=self.is_local)
-        total = self.score_seconds + self.train_seconds + self.evaluate_seconds
-        yield f"in all: {time_of(total)}, and the start of the workers"
+        fixed = len(self.rounds) * ROUND_SECONDS
+        total = self.score_seconds + self.train_seconds + self.evaluate_seconds + fixed
+        yield (
+            f"in all: {time_of(total)}, with {ROUND_SECONDS} s a round around the model, and about "
+            f"{START_SECONDS} s to start"
+        )
         if self.num_scored_rounds:
             yield f"a span takes {time_of(self.span_seconds)}{self._advice()}"
 

@@ -41,6 +41,11 @@ CLOSING_ROW_SECONDS: Final = 0.54e-6
 SELECT_ROW_SECONDS: Final = 54.4e-9
 SELECT_BYTES: Final = 516 * MIB
 
+# A round of a small corpus, whatever its model: spans, snapshot, index, checkpoint, publishing, in
+# processor seconds of all processes; and the start of a run, mostly imports. fixed_costs.json
+ROUND_SECONDS: Final = 0.4
+START_SECONDS: Final = 9
+
 # Candidates of a pool in the driver, and rows of an index in each rank. scale.json
 CANDIDATE_SECONDS: Final = 0.47e-6
 CANDIDATE_BYTES: Final = 58

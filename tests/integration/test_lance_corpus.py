@@ -112,4 +112,4 @@ def test_a_plan_says_which_layout_its_share_asks_for(tmp_path: Path, client: Cli
         order = OrderSettings(seed=0, batch_size=4)
         advice[name] = plan_reads(folder, index=index.url, order=order).advice
     assert "asks for lance (attent ingest --convert lance)" in advice["parquet"]
-    assert re.search(r"this corpus reads 1\.0\d*, which is as good$", advice["lance"])
+    assert re.search(r"this corpus, 1\.0\d*, is as good as any$", advice["lance"])

@@ -69,7 +69,10 @@ def run(
         from pipeline.doctor.checks import examine
 
         return examine(config, scheduler=scheduler, overrides=overrides or (), trust_run=trust_run)
-    from pipeline.stages import run
+    from pipeline.progress import status
+
+    with status("loading libraries"):  # seconds, with those of models
+        from pipeline.stages import run
 
     return run(
         config,

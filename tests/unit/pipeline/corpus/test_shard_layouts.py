@@ -58,7 +58,7 @@ def test_a_share_of_samples_of_a_size_asks_for_a_layout(
 ) -> None:
     assert f"asks for {layout} (attent ingest --convert" in advise(corpus, share=share)
     best = amplification(corpus, share)[layout]
-    assert "which is as good" in advise(corpus, share=share, current=1.2 * best)
+    assert "is as good as any" in advise(corpus, share=share, current=1.2 * best)
     assert "asks for" in advise(corpus, share=share, current=2 * best)
 
 
@@ -72,7 +72,7 @@ def test_a_corpus_in_the_best_layout_is_left_as_it_is(name: str, *, is_best: boo
     corpus = remote(20_000)
     current = current_amplification(corpus, share=0.1, shard_format=name, group_rows=1)
     assert current == amplification(corpus, 0.1)[name]
-    assert ("which is as good" in advise(corpus, share=0.1, current=current)) is is_best
+    assert ("is as good as any" in advise(corpus, share=0.1, current=current)) is is_best
     assert current_amplification(corpus, share=0.1, shard_format="mds", group_rows=1) is None
 
 

@@ -38,4 +38,4 @@ def test_longer_spans_are_advised_where_a_round_takes_long(
     lines = list(estimate.lines())
     assert "evaluation: about 500 samples after every round, 20.0 s in all rounds" in lines
     total = "12 min" if is_advised else "2 min"
-    assert f"in all: {total}, and the start of the workers" in lines
+    assert f"in all: {total}, with 0.4 s a round around the model, and about 9 s to start" in lines
