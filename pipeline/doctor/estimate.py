@@ -5,7 +5,6 @@ Nothing is written into the run.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,9 +38,6 @@ from pipeline.doctor.round_costs import (
 from pipeline.doctor.run_costs import RunCost, run_cost, stages_of_run
 from pipeline.doctor.scale_constants import ROUND_SECONDS, START_SECONDS
 from pipeline.doctor.stage_cost import CorpusSize, Machines
-
-if TYPE_CHECKING:
-    pass
 
 # A task of the cluster should take at least this long.
 _SPAN_SECONDS = 30.0
