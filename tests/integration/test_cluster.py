@@ -25,7 +25,7 @@ from attent_select.errors import (
     MissingError,
     StorageError,
 )
-from pipeline.cluster import Client, connect, connect_when_needed, run_tasks
+from pipeline.cluster import Client, connect, connect_when_needed, run_tasks, worker_processes
 from pipeline.config.cluster_settings import ClusterSettings
 
 
@@ -90,6 +90,44 @@ def test_tasks_are_drawn_only_as_the_window_allows(client: Client) -> None:
         next(results)
         assert len(drawn) <= 4 + finished
     results.close()
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def parent(_: int) -> int:
+    return os.getppid()
+
+
+def test_workers_are_copies_of_one_process_with_the_variables_of_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents = set()
+    for value in ("first", "second"):
+        monkeypatch.setenv("ATTENT_TEST_VARIABLE", value)
+        with connect(ClusterSettings(workers=1)) as client:
+            assert list(run_tasks(client, variable, ["ATTENT_TEST_VARIABLE"])) == [
+                ("ATTENT_TEST_VARIABLE", value)
+            ]
+            parents |= {pid for _, pid in run_tasks(client, parent, [0])}
+    assert len(parents) == 1
+    assert parents != {os.getpid()}
+
+
+@pytest.mark.parametrize("reason", ["an accelerator", "Dask's configuration", "another system"])
+def test_workers_begin_as_dask_starts_them_where_copies_may_fail(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker_processes.dask_config()
+    if reason == "an accelerator":
+        monkeypatch.setattr(worker_processes, "_ACCELERATORS", (str(tmp_path),))
+    if reason == "another system":
+        monkeypatch.setattr(worker_processes, "_IS_LINUX", False)
+    method = "fork" if reason == "Dask's configuration" else "spawn"
+    with dask.config.set({"distributed.worker.multiprocessing-method": method}):
+        assert worker_processes.dask_config() == {}
+        assert worker_processes.environment() == {}
 
 
 def pid_of_run(task: tuple[str, Path, bool]) -> int:
