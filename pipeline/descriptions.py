@@ -42,12 +42,22 @@ def describe_round(round_: Mapping[str, Any]) -> str:
 
 
 def describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Return a line with the number of rounds, and their samples and seconds in all."""
+    """Return a line with the number of rounds, and their samples and seconds in all.
+
+    Before it, a line for each stage that could not use all samples, but could in the last round.
+    """
     samples = sum(each["samples_seen"] for each in rounds)
     seconds = sum(each["seconds"]["total"] for each in rounds)
-    return (
+    total = (
         f"{len(rounds):,} rounds are done: {samples:,} samples, {seconds:.1f} s in all; the last:"
     )
+    earlier = {
+        stage: f"unusable in {stage} of round {each['round']}: {Unusable.of(counts)}"
+        for each in rounds[:-1]
+        for stage, counts in each.get("unusable", {}).items()
+        if stage not in rounds[-1].get("unusable", {})
+    }
+    return "\n".join([*earlier.values(), total])
 
 
 def describe_decision(decision: Decision) -> str:
