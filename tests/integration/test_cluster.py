@@ -119,13 +119,15 @@ def test_workers_are_copies_of_one_process_with_the_variables_of_now(
 def test_workers_begin_as_dask_starts_them_where_copies_may_fail(
     reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert worker_processes.dask_config()
+    monkeypatch.setattr(worker_processes, "_ACCELERATORS", ())
+    method = "distributed.worker.multiprocessing-method"
+    with dask.config.set({method: "spawn"}):  # as without a cluster of another test
+        assert worker_processes.dask_config()
     if reason == "an accelerator":
         monkeypatch.setattr(worker_processes, "_ACCELERATORS", (str(tmp_path),))
     if reason == "another system":
         monkeypatch.setattr(worker_processes, "_IS_LINUX", False)
-    method = "fork" if reason == "Dask's configuration" else "spawn"
-    with dask.config.set({"distributed.worker.multiprocessing-method": method}):
+    with dask.config.set({method: "fork" if reason == "Dask's configuration" else "spawn"}):
         assert worker_processes.dask_config() == {}
         assert worker_processes.environment() == {}
 
