@@ -10,10 +10,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Final
 
 from attent_select.errors import InputError
 from catalogs.tables import footer_parser
 
+# A helper may end just now because it was idle, or be killed from outside.
+_ATTEMPTS: Final = 2
 _lock = threading.Lock()
 _helpers: "dict[int, subprocess.Popen[bytes]]" = {}
 
@@ -29,16 +32,17 @@ def check_footer(tail: bytes, *, url: str) -> None:
         InputError: it does.
     """
     with _lock:
-        for _ in range(2):  # an idle helper may end just now
+        for _ in range(_ATTEMPTS):
             helper = _running_helper()
             if _ask(helper, tail):
                 return
-            if helper.wait() != 0:
-                raise InputError(
-                    f"{url}: its Parquet footer ends the process that parses it. It is damaged, or"
-                    " has encrypted columns: write it again without encryption, or leave it out"
-                )
-    raise InputError(f"{url}: the process that checks Parquet footers does not start")
+            code = helper.wait()
+    if code == 0:
+        raise InputError(f"{url}: the process that checks Parquet footers does not start")
+    raise InputError(
+        f"{url}: its Parquet footer ends the process that parses it (exit code {code}). It is"
+        " damaged, or has encrypted columns: write it again without encryption, or leave it out"
+    )
 
 
 def _running_helper() -> "subprocess.Popen[bytes]":

@@ -14,7 +14,7 @@ from pyarrow.parquet import encryption
 
 from attent_select.errors import InputError
 from catalogs.shards import inspect_shard
-from catalogs.tables import footer_parser
+from catalogs.tables import footer_check, footer_parser
 
 TABLE = pa.table({"label": list(range(300)), "text": [f"text {n}" for n in range(300)]})
 
@@ -50,6 +50,24 @@ def test_an_encrypted_shard_is_named(tmp_path: Path, plaintext_footer: bool) -> 
     # The next shard is checked by another helper.
     pq.write_table(TABLE, tmp_path / "plain.parquet")
     assert inspect_shard(str(tmp_path / "plain.parquet"), "parquet").num_samples == 300
+
+
+def test_a_helper_that_is_killed_meanwhile_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(TABLE, tmp_path / "plain.parquet")
+    answers = []
+
+    def ask(helper: "subprocess.Popen[bytes]", tail: bytes) -> bool:
+        if not answers:
+            helper.kill()
+        answers.append(original(helper, tail))
+        return answers[-1]
+
+    original = footer_check._ask
+    monkeypatch.setattr(footer_check, "_ask", ask)
+    assert inspect_shard(str(tmp_path / "plain.parquet"), "parquet").num_samples == 300
+    assert answers == [False, True]
 
 
 def test_damaged_footers_are_refused_or_read(tmp_path: Path) -> None:
