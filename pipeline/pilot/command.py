@@ -32,7 +32,7 @@ from pipeline.pilot.trials import Results, outcomes_of, run_trials
 from pipeline.pilot.verdict import PolicyVerdict, best_of, judge
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.mean_units import mean_units_of
-from pipeline.runs.setup import Cluster, ingest_corpora
+from pipeline.runs.setup import ingest_corpora
 from pipeline.stages import Origin, open_cluster
 from trainers import ranks
 
@@ -119,13 +119,14 @@ def run_pilot(
         raise InputError("a pilot runs in one process: start it without torchrun")
     folder = storage.normalise(output or f"{config.run}-pilot").rstrip("/")
     with hold_lease(folder), open_cluster(config, client, origin) as cluster:
-        corpus, run_samples = _prepare_corpus(config, folder, cluster=cluster)
-        model, cost = _small_model(config)
-        budget = Budget(run_samples, corpus.num_samples, share, cost, num_seeds)
-        keep = own_share(config, budget=run_samples, corpus_samples=corpus.num_samples)
-        pilot = _Pilot(config, folder, policies_of(config, own_keep=keep, keys=policies), budget)
-        trials = list(pilot.trials(model))
-        _freeze(trials, corpus=corpus, url=join(folder, "plan.json"))
+        shared = config.model_copy(update={"run": folder, "evaluation": None})
+        ingest_corpora(shared, cluster=cluster)
+        if config.schedule.counts_units:
+            make_annotations(shared, cluster=cluster)
+        # A share that is too small is refused before annotations are made.
+        pilot, trials = _plan(config, folder, policies, share=share, num_seeds=num_seeds)
+        make_annotations(shared, cluster=cluster)
+        _freeze(trials, corpus=Corpus.open(folder), url=join(folder, "plan.json"))
         return pilot.result(run_trials(trials, folder=folder, cluster=cluster))
 
 
@@ -181,21 +182,33 @@ class _Pilot:
         return url
 
 
-def _prepare_corpus(config: RunConfig, folder: str, *, cluster: Cluster) -> tuple[Corpus, int]:
-    """Ingest and annotate the corpus that the runs share; return it, and the samples that the run
-    of `config` trains on.
+def _plan(
+    config: RunConfig, folder: str, keys: Sequence[str], *, share: float, num_seeds: int
+) -> tuple[_Pilot, list[Trial]]:
+    """Return what a pilot compares on the corpus in its folder, and its runs.
+
+    Raises:
+        InputError: a key names no policy, or the share is too small.
     """
-    shared = config.model_copy(update={"run": folder, "evaluation": None})
-    ingest_corpora(shared, cluster=cluster)
-    make_annotations(shared, cluster=cluster)
-    corpus = Corpus.open(folder)
+    model, cost = _small_model(config)
+    num_samples = Corpus.open(folder).num_samples
+    run_samples = _samples_of_run(config.model_copy(update={"run": folder}))
+    keep = own_share(config, budget=run_samples, corpus_samples=num_samples)
+    policies = policies_of(config, own_keep=keep, keys=keys)
+    budget = Budget(run_samples, num_samples, share, cost, num_seeds)
+    pilot = _Pilot(config, folder, policies, budget)
+    return pilot, list(pilot.trials(model))
+
+
+def _samples_of_run(config: RunConfig) -> int:
+    """Return the samples that a run trains on, epochs counted."""
     rounds = plan_rounds(
         config.schedule,
-        num_samples=corpus.num_samples,
+        num_samples=Corpus.open(config.run).num_samples,
         batch_size=config.training.batch_size,
-        mean_units=mean_units_of(shared),
+        mean_units=mean_units_of(config),
     )
-    return corpus, sum(each.num_samples * each.epochs for each in rounds)
+    return sum(each.num_samples * each.epochs for each in rounds)
 
 
 def _small_model(config: RunConfig) -> tuple[dict[str, Any], float]:

@@ -10,6 +10,8 @@ from raw_text import prose, write_pool, write_texts
 from small_runs import small_run
 
 from attent_select.errors import InputError
+from catalogs import Corpus
+from catalogs.annotations.store import AnnotationStore
 from pipeline.cluster import Client
 from pipeline.config import run_config
 from pipeline.loop import run_rounds
@@ -126,6 +128,16 @@ def test_curated_data_is_not_said_to_pay(tmp_path: Path, shards: Path, client: C
     assert [verdict.answer == "it will pay" for verdict in result.policies] == [False]
     assert not result.answer.startswith("Select by")
     assert result.metric == "eval_loss"
+
+
+def test_a_share_that_is_too_small_is_refused_before_annotations_are_made(
+    texts: Path, tmp_path: Path, client: Client
+) -> None:
+    config = run_config.parse(text_run(texts))
+    with pytest.raises(InputError, match="raise --share to"):
+        run_pilot(config, share=1e-4, client=client, output=str(tmp_path / "pilot"))
+    assert Corpus.open(str(tmp_path / "pilot")).num_samples == 4000
+    assert not AnnotationStore(str(tmp_path / "pilot")).names()
 
 
 @pytest.mark.usefixtures("one_cluster")
