@@ -16,6 +16,10 @@ from statistics import fmean
 from attent_select.stats.confidence import ConfidenceInterval, paired_difference
 
 NOT_SHOWN = "No saving shown"
+_HOW_TO_MEASURE = (
+    "To measure it: `attent run CONFIG --set run=OTHER --set selection='{strategy: uniform}' --set "
+    "schedule.ratio='{kind: fixed, start: 1.0}'`, then `attent report RUN --all-data OTHER`."
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ class Verdict:
     estimated_seconds_saved: float | None = None
 
     @property
+    def details(self) -> str:
+        """What `sentence` says beyond `plain`."""
+        if self.all_data is None:
+            return self.sentence.partition(". ")[2]
+        return f"In numbers: {self.sentence}"
+
+    @property
     def plain(self) -> str:
         """The verdict in one plain sentence, without confidence intervals."""
         if self.all_data is None:
@@ -116,6 +127,8 @@ def judge(
                 f" Training on all data is estimated to take {abs(estimated_seconds_saved):,.1f} s "
                 f"{more}; its quality was not measured."
             )
+        if not all_data:
+            sentence += f" {_HOW_TO_MEASURE}"
         return Verdict(False, sentence, quality, None, control, estimated_seconds_saved)
     reason = _reason_against(against_all, control, quality)
     sentence = f"{NOT_SHOWN}: {reason}." if reason else _saving(against_all, control, quality)

@@ -244,7 +244,8 @@ def test_report_writes_pictures_where_asked(run: Path, tmp_path: Path) -> None:
     assert found["verdict"]["is_shown"] is False
     assert found["verdict"]["sentence"].startswith("No saving shown: there is no run on all data")
     page = out.read_text()
-    assert f"In numbers: {html.escape(found['verdict']['sentence'])}" in page
+    details = found["verdict"]["sentence"].partition(". ")[2]
+    assert f'<p class="verdict">{details}</p>' in html.unescape(page)
     assert "Verdict: No saving shown: there is no run on all data to compare with.<" in page
     assert len(list((tmp_path / "report").glob("*.png"))) > 3
 
