@@ -88,9 +88,9 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
         packs=True,
     ),
     "fine_tuning": Advice(
-        "instructions or chats for a saved model",
+        "instructions or chats",
         "all data, packed; if answers may be wrong, collect a hundred clean ones",
-        "samples with large losses were worse (`lora_dolly`, `lora_gsm8k`)",
+        "samples with large losses were worse, from a saved model (`lora_dolly`, `lora_gsm8k`)",
         {
             "selection": {"strategy": "uniform"},
             "schedule": {"epochs": 2, "ratio": {"kind": "fixed", "start": 1.0}},
@@ -98,10 +98,10 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
         packs=True,
     ),
     "clean_answers": Advice(
-        "instructions or chats for a saved model, with examples of clean answers",
+        "instructions or chats, with examples of clean answers",
         "the half whose answers a `classifier` finds most like the examples, packed",
-        "24 % less cost than random rows where 40 % of the answers are spoiled, in three seeds "
-        "(`sft_noisy`)",
+        "24 % less cost than random rows where 40 % of the answers are spoiled, from a saved model "
+        "in three seeds (`sft_noisy`)",
         {
             "annotations": {"quality": {"kind": "classifier"}},
             "selection": {"strategy": "key", "key": "quality"},
@@ -112,18 +112,17 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
 }
 
 
-def kind_of(task: str, settings: Mapping[str, Any], *, has_target: bool, is_saved: bool) -> Kind:
+def kind_of(task: str, settings: Mapping[str, Any], *, has_target: bool) -> Kind:
     """Return the kind of a corpus whose quality is not known: that of raw data.
 
     Args:
         task: name of the task.
         settings: of the task.
         has_target: whether there are examples of what is wanted.
-        is_saved: whether training starts from a saved model.
     """
     if task in IMAGE_TASKS:  # examples did not help
         return "images"
-    if is_saved and any(settings.get(name) is not None for name in _ANSWERS):
+    if any(settings.get(name) is not None for name in _ANSWERS):
         return "clean_answers" if has_target else "fine_tuning"
     return "target" if has_target else "raw"
 
@@ -134,7 +133,6 @@ def advice_for(config: RunConfig) -> Iterator[str]:
         config.task.name,
         asdict(config.task.task),
         has_target=config.target is not None,
-        is_saved="path" in config.model,
     )
     kinds: tuple[Kind, ...] = (kind, "curated") if kind in ("raw", "images") else (kind,)
     for each in kinds:

@@ -20,7 +20,8 @@ from pipeline.first_steps.first_rows import (
     suggest_task,
 )
 from pipeline.first_steps.new_tokenizer import tokenizer_of_first_rows
-from pipeline.first_steps.small_models import MAX_LENGTH, image_model, image_settings, text_model
+from pipeline.first_steps.small_models import image_model, image_settings, text_model
+from pipeline.first_steps.text_length import fitting_length
 from pipeline.progress import status
 
 
@@ -112,7 +113,12 @@ def _inputs(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[st
             raise InputError("a task on images and text needs --model PATH (a folder, or a name)")
         return {"processor": wishes.model}
     tokenizer = {} if wishes.tokenizer is None else {"tokenizer": wishes.tokenizer}
-    return {**tokenizer, "max_length": MAX_LENGTH}
+    path = wishes.tokenizer or wishes.model
+    assert path is not None
+    return {
+        **tokenizer,
+        "max_length": fitting_length(rows, task, tokenizer=path, model=wishes.model),
+    }
 
 
 def _model(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str, Any]:
@@ -120,13 +126,12 @@ def _model(wishes: Wishes, task: Mapping[str, Any], rows: FirstRows) -> dict[str
         return {"path": wishes.model}
     if task["name"] in IMAGE_TASKS:
         return {"config": image_model(task, rows)}
-    return {"config": text_model(task["tokenizer"])}
+    return {"config": text_model(task["tokenizer"], max_length=task["max_length"])}
 
 
 def _advice(wishes: Wishes, task: Mapping[str, Any]) -> Advice:
     """Return what was measured on corpora of this kind."""
-    is_saved = wishes.model is not None
-    kind = kind_of(task["name"], task, has_target=bool(wishes.target), is_saved=is_saved)
+    kind = kind_of(task["name"], task, has_target=bool(wishes.target))
     return ADVICE["curated" if wishes.is_curated and not wishes.target else kind]
 
 

@@ -9,8 +9,6 @@ from pipeline.first_steps.first_rows import FirstRows, encoded_bytes, label_valu
 
 Settings = dict[str, Any]
 
-# Tokens of the longest text.
-MAX_LENGTH = 512
 # Larger images are resized to this side, the usual one of vision transformers.
 _MAX_IMAGE_SIZE = 224
 _PATCH_SIZES = (16, 8, 7, 4, 2)
@@ -20,8 +18,8 @@ _IGNORED = 255
 _TRANSFORMER = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
 
 
-def text_model(tokenizer: str) -> Settings:
-    """Return a language model with an embedding for every token of a tokenizer."""
+def text_model(tokenizer: str, *, max_length: int) -> Settings:
+    """Return a language model with an embedding for every token and every position."""
     from trainers.hf import load_tokenizer
 
     return {
@@ -29,7 +27,7 @@ def text_model(tokenizer: str) -> Settings:
         "vocab_size": len(load_tokenizer(tokenizer)),
         **_TRANSFORMER,
         "intermediate_size": 384,
-        "max_position_embeddings": MAX_LENGTH,
+        "max_position_embeddings": max_length,
         "tie_word_embeddings": True,
     }
 

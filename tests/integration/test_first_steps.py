@@ -12,6 +12,7 @@ import yaml
 from commands import answer, answer_here, attent
 from digits import png, samples
 from task_cases import TEXTS
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from catalogs.formats.parquet import Parquet
 from catalogs.formats.webdataset import Webdataset
@@ -20,6 +21,7 @@ from pipeline.config import run_config
 from pipeline.config.annotation_kinds import load_kind
 from pipeline.config.automatic_annotations import automatic_annotations
 from trainers.inputs.tokenizer import train_tokenizer
+from trainers.tasks.causal_lm import CausalLm
 
 CHATS = [
     {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
@@ -70,7 +72,28 @@ def test_the_columns_of_text_suggest_a_task(tmp_path: Path, tokenizer: Path, kin
     assert values["task"]["name"] == ("preference_pairs" if kind == "preferences" else "causal_lm")
     assert values["model"]["config"]["vocab_size"] == 300
     # Without examples no rule is better than random rows.
-    assert values["selection"] == {"strategy": "uniform", "distinct": "duplicates"}
+    dropped = {"distinct": "duplicates"} if kind == "text" else {}
+    assert values["selection"] == {"strategy": "uniform", **dropped}
+    assert values["task"].get("packing", False) == (kind != "text")
+
+
+def test_the_first_answers_are_not_truncated(tmp_path: Path, tokenizer: Path) -> None:
+    rows = [{"prompt": "Count.", "response": "1 2 3 " * length} for length in [*[9] * 48, 250]]
+    shard = shard_of(tmp_path, rows)
+    values = new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer)
+    assert values["model"]["config"]["max_position_embeddings"] == values["task"]["max_length"]
+    longest = CausalLm(
+        tokenizer=str(tokenizer), prompt="prompt", response="response", max_length=10_000
+    ).prepare(rows[-1], generator=None)
+    assert 512 < len(longest["input_ids"]) <= values["task"]["max_length"]
+    # The same rows for a model with fewer positions.
+    config = {**values["model"]["config"], "max_position_embeddings": 640}
+    model_type = config.pop("model_type")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config))
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    answer_here("init", tmp_path / "b.yaml", "--shards", shard, "--model", tmp_path / "model")
+    assert yaml.safe_load((tmp_path / "b.yaml").read_text())["task"]["max_length"] == 640
 
 
 @pytest.mark.parametrize("further", ["input", "context"])
@@ -121,22 +144,23 @@ def test_examples_of_what_is_wanted_select_by_relevance(tmp_path: Path, tokenize
 
 
 @pytest.mark.parametrize(
-    ("names", "learned"), [(["content"], "content"), (["question", "answer"], "answer")]
+    ("names", "learned", "annotation"),
+    [(["content"], "content", "relevance"), (["question", "answer"], "answer", "quality")],
 )
 def test_annotations_read_the_column_that_is_learned(
-    tmp_path: Path, tokenizer: Path, names: list[str], learned: str
+    tmp_path: Path, tokenizer: Path, names: list[str], learned: str, annotation: str
 ) -> None:
     texts = [row["text"] for row in TEXT_ROWS["text"]]
     shard = shard_of(tmp_path, [dict.fromkeys(names, text) for text in texts])
     options = ("--shards", shard, "--tokenizer", tokenizer)
     values = new_config(tmp_path, *options, "--target", shard)
-    assert values["annotations"]["relevance"]["text"] == learned
+    assert values["annotations"][annotation]["text"] == learned
     (tmp_path / "target").mkdir()
     other = shard_of(tmp_path / "target", [{"body": text} for text in texts])
     answer_here("init", tmp_path / "mine.yaml", *options, "--target", other)
     done = attent("doctor", tmp_path / "mine.yaml")
     assert done.returncode == 2
-    problem = f"annotations.relevance.text: {other} has no column {learned}; it has body"
+    problem = f"annotations.{annotation}.text: {other} has no column {learned}; it has body"
     assert problem in " ".join(done.stdout.split())
 
 
@@ -146,7 +170,9 @@ def test_equal_answers_to_different_prompts_are_not_duplicates(
     rows = [{"prompt": text, "response": "Yes."} for text, _ in TEXTS]
     shard = shard_of(tmp_path, [*rows, rows[0]])
     new_config(tmp_path, "--shards", shard, "--tokenizer", tokenizer)
-    config = run_config.load(str(tmp_path / "new/my.yaml"))
+    config = run_config.load(
+        str(tmp_path / "new/my.yaml"), overrides=["selection.distinct=duplicates"]
+    )
     made = {**config.annotations, **automatic_annotations(config)}["duplicates"]
     assert made == {"kind": "duplicates", "column": ["prompt", "response"]}
 

@@ -34,12 +34,18 @@ def check_positions(config: PreTrainedConfig, *, num_positions: int) -> None:
     Raises:
         InputError: the model has fewer positions.
     """
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and 0 < limit < num_positions:
+    limit = limit_of_positions(config)
+    if limit is not None and limit < num_positions:
         raise InputError(
             f"the task cuts text at {num_positions} tokens, but the model has {limit} positions: "
             f"set task.max_length to at most {limit}"
         )
+
+
+def limit_of_positions(config: PreTrainedConfig) -> int | None:
+    """Return the number of positions of a model; None: its configuration says none."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if limit is not None and limit > 0 else None
 
 
 def check_vocabulary(config: PreTrainedConfig, *, num_tokens: int) -> None:

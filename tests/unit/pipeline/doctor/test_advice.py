@@ -52,24 +52,21 @@ def test_figures_are_those_of_the_measured_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "column", "has_target", "is_saved", "kind"),
+    ("task", "column", "has_target", "kind"),
     [
-        ("causal_lm", "text", True, False, "target"),
-        ("causal_lm", "text", True, True, "target"),
-        ("causal_lm", "text", False, True, "raw"),
-        ("causal_lm", "response", False, False, "raw"),
-        ("causal_lm", "response", False, True, "fine_tuning"),
-        ("causal_lm", "messages", True, True, "clean_answers"),
-        ("preference_pairs", "chosen", False, True, "fine_tuning"),
-        ("image_classification", "image", True, True, "images"),
-        ("image_classification", "image", False, True, "images"),
+        ("causal_lm", "text", True, "target"),
+        ("causal_lm", "text", False, "raw"),
+        ("causal_lm", "response", False, "fine_tuning"),
+        ("causal_lm", "messages", True, "clean_answers"),
+        ("preference_pairs", "chosen", False, "fine_tuning"),
+        ("image_classification", "image", True, "images"),
+        ("image_classification", "image", False, "images"),
     ],
 )
-def test_the_kind_of_a_corpus_follows_from_the_task_the_model_and_examples(
-    task: str, column: str, *, has_target: bool, is_saved: bool, kind: Kind
+def test_the_kind_of_a_corpus_follows_from_the_task_and_examples(
+    task: str, column: str, *, has_target: bool, kind: Kind
 ) -> None:
-    settings = {column: "a column"}
-    assert kind_of(task, settings, has_target=has_target, is_saved=is_saved) == kind
+    assert kind_of(task, {column: "a column"}, has_target=has_target) == kind
 
 
 def test_only_images_of_a_crawl_are_selected_by_the_students_losses() -> None:
