@@ -151,6 +151,7 @@ def main() -> None:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if todo := pending(arms, seeds=seeds, done=results.trials):
         data = regime.data(options.data, options.folder / name)
+        data = data.for_arms([arms[arm] for _, arm in todo])
         results.check_corpus(data.digest)
         results.notes = data.notes
         with runner(regime, data) as run_arm:

@@ -1,5 +1,6 @@
 """A regime: data, model, optimizer and horizon, the same for all of its arms."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ class Data:
         stand_ins: what arms name → the file or folder here.
         digest: of the corpus, if it depends on the machine: trials of another one are not mixed.
         notes: facts about the data, which are written beside the trials.
+        further: function that makes what arms, as JSON, name beyond that; None if all is made.
     """
 
     train: str
@@ -33,6 +35,11 @@ class Data:
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     digest: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    further: "Callable[[Data, str], Data] | None" = None
+
+    def for_arms(self, arms: Sequence[Mapping[str, Any]]) -> "Data":
+        """Return the files with all that the sections of arms name."""
+        return self if self.further is None else self.further(self, json.dumps(arms))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The annotations of `crawl`, made once for all trials, and what each of them cost."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,53 +17,79 @@ from pipeline.corpus.ingest import ingest
 
 ANNOTATIONS: Final = (
     *("source", "duplicates", *(f"relevance_{target}" for target in TARGETS)),
-    *("classifier_broad", "top_broad", "surrogate", "surrogate_loss", "surrogate_conditional"),
+    *("classifier_broad", "top_broad"),
 )
+# Those by a small model, which take as long as many trials.
+BY_SURROGATE: Final = ("surrogate", "surrogate_loss", "surrogate_conditional")
 # The share that is kept by `top_broad`.
 _TOP: Final = 0.1
 
 
-def annotate(
-    pool: Pool, corpus: Path, *, sections: Mapping[str, Any], surrogate_samples: int
-) -> dict[str, float]:
-    """Ingest the pool and annotate it, where that is not done; return processor seconds by name.
-
-    Args:
-        pool: files of the pool.
-        corpus: folder of the corpus.
-        sections: `corpus`, `task`, `model` and `training` of the regime.
-        surrogate_samples: samples that the surrogate is trained on.
-    """
-    record = corpus.parent / "costs.json"
-    costs: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
-    if set(ANNOTATIONS) <= set(costs):
-        return costs
-    with connect(ClusterSettings(workers=1)) as client:
-        ingest([pool.shards], folder=str(corpus), client=client)
-        maker = Maker(str(corpus), Clock(client), costs)
+def annotate(pool: Pool, corpus: Path) -> dict[str, float]:
+    """Ingest the pool and annotate it, where that is not done; return processor seconds by name."""
+    with _making(corpus, ANNOTATIONS) as maker:
+        if maker is None:
+            return _known_costs(corpus)
+        ingest([pool.shards], folder=str(corpus), client=maker.clock.client)
         maker.make("source", "column", column="source")
         maker.make("duplicates", "duplicates", column="text")
         for target in TARGETS:
             by_source = {"examples": pool.examples[target], "kind_column": "source"}
             maker.make(f"relevance_{target}", "ngram", **by_source)
-        broad = {"examples": pool.examples["broad"], "kind_column": "source"}
-        maker.make("classifier_broad", "classifier", **broad)
-        if "top_broad" not in costs:
+        maker.make("classifier_broad", "classifier", **_broad(pool))
+        if "top_broad" not in maker.costs:
             cut = maker.top_cut("relevance_broad", share=_TOP)
             maker.make("top_broad", "expression", expression=f"relevance_broad >= {cut}")
+    return _known_costs(corpus)
+
+
+def annotate_by_surrogate(
+    pool: Pool, corpus: Path, *, sections: Mapping[str, Any], samples: int
+) -> dict[str, float]:
+    """Train a small model and annotate the pool by it, where that is not done; return processor
+    seconds by name.
+
+    Args:
+        pool: files of the pool.
+        corpus: folder of the corpus, which `annotate` has made.
+        sections: `corpus`, `task`, `model` and `training` of the regime.
+        samples: samples that the small model is trained on.
+    """
+    with _making(corpus, BY_SURROGATE) as maker:
+        if maker is None:
+            return _known_costs(corpus)
+        folder = corpus.parent / "surrogate"
         with maker.counting("surrogate"):
             model = train_small(
-                sections,
-                corpus.parent / "surrogate",
-                samples=surrogate_samples,
-                cluster=lambda: client,
+                sections, folder, samples=samples, cluster=lambda: maker.clock.client
             )
         loss: dict[str, Any] = {"model": model, "task": sections["task"]}
         maker.make("surrogate_loss", "loss", **loss)
         loss |= {"fit": {"epochs": 2, "learning_rate": 1e-3}}
-        maker.make("surrogate_conditional", "loss", **broad, **loss)
-        record.write_text(json.dumps(costs))
-    return costs
+        maker.make("surrogate_conditional", "loss", **_broad(pool), **loss)
+    return _known_costs(corpus)
+
+
+def _known_costs(corpus: Path) -> dict[str, float]:
+    """Return the processor seconds of what was made, by name."""
+    record = corpus.parent / "costs.json"
+    return dict(json.loads(record.read_text())) if record.exists() else {}
+
+
+@contextmanager
+def _making(corpus: Path, names: Collection[str]) -> Iterator[Maker | None]:
+    """Yield a maker, whose costs are recorded in the end; None if all names are made."""
+    costs = _known_costs(corpus)
+    if set(names) <= set(costs):
+        yield None
+        return
+    with connect(ClusterSettings(workers=1)) as client:
+        yield Maker(str(corpus), Clock(client), costs)
+    (corpus.parent / "costs.json").write_text(json.dumps(costs))
+
+
+def _broad(pool: Pool) -> dict[str, Any]:
+    return {"examples": pool.examples["broad"], "kind_column": "source"}
 
 
 def fitted_surrogate(corpus: Path) -> str:

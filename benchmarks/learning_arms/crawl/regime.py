@@ -1,13 +1,14 @@
 """The regime `crawl`: its model, its files, and the losses that it is judged by."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
 from learning_arms.arms import Horizon
-from learning_arms.crawl.annotations import annotate, fitted_surrogate
+from learning_arms.crawl.annotations import annotate, annotate_by_surrogate, fitted_surrogate
 from learning_arms.crawl.arms import FITTED, crawl_arms, uniform_name
 from learning_arms.crawl.pool import REST, TARGETS, WANTED, Pool, Sizes, make_pool
 from learning_arms.regime import Data, Regime
@@ -73,16 +74,22 @@ def _data(pool: Pool, folder: Path, *, sections: Mapping[str, Any], samples: int
     """Ingest and annotate the pool, unless that is done."""
     corpus = folder / "corpus"
     files = {"task": text_task(pool, folder), "corpus": {"path": str(corpus)}}
-    costs = annotate(pool, corpus, sections={**sections, **files}, surrogate_samples=samples)
+
+    def by_surrogate(data: Data, arms: str) -> Data:
+        if "surrogate" not in arms:
+            return data
+        costs = annotate_by_surrogate(pool, corpus, sections={**sections, **files}, samples=samples)
+        return replace(data, costs=costs, stand_ins={FITTED: fitted_surrogate(corpus)})
+
     return Data(
         train=f"{pool.shards}/000.parquet",
         curve=None,
         final=pool.judged["broad"],
         sections=files,
-        costs=costs,
+        costs=annotate(pool, corpus),
         digest=pool.digest,
         judged=pool.judged,
-        stand_ins={FITTED: fitted_surrogate(corpus)},
+        further=by_surrogate,
     )
 
 
