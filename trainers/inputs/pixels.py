@@ -6,13 +6,11 @@ Size, scale, normalisation, and augmentation that keeps images and maps aligned.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from attent_select.errors import InputError, SampleError
-from catalogs.shard_format import Sample
 from trainers.hf import load_image_processor
 from trainers.inputs.augmentation import (
     Augmentation,
@@ -33,8 +31,9 @@ from trainers.inputs.decoding.frame import (
     size_of,
 )
 from trainers.inputs.images import MODES, image_of, open_image, open_pixels
-from trainers.task import Batch, Item
+from trainers.task import Item
 
+PixelDtype = Literal["float32", "uint8"]
 # One number for all channels, or one per channel.
 PerChannel = float | tuple[float, ...]
 
@@ -66,6 +65,8 @@ class Pixels:
             is not below the size that it is resized to, which is quicker and changes pixels.
         resampling: what resizes images (bilinear): `pillow`, or `torch`, which is quicker and
             whose pixels differ by at most 1.
+        pixel_dtype: of batches: `float32`, or `uint8`, a quarter of the bytes, which are
+            normalised on the model's device.
     """
 
     image_size: int
@@ -80,6 +81,7 @@ class Pixels:
     transform: str | None = None
     decode: Decode = "exact"
     resampling: Resampling = "pillow"
+    pixel_dtype: PixelDtype = "float32"
 
     def __post_init__(self) -> None:
         if self.num_channels not in (1, 3):
@@ -118,15 +120,16 @@ class Pixels:
                 )
 
     def _check_decoding(self) -> None:
-        for name, kind in (("decode", Decode), ("resampling", Resampling)):
+        kinds = (("decode", Decode), ("resampling", Resampling), ("pixel_dtype", PixelDtype))
+        for name, kind in kinds:
             if (value := getattr(self, name)) not in get_args(kind):
                 expected = " or ".join(get_args(kind))
                 raise InputError(f"{name} is {value!r}: expected {expected}")
-        is_default = self.decode == "exact" and self.resampling == "pillow"
-        if self.processor is not None and not is_default:
+        names = [name for name, kind in kinds if getattr(self, name) != get_args(kind)[0]]
+        if self.processor is not None and names:
             raise InputError(
-                "decode and resampling: the processor resizes images itself: omit them, or the "
-                "processor"
+                f"{' and '.join(names)}: the processor resizes and normalises images itself: omit "
+                "one of them"
             )
         how = self.augment
         if (
@@ -326,20 +329,29 @@ class Pixels:
         return torch.empty((2, num_images * shape[0], *shape[1:]), device="meta")
 
     def stack(self, prepared: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Stack to `pixel_values` float32[batch, channels, height, width]."""
+        """Stack to `pixel_values` [batch, channels, height, width] of `pixel_dtype`."""
         if len({pixels.shape for pixels in prepared}) > 1:
             raise InputError(
                 f"the processor in {self.processor} returns images of different sizes: set a fixed "
                 "height and width in its preprocessor_config.json"
             )
         pixels = torch.stack(list(prepared))
-        return pixels.to(torch.float32) if self.processor is not None else self.normalise(pixels)
+        return pixels.to(torch.float32) if self.processor is not None else self.leave(pixels)
 
-    def normalise(self, decoded: torch.Tensor) -> torch.Tensor:
-        """Return `pixel_values` float32 of uint8[batch, channels, height, width]."""
+    def leave(self, decoded: torch.Tensor) -> torch.Tensor:
+        """Return `pixel_values` of `pixel_dtype` from uint8[batch, channels, height, width]."""
+        return decoded if self.pixel_dtype == "uint8" else self._normalise(decoded)
+
+    def for_model(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return float32[batch, channels, height, width] of a batch on the model's device."""
+        is_uint8 = pixel_values.dtype == torch.uint8
+        return self._normalise(pixel_values) if is_uint8 else pixel_values
+
+    def _normalise(self, decoded: torch.Tensor) -> torch.Tensor:
         # As a batch: for small images, a call per image would dominate.
         pixels = decoded.to(torch.float32)
-        return pixels.div_(255.0).sub_(_per_channel(self.mean)).div_(_per_channel(self.std))
+        mean, std = (_per_channel(value, pixels.device) for value in (self.mean, self.std))
+        return pixels.div_(255.0).sub_(mean).div_(std)
 
 
 def per_channel(value: Any) -> PerChannel:
@@ -353,33 +365,5 @@ def units_of(pixels: torch.Tensor) -> int:
     return max(1, height * width // _PATCH_SIDE**2)
 
 
-class OneImage:
-    """Base of tasks with one image in the column `image`, and nothing else that the model sees."""
-
-    image: str
-
-    @cached_property
-    def _pixels(self) -> Pixels:
-        return Pixels.of(self)
-
-    @property
-    def draws(self) -> bool:
-        """Whether `prepare` draws random numbers: for augmentation only."""
-        return self._pixels.draws
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.image,)
-
-    def prepare_inputs(self, samples: Sequence[Sample]) -> list[Item | SampleError]:
-        """Return the `pixels` of each image, or the error that says why it cannot be read."""
-        return self._pixels.items_of([sample[self.image] for sample in samples])
-
-    def collate_inputs(self, items: Sequence[Item]) -> tuple[Batch, torch.Tensor]:
-        """Return `pixel_values`, and one unit per image."""
-        pixels = self._pixels.stack([item["pixels"] for item in items])
-        return {"pixel_values": pixels}, torch.ones(len(items), dtype=torch.int64)
-
-
-def _per_channel(value: PerChannel) -> torch.Tensor | float:
-    return torch.tensor(value)[:, None, None] if isinstance(value, tuple) else value
+def _per_channel(value: PerChannel, device: torch.device) -> torch.Tensor | float:
+    return torch.tensor(value, device=device)[:, None, None] if isinstance(value, tuple) else value

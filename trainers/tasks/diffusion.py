@@ -20,7 +20,7 @@ from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation
 from trainers.inputs.decoding.frame import Decode, Resampling, Resize
 from trainers.inputs.draws import draw_key, normals, uniforms
-from trainers.inputs.pixels import PerChannel, Pixels, per_channel, units_of
+from trainers.inputs.pixels import PerChannel, PixelDtype, Pixels, per_channel, units_of
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.precision import at_least_float32
 from trainers.task import NEWER, Batch, Item, Models
@@ -59,6 +59,7 @@ class Diffusion:
     transform: str | None = field(default=None, metadata=NEWER)
     decode: Decode = field(default="exact", metadata=NEWER)
     resampling: Resampling = field(default="pillow", metadata=NEWER)
+    pixel_dtype: PixelDtype = field(default="float32", metadata=NEWER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", per_channel(self.mean))
@@ -115,8 +116,8 @@ class Diffusion:
         }
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Return `pixel_values` float32[batch, channels, size, size]; `labels`, `keys` and
-        `timesteps` int64[batch].
+        """Return `pixel_values` [batch, channels, size, size] of `pixel_dtype`; `labels`, `keys`
+        and `timesteps` int64[batch].
         """
         numbers = {
             name: torch.tensor([item[key] for item in items], dtype=torch.int64)
@@ -178,7 +179,7 @@ class Diffusion:
         self, model: torch.nn.Module, batch: Batch, labels: torch.Tensor, steps: torch.Tensor
     ) -> torch.Tensor:
         """Return the mean squared error float32[batch] at one timestep per sample."""
-        pixels = batch["pixel_values"]
+        pixels = self._pixels.for_model(batch["pixel_values"])
         # Each timestep has different noise: a score is a mean over both.
         noise = normals(batch["keys"] + steps, pixels[0].numel(), purpose=_NOISE)
         noise = noise.reshape(pixels.shape)

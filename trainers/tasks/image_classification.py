@@ -20,8 +20,9 @@ from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation, mix_pairs
 from trainers.inputs.decoding.frame import Decode, Resampling, Resize
 from trainers.inputs.decoding.image_batches import batch_of
+from trainers.inputs.decoding.one_image import OneImage
 from trainers.inputs.draws import random_subset
-from trainers.inputs.pixels import OneImage, PerChannel, per_channel
+from trainers.inputs.pixels import PerChannel, PixelDtype, per_channel
 from trainers.scoring import functional_gradient, patches
 from trainers.scoring.evaluation import eval_mode
 from trainers.scoring.patches import PatchDropping
@@ -60,6 +61,7 @@ class ImageClassification(OneImage):
     transform: str | None = field(default=None, metadata=NEWER)
     decode: Decode = field(default="exact", metadata=NEWER)
     resampling: Resampling = field(default="pillow", metadata=NEWER)
+    pixel_dtype: PixelDtype = field(default="float32", metadata=NEWER)
     patches: PatchDropping | None = field(default=None, metadata=NEWER)
 
     def __post_init__(self) -> None:
@@ -141,7 +143,8 @@ class ImageClassification(OneImage):
         return mix_pairs(items, generators, how=self.augment)
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Return `pixel_values` float32[batch, channels, height, width], `labels` int64[batch].
+        """Return `pixel_values` [batch, channels, height, width] of `pixel_dtype`, and `labels`
+        int64[batch].
 
         Of mixed samples also `shares` float32[batch], `other_labels` int64[batch], and `is_mixed`
         bool[batch].
@@ -194,8 +197,9 @@ class ImageClassification(OneImage):
 
         With `draw_keys` in the batch, the model takes a random share of the patches.
         """
+        pixels = self._pixels.for_model(batch["pixel_values"])
         with self._on_drawn_patches(model, batch.get("draw_keys")):
-            logits: torch.Tensor = model(pixel_values=batch["pixel_values"]).logits
+            logits: torch.Tensor = model(pixel_values=pixels).logits
         return logits, _known_labels(batch["labels"], logits)
 
     def target_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -15,9 +15,9 @@ from catalogs.shard_format import Sample
 from trainers.hf import model_store
 from trainers.inputs.augmentation import Augmentation
 from trainers.inputs.decoding.frame import Resize
+from trainers.inputs.decoding.one_image import OneImage
 from trainers.inputs.images import decode_map
 from trainers.inputs.pixels import (
-    OneImage,
     PerChannel,
     per_channel,
     units_of,

@@ -21,7 +21,7 @@ def batch_of(images: Sequence[Any], *, how: Pixels) -> tuple[torch.Tensor, dict[
     """
     errors: dict[int, SampleError] = {}
     if how.processor is None:
-        return how.normalise(decode_batch(images, how=how, errors=errors)), errors
+        return how.leave(decode_batch(images, how=how, errors=errors)), errors
     prepared: list[torch.Tensor] = []
     for position, image in enumerate(images):
         try:

@@ -176,7 +176,9 @@ def test_scaled_decoding_changes_pixels_and_keeps_the_image(how: Any) -> None:
     [
         ({"decode": "fast"}, "expected exact or scaled"),
         ({"resampling": "numpy"}, "expected pillow or torch"),
-        ({"decode": "scaled", "processor": "folder"}, "the processor resizes images itself"),
+        ({"pixel_dtype": "int8"}, "expected float32 or uint8"),
+        ({"pixel_dtype": "uint8", "processor": "folder"}, "pixel_dtype: the processor"),
+        ({"decode": "scaled", "processor": "folder"}, "the processor resizes and normalises"),
         (
             {"decode": "scaled", "augment": Augmentation(random_resized_crop=RandomResizedCrop())},
             "parts of the full size",
