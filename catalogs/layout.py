@@ -266,6 +266,14 @@ class Layout:
         return join(self.scoring, f"{round_number:05d}.parquet")
 
     @property
+    def selecting(self) -> str:
+        return join(self.metrics, "selecting")
+
+    def selection_metrics(self, round_number: int) -> str:
+        """Metrics of selection, kept for a process that resumes the round."""
+        return join(self.selecting, f"{round_number:05d}.parquet")
+
+    @property
     def all_kernels(self) -> str:
         return join(self.run, "antk")
 

@@ -10,6 +10,7 @@ from functools import partial
 from time import monotonic
 
 from attent_select.schedule.rounds import Round
+from catalogs import IndexFile
 from pipeline import metrics
 from pipeline.runs.setup import Cluster
 from pipeline.runs.state import Run, ensure_decision, prepare
@@ -71,19 +72,20 @@ def select_and_train(
     from pipeline.training.train_stage import train_stage
     from trainers import ranks
 
-    is_selected, started = run.is_selected(number), monotonic()
-    index = ranks.in_turn(partial(select_stage, run, run.rounds[number]))
-    select_seconds = None if is_selected else monotonic() - started
+    index = ranks.in_turn(partial(_select, run, run.rounds[number]))
     run = run.after_selecting(number, index)
     finished = metrics.read(run.config.run, number)
     if finished is not None:
         return run, finished
-    values = train_stage(
-        run,
-        run.rounds[number],
-        index,
-        select_seconds=select_seconds,
-        cluster=cluster,
-        judges=judges,
-    )
+    values = train_stage(run, run.rounds[number], index, cluster=cluster, judges=judges)
     return run, values
+
+
+def _select(run: Run, round_: Round) -> IndexFile:
+    """Select the rows of the round, and publish the seconds that it took."""
+    is_selected, started = run.is_selected(round_.number), monotonic()
+    index = select_stage(run, round_)
+    if not is_selected:
+        seconds = {"select_seconds": monotonic() - started}
+        metrics.publish_selection(run.config.run, round_.number, seconds)
+    return index

@@ -1,7 +1,7 @@
 """The metrics of a round, `metrics/<round>.parquet`, one row per number.
 
-Publishing them marks the round as finished. The statistics of its scoring are separate files,
-`metrics/scoring/<round>.parquet`.
+Publishing them marks the round as finished. The statistics of its scoring and of its selection are
+separate files, `metrics/scoring/<round>.parquet` and `metrics/selecting/<round>.parquet`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +41,11 @@ def publish_scoring(run: str, round_number: int, values: Mapping[str, float]) ->
     _publish(Layout(run).scoring_metrics(round_number), round_number, values, notes={})
 
 
+def publish_selection(run: str, round_number: int, values: Mapping[str, float]) -> None:
+    """Publish what the selection of a round cost, for a process that resumes the round."""
+    _publish(Layout(run).selection_metrics(round_number), round_number, values, notes={})
+
+
 def _publish(
     url: str, round_number: int, values: Mapping[str, float], *, notes: frames.Notes
 ) -> None:
@@ -54,7 +59,15 @@ def _publish(
 
 def read(run: str, round_number: int) -> dict[str, float] | None:
     """Return the metrics of a round; None if it is not finished."""
-    url = Layout(run).round_metrics(round_number)
+    return _read(Layout(run).round_metrics(round_number))
+
+
+def read_selection(run: str, round_number: int) -> dict[str, float]:
+    """Return what the selection of a round cost; nothing if that was not measured."""
+    return _read(Layout(run).selection_metrics(round_number)) or {}
+
+
+def _read(url: str) -> dict[str, float] | None:
     if storage.info(url) is None:
         return None
     table, _ = frames.read_frame(url, schema=METRICS)
@@ -76,7 +89,8 @@ def table(run: str) -> pl.DataFrame:
     """Return one row per finished round: `round` u32 and a float64 column for each name."""
     layout = Layout(storage.normalise(run))
     files = storage.list_objects(layout.metrics)
-    return _table([file for file in files if not file.url.startswith(layout.scoring)])
+    stages = (f"{layout.scoring}/", f"{layout.selecting}/")
+    return _table([file for file in files if not file.url.startswith(stages)])
 
 
 def scoring_table(run: str) -> pl.DataFrame:

@@ -89,7 +89,10 @@ def _gap(config: RunConfig, table: pl.DataFrame) -> str | None:
     for name in _COSTS:
         if name not in table.columns or table[name].null_count():
             stage = name.removesuffix("_seconds")
-            return f"a process was interrupted, and the seconds of its stage `{stage}` were lost"
+            return (
+                f"a process was interrupted, and the seconds of its stage `{stage}` were lost; to "
+                "measure them, run it again from scratch: `attent run CONFIG --set run=OTHER`"
+            )
     return None
 
 

@@ -45,7 +45,6 @@ def train_stage(
     round_: Round,
     index: IndexFile,
     *,
-    select_seconds: float | None,
     cluster: Cluster | None = None,
     judges: Collection[str] | None = None,
 ) -> dict[str, float]:
@@ -58,7 +57,8 @@ def train_stage(
     Raises:
         InputError: the index has another number of samples than the round.
     """
-    earlier = {**_scoring_metrics(run, round_), "select_seconds": select_seconds}
+    earlier = _scoring_metrics(run, round_)
+    earlier |= metrics.read_selection(run.config.run, round_.number)
     with _compact_shards(run, round_, index, cluster=cluster) as compact:
         stream = _open_stream(run, round_, index, compact)
         held_out = held_out_parts(run.config)
