@@ -17,6 +17,8 @@ _DRAWN: Final = 0.5
 # Optimizer steps of the smallest run, at least.
 _LEAST_STEPS: Final = 16
 _ROUNDS: Final = 5
+# `scoring.max_failed_share`, at least: in pools this small, chance exceeds the share of the corpus.
+_FAILED_SHARE: Final = 0.5
 # Part of a run that scores, before the losses of a model tell something.
 _WARMUP: Final = 5
 
@@ -105,6 +107,8 @@ def trials_of(
     """
     training = _training(values["training"], samples=samples)
     shared = {**values, "corpus": {"path": corpus}, "model": dict(model), "training": training}
+    failed = max(values["scoring"]["max_failed_share"], _FAILED_SHARE)
+    shared["scoring"] = {**values["scoring"], "max_failed_share": failed}
     if values.get("target"):  # which judges alone
         shared["evaluation"] = None
     for seed in range(values["seed"], values["seed"] + num_seeds):

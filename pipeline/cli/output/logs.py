@@ -63,9 +63,21 @@ def logging_as(options: LogOptions) -> Iterator[None]:
 
 
 class _Stderr(logging.Handler):
-    """Prints to what is stderr at the time: a progress bar replaces it while it is shown."""
+    """Prints to what is stderr at the time: a progress bar replaces it while it is shown.
+
+    The same warning is printed once: the runs of a pilot have it in common.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._warnings: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            message = record.getMessage()
+            if message in self._warnings:
+                return
+            self._warnings.add(message)
         typer.echo(self.format(record), err=True)
 
 

@@ -41,12 +41,23 @@ def fill() -> dict[str, Any]:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
 
 
+@command(show_values)
+def repeat() -> dict[str, Any]:
+    """Log messages again and again."""
+    for row in (1, 2):
+        LOG.warning("a problem")
+        LOG.warning("row %d is bad", row)
+        LOG.info("a message")
+    return {}
+
+
 def attent(*arguments: str) -> Any:
     app = typer.Typer()
     app.callback()(options)
     app.command()(work)
     app.command()(check)
     app.command()(fill)
+    app.command()(repeat)
     return CliRunner().invoke(app, arguments)
 
 
@@ -66,6 +77,15 @@ def test_messages_go_to_stderr_as_the_options_say(
     assert done.exit_code == 0
     assert [line for line in done.stderr.splitlines() if line != "noise"] == messages
     assert done.stdout == "amount: 3\n"
+
+
+def test_a_warning_is_printed_once_and_logged_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "log.txt"
+    printed = attent("repeat", "--log-file", str(file)).stderr.splitlines()
+    warnings = ["warning: a problem", "warning: row 1 is bad", "warning: row 2 is bad"]
+    assert [line for line in printed if line.startswith("warning")] == warnings
+    assert printed.count("a message") == 2
+    assert file.read_text().count("a problem") == 2
 
 
 @pytest.mark.parametrize("arguments", [["-v", "work"], ["work", "--verbose"]])

@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "training": {"batch_size": 64, "warmup_steps": 500, "learning_rate": 0.02},
     "schedule": {"epochs": 3},
     "selection": {"strategy": "soft"},
+    "scoring": {"max_failed_share": 0.1, "dtype": "bfloat16"},
 }
 BUDGET = Budget(
     run_samples=1_000_000,
@@ -87,6 +88,7 @@ def test_all_runs_of_a_seed_share_everything_but_their_selection() -> None:
     shared = [{k: v for k, v in trial.values.items() if k not in own} for trial in trials]
     assert all(each == shared[0] for each in shared)
     assert shared[0]["corpus"] == {"path": "c"}
+    assert shared[0]["scoring"] == {"max_failed_share": 0.5, "dtype": "bfloat16"}
     rate = pytest.approx(0.02 * math.sqrt(31 / 64))
     assert shared[0]["training"] == {"batch_size": 31, "warmup_steps": 1, "learning_rate": rate}
     sizes = [trial.values["schedule"]["budget"]["samples"] for trial in trials[:5]]
