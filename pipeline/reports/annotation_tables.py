@@ -134,14 +134,26 @@ def last_part_round(run: str) -> int | None:
 
 
 def samples_beside_cut(
-    run: str, annotated: AnnotatedRows, *, name: str, columns: tuple[str, ...], count: int
+    run: str,
+    annotated: AnnotatedRows,
+    *,
+    name: str,
+    columns: tuple[str, ...],
+    count: int,
+    rank_column: str | None = None,
 ) -> tuple[list[ShownSample], list[ShownSample]]:
     """Return the selected samples with the smallest values, and the others with the largest.
 
-    Samples of the uniform draw (`explore`) are on neither side. If the selected samples have the
-    smaller values, the other way round.
+    Samples of the uniform draw (`explore`) are on neither side, and nor are duplicates, which have
+    a rank above 0 in `rank_column`. If the selected samples have the smaller values, the other way
+    round.
     """
     by_key = annotated.rows.filter(pl.col("is_uniform").not_())
+    if rank_column is not None:
+        ranks = AnnotationColumns.of(run, [rank_column]).join(None).frame()
+        copies = ranks.filter(drawn_rows(Corpus.open(run).num_samples), pl.col(rank_column) > 0)
+        ids = [schema.SHARD_ID, schema.ROW]
+        by_key = by_key.join(copies.select(ids).collect(engine="streaming"), on=ids, how="anti")
     rows = by_key.select(schema.SHARD_ID, schema.ROW, "is_selected", value=name)
     rows = rows.drop_nulls().sort("value", schema.SHARD_ID, schema.ROW)
     selected, others = rows.filter("is_selected"), rows.filter(pl.col("is_selected").not_())

@@ -179,7 +179,12 @@ def _beside_cut(
     names = [each.name for each in annotated.annotations if each.value_type in ("Float32", "Int64")]
     for name in (each for each in names if each in settings.selection.columns):
         sides = samples_beside_cut(
-            run, annotated, name=name, columns=_columns(settings), count=_NUM_BESIDE_CUT
+            run,
+            annotated,
+            name=name,
+            columns=_columns(settings),
+            count=_NUM_BESIDE_CUT,
+            rank_column=settings.selection.composition.rank_column,
         )
         titles = (f"Just selected by {name}", f"Just left out by {name}")
         return [

@@ -109,6 +109,25 @@ def test_rows_of_the_uniform_draw_are_on_neither_side_of_the_cut(run: str, tmp_p
     assert sorted(origins.rows(), key=str) == [(0, None, 100), (1, 0, 10), (1, 1, 10)]
 
 
+def test_duplicates_are_not_shown_as_just_left_out(run: str, tmp_path: Path) -> None:
+    deduplicated = str(tmp_path / "run")
+    shutil.copytree(run, deduplicated)
+    number = pl.Series(np.arange(NUM_SAMPLES))
+    sizes = [shard.num_samples for shard in Corpus.open(run).shards]
+    cluster = {"value": number // 2, "rank": (number % 2).cast(pl.UInt32)}
+    annotate(deduplicated, "pairs", rows_of(sizes, cluster))
+    taken, left_out = samples_beside_cut(
+        deduplicated,
+        annotated(deduplicated),
+        name="relevance",
+        columns=("image",),
+        count=2,
+        rank_column="pairs_rank",
+    )
+    assert [one.value for one in taken] == [82, 80]
+    assert [one.value for one in left_out] == [78, 76]
+
+
 def test_a_selection_of_the_smallest_values_is_cut_at_its_largest(run: str) -> None:
     rows = annotated(run)
     smallest = rows.rows.with_columns(is_selected=pl.col("relevance") < 20)
