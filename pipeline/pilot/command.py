@@ -51,7 +51,8 @@ class PilotResult:
         samples: samples that the run of a policy trained on.
         seeds: number of seeds.
         share: cost of the pilot, as a share of the run's training.
-        seconds: wall-clock seconds of all runs of the pilot.
+        seconds: wall-clock seconds of all runs of the pilot in scoring, selection and training,
+            as those of a run; starting and judging them is not counted.
         folder: folder of the pilot.
         recommended: the configuration that the answer recommends; None if it is uncertain.
     """
@@ -70,8 +71,9 @@ class PilotResult:
         """Yield the result as lines of text."""
         yield from map(str, self.policies)
         yield (
-            f"cost of knowing: {self.share:.1%} of the run's training, {self.seconds:,.0f} s, of "
-            f"{self.seeds} seeds with {self.samples:,} samples a run, judged by {self.metric}"
+            f"cost of knowing: {self.share:.1%} of the run's training, {self.seconds:,.0f} s "
+            f"without starting and judging, of {self.seeds} seeds with {self.samples:,} samples a "
+            f"run, judged by {self.metric}"
         )
         yield self.answer
         if self.recommended is not None:
