@@ -19,6 +19,10 @@ _EQUAL_SECTIONS = ("task", "model", "training", "evaluation")
 _PREFERRED_METRICS = ("accuracy", "mean_iou")
 _HIGHER_IS_BETTER = (*_PREFERRED_METRICS, "exact_match", "pixel_accuracy", "delta1")
 _COSTS = ("score_seconds", "select_seconds", "train_seconds")
+_IS_CONTROL = (
+    "this run trains on all data in every round. Runs that select are compared with it: "
+    "`attent report OTHER --all-data RUN`."
+)
 
 
 def verdict_on(
@@ -47,6 +51,8 @@ def verdict_on(
     name = quality or _default_metric(table)
     if (gap := _gap(config, table)) is not None:
         return Verdict(False, f"{NOT_SHOWN}: {gap}.", name)
+    if not (repeats or all_data or same_cost) and _has_all_samples(config, table):
+        return Verdict(False, f"{NOT_SHOWN}: {_IS_CONTROL}", name)
     for other in (*repeats, *all_data, *same_cost):
         _check_comparable(config, load_frozen(other), is_repeat=other in repeats)
     for other in (*all_data, *same_cost):
@@ -150,6 +156,12 @@ def _check_comparable(one: RunConfig, other: RunConfig, *, is_repeat: bool) -> N
             f"{other.run} cannot be compared with {one.run}: its corpus is {corpora[1]}, not "
             f"{corpora[0]}"
         )
+
+
+def _has_all_samples(config: RunConfig, table: pl.DataFrame) -> bool:
+    """Whether every round trained on all samples of the corpus."""
+    fewest = table["num_samples"].min() if "num_samples" in table.columns else None
+    return fewest == Corpus.open(config.run).num_samples
 
 
 def _check_trains_on_all(run: str) -> None:

@@ -178,6 +178,7 @@ def written(
     for number in range(settings["schedule"]["epochs"]):
         values = {
             "ratio": ratio,
+            "num_samples": 30 * ratio,
             "samples_seen": 30 * ratio,
             "num_steps": 1,
             "train_loss": 1.0,
@@ -206,6 +207,17 @@ def test_a_run_alone_says_what_all_data_would_take_and_claims_nothing(tmp_path: 
     # 18 s for 30 samples: 36 s for 60, less the 20 s that it took.
     assert found.estimated_seconds_saved == pytest.approx(16)
     assert "is estimated to take 16.0 s more" in found.sentence
+
+
+def test_a_run_on_all_data_is_named_as_what_others_are_compared_with(tmp_path: Path) -> None:
+    full = written(tmp_path, "full", seed=0, ratio=1.0, seconds=10)
+    found = verdict_on(full)
+    assert found.sentence == (
+        "No saving shown: this run trains on all data in every round. Runs that select are "
+        "compared with it: `attent report OTHER --all-data RUN`."
+    )
+    assert found.plain == "No saving shown: this run trains on all data in every round."
+    assert verdict_on(full, all_data=[full]).all_data is not None
 
 
 def test_a_run_that_is_not_finished_is_not_judged(tmp_path: Path) -> None:
