@@ -24,6 +24,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Errors of obstore for credentials that are invalid or lack permission.
 _ACCESS_DENIED = ("PermissionDeniedError", "UnauthenticatedError")
+# An S3 client without credentials requests the role of the machine here.
+_ROLE_HOST = "169.254.169.254"
 
 # (offset, num_bytes) within an object.
 Range = tuple[int, int]
@@ -123,6 +125,12 @@ def translate_errors(url: str, *more: type[Exception]) -> Iterator[None]:
         # Without the pages of debug output that obstore appends; `__cause__` keeps them.
         text = str(getattr(error, "strerror", None) or error).partition("\n\nDebug source")[0]
         reason = f"{url}: {' '.join(text.split())}"
+        if url.startswith("s3://") and _ROLE_HOST in text:
+            raise AccessDeniedError(
+                f"{url}: no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. "
+                "AWS_PROFILE and roles need `pip install 'attent-select[s3]'`. The role of this "
+                f"machine could not be requested: {' '.join(text.split())}"
+            ) from error
         if isinstance(error, PermissionError) or type(error).__name__ in _ACCESS_DENIED:
             hint = "The credentials are missing, invalid, or lack permission"
             raise AccessDeniedError(f"{reason}. {hint}") from error

@@ -19,9 +19,13 @@ class Provider:
     """Credential provider that obstore calls repeatedly."""
 
     def __init__(self) -> None:
+        from botocore.exceptions import BotoCoreError
         from botocore.session import get_session
 
-        self._credentials: Any = get_session().get_credentials()
+        try:
+            self._credentials: Any = get_session().get_credentials()
+        except BotoCoreError as error:  # such as a profile that does not exist
+            raise StorageError(f"no S3 credentials found: {error}") from error
 
     def __call__(self) -> dict[str, Any]:
         """Return the current credentials. Raises `StorageError` if there are none."""

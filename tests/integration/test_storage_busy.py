@@ -154,6 +154,14 @@ def test_credentials_of_a_process_are_renewed_before_they_expire(
     assert [provider()["secret_access_key"] for _ in range(2)] == ["secret-2", "secret-3"]
 
 
+def test_a_profile_that_does_not_exist_is_named(
+    no_keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    with pytest.raises(StorageError, match=r"no S3 credentials found: .*profile \(absent\)"):
+        storage.info("s3://bucket/a.bin")
+
+
 def test_the_keys_of_a_profile_are_used(
     tmp_path: Path, no_keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from attent_select.errors import CorpusMismatchError, InputError, MissingError, StorageError
+from attent_select.errors import (
+    AccessDeniedError,
+    CorpusMismatchError,
+    InputError,
+    MissingError,
+    StorageError,
+)
 from catalogs import storage
 from catalogs.layout import join
+from catalogs.storage.objects import translate_errors
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -260,3 +267,14 @@ def test_an_unknown_scheme_is_an_input_error_that_names_it() -> None:
 def test_an_unreadable_folder_is_an_input_error_for_patterns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nosuch://x is not a URL"):
         storage.expand(["nosuch://x/*.tar"])
+
+
+def test_missing_s3_credentials_are_named_instead_of_the_machine_role() -> None:
+    text = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1ms"
+    with (
+        pytest.raises(AccessDeniedError, match=r"^s3://b/k: no S3 credentials found: set AWS_ACC"),
+        translate_errors("s3://b/k"),
+    ):
+        raise OSError(text)
+    with pytest.raises(StorageError, match=r"^/b/k: Generic"), translate_errors("/b/k"):
+        raise OSError(text)
