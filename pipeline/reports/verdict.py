@@ -21,6 +21,11 @@ _HOW_TO_MEASURE = (
     "schedule.ratio='{kind: fixed, start: 1.0}'`, then `attent report RUN --all-data OTHER`."
 )
 
+_HOW_TO_REPEAT = (
+    "Repeat both `attent run` with `--set seed=1` and other folders, then `attent report RUN "
+    "--repeat RUN1 --all-data OTHER --all-data OTHER1`"
+)
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -157,9 +162,10 @@ def _reason_against(against_all: Comparison, control: Comparison | None, quality
     """Return why no saving is shown, or an empty text if one is."""
     seconds, gained = against_all.seconds_saved, against_all.quality_gained
     if seconds.count < 2:
+        side = "better" if gained.mean >= 0 else "worse"
         return (
             f"one pair of runs gives no confidence interval ({seconds.mean:+,.1f} s saved against "
-            f"all data, {quality} better by {gained.mean:+.4f}). Repeat both with other seeds"
+            f"all data, {quality} {side} by {abs(gained.mean):.4f}). {_HOW_TO_REPEAT}"
         )
     if not seconds.is_above_zero:
         return f"against all data it saves {_seconds(seconds)}"

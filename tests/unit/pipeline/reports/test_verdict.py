@@ -201,6 +201,15 @@ def test_the_seconds_of_all_stages_and_the_last_quality_are_compared(tmp_path: P
     assert found.all_data.quality_gained.mean == pytest.approx(0.01)
 
 
+def test_one_pair_says_which_side_is_better_and_how_to_repeat_it() -> None:
+    found = judged(arm((60, 0.8)), arm((100, 0.9)))
+    assert found.sentence == (
+        "No saving shown: one pair of runs gives no confidence interval (+40.0 s saved against all "
+        "data, accuracy worse by 0.1000). Repeat both `attent run` with `--set seed=1` and other "
+        "folders, then `attent report RUN --repeat RUN1 --all-data OTHER --all-data OTHER1`."
+    )
+
+
 def test_a_run_alone_says_what_all_data_would_take_and_claims_nothing(tmp_path: Path) -> None:
     found = verdict_on(written(tmp_path, "run", seed=0, ratio=0.5, seconds=10))
     assert not found.is_shown
