@@ -40,8 +40,8 @@ OURS = [name for name, (environment, _) in METHODS.items() if environment is Non
 OFFLINE = {
     "OMP_NUM_THREADS": "1",
     "POLARS_MAX_THREADS": "1",
-    "HF_HUBOFFLINE": "1",
-    "HF_DATASETSOFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
     "LITDATA_DISABLE_VERSION_CHECK": "1",
     "PYTHONPATH": str(HERE.parents[1]),
 }
