@@ -143,7 +143,7 @@ def open(url: str) -> Checkpoint | None:  # noqa: A001  (read as `checkpoint.ope
 def _parse_marker(data: bytes, *, marker: str, url: str) -> Checkpoint:
     try:
         content = checked_json.load(data, url=marker)
-        return TypeAdapter(Checkpoint).validate_python({**content, "url": url})
+        return _adapter().validate_python({**content, "url": url})
     except InputError as error:
         raise DamagedError(f"{error}; or delete {url} and run again") from error
     except ValidationError as error:
@@ -152,6 +152,12 @@ def _parse_marker(data: bytes, *, marker: str, url: str) -> Checkpoint:
             f"{marker} is not the marker of a checkpoint: {keys} missing or wrong. Restore it, or "
             f"delete {url} and run again"
         ) from error
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Checkpoint]:
+    """Return the validator, which takes as long to make as a marker to read."""
+    return TypeAdapter(Checkpoint)
 
 
 def newest(url: str) -> Checkpoint | None:

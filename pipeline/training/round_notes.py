@@ -1,5 +1,6 @@
 """Notes of a round beside its metrics: learning rates by step, date, machine and versions."""
 
+import functools
 import os
 import platform
 from datetime import UTC, datetime
@@ -44,7 +45,9 @@ def notes_of(rates: LearningRates) -> Notes:
     }
 
 
+@functools.cache
 def _environment() -> dict[str, Any]:
+    """Return what does not change while the process runs."""
     return {
         "processor": _processor(),
         "cpus": os.cpu_count(),
