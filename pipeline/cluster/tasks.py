@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from dask.utils import key_split
 from distributed import Client, Future, KilledWorker
 
 from attent_select.errors import ClusterError
@@ -23,6 +24,8 @@ _POLL_SECONDS = 1.0
 # A task fails after this many deaths of its worker. The search for a poison sample takes some, and
 # a task may also be beside one.
 _MAX_DEATHS = 12
+# Dask remembers the names of 100,000 tasks: 30 MB. They are forgotten after so many.
+_REMEMBERED = 10_000
 
 
 def run_tasks(
@@ -98,6 +101,7 @@ class _InFlight:
         self._running: dict[AnyFuture, Any] = {}
         self._done: queue.SimpleQueue[AnyFuture] = queue.SimpleQueue()
         self._deaths: Counter[int] = Counter()
+        self._num_started = 0
         self._size, self._size_time = Size(0, 0), 0.0
 
     def __len__(self) -> int:
@@ -108,6 +112,9 @@ class _InFlight:
             self._function, task, pure=False, resources=self._resources or None
         )
         self._running[future] = task
+        self._num_started += 1
+        if self._num_started % _REMEMBERED == 0:
+            key_split.cache_clear()
         future.add_done_callback(self._done.put)  # type: ignore[no-untyped-call]
 
     def size(self) -> Size:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dask
 import pytest
+from dask.utils import key_split
 from distributed import Worker
 
 from attent_select.errors import (
@@ -66,6 +67,14 @@ def test_workers_that_are_started_here_record_no_profile_which_would_grow_for_ho
     enabled = client.run(dask.config.get, "distributed.worker.profile.enabled")
     assert set(enabled.values()) == {False}
     assert set(client.run(profiled_functions).values()) == {0}
+
+
+def test_the_names_of_old_tasks_are_forgotten(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.tasks._REMEMBERED", 20)
+    assert len(list(run_tasks(client, double, range(70)))) == 70
+    assert key_split.cache_info().currsize < 40
 
 
 def test_a_scheduler_that_is_started_here_keeps_a_short_history(client: Client) -> None:
