@@ -147,7 +147,8 @@ def main() -> None:
     arms = yaml.safe_load(options.arms.read_text()) if options.arms else regime.arms()
     only = tuple(options.only.split(","))
     arms = {name: sections for name, sections in arms.items() if name.startswith(only)}
-    results = Results.read(out, name=name, regime=regime)
+    table = out.stem.removeprefix("learning_")
+    results = Results.read(out, name=table, regime=regime)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if todo := pending(arms, seeds=seeds, done=results.trials):
         data = regime.data(options.data, options.folder / name)
@@ -180,7 +181,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-learning")
     )
-    parser.add_argument("--out", type=Path, help="of the results")
+    parser.add_argument(
+        "--out", type=Path, help="results; learning_NAME.json in benchmarks/results is table NAME"
+    )
     options = parser.parse_args()
     if options.data is None and options.regime != "digits":
         parser.error(f"{options.regime} needs --data FOLDER; docs/learning.md says of what")
