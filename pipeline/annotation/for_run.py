@@ -1,6 +1,5 @@
 """The annotations of a run: make what its corpus lacks, check what it has."""
 
-import functools
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -202,13 +201,7 @@ def _command(
 def _warn_of_overlap(annotation: Annotation, request: Request) -> None:
     overlap = Overlap.of(request.store, annotation)
     hint = f": exclude them with `where: not {annotation.name}`" if overlap.num_samples else ""
-    _log_once(request.store.url, logging.WARNING if hint else logging.INFO, f"{overlap}{hint}")
-
-
-@functools.lru_cache(maxsize=64)
-def _log_once(_: str, level: int, line: str) -> None:
-    """Log a line about a corpus, which a pilot would repeat for each of its runs."""
-    _log.log(level, line)
+    _log.log(logging.WARNING if hint else logging.INFO, f"{overlap}{hint}")
 
 
 def _describe(annotation: Annotation) -> str:

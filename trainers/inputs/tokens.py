@@ -159,7 +159,8 @@ def item_of(
     """
     if not tokens.has_counted():
         raise SampleError(
-            "no token counts: the response is empty, or the assistant says nothing", status="empty"
+            "there is nothing to learn: the response is empty, or the assistant says nothing",
+            status="empty",
         )
     tokens = tokens.with_ends(*ends)
     length = len(tokens.ids)
