@@ -24,8 +24,8 @@ _POLL_SECONDS = 1.0
 # A task fails after this many deaths of its worker. The search for a poison sample takes some, and
 # a task may also be beside one.
 _MAX_DEATHS = 12
-# Dask remembers the names of 100,000 tasks: 30 MB. They are forgotten after so many.
-_REMEMBERED = 10_000
+# Dask remembers the names of 100,000 tasks, which are 30 MB. They are forgotten after this many.
+_MAX_REMEMBERED = 10_000
 
 
 def run_tasks(
@@ -113,7 +113,7 @@ class _InFlight:
         )
         self._running[future] = task
         self._num_started += 1
-        if self._num_started % _REMEMBERED == 0:
+        if self._num_started % _MAX_REMEMBERED == 0:
             key_split.cache_clear()
         future.add_done_callback(self._done.put)  # type: ignore[no-untyped-call]
 

@@ -72,7 +72,7 @@ def test_workers_that_are_started_here_record_no_profile_which_would_grow_for_ho
 def test_the_names_of_old_tasks_are_forgotten(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.tasks._REMEMBERED", 20)
+    monkeypatch.setattr("pipeline.cluster.tasks._MAX_REMEMBERED", 20)
     assert len(list(run_tasks(client, double, range(70)))) == 70
     assert key_split.cache_info().currsize < 40
 

@@ -158,7 +158,7 @@ def test_a_constant_is_the_one_that_was_measured(constant: str, part: str, key: 
 
 
 def test_the_other_constants_are_those_of_their_results() -> None:
-    window = result("scoring")["spans"]["window"]
+    window = result("scoring_spans")["spans"]["window"]
     base = window["driver_rss_mib"] - window["driver_rss_growth_mib"]
     assert pytest.approx(base, rel=0.01) == per.DRIVER_BYTES / per.MIB
     cpu_ms = window["driver_cpu_ms_per_span"]
