@@ -54,11 +54,15 @@ class Decoded:
 
 @dataclass(frozen=True)
 class DecodedColumns(Decoded):
-    """The same for images, from columns and with the decoders of this project."""
+    """The same from columns; images by the decoders of this project."""
 
     pixels = Pixels(image_size=SIDE, num_channels=1, mean=0.0, std=1.0)
 
     def collate_columns(self, columns: Any) -> tuple[dict[str, torch.Tensor], dict[int, Any]]:
+        if text := columns.keys() & {"text", "txt"}:
+            texts = columns[text.pop()]
+            arrays, labels = collate([decode({"text": each}) for each in texts], [0] * len(texts))
+            return {"array": arrays, "labels": labels}, {}
         image, label = ("png", "cls") if self.is_tar else ("image", "label")
         errors: dict[int, Any] = {}
         arrays = decode_batch(columns[image], how=self.pixels, errors=errors)
@@ -79,8 +83,7 @@ def stream(request: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     place = "s3" if request.url.startswith("s3://") else "local"
     corpus = Corpus.open(f"{request.url}/{place}-{FORMATS[request.method]}")
     index = IndexFile.open(request.index.replace(".npz", ".parquet"))
-    is_images = request.kind == "images" and request.method != "ours, Pillow"
-    kind = DecodedColumns if is_images else Decoded
+    kind = Decoded if request.method == "ours, Pillow" else DecodedColumns
     taught = TeachingStream(
         index,
         corpus,

@@ -170,7 +170,7 @@ class RankReader:
         with closing(columns):
             for step, ids in self._order.steps(start_step):
                 parts = self._share.of_batch(ids, batch_size=self._order.batch_size)
-                if isinstance(self._task, HasLength) and len(parts) > 1:
+                if len(parts) > 1 and isinstance(self._task, HasLength):
                     values = buffer.take(np.concatenate(parts))
                     yield from _by_length(step, parts, values, task=self._task)
                 else:
