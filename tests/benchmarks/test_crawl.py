@@ -21,7 +21,14 @@ from learning import resolve, tuned_rate  # noqa: E402
 from learning_arms.crawl import report, texts  # noqa: E402
 from learning_arms.crawl.arms import FITTED, SIZES, crawl_arms, uniform_name  # noqa: E402
 from learning_arms.crawl.law import predicted_multiple  # noqa: E402
-from learning_arms.crawl.pool import TARGETS, Pool, Sizes, make_pool, without_overlaps  # noqa: E402
+from learning_arms.crawl.pool import (  # noqa: E402
+    TARGETS,
+    WANTED,
+    Pool,
+    Sizes,
+    make_pool,
+    without_overlaps,
+)
 from learning_arms.crawl.regime import crawl  # noqa: E402
 from learning_arms.results import Results  # noqa: E402
 
@@ -201,6 +208,16 @@ def test_a_known_share_of_wanted_rows_predicts_a_multiple(
 ) -> None:
     assert arm in crawl_arms(100)
     assert predicted_multiple(arm) == (predicted and pytest.approx(predicted))
+
+
+def test_the_wanted_rows_of_the_pool_are_enough_for_every_round_of_an_oracle() -> None:
+    sizes = Sizes()
+    available = 0.9 * sizes.pool * sum(sizes.shares[name] for name in WANTED)
+    oracles = {name: arm for name, arm in crawl_arms(2500).items() if "oracle" in name}
+    assert len(oracles) == 3
+    for arm in oracles.values():
+        schedule = arm["schedule"]
+        assert schedule["budget"]["samples"] / schedule["rounds"] < available
 
 
 def test_the_table_of_the_law_has_what_was_measured() -> None:

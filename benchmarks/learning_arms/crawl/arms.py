@@ -124,6 +124,7 @@ def _mixtures(samples: int) -> Iterator[tuple[str, Sections]]:
         }
         mixed = {"strategy": "uniform", "by": "source", "quotas": quotas}
         yield f"{share:.0%} wanted rows", _policy(samples, mixed, multiple=None)
-    # Eight budgets are 1.6 times all wanted rows of the pool.
-    for size in (4, 8):
-        yield f"oracle {size} ×", _policy(size * samples, _ORACLE, multiple=None)
+    # Eight budgets are 1.6 times all wanted rows of the pool, and a round draws each row once.
+    for size, rounds in ((4, 1), (8, 2)):
+        arm = _policy(size * samples, _ORACLE, multiple=None, rounds=rounds)
+        yield f"oracle {size} ×", arm
