@@ -48,7 +48,7 @@ run-tests: install
 test-docs: install
 	$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal tests/docs
 
-# The scripts of benchmarks/, at the smallest size.
+# The scripts of benchmarks/ at the smallest size, and whole pilots.
 test-benchmarks: install
 	$(PYTEST) -n $(TEST_PROCESSES) --dist worksteal tests/benchmarks
 
