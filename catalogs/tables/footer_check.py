@@ -48,12 +48,14 @@ def check_footer(tail: bytes, *, url: str) -> None:
 def _running_helper() -> "subprocess.Popen[bytes]":
     helper = _helpers.get(os.getpid())
     if helper is None or helper.poll() is not None:
-        path = [folder or str(Path.cwd()) for folder in sys.path]
+        # A copied worker may be in a folder that is gone, where Python refuses relative paths.
+        path = [folder for folder in sys.path if Path(folder).is_absolute()]
         helper = subprocess.Popen(  # noqa: S603 - ours
             [sys.executable, "-P", footer_parser.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the last words of an aborted process
+            cwd=os.sep,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,
         )

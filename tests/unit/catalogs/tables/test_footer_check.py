@@ -70,6 +70,19 @@ def test_a_helper_that_is_killed_meanwhile_is_replaced(
     assert answers == [False, True]
 
 
+def test_a_process_whose_folder_is_gone_reads_shards(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "plain.parquet")
+    program = (
+        "import os, sys; from catalogs.shards import inspect_shard; os.mkdir('gone');"
+        "os.chdir('gone'); os.rmdir('../gone'); sys.path += ['', 'relative'];"
+        f"print(inspect_shard({str(tmp_path / 'plain.parquet')!r}, 'parquet').num_samples)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert process.stdout == "300\n", process.stderr
+
+
 def test_damaged_footers_are_refused_or_read(tmp_path: Path) -> None:
     path = tmp_path / "shard.parquet"
     pq.write_table(TABLE, path, row_group_size=100, write_page_index=True)
