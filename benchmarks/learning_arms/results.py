@@ -88,7 +88,7 @@ class Results:
         if self.regime.is_judged_by_curves:
             rows = self.summarise()
             report.draw(rows, path=path)
-            if self.name.startswith("crawl"):
+            if self.name in ("crawl", "crawl_gpu"):
                 report.draw_claim(rows, path=path.with_stem(f"{path.stem}_claim"))
             return
         figures.draw(
