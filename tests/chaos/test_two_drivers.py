@@ -22,7 +22,11 @@ class Driver:
     def __init__(self, campaign: Campaign, name: str, config: Path, clock: float) -> None:
         plan = Plan(str(campaign.folder / "plans" / name), clock_seconds=clock)
         self._output = campaign.folder / f"{name}.output"
-        self.pid = copies().start(MOMENTS, plan.write(), "run", config, output=self._output)
+        self.pid = copies().start(
+            *(MOMENTS, plan.write(), "run", config),
+            output=self._output,
+            environment=os.environ | {"ATTENT_TRACEBACK": "1"},
+        )
 
     def end(self) -> tuple[int | None, str]:
         return copies().wait(self.pid), self._output.read_text()
