@@ -91,7 +91,7 @@ class Lance:
         """Write columns in the order of their names. Equal samples give equal bytes.
 
         Raises:
-            InputError: there are no samples, or the values of a column have different types.
+            InputError: `samples` is empty, or the values of a column have different types.
         """
         # Types are known after all samples: Parquet keeps them meanwhile.
         kept = path.with_name(f"{path.name}.parquet")

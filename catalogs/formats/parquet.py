@@ -105,7 +105,7 @@ class Parquet:
         """Write columns in the order of their names. Equal samples give equal bytes.
 
         Raises:
-            InputError: there are no samples, or the values of a column have different types.
+            InputError: `samples` is empty, or the values of a column have different types.
         """
         schema, writer = pa.schema([]), None
         try:

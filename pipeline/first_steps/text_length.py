@@ -9,8 +9,8 @@ import numpy as np
 from attent_select.errors import SampleError
 from pipeline.first_steps.first_rows import FirstRows
 
-# Tokens of a text, and at most of a prompt with its answer.
-DEFAULT_LENGTH = 512
+# Tokens: of a text, and the least and the most of a prompt with its answer.
+_DEFAULT_LENGTH = 512
 _MAX_LENGTH = 4096
 _SHARE = 0.99
 
@@ -32,7 +32,7 @@ def fitting_length(
     Raises:
         InputError: the tokenizer or the model cannot be loaded.
     """
-    length = DEFAULT_LENGTH
+    length = _DEFAULT_LENGTH
     if Path(tokenizer).is_dir() and {"response", "messages"} & settings.keys():
         length = max(length, 1 << (_longest(rows, settings, tokenizer=tokenizer) - 1).bit_length())
     if model is None or not Path(model).is_dir():

@@ -126,5 +126,5 @@ def _mixtures(samples: int) -> Iterator[tuple[str, Sections]]:
         yield f"{share:.0%} wanted rows", _policy(samples, mixed, multiple=None)
     # Eight budgets are 1.6 times all wanted rows of the pool, and a round draws each row once.
     for size, rounds in ((4, 1), (8, 2)):
-        arm = _policy(size * samples, _ORACLE, multiple=None, rounds=rounds)
-        yield f"oracle {size} ×", arm
+        name = f"oracle {size} ×"
+        yield name, _policy(size * samples, _ORACLE, multiple=None, rounds=rounds)
