@@ -45,7 +45,7 @@ def hold_lease(run: str) -> Iterator[None]:
 def _blamed(lease: ConditionalLease | ListedLease) -> Iterator[None]:
     try:
         yield
-    except (AttentError, OSError):  # also of libraries that write into the run
+    except Exception:  # also of libraries that write into the run, and of our assertions
         with contextlib.suppress(StorageError):
             lease.renew()
         raise

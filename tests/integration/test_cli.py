@@ -355,7 +355,8 @@ def test_an_unexpected_error_is_one_line_and_exit_code_1() -> None:
     short, long = (
         answer_of("raise RuntimeError('two\\nlines')", ATTENT_TRACEBACK=on) for on in ("0", "1")
     )
-    line = "attent: internal error: RuntimeError: two lines (this is a bug; please report it)"
+    line = "attent: internal error: RuntimeError: two lines at <string>:9 (this is a bug; please "
+    line += "report it)"
     assert (short.returncode, short.stdout) == (1, "")
     assert short.stderr.splitlines()[2:] == [line]
     assert "Traceback" in long.stderr

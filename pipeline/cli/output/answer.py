@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -40,8 +41,8 @@ def answer(
     """Run a command's work, print its result and return it.
 
     An `AttentError` becomes one message on stderr and its exit code; an interrupted command says
-    how to resume. Any other exception is a bug: one line says so, after the traceback if
-    ATTENT_TRACEBACK=1 is set.
+    how to resume. Any other exception is a bug: one line says so and where, after the traceback
+    if ATTENT_TRACEBACK=1 is set.
     """
     try:
         with (
@@ -67,7 +68,11 @@ def answer(
         if os.environ.get("ATTENT_TRACEBACK") == "1":
             traceback.print_exc()
         message = " ".join(f"{type(error).__name__}: {error}".split())
-        typer.echo(f"attent: internal error: {message} (this is a bug; please report it)", err=True)
+        typer.echo(
+            f"attent: internal error: {message} at {_place(error)} (this is a bug; please report "
+            "it)",
+            err=True,
+        )
         raise typer.Exit(1) from None
     if is_first_rank():
         if as_json:
@@ -75,6 +80,12 @@ def answer(
         else:
             show(result)
     return result
+
+
+def _place(error: BaseException) -> str:
+    """Return where an exception was raised, without the folder of the installation."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}"
 
 
 def _json(value: Any) -> str:

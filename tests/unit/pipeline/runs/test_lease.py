@@ -115,7 +115,13 @@ def test_a_driver_whose_lease_was_taken_over_is_interrupted(
     assert "elsewhere works on this run" in caplog.text
 
 
-@pytest.mark.parametrize("read", [storage.read, lambda path: Path(path).read_bytes()])
+def check_read(path: str) -> bytes:
+    content = storage.read(path) if storage.info(path) is not None else None
+    assert content is not None
+    return content
+
+
+@pytest.mark.parametrize("read", [storage.read, lambda path: Path(path).read_bytes(), check_read])
 def test_an_error_of_a_driver_whose_lease_was_taken_over_names_the_other_driver(
     tmp_path: Path, read: Callable[[str], bytes]
 ) -> None:
