@@ -67,12 +67,7 @@ def answer(
             raise
         if os.environ.get("ATTENT_TRACEBACK") == "1":
             traceback.print_exc()
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        typer.echo(
-            f"attent: internal error: {message} at {_place(error)} (this is a bug; please report "
-            "it)",
-            err=True,
-        )
+        typer.echo(_internal_error(error), err=True)
         raise typer.Exit(1) from None
     if is_first_rank():
         if as_json:
@@ -82,10 +77,12 @@ def answer(
     return result
 
 
-def _place(error: BaseException) -> str:
-    """Return where an exception was raised, without the folder of the installation."""
+def _internal_error(error: BaseException) -> str:
+    """Return one line with the place of the error, without the folder of the installation."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}"
+    place = f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno}"
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"attent: internal error: {message} at {place} (this is a bug; please report it)"
 
 
 def _json(value: Any) -> str:
