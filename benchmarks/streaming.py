@@ -243,7 +243,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, help="what peers/build.py made")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement, at most")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--only", default="", help="methods that begin with one of these")
+    parser.add_argument("--only", default="", help="methods that begin with one of these, a;b;…")
     parser.add_argument("--cells", default="", help="those whose description has all these words")
     parser.add_argument("--quick", action="store_true", help="10 % scattered and all, two places")
     parser.add_argument("--cpus", default="0,1", help="of the methods, and of the server")
@@ -280,7 +280,7 @@ def measure_cells(options: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     options = arguments()
     peers = versions(options)
-    tried = [name for name in METHODS if name.startswith(tuple(options.only.split(",")))]
+    tried = [name for name in METHODS if name.startswith(tuple(options.only.split(";")))]
     options.methods = [
         name
         for name in tried
