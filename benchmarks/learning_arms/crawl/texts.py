@@ -1,7 +1,8 @@
 """Texts of the raw pool: files of the standard library and installed packages, and public texts.
 
-The packages are those of a fixed list, so that further ones do not change the pool. Files are cut
-into pieces of at most `PIECE` characters at the ends of lines; copies remain.
+The packages are those of a fixed list, all of which `make install` brings, so that further ones do
+not change the pool. Files are cut into pieces of at most `PIECE` characters at the ends of lines;
+copies remain.
 """
 
 import sysconfig
@@ -16,14 +17,13 @@ PIECE: Final = 600
 _PIECES_OF_A_FILE: Final = 24
 STANDARD_LIBRARY, INSTALLED = (Path(sysconfig.get_paths()[each]) for each in ("stdlib", "purelib"))
 _NAMES: Final = """
-PIL PyYAML accelerate aiobotocore aiohttp altair boto3 botocore cfn_lint cfnlint click
-cryptography dask datasets distributed docutils fsspec graphql httpx huggingface_hub hypothesis
-importlib_metadata jinja2 jsonschema kornia kubernetes_validate lightning_fabric markdown moto
-mpmath multidict mypy narwhals networkx numpy obstore packaging pandas peft pillow playwright
-polars psutil pyarrow pycountry pydantic pydantic_core pygments pytest pytorch_lightning regex
-requests rich ruff s3fs safetensors scikit_learn scipy sentencepiece sklearn sqlglot sympy
-tokenizers torch torchgen torchmetrics tornado tqdm transformers trl typer urllib3 uvicorn
-webdataset werkzeug xxhash yaml yarl zict
+PIL accelerate aiobotocore aiohttp altair boto3 botocore cfn_lint cfnlint click cryptography dask
+datasets distributed fsspec graphql httpx huggingface_hub hypothesis importlib_metadata jinja2
+jsonschema kornia kubernetes_validate lightning_fabric markdown moto mpmath multidict mypy narwhals
+networkx numpy obstore packaging pandas peft pillow polars psutil pyarrow pycountry pydantic
+pydantic_core pygments pytest pytorch_lightning regex requests rich ruff s3fs safetensors
+scikit_learn scipy sentencepiece sklearn sqlglot sympy tokenizers torch torchgen torchmetrics
+tornado tqdm transformers trl typer urllib3 uvicorn webdataset werkzeug xxhash yaml yarl zict
 """
 PACKAGES: Final = frozenset(_NAMES.split())
 _SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
