@@ -158,7 +158,8 @@ def main() -> None:
         with runner(regime, data) as run_arm:
             rate = tuned_rate(regime, results.tuning, run_arm=run_arm, keep=results.write)
             for seed, arm in todo:
-                results.trials.append({"arm": arm, **run_arm(arms[arm], seed=seed, rate=rate)})
+                trial = run_arm(arms[arm], seed=seed, rate=rate)
+                results.trials.append({"arm": arm, "machine": options.machine, **trial})
                 results.write()
                 print(describe(results.trials[-1]), file=sys.stderr, flush=True)
     results.write()
@@ -178,6 +179,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--arms", type=Path, help="YAML, name: {selection: …, schedule: …}")
     parser.add_argument("--only", default="", help="arms that begin with one of these, a,b,…")
+    parser.add_argument(
+        "--machine", default="", help="a name, if it is another one than that of earlier trials"
+    )
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir(), "attent-learning")
     )

@@ -179,6 +179,19 @@ def test_a_policy_is_compared_with_the_uniform_runs_of_its_seed() -> None:
     assert row["seconds_multiple_10"]["mean"] == pytest.approx(40 / 11)
 
 
+def test_trials_of_a_slower_machine_cost_what_they_would_on_the_first() -> None:
+    def slower(one: dict[str, Any]) -> dict[str, Any]:
+        costs = {stage: 3 * seconds for stage, seconds in one["cpu_seconds"].items()}
+        return {**one, "machine": "slower", "cpu_seconds": costs}
+
+    is_slow = {uniform_name(SIZES[-1]), uniform_name(SIZES[-2])}
+    mixed = [slower(one) if one["arm"] in is_slow else one for one in trials()]
+    expected, rows = report.summarise(trials()), report.summarise(mixed)
+    for row, other in zip(rows, expected, strict=True):
+        assert row["cpu_seconds"] == pytest.approx(other["cpu_seconds"])
+        assert row.get("seconds_multiple_1") == pytest.approx(other.get("seconds_multiple_1"))
+
+
 def test_the_table_says_what_was_saved(tmp_path: Path) -> None:
     rows = report.summarise(trials())
     assert "| 4.00 × (4.00 to 4.00) | 50% (50% to 50%) | 73% (73% to 73%) |" in report.markdown(

@@ -3,6 +3,7 @@
 Those of `sft_noisy`, too, where what is called the target says which weights are trained.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -59,12 +60,40 @@ def uniform_arms(arms: Iterable[str], target: str) -> list[str]:
 def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Return one row per arm: costs, losses, and the multiples of uniform training.
 
-    Seconds are processor seconds at the usual pace, as in `summary.summarise`.
+    Seconds are processor seconds at the usual pace, as in `summary.summarise`, of one machine.
     """
     arms: dict[str, list[Trial]] = {}
-    for trial in at_usual_pace(trials):
+    for trial in of_one_machine(at_usual_pace(trials)):
         arms.setdefault(trial["arm"], []).append(trial)
     return [_row(name, arms) for name in arms]
+
+
+def of_one_machine(trials: Sequence[Trial]) -> list[Trial]:
+    """Scale the seconds of every machine so that a token of uniform training costs the same.
+
+    The pace does not do that: another processor may be slower at one kind of work than at another.
+    """
+    seconds: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    for trial in trials:
+        if target_of(trial["arm"]) is None:
+            seconds[_machine_of(trial)] += trial["cpu_seconds"]["train"]
+            tokens[_machine_of(trial)] += trial["units_seen"]
+    if len(seconds) < 2:
+        return list(trials)
+    rates = {machine: seconds[machine] / tokens[machine] for machine in seconds}
+    first = rates[_machine_of(trials[0])]
+
+    def scale(trial: Trial) -> Trial:
+        factor = first / rates[_machine_of(trial)]
+        costs = {stage: value * factor for stage, value in trial["cpu_seconds"].items()}
+        return {**trial, "cpu_seconds": costs}
+
+    return [scale(trial) for trial in trials]
+
+
+def _machine_of(trial: Trial) -> str:
+    return str(trial.get("machine", ""))
 
 
 def _row(name: str, arms: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
