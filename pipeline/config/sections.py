@@ -226,10 +226,17 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
         if self.pool is None:
             if schedule.num_rounds > 1 and not self.needs_losses:
                 raise InputError(
-                    "schedule.rounds: the key does not change, so that each round would select the"
-                    " same samples: set it to 1, or add `pool: {multiple: 3}`"
+                    "schedule.rounds: each round would choose from the whole corpus, by a key that"
+                    " does not change: set it to 1, or add `pool: {multiple: 3}`, which gives each"
+                    " round samples that no earlier one had"
                 )
             return self
+        takes_all = self.pool.multiple == 1 and not self.pool.keep_rounds
+        if takes_all and selection.composition.by is not None:
+            raise InputError(
+                "schedule.pool.multiple: a round that takes all of its candidates has no choice, so"
+                " that selection.by and quotas would do nothing: raise it, or omit the pool"
+            )
         if self.pool.multiple == "auto" and not self.needs_losses:
             raise InputError(
                 "schedule.pool.multiple: auto weighs the losses of candidates against the cost of"
@@ -249,11 +256,13 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
         """The pool that rounds choose from; None if they choose from the whole corpus.
 
         Where the choice reads no column, a budget is drawn without more candidates than it takes.
+        Strata are a choice: their quotas are met from the whole corpus.
         """
         if self.schedule.budget is None or self.schedule.pool is not None:
             return self.schedule.pool
         strategy: Any = self.selection.strategy
-        return None if strategy.columns else Pool(multiple=1)
+        is_choice = strategy.columns or self.selection.composition.by is not None
+        return None if is_choice else Pool(multiple=1)
 
     @field_validator("run")
     @classmethod

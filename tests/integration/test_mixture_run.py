@@ -85,3 +85,19 @@ def test_a_run_keeps_the_weights_in_every_round_and_continues_with_added_shards(
         "web": 0.75,
         "code": 0.25,
     }
+
+
+def test_a_random_draw_with_a_budget_keeps_the_weights(tmp_path: Path, client: Client) -> None:
+    rows = samples(sum(PARTS.values()))
+    write_corpus(tmp_path / "web", rows[:160], num_shards=2)
+    write_corpus(tmp_path / "code", rows[160:], num_shards=1)
+    schedule = {"budget": {"samples": 40}}
+    values = small_run(tmp_path / "run", tmp_path, schedule=schedule)
+    del values["evaluation"]
+    values["selection"] = {"strategy": "uniform"}
+    values["corpus"] = [
+        {"name": "web", "shards": str(tmp_path / "web"), "weight": 0.25},
+        {"name": "code", "shards": str(tmp_path / "code")},
+    ]
+    run(run_config.parse(values), client=client)
+    assert num_selected(str(tmp_path / "run"), 0) == {"web": 10, "code": 30}

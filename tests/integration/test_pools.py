@@ -205,7 +205,12 @@ def test_tar_files_have_no_row_groups(tmp_path: Path, shards: Path, client: Clie
         (
             {"budget": {"samples": 64}, "rounds": 2},
             {"strategy": "key", "key": "label"},
-            "schedule.rounds: the key does not change",
+            "schedule.rounds: each round would choose from the whole corpus",
+        ),
+        (
+            {"budget": {"samples": 64}, "pool": {"multiple": 1}},
+            {"strategy": "uniform", "by": "label"},
+            "selection.by and quotas would do nothing",
         ),
         ({"budget": {"units": 64}}, {}, "selection.budget_unit is samples"),
     ],
