@@ -192,6 +192,13 @@ def test_trials_of_a_slower_machine_cost_what_they_would_on_the_first() -> None:
         assert row.get("seconds_multiple_1") == pytest.approx(other.get("seconds_multiple_1"))
 
 
+def test_a_machine_without_a_uniform_run_keeps_its_seconds() -> None:
+    mixed = [
+        {**one, "machine": "other"} if one["arm"] == "broad · ours" else one for one in trials()
+    ]
+    assert report.summarise(mixed) == report.summarise(trials())
+
+
 def test_the_table_says_what_was_saved(tmp_path: Path) -> None:
     rows = report.summarise(trials())
     assert "| 4.00 × (4.00 to 4.00) | 50% (50% to 50%) | 73% (73% to 73%) |" in report.markdown(

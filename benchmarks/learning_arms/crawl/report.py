@@ -72,6 +72,7 @@ def of_one_machine(trials: Sequence[Trial]) -> list[Trial]:
     """Scale the seconds of every machine so that a token of uniform training costs the same.
 
     The pace does not do that: another processor may be slower at one kind of work than at another.
+    Seconds of a machine without a uniform run remain as they are.
     """
     seconds: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -79,13 +80,11 @@ def of_one_machine(trials: Sequence[Trial]) -> list[Trial]:
         if target_of(trial["arm"]) is None:
             seconds[_machine_of(trial)] += trial["cpu_seconds"]["train"]
             tokens[_machine_of(trial)] += trial["units_seen"]
-    if len(seconds) < 2:
-        return list(trials)
     rates = {machine: seconds[machine] / tokens[machine] for machine in seconds}
-    first = rates[_machine_of(trials[0])]
+    first = next(iter(rates.values()), 1.0)
 
     def scale(trial: Trial) -> Trial:
-        factor = first / rates[_machine_of(trial)]
+        factor = first / rates.get(_machine_of(trial), first)
         costs = {stage: value * factor for stage, value in trial["cpu_seconds"].items()}
         return {**trial, "cpu_seconds": costs}
 
