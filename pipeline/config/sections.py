@@ -226,9 +226,8 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
         if self.pool is None:
             if schedule.num_rounds > 1 and not self.needs_losses:
                 raise InputError(
-                    "schedule.rounds: each round would choose from the whole corpus, by a key that"
-                    " does not change: set it to 1, or add `pool: {multiple: 3}`, which gives each"
-                    " round samples that no earlier one had"
+                    "schedule.rounds: each round would choose from the whole corpus, also samples"
+                    " that earlier ones had: set it to 1, or add `pool: {multiple: 3}`"
                 )
             return self
         takes_all = self.pool.multiple == 1 and not self.pool.keep_rounds
