@@ -23,7 +23,8 @@ ROUNDS = 30
 # Rounds in which caches, pools and allocators fill.
 WARM_UP = 10
 # Rounds between two lines of a long soak, and types in it: those whose objects increased most.
-ROUNDS_PER_LINE = 25
+# Counting takes megabytes that a process keeps, so that the small soak counts before and after.
+ROUNDS_PER_LINE = 50
 NUM_TYPES = 12
 OUR_PACKAGES = ("attent_select.", "catalogs.", "trainers.", "pipeline.")
 # Of a process, per round after these.
@@ -104,6 +105,7 @@ def test_driver_and_workers_do_not_grow_with_the_number_of_rounds(
                 usages.setdefault(name, []).append(Usage.of(process))
             if number % ROUNDS_PER_LINE == 0:
                 objects.print_growth(number, usages)
+        objects.print_growth(rounds, usages)
     for name, all_rounds in usages.items():
         later = all_rounds[WARM_UP:]
         growth = growth_per_round([usage.memory_mb for usage in later])
