@@ -1,5 +1,6 @@
 """The regime `crawl` of benchmarks/learning.py: its pool, its arms, what it says of its trials."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from learning import resolve, tuned_rate  # noqa: E402
 from learning_arms.crawl import report, texts  # noqa: E402
+from learning_arms.crawl.annotations import surrogate_annotations  # noqa: E402
 from learning_arms.crawl.arms import FITTED, SIZES, crawl_arms, uniform_name  # noqa: E402
 from learning_arms.crawl.law import predicted_multiple  # noqa: E402
 from learning_arms.crawl.pool import (  # noqa: E402
@@ -274,6 +276,27 @@ def test_the_learning_rate_is_that_of_the_best_control_and_each_is_tried_once() 
     assert rate == 4e-3
     assert calls == [4e-3, 8e-3]
     assert [one["learning_rate"] for one in tuning] == sorted(losses)
+
+
+@pytest.mark.parametrize(
+    ("policy", "annotations"),
+    [
+        ("n-grams top 10 %", []),
+        ("low perplexity top 10 %", ["surrogate", "surrogate_loss"]),
+        ("quotas by excess loss", ["surrogate", "surrogate_loss"]),
+        ("learnability", ["surrogate", "surrogate_conditional"]),
+        ("token selection", ["surrogate", "surrogate_conditional"]),
+        (
+            "conditional loss top 10 %",
+            ["surrogate", "surrogate_loss", "surrogate_conditional"],
+        ),
+    ],
+)
+def test_only_the_annotations_that_an_arm_needs_are_made(
+    policy: str, annotations: list[str]
+) -> None:
+    arm = crawl_arms(100)[f"broad · {policy}"]
+    assert surrogate_annotations(json.dumps([arm])) == annotations
 
 
 def test_results_of_another_corpus_are_not_mixed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from catalogs import AnnotationStore
+from learning_arms.crawl.arms import FITTED
 from learning_arms.crawl.maker import Maker
 from learning_arms.crawl.pool import TARGETS, Pool
 from learning_arms.crawl.surrogate import train_small
@@ -21,6 +22,8 @@ ANNOTATIONS: Final = (
 )
 # Those by a small model, which take as long as many trials.
 BY_SURROGATE: Final = ("surrogate", "surrogate_loss", "surrogate_conditional")
+# The annotation that the fitted surrogate was made for.
+_FITTED_FOR: Final = "surrogate_conditional"
 # The share that is kept by `top_broad`.
 _TOP: Final = 0.1
 
@@ -44,18 +47,20 @@ def annotate(pool: Pool, corpus: Path) -> dict[str, float]:
 
 
 def annotate_by_surrogate(
-    pool: Pool, corpus: Path, *, sections: Mapping[str, Any], samples: int
+    pool: Pool, corpus: Path, arms: str, *, sections: Mapping[str, Any], samples: int
 ) -> dict[str, float]:
-    """Train a small model and annotate the pool by it, where that is not done; return processor
-    seconds by name.
+    """Train a small model and make the annotations by it that `arms` name, where that is not done;
+    return processor seconds by name.
 
     Args:
         pool: files of the pool.
         corpus: folder of the corpus, which `annotate` has made.
+        arms: sections of the arms, as JSON.
         sections: `corpus`, `task`, `model` and `training` of the regime.
         samples: samples that the small model is trained on.
     """
-    with _making(corpus, BY_SURROGATE) as maker:
+    names = surrogate_annotations(arms)
+    with _making(corpus, names) as maker:
         if maker is None:
             return _known_costs(corpus)
         folder = corpus.parent / "surrogate"
@@ -64,10 +69,18 @@ def annotate_by_surrogate(
                 sections, folder, samples=samples, cluster=lambda: maker.clock.client
             )
         loss: dict[str, Any] = {"model": model, "task": sections["task"]}
-        maker.make("surrogate_loss", "loss", **loss)
-        loss |= {"fit": {"epochs": 2, "learning_rate": 1e-3}}
-        maker.make("surrogate_conditional", "loss", **_broad(pool), **loss)
+        fitted = {**_broad(pool), "fit": {"epochs": 2, "learning_rate": 1e-3}}
+        settings: dict[str, dict[str, Any]] = {"surrogate_loss": {}, _FITTED_FOR: fitted}
+        for name, of_kind in settings.items():
+            if name in names:
+                maker.make(name, "loss", **loss, **of_kind)
     return _known_costs(corpus)
+
+
+def surrogate_annotations(arms: str) -> list[str]:
+    """Return the names that arms, as JSON, need a small model for; none if there is no such arm."""
+    needed = arms.replace(FITTED, _FITTED_FOR)
+    return [name for name in BY_SURROGATE if name in needed]
 
 
 def _known_costs(corpus: Path) -> dict[str, float]:
@@ -78,14 +91,18 @@ def _known_costs(corpus: Path) -> dict[str, float]:
 
 @contextmanager
 def _making(corpus: Path, names: Collection[str]) -> Iterator[Maker | None]:
-    """Yield a maker, whose costs are recorded in the end; None if all names are made."""
+    """Yield a maker, whose costs are recorded in the end, even if not all that was to be made is;
+    None if all names are made.
+    """
     costs = _known_costs(corpus)
     if set(names) <= set(costs):
         yield None
         return
     with connect(ClusterSettings(workers=1)) as client:
-        yield Maker(str(corpus), Clock(client), costs)
-    (corpus.parent / "costs.json").write_text(json.dumps(costs))
+        try:
+            yield Maker(str(corpus), Clock(client), costs)
+        finally:
+            (corpus.parent / "costs.json").write_text(json.dumps(costs))
 
 
 def _broad(pool: Pool) -> dict[str, Any]:
@@ -94,6 +111,5 @@ def _broad(pool: Pool) -> dict[str, Any]:
 
 def fitted_surrogate(corpus: Path) -> str:
     """Return the folder of the surrogate that has learned the examples of the broad target."""
-    name = "surrogate_conditional"
-    digest = AnnotationStore(str(corpus)).read(name).digests["fit"]
-    return str(corpus / "annotations" / name / "fitted" / digest)
+    digest = AnnotationStore(str(corpus)).read(_FITTED_FOR).digests["fit"]
+    return str(corpus / "annotations" / _FITTED_FOR / "fitted" / digest)

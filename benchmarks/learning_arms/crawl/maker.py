@@ -43,10 +43,12 @@ class Maker:
 
     @contextmanager
     def counting(self, name: str) -> Iterator[None]:
-        """Add the processor seconds of what is done under a name."""
+        """Add the processor seconds of what is done under a name, unless they are known: what was
+        made before is only read.
+        """
         with self.clock.counting(name):
             yield
-        self.costs[name] = self.clock.cpu[name]
+        self.costs.setdefault(name, self.clock.cpu[name])
 
     def top_cut(self, name: str, *, share: float) -> float:
         """Return the value at which the top share of the samples begins."""

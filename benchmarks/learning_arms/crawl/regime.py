@@ -8,7 +8,12 @@ from typing import Any, Final
 import polars as pl
 
 from learning_arms.arms import Horizon
-from learning_arms.crawl.annotations import annotate, annotate_by_surrogate, fitted_surrogate
+from learning_arms.crawl.annotations import (
+    annotate,
+    annotate_by_surrogate,
+    fitted_surrogate,
+    surrogate_annotations,
+)
 from learning_arms.crawl.arms import FITTED, crawl_arms, uniform_name
 from learning_arms.crawl.pool import REST, TARGETS, WANTED, Pool, Sizes, make_pool
 from learning_arms.regime import Data, Regime
@@ -76,10 +81,13 @@ def _data(pool: Pool, folder: Path, *, sections: Mapping[str, Any], samples: int
     files = {"task": text_task(pool, folder), "corpus": {"path": str(corpus)}}
 
     def by_surrogate(data: Data, arms: str) -> Data:
-        if "surrogate" not in arms:
+        if not surrogate_annotations(arms):
             return data
-        costs = annotate_by_surrogate(pool, corpus, sections={**sections, **files}, samples=samples)
-        return replace(data, costs=costs, stand_ins={FITTED: fitted_surrogate(corpus)})
+        costs = annotate_by_surrogate(
+            pool, corpus, arms, sections={**sections, **files}, samples=samples
+        )
+        stand_ins = {FITTED: fitted_surrogate(corpus)} if FITTED in arms else {}
+        return replace(data, costs=costs, stand_ins=stand_ins)
 
     return Data(
         train=f"{pool.shards}/000.parquet",
