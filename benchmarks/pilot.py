@@ -7,7 +7,7 @@ benchmarks/results/pilot.json; run it again to resume.
 
     python benchmarks/pilot.py --data FOLDER            # that of learning.py
     python benchmarks/pilot.py --data FOLDER --only sft_noisy
-    python benchmarks/pilot.py                          # only rewrites the table
+    python benchmarks/pilot.py                          # only reads what was measured again
 """
 
 import argparse
@@ -156,6 +156,20 @@ def write(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     unfinished.rename(path)
 
 
+def read_measured(regime: str) -> dict[str, Any]:
+    """Return the results of a regime of benchmarks/learning.py."""
+    return dict(json.loads((RESULTS / f"learning_{regime}.json").read_text()))
+
+
+def with_measured(record: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the multiple that its arm has now: more runs may be measured."""
+    arm, names = record["arm"], CASES[record["pilot"]].curve
+    multiple = measured_multiple(
+        measured["trials"], arm, curve_of(measured["trials"], arm, names=names)
+    )
+    return {**record, "measured_multiple": asdict(multiple)}
+
+
 def main() -> None:
     options = parse_options()
     records = json.loads(options.out.read_text())["pairs"] if options.out.exists() else []
@@ -169,12 +183,14 @@ def main() -> None:
                     name,
                     case,
                     PREPARE[case.regime](case, options.data, options.folder / case.regime, client),
-                    measured=json.loads((RESULTS / f"learning_{case.regime}.json").read_text()),
+                    measured=read_measured(case.regime),
                     output=options.folder / f"pilot-{name.replace(', ', '-').replace(' ', '-')}",
                     client=client,
                 )
                 write(records, options.out)
                 print(markdown(records), file=sys.stderr, flush=True)
+    records = [with_measured(record, read_measured(record["regime"])) for record in records]
+    write(records, options.out)
     if options.out == OUT:
         put_into(PAGE, marker="pilot", text=markdown(records))
     print(markdown(records))

@@ -20,7 +20,14 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from learning_arms.regimes import regimes  # noqa: E402
-from pilot import cost_of, curve_of, measured_multiple, run_case, write  # noqa: E402
+from pilot import (  # noqa: E402
+    cost_of,
+    curve_of,
+    measured_multiple,
+    run_case,
+    with_measured,
+    write,
+)
 from pilot_pairs.cases import CASES, PREPARE, Case, Prepared, kept_share  # noqa: E402
 from pilot_pairs.rules import are_same_bounds, is_decided, is_near, is_right, is_same_sign, sign_of  # noqa: E402
 from pilot_pairs.table import markdown, summary  # noqa: E402
@@ -154,6 +161,19 @@ def test_the_measured_multiple_counts_scoring_as_the_pilot_does() -> None:
     assert measured_multiple(arms, "full · hard", curve).mean == pytest.approx(200 / 200)
     free = arms[-1] | {"samples_scored": 0}
     assert measured_multiple([free], "full · hard", curve).mean == pytest.approx(200 / 100)
+
+
+def test_a_record_has_the_multiple_of_all_runs_that_were_measured_since() -> None:
+    name, case = next((name, case) for name, case in CASES.items() if case.curve)
+    arm, (large, small) = case.arms["yours"], case.curve
+    runs = [trial(small, units=100, loss=3.0), trial(large, units=400, loss=2.0)]
+    runs.append(trial(arm, units=100, loss=2.5))
+    record = {"pilot": name, "arm": arm, "measured_multiple": {"mean": 9.0}}
+    measured = with_measured(record, {"trials": runs})["measured_multiple"]
+    assert measured["mean"] == pytest.approx(2)
+    assert measured["count"] == 1
+    more = [{**run, "seed": 1} for run in runs]
+    assert with_measured(record, {"trials": runs + more})["measured_multiple"]["count"] == 2
 
 
 def test_every_pilot_names_measured_policies_and_selects_as_the_first() -> None:
