@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from attent_select.schema import NUM_UNITS
+from attent_select.schema import NUM_UNITS, ROW, SHARD_ID
 from catalogs.annotations.record import Annotation
 from catalogs.annotations.store import AnnotationStore, sql_columns
 from catalogs.tables.frames import SchemaDict
@@ -86,7 +86,8 @@ class AnnotationColumns:
 
 
 def loss_columns(url: str, columns: Sequence[str]) -> list[str]:
-    """Return the columns that no annotation of the corpus at `url` has."""
+    """Return the columns, but for the ids, that no annotation of the corpus at `url` has."""
+    columns = [name for name in columns if name not in (SHARD_ID, ROW)]
     if not columns:
         return []
     annotations = AnnotationColumns.of(url, columns)

@@ -1,9 +1,10 @@
-"""Eligible rows of a corpus by its annotations: one bit a row, computed once for each condition.
+"""Eligible rows of a corpus by its annotations and ids: one bit a row.
 
-A draw reads the bits of the shards that it visits.
+They are computed once for each condition. A draw reads the bits of the shards that it visits.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,10 +14,11 @@ import polars as pl
 
 from attent_select import sql_expression
 from attent_select.schedule.candidate_walk import Ids, IsEligible
-from attent_select.schema import SHARD_ID
+from attent_select.schema import ROW, SHARD_ID
 from attent_select.selection.composition import Composition
 from catalogs import storage
 from catalogs.annotations.columns import AnnotationColumns, loss_columns
+from catalogs.corpus import Corpus
 from catalogs.layout import Layout
 from catalogs.tables import frames, parquet_file
 from pipeline.config.canonical_json import canonical_json
@@ -30,8 +32,8 @@ _KINDS: frames.SchemaDict = {SHARD_ID: pl.UInt32, _NUM_ELIGIBLE: pl.UInt32, _BIT
 def eligible_rows(run: Run) -> IsEligible | None:
     """Return which rows of the corpus may be drawn; None if all may.
 
-    `where` counts if it reads annotations only, and so does `distinct`. What `where` says about
-    losses is checked when the candidates have some.
+    `where` counts if it reads annotations and ids only, and so does `distinct`. What `where` says
+    about losses is checked when the candidates have some.
     """
     condition = _Condition.of(run.config.selection.composition, run.config.run)
     if condition is None:
@@ -41,14 +43,25 @@ def eligible_rows(run: Run) -> IsEligible | None:
     digest = hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:32]
     url = Layout(run.config.run).eligible(digest)
     if storage.info(url) is None:
-        rows = annotations.join(None)
+        chunks = (
+            annotations.join(None).run(condition.bits)
+            if annotations.annotations
+            else map(condition.bits, _ids_of_shards(run.corpus))
+        )
         frames.publish_tables(
             url,
-            (frames.to_arrow(bits) for bits in rows.run(condition.bits)),
+            map(frames.to_arrow, chunks),
             schema=frames.arrow_schema(_KINDS),
             notes=lambda: {"corpus_id": run.corpus.corpus_id},
         )
     return partial(_are_eligible, url)
+
+
+def _ids_of_shards(corpus: Corpus) -> Iterator[pl.LazyFrame]:
+    """Yield (shard_id, row) of each shard."""
+    for shard in corpus.shards:
+        row = pl.int_range(shard.num_samples, dtype=pl.UInt32).alias(ROW)
+        yield pl.select(pl.lit(shard.shard_id, pl.UInt32).alias(SHARD_ID), row).lazy()
 
 
 def _are_eligible(url: str, shards: Ids, rows: Ids) -> npt.NDArray[np.bool_]:
@@ -79,7 +92,7 @@ def _read_bits(url: str, shards: Ids) -> dict[int, npt.NDArray[np.bool_]]:
 
 @dataclass(frozen=True)
 class _Condition:
-    """A condition on annotations."""
+    """A condition on annotations and ids."""
 
     where: str | None
     rank_column: str | None

@@ -19,7 +19,7 @@ from pydantic import (
 from attent_select.errors import InputError
 from attent_select.schedule.budget import Pool
 from attent_select.schedule.rounds import Schedule
-from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES
+from attent_select.schema import FUNCTIONAL_GRADIENT, LOSSES, ROW, SHARD_ID
 from attent_select.selection.blocks import check_composition
 from attent_select.selection.composition import Composition
 from attent_select.selection.quotas import MovingQuotas
@@ -275,8 +275,8 @@ class RunSettings(Section, Generic[TaskT, StrategyT]):
 
     @property
     def needs_losses(self) -> bool:
-        """Whether the selection reads a column of the losses; other columns are annotations."""
-        names = {*LOSSES, FUNCTIONAL_GRADIENT, *self.carry_schema}
+        """Whether the selection reads a column of the losses; others are ids or annotations."""
+        names = {*LOSSES, FUNCTIONAL_GRADIENT, *self.carry_schema} - {SHARD_ID, ROW}
         return not names.isdisjoint(self.selection.columns)
 
     def to_plain_values(self) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def of_run(
         InputError: a part is damaged or of another corpus.
     """
     annotations = AnnotationColumns.of(catalog.run, columns)
-    rest = set(columns) - set(annotations.names)
+    rest = set(columns) - {SHARD_ID, ROW, *annotations.names}
     rounds = [n for n in catalog.rounds() if round_number is None or n <= round_number]
     if NUM_UNITS in rest and (rest == {NUM_UNITS} or not rounds):
         annotations = annotations.with_units()

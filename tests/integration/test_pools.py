@@ -107,6 +107,28 @@ def test_the_walk_draws_what_where_allows(
     assert set.union(*selected) <= allowed
 
 
+@pytest.mark.parametrize("where", ["row % 2 = 0", "shard_id = 1 OR row < 40", "row >= label"])
+def test_ids_say_which_rows_are_drawn_and_cost_no_scoring(
+    tmp_path: Path, shards: Path, client: Client, where: str
+) -> None:
+    values = pool_run(tmp_path / "run", shards, selection__where=where)
+    values["selection"]["strategy"] = "uniform"
+    del values["schedule"]["pool"]
+    result = run(run_config.parse(values), client=client)
+    assert [each["samples_seen"] for each in result["rounds"]] == [16] * 4
+    assert pools.pool_rounds(values["run"]) == []
+    files = sorted((shards / "parquet").iterdir())
+    rows = pl.concat(
+        pl.read_parquet(file, columns=["label"]).with_row_index("row")
+        .select(pl.lit(number).alias("shard_id"), "row", "label")
+        for number, file in enumerate(files)
+    )  # fmt: skip
+    allowed = ids(rows.lazy().sql(f"SELECT * FROM self WHERE {where}"))
+    layout = Layout(values["run"])
+    drawn = [ids(IndexFile.open(layout.index(number)).frame()) for number in range(4)]
+    assert set.union(*drawn) <= allowed
+
+
 def test_candidates_that_were_not_taken_compete_again(
     tmp_path: Path, shards: Path, client: Client
 ) -> None:

@@ -58,6 +58,22 @@ def test_each_kind_of_reference_gets_its_quota_of_the_best_samples(
     assert len(taken) == sum(expected.values())
 
 
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("row >= 2 AND shard_id = 1", [(1, 2), (1, 3)]),
+        ("row < 2 AND relevance_kind = 'code'", [(0, 1)]),
+    ],
+)
+def test_ids_need_no_losses(
+    corpus: str, tmp_path: Path, where: str, expected: list[tuple[int, int]]
+) -> None:
+    out = tmp_path / "index.parquet"
+    options = ("--strategy", "uniform", "--ratio", "1", "--at-most", "--where", where)
+    answer_here("select", corpus, *options, "--out", out)
+    assert pl.read_parquet(out, columns=["shard_id", "row"]).rows() == expected
+
+
 def test_rows_whose_key_is_not_a_number_are_not_eligible(corpus: str, tmp_path: Path) -> None:
     without = ["--strategy", "key", "--set", "explore=0", "--ratio", "1", "--at-most"]
     for key, left_out in (("relevance", {4, 6}), ("relevance / relevance", {4, 6, 11})):
