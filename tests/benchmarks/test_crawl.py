@@ -21,7 +21,13 @@ sys.path.append(str(ROOT / "benchmarks"))
 from learning import resolve, tuned_rate  # noqa: E402
 from learning_arms.crawl import report, texts  # noqa: E402
 from learning_arms.crawl.annotations import surrogate_annotations  # noqa: E402
-from learning_arms.crawl.arms import FITTED, SIZES, crawl_arms, uniform_name  # noqa: E402
+from learning_arms.crawl.arms import (  # noqa: E402
+    FITTED,
+    REPEATED,
+    SIZES,
+    crawl_arms,
+    uniform_name,
+)
 from learning_arms.crawl.law import predicted_multiple  # noqa: E402
 from learning_arms.crawl.pool import (  # noqa: E402
     TARGETS,
@@ -222,6 +228,7 @@ def test_the_picture_of_the_first_page_is_drawn(tmp_path: Path) -> None:
         ("broad · 40% wanted rows", 4),
         ("broad · oracle: the wanted rows", 10),
         ("broad · oracle 4 ×", 40),
+        ("broad · oracle, rows seen 14 times", 10),
         ("broad · n-grams top 10 %", None),
     ],
 )
@@ -236,10 +243,13 @@ def test_the_wanted_rows_of_the_pool_are_enough_for_every_round_of_an_oracle() -
     sizes = Sizes()
     available = 0.9 * sizes.pool * sum(sizes.shares[name] for name in WANTED)
     oracles = {name: arm for name, arm in crawl_arms(2500).items() if "oracle" in name}
-    assert len(oracles) == 3
-    for arm in oracles.values():
+    parts = {f"broad · oracle, rows seen {n} times": part for n, (part, _) in REPEATED.items()}
+    assert len(oracles) == 3 + len(parts)
+    assert parts.keys() < oracles.keys()
+    for name, arm in oracles.items():
         schedule = arm["schedule"]
-        assert schedule["budget"]["samples"] / schedule["rounds"] < available
+        each = schedule["budget"]["samples"] / schedule["rounds"]
+        assert each < available / parts.get(name, 1)
 
 
 def test_the_table_of_the_law_has_what_was_measured() -> None:

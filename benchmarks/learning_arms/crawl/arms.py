@@ -14,6 +14,9 @@ Sections = dict[str, Any]
 # Uniform runs in multiples of a policy's budget.
 SIZES: Final = (0.5, 1, 2, 4, 8)
 BETWEEN: Final = " · "
+# Visits of each wanted row by an oracle that has few → 1 of so many rows, and rounds, each of which
+# draws a row at most once.
+REPEATED: Final = {4: (16, 4), 14: (64, 16)}
 # Stands in the arms for the folder of the surrogate that has learned the broad examples.
 FITTED: Final = "fitted surrogate"
 _DISTINCT: Final = {"distinct": "duplicates"}
@@ -124,6 +127,10 @@ def _mixtures(samples: int) -> Iterator[tuple[str, Sections]]:
         }
         mixed = {"strategy": "uniform", "by": "source", "quotas": quotas}
         yield f"{share:.0%} wanted rows", _policy(samples, mixed, multiple=None)
+    for visits, (part, rounds) in REPEATED.items():
+        few = {**_ORACLE, "where": f"{_ORACLE['where']} AND row % {part} = 0"}
+        name = f"oracle, rows seen {visits} times"
+        yield name, _policy(samples, few, multiple=None, rounds=rounds)
     # Eight budgets are 1.6 times all wanted rows of the pool, and a round draws each row once.
     for size, rounds in ((4, 1), (8, 2)):
         name = f"oracle {size} ×"

@@ -12,7 +12,7 @@ from typing import Any, Final
 from learning_arms.crawl.pool import SHARES, WANTED
 
 _MIXTURE: Final = re.compile(r"broad · (\d+)% wanted rows")
-_ORACLE: Final = re.compile(r"broad · oracle(?:: the wanted rows| (\d+) ×)")
+_ORACLE: Final = re.compile(r"broad · oracle(?:: the wanted rows|, rows seen \d+ times| (\d+) ×)")
 
 
 def predicted_multiple(arm: str) -> float | None:

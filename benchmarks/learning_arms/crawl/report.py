@@ -28,6 +28,13 @@ _SHARED: Final = 10
 _CLAIM: Final = tuple(
     f"broad{BETWEEN}{name}" for name in ("n-grams top 10", "deduplicated", "AtteNT", "oracle: ")
 )
+# Seven, beside ten colours: many policies differ in one or the other.
+_SHAPES: Final = (
+    *("circle", "square", "triangle-up", "diamond", "cross"),
+    *("triangle-down", "triangle-right"),
+)
+# Labels of a logarithmic axis that have room.
+_ONE_TWO_FIVE: Final = "test(/^[125]0*$/, '' + datum.value) ? datum.label : ''"
 _TITLES: Final = (
     "arm",
     "seeds",
@@ -193,7 +200,8 @@ def draw(rows: Sequence[Mapping[str, Any]], *, path: Path) -> None:
     """Write the PNG: the loss of each target against the cost of uniform runs and of policies."""
     targets = dict.fromkeys(target for row in rows if (target := target_of(row["arm"])))
     panels = [_panel(rows, target) for target in targets]
-    alt.hconcat(*panels).resolve_scale(color="independent").save(str(path), scale_factor=1.5)
+    chart = alt.hconcat(*panels).resolve_scale(color="independent", shape="independent")
+    chart.save(str(path), scale_factor=1.5)
 
 
 def draw_claim(rows: Sequence[Mapping[str, Any]], *, path: Path) -> None:
@@ -227,9 +235,15 @@ def _panel(
         ]
     )
     base = alt.Chart(table, title=title or f"target: {target}", width=width, height=height).encode(
-        x=alt.X("seconds:Q", title="processor seconds, all counted").scale(type="log"),
+        x=alt.X("seconds:Q", title="processor seconds, all counted")
+        .scale(type="log", nice=False, padding=20)
+        .axis(labelExpr=_ONE_TWO_FIVE),
         y=alt.Y("loss:Q", title="held-out loss of the target, nats a token").scale(zero=False),
     )
     curve = base.transform_filter("datum.arm === 'uniform'").mark_line(point=True, color="#888")
     policies = base.transform_filter("datum.arm !== 'uniform'").mark_point(filled=True, size=110)
-    return alt.layer(curve, policies.encode(color=alt.Color("arm:N", sort=None, title="policy")))
+    named = policies.encode(
+        color=alt.Color("arm:N", sort=None, title="policy"),
+        shape=alt.Shape("arm:N", sort=None, title="policy").scale(range=_SHAPES),
+    )
+    return alt.layer(curve, named)
