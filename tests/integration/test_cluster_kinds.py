@@ -67,7 +67,7 @@ def wait_for_another(number: int) -> int:
     """Return once there are two workers."""
     from distributed import get_client
 
-    get_client().wait_for_workers(2, timeout=60)
+    get_client().wait_for_workers(2, timeout=300)
     return number
 
 
