@@ -86,7 +86,7 @@ class AnnotationColumns:
 
 
 def loss_columns(url: str, columns: Sequence[str]) -> list[str]:
-    """Return the columns, but for the ids, that no annotation of the corpus at `url` has."""
+    """Return the columns except ids that no annotation of the corpus at `url` has."""
     columns = [name for name in columns if name not in (SHARD_ID, ROW)]
     if not columns:
         return []

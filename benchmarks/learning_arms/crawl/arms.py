@@ -14,8 +14,8 @@ Sections = dict[str, Any]
 # Uniform runs in multiples of a policy's budget.
 SIZES: Final = (0.5, 1, 2, 4, 8)
 BETWEEN: Final = " · "
-# Visits of each wanted row by an oracle that has few → 1 of so many rows, and rounds, each of which
-# draws a row at most once.
+# Visits of each wanted row by an oracle that has few → n, of which it has every n-th row, and the
+# number of rounds. A round draws a row at most once.
 REPEATED: Final = {4: (16, 4), 14: (64, 16)}
 # Stands in the arms for the folder of the surrogate that has learned the broad examples.
 FITTED: Final = "fitted surrogate"
