@@ -265,3 +265,32 @@ def test_a_lost_cluster_is_noticed_and_the_message_says_how_to_go_on(
             killer.join()
             assert "run the same command again" in str(caught.value)
             assert caught.value.exit_code == 130
+
+
+FROM_ANOTHER_FOLDER = """
+from pipeline.cluster import connect
+from pipeline.config.cluster_settings import ClusterSettings
+import pipeline.scoring.driver
+
+if __name__ == "__main__":
+    with connect(ClusterSettings(workers=1)) as client:
+        print(client.submit(len, "four").result())
+"""
+
+
+def test_workers_do_not_import_from_the_current_folder_of_a_program_elsewhere(
+    tmp_path: Path,
+) -> None:
+    for package in ("attent_select", "pipeline"):
+        (tmp_path / "here" / package).mkdir(parents=True)
+        (tmp_path / "here" / package / "__init__.py").write_text("raise SystemExit('not mine')")
+    program = tmp_path / "program.py"
+    program.write_text(FROM_ANOTHER_FOLDER)
+    result = subprocess.run(
+        [sys.executable, program],
+        check=False,
+        cwd=tmp_path / "here",
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout) == (0, "4\n"), result.stderr
