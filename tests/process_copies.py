@@ -226,6 +226,7 @@ def _become(request: dict[str, Any], *, outputs: list[int]) -> None:
     faulthandler.enable()
     # Asking whether it runs would fail: it is not a child of a copy.
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    forkserver.ensure_running = forkserver._forkserver.ensure_running
     argv = request["argv"]
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -268,7 +269,6 @@ def start_copied_workers() -> None:
 
     with dask.config.set(worker_processes.dask_config()):
         worker_processes.environment()
-    forkserver.ensure_running()
 
 
 if __name__ == "__main__":
