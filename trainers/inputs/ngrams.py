@@ -58,8 +58,9 @@ class Ngrams(NamedTuple):
 
     def sums(self, weights: npt.NDArray[np.int32]) -> Integers:
         """Sum the weight of each n-gram's bucket over each text: exact, in any order."""
-        unigrams = _running(weights[self.unigrams])
-        bigrams = _running(weights[self.bigrams])
+        # `take` by signed numbers gathers twice as fast as indexing.
+        unigrams = _running(weights.take(self.unigrams.view(np.int64)))
+        bigrams = _running(weights.take(self.bigrams.view(np.int64)))
         first, end = self.starts[:-1], self.starts[1:]
         last_pair = np.maximum(end - 1, first)
         limit = len(self.bigrams)

@@ -35,14 +35,14 @@ def word_hashes(texts: Sequence[str]) -> tuple[Hashes, Offsets]:
     starts, ends = _words(content)
     powers, inverses = _powers(_rounded_up(len(content)))
     sums = np.zeros(len(content) + 1, np.uint64)
-    np.cumsum(_VALUES[content] * powers[: len(content)], out=sums[1:])
+    np.cumsum(_VALUES.take(content) * powers[: len(content)], out=sums[1:])
     hashes = (sums[ends] - sums[starts]) * inverses[starts]
     return hashes, np.searchsorted(starts, text_starts).astype(np.int64)
 
 
 def _words(content: npt.NDArray[np.uint8]) -> tuple[Offsets, Offsets]:
     """Return the positions at which words start, and where they end."""
-    classes = _CLASSES[content]
+    classes = _CLASSES.take(content)
     before = np.empty_like(classes)
     before[:1], before[1:] = _SEPARATOR, classes[:-1]
     first_letters = (classes == _WORD) & ((before == _SEPARATOR) | (before == _ALONE))
