@@ -144,8 +144,8 @@ def main() -> None:
     name = f"{options.regime}_gpu" if options.scale == "gpu" else options.regime
     out = options.out or RESULTS / f"learning_{name}.json"
     regime = regimes(gpu=options.scale == "gpu")[options.regime]
-    if options.machine and not regime.is_judged_by_curves:
-        raise SystemExit(f"--machine: {options.regime} has no uniform runs to compare machines by")
+    if options.machine and not regime.is_charged_by_token:
+        raise SystemExit(f"--machine: trials of {options.regime} are compared on one machine only")
     arms = yaml.safe_load(options.arms.read_text()) if options.arms else regime.arms()
     only = tuple(options.only.split(","))
     arms = {name: sections for name, sections in arms.items() if name.startswith(only)}

@@ -54,6 +54,8 @@ class Regime:
         probe: function that makes an additional evaluation for the end.
         named_arms: name → sections, of a regime that has arms unlike those of the others.
         is_judged_by_curves: whether arms are compared with the uniform runs of each seed.
+        is_charged_by_token: whether all arms pay the same for training a token; their samples have
+            similar lengths.
         learning_rates: those that are tried first with `tuned`, on a seed that is not compared; the
             best one is that of all arms that have none. None are tried if there are none.
         tuned: arm that the learning rate is chosen by.
@@ -66,6 +68,7 @@ class Regime:
     probe: Callable[[Data], Any] | None = None
     named_arms: Mapping[str, Any] | None = None
     is_judged_by_curves: bool = False
+    is_charged_by_token: bool = False
     learning_rates: Sequence[float] = ()
     tuned: str = ALL
 

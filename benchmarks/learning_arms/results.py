@@ -50,7 +50,7 @@ class Results:
 
     def summarise(self) -> list[dict[str, Any]]:
         if self.regime.is_judged_by_curves:
-            return report.summarise(self.trials)
+            return report.summarise(self.trials, by_token=self.regime.is_charged_by_token)
         return summary.summarise(self.trials, quality=self.regime.quality)
 
     def write(self) -> None:

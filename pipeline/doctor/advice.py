@@ -44,7 +44,7 @@ ADVICE: Final[Mapping[Kind, Advice]] = {
     "target": Advice(
         "raw text, with examples of what is wanted",
         "the samples most like the examples (an annotation of kind `ngram` as the key)",
-        "74 % less cost than random rows for the same loss of what is wanted (`crawl`)",
+        "77 % less cost than random rows for the same loss of what is wanted (`crawl`)",
         {
             "annotations": {"relevance": {"kind": "ngram"}},
             "selection": {"strategy": "key", "key": "relevance"},

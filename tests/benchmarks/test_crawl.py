@@ -155,6 +155,7 @@ def trial(arm: str, *, tokens: float, loss: float, seed: int, once: float = 0.0)
     return {
         "arm": arm,
         "seed": seed,
+        "sections": {},
         "units_seen": tokens,
         "cpu_seconds": {"score": 0.0, "select": 0.0, "train": tokens / 100},
         "pace_seconds": 1.0,
@@ -180,8 +181,12 @@ def trials() -> list[dict[str, Any]]:
     ]
 
 
+def rows_of(some: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return report.summarise(some, by_token=True)
+
+
 def test_a_policy_is_compared_with_the_uniform_runs_of_its_seed() -> None:
-    row = next(row for row in report.summarise(trials()) if row["arm"] == "broad · ours")
+    row = next(row for row in rows_of(trials()) if row["arm"] == "broad · ours")
     assert row["tokens_multiple"]["mean"] == pytest.approx(4)
     assert row["seconds_multiple_1"]["mean"] == pytest.approx(40 / 20)
     assert row["seconds_multiple_10"]["mean"] == pytest.approx(40 / 11)
@@ -194,21 +199,37 @@ def test_trials_of_a_slower_machine_cost_what_they_would_on_the_first() -> None:
 
     is_slow = {uniform_name(SIZES[-1]), uniform_name(SIZES[-2])}
     mixed = [slower(one) if one["arm"] in is_slow else one for one in trials()]
-    expected, rows = report.summarise(trials()), report.summarise(mixed)
+    expected, rows = rows_of(trials()), rows_of(mixed)
     for row, other in zip(rows, expected, strict=True):
         assert row["cpu_seconds"] == pytest.approx(other["cpu_seconds"])
         assert row.get("seconds_multiple_1") == pytest.approx(other.get("seconds_multiple_1"))
 
 
-def test_a_machine_without_a_uniform_run_keeps_its_seconds() -> None:
-    mixed = [
-        {**one, "machine": "other"} if one["arm"] == "broad · ours" else one for one in trials()
-    ]
-    assert report.summarise(mixed) == report.summarise(trials())
+def test_a_machine_without_ordinary_updates_keeps_its_seconds() -> None:
+    sections = {"training": {"token_selection": {"reference": "a model"}}}
+    other = trial("broad · tokens", tokens=1000, loss=4.0, seed=0)
+    other |= {"machine": "other", "sections": sections}
+    other["cpu_seconds"]["train"] = 30.0
+    row = rows_of([*trials(), other])[-1]
+    assert row["cpu_seconds"]["train"] == pytest.approx(30)
+
+
+def test_a_slow_hour_does_not_make_an_arm_dear_and_a_dear_update_does() -> None:
+    measured = trials()
+    ours = [one for one in measured if one["arm"] == "broad · ours"]
+    ours[0]["cpu_seconds"]["train"] *= 3
+    total = sum(one["cpu_seconds"]["train"] for one in measured)
+    price = total / sum(one["units_seen"] for one in measured)
+    row = next(r for r in rows_of(measured) if r["arm"] == "broad · ours")
+    assert row["cpu_seconds"]["train"] == pytest.approx(1000 * price)
+    for one in ours:
+        one["sections"] = {"training": {"token_selection": {"reference": "a model"}}}
+    row = next(r for r in rows_of(measured) if r["arm"] == "broad · ours")
+    assert row["cpu_seconds"]["train"] == pytest.approx((30 + 10) / 2)
 
 
 def test_the_table_says_what_was_saved(tmp_path: Path) -> None:
-    rows = report.summarise(trials())
+    rows = rows_of(trials())
     assert "| 4.00 × (4.00 to 4.00) | 50% (50% to 50%) | 73% (73% to 73%) |" in report.markdown(
         rows
     )
@@ -218,7 +239,7 @@ def test_the_table_says_what_was_saved(tmp_path: Path) -> None:
 
 def test_the_picture_of_the_first_page_is_drawn(tmp_path: Path) -> None:
     named = [*trials(), trial("broad · deduplicated", tokens=1000, loss=4.0, seed=0)]
-    report.draw_claim(report.summarise(named), path=tmp_path / "claim.png")
+    report.draw_claim(rows_of(named), path=tmp_path / "claim.png")
     assert (tmp_path / "claim.png").stat().st_size > 10_000
 
 
@@ -254,13 +275,13 @@ def test_the_wanted_rows_of_the_pool_are_enough_for_every_round_of_an_oracle() -
 
 def test_the_table_of_the_law_has_what_was_measured() -> None:
     oracle = [trial("broad · oracle: the wanted rows", tokens=1000, loss=3.0, seed=0)]
-    table = report.law_markdown(report.summarise([*trials(), *oracle]))
+    table = report.law_markdown(rows_of([*trials(), *oracle]))
     assert "| broad · oracle: the wanted rows | 10.0 × | 4.00 × |" in table
 
 
 def test_a_policy_beyond_the_curve_has_a_bound() -> None:
     better = [*trials(), *(trial("code · ours", tokens=1000, loss=0.0, seed=s) for s in (0, 1))]
-    row = next(row for row in report.summarise(better) if row["arm"] == "code · ours")
+    row = next(row for row in rows_of(better) if row["arm"] == "code · ours")
     assert row["tokens_multiple"]["is_at_least"]
     assert "≥ 8.00 ×" in report.markdown([row])
 

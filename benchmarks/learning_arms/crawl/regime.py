@@ -44,6 +44,7 @@ def crawl(*, gpu: bool, sizes: Sizes | None = None, samples: int | None = None) 
         probe=_Losses,
         named_arms=crawl_arms(samples),
         is_judged_by_curves=True,
+        is_charged_by_token=True,
         learning_rates=(2e-3, 4e-3, 8e-3),
         tuned=uniform_name(1),
     )

@@ -3,8 +3,9 @@
 Those of `sft_noisy`, too, where what is called the target says which weights are trained.
 """
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +23,7 @@ from learning_arms.summary import at_usual_pace
 
 Trial = Mapping[str, Any]
 
+_ORDINARY: Final = "{}"
 # Runs that share what is paid once.
 _SHARED: Final = 10
 # The policies of the picture on the first page.
@@ -64,42 +66,69 @@ def uniform_arms(arms: Iterable[str], target: str) -> list[str]:
     ]
 
 
-def summarise(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def summarise(trials: Sequence[Trial], *, by_token: bool) -> list[dict[str, Any]]:
     """Return one row per arm: costs, losses, and the multiples of uniform training.
 
-    Seconds are processor seconds at the usual pace, as in `summary.summarise`, of one machine.
+    Args:
+        trials: trials of any arms and seeds.
+        by_token: charge training by the token (`at_token_price`); otherwise seconds are processor
+            seconds at the usual pace, as in `summary.summarise`.
     """
     arms: dict[str, list[Trial]] = {}
-    for trial in of_one_machine(at_usual_pace(trials)):
+    for trial in at_token_price(trials) if by_token else at_usual_pace(trials):
         arms.setdefault(trial["arm"], []).append(trial)
     return [_row(name, arms) for name in arms]
 
 
-def of_one_machine(trials: Sequence[Trial]) -> list[Trial]:
-    """Scale the seconds of every machine so that a token of uniform training costs the same.
+def at_token_price(trials: Sequence[Trial]) -> list[Trial]:
+    """Charge the training of every trial by the token, and all else as on the first machine.
 
-    The pace does not do that: another processor may be slower at one kind of work than at another.
-    Seconds of a machine without a uniform run remain as they are.
+    The price is that of all trials with the same kind of update, in processor seconds. Those of a
+    single trial say more about the hour, on a machine that is shared, than about the arm: packed
+    samples of similar length take the same time, whichever arm chose them. Seconds of a machine
+    without a trial with ordinary updates remain as they are.
     """
+    ordinary = [trial for trial in trials if _update_of(trial) == _ORDINARY]
+    prices = _prices(ordinary, by=_machine_of)
+    first = next(iter(prices.values()), 1.0)
+
+    def as_on_first(trial: Trial) -> Trial:
+        factor = first / prices.get(_machine_of(trial), first)
+        scaled = {
+            part: {name: value * factor for name, value in trial[part].items()}
+            for part in ("cpu_seconds", "once")
+        }
+        return {**trial, **scaled}
+
+    on_first = [as_on_first(trial) for trial in trials]
+    by_update = _prices(on_first, by=_update_of)
+    return [
+        {
+            **trial,
+            "cpu_seconds": trial["cpu_seconds"]
+            | {"train": trial["units_seen"] * by_update[_update_of(trial)]},
+        }
+        for trial in on_first
+    ]
+
+
+def _prices(trials: Sequence[Trial], *, by: Callable[[Trial], str]) -> dict[str, float]:
+    """Return the seconds of training a token, over all trials of a kind."""
     seconds: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     for trial in trials:
-        if target_of(trial["arm"]) is None:
-            seconds[_machine_of(trial)] += trial["cpu_seconds"]["train"]
-            tokens[_machine_of(trial)] += trial["units_seen"]
-    rates = {machine: seconds[machine] / tokens[machine] for machine in seconds}
-    first = next(iter(rates.values()), 1.0)
-
-    def scale(trial: Trial) -> Trial:
-        factor = first / rates.get(_machine_of(trial), first)
-        costs = {stage: value * factor for stage, value in trial["cpu_seconds"].items()}
-        return {**trial, "cpu_seconds": costs}
-
-    return [scale(trial) for trial in trials]
+        seconds[by(trial)] += trial["cpu_seconds"]["train"]
+        tokens[by(trial)] += trial["units_seen"]
+    return {kind: seconds[kind] / tokens[kind] for kind in seconds}
 
 
 def _machine_of(trial: Trial) -> str:
     return str(trial.get("machine", ""))
+
+
+def _update_of(trial: Trial) -> str:
+    """Return what the arm changes about the updates of all others, as JSON."""
+    return json.dumps(trial["sections"].get("training", {}), sort_keys=True)
 
 
 def _row(name: str, arms: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
