@@ -39,6 +39,7 @@ from pipeline.cluster import Client, run_tasks, worker_check
 from pipeline.config.extension_settings import Extension
 from pipeline.progress import progress, status
 from pipeline.scoring.spans import split_into_spans, with_digests
+from trainers.allocator import keep_freed_memory
 from trainers.annotation import (
     HELD_OUT,
     AnnotationKind,
@@ -302,6 +303,7 @@ def _derive(
 
 
 def _fit(request: Request) -> Fitted:
+    keep_freed_memory()
     draw = functools.partial(
         pool_sample, request.store.corpus, columns=request.kind.columns, seed=request.seed
     )

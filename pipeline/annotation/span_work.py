@@ -17,8 +17,8 @@ from catalogs.losses.catalog import Span
 from catalogs.shard_format import Shard
 from catalogs.shards import read_shard
 from pipeline.cluster.worker_check import check_here, environment
-from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
+from trainers.allocator import keep_freed_memory
 from trainers.annotation import FIELDS, AnnotationKind, Fitted, Regression
 
 _BATCH_BYTES: Final = 8 << 20

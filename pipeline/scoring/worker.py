@@ -33,9 +33,9 @@ from catalogs.shard_format import Sample
 from catalogs.shards import read_shard
 from pipeline.cluster.worker_check import check_here
 from pipeline.config.task_reference import TaskReference
-from pipeline.scoring.allocator import keep_freed_memory
 from pipeline.scoring.journal import Journal
 from pipeline.scoring.span_task import Measurement, SpanResult, SpanTask
+from trainers.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch

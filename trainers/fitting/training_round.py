@@ -9,6 +9,7 @@ import torch
 
 from trainers import checkpoint as checkpoints
 from trainers import ranks
+from trainers.allocator import keep_freed_memory
 from trainers.fitting.completion import Completion
 from trainers.fitting.recorder import Callbacks, Progress, RoundRecorder
 from trainers.fitting.result import FitResult, result_of
@@ -107,7 +108,7 @@ def _train(
     from trainers.hf.training_loop import train_steps
 
     task, settings, models = completion.task, completion.settings, completion.models
-    _use_threads(settings)
+    _prepare_process(settings)
     with tempfile.TemporaryDirectory(prefix="attent-fit-") as work, start.local() as folder:
         resume, selector = start.trainer_state(folder, settings), load_selector(task, settings)
         model = start.model(models, folder=folder, seed=steps.seed)
@@ -137,7 +138,8 @@ def _train(
         _publish(recorder, completion)
 
 
-def _use_threads(settings: TrainingSettings) -> None:
+def _prepare_process(settings: TrainingSettings) -> None:
+    keep_freed_memory()
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
 

@@ -1,8 +1,9 @@
-"""Memory allocator of a worker process: keep freed memory instead of returning it at once.
+"""Memory allocator of a process that computes: keep freed memory instead of returning it at once.
 
 Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536, so that they return freed memory at once. A
 model on a CPU allocates and frees the same few MiB for each layer of each batch: returning them and
-fetching them again, page by page, takes a third of the time of scoring (docs/scoring.md).
+fetching them again, page by page, takes a third of the time of scoring (docs/scoring.md). A driver
+returns memory later, but counting n-grams took it twice as long, too.
 """
 
 import ctypes

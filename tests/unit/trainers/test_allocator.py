@@ -1,4 +1,4 @@
-"""A worker keeps freed memory."""
+"""A process that computes keeps freed memory."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 LAYERS = """
 import resource, sys, threading
 import numpy as np
-from pipeline.scoring.allocator import keep_freed_memory
+from trainers.allocator import keep_freed_memory
 
 def layers(count):
     for _ in range(count):
