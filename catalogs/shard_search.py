@@ -1,5 +1,7 @@
 """Shards that URLs name: files, folders and globs, and the training split of a dataset on the hub.
 
+Runs and catalogs of corpora among the files are left out, although they are Parquet files.
+
 A dataset `hf://datasets/ORG/NAME` is read as `load_dataset(…, split="train")` of `datasets` reads
 it: its README has the configurations, and splits are named there or in the paths of files.
 """
@@ -36,6 +38,10 @@ _SPLITS: Final = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _Shards = dict[str, ObjectInfo]
+# What is written into the folder of a corpus, and of a run before its configuration.
+_MANIFEST: Final = "manifest.parquet"
+_OF_CORPUS: Final = (_MANIFEST, "members/", "annotations/")
+_JUDGING: Final = "target/judging.parquet"
 
 
 def is_shard(url: str) -> bool:
@@ -48,7 +54,8 @@ def find_shards(
 ) -> list[ObjectInfo]:
     """List the shards that URLs, folders, globs and datasets on the hub name, sorted by URL.
 
-    Other files in folders are left out, if there are shards; `is_wanted` says what a shard is.
+    Other files in folders are left out, if there are shards; `is_wanted` says what a shard is. So
+    are runs in folders, and what a corpus has beside its shards.
 
     Raises:
         InputError: a URL matches nothing, or a dataset has several configurations, no training
@@ -60,9 +67,36 @@ def find_shards(
         if is_dataset(url):
             objects |= _shards_of_dataset(storage.normalise(url), is_wanted)
     if others or not patterns:
-        listed = storage.expand(others)
+        listed = _without_own(storage.expand(others), others)
         objects |= {stored.url: stored for stored in _without_others(listed, others, is_wanted)}
     return sorted(objects.values(), key=lambda stored: stored.url)
+
+
+def _without_own(listed: list[ObjectInfo], patterns: Sequence[str]) -> list[ObjectInfo]:
+    """Return the files that are not of a run or of a corpus, or are named one by one."""
+    named = set(map(storage.normalise, patterns))
+    urls = [stored.url for stored in listed if stored.url not in named]
+    corpora = {url.removesuffix(_MANIFEST) for url in urls if url.endswith(f"/{_MANIFEST}")}
+    runs = {url.removesuffix("run.yaml") for url in urls if url.endswith("/run.yaml")}
+    runs -= {url.rstrip("/") + "/" for url in named}
+    # A run that is being set up has no configuration yet.
+    judging = (corpus.removesuffix("corpus/") + _JUDGING for corpus in corpora)
+    own = (*runs, *(corpus + name for corpus in corpora for name in _OF_CORPUS), *judging)
+    left_out = [url for url in urls if url.startswith(own)]
+    if not left_out:
+        return listed
+    if len(left_out) == len(listed):
+        raise InputError(
+            f"{patterns[0]} has only files that attent has written, such as {left_out[0]}: name the"
+            " shards, or use the corpus there (`corpus.path`)"
+        )
+    _warn_of_own(len(left_out), left_out[0])
+    return [stored for stored in listed if stored.url in named or not stored.url.startswith(own)]
+
+
+@functools.cache
+def _warn_of_own(count: int, first: str) -> None:
+    _log.warning("left out %d files that attent has written (%s)", count, first)
 
 
 def _without_others(

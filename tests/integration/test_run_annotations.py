@@ -1,6 +1,7 @@
 """Annotations in a run: made before its first round, checked when they exist, used by selection."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from raw_text import prose, write_pool, write_texts
 from small_runs import small_run
 
 from attent_select.errors import CorpusMismatchError, InputError
-from catalogs import AnnotationStore, IndexFile
+from catalogs import AnnotationStore, Corpus, IndexFile
 from catalogs.layout import Layout
 from pipeline import run
 from pipeline.annotation.command import annotate
@@ -91,6 +92,25 @@ def selected(config: RunConfig, number: int) -> pl.DataFrame:
 
 def values_of(config: RunConfig, name: str) -> pl.DataFrame:
     return AnnotationStore(config.run).scan(name).frame().collect()
+
+
+def test_a_run_in_the_folder_of_its_shards_resumes(
+    tmp_path: Path, texts: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(texts / "shards", shards)
+    config = text_run(shards / "run", texts, corpus={"shards": [str(shards)]})
+
+    def interrupted(config: RunConfig) -> None:
+        raise RuntimeError("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_config, "freeze", interrupted)
+        with pytest.raises(RuntimeError, match="interrupted"):
+            run(config, client=client)
+    for _ in range(2):  # the second time, there is nothing to do
+        assert len(run(config, client=client)["rounds"]) == 2
+    assert Corpus.open(config.run).num_samples == NUM_ROWS
 
 
 def test_a_run_makes_its_annotations_and_trains_on_what_they_select_without_scoring(

@@ -165,6 +165,35 @@ def test_other_files_in_a_folder_are_left_out_and_counted(
     assert names("c") == ["c/notes.txt"]
 
 
+def test_runs_and_catalogs_of_corpora_in_a_folder_are_no_shards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        *("a.parquet", "manifest.parquet", "members/0.parquet", "annotations/x/0.parquet"),
+        *("runs/1/run.yaml", "runs/1/index/0.parquet", "runs/1/corpus/manifest.parquet"),
+        *("begun/corpus/manifest.parquet", "begun/corpus/annotations/x/0.parquet"),
+        "begun/target/judging.parquet",
+        *("other/corpus/manifest.parquet", "other/corpus/shards/0.parquet"),
+        *("other/b.parquet", "other/target/examples.parquet"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+
+    def names(*patterns: str) -> list[str]:
+        found = find_shards([str(tmp_path / pattern) for pattern in patterns])
+        return [stored.url.removeprefix(f"{tmp_path}/") for stored in found]
+
+    assert names("") == [
+        *("a.parquet", "other/b.parquet", "other/corpus/shards/0.parquet"),
+        "other/target/examples.parquet",
+    ]
+    assert "left out 10 files that attent has written" in caplog.text
+    assert names("*.parquet") == ["a.parquet"]
+    assert names("manifest.parquet") == ["manifest.parquet"]
+    with pytest.raises(InputError, match="has only files that attent has written"):
+        names("runs")
+
+
 def test_files_of_other_formats_are_those_of_the_training_split(hub: Hub) -> None:
     put(hub, MAIN, "train.jsonl", "dev.jsonl", "dataset_info.json", "a.txt")
     found = find_shards([ROOT], is_wanted=lambda url: ".json" in url)
