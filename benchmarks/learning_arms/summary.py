@@ -22,7 +22,7 @@ def summarise(trials: Sequence[Trial], *, quality: str) -> list[dict[str, Any]]:
 
     Seconds are processor seconds of all processes, divided by the slowdown of the machine during
     the trial relative to the median (`pace.py`). Differences are paired by seed; positive is
-    better.
+    better. Tokens are counted where a sample has more than one unit.
     """
     arms: dict[str, dict[int, Trial]] = {}
     for trial in map(_with_annotations, at_usual_pace(trials)):
@@ -67,6 +67,8 @@ def _row(name: str, arms: Mapping[str, Mapping[int, Trial]], *, quality: str) ->
             for m in _metrics(mine)
         },
     }
+    if all("units_seen" in t and t["units_seen"] != t["samples_seen"] for t in mine.values()):
+        row["tokens_seen"] = _mean(t["units_seen"] for t in mine.values())
     outcomes = {other: _outcomes(arms.get(other, {}), quality) for other in (name, ALL, SHORT)}
     for other in (ALL, SHORT):
         if other != name and other in arms:
@@ -164,13 +166,17 @@ def first_reaching(
 
 def markdown(rows: Sequence[Mapping[str, Any]], *, quality: str) -> str:
     """Format the rows as a Markdown table."""
-    titles = ["arm", "samples seen", "score", "select", "train", "CPU s", "overhead"]
+    has_tokens = any("tokens_seen" in row for row in rows)
+    titles = ["arm", "samples seen", *(["tokens seen"] if has_tokens else [])]
+    titles += ["score", "select", "train", "CPU s", "overhead"]
     titles += [quality.replace("_", " "), "held-out loss", "CPU s saved"]
     titles += [f"{quality.replace('_', ' ')} against all data", "against fewer epochs", "reached"]
     lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
     for row in rows:
         costs = row["cpu_seconds"]
         cells = [row["arm"], f"{row['samples_seen']:,.0f}"]
+        if has_tokens:
+            cells.append(f"{row['tokens_seen']:,.0f}" if "tokens_seen" in row else "")
         cells += [f"{costs[stage]:.1f}" for stage in (*_STAGES, "total")]
         cells += [f"{row['overhead']:.1%}"]
         cells += [_around(row["final"][metric]) for metric in (quality, "eval_loss")]

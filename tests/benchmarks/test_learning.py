@@ -194,6 +194,16 @@ def test_a_table_has_a_line_for_every_arm() -> None:
     assert "+0.0100 (+0.0100 to +0.0100)" in lines[-1]
 
 
+def test_a_table_of_text_counts_tokens() -> None:
+    def table_of(trials: list[Any]) -> str:
+        return summary.markdown(summary.summarise(trials, quality="accuracy"), quality="accuracy")
+
+    texts = [{**one, "units_seen": 150 * one["samples_seen"]} for one in TRIALS]
+    assert "| ours | 510 | 76,500 |" in table_of(texts)
+    images = [{**one, "units_seen": one["samples_seen"]} for one in TRIALS]
+    assert "tokens" not in table_of(images)
+
+
 def test_a_table_is_put_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("a\n<!-- table web -->\nold\n<!-- end -->\nb\n")
